@@ -1,0 +1,82 @@
+"""What an average is: it watches one run and yields a second model, without changing the training.
+
+after every optimizer step       observe(weights)
+after every evaluation           validate(step, losses of the live model on the training domains' `out` parts)
+at an evaluation, or at the end  weights()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dgbench.cards import AverageCard
+
+Weights = dict[str, Tensor]
+"""A model's tensors by name, parameters and buffers."""
+
+
+@dataclass(frozen=True)
+class NoHparams:
+    """For entries without hyperparameters of their own."""
+
+
+class Average:
+    """Base of every average. Override `observe`, `weights`, `state` and `load`, and `validate` if it selects."""
+
+    card: ClassVar[AverageCard]
+    Hparams: ClassVar[type] = NoHparams
+
+    def __init__(self, hparams: Any) -> None:
+        self.hparams = hparams
+
+    def observe(self, weights: Mapping[str, Tensor]) -> None:
+        """Look at the live weights after an optimizer step; copy what is to be kept, change nothing."""
+        raise NotImplementedError
+
+    def validate(self, step: int, losses: Mapping[str, float]) -> None:
+        """Hear the live model's mean cross-entropy on each training domain's `out` part after `step`."""
+
+    def weights(self) -> Weights | None:
+        """The averaged model now, or None while there is none."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """Everything that it remembers: tensors, numbers, strings, lists and dicts of them."""
+        raise NotImplementedError
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` gave."""
+        raise NotImplementedError
+
+
+class RunningMean:
+    """The uniform mean of the weights that it was given; integer tensors are those of the last."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Weights = {}
+
+    @torch.no_grad()
+    def add(self, weights: Mapping[str, Tensor]) -> None:
+        """Take one more model into the mean: mean += (weights - mean) / count."""
+        self.count += 1
+        if self.count == 1:
+            self.mean = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            return
+        floats = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.mean[n] for n in floats], [weights[n].detach() for n in floats], 1 / self.count)
+        for name in weights.keys() - set(floats):
+            self.mean[name].copy_(weights[name])
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"count": self.count, "mean": self.mean}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.count, self.mean = state["count"], dict(state["mean"])

@@ -1,0 +1,73 @@
+"""What a data set is: domains of labelled examples. Files in `datasets/` need no torch, so that planning stays fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.cards import DatasetCard
+
+
+class Examples(Protocol):
+    """The examples of one domain, in a fixed order."""
+
+    labels: NDArray[np.int64]
+    """(n,), known without decoding anything."""
+    groups: NDArray[np.int64] | None
+    """(n,) identities that must not lie in two parts, numbered alike in every domain; None if there are none."""
+
+    def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
+        """The inputs at `indices`, (B, *input_shape), uint8 or float32; augmented if `rng` is given."""
+        ...
+
+
+class ArrayExamples:
+    """Examples that lie in memory: `inputs` (n, *shape) uint8 or float32, `labels` (n,)."""
+
+    def __init__(self, inputs: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None = None) -> None:
+        self.inputs = inputs
+        self.labels = labels.astype(np.int64)
+        self.groups = groups
+
+    def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
+        """The inputs at `indices`; there is no augmentation."""
+        return self.inputs[indices]
+
+
+class Dataset:
+    """Base of every data set. Opening one reads what planning must check (names, counts), not the examples.
+
+    A subclass declares `card` and writes `examples`; where the files decide the domains or classes, it sets them
+    when it is opened, and raises `UserError` with everything that is wrong with the files.
+    """
+
+    card: ClassVar[DatasetCard]
+
+    def __init__(self, data_dir: Path | None = None, path: Path | None = None, image_size: int = 0) -> None:
+        """Open under `data_dir` (or at `path`, for a card with `path`); `image_size` replaces the card's."""
+        self.data_dir = data_dir
+        self.path = path
+        self.domains: tuple[str, ...] = self.card.domains
+        self.classes: tuple[str, ...] = self.card.classes
+        shape = self.card.input_shape
+        self.input_shape = (shape[0], image_size, image_size) if image_size else shape
+        self.open()
+
+    def open(self) -> None:
+        """Read names and counts; refuse what is wrong with the files, all at once."""
+
+    def examples(self, domain: str, seed: int) -> Examples:
+        """The examples of a domain; `seed` decides whatever the data set draws (noise, membership)."""
+        raise NotImplementedError
+
+    def counts(self) -> Sequence[int]:
+        """Number of examples of each domain, in the order of `domains`."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash of what the data are: equal on two machines exactly if results may be compared."""
+        raise NotImplementedError

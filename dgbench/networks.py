@@ -1,0 +1,151 @@
+"""Networks: a featurizer and a classifier on top, built by name.
+
+Inputs of type uint8 become floats and are normalised inside `prepare`, on the device, so that bytes are what crosses
+process borders and the bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.backbones import SMALL
+from dgbench.errors import UserError, unknown
+from dgbench.setting import Setting
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Network(nn.Module):
+    """`classifier(features(x))`; features are (B, num_features) in float32 whatever the precision inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        featurizer: nn.Module,
+        num_features: int,
+        num_classes: int,
+        setting: Setting,
+        dropout: float = 0.0,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.featurizer = featurizer
+        self.num_features = num_features
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = classifier(num_features, num_classes, nonlinear=setting.nonlinear_classifier)
+        self.precision = setting.precision
+        self.frozen_batch_norm = setting.batch_norm == "frozen"
+        mean, std = normalisation or ((0.0,), (1.0,))
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.normalises = normalisation is not None
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Inputs as the network takes them: uint8 images become floats in [0, 1], normalised if it wants that."""
+        if x.dtype == torch.uint8:
+            x = x.to(self.mean.dtype).div_(255)
+        return (x - self.mean) / self.std if self.normalises else x
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, num_features), before dropout; bf16 inside where the setting says so."""
+        if self.precision == "bf16":
+            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                features = self.featurizer(x)
+            return features.to(self.mean.dtype)  # type: ignore[no-any-return]
+        return self.featurizer(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        return self.classifier(self.dropout(self.features(x)))  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Network:
+        """Training mode, in which frozen batch norm goes on using its running statistics; its affine part learns."""
+        super().train(mode)
+        if mode and self.frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(module, _BATCH_NORMS):
+                    module.eval()
+        return self
+
+
+def classifier(num_features: int, num_classes: int, *, nonlinear: bool) -> nn.Module:
+    """Linear, or DomainBed's three layers (n, n/2, n/4)."""
+    if not nonlinear:
+        return nn.Linear(num_features, num_classes)
+    half, quarter = num_features // 2, num_features // 4
+    return nn.Sequential(
+        nn.Linear(num_features, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(), nn.Linear(quarter, num_classes)
+    )
+
+
+def mnist_cnn(channels: int) -> tuple[nn.Module, int]:
+    """DomainBed's network for 28 x 28: four 3 x 3 convolutions, each with ReLU and then group norm of 8 groups."""
+    layers: list[nn.Module] = []
+    for width_in, width, stride in ((channels, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)):
+        layers += [nn.Conv2d(width_in, width, 3, stride, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
+
+
+def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
+    """For images between 8 x 8 and 96 x 96: 3 x 3 convolutions that halve the image down to 4 x 4 or less."""
+    layers: list[nn.Module] = []
+    width_in, width = channels, 32
+    while size > 4:
+        layers += [nn.Conv2d(width_in, width, 3, stride=2, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+        width_in, width, size = width, min(2 * width, 128), (size + 1) // 2
+    layers += [nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
+
+
+def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, int]:
+    """For vectors: `depth` linear layers of `width`, ReLU between them."""
+    layers: list[nn.Module] = [nn.Linear(num_inputs, width)]
+    for _ in range(depth - 1):
+        layers += [nn.ReLU(), nn.Linear(width, width)]
+    return nn.Sequential(*layers), width
+
+
+def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting, dropout: float = 0.0) -> Network:
+    """The network of the setting's (resolved) backbone, freshly initialised from torch's global generator.
+
+    Raises `UserError` for an unknown name, and where pretrained weights can't be had, with the ways out.
+    """
+    name, normalisation = setting.backbone, None
+    if name in SMALL:
+        if name == "MLP":
+            featurizer, width = mlp(int(torch.tensor(input_shape).prod()))
+            featurizer = nn.Sequential(nn.Flatten(), featurizer)
+        elif name == "MNIST_CNN":
+            featurizer, width = mnist_cnn(input_shape[0])
+        else:
+            featurizer, width = small_cnn(input_shape[0], min(input_shape[1:]))
+    else:
+        featurizer, width = _timm_featurizer(name, input_shape, pretrained=setting.pretrained)
+        normalisation = (IMAGENET_MEAN, IMAGENET_STD) if input_shape[0] == 3 else None
+    return Network(featurizer, width, num_classes, setting, dropout, normalisation)
+
+
+def _timm_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool) -> tuple[nn.Module, int]:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(unknown("backbone", name, [*SMALL, *timm.list_models()]))
+    more: dict[str, Any] = {"in_chans": input_shape[0], "num_classes": 0}
+    try:
+        model: Any = timm.create_model(name, pretrained=pretrained, **more)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {error}). Fetch them once "
+            "where there is a network and copy ~/.cache/huggingface here, or train from scratch with "
+            "--hparams '{\"pretrained\": false}'"
+        ) from error
+    return model, int(model.num_features)

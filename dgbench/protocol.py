@@ -1,0 +1,161 @@
+"""Protocols: from the names of domains to folds. Pure; needs names, not data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+from typing import Protocol as TypingProtocol
+
+from dgbench.errors import UserError, unknown
+
+IN, OUT = "in", "out"
+
+
+@dataclass(frozen=True, order=True)
+class View:
+    """One part of one domain: what is trained on or measured. Written `photo/in`."""
+
+    domain: str
+    part: str
+
+    def __str__(self) -> str:
+        return f"{self.domain}/{self.part}"
+
+    @staticmethod
+    def parse(text: str) -> View:
+        """Read a view from its text; the part is what follows the last slash."""
+        domain, _, part = text.rpartition("/")
+        return View(domain, part)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which domains are held out, which views train, and which views each kind of selection may read."""
+
+    held_out: tuple[str, ...]
+    train: tuple[View, ...]
+    source_val: tuple[View, ...]
+    """Unseen parts of the training domains: what training-domain validation reads."""
+    test: tuple[View, ...]
+    """What is reported, one score a domain."""
+    oracle: tuple[View, ...] = ()
+    """Labelled data of the test domains, for the oracle selector alone."""
+    target_val: tuple[View, ...] = ()
+    """Domains that nobody trains on and nobody reports, kept for validation."""
+
+    @property
+    def training_domains(self) -> tuple[str, ...]:
+        """In the order in which an algorithm sees them."""
+        return tuple(dict.fromkeys(view.domain for view in self.train))
+
+    @property
+    def evaluated(self) -> tuple[View, ...]:
+        """Every view that some selector may read, each once."""
+        return tuple(dict.fromkeys((*self.source_val, *self.target_val, *self.test, *self.oracle)))
+
+
+class Protocol(TypingProtocol):
+    """Turns the names of a data set's domains into folds; `name` is what records and tables call it."""
+
+    name: ClassVar[str]
+
+    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+        """Folds in a fixed order; raises `UserError` where the domains don't suffice."""
+        ...
+
+
+def _fold(domains: Sequence[str], held_out: Sequence[str]) -> Fold:
+    sources = [domain for domain in domains if domain not in held_out]
+    targets = [domain for domain in domains if domain in held_out]
+    return Fold(
+        held_out=tuple(targets),
+        train=tuple(View(d, IN) for d in sources),
+        source_val=tuple(View(d, OUT) for d in sources),
+        test=tuple(View(d, IN) for d in targets),
+        oracle=tuple(View(d, OUT) for d in targets),
+    )
+
+
+@dataclass(frozen=True)
+class LeaveOneDomainOut:
+    """Each domain held out in turn; with `pairs`, also each two at once, which leave-one-domain-out selection reads.
+
+    `only` restricts which domains are tested: of the pairs, those that hold one of them.
+    """
+
+    pairs: bool = True
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "leave-one-domain-out"
+
+    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+        """Singles in the order of the domains, then pairs in DomainBed's order."""
+        if len(domains) < 2:
+            raise UserError(f"leave-one-domain-out needs at least 2 domains, there is {len(domains)}")
+        tested = _chosen(self.only, domains)
+        for domain in tested:
+            yield _fold(domains, [domain])
+        if self.pairs and len(domains) > 2:
+            for pair in combinations(domains, 2):
+                if set(pair) & set(tested):
+                    yield _fold(domains, pair)
+
+
+@dataclass(frozen=True)
+class SingleSource:
+    """Each domain trains alone; all the others are tested. `only` restricts which domains train."""
+
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "single-source"
+
+    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+        """One fold a training domain, in the order of the domains."""
+        if len(domains) < 2:
+            raise UserError(f"single-source needs at least 2 domains, there is {len(domains)}")
+        for source in _chosen(self.only, domains):
+            yield _fold(domains, [domain for domain in domains if domain != source])
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """One fold, spelled out: domains that train, that validate, and that are tested."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    name: ClassVar[str] = "explicit"
+
+    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+        """The one fold."""
+        if not self.train or not self.test:
+            raise UserError("name at least one domain that trains and one that is tested")
+        train, test = _chosen(self.train, domains), _chosen(self.test, domains)
+        val = _chosen(self.val, domains) if self.val else []
+        names = [*train, *val, *test]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"a domain trains, validates or is tested, not two of them: {', '.join(twice)}")
+        yield Fold(
+            held_out=tuple(test),
+            train=tuple(View(d, IN) for d in train),
+            source_val=tuple(View(d, OUT) for d in train),
+            test=tuple(View(d, IN) for d in test),
+            oracle=tuple(View(d, OUT) for d in test),
+            target_val=tuple(View(d, part) for d in val for part in (IN, OUT)),
+        )
+
+
+def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
+    """The named domains in the order of the data set, all of them if none is named; a number counts from 0."""
+    chosen = []
+    for name in names:
+        if name in domains:
+            chosen.append(name)
+        elif name.isdigit() and int(name) < len(domains):
+            chosen.append(domains[int(name)])
+        elif name.isdigit():
+            raise UserError(f"test domain {name} is out of range: there are {len(domains)}, {', '.join(domains)}")
+        else:
+            raise UserError(unknown("domain", name, domains))
+    return [domain for domain in domains if domain in chosen] if names else list(domains)

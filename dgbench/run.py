@@ -1,0 +1,118 @@
+"""A run: everything that decides a result, as data. Its id is a hash of the resolved values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import orjson
+
+from dgbench.protocol import Fold, View
+from dgbench.seeding import seed_hash
+from dgbench.setting import Setting
+from dgbench.space import Value
+
+FORMAT = 1
+"""Version of the run format; part of every id."""
+
+MODEL = "model"
+"""The predictor that every run yields; an average that watched adds one under its own name."""
+
+_VIEW_FIELDS = tuple(f.name for f in dataclasses.fields(Fold) if f.name != "held_out")
+
+Kind = Literal["train", "merge", "adapt"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A catalogue entry with its resolved hyperparameters."""
+
+    name: str
+    hparams: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A predictor of another run: its last model, and the one at its best training-domain validation accuracy."""
+
+    run: str
+    predictor: str = MODEL
+
+
+@dataclass(frozen=True)
+class Run:
+    """One thing to execute.
+
+    `train`: `method` is an algorithm, watched by `averages`. `merge`: a merger over `inputs`. `adapt`: an adapter on
+    the one input.
+    """
+
+    kind: Kind
+    method: Part
+    dataset: str
+    fold: Fold
+    hparams_seed: int
+    trial: int
+    setting: Setting
+    averages: tuple[Part, ...] = ()
+    inputs: tuple[Input, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """20 hexadecimal digits that depend on every field, and on nothing else."""
+        text = orjson.dumps({"format": FORMAT, **self._fields()}, option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(text).hexdigest()[:20]
+
+    @property
+    def name(self) -> str:
+        """For people: method, data set, held-out domains, seeds."""
+        held_out = "+".join(self.fold.held_out)
+        return f"{self.method.name} {self.dataset} [{held_out}] hparams {self.hparams_seed} trial {self.trial}"
+
+    @property
+    def seed(self) -> int:
+        """What the order of the data and the randomness of the steps depend on."""
+        held_out = list(self.fold.held_out)
+        if self.setting.data_order == "run":
+            return seed_hash(self.dataset, self.method.name, held_out, self.hparams_seed, self.trial)
+        return seed_hash(self.dataset, held_out, self.hparams_seed, self.trial)
+
+    @property
+    def init_seed(self) -> int:
+        """What the initial weights depend on."""
+        return self.seed if self.setting.init == "run" else seed_hash(self.dataset, "init", self.trial)
+
+    @property
+    def data_seed(self) -> int:
+        """What data sets that draw their noise or membership depend on."""
+        return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, readable and diffable; `from_json` gives an equal run."""
+        plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **self._fields()}))
+        return plain
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Run:
+        """Read what `to_json` wrote; raises ValueError if it is of another format."""
+        if data.get("format") != FORMAT:
+            raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
+        views = {key: tuple(View(**view) for view in data["fold"][key]) for key in _VIEW_FIELDS}
+        return Run(
+            kind=data["kind"],
+            method=Part(**data["method"]),
+            dataset=data["dataset"],
+            fold=Fold(held_out=tuple(data["fold"]["held_out"]), **views),
+            hparams_seed=data["hparams_seed"],
+            trial=data["trial"],
+            setting=Setting(**data["setting"]),
+            averages=tuple(Part(**part) for part in data["averages"]),
+            inputs=tuple(Input(**source) for source in data["inputs"]),
+        )

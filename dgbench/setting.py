@@ -1,0 +1,126 @@
+"""Everything but the method, the data and the luck that decides a result, and the presets that fix it.
+
+A preset never changes: a new default is a new preset. `tests/test_setting.py` holds the digest of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dgbench.errors import Problems, unknown
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How every run of a sweep is trained and evaluated."""
+
+    preset: str
+    steps: int = 0
+    """Optimizer steps; 0 stands for the data set's own number until `for_dataset` fills it in."""
+    checkpoint_freq: int = 0
+    """Steps between evaluations (at 0, f, 2f, ... and the last step); 0 stands for the data set's own."""
+    holdout_fraction: float = 0.2
+    """Share of each domain that is its `out` part."""
+    backbone: str = "auto"
+    """A network's name; `auto` is the one that fits the shape of the data set's inputs."""
+    pretrained: bool = True
+    batch_norm: Literal["frozen", "live"] = "frozen"
+    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper)."""
+    nonlinear_classifier: bool = False
+    augmentation: bool = True
+    """DomainBed's image augmentation on training views; data sets without one ignore it."""
+    validation_augmented: bool = False
+    """Evaluate the training domains' `out` parts on augmented images, as DomainBed does."""
+    class_balanced: bool = False
+    """Draw training examples so that each class of a domain is as likely."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.9
+    """Momentum of `sgd`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    init: Literal["trial", "run"] = "trial"
+    """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
+    `run`: each run draws its own, as in DomainBed."""
+    data_order: Literal["paired", "run"] = "paired"
+    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: DomainBed's seed, which
+    mixes in the algorithm's name."""
+    generated_data: Literal["trial", "run"] = "trial"
+    """What data sets that draw noise or membership depend on; DomainBed's depend on the run."""
+    evaluate: Literal["selectors", "all"] = "selectors"
+    """`selectors`: only views that some selector may read. `all`: the training views too."""
+    ddof: Literal[0, 1] = 1
+    """Of the standard deviation in error bars: 1 is the usual standard error, DomainBed divides by n."""
+
+    def for_dataset(self, steps: int, checkpoint_freq: int) -> Setting:
+        """With the data set's own number of steps and evaluation interval where none was given."""
+        return dataclasses.replace(
+            self, steps=self.steps or steps, checkpoint_freq=self.checkpoint_freq or checkpoint_freq
+        )
+
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """The steps after which models are evaluated, counted from 0 as DomainBed counts."""
+        last = self.steps - 1
+        return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
+
+
+PRESETS: Mapping[str, Setting] = {
+    "dgbench": Setting(preset="dgbench"),
+    "domainbed-2020": Setting(
+        preset="domainbed-2020",
+        backbone="domainbed-2020",
+        validation_augmented=True,
+        init="run",
+        data_order="run",
+        generated_data="run",
+        ddof=0,
+    ),
+    "domainbed-2024": Setting(
+        preset="domainbed-2024",
+        backbone="domainbed-2024",
+        batch_norm="live",
+        validation_augmented=True,
+        init="run",
+        data_order="run",
+        generated_data="run",
+        ddof=0,
+    ),
+}
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Setting)}
+FIELD_NAMES = tuple(name for name in _FIELDS if name != "preset")
+_LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
+    "steps": (lambda v: v >= 1, "must be at least 1"),
+    "checkpoint_freq": (lambda v: v >= 1, "must be at least 1"),
+    "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+}
+
+
+def setting(preset: str = "dgbench", **changes: Any) -> Setting:
+    """A preset with some fields changed; everything wrong with them is refused at once."""
+    problems = Problems()
+    if preset not in PRESETS:
+        problems.add(unknown("preset", preset, PRESETS))
+    for name, value in changes.items():
+        if wrong := _wrong(name, value):
+            problems.add(wrong)
+    problems.raise_if_any()
+    return dataclasses.replace(PRESETS[preset], **changes)
+
+
+def _wrong(name: str, value: object) -> str | None:
+    if name not in FIELD_NAMES:
+        return unknown("setting", name, FIELD_NAMES)
+    kind = str(_FIELDS[name].type)
+    if kind.startswith("Literal"):
+        options = [option.strip(' "') for option in kind[len("Literal[") : -1].split(",")]
+        return None if str(value) in options else f"setting {name!r} is one of {', '.join(options)}, not {value!r}"
+    kinds = {"bool": bool, "int": int, "float": (int, float), "str": str}[kind]
+    if not isinstance(value, kinds) or (kind != "bool" and isinstance(value, bool)):
+        return f"setting {name!r} is a {kind}, not {value!r}"
+    if name in _LIMITS and not _LIMITS[name][0](value):
+        return f"setting {name!r} {_LIMITS[name][1]}, not {value!r}"
+    return None

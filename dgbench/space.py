@@ -1,0 +1,204 @@
+"""Hyperparameter spaces: each field carries its default and its draw, declared in the class that uses it.
+
+A draw is bit for bit DomainBed's: hyperparameter seed 0 is the default; any other seed draws each *name* from a
+stream of its own, so that adding a hyperparameter never changes the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeAlias, cast, get_type_hints
+
+import numpy as np
+
+from dgbench.errors import Problems, unknown
+from dgbench.seeding import hparams_stream, seed_hash
+
+Value: TypeAlias = bool | int | float | str
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{_NUMBER})\^)?U\((?P<low>{_NUMBER}), ?(?P<high>{_NUMBER})\)")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A distribution over the values of one hyperparameter.
+
+    Written and read as text: `10^U(-5, -3.5)`, `int 2^U(3, 9)`, `U(0, 0.5)`, `{0.0, 0.1, 0.5}`.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    base: float | None = None
+    integer: bool = False
+    options: tuple[Value, ...] = ()
+
+    def sample(self, seed: int) -> Value:
+        """The value that `numpy.random.RandomState(seed)` draws."""
+        rng = np.random.RandomState(seed)
+        if self.options:
+            picked: Value = rng.choice(np.array(self.options)).item()
+            return picked
+        exponent = rng.uniform(self.low, self.high)
+        value = float(exponent if self.base is None else self.base**exponent)
+        return int(value) if self.integer else value
+
+    def __str__(self) -> str:
+        if self.options:
+            return "{" + ", ".join(_literal(option) for option in self.options) + "}"
+        base = "" if self.base is None else f"{self.base:g}^"
+        return f"{'int ' if self.integer else ''}{base}U({self.low:g}, {self.high:g})"
+
+    @staticmethod
+    def parse(text: str) -> Draw:
+        """Read a draw from its text; raises ValueError with the forms that exist."""
+        text = text.strip()
+        if text.startswith("{") and text.endswith("}") and text[1:-1].strip():
+            return choice(*(_parse_literal(part.strip()) for part in text[1:-1].split(",")))
+        match = _RANGE.fullmatch(text)
+        if match is None:
+            forms = "10^U(-5, -3.5), int 2^U(3, 9), U(0, 1) or {1, 2, 3}"
+            raise ValueError(f"cannot read the draw {text!r}: write {forms}")
+        base = match["base"]
+        return Draw(float(match["low"]), float(match["high"]), float(base) if base else None, bool(match["int"]))
+
+
+def uniform(low: float, high: float, *, integer: bool = False) -> Draw:
+    """U(low, high), truncated to an integer if asked."""
+    return Draw(low, high, None, integer)
+
+
+def power(base: float, low: float, high: float, *, integer: bool = False) -> Draw:
+    """base^U(low, high), truncated to an integer if asked."""
+    return Draw(low, high, base, integer)
+
+
+def choice(*options: Value) -> Draw:
+    """One of the options, each as likely."""
+    return Draw(options=options)
+
+
+@dataclass(frozen=True)
+class HparamSpec:
+    """What is known of one hyperparameter without importing the class that declares it."""
+
+    name: str
+    type: str
+    default: Value
+    draw: Draw | None = None
+    help: str = ""
+    variants: Mapping[str, tuple[Value, Draw | None]] = field(default_factory=dict)
+    """Other default and draw for data sets that have a trait (`small_images`, ...); the first that fits counts."""
+
+    def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
+        """Default and draw on a data set with these traits."""
+        traits = tuple(traits)
+        for trait, variant in self.variants.items():
+            if trait in traits:
+                return variant
+        return self.default, self.draw
+
+
+Space: TypeAlias = tuple[HparamSpec, ...]
+
+
+def hparam(
+    default: Any,
+    draw: Draw | None = None,
+    *,
+    help: str = "",
+    variants: Mapping[str, tuple[Value, Draw | None]] | None = None,
+) -> Any:
+    """A field of an `Hparams` dataclass: its default, and the distribution that random search draws it from.
+
+    Without `draw`, every hyperparameter seed uses the default.
+    """
+    return field(default=default, metadata={"draw": draw, "help": help, "variants": variants or {}})
+
+
+def space_of(hparams: type) -> Space:
+    """The search space that an `Hparams` dataclass declares; fields of a base class come first."""
+    types = get_type_hints(hparams)
+    return tuple(
+        HparamSpec(
+            name=f.name,
+            type=types[f.name].__name__,
+            default=cast(Value, f.default),
+            draw=f.metadata.get("draw"),
+            help=f.metadata.get("help", ""),
+            variants=f.metadata.get("variants", {}),
+        )
+        for f in dataclasses.fields(hparams)
+    )
+
+
+@lru_cache(maxsize=500_000)
+def _drawn(draw: Draw, hparams_seed: int, trial: int, name: str) -> Value:
+    return draw.sample(seed_hash(hparams_stream(hparams_seed, trial), name))
+
+
+def resolve(
+    space: Space,
+    *,
+    traits: Iterable[str] = (),
+    hparams_seed: int = 0,
+    trial: int = 0,
+    fixed: Mapping[str, Value] | None = None,
+    draws: Mapping[str, Draw] | None = None,
+) -> dict[str, Value]:
+    """The values of one hyperparameter seed in one trial.
+
+    `fixed` overrides values for every seed (DomainBed's `--hparams`); `draws` replaces the distribution of names
+    for seeds other than 0.
+    """
+    fixed, draws, traits = fixed or {}, draws or {}, tuple(traits)
+    values: dict[str, Value] = {}
+    for spec in space:
+        default, draw = spec.for_traits(traits)
+        draw = draws.get(spec.name, draw)
+        if spec.name in fixed:
+            values[spec.name] = fixed[spec.name]
+        elif hparams_seed == 0 or draw is None:
+            values[spec.name] = default
+        else:
+            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.name)
+    return values
+
+
+def check_value(spec: HparamSpec, value: object) -> str | None:
+    """What is wrong with a value given for this hyperparameter, or None; an int is a fine float."""
+    fine = {
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, int | float) and not isinstance(value, bool),
+        "str": isinstance(value, str),
+    }.get(spec.type, True)
+    return None if fine else f"hyperparameter {spec.name!r} is a {spec.type}, not {value!r}"
+
+
+def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
+    """Refuse unknown names and wrong types, all at once."""
+    problems = Problems()
+    by_name = {spec.name: spec for spec in space}
+    for name, value in fixed.items():
+        if name not in by_name:
+            problems.add(unknown(f"hyperparameter of {owner}", name, by_name))
+        elif wrong := check_value(by_name[name], value):
+            problems.add(wrong)
+    problems.raise_if_any()
+
+
+def _literal(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse_literal(text: str) -> Value:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[-+]?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(_NUMBER, text) else text.strip("'\"")
