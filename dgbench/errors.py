@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -32,10 +33,14 @@ class Problems:
         if problem not in self.found:
             self.found.append(problem)
 
-    def absorb(self, error: UserError) -> None:
-        """Note every problem of an error raised elsewhere."""
-        for problem in error.problems:
-            self.add(problem)
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note every problem of a `UserError` raised inside, and go on behind."""
+        try:
+            yield
+        except UserError as error:
+            for problem in error.problems:
+                self.add(problem)
 
     def raise_if_any(self) -> None:
         """Raise one `UserError` with everything noted."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from dgbench.protocol import Fold, View
+from dgbench.protocol import Fold
 from dgbench.seeding import seed_hash
 from dgbench.setting import Setting
 from dgbench.space import Value
@@ -21,8 +21,6 @@ FORMAT = 1
 
 MODEL = "model"
 """The predictor that every run yields; an average that watched adds one under its own name."""
-
-_VIEW_FIELDS = tuple(f.name for f in dataclasses.fields(Fold) if f.name != "held_out")
 
 Kind = Literal["train", "merge", "adapt"]
 
@@ -104,12 +102,11 @@ class Run:
         """Read what `to_json` wrote; raises ValueError if it is of another format."""
         if data.get("format") != FORMAT:
             raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
-        views = {key: tuple(View(**view) for view in data["fold"][key]) for key in _VIEW_FIELDS}
         return Run(
             kind=data["kind"],
             method=Part(**data["method"]),
             dataset=data["dataset"],
-            fold=Fold(held_out=tuple(data["fold"]["held_out"]), **views),
+            fold=Fold.from_json(data["fold"]),
             hparams_seed=data["hparams_seed"],
             trial=data["trial"],
             setting=Setting(**data["setting"]),

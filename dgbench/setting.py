@@ -118,8 +118,8 @@ def _wrong(name: str, value: object) -> str | None:
     if kind.startswith("Literal"):
         options = [option.strip(' "') for option in kind[len("Literal[") : -1].split(",")]
         return None if str(value) in options else f"setting {name!r} is one of {', '.join(options)}, not {value!r}"
-    kinds = {"bool": bool, "int": int, "float": (int, float), "str": str}[kind]
-    if not isinstance(value, kinds) or (kind != "bool" and isinstance(value, bool)):
+    kinds: Mapping[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+    if not isinstance(value, kinds[kind]) or (kind != "bool" and isinstance(value, bool)):
         return f"setting {name!r} is a {kind}, not {value!r}"
     if name in _LIMITS and not _LIMITS[name][0](value):
         return f"setting {name!r} {_LIMITS[name][1]}, not {value!r}"

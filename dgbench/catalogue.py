@@ -1,0 +1,225 @@
+"""The catalogues: what algorithms, averages, mergers, adapters and data sets there are.
+
+An entry is found in the package's folders, by entry point, or in a file that the user includes, all through
+`Catalogue`. What planning and `list` need of an entry (its card and search space) is kept in a small index file keyed
+by the hash of the entry's source, so that they don't import torch; the class is imported when a run needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dgbench import cards
+from dgbench.errors import UserError, unknown
+from dgbench.space import Draw, HparamSpec, Space, space_of
+
+KINDS = {
+    "algorithm": ("algorithms", "dgbench.algorithm", "Algorithm", cards.AlgorithmCard),
+    "average": ("averaging", "dgbench.average", "Average", cards.AverageCard),
+    "merger": ("merging", "dgbench.merger", "Merger", cards.MergerCard),
+    "adapter": ("adaptation", "dgbench.adapter", "Adapter", cards.AdapterCard),
+    "dataset": ("datasets", "dgbench.dataset", "Dataset", cards.DatasetCard),
+}
+"""kind -> folder, module and name of the base class, class of the card."""
+
+GROUPS = {
+    "dgbench.algorithms": "algorithm",
+    "dgbench.averages": "average",
+    "dgbench.mergers": "merger",
+    "dgbench.adapters": "adapter",
+    "dgbench.datasets": "dataset",
+}
+"""Entry-point groups; an entry point names a module, whose classes are found as in a file."""
+
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One class of a catalogue, as far as it is known without importing it."""
+
+    kind: str
+    name: str
+    file: str
+    module: str
+    """Dotted name to import; empty for an included file, which is imported by its path."""
+    doc: str
+    space: Space
+    card: Any
+    """The card of its kind (`dgbench.cards`)."""
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring: for a method, its objective."""
+        return self.doc.strip().partition("\n")[0]
+
+    def load(self) -> Any:
+        """The class itself; imports its file."""
+        return getattr(_import(self.module, Path(self.file)), self.name)
+
+
+class Catalogue:
+    """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is."""
+
+    def __init__(self, include: Sequence[str | Path] = ()) -> None:
+        self.include = tuple(str(Path(path).resolve()) for path in include)
+        missing = [path for path in self.include if not Path(path).is_file()]
+        if missing:
+            raise UserError(*(f"--include {path}: there is no such file" for path in missing))
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Entries by name; raises `UserError` if two files claim one name."""
+        found: dict[str, Entry] = {}
+        for entry in self._find():
+            if entry.name in found and found[entry.name].file != entry.file:
+                raise UserError(f"two files claim the name {entry.name!r}: {found[entry.name].file} and {entry.file}")
+            found[entry.name] = entry
+        return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+    def of_kind(self, kind: str) -> dict[str, Entry]:
+        """The entries of one kind."""
+        return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that kind and name; raises `UserError` with the nearest match."""
+        options = self.of_kind(kind)
+        if name not in options:
+            raise UserError(unknown("data set" if kind == "dataset" else kind, name, options))
+        return options[name]
+
+    @cached_property
+    def baseline(self) -> str:
+        """The algorithm that a bare average, merger or adapter is of."""
+        (name,) = (name for name, entry in self.of_kind("algorithm").items() if entry.card.baseline)
+        return name
+
+    def _find(self) -> Iterator[Entry]:
+        for folder, *_ in KINDS.values():
+            for file in sorted((_PACKAGE / folder).glob("[!_]*.py")):
+                yield from _entries(f"dgbench.{folder}.{file.stem}", file)
+        for point in _entry_points():
+            spec = importlib.util.find_spec(point.module)
+            if spec is None or spec.origin is None:
+                raise UserError(f"entry point {point.name} of group {point.group}: there is no module {point.module}")
+            yield from _entries(point.module, Path(spec.origin))
+        for path in self.include:
+            yield from _entries("", Path(path))
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    return [point for group in GROUPS for point in entry_points(group=group)]
+
+
+def _entries(module: str, file: Path) -> list[Entry]:
+    """The entries that a file defines, from the index if the file and the base classes are what they were."""
+    digest = hashlib.sha256(_base_digest() + module.encode() + str(file).encode() + file.read_bytes()).hexdigest()[:24]
+    cached = _index_folder() / f"{digest}.json"
+    try:
+        return [_from_json(item) for item in orjson.loads(cached.read_bytes())]
+    except (OSError, ValueError, KeyError, TypeError):
+        entries = list(_inspect(module, file))
+        _write_index(cached, entries)
+        return entries
+
+
+def _inspect(module: str, file: Path) -> Iterator[Entry]:
+    loaded = _import(module, file)
+    for name, cls in inspect.getmembers(loaded, inspect.isclass):
+        if cls.__module__ != loaded.__name__ or name.startswith("_") or not hasattr(cls, "card"):
+            continue
+        for kind, (_, base_module, base_name, card_type) in KINDS.items():
+            base = getattr(sys.modules.get(base_module), base_name, None)
+            if base is None or not issubclass(cls, base):
+                continue
+            if not isinstance(cls.card, card_type):
+                raise UserError(f"{file}: {name}.card must be a {card_type.__name__}")
+            space = space_of(cls.Hparams) if hasattr(cls, "Hparams") else ()
+            yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, cls.card)
+
+
+def _import(module: str, file: Path) -> Any:
+    if module:
+        return importlib.import_module(module)
+    name = "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--include {file}: not a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return loaded
+
+
+def _index_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench" / "cards"
+
+
+@cache
+def _base_digest() -> bytes:
+    """Changes when the files that cards and spaces are made of change."""
+    names = ("catalogue", "cards", "space", *(base.partition(".")[2] for _, base, *_ in KINDS.values()))
+    return hashlib.sha256(b"".join((_PACKAGE / f"{name}.py").read_bytes() for name in names)).digest()
+
+
+def _write_index(path: Path, entries: Sequence[Entry]) -> None:
+    """Keep the index; where the cache folder can't be written, every start pays for the import instead."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_bytes(orjson.dumps([_to_json(entry) for entry in entries]))
+        beside.replace(path)
+    except OSError:
+        return
+
+
+def _to_json(entry: Entry) -> dict[str, Any]:
+    space = [
+        {
+            **{f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)},
+            "draw": spec.draw and str(spec.draw),
+            "variants": {trait: [default, draw and str(draw)] for trait, (default, draw) in spec.variants.items()},
+        }
+        for spec in entry.space
+    ]
+    fields = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}
+    return {**fields, "space": space, "card": dataclasses.asdict(entry.card)}
+
+
+def _from_json(data: dict[str, Any]) -> Entry:
+    def draw(text: str | None) -> Draw | None:
+        return Draw.parse(text) if text else None
+
+    space = tuple(
+        HparamSpec(
+            **{
+                **spec,
+                "draw": draw(spec["draw"]),
+                "variants": {trait: (default, draw(text)) for trait, (default, text) in spec["variants"].items()},
+            }
+        )
+        for spec in data["space"]
+    )
+    card_type = KINDS[data["kind"]][3]
+    card = card_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["card"].items()})
+    return Entry(**{**data, "space": space, "card": card})

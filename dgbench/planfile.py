@@ -1,0 +1,118 @@
+"""The plan as the sweep folder keeps it, so that tables need neither the catalogue nor the data that made it.
+
+`plan.json` is a table: each fold once, each run a row of numbers that point at folds and inputs, each cell of a result
+table a list of (run, predictor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from dgbench.errors import UserError
+from dgbench.plan import DatasetFacts, Plan
+from dgbench.protocol import Fold
+from dgbench.setting import Setting
+from dgbench.store import write_atomic
+
+FILE = "plan.json"
+FORMAT = 1
+
+
+class PlannedRun(NamedTuple):
+    """A run without its hyperparameters; `fold` and `inputs` are positions in the plan's `folds` and `runs`."""
+
+    id: str
+    kind: str
+    method: str
+    dataset: str
+    fold: int
+    hparams_seed: int
+    trial: int
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """What selection and tables read of a plan."""
+
+    protocol: str
+    setting: Setting
+    rows: tuple[str, ...]
+    datasets: Mapping[str, DatasetFacts]
+    folds: tuple[Fold, ...]
+    runs: tuple[PlannedRun, ...]
+    cells: Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
+    """(row, data set) -> positions in `runs`, each with the name of the predictor."""
+
+    def name(self, run: PlannedRun) -> str:
+        """For people, as `Run.name`."""
+        held_out = "+".join(self.folds[run.fold].held_out)
+        return f"{run.method} {run.dataset} [{held_out}] hparams {run.hparams_seed} trial {run.trial}"
+
+
+def tabulate(plan: Plan, setting: Setting, protocol: str) -> PlanTable:
+    """The table of a plan; `setting` is the sweep's, before data sets filled it in."""
+    folds = {fold: i for i, fold in enumerate(dict.fromkeys(run.fold for run in plan.runs))}
+    places = {run.id: i for i, run in enumerate(plan.runs)}
+    runs = tuple(
+        PlannedRun(
+            run.id,
+            run.kind,
+            run.method.name,
+            run.dataset,
+            folds[run.fold],
+            run.hparams_seed,
+            run.trial,
+            tuple(places[source.run] for source in run.inputs),
+        )
+        for run in plan.runs
+    )
+    cells = {
+        key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
+        for key, candidates in plan.candidates.items()
+    }
+    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells)
+
+
+def write_plan(root: Path, table: PlanTable) -> None:
+    """Write `plan.json` whole."""
+    content = {
+        "format": FORMAT,
+        "protocol": table.protocol,
+        "setting": table.setting,
+        "rows": table.rows,
+        "datasets": table.datasets,
+        "folds": table.folds,
+        "runs": [list(run) for run in table.runs],
+        "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
+    }
+    write_atomic(root / FILE, orjson.dumps(content))
+
+
+def read_plan(root: Path) -> PlanTable:
+    """Read `plan.json`; raises `UserError` if the folder holds no sweep, or one of another format."""
+    try:
+        data = orjson.loads((root / FILE).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{root} holds no sweep: there is no {FILE} in it") from None
+    if data["format"] != FORMAT:
+        raise UserError(f"{root / FILE} has format {data['format']}, this version reads {FORMAT}")
+    return PlanTable(
+        protocol=data["protocol"],
+        setting=Setting(**data["setting"]),
+        rows=tuple(data["rows"]),
+        datasets={name: facts_from_json(facts) for name, facts in data["datasets"].items()},
+        folds=tuple(Fold.from_json(fold) for fold in data["folds"]),
+        runs=tuple(PlannedRun(*run[:-1], tuple(run[-1])) for run in data["runs"]),
+        cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
+    )
+
+
+def facts_from_json(data: Mapping[str, Any]) -> DatasetFacts:
+    """A data set's facts from JSON."""
+    return DatasetFacts(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
