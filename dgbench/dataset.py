@@ -47,10 +47,20 @@ class Dataset:
 
     card: ClassVar[DatasetCard]
 
-    def __init__(self, data_dir: Path | None = None, path: Path | None = None, image_size: int = 0) -> None:
-        """Open under `data_dir` (or at `path`, for a card with `path`); `image_size` replaces the card's."""
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        path: Path | None = None,
+        image_size: int = 0,
+        skip_bad_images: bool = False,
+    ) -> None:
+        """Open under `data_dir` (or at `path`, for a card with `path`); `image_size` replaces the card's.
+
+        With `skip_bad_images`, images that can't be decoded are left out, and logged by name.
+        """
         self.data_dir = data_dir
         self.path = path
+        self.skip_bad_images = skip_bad_images
         self.domains: tuple[str, ...] = self.card.domains
         self.classes: tuple[str, ...] = self.card.classes
         shape = self.card.input_shape
@@ -59,6 +69,9 @@ class Dataset:
 
     def open(self) -> None:
         """Read names and counts; refuse what is wrong with the files, all at once."""
+
+    def preload(self) -> None:
+        """Read what every run needs, once, in the process that runs are forked from; starts no threads."""
 
     def examples(self, domain: str, seed: int) -> Examples:
         """The examples of a domain; `seed` decides whatever the data set draws (noise, membership)."""
