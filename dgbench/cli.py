@@ -1,0 +1,85 @@
+"""What all commands share: flags in either spelling, and wrong input told in full with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from dgbench.errors import UserError, unknown
+
+WRONG_INPUT = 2
+"""Exit code of a command that refused what it was asked for."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes `--input_dir` and `--input-dir` alike and raises `UserError`, never exits.
+
+    Flags are not abbreviated: an unknown one is told with the nearest that exists, and all of them at once.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; what nobody recognised is a `UserError`."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            options = sorted(set(_long_options(self)))
+            raise UserError(*(_unrecognised(word, options) for word in rest))
+        return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, with each flag in the spelling in which it was declared."""
+        words = sys.argv[1:] if args is None else list(args)
+        declared = {_folded(option): option for option in self._option_string_actions if option.startswith("--")}
+        return super().parse_known_args([_respelled(word, declared) for word in words], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse for what it refuses itself."""
+        raise UserError(message)
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Call `main` with the words of the command line; returns its exit code, or 2 after telling a `UserError`.
+
+    `main` is free to raise `UserError` anywhere; a reader of the output who has gone away ends the command quietly.
+    """
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        for problem in error.problems:
+            print(f"dgbench: error: {problem}", file=sys.stderr)
+        return WRONG_INPUT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _folded(option: str) -> str:
+    return "--" + option[2:].replace("-", "_")
+
+
+def _respelled(word: str, declared: dict[str, str]) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return declared.get(_folded(flag), flag) + equals + value
+
+
+def _unrecognised(word: str, options: Sequence[str]) -> str:
+    if word.startswith("-"):
+        return unknown("flag", word.partition("=")[0], options)
+    return f"unexpected argument {word!r}"
+
+
+def _long_options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (option for option in action.option_strings if option.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from _long_options(child)

@@ -1,0 +1,76 @@
+"""Both spellings of a flag, wrong input in full, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from dgbench.cli import Parser, run
+from dgbench.errors import UserError
+
+
+@pytest.fixture
+def parser() -> Parser:
+    made = Parser(prog="dgbench test")
+    made.add_argument("--input_dir", required=True)
+    made.add_argument("--dry-run", action="store_true")
+    commands = made.add_subparsers(dest="command")
+    commands.add_parser("launch").add_argument("--n_hparams", type=int, default=20)
+    return made
+
+
+@pytest.mark.parametrize("flag", ["--input_dir", "--input-dir"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_either_spelling_with_value_apart_or_joined(parser: Parser, flag: str, joined: bool) -> None:
+    words = [f"{flag}=a-b_c"] if joined else [flag, "a-b_c"]
+    assert parser.parse_args(words).input_dir == "a-b_c"
+
+
+def test_a_flag_declared_with_a_dash_takes_an_underscore(parser: Parser) -> None:
+    assert parser.parse_args(["--input_dir", "x", "--dry_run"]).dry_run
+
+
+def test_subcommands_take_either_spelling(parser: Parser) -> None:
+    assert parser.parse_args(["--input-dir", "x", "launch", "--n-hparams", "3"]).n_hparams == 3
+
+
+def test_every_unknown_flag_is_told_with_its_nearest(parser: Parser) -> None:
+    with pytest.raises(UserError) as caught:
+        parser.parse_args(["--input_dir", "x", "--dryrun", "launch", "--n_hparam=3", "stray"])
+    assert set(caught.value.problems) == {
+        "unknown flag '--dryrun': did you mean '--dry-run'?",
+        "unknown flag '--n_hparam': did you mean '--n_hparams'?",
+        "unexpected argument 'stray'",
+    }
+
+
+def test_what_argparse_refuses_is_a_user_error(parser: Parser) -> None:
+    with pytest.raises(UserError, match="--input_dir"):
+        parser.parse_args([])
+
+
+def test_run_prints_every_problem_and_gives_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
+        raise UserError("one", "two")
+
+    assert run(main, []) == 2
+    said = capsys.readouterr()
+    assert said.err == "dgbench: error: one\ndgbench: error: two\n"
+    assert said.out == ""
+
+
+def test_run_passes_words_and_exit_code_through() -> None:
+    assert run(len, ["a", "b", "c"]) == 3
+
+
+def test_a_reader_who_goes_away_leaves_no_traceback() -> None:
+    code = "from dgbench.cli import run\nrun(lambda argv: [print('x' * 100) for _ in range(10000)] and 0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        assert child.stderr.read() == b""
