@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dgbench.cards import AlgorithmCard
@@ -129,6 +130,18 @@ class Algorithm(nn.Module):
         """
         logits = self(torch.cat([b.x for b in batches])).split([len(b.y) for b in batches])
         return torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+
+    def domain_features(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """What the classifier is given of each domain, (B, num_features) after dropout.
+
+        One forward pass over all domains, or one a domain where batch norm is live: for methods that look at each
+        domain apart, so that each has statistics of its own.
+        """
+        network = self.network
+        if any(isinstance(module, _BatchNorm) and module.training for module in network.featurizer.modules()):
+            return [network.dropout(network.features(b.x)) for b in batches]
+        features = network.dropout(network.features(torch.cat([b.x for b in batches])))
+        return list(torch.split(features, [len(b.y) for b in batches]))
 
     # What the engine calls.
 

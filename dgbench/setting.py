@@ -27,6 +27,8 @@ class Setting:
     backbone: str = "auto"
     """A network's name; `auto` is the one that fits the shape of the data set's inputs."""
     pretrained: bool = True
+    image_size: int = 0
+    """Side of the square that images are resized to; 0 stands for the data set's own."""
     batch_norm: Literal["frozen", "live"] = "frozen"
     """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper)."""
     nonlinear_classifier: bool = False
@@ -95,6 +97,7 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
     "steps": (lambda v: v >= 1, "must be at least 1"),
     "checkpoint_freq": (lambda v: v >= 1, "must be at least 1"),
+    "image_size": (lambda v: v == 0 or v >= 8, "must be at least 8"),
     "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
 }
 
@@ -116,7 +119,7 @@ def _wrong(name: str, value: object) -> str | None:
         return unknown("setting", name, FIELD_NAMES)
     kind = str(_FIELDS[name].type)
     if kind.startswith("Literal"):
-        options = [option.strip(' "') for option in kind[len("Literal[") : -1].split(",")]
+        options = [option.strip(" \"'") for option in kind[len("Literal[") : -1].split(",")]
         return None if str(value) in options else f"setting {name!r} is one of {', '.join(options)}, not {value!r}"
     kinds: Mapping[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
     if not isinstance(value, kinds[kind]) or (kind != "bool" and isinstance(value, bool)):

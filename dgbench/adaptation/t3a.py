@@ -1,0 +1,94 @@
+"""T3A: the classifier is replaced by class prototypes, which the test inputs refine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgbench.adapter import Adapter
+from dgbench.cards import AdapterCard
+from dgbench.errors import UserError
+from dgbench.networks import Network
+from dgbench.space import choice, hparam
+
+
+class T3A(Adapter):
+    """f_k(x) = <z(x), c_k / ||c_k||>, c_k the sum of the normalised supports of class k with the lowest entropies.
+
+    Iwasawa and Matsuo, "Test-Time Classifier Adjustment Module for Model-Agnostic Domain Generalization", NeurIPS 2021.
+
+    The supports are at first the rows of the classifier; then each batch's features join, under the class and with the
+    entropy that the classifier gives them, before the batch is predicted. Per class the K of lowest entropy stay; what
+    goes is gone. A row counts for the class that the classifier gives it, which need not be its own: a class may have
+    no support, and then its logit is 0.
+
+    Departures from the authors' code: filter_K = -1 keeps all. Theirs then drops each class' worst support at every
+    batch; `compat` does the same. The last, smaller batch is predicted too. Equal entropies keep their order. The paper
+    picks filter_K by validation accuracy on the training domains.
+    """
+
+    card = AdapterCard(paper="Iwasawa and Matsuo, NeurIPS 2021", forwards=1.0)
+
+    @dataclass(frozen=True)
+    class Hparams:
+        """The paper's values to choose from."""
+
+        filter_K: int = hparam(100, choice(1, 5, 20, 50, 100, -1), help="supports kept of each class; -1 keeps all")
+        compat: bool = hparam(False, help="-1 drops the worst support of each class at every batch")
+
+        def __post_init__(self) -> None:
+            if self.filter_K < 1 and self.filter_K != -1:
+                raise UserError(f"T3A's filter_K must be at least 1, or -1 for all, not {self.filter_K}")
+
+    hparams: Hparams
+
+    @torch.no_grad()
+    def __init__(self, network: Network, hparams: Any) -> None:
+        super().__init__(network.eval(), hparams)
+        if not isinstance(network.classifier, nn.Linear):
+            raise UserError(
+                "T3A's first prototypes are the rows of a linear classifier, and this network's has several layers: "
+                "train with nonlinear_classifier off"
+            )
+        rows = network.classifier.weight.detach()
+        self._num_classes = len(rows)
+        self._supports = rows[:0]
+        self._labels = torch.empty(0, dtype=torch.int64, device=rows.device)
+        self._entropies = rows.new_empty(0)
+        self._add(rows)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), after learning from the batch."""
+        features = self.network.features(x)
+        self._add(features)
+        self._prune()
+        classes = F.one_hot(self._labels, self._num_classes).to(features.dtype)
+        prototypes = F.normalize(self._supports, dim=1).T @ classes
+        return features @ F.normalize(prototypes, dim=0)
+
+    def _add(self, features: Tensor) -> None:
+        logits = self.network.classifier(features)
+        entropies = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+        self._supports = torch.cat([self._supports, features])
+        self._labels = torch.cat([self._labels, logits.argmax(dim=1)])
+        self._entropies = torch.cat([self._entropies, entropies])
+
+    def _prune(self) -> None:
+        """Keep the supports of lowest entropy in each class."""
+        keep, compat = self.hparams.filter_K, self.hparams.compat
+        if keep == -1 and not compat:
+            return
+        order = self._entropies.argsort(stable=True)
+        order = order[self._labels[order].argsort(stable=True)]
+        counts = self._labels.bincount(minlength=self._num_classes)
+        labels = self._labels[order]
+        rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[labels]
+        kept = order[rank < (counts[labels] - 1 if keep == -1 else keep)]
+        self._supports, self._labels, self._entropies = (
+            tensor[kept] for tensor in (self._supports, self._labels, self._entropies)
+        )

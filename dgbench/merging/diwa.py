@@ -1,0 +1,58 @@
+"""DiWA: the mean of the weights of many runs that began alike."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+from dgbench.average import RunningMean, Weights
+from dgbench.cards import MergerCard
+from dgbench.merger import Member, Merger
+
+_PAPER = "Ramé et al., NeurIPS 2022"
+
+
+class DiWA(Merger):
+    """theta = (1/M) sum_m theta_m, over the runs of one trial.
+
+    Ramé, Kirchmeyer, Rahier, Rakotomamonjy, Gallinari and Cord, "Diverse Weight Averaging for Out-of-Distribution
+    Generalization", NeurIPS 2022; its uniform selection.
+
+    Departures from the authors' code: buffers are averaged like parameters (theirs are those of the first run added,
+    which is the same while batch norm is frozen).
+    """
+
+    card = MergerCard(paper=_PAPER)
+
+    def merge(self, members: Sequence[Member], score: Callable[[Weights], float]) -> Weights:
+        """The uniform mean; two copies of the model in memory."""
+        mean = RunningMean()
+        for member in members:
+            mean.add(member.load())
+        return mean.mean
+
+
+class DiWARestricted(Merger):
+    """theta = mean of a greedy subset: in order of validation accuracy, each run that does not lower the mean's.
+
+    The paper's restricted selection. The first is the best run; the next stays if the accuracy of the mean with it, on
+    the pooled validation parts of the training domains, is at least the best so far.
+
+    Departures from the authors' code: as of `DiWA`.
+    """
+
+    card = MergerCard(paper=_PAPER)
+
+    def merge(self, members: Sequence[Member], score: Callable[[Weights], float]) -> Weights:
+        """The greedy mean; three copies of the model in memory. Equally accurate runs keep their order."""
+        first, *others = sorted(members, key=lambda member: member.accuracy, reverse=True)
+        kept = RunningMean()
+        kept.add(first.load())
+        best = score(kept.mean)
+        for member in others:
+            candidate = copy.deepcopy(kept)
+            candidate.add(member.load())
+            accuracy = score(candidate.mean)
+            if accuracy >= best:
+                kept, best = candidate, accuracy
+        return kept.mean

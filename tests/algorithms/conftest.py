@@ -1,0 +1,130 @@
+"""Toys for the tests of update rules: a tiny network in float64, unequal minibatches, and naive counterparts."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dgbench.algorithm import Algorithm, Batch, Task
+from dgbench.networks import Network
+from dgbench.setting import setting
+
+INPUTS, CLASSES, SIZES = 6, 4, (5, 3, 8)
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make(
+    cls: type[Algorithm],
+    *,
+    norm: str = "none",
+    optimizer: str = "adam",
+    nonlinear: bool = False,
+    dropout: float = 0.0,
+    domains: int = len(SIZES),
+    **hparams: Any,
+) -> Algorithm:
+    """An algorithm on a network of one hidden layer, whose batch norm is `none`, `frozen` or `live`."""
+    options = setting(
+        batch_norm="live" if norm == "live" else "frozen", optimizer=optimizer, nonlinear_classifier=nonlinear
+    )
+    torch.manual_seed(0)
+    layers = [nn.Linear(INPUTS, 8), *([] if norm == "none" else [nn.BatchNorm1d(8)]), nn.Tanh()]
+    network = Network(nn.Sequential(*layers), 8, CLASSES, options, dropout)
+    values = cls.Hparams(**{"lr": 1e-2, "weight_decay": 1e-2, **hparams})
+    algorithm = cls(network, values, Task((INPUTS,), CLASSES, domains), options)
+    return algorithm.train()
+
+
+def batches(step: int, sizes: Sequence[int] = SIZES) -> list[Batch]:
+    """One minibatch a domain, each domain with a distribution of its own."""
+    generator = torch.Generator().manual_seed(100 + step)
+    return [
+        Batch(
+            torch.randn(n, INPUTS, generator=generator) * (1 + 0.3 * i) + 0.5 * i,
+            torch.randint(CLASSES, (n,), generator=generator),
+        )
+        for i, n in enumerate(sizes)
+    ]
+
+
+def take(algorithm: Algorithm, step: int) -> dict[str, float]:
+    """One step of the loop, with the seeding that the engine does."""
+    torch.manual_seed(step)
+    algorithm.step = step
+    return {name: value.item() for name, value in algorithm.update(batches(step)).items()}
+
+
+def naive(algorithm: Algorithm) -> SimpleNamespace:
+    """A copy of the network, and an optimizer made by hand."""
+    network = copy.deepcopy(algorithm.network)
+    return SimpleNamespace(network=network, optimizer=hand_made(algorithm, network))
+
+
+def hand_made(algorithm: Algorithm, network: nn.Module) -> torch.optim.Optimizer:
+    decay, lr = algorithm.hparams.weight_decay, algorithm.hparams.lr
+    if algorithm.setting.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=decay)
+    return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
+
+
+def agrees(
+    algorithm: Algorithm, reference: Callable[[SimpleNamespace, list[Batch], int], None], steps: int = 3
+) -> None:
+    """The algorithm's network equals the reference's after each step, to 1e-12."""
+    other = naive(algorithm)
+    for step in range(steps):
+        take(algorithm, step)
+        torch.manual_seed(step)
+        reference(other, batches(step), step)
+        expected = other.network.state_dict()
+        for name, tensor in algorithm.network.state_dict().items():
+            difference = (tensor - expected[name]).abs().max().item()
+            assert difference <= 1e-12, f"{name} is off by {difference:.1e} after step {step}"
+
+
+def resumes(cls: type[Algorithm], steps: int = 6, **options: Any) -> None:
+    """Saving in the middle and loading into a fresh object changes no bit of what follows."""
+    whole = make(cls, **options)
+    for step in range(steps):
+        if step == steps // 2:
+            file = io.BytesIO()
+            torch.save(whole.training_state(), file)
+        take(whole, step)
+    file.seek(0)
+    resumed = make(cls, **options)
+    resumed.load_training_state(torch.load(file, weights_only=True))
+    for step in range(steps // 2, steps):
+        take(resumed, step)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.fixture
+def toy() -> SimpleNamespace:
+    return SimpleNamespace(
+        make=make, batches=batches, take=take, naive=naive, hand_made=hand_made, agrees=agrees, resumes=resumes
+    )
+
+
+@pytest.fixture(params=["none", "frozen", "live"])
+def norm(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["adam", "sgd"])
+def optimizer(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
