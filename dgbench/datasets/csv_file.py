@@ -1,0 +1,67 @@
+"""Any images that a CSV file lists, without writing code."""
+
+from __future__ import annotations
+
+import os
+from csv import DictReader, Error
+from pathlib import Path
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._images import ImageDataset, ImageFile, Tree, listed, size_of
+from dgbench.errors import Problems, UserError
+
+_COLUMNS = ("path", "domain", "label")
+
+
+class csv(ImageDataset):
+    """`csv:/path/file.csv` with columns path (relative to the file's folder, or absolute), domain and label.
+
+    Domains and labels are sorted, and the order of the rows means nothing. Every domain must have every label.
+    """
+
+    card = DatasetCard(source="your own files", licence="yours", path=True, input_shape=(3, 224, 224))
+
+    def find(self) -> tuple[Path, Tree]:
+        """The folder of the CSV file, and the files that it lists."""
+        path = self.given_path()
+        return path.parent, read_table(path)
+
+
+def read_table(path: Path) -> Tree:
+    """The files that a CSV file lists; raises `UserError` with all columns, cells and files that are missing."""
+    rows = _read_rows(path)
+    problems = Problems()
+    incomplete = [str(line) for line, cells in rows if not all(cells)]
+    if incomplete:
+        problems.add(f"{path}: {listed(_COLUMNS)} are not all given in line(s) {', '.join(incomplete[:10])}")
+    paths = [cells[0] for _, cells in rows if all(cells)]
+    missing = [image for image in paths if not os.path.isfile(path.parent / image)]
+    if missing:
+        problems.add(f"{path} lists {len(missing)} file(s) that do not exist: {listed(missing)}")
+    seen = set[str]()
+    twice = [image for image in paths if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+    if twice:
+        problems.add(f"{path} lists {len(twice)} file(s) more than once: {listed(twice)}")
+    problems.raise_if_any()
+    tree = dict[str, dict[str, list[ImageFile]]]()
+    for _, (image, domain, label) in sorted(rows, key=lambda row: row[1]):
+        tree.setdefault(domain, {}).setdefault(label, []).append(ImageFile(image, size_of(path.parent / image)))
+    return tree
+
+
+def _read_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
+    """Line number and the cells of `_COLUMNS`, empty where they lack."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = DictReader(file, restval="")
+            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                present = listed(reader.fieldnames or ())
+                raise UserError(f"{path} lacks the column(s) {listed(missing)}; it has {present}")
+            return [(reader.line_num, _cells(row)) for row in reader]
+    except (OSError, UnicodeDecodeError, Error) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+
+
+def _cells(row: dict[str, str]) -> tuple[str, str, str]:
+    return row["path"].strip(), row["domain"].strip(), row["label"].strip()

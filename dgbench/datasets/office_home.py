@@ -1,0 +1,32 @@
+"""OfficeHome: 65 everyday objects as art, clip art, product pictures and photographs."""
+
+from __future__ import annotations
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._images import ImageDataset
+
+_CLASSES = """
+Alarm_Clock Backpack Batteries Bed Bike Bottle Bucket Calculator Calendar Candles Chair Clipboards Computer Couch
+Curtains Desk_Lamp Drill Eraser Exit_Sign Fan File_Cabinet Flipflops Flowers Folder Fork Glasses Hammer Helmet Kettle
+Keyboard Knives Lamp_Shade Laptop Marker Monitor Mop Mouse Mug Notebook Oven Pan Paper_Clip Pen Pencil Postit_Notes
+Printer Push_Pin Radio Refrigerator Ruler Scissors Screwdriver Shelf Sink Sneakers Soda Speaker Spoon TV Table Telephone
+ToothBrush Toys Trash_Can Webcam
+"""
+
+
+class OfficeHome(ImageDataset):
+    """65 everyday objects as art, clip art, product pictures and photographs.
+
+    Images of any size; the archive's folder `OfficeHomeDataset_10072016` is renamed `office_home`.
+    """
+
+    card = DatasetCard(
+        source="https://drive.google.com/uc?id=1uY0pj7oFsjMxRwaD3Sxy0jgel0fsYXLC (OfficeHome.zip)",
+        licence="research only, no licence stated",
+        paper="Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017",
+        input_shape=(3, 224, 224),
+        domains=("Art", "Clipart", "Product", "Real World"),
+        classes=tuple(_CLASSES.split()),
+        counts={"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357},
+        folder="office_home",
+    )

@@ -1,0 +1,24 @@
+"""PACS: seven classes as art paintings, cartoons, photographs and sketches."""
+
+from __future__ import annotations
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._images import ImageDataset
+
+
+class PACS(ImageDataset):
+    """Seven classes as art paintings, cartoons, photographs and sketches.
+
+    Images of 227 x 227; the archive's folder `kfold` is renamed `PACS`. Its own splits are not used.
+    """
+
+    card = DatasetCard(
+        source="https://drive.google.com/uc?id=1JFr8f805nMUelQWWmfnJR3y4_SYoN5Pd (PACS.zip)",
+        licence="none stated",
+        paper="Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017",
+        input_shape=(3, 224, 224),
+        domains=("art_painting", "cartoon", "photo", "sketch"),
+        classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
+        counts={"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929},
+        folder="PACS",
+    )

@@ -1,0 +1,70 @@
+"""Digits that are turned by an angle in each domain."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
+
+_ANGLES = ("0", "15", "30", "45", "60", "75")
+_DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+
+
+def rotated(images: Images, degrees: float) -> NDArray[np.uint8]:
+    """Each image turned counter-clockwise around its centre, bilinear, black outside; (n, 1, H, W).
+
+    Four at a time, as the channels of one CMYK image: the same bytes as one by one, in a quarter of the time.
+    """
+    n, height, width = images.shape
+    padded = np.concatenate([images, np.zeros((-n % 4, height, width), np.uint8)])
+    turned = [
+        np.asarray(Image.frombytes("CMYK", (width, height), four.tobytes()).rotate(degrees, Image.Resampling.BILINEAR))
+        for four in padded.reshape(-1, 4, height, width).transpose(0, 2, 3, 1)
+    ]
+    return np.stack(turned).transpose(0, 3, 1, 2).reshape(-1, 1, height, width)[:n]
+
+
+class RotatedDigits(DigitDataset):
+    """scikit-learn's digits, one of 0 to 75 degrees a domain: RotatedMNIST without a download."""
+
+    card = DatasetCard(
+        source="UCI's Optical Recognition of Handwritten Digits, test part; scikit-learn ships it",
+        licence="CC BY 4.0",
+        paper="after Ghifary et al., Domain Generalization for Object Recognition with Multi-task Autoencoders, 2015",
+        input_shape=(1, 8, 8),
+        domains=_ANGLES,
+        classes=_DIGITS,
+        counts={"0": 300, "15": 300, "30": 300, "45": 299, "60": 299, "75": 299},
+        traits=("few_examples", "small_images"),
+        steps=301,
+        checkpoint_freq=50,
+    )
+
+    def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
+        """Turned by the angle that names the domain; nothing is drawn."""
+        return rotated(images, float(domain)), labels
+
+
+class RotatedMNIST(DigitDataset):
+    """MNIST's digits, one of 0 to 75 degrees a domain."""
+
+    card = DatasetCard(
+        source=MNIST_HOST,
+        licence="CC BY-SA 3.0",
+        paper="Ghifary et al., Domain Generalization for Object Recognition with Multi-task Autoencoders, 2015",
+        input_shape=(1, 28, 28),
+        domains=_ANGLES,
+        classes=_DIGITS,
+        counts={"0": 11_667, "15": 11_667, "30": 11_667, "45": 11_667, "60": 11_666, "75": 11_666},
+        folder="MNIST/raw",
+        traits=("small_images",),
+        steps=5001,
+        checkpoint_freq=100,
+    )
+
+    def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
+        """Turned by the angle that names the domain; nothing is drawn."""
+        return rotated(images, float(domain)), labels
