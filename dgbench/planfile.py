@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
 from dgbench.errors import UserError
+from dgbench.plain import revive
 from dgbench.plan import DatasetFacts, Plan
 from dgbench.protocol import Fold
 from dgbench.setting import Setting
@@ -106,13 +107,8 @@ def read_plan(root: Path) -> PlanTable:
         protocol=data["protocol"],
         setting=Setting(**data["setting"]),
         rows=tuple(data["rows"]),
-        datasets={name: facts_from_json(facts) for name, facts in data["datasets"].items()},
+        datasets={name: revive(DatasetFacts, facts) for name, facts in data["datasets"].items()},
         folds=tuple(Fold.from_json(fold) for fold in data["folds"]),
-        runs=tuple(PlannedRun(*run[:-1], tuple(run[-1])) for run in data["runs"]),
+        runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
         cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
     )
-
-
-def facts_from_json(data: Mapping[str, Any]) -> DatasetFacts:
-    """A data set's facts from JSON."""
-    return DatasetFacts(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})

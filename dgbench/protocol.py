@@ -125,7 +125,10 @@ class SingleSource:
 
 @dataclass(frozen=True)
 class Explicit:
-    """One fold, spelled out: domains that train, that validate, and that are tested."""
+    """One fold, spelled out: domains that train, that validate, and that are tested.
+
+    Without `train`, all the others train.
+    """
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -134,10 +137,14 @@ class Explicit:
 
     def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
         """The one fold."""
-        if not self.train or not self.test:
-            raise UserError("name at least one domain that trains and one that is tested")
-        train, test = _chosen(self.train, domains), _chosen(self.test, domains)
+        if not self.test:
+            raise UserError("name at least one domain that is tested")
+        test = _chosen(self.test, domains)
         val = _chosen(self.val, domains) if self.val else []
+        others = [domain for domain in domains if domain not in (*test, *val)]
+        train = _chosen(self.train, domains) if self.train else others
+        if not train:
+            raise UserError("no domain is left to train on")
         names = [*train, *val, *test]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -1,0 +1,39 @@
+# make quickstart   set up, train a small sweep on real digits, print and save its tables
+# make test         set up, run the tests
+# make check        set up, lint and type-check
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+OUT ?= runs/quickstart
+export UV_COMPILE_BYTECODE := 1
+# Big wheels over slow lines: uv's own limit is 30 seconds.
+export UV_HTTP_TIMEOUT := 300
+
+.PHONY: quickstart test check setup clean
+
+quickstart: setup
+	$(BIN)/python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir $(OUT) --skip_confirmation $(FLAGS)
+	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --output $(OUT)/tables.txt
+	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --format markdown --output $(OUT)/tables.md > /dev/null
+
+test: setup
+	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

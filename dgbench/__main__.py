@@ -1,0 +1,47 @@
+"""The console command: `dgbench COMMAND ...` is `python -m dgbench.COMMAND ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dgbench import cli
+from dgbench.errors import UserError, unknown
+
+COMMANDS = {
+    "sweep": "launch sweeps; see how far they are; mend and tidy them",
+    "collect": "print the tables of a sweep, ours or DomainBed's",
+    "train": "one run by hand",
+    "list": "what algorithms, averages, mergers, adapters, data sets and sweeps there are",
+    "export": "write a sweep as a folder that DomainBed's collector reads",
+}
+_MODULES = {"list": "dgbench.listing"}
+
+
+def usage() -> str:
+    """What there is to do."""
+    lines = ["usage: dgbench COMMAND ...", ""]
+    lines += [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    return "\n".join([*lines, "", "`dgbench COMMAND --help` says more."])
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run a command; returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] not in COMMANDS:
+        raise UserError(unknown("command", argv[0], COMMANDS))
+    module = importlib.import_module(_MODULES.get(argv[0], f"dgbench.{argv[0]}"))
+    code: int = module.main(argv[1:])
+    return code
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return cli.run(dispatch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What a plan costs before it is launched: runs, optimizer steps, images trained on and evaluated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dgbench.catalogue import Catalogue
+from dgbench.errors import Problems
+from dgbench.plan import DatasetFacts, Plan
+from dgbench.protocol import IN, View
+from dgbench.run import Run
+
+
+@dataclass
+class Cost:
+    """Sums over the runs of a plan."""
+
+    runs: Counter[tuple[str, str]]
+    """(kind, method) -> runs."""
+    steps: int = 0
+    passes: float = 0.0
+    """Examples trained on, each counted as many times as its method's forward and backward passes cost, where ERM's
+    one forward and one backward (twice the forward) count 1."""
+    evaluated: int = 0
+    """Examples predicted, each predictor and evaluation counted."""
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        total = sum(self.runs.values())
+        yield f"{total:,} runs"
+        for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
+            yield f"  {count:>9,}  {kind:<6} {method}"
+        yield f"{self.steps:,} optimizer steps"
+        yield f"{self.passes / 1e6:,.1f} million examples trained on, in units of ERM's step"
+        yield f"{self.evaluated / 1e6:,.1f} million examples evaluated"
+
+
+def cost_of(plan: Plan, catalogue: Catalogue) -> Cost:
+    """The cost of all runs of a plan."""
+    cost = Cost(Counter())
+    sizes: dict[tuple[str, int], int] = {}
+    for run in plan.runs:
+        cost.runs[run.kind, run.method.name] += 1
+        place = (run.dataset, id(run.fold))
+        if place not in sizes:
+            sizes[place] = _evaluated_examples(plan.datasets[run.dataset], run)
+        views = sizes[place]
+        if run.kind == "train":
+            card = catalogue.get("algorithm", run.method.name).card
+            examples = len(run.fold.train) * int(run.method.hparams["batch_size"]) * run.setting.steps
+            cost.steps += run.setting.steps
+            cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
+            cost.evaluated += views * _predictions(run, catalogue)
+        else:
+            cost.evaluated += views
+    return cost
+
+
+def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:
+    views = {*run.fold.evaluated, *(run.fold.train if run.setting.evaluate == "all" else ())}
+    return sum(view_size(facts, view, run.setting.holdout_fraction) for view in views)
+
+
+def _predictions(run: Run, catalogue: Catalogue) -> int:
+    """How many predictors are evaluated along a training run, over all its evaluations."""
+    evaluations = len(run.setting.evaluation_steps)
+    always = [catalogue.get("average", part.name).card.when == "always" for part in run.averages]
+    return evaluations + sum(evaluations if each else 1 for each in always)
+
+
+def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
+    """Number of examples of a view, but for data sets whose groups decide the split, where it is near this."""
+    n = facts.counts[facts.domains.index(view.domain)]
+    out = int(n * holdout_fraction)
+    return n - out if view.part == IN else out
+
+
+def refuse_small_domains(plan: Plan) -> None:
+    """Refuse batches larger than what there is of a training domain, naming each domain once."""
+    batches: dict[tuple[str, int], tuple[Run, int]] = {}
+    for run in plan.runs:
+        if run.kind == "train":
+            place, batch = (run.dataset, id(run.fold)), int(run.method.hparams["batch_size"])
+            if batch > batches.get(place, (run, 0))[1]:
+                batches[place] = (run, batch)
+    problems = Problems()
+    for run, batch in batches.values():
+        for view in run.fold.train:
+            size = view_size(plan.datasets[run.dataset], view, run.setting.holdout_fraction)
+            if size < batch:
+                problems.add(
+                    f"domain {view.domain} of {run.dataset} has {size} examples to train on, fewer than a batch of "
+                    f"{batch}: give a smaller one, --hparams '{{\"batch_size\": {max(1, size)}}}'"
+                )
+    problems.raise_if_any()

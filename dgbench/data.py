@@ -1,0 +1,104 @@
+"""The data of one run: its views, and the minibatches of each step, which are a function of (run, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from dgbench.dataset import ArrayExamples, Dataset
+from dgbench.protocol import View
+from dgbench.run import Run
+from dgbench.sampling import Sampler
+from dgbench.seeding import numpy_stream
+from dgbench.splits import parts
+
+Minibatch = list[tuple[Tensor, Tensor]]
+"""One (x, y) of each training view, on the CPU; images as bytes."""
+
+
+class ViewData:
+    """A data set's domains cut into views, under a run's trial; nothing is decoded before it is asked for."""
+
+    def __init__(self, dataset: Dataset, run: Run) -> None:
+        self.input_shape = dataset.input_shape
+        self.seed = run.seed
+        fraction = run.setting.holdout_fraction
+        needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
+        self.examples = {d: dataset.examples(d, run.data_seed) for d in dataset.domains if d in needed}
+        self.indices = {
+            View(domain, part): indices
+            for domain, examples in self.examples.items()
+            for part, indices in parts(examples, run.trial, dataset.domains.index(domain), fraction).items()
+        }
+        self.augmented = (
+            frozenset(run.fold.source_val)
+            if run.setting.augmentation and run.setting.validation_augmented
+            else frozenset[View]()
+        )
+
+    def size(self, view: View) -> int:
+        """Number of examples of a view."""
+        return len(self.indices[view])
+
+    def labels(self, view: View) -> NDArray[np.int64]:
+        """Labels of a view (n,), in its order."""
+        return self.examples[view.domain].labels[self.indices[view]]
+
+    def inputs(self, view: View, positions: NDArray[np.int64]) -> Tensor:
+        """Inputs of a view at some positions, for evaluation: clean, unless the preset augments validation views."""
+        rng = numpy_stream(self.seed, "validation", str(view), int(positions[0])) if view in self.augmented else None
+        return torch.from_numpy(self.examples[view.domain].batch(self.indices[view][positions], rng))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading a minibatch is only indexing."""
+        return all(isinstance(examples, ArrayExamples) for examples in self.examples.values())
+
+
+class Minibatches(TorchDataset[Minibatch]):
+    """[step] -> one minibatch of each training view."""
+
+    def __init__(self, data: ViewData, run: Run) -> None:
+        self.data = data
+        self.views = run.fold.train
+        self.seed = run.seed
+        self.steps = run.setting.steps
+        self.augment = run.setting.augmentation
+        batch_size = int(run.method.hparams["batch_size"])
+        self.samplers = [
+            Sampler(data.labels(view), batch_size, run.seed, view, class_balanced=run.setting.class_balanced)
+            for view in self.views
+        ]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Minibatch:
+        return [self._of_view(view, sampler, step) for view, sampler in zip(self.views, self.samplers, strict=True)]
+
+    def _of_view(self, view: View, sampler: Sampler, step: int) -> tuple[Tensor, Tensor]:
+        examples = self.data.examples[view.domain]
+        chosen = self.data.indices[view][sampler[step]]
+        needs_rng = self.augment and not isinstance(examples, ArrayExamples)
+        rng = numpy_stream(self.seed, "augment", str(view), step) if needs_rng else None
+        return torch.from_numpy(examples.batch(chosen, rng)), torch.from_numpy(examples.labels[chosen])
+
+    def from_step(self, start: int, workers: int) -> Iterator[Minibatch]:
+        """The minibatches of `start`, `start + 1`, ...; with `workers`, decoded ahead by that many processes."""
+        if workers == 0 or self.data.in_memory:
+            return (self[step] for step in range(start, self.steps))
+        loader: DataLoader[Minibatch] = DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, self.steps),
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4,
+        )
+        return iter(loader)

@@ -1,0 +1,268 @@
+"""What a person asks of a sweep, by a TOML file, by flags, or both (flags win), made ready for planning.
+
+A sweep folder holds one `Declaration`: its setting and overrides never change, its requests grow with every launch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dgbench.catalogue import Catalogue
+from dgbench.errors import Problems, UserError, unknown
+from dgbench.names import Row, parse_rows
+from dgbench.plain import revive
+from dgbench.plan import DatasetFacts, Overrides, Plan, Request, plan
+from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.setting import FIELD_NAMES, Setting, setting
+from dgbench.sources import Site, facts_of, open_dataset, split_datasets
+from dgbench.space import Draw, Value, check_fixed
+from dgbench.store import write_json
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE = "sweep.json"
+FORMAT = 1
+KEYS: Mapping[str, tuple[type, ...]] = {
+    "algorithms": (list,),
+    "datasets": (list,),
+    "n_hparams": (int,),
+    "n_hparams_from": (int,),
+    "n_trials": (int,),
+    "n_trials_from": (int,),
+    "single_test_envs": (bool,),
+    "single_source": (bool,),
+    "test_envs": (list,),
+    "train_domains": (list,),
+    "val_domains": (list,),
+    "test_domains": (list,),
+    "preset": (str,),
+    "setting": (dict,),
+    "hparams": (dict,),
+    "space": (dict,),
+}
+"""What a sweep file may say; flags of the same names replace it."""
+_PROTOCOLS: Mapping[str, type[Protocol]] = {cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, Explicit)}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A sweep as it was asked for."""
+
+    setting: Setting
+    overrides: Overrides
+    requests: tuple[Request, ...]
+
+    @property
+    def protocol(self) -> str:
+        """The name of its protocol; a sweep has one."""
+        return self.requests[0].protocol.name
+
+    def plan(self, facts: Mapping[str, DatasetFacts], catalogue: Catalogue) -> Plan:
+        """All that it asks for."""
+        return plan(self.requests, facts, self.setting, catalogue, self.overrides)
+
+    def grown_by(self, other: Declaration, root: Path) -> Declaration:
+        """With the requests of another; refuses one that would train the same things in another way."""
+        problems = Problems()
+        mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
+        for name in (name for name in mine if mine[name] != theirs[name]):
+            problems.add(
+                f"{root} holds a sweep with {name} {mine[name]!r}, not {theirs[name]!r}: use another folder"
+            )
+        if self.overrides != other.overrides:
+            problems.add(f"{root} holds a sweep with other --hparams or space: use another folder")
+        if self.protocol != other.protocol:
+            problems.add(f"{root} holds a {self.protocol} sweep, not {other.protocol}: use another folder")
+        problems.raise_if_any()
+        return dataclasses.replace(self, requests=tuple(dict.fromkeys((*self.requests, *other.requests))))
+
+
+def read_sweep_file(path: Path) -> dict[str, Any]:
+    """A sweep declared in TOML; raises `UserError` with every key that is unknown or of the wrong type."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"--sweep {path}: there is no such file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"--sweep {path}: {error}") from None
+    problems = Problems()
+    for key, value in content.items():
+        if key not in KEYS:
+            problems.add(f"{path}: {unknown('key', key, KEYS)}")
+        elif not isinstance(value, KEYS[key]):
+            problems.add(f"{path}: {key} is a {KEYS[key][0].__name__}, not {value!r}")
+    problems.raise_if_any()
+    return content
+
+
+def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration, dict[str, str]]:
+    """A declaration from the values of `KEYS`, and the paths of its data sets.
+
+    Everything that can be checked without the data is, and told at once.
+    """
+    problems, paths = Problems(), dict[str, str]()
+    rows: tuple[Row, ...] = ()
+    for key in ("algorithms", "datasets"):
+        if not asked.get(key):
+            problems.add(f"name at least one of --{key}")
+    with problems.collecting():
+        rows = parse_rows(asked.get("algorithms", ()), catalogue)
+    with problems.collecting():
+        paths = split_datasets(asked.get("datasets", ()), catalogue)
+    changes, overrides = dict(asked.get("setting", {})), Overrides()
+    with problems.collecting():
+        overrides, from_hparams = _overrides(asked.get("hparams", {}), asked.get("space", {}), rows, catalogue)
+        changes = from_hparams | changes
+    seeds = range(asked.get("n_hparams_from", 0), asked.get("n_hparams", 20))
+    if not seeds:
+        problems.add(
+            f"--n_hparams {seeds.stop} leaves no hyperparameter seed: it is the end of a range from {seeds.start}"
+        )
+    trials = range(asked.get("n_trials_from", 0), asked.get("n_trials", 3))
+    if not trials:
+        problems.add(f"--n_trials {trials.stop} leaves no trial: it ends a range from {trials.start}")
+    chosen = None
+    with problems.collecting():
+        chosen = setting(asked.get("preset", "dgbench"), **changes)
+    protocol: Protocol = LeaveOneDomainOut()
+    with problems.collecting():
+        protocol = _protocol(asked)
+    problems.raise_if_any()
+    assert chosen is not None
+    request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
+    return Declaration(chosen, overrides, (request,)), {name: path for name, path in paths.items() if path}
+
+
+def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> dict[str, DatasetFacts]:
+    """Look at the files of every data set; raises `UserError` with everything wrong with any."""
+    problems, facts = Problems(), dict[str, DatasetFacts]()
+    for request in declaration.requests:
+        for name in request.datasets:
+            with problems.collecting():
+                dataset = open_dataset(name, site, catalogue, declaration.setting.image_size)
+                facts[name] = facts_of(name, dataset)
+    problems.raise_if_any()
+    return facts
+
+
+def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
+    """Write `sweep.json`."""
+    overrides = declaration.overrides
+    content = {
+        "format": FORMAT,
+        "setting": dataclasses.asdict(declaration.setting),
+        "overrides": {
+            "fixed": overrides.fixed,
+            "parts": overrides.parts,
+            "draws": {name: str(draw) for name, draw in overrides.draws.items()},
+        },
+        "requests": [
+            {
+                "rows": [row.name for row in request.rows],
+                "datasets": request.datasets,
+                "protocol": vars(request.protocol) | {"name": request.protocol.name},
+                "hparams_seeds": request.hparams_seeds,
+                "trials": request.trials,
+            }
+            for request in declaration.requests
+        ],
+        "site": site.to_json(),
+    }
+    write_json(root / FILE, content)
+
+
+def read_declaration(root: Path, catalogue: Catalogue | None = None) -> tuple[Declaration, Site]:
+    """Read `sweep.json`, and what the last launch said of this machine.
+
+    Raises `UserError` if there is none, or one of another format.
+    """
+    try:
+        data = orjson.loads((root / FILE).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{root} holds no sweep: there is no {FILE} in it") from None
+    if data["format"] != FORMAT:
+        raise UserError(f"{root / FILE} has format {data['format']}, this version reads {FORMAT}")
+    site = Site.from_json(data["site"])
+    catalogue = catalogue or Catalogue(site.include)
+    draws = {name: Draw.parse(text) for name, text in data["overrides"].pop("draws").items()}
+    requests = tuple(
+        Request(
+            rows=parse_rows(request["rows"], catalogue),
+            datasets=tuple(request["datasets"]),
+            protocol=_protocol_from_json(request["protocol"]),
+            hparams_seeds=tuple(request["hparams_seeds"]),
+            trials=tuple(request["trials"]),
+        )
+        for request in data["requests"]
+    )
+    return Declaration(Setting(**data["setting"]), Overrides(**data["overrides"], draws=draws), requests), site
+
+
+def _protocol(asked: Mapping[str, Any]) -> Protocol:
+    explicit = {key: tuple(asked.get(f"{key}_domains") or ()) for key in ("train", "val", "test")}
+    only = tuple(asked.get("test_envs") or ())
+    if any(explicit.values()):
+        if asked.get("single_test_envs") or asked.get("single_source") or only:
+            raise UserError(
+                "--train_domains, --val_domains and --test_domains say it all: leave out the other protocol flags"
+            )
+        return Explicit(explicit["train"], explicit["test"], explicit["val"])
+    if asked.get("single_source"):
+        if only:
+            raise UserError("--single_source tests all domains but the one that trains: leave out --test_envs")
+        return SingleSource()
+    return LeaveOneDomainOut(pairs=not asked.get("single_test_envs", False), only=only)
+
+
+def _protocol_from_json(data: Mapping[str, Any]) -> Protocol:
+    return revive(_PROTOCOLS[data["name"]], {key: value for key, value in data.items() if key != "name"})
+
+
+def _overrides(
+    hparams: Mapping[str, Any], space: Mapping[str, Any], rows: Sequence[Row], catalogue: Catalogue
+) -> tuple[Overrides, dict[str, Any]]:
+    """Split what `--hparams` says into hyperparameters of algorithms, of other entries, and changes of the setting."""
+    problems = Problems()
+    algorithms = dict.fromkeys(row.algorithm for row in rows)
+    spaces = {spec.name: spec for name in algorithms for spec in catalogue.get("algorithm", name).space}
+    entries = {word: catalogue.entries[word] for row in rows for word in (*row.name.split("+"), row.average) if word}
+    fixed: dict[str, Value] = {}
+    parts: dict[str, Mapping[str, Value]] = {}
+    changes: dict[str, Any] = {}
+    for name, value in hparams.items():
+        if isinstance(value, Mapping):
+            if name not in entries:
+                problems.add(unknown("entry in --hparams", name, entries))
+                continue
+            with problems.collecting():
+                check_fixed(entries[name].space, value, name)
+            parts[name] = value
+        elif name in spaces:
+            with problems.collecting():
+                check_fixed(tuple(spaces.values()), {name: value}, "these algorithms")
+            fixed[name] = value
+        elif name in FIELD_NAMES:
+            changes[name] = value
+        elif rows:
+            problems.add(unknown("hyperparameter", name, [*spaces, *FIELD_NAMES]))
+    draws = {}
+    for name, text in space.items():
+        if name not in spaces:
+            problems.add(unknown("hyperparameter in [space]", name, spaces))
+            continue
+        try:
+            draws[name] = Draw.parse(str(text))
+        except ValueError as error:
+            problems.add(f"[space] {name}: {error}")
+    problems.raise_if_any()
+    return Overrides(fixed, parts, draws), changes

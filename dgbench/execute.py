@@ -1,0 +1,143 @@
+"""One run in one process: claim it, execute it, and leave `done` or the reason why not.
+
+claim -> data -> train | merge | adapt -> records -> done, last
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dgbench
+from dgbench.catalogue import Catalogue
+from dgbench.data import ViewData
+from dgbench.derived import Derived, execute_adapt, execute_merge
+from dgbench.launchers.base import STOPPED, TAKEN
+from dgbench.lease import Lease
+from dgbench.run import Run
+from dgbench.sources import Site, open_dataset
+from dgbench.store import RunFolder, Store
+from dgbench.training import CHECKPOINT, Stopped, Training
+
+log = logging.getLogger(__name__)
+
+
+def preload(wanted: dict[str, Any]) -> None:
+    """Read what all runs of a sweep need, in the process that they are forked from: classes and small data sets."""
+    site = Site.from_json(wanted["site"])
+    catalogue = Catalogue(site.include)
+    for name in wanted["names"]:
+        catalogue.entries[name].load()
+    for dataset, image_size in wanted["datasets"]:
+        open_dataset(dataset, site, catalogue, image_size).preload()
+    versions()
+    commit()
+
+
+def run_job(job: dict[str, Any]) -> int:
+    """Execute one run of a sweep: `root`, `id`, `site`, `keep` (predictors whose weights to keep), `threads`.
+
+    Returns the exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    torch.set_num_threads(job["threads"])
+    torch.backends.cudnn.deterministic = True
+    store = Store(Path(job["root"]))
+    folder = store.folder(job["id"])
+    lease = folder.claim()
+    if lease is None:
+        return TAKEN
+    with lease:
+        try:
+            execute(folder.run(), store, folder, Site.from_json(job["site"]), frozenset(job["keep"]), lease)
+        except Stopped:
+            log.info("stopped on request; the checkpoint is saved")
+            return STOPPED
+        except Exception as error:
+            log.exception("failed")
+            error_line = f"{type(error).__name__}: {error}"
+            info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
+            folder.fail(info, lease.number)
+            return 1
+    return 0
+
+
+def execute(run: Run, store: Store, folder: RunFolder, site: Site, keep: frozenset[str], lease: Lease) -> None:
+    """Execute a claimed run and write `done`; raises whatever goes wrong."""
+    started = time.time()
+    device = pick_device(site.device)
+    catalogue = Catalogue(site.include)
+    dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size)
+    data = ViewData(dataset, run)
+    num_classes = len(dataset.classes)
+    log.info("%s on %s: %s", run.id, device, run.name)
+    if run.kind == "train":
+        Training(run, folder, data, num_classes, catalogue, site, device, keep).execute(lease)
+    else:
+        folder.truncate_records(0)
+        parts = Derived(run, store, data, num_classes, catalogue, site, device, keep)
+        (execute_merge if run.kind == "merge" else execute_adapt)(parts)
+    write_times(folder, started, device)
+    lease.confirm()
+    folder.finish({"fingerprint": dataset.fingerprint(), "versions": versions(), "commit": commit()})
+    (folder.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
+    """What differs by nature between two executions of one run goes to `times.jsonl`, apart from the records."""
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    line = {
+        "started": started,
+        "seconds": time.time() - started,
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "peak_bytes": peak,
+    }
+    with (folder.path / "times.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions that a number may depend on."""
+    names = ("torch", "torchvision", "timm", "numpy", "pillow")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"dgbench": dgbench.__version__, "python": platform.python_version(), **found}
+
+
+@cache
+def commit() -> str:
+    """The commit of the source that runs, with `+changes` if files differ from it; empty outside a repository."""
+    here = Path(dgbench.__file__).parent
+
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    tracked = git("ls-files", "--error-unmatch", "__init__.py")
+    if not tracked:
+        return ""
+    return git("rev-parse", "--short=12", "HEAD") + (
+        "+changes" if git("status", "--porcelain", "--", str(here)) else ""
+    )

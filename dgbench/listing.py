@@ -1,0 +1,112 @@
+"""`dgbench list algorithms | averages | mergers | adapters | datasets | sweeps`: what there is, from the cards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from dgbench import cli
+from dgbench.catalogue import Catalogue, Entry
+from dgbench.errors import UserError
+from dgbench.space import Space
+
+KINDS = {
+    "algorithms": "algorithm",
+    "averages": "average",
+    "mergers": "merger",
+    "adapters": "adapter",
+    "datasets": "dataset",
+}
+
+
+def parser() -> cli.Parser:
+    """The flags of the command."""
+    found = cli.Parser(prog="dgbench list", description=__doc__.partition(":")[2].strip())
+    found.add_argument("what", choices=[*KINDS, "sweeps"], metavar="|".join([*KINDS, "sweeps"]))
+    found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries")
+    found.add_argument("--sweeps_dir", type=Path, default=Path("sweeps"), help="folder of sweep declarations")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the list; returns 0."""
+    args = parser().parse_args(argv)
+    if args.what == "sweeps":
+        lines = _sweeps(args.sweeps_dir)
+    else:
+        entries = Catalogue(args.include or ()).of_kind(KINDS[args.what]).values()
+        lines = (line for entry in entries for line in _describe(entry))
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _describe(entry: Entry) -> Iterator[str]:
+    facts: dict[str, Callable[[Entry], Iterator[str]]] = {"dataset": _dataset_facts, "algorithm": _algorithm_facts}
+    yield entry.name
+    yield f"    {entry.summary}"
+    if entry.card.paper:
+        yield f"    {entry.card.paper}"
+    yield from (f"    {line}" for line in facts.get(entry.kind, _other_facts)(entry))
+    yield from (f"    {line}" for line in _space(entry.space))
+    yield ""
+
+
+def _algorithm_facts(entry: Entry) -> Iterator[str]:
+    card = entry.card
+    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward (ERM: 1 and 1)"
+    if card.min_domains > 1:
+        yield f"needs: {card.min_domains} training domains"
+    if card.transductive:
+        yield "transductive: a prediction depends on the other inputs predicted with it"
+
+
+def _other_facts(entry: Entry) -> Iterator[str]:
+    card = entry.card
+    if entry.kind == "average":
+        when = "at every evaluation" if card.when == "always" else "when training is over"
+        yield f"evaluated: {when}; cost: {card.copies:g} copies of the model in memory"
+    elif entry.kind == "merger":
+        result = "several networks, logits averaged" if card.ensemble else "one network"
+        members = f"of models averaged by {card.average}" if card.average else "of models at their best validation"
+        yield f"merges: at least {card.min_members} runs of a trial, {members}, into {result}"
+    else:
+        yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
+
+
+def _dataset_facts(entry: Entry) -> Iterator[str]:
+    card = entry.card
+    yield f"domains: {', '.join(card.domains) or 'the folders or values found'}"
+    classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
+    shape = " x ".join(map(str, card.input_shape))
+    yield f"{classes}; inputs {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
+    if card.counts:
+        yield f"examples: {sum(card.counts.values()):,} ({', '.join(f'{n:,}' for n in card.counts.values())})"
+    yield f"from: {card.source}"
+    yield f"licence: {card.licence}"
+    if card.folder:
+        yield f"lies in: DATA_DIR/{card.folder}"
+
+
+def _space(space: Space) -> Iterator[str]:
+    for spec in space:
+        draw = f" ~ {spec.draw}" if spec.draw else ""
+        help_text = f"  ({spec.help})" if spec.help else ""
+        yield f"{spec.name} = {spec.default}{draw}{help_text}"
+
+
+def _sweeps(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        raise UserError(f"--sweeps_dir {folder}: there is no such folder")
+    for file in sorted(folder.glob("*.toml")):
+        yield str(file)
+        for line in file.read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            yield f"    {line.lstrip('# ')}"
+        yield ""
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,97 @@
+"""Models in memory and on disk: building a run's algorithm, saving and loading its weights, predicting with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.func import functional_call
+
+from dgbench.algorithm import Algorithm, Task
+from dgbench.average import Weights
+from dgbench.catalogue import Catalogue
+from dgbench.networks import build_network
+from dgbench.run import Part, Run
+from dgbench.store import write_atomic
+
+BEST, LAST = "best", "last"
+"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
+
+
+def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
+    """An average, merger or adapter class's arguments made real: its class and its `Hparams`."""
+    cls = catalogue.get(kind, part.name).load()
+    return cls, cls.Hparams(**part.hparams)
+
+
+def build_algorithm(
+    run: Run, catalogue: Catalogue, input_shape: tuple[int, ...], num_classes: int, device: torch.device
+) -> Algorithm:
+    """The algorithm of a training run with its initial weights, which depend on the run alone."""
+    torch.manual_seed(run.init_seed)
+    cls, hparams = build(catalogue, "algorithm", run.method)
+    network = build_network(input_shape, num_classes, run.setting, hparams.resnet_dropout).to(device)
+    task = Task(input_shape, num_classes, len(run.fold.training_domains))
+    algorithm: Algorithm = cls(network, hparams, task, run.setting)
+    return algorithm.to(device)
+
+
+def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+    """Inputs to logits by the algorithm's own weights, or by others in their place."""
+
+    def predict(x: Tensor) -> Tensor:
+        x = algorithm.network.prepare(x)
+        if weights is None:
+            return algorithm(x)  # type: ignore[no-any-return]
+        return functional_call(algorithm, dict(weights), (x,))  # type: ignore[no-any-return]
+
+    algorithm.eval()
+    return predict
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model on disk: the step after which it was taken and its training-domain validation accuracy there."""
+
+    path: Path
+    step: int
+    accuracy: float
+
+    def load(self, device: torch.device) -> Weights:
+        """Its weights."""
+        return dict(load_file(self.path, device=str(device)))
+
+
+def save_model(
+    folder: Path, predictor: str, which: str, weights: Mapping[str, Tensor], step: int, accuracy: float
+) -> None:
+    """Write `models/PREDICTOR.WHICH.safetensors` whole."""
+    content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
+    path = _path(folder, predictor, which)
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, save(content, metadata={"step": str(step), "accuracy": repr(accuracy)}))
+
+
+def find_model(folder: Path, predictor: str, which: str) -> Saved:
+    """A model that a run has saved; raises FileNotFoundError with what to do about it."""
+    path = _path(folder, predictor, which)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is gone: launch the sweep again to train that run again")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))
+
+
+def has_models(folder: Path, predictor: str) -> bool:
+    """Whether both models of a predictor are there."""
+    return all(_path(folder, predictor, which).is_file() for which in (BEST, LAST))
+
+
+def _path(folder: Path, predictor: str, which: str) -> Path:
+    return folder / "models" / f"{predictor}.{which}.safetensors"

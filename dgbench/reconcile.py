@@ -1,0 +1,176 @@
+"""From what was asked for and what a folder holds to what is left to do: the engine behind `sweep`.
+
+Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execute` does it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dgbench.catalogue import Catalogue
+from dgbench.cost import refuse_small_domains
+from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
+from dgbench.errors import UserError
+from dgbench.launchers.base import Slot
+from dgbench.launchers.local import run_local
+from dgbench.launchers.slots import visible_gpus
+from dgbench.plan import DatasetFacts, Plan
+from dgbench.planfile import read_plan, tabulate, write_plan
+from dgbench.progress import progress
+from dgbench.run import Run
+from dgbench.sources import Site
+from dgbench.store import State, Store
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep folder, and all that it should hold."""
+
+    root: Path
+    declaration: Declaration
+    plan: Plan
+    site: Site
+
+    @property
+    def store(self) -> Store:
+        """The folder's runs."""
+        return Store(self.root)
+
+    def states(self, retries: int) -> dict[str, State]:
+        """The state of each planned run, from its folder."""
+        return self.store.states((run.id for run in self.plan.runs), retries)
+
+    def job(self, run: Run, slot: Slot) -> dict[str, Any]:
+        """What `dgbench.execute.run_job` is called with, in a process of its own or here."""
+        return {
+            "root": str(self.root),
+            "id": run.id,
+            "site": self.site.to_json(),
+            "keep": sorted(self.plan.read_by_others.get(run.id, ())),
+            "threads": slot.threads,
+        }
+
+    def write(self) -> None:
+        """Write what was asked for and the plan; make runs whose weights are read, but gone, run again."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
+        write_declaration(self.root, self.declaration, self.site)
+        table = tabulate(self.plan, self.declaration.setting, self.declaration.protocol)
+        write_plan(self.root, table)
+        self._reset_without_weights()
+
+    def _reset_without_weights(self) -> None:
+        """A finished run whose weights an unfinished one reads, but which kept none, is trained again."""
+        store, states = self.store, self.states(0)
+        wanted = {source for run in self.plan.runs if states[run.id] is not State.DONE for source in run.inputs}
+        for id in {source.run for source in wanted if states[source.run] is State.DONE}:
+            folder = store.folder(id)
+            names = {source.predictor for source in wanted if source.run == id}
+            if not all((folder.path / "models" / f"{name}.best.safetensors").is_file() for name in names):
+                print(f"{folder.run().name} kept no weights and others read them now: it runs again")
+                folder.reset()
+
+    def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
+        """Run on this machine what is not done; 0 if all is done then, else 1."""
+        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
+        slots = jobs or len(gpus) * jobs_per_gpu or len(os.sched_getaffinity(0))
+        with progress(self.store, self.plan.runs, slots) as observer:
+            summary = run_local(
+                self.store,
+                self.plan.runs,
+                jobs=slots,
+                retries=retries,
+                make_job=self.job,
+                target="dgbench.execute:run_job",
+                gpus=gpus,
+                jobs_per_gpu=jobs_per_gpu,
+                modules=["dgbench.execute"],
+                hook="dgbench.execute:preload",
+                argument=self._preloaded(),
+                observer=observer,
+            )
+        print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
+        return 0 if summary.counts["done"] == len(self.plan.runs) else 1
+
+    def _preloaded(self) -> dict[str, Any]:
+        """What the process that runs are forked from should read before."""
+        names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
+        datasets = [[name, self.declaration.setting.image_size] for name in self.plan.datasets]
+        return {"site": self.site.to_json(), "names": sorted(names), "datasets": datasets}
+
+
+def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:
+    """The sweep that `root` will hold once this was asked for too; raises `UserError`, writes nothing."""
+    declaration, paths = declare(asked, catalogue)
+    site = replace(site, paths=paths)
+    if (root / FILE).exists():
+        before, old_site = read_declaration(root)
+        declaration = before.grown_by(declaration, root)
+        site = replace(
+            site,
+            paths={**old_site.paths, **site.paths},
+            data_dir=site.data_dir or old_site.data_dir,
+            include=tuple(dict.fromkeys((*old_site.include, *site.include))),
+        )
+        catalogue = Catalogue(site.include)
+    elif root.is_dir() and any(root.iterdir()):
+        raise UserError(f"--output_dir {root} holds something else: use a new folder")
+    return _planned(root, declaration, site, catalogue)
+
+
+def reopen(root: Path, data_dir: str | None = None) -> Sweep:
+    """The sweep that a folder holds, planned again; the data may have moved to `data_dir`."""
+    declaration, site = read_declaration(root)
+    if data_dir:
+        site = replace(site, data_dir=os.path.abspath(data_dir))
+    return _planned(root, declaration, site, Catalogue(site.include))
+
+
+def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalogue) -> Sweep:
+    facts = open_facts(declaration, site, catalogue)
+    _refuse_other_data(root, facts)
+    plan = declaration.plan(facts, catalogue)
+    refuse_small_domains(plan)
+    return Sweep(root, declaration, plan, site)
+
+
+def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
+    if not (root / FILE).exists():
+        return
+    before = read_plan(root).datasets
+    changed = [name for name in facts if name in before and before[name].fingerprint != facts[name].fingerprint]
+    if changed:
+        raise UserError(
+            *(f"{name} is not the data that {root} was begun with (fingerprints differ)" for name in changed)
+        )
+
+
+def prune(root: Path) -> tuple[int, int]:
+    """Remove runs that the plan no longer has, and weights that no unfinished run reads; (runs, bytes) removed."""
+    table, store = read_plan(root), Store(root)
+    states = store.states((run.id for run in table.runs), 0)
+    needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
+    removed = freed = 0
+    for id in set(store.ids()) - {run.id for run in table.runs}:
+        folder = store.folder(id)
+        if folder.reset():
+            freed += _size(folder.path)
+            shutil.rmtree(folder.path)
+            removed += 1
+    for run in table.runs:
+        models = store.folder(run.id).path / "models"
+        if states[run.id] is State.DONE and run.id not in needed and models.is_dir():
+            freed += _size(models)
+            shutil.rmtree(models)
+    return removed, freed
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

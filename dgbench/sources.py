@@ -1,0 +1,104 @@
+"""Where data come from on this machine: what is said of a data set on the command line, and opening it.
+
+A result depends on a data set's name and fingerprint, never on the folder that it happens to lie in, so places are kept
+apart from runs, in a `Site`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dgbench.catalogue import Catalogue
+from dgbench.dataset import Dataset
+from dgbench.errors import Problems, UserError
+from dgbench.plain import revive
+from dgbench.plan import DatasetFacts
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a machine needs to execute runs and no result depends on."""
+
+    data_dir: str = ""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Data set -> its path, for those whose name carries one."""
+    include: tuple[str, ...] = ()
+    skip_bad_images: bool = False
+    device: str = "auto"
+    workers: int = 0
+    """Processes that decode images, for each run."""
+    save_models: bool = False
+    """Keep every run's weights, not only those that another run reads."""
+    save_predictions: bool = False
+    checkpoint_minutes: float = 10.0
+    """Longest time between checkpoints; each evaluation makes one too."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Site:
+        """Read what `to_json` wrote."""
+        return revive(Site, data)
+
+
+def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]:
+    """Name -> path ("" if it has none) of data sets as typed: `PACS`, `folder:/data/PACS`.
+
+    The name of one with a path is its kind and the last part of the path, so that moving the data changes no result.
+    """
+    problems, found = Problems(), dict[str, str]()
+    for text in texts:
+        kind, _, path = text.partition(":")
+        with problems.collecting():
+            card = catalogue.get("dataset", kind).card
+            if card.path and not path:
+                raise UserError(f"{kind!r} needs a path: write {kind}:/path/to/it")
+            if path and not card.path:
+                raise UserError(f"{kind!r} takes no path: use --data_dir for the folder that holds it")
+            name = f"{kind}:{Path(path).resolve().name}" if path else kind
+            if name in found and found[name] != str(Path(path).resolve()) and path:
+                raise UserError(f"two data sets would be called {name!r}: {found[name]} and {path}")
+            found[name] = str(Path(path).resolve()) if path else ""
+    problems.raise_if_any()
+    return found
+
+
+_open: dict[tuple[str, str, str, int, bool], Dataset] = {}
+
+
+def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0) -> Dataset:
+    """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
+    path = site.paths.get(name, "")
+    key = (name, site.data_dir, path, image_size, site.skip_bad_images)
+    if key not in _open:
+        cls = catalogue.get("dataset", name.partition(":")[0]).load()
+        if cls.card.folder and not site.data_dir:
+            raise UserError(f"{name} is read from {cls.card.folder} under --data_dir, which is not given")
+        _open[key] = cls(
+            data_dir=Path(site.data_dir) if site.data_dir else None,
+            path=Path(path) if path else None,
+            image_size=image_size,
+            skip_bad_images=site.skip_bad_images,
+        )
+    return _open[key]
+
+
+def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
+    """What planning needs to know of an open data set."""
+    return DatasetFacts(
+        name=name,
+        domains=dataset.domains,
+        counts=tuple(dataset.counts()),
+        num_classes=len(dataset.classes),
+        input_shape=dataset.input_shape,
+        traits=dataset.card.traits,
+        steps=dataset.card.steps,
+        checkpoint_freq=dataset.card.checkpoint_freq,
+        fingerprint=dataset.fingerprint(),
+    )

@@ -1,0 +1,180 @@
+"""Sweeps: launch, look at, mend and tidy them. The truth is in the sweep's folder.
+
+    python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir runs/quick
+    python -m dgbench.sweep status --output_dir runs/quick
+
+`launch` is reconciling: the same command starts, resumes and finishes a sweep; twice is harmless; two at once share it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dgbench import cli
+from dgbench.catalogue import Catalogue
+from dgbench.cost import cost_of
+from dgbench.declaration import read_declaration, read_sweep_file
+from dgbench.errors import UserError
+from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, site_of
+from dgbench.plan import Plan
+from dgbench.planfile import read_plan
+from dgbench.reconcile import Sweep, prepare, prune, reopen
+from dgbench.run import Run
+from dgbench.store import State, Store
+
+
+def parser() -> cli.Parser:
+    """The flags of all subcommands."""
+    top = cli.Parser(prog="dgbench sweep", description=__doc__.partition("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    launch = commands.add_parser("launch", help="start, resume or finish a sweep")
+    add_asking(launch)
+    add_setting(launch)
+    add_executing(launch)
+    launch.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
+    launch.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
+    launch.add_argument("--skip_confirmation", action="store_true", help="don't ask before launching")
+    retry = commands.add_parser("retry", help="let failed runs run again, and launch")
+    retry.add_argument("--data_dir", help="where the data lie now, if they moved")
+    add_executing(retry)
+    status = commands.add_parser("status", help="how far a sweep is, and what failed why")
+    status.add_argument("--json", action="store_true", help="one JSON object a run")
+    helps = {
+        "cancel": "ask whoever executes runs of this sweep, anywhere, to save and stop",
+        "delete_incomplete": "remove what unfinished runs left, but for those that somebody executes",
+        "prune": "remove weights that no run reads any more, and runs that the sweep no longer asks for",
+    }
+    plain = [commands.add_parser(name, help=text) for name, text in helps.items()]
+    plain[-1].add_argument("--skip_confirmation", action="store_true", help="don't ask before removing")
+    for command in (launch, retry, status, *plain):
+        command.add_argument("--output_dir", type=Path, required=True, help="the sweep's folder")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a subcommand; returns its exit code: 0, 1 if runs failed or are missing, 2 for wrong input."""
+    args = parser().parse_args(argv)
+    commands = {
+        "launch": _launch,
+        "retry": _retry,
+        "status": _status,
+        "cancel": _cancel,
+        "delete_incomplete": _delete_incomplete,
+        "prune": _prune,
+    }
+    return commands[args.command](args)
+
+
+def _launch(args: Any) -> int:
+    catalogue = Catalogue(args.include or ())
+    asked = {**(read_sweep_file(args.sweep) if args.sweep else {}), **asked_of(args)}
+    sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
+    if args.dry_run:
+        _tell_dry_run(sweep.plan, catalogue, as_json=args.json)
+        return 0
+    return _execute(sweep, args, ask=not args.skip_confirmation)
+
+
+def _retry(args: Any) -> int:
+    sweep = reopen(args.output_dir, data_dir=args.data_dir)
+    store = Store(args.output_dir)
+    forgiven = sum(bool(store.folder(run.id).forgive()) for run in sweep.plan.runs)
+    print(f"{forgiven} failed runs may run again")
+    return _execute(sweep, args, ask=False)
+
+
+def _execute(sweep: Sweep, args: Any, *, ask: bool) -> int:
+    missing = sum(state is not State.DONE for state in sweep.states(args.retries).values())
+    if missing and ask and sys.stdin.isatty():
+        answer = input(f"About to launch {missing:,} runs of {len(sweep.plan.runs):,}. Go on? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            return 1
+    sweep.write()
+    return sweep.execute(**jobs_of(args))
+
+
+def _tell_dry_run(plan: Plan, catalogue: Catalogue, *, as_json: bool) -> None:
+    if as_json:
+        for run in plan.runs:
+            sys.stdout.buffer.write(orjson.dumps(_describe(run), option=orjson.OPT_APPEND_NEWLINE))
+        return
+    for line in cost_of(plan, catalogue).lines():
+        print(line)
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    """A run in the words of DomainBed's users."""
+    return {
+        "id": run.id,
+        "kind": run.kind,
+        "algorithm": run.method.name,
+        "averages": [part.name for part in run.averages],
+        "dataset": run.dataset,
+        "test_domains": run.fold.held_out,
+        "trial_seed": run.trial,
+        "hparams_seed": run.hparams_seed,
+        "hparams": run.method.hparams,
+        "inputs": [source.run for source in run.inputs],
+    }
+
+
+def _status(args: Any) -> int:
+    table, store = read_plan(args.output_dir), Store(args.output_dir)
+    states = store.states((run.id for run in table.runs), retries=0)
+    if args.json:
+        for run in table.runs:
+            line = {"id": run.id, "name": table.name(run), "state": states[run.id].value}
+            sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        return 0
+    counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
+    order = list(State)
+    print(f"{'':<24}" + "".join(f"{state.value:>10}" for state in order))
+    for kind, method in dict.fromkeys((run.kind, run.method) for run in table.runs):
+        print(f"{kind:<8}{method:<16}" + "".join(f"{counts[kind, method, state]:>10,}" for state in order))
+    for run in table.runs:
+        folder = store.folder(run.id)
+        if states[run.id] is State.FAILED:
+            last = folder.failures()[-1]
+            print(f"failed: {table.name(run)}: {last['error']} (log: {folder.log_path})")
+        elif states[run.id] is State.RUNNING and (progress := folder.progress()):
+            print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
+    unused = len(set(store.ids()) - {run.id for run in table.runs})
+    if unused:
+        print(f"{unused} runs in {args.output_dir} are not part of the sweep any more; `prune` removes them")
+    return 0 if all(state is State.DONE for state in states.values()) else 1
+
+
+def _cancel(args: Any) -> int:
+    read_plan(args.output_dir)
+    Store(args.output_dir).request_cancel()
+    print("asked: running runs save and stop within seconds; launch again to go on")
+    return 0
+
+
+def _delete_incomplete(args: Any) -> int:
+    table, store = read_plan(args.output_dir), Store(args.output_dir)
+    removed = 0
+    for id, state in store.states((run.id for run in table.runs), 0).items():
+        if state in (State.WAITING, State.FAILED):
+            removed += store.folder(id).reset()
+    print(f"{removed} unfinished runs start from nothing next time")
+    return 0
+
+
+def _prune(args: Any) -> int:
+    _, site = read_declaration(args.output_dir)
+    if site.save_models and not args.skip_confirmation:
+        raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
+    runs, freed = prune(args.output_dir)
+    print(f"{runs} runs removed, {freed / 1e6:,.1f} MB freed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,193 @@
+"""The training loop: one run from its first step, or from its checkpoint, to its last.
+
+The loop owns every random number: minibatches are a function of (run, step), and the global generators are seeded anew
+before each step, so that a checkpoint needs none of their states and a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.average import Average
+from dgbench.catalogue import Catalogue
+from dgbench.data import Minibatches, ViewData
+from dgbench.evaluate import evaluate_views, mean_accuracy
+from dgbench.lease import Lease
+from dgbench.predictor import BEST, LAST, build, build_algorithm, predict_with, save_model
+from dgbench.protocol import View
+from dgbench.run import MODEL, Run
+from dgbench.seeding import torch_seed
+from dgbench.sources import Site
+from dgbench.store import RunFolder, write_atomic
+
+CHECKPOINT = "checkpoint.pt"
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its checkpoint is saved."""
+
+
+@dataclass
+class Progress:
+    """What the loop itself remembers between steps; part of the checkpoint."""
+
+    step: int = 0
+    """The next step."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sums of the logged scalars since the last evaluation, on the device."""
+    summed: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Predictor -> its best training-domain validation accuracy so far."""
+
+
+class Training:
+    """A training run under way."""
+
+    def __init__(
+        self,
+        run: Run,
+        folder: RunFolder,
+        data: ViewData,
+        num_classes: int,
+        catalogue: Catalogue,
+        site: Site,
+        device: torch.device,
+        keep: frozenset[str],
+    ) -> None:
+        self.run, self.folder, self.data, self.site, self.device, self.keep = run, folder, data, site, device, keep
+        self.algorithm: Algorithm = build_algorithm(run, catalogue, data.input_shape, num_classes, device)
+        self.averages: dict[str, Average] = {}
+        for part in run.averages:
+            cls, hparams = build(catalogue, "average", part)
+            self.averages[part.name] = cls(hparams)
+        self.checkpoint = folder.path / CHECKPOINT
+        self.progress = Progress()
+        self.evaluation_steps = frozenset(run.setting.evaluation_steps)
+        every_view = (*run.fold.evaluated, *run.fold.train)
+        self.views: tuple[View, ...] = run.fold.evaluated if run.setting.evaluate == "selectors" else every_view
+        self.saved_at = time.monotonic()
+
+    def execute(self, lease: Lease) -> None:
+        """Train to the end; raises `Stopped` if asked to stop, with the checkpoint saved."""
+        self._resume()
+        steps = self.run.setting.steps
+        self.algorithm.train()
+        minibatches = Minibatches(self.data, self.run).from_step(self.progress.step, self.site.workers)
+        for step, minibatch in enumerate(minibatches, start=self.progress.step):
+            self._step(step, minibatch)
+            lease.beat(step + 1, steps)
+            if step in self.evaluation_steps:
+                lease.confirm()
+                self._evaluate(step)
+                self._save()
+            elif time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
+                self._save()
+            if lease.stop_requested and step + 1 < steps:
+                self._save()
+                raise Stopped
+
+    def _step(self, step: int, minibatch: list[tuple[Tensor, Tensor]]) -> None:
+        algorithm, progress = self.algorithm, self.progress
+        prepare = algorithm.network.prepare
+        batches = [Batch(prepare(x.to(self.device)), y.to(self.device)) for x, y in minibatch]
+        seed_everything(self.run.seed, step)
+        algorithm.step = step
+        for name, value in algorithm.update(batches).items():
+            progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
+        progress.summed += 1
+        progress.step = step + 1
+        if self.averages:
+            weights = algorithm.predictor_tensors()
+            for average in self.averages.values():
+                average.observe(weights)
+
+    def _evaluate(self, step: int) -> None:
+        """Measure the live model and the averages that have one, each view once, and record it."""
+        last = step + 1 == self.run.setting.steps
+        progress, fold = self.progress, self.run.fold
+        scores = self._measure(step, MODEL, None, last)
+        train = {name: (total / progress.summed).item() for name, total in sorted(progress.sums.items())}
+        progress.sums, progress.summed = {}, 0
+        records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
+        losses = {view.domain: scores[str(view)]["loss"] for view in fold.source_val}
+        for name, average in self.averages.items():
+            average.validate(step, losses)
+            if last or average.card.when == "always":
+                weights = average.weights()
+                if weights is not None:
+                    views = self._measure(step, name, weights, last)
+                    records.append({"step": step, "predictor": name, "views": views})
+        self.folder.append_records(records)
+        self.algorithm.train()
+
+    def _measure(
+        self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
+    ) -> dict[str, dict[str, float]]:
+        scores, logits = evaluate_views(predict_with(self.algorithm, weights), self.data, self.views, self.device)
+        if predictor in self.keep or self.site.save_models:
+            score = mean_accuracy(scores, self.run.fold.source_val)
+            tensors = weights or self.algorithm.predictor_tensors()
+            if score > self.progress.best.get(predictor, -1.0):
+                self.progress.best[predictor] = score
+                save_model(self.folder.path, predictor, BEST, tensors, step, score)
+            if last:
+                save_model(self.folder.path, predictor, LAST, tensors, step, score)
+        if last and self.site.save_predictions:
+            save_predictions(self.folder.path, predictor, logits, self.data)
+        return scores
+
+    def _save(self) -> None:
+        state = {
+            "algorithm": self.algorithm.training_state(),
+            "averages": {name: average.state() for name, average in self.averages.items()},
+            "progress": vars(self.progress),
+            "records_size": self.folder.records_size(),
+        }
+        write_atomic(self.checkpoint, lambda file: torch.save(state, file))
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        if not self.checkpoint.is_file():
+            self.folder.truncate_records(0)
+            return
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.algorithm.load_training_state(state["algorithm"])
+        for name, average in self.averages.items():
+            average.load(state["averages"][name])
+        self.progress = Progress(**state["progress"])
+        self.folder.truncate_records(state["records_size"])
+        log.info("resumed at step %d", self.progress.step)
+
+
+def seed_everything(*purpose: object) -> None:
+    """Seed the global generators of Python, numpy and torch for one purpose."""
+    seed = torch_seed(*purpose)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def save_predictions(folder: Path, predictor: str, logits: Mapping[View, Tensor], data: ViewData) -> None:
+    """Write `predictions/PREDICTOR.safetensors`: for each view its logits, labels, and positions in the domain."""
+    content = {}
+    for view, values in logits.items():
+        content[f"{view}/logits"] = values.contiguous()
+        content[f"{view}/labels"] = torch.from_numpy(data.labels(view).copy())
+        content[f"{view}/positions"] = torch.from_numpy(np.asarray(data.indices[view], dtype=np.int64).copy())
+    path = folder / "predictions" / f"{predictor}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, save(content))
