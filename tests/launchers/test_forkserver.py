@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dgbench.launchers.forkserver import ForkServer, ForkServerDied
+
+Until = Callable[[Callable[[], object], float], None]
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    server = ForkServer("toy_jobs:execute", modules=["json"], hook="toy_jobs:hook", argument={"hello": [1]})
+    yield server
+    server.close()
+
+
+class Jobs:
+    """Starts jobs and gathers what the server says about them."""
+
+    def __init__(self, server: ForkServer, log: Path) -> None:
+        self.server, self.log = server, log
+        self.pid: dict[str, int] = {}
+        self.status: dict[str, int] = {}
+
+    def start(self, id: str, **job: object) -> None:
+        self.server.start(id, job, {"TOY": f"env of {id}"}, str(self.log))
+
+    def wait(self, number: int) -> dict[str, int]:
+        while len(self.status) < number:
+            self.hear()
+        return self.status
+
+    def hear(self) -> None:
+        for message in self.server.receive():
+            table = self.pid if "pid" in message else self.status
+            table[message["id"]] = message.get("pid", message.get("status"))
+
+    def run(self, **job: object) -> tuple[int, str]:
+        self.start("a", **job)
+        return self.wait(1)["a"], self.log.read_text()
+
+
+@pytest.fixture
+def jobs(server: ForkServer, tmp_path: Path) -> Jobs:
+    return Jobs(server, tmp_path / "log.txt")
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, be it reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("job", "status", "said"),
+    [
+        ({"do": "return", "code": 0}, 0, ""),
+        ({"do": "return", "code": 7}, 7, ""),
+        ({"do": "raise"}, 1, "ValueError: it went wrong"),
+        ({"do": "exit"}, 1, "bye"),
+        ({"do": "kill"}, -signal.SIGKILL, "about to die"),
+        ({"do": "segfault"}, -signal.SIGSEGV, "Segmentation fault"),
+    ],
+)
+def test_says_how_a_run_ended_and_its_log_says_why(jobs: Jobs, job: dict, status: int, said: str) -> None:
+    jobs.log.write_text("an earlier attempt\n")
+    ended, log = jobs.run(**job)
+    assert ended == status
+    assert log.startswith("an earlier attempt\n")
+    assert said in log
+
+
+def test_what_a_run_finds(jobs: Jobs) -> None:
+    _, log = jobs.run(do="look")
+    found = eval(log)
+    assert found == {
+        "env": "env of a",
+        "omp": "1",
+        "hook": {"hello": [1]},
+        "json": True,
+        "leader": True,
+        "usr2": True,
+        "chld": True,
+        "wakeup": -1,
+        "input": "",
+        "threads": 1,
+    }
+
+
+def test_many_runs_at_once(jobs: Jobs) -> None:
+    began = time.monotonic()
+    for i in range(30):
+        jobs.start(str(i), do="return", code=i)
+    assert jobs.wait(30) == {str(i): i for i in range(30)}
+    assert time.monotonic() - began < 6
+    assert len(set(jobs.pid.values())) == 30
+
+
+def test_signals_reach_one_run(jobs: Jobs, until: Until) -> None:
+    jobs.start("a", do="sleep")
+    jobs.start("b", do="sleep")
+    until(lambda: jobs.log.exists() and jobs.log.read_text().count("sleeping") == 2, 5)
+    jobs.server.signal("nobody", signal.SIGKILL)
+    jobs.server.signal("a", signal.SIGTERM)
+    assert jobs.wait(1) == {"a": -signal.SIGTERM}
+    assert not gone(jobs.pid["b"])
+
+
+def test_what_a_run_leaves_behind_ends_with_it(jobs: Jobs, until: Until) -> None:
+    jobs.run(do="spawn")
+    until(lambda: gone(int(jobs.log.read_text())), 2)
+
+
+@pytest.mark.parametrize("how", ["kill", "close"])
+def test_runs_end_with_the_server(jobs: Jobs, until: Until, how: str) -> None:
+    jobs.start("a", do="sleep")
+    until(lambda: jobs.log.exists() and "sleeping" in jobs.log.read_text(), 5)
+    jobs.hear()
+    if how == "kill":
+        os.kill(jobs.server.pid, signal.SIGKILL)
+        with pytest.raises(ForkServerDied, match="ended with -9"):
+            jobs.wait(1)
+        with pytest.raises(ForkServerDied):
+            jobs.start("b", do="return", code=0)
+    else:
+        jobs.server.close()
+    until(lambda: gone(jobs.pid["a"]), 2)
+
+
+def test_server_ends_with_the_launcher_even_while_it_imports(tmp_path: Path, until: Until) -> None:
+    text = (
+        "import json, os; from dgbench.launchers.forkserver import ForkServer\n"
+        "ForkServer('toy_jobs:execute', hook='toy_jobs:slow_hook', argument=os.environ['OUT'])"
+    )
+    out = tmp_path / "pid"
+    launcher = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "OUT": str(out)})
+    until(lambda: out.exists() and out.read_text(), 5)
+    launcher.kill()
+    launcher.wait()
+    until(lambda: gone(int(out.read_text())), 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"target": "toy_jobs:nothing"}, "has no attribute 'nothing'"),
+        ({"target": "toy_jobs:execute", "modules": ["no_such_module"]}, "No module named 'no_such_module'"),
+        ({"target": "toy_jobs:execute", "hook": "toy_jobs:bad_hook"}, "ZeroDivisionError"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(options: dict, said: str) -> None:
+    with pytest.raises(ForkServerDied, match=said):
+        ForkServer(**options)
+
+
+@pytest.mark.slow
+def test_torch_is_forked_not_imported(tmp_path: Path) -> None:
+    server = ForkServer("toy_jobs:execute", modules=["torch"])
+    try:
+        assert len(os.listdir(f"/proc/{server.pid}/task")) == 1, "a thread in the server: fork may deadlock"
+        jobs = Jobs(server, tmp_path / "log.txt")
+        began = time.monotonic()
+        jobs.start("a", do="torch", threads=2)
+        assert jobs.wait(1) == {"a": 0}, jobs.log.read_text()
+        assert time.monotonic() - began < 2
+    finally:
+        server.close()

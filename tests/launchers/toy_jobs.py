@@ -1,0 +1,72 @@
+"""Things that a process of the fork server may do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+_said: object = None
+
+
+def hook(argument: object) -> None:
+    global _said
+    _said = argument
+
+
+def slow_hook(argument: str) -> None:
+    Path(argument).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def bad_hook(argument: object) -> None:
+    raise ZeroDivisionError
+
+
+def execute(job: dict) -> int:
+    """Do what the job says."""
+    do = job["do"]
+    if do == "return":
+        return int(job["code"])
+    if do == "raise":
+        raise ValueError("it went wrong")
+    if do == "exit":
+        sys.exit("bye")
+    if do in ("kill", "segfault"):
+        print("about to die")
+        os.kill(os.getpid(), signal.SIGKILL if do == "kill" else signal.SIGSEGV)
+    if do == "sleep":
+        print("sleeping")
+        time.sleep(60)
+    if do == "spawn":
+        print(subprocess.Popen(["sleep", "60"]).pid)
+    if do == "look":
+        print(_found())
+    if do == "torch":
+        import torch
+
+        torch.set_num_threads(job["threads"])
+        weight = torch.ones(300, 300, requires_grad=True)
+        (weight @ weight).sum().backward()
+        assert not torch.cuda.is_initialized()
+        assert torch.get_num_threads() == job["threads"]
+    return 0
+
+
+def _found() -> dict[str, object]:
+    return {
+        "env": os.environ["TOY"],
+        "omp": os.environ["OMP_NUM_THREADS"],
+        "hook": _said,
+        "json": "json" in sys.modules,
+        "leader": os.getsid(0) == os.getpid(),
+        "usr2": signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN,
+        "chld": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
+        "wakeup": signal.set_wakeup_fd(-1),
+        "input": sys.stdin.read(),
+        "threads": threading.active_count(),
+    }
