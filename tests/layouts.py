@@ -29,9 +29,9 @@ def write_image(path: Path, seed: int = 0, mode: str = "RGB", size: tuple[int, i
 
 
 def truncate(path: Path) -> None:
-    """Cut off the second half of a file, as a broken copy does."""
+    """Cut off the end of a file, as a broken copy does; what is left begins like an image."""
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    path.write_bytes(content[: len(content) * 9 // 10])
 
 
 def write_folders(
