@@ -43,7 +43,10 @@ def build_algorithm(
 
 
 def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
-    """Inputs to logits by the algorithm's own weights, or by others in their place."""
+    """Inputs to logits by the algorithm's own weights, or by others in their place, wherever those lie."""
+    if weights is not None:
+        device = next(algorithm.parameters()).device
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
 
     def predict(x: Tensor) -> Tensor:
         x = algorithm.network.prepare(x)

@@ -105,9 +105,9 @@ class SWAD(Average):
         """Close the segment, and see whether the valley has begun or ended."""
         if self.dead:
             return
-        host = {name: tensor.cpu() for name, tensor in self._segment.mean.items()}
+        mean = _on_host(self._segment.mean)
         self._segment = RunningMean()
-        self._queue.append(_Segment(step, sum(losses.values()) / len(losses), host))
+        self._queue.append(_Segment(step, sum(losses.values()) / len(losses), mean))
         del self._queue[: -max(self.hparams.n_converge, self.hparams.n_tolerance)]
         if not self.converged:
             self._converge()
@@ -195,8 +195,12 @@ class SWAD(Average):
         """Continue from what `state` gave."""
         self.threshold, self.converged_step, self.dead = (state[k] for k in ("threshold", "converged_step", "dead"))
         self._segment.load(state["segment"])
-        self._queue = [_Segment(**segment) for segment in state["queue"]]
-        self._valley.load(state["valley"])
+        self._queue = [_Segment(s["step"], s["loss"], _on_host(s["weights"])) for s in state["queue"]]
+        self._valley.load({**state["valley"], "mean": _on_host(state["valley"]["mean"])})
+
+
+def _on_host(weights: Weights) -> Weights:
+    return {name: tensor.cpu() for name, tensor in weights.items()}
 
 
 def _lowest(segments: Sequence[_Segment]) -> float:

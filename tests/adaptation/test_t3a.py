@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -25,12 +26,12 @@ def float64() -> Iterator[None]:
 def network(*, dropout: float = 0.0, nonlinear: bool = False, seed: int = 0) -> Network:
     torch.manual_seed(seed)
     return Network(
-        nn.Sequential(nn.Linear(5, FEATURES), nn.Tanh()),
+        nn.Sequential(nn.Linear(5, FEATURES), nn.BatchNorm1d(FEATURES), nn.Tanh(), nn.Dropout(dropout)),
         FEATURES,
         CLASSES,
-        setting(nonlinear_classifier=nonlinear),
+        setting(batch_norm="live", nonlinear_classifier=nonlinear),
         dropout,
-    )
+    ).train()
 
 
 def identity(scale: float = 1.0) -> Network:
@@ -83,8 +84,8 @@ def test_equals_plain_loops_over_a_stream(seed: int, keep: int, compat: bool) ->
     model = network(seed=seed, dropout=0.5)
     with torch.no_grad():
         model.classifier.weight.mul_(3)
+    naive = Naive(copy.deepcopy(model), keep, compat)
     adapter = T3A(model, T3A.Hparams(filter_K=keep, compat=compat))
-    naive = Naive(model, keep, compat)
     for x in stream():
         torch.testing.assert_close(adapter.predict(x), naive.predict(x), rtol=0, atol=1e-12)
 
