@@ -1,0 +1,73 @@
+"""`python -m dgbench.collect`: the tables of a sweep, finished or not, of dgbench or of DomainBed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgbench import domainbed, planfile
+from dgbench.cli import Parser, run
+from dgbench.errors import Problems, UserError, unknown
+from dgbench.render import FORMATS
+from dgbench.report import build
+from dgbench.results import Results, read_results
+from dgbench.select import SELECTORS, default_selectors, selectors
+from dgbench.store import write_atomic
+
+
+def open_results(root: Path) -> Results:
+    """The results in a folder of either kind; raises `UserError` if it is neither."""
+    if not root.is_dir():
+        raise UserError(f"--input_dir {root}: there is no such folder")
+    if (root / planfile.FILE).exists():
+        return read_results(root)
+    if domainbed.is_sweep(root):
+        return domainbed.read_sweep(root)
+    raise UserError(
+        f"--input_dir {root} holds no sweep: neither a {planfile.FILE} nor folders with {domainbed.RECORDS} in them"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep, dgbench's or DomainBed's")
+    parser.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
+    parser.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    parser.add_argument(
+        "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
+    )
+
+
+def collect(args: argparse.Namespace) -> int:
+    """Print or write the tables; an incomplete sweep is no failure."""
+    problems = Problems()
+    with problems.collecting():
+        chosen = selectors(args.selector)
+    if args.format not in FORMATS:
+        problems.add(unknown("format", args.format, FORMATS))
+    if args.output and not args.output.parent.is_dir():
+        problems.add(f"--output {args.output}: there is no folder {args.output.parent}")
+    with problems.collecting():
+        results = open_results(args.input_dir)
+    problems.raise_if_any()
+    content = FORMATS[args.format](build(results, chosen or default_selectors(results), args.partial))
+    if args.output:
+        write_atomic(args.output, content.encode())
+        print(f"wrote {args.output}")
+    else:
+        sys.stdout.write(content)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(prog="dgbench collect", description=__doc__)
+    add_arguments(parser)
+    return run(lambda words: collect(parser.parse_args(words)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

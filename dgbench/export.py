@@ -1,0 +1,87 @@
+"""`python -m dgbench.export`: a sweep's finished runs in the format of another suite."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dgbench import domainbed, planfile
+from dgbench.cli import Parser, run
+from dgbench.errors import Problems, UserError, unknown
+from dgbench.planfile import PlanTable, read_plan
+from dgbench.protocol import LeaveOneDomainOut
+from dgbench.results import Results, Series, read_results
+from dgbench.store import RunFolder
+
+FORMATS = ("domainbed",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write to: new, or empty")
+    parser.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write every finished candidate of every row as a run of its own, and say how many."""
+    problems = Problems()
+    if args.format not in FORMATS:
+        problems.add(unknown("format", args.format, FORMATS))
+    if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
+        problems.add(f"--output_dir {args.output_dir} holds something already: name a new folder")
+    if not (args.input_dir / planfile.FILE).exists():
+        problems.add(f"--input_dir {args.input_dir} holds no sweep: there is no {planfile.FILE} in it")
+    problems.raise_if_any()
+    table, results = read_plan(args.input_dir), read_results(args.input_dir)
+    if table.protocol != LeaveOneDomainOut.name:
+        raise UserError(
+            f"DomainBed knows the protocol {LeaveOneDomainOut.name!r} alone, the sweep's is {table.protocol!r}"
+        )
+    written = sum(1 for _ in _write(args.input_dir, args.output_dir, table, results))
+    print(f"wrote {written} runs to {args.output_dir}")
+    for dataset in results.datasets:
+        if dataset not in domainbed.ENVIRONMENTS:
+            print(f"DomainBed has no data set called {dataset}: its collect_results prints no table of it")
+    for note in results.notes:
+        print(note)
+    return 0
+
+
+def _write(source: Path, root: Path, table: PlanTable, results: Results) -> Iterator[Path]:
+    hparams: dict[str, Mapping[str, Any]] = {}
+    for (row, dataset), spots in results.candidates.items():
+        domains = table.datasets[dataset].domains
+        steps = table.setting.steps or table.datasets[dataset].steps
+        for (position, trial), seeds in spots.items():
+            fold = results.folds[position]
+            for seed, series in seeds.items():
+                if not isinstance(series, Series):
+                    continue
+                if series.run not in hparams:
+                    hparams[series.run] = RunFolder(source, series.run).run().method.hparams
+                test_envs = tuple(domains.index(domain) for domain in fold.held_out)
+                args = domainbed.RunArgs(dataset, row, test_envs, seed, trial)
+                plain = args.to_json(steps, table.setting.holdout_fraction)
+                yield domainbed.write_run(root, plain, hparams[series.run], _records(series, domains))
+
+
+def _records(series: Series, domains: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A record a step; what was evaluated and no more."""
+    keys = [domainbed.accuracy_key(domains.index(view.domain), view.part) for view in series.views]
+    for step, accuracies in zip(series.steps, series.accuracy.tolist(), strict=True):
+        yield {"step": step, **dict(zip(keys, accuracies, strict=True))}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(prog="dgbench export", description=__doc__)
+    add_arguments(parser)
+    return run(lambda words: export(parser.parse_args(words)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

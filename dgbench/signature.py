@@ -1,0 +1,110 @@
+"""What stands below a table: how its numbers were made, what they were made from, and which runs are lacking."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from dgbench import __version__
+from dgbench.results import Gap, Results
+from dgbench.select import Selector
+
+
+def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> dict[str, str]:
+    """What decides the numbers of a table over `datasets`, by what it is called there; nothing empty."""
+    trials = {trial for dataset in datasets for trial in results.trials(dataset)}
+    fields = {
+        "protocol": results.protocol,
+        "selector": selector.name,
+        "preset": results.preset,
+        "trials": f"{len(trials)} ({ranges(trials)})",
+        "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
+        "hparams": _hparams(results, datasets),
+        "runs": _runs(results, selector, datasets),
+        "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
+        "data": ", ".join(
+            f"{dataset}:{'|'.join(found)}"
+            for dataset in datasets
+            if (found := results.origin.fingerprints.get(dataset))
+        ),
+        "commit": "|".join(results.origin.commits),
+        "run by": "|".join(results.origin.versions),
+        "collected by": f"dgbench {__version__}",
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
+    """Warnings where runs of one table stand on different data or were made by different code."""
+    found = [(f"on different data of {name}", results.origin.fingerprints.get(name, Counter())) for name in datasets]
+    found += [("by different versions", results.origin.versions), ("at different commits", results.origin.commits)]
+    return tuple(
+        f"WARNING: its runs were made {what}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
+        for what, counts in found
+        if len(counts) > 1
+    )
+
+
+def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
+    """The exact runs, those of one kind on one line: `ERM [C] [L], trials 0-2, hparams 3: failed (out of memory)`."""
+    seeds: dict[tuple[str, str, str, tuple[str, ...]], dict[int, set[int]]] = {}
+    for gap in gaps:
+        by_trial = seeds.setdefault((gap.method, gap.state, gap.why, gap.held_out), {})
+        by_trial.setdefault(gap.trial, set()).add(gap.hparams_seed)
+    folds: dict[tuple[str, str, str, str], list[str]] = {}
+    for (method, state, why, held_out), by_trial in seeds.items():
+        folds.setdefault((method, state, why, _draws(by_trial)), []).append(f"[{'+'.join(held_out)}]")
+    for (method, state, why, draws), names in folds.items():
+        yield f"{method} {' '.join(names)}, {draws}: {state}{f' ({why})' if why else ''}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in short.
+
+    >>> ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)
+
+
+def _draws(by_trial: Mapping[int, set[int]]) -> str:
+    """Hyperparameter seeds by trial; trials that have the same together."""
+    alike: dict[str, list[int]] = {}
+    for trial, seeds in by_trial.items():
+        alike.setdefault(ranges(seeds), []).append(trial)
+    return "; ".join(
+        f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)} hparams {seeds}" for seeds, trials in alike.items()
+    )
+
+
+def _hparams(results: Results, datasets: Sequence[str]) -> str:
+    """The hyperparameter seeds that selection chooses among; by row where rows differ."""
+    rows: dict[str, list[str]] = {}
+    for row in results.rows:
+        spots = [spot for dataset in datasets for spot in results.candidates.get((row, dataset), {}).values()]
+        if seeds := {seed for spot in spots for seed in spot}:
+            rows.setdefault(ranges(seeds), []).append(row)
+    return "; ".join(seeds if len(rows) == 1 else f"{seeds} ({', '.join(names)})" for seeds, names in rows.items())
+
+
+def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
+    """How many runs the selector reads in all rows together, each once, by what became of them."""
+    counted: set[str] = set()
+    gaps: dict[object, str] = {}
+    for dataset in datasets:
+        read = set(selector.folds_read(results, dataset))
+        for row in results.rows:
+            for (fold, _), seeds in results.candidates.get((row, dataset), {}).items():
+                for candidate in seeds.values() if fold in read else ():
+                    if isinstance(candidate, Gap):
+                        gaps[candidate.run or candidate] = candidate.state
+                    else:
+                        counted.add(candidate.run)
+    states = {"missing": 0, "failed": 0, **Counter(gaps.values())}
+    return ", ".join([f"{len(counted)} counted", *(f"{n} {state}" for state, n in states.items())])

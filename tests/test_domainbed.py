@@ -1,0 +1,344 @@
+"""DomainBed's folders: its tables to the digit, against a plain reimplementation of its rules on the raw records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import defaultdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dgbench.domainbed import ENVIRONMENTS, RunArgs, folder_name, is_sweep, read_sweep, write_run
+from dgbench.errors import UserError
+from dgbench.render import text
+from dgbench.report import build
+from dgbench.results import Gap, Series
+from dgbench.select import SELECTORS, default_selectors
+
+LABELS = {
+    "training-domain": "training-domain validation set",
+    "leave-one-domain-out": "leave-one-domain-out cross-validation",
+    "oracle": "test-domain validation set (oracle)",
+}
+
+
+def put(root: Path, name: str, args: RunArgs, records: list[dict[str, Any]], done: bool = True) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    full = {"args": args.to_json(100, 0.2), "hparams": {}}
+    (folder / "results.jsonl").write_text("".join(json.dumps({**full, **record}) + "\n" for record in records))
+    if done:
+        (folder / "done").write_text("done")
+    return folder
+
+
+def accuracies(number: int, rng: np.random.Generator, levels: int = 4) -> dict[str, float]:
+    return {f"env{i}_{part}_acc": int(rng.integers(levels)) / 7 for i in range(number) for part in ("in", "out")}
+
+
+def make(
+    root: Path,
+    rng: np.random.Generator,
+    *,
+    algorithms: tuple[str, ...] = ("ERM",),
+    datasets: tuple[str, ...] = ("VLCS",),
+    hparams: int = 2,
+    trials: int = 2,
+    pairs: bool = True,
+    skip: float = 0.0,
+    levels: int = 4,
+) -> None:
+    """A complete sweep; pair runs lack steps (but the last) with probability `skip`."""
+    number = 0
+    for dataset in datasets:
+        n = len(ENVIRONMENTS[dataset])
+        held_out = [(i,) for i in range(n)] + (list(combinations(range(n), 2)) if pairs else [])
+        for algorithm in algorithms:
+            for envs in held_out:
+                for trial in range(trials):
+                    for seed in range(hparams):
+                        steps = [s for s in (0, 300, 600) if rng.random() >= skip or len(envs) == 1] + [900]
+                        records = [{"step": step, **accuracies(n, rng, levels)} for step in steps]
+                        put(root, f"run{number}", RunArgs(dataset, algorithm, envs, seed, trial), records)
+                        number += 1
+
+
+# An independent reading of the rules, on plain lists of records ------------------------------------------------------
+
+
+def brute_force(root: Path, algorithms: list[str], datasets: list[str]) -> str:
+    """What DomainBed prints for a complete sweep of more than one trial."""
+    records = [json.loads(line) for file in root.glob("*/results.jsonl") for line in file.read_text().splitlines()]
+    lines = [f"Total records: {len(records)}"]
+    for method in LABELS:
+        scores: dict[tuple[str, str, int], dict[int, float]] = defaultdict(dict)
+        groups = defaultdict(list)
+        for record in records:
+            for env in record["args"]["test_envs"]:
+                args = record["args"]
+                groups[args["algorithm"], args["dataset"], env, args["trial_seed"]].append(record)
+        for (algorithm, dataset, env, trial), group in groups.items():
+            scores[algorithm, dataset, env][trial] = choose(method, group, env, len(ENVIRONMENTS[dataset]))
+        for dataset in datasets:
+            names = ENVIRONMENTS[dataset]
+            lines += ["", f"-------- Dataset: {dataset}, model selection method: {LABELS[method]}"]
+            lines.append(row(["Algorithm", *names, "Avg"], 20))
+            for algorithm in algorithms:
+                cells = [scores[algorithm, dataset, env] for env in range(len(names))]
+                means = [100 * np.mean([cell[t] for t in sorted(cell)]) for cell in cells]
+                shown = [spread([cell[t] for t in sorted(cell)]) for cell in cells]
+                lines.append(row([algorithm, *shown, f"{sum(means) / len(means):.1f}"], 20))
+        lines += ["", f"-------- Averages, model selection method: {LABELS[method]}"]
+        lines.append(row(["Algorithm", *datasets, "Avg"], 25))
+        for algorithm in algorithms:
+            shown, means = [], []
+            for dataset in datasets:
+                cells = [scores[algorithm, dataset, env] for env in range(len(ENVIRONMENTS[dataset]))]
+                by_trial = [float(np.mean([cell[t] for cell in cells])) for t in sorted(cells[0])]
+                shown.append(spread(by_trial))
+                means.append(100 * np.mean(by_trial))
+            lines.append(row([algorithm, *shown, f"{sum(means) / len(means):.1f}"], 25))
+    return "\n".join(lines) + "\n"
+
+
+def choose(method: str, group: list[dict[str, Any]], env: int, n: int) -> float:
+    ranked = []
+    for seed in sorted({record["args"]["hparams_seed"] for record in group}):
+        mine = [record for record in group if record["args"]["hparams_seed"] == seed]
+        single = sorted((r for r in mine if r["args"]["test_envs"] == [env]), key=lambda r: r["step"])
+        others = [i for i in range(n) if i != env]
+        options = []
+        for record in single[-1:] if method == "oracle" else single:
+            if method == "oracle":
+                value = record[f"env{env}_out_acc"]
+            elif method == "training-domain":
+                value = np.mean([record[f"env{i}_out_acc"] for i in others])
+            else:
+                held = {}
+                for r in mine:
+                    if len(r["args"]["test_envs"]) == 2 and r["step"] == record["step"]:
+                        (other,) = set(r["args"]["test_envs"]) - {env}
+                        held[other] = r[f"env{other}_in_acc"]
+                if set(held) != set(others):
+                    continue
+                value = np.sum([held[i] for i in others]) / (n - 1)
+            options.append((value, record[f"env{env}_in_acc"]))
+        top = max(value for value, _ in options)
+        ranked.append(next((value, score) for value, score in options if value == top))
+    top = max(value for value, _ in ranked)
+    return [score for value, score in ranked if value == top][-1]
+
+
+def spread(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.1f} +/- {100 * np.std(values / np.sqrt(len(values))):.1f}"
+
+
+def row(entries: list[str], width: int) -> str:
+    return "  ".join(entry.ljust(width)[:width] for entry in entries) + " "
+
+
+def tables(root: Path) -> str:
+    """Our text without what stands below the tables."""
+    results = read_sweep(root)
+    lines = text(build(results, default_selectors(results))).splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("protocol: ") and not line.startswith("reads: ")]
+    return "".join(kept)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    hparams=st.integers(1, 3),
+    trials=st.integers(2, 3),
+    two=st.booleans(),
+    skip=st.sampled_from([0.0, 0.5]),
+    levels=st.sampled_from([2, 4, 1000]),
+)
+def test_tables_are_those_of_the_rules(
+    seed: int, hparams: int, trials: int, two: bool, skip: float, levels: int
+) -> None:
+    datasets = ["ColoredMNIST", "VLCS"] if two else ["ColoredMNIST"]
+    algorithms = ["ERM", "IRM", "Alpha", "Zed"] if two else ["URM"]
+    root = Path(tempfile.mkdtemp())
+    try:
+        make(
+            root,
+            np.random.default_rng(seed),
+            algorithms=("Zed", "Alpha", "IRM", "ERM") if two else ("URM",),
+            datasets=tuple(reversed(datasets)),
+            hparams=hparams,
+            trials=trials,
+            skip=skip,
+            levels=levels,
+        )
+        assert tables(root) == brute_force(root, algorithms, datasets)
+    finally:
+        shutil.rmtree(root)
+
+
+def test_means_of_many_domains_are_summed_as_numpy_sums_them(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), datasets=("SVIRO",), pairs=False, hparams=1, trials=1, levels=10**9)
+    results = read_sweep(tmp_path)
+    raw = {
+        p.parent.name: [json.loads(line) for line in p.read_text().splitlines()]
+        for p in tmp_path.glob("*/results.jsonl")
+    }
+    for position in results.reported("SVIRO"):
+        series = results.at("ERM", "SVIRO", (position, 0))[0]
+        assert isinstance(series, Series)
+        fold = results.folds[position]
+        places = [ENVIRONMENTS["SVIRO"].index(view.domain) for view in fold.source_val]
+        expected = [np.mean([record[f"env{i}_out_acc"] for i in places]) for record in raw[series.run]]
+        assert series.mean(fold.source_val).tolist() == expected
+
+
+def test_order_is_that_of_domainbed_and_unknown_names_come_last(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    make(tmp_path, rng, algorithms=("zeta", "VREx", "Beta", "ERM"), datasets=("PACS", "VLCS"), hparams=1, trials=1)
+    results = read_sweep(tmp_path)
+    assert results.rows == ("ERM", "VREx", "Beta", "zeta")
+    assert list(results.datasets) == ["VLCS", "PACS"]
+    assert results.ddof == 0
+
+
+def test_unknown_data_sets_number_their_domains(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        put(tmp_path, f"r{i}", RunArgs("Mine", "ERM", (i,), 0, 0), [{"step": 0, **accuracies(3, rng)}])
+    results = read_sweep(tmp_path)
+    assert [results.folds[p].held_out for p in results.reported("Mine")] == [("env0",), ("env1",), ("env2",)]
+
+
+def test_unfinished_runs_are_gaps_and_never_count(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    (tmp_path / "run0" / "done").unlink()
+    results = read_sweep(tmp_path)
+    gap = results.at("ERM", "VLCS", (0, 0))[0]
+    assert isinstance(gap, Gap)
+    assert (gap.state, gap.run, gap.held_out, gap.hparams_seed, gap.trial) == ("unfinished", "run0", ("C",), 0, 0)
+    outcome = SELECTORS["oracle"].choose(results, "ERM", "VLCS", 0, 0)
+    assert (outcome.complete, outcome.asked, outcome.gaps) == (1, 2, (gap,))
+    assert "1 run unfinished" in tables(tmp_path)
+
+
+def test_what_other_rows_have_is_missing(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), algorithms=("ERM", "IRM"), datasets=("VLCS",))
+    shutil.rmtree(tmp_path / "run1")
+    results = read_sweep(tmp_path)
+    gap = results.at("ERM", "VLCS", (0, 0))[1]
+    assert isinstance(gap, Gap)
+    assert (gap.state, gap.run) == ("missing", "")
+
+
+def test_runs_with_one_test_domain_alone_have_no_pairs_to_miss(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    results = read_sweep(tmp_path)
+    assert "no folds with two test domains" in SELECTORS["leave-one-domain-out"].unavailable(results, "VLCS")
+
+
+def test_a_second_series_in_the_same_folder_replaces_the_first_and_is_told(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    before = tables(tmp_path).rpartition("\nleave")[0]
+    file = tmp_path / "run0" / "results.jsonl"
+    series = file.read_text()
+    args = json.loads(series.splitlines()[0])
+    wrong = {key: 1.0 if key.endswith("_acc") else value for key, value in args.items()}
+    file.write_text(json.dumps(wrong) + "\n" + json.dumps({**wrong, "step": 1200}) + "\n" + series)
+    assert tables(tmp_path).startswith(before)
+    results = read_sweep(tmp_path)
+    one = results.at("ERM", "VLCS", (0, 0))[0]
+    assert isinstance(one, Series)
+    assert one.steps == (0, 300, 600, 900)
+    assert not (one.accuracy == 1.0).all(axis=1).any()
+    assert any("run0: run again into the same folder" in note for note in results.notes)
+
+
+def test_torn_and_garbage_lines_are_cut_off_and_told(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    before = read_sweep(tmp_path)
+    with (tmp_path / "run3" / "results.jsonl").open("a") as file:
+        file.write('garbage\n{"args": {"algo')
+    after = read_sweep(tmp_path)
+    assert after.records == before.records
+    assert after.notes == ("run3: 2 torn lines, cut off",)
+    assert text(build(after, [SELECTORS["oracle"]])).startswith(text(build(before, [SELECTORS["oracle"]])).rstrip("\n"))
+
+
+def test_nan_losses_are_read(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    before = text(build(read_sweep(tmp_path), [SELECTORS["training-domain"]]))
+    for file in tmp_path.glob("*/results.jsonl"):
+        file.write_text(file.read_text().replace('"step"', '"loss": NaN, "penalty": -Infinity, "step"'))
+    assert text(build(read_sweep(tmp_path), [SELECTORS["training-domain"]])) == before
+
+
+def test_a_run_without_an_accuracy_is_damaged(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    file = tmp_path / "run0" / "results.jsonl"
+    file.write_text(file.read_text().replace('"env3_out_acc"', '"other"'))
+    gap = read_sweep(tmp_path).at("ERM", "VLCS", (0, 0))[0]
+    assert isinstance(gap, Gap)
+    assert gap.state == "damaged"
+    assert "env3_out_acc" in gap.why
+
+
+def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    make(tmp_path, rng, pairs=False)
+    record = [{"step": 0, **accuracies(4, rng)}]
+    put(tmp_path, "many", RunArgs("VLCS", "ERM", (0, 1, 2), 0, 0), record)
+    put(tmp_path, "beyond", RunArgs("VLCS", "ERM", (7,), 0, 0), record)
+    put(tmp_path, "other", RunArgs("VLCS", "ERM", (0,), 0, 5), [{"step": 0, **accuracies(3, rng)}])
+    put(tmp_path, "twice", RunArgs("VLCS", "ERM", (0,), 0, 0), record)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "results.jsonl").write_text('{"step": 1}\n')
+    results = read_sweep(tmp_path)
+    assert results.trials("VLCS") == (0, 1)
+    assert results.notes == (
+        "beyond: tables have no place for test domains [7] of 4, left out",
+        "many: tables have no place for test domains [0, 1, 2] of 4, left out",
+        "other: its VLCS has another number of domains than other runs', left out",
+        "strange: no record of a run, left out",
+        "twice repeats the run in run0, left out",
+        "1 folders hold no results.jsonl",
+    )
+
+
+def test_a_folder_without_readable_runs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    assert not is_sweep(tmp_path)
+    (tmp_path / "x" / "results.jsonl").write_text("nothing\n")
+    assert is_sweep(tmp_path)
+    with pytest.raises(UserError, match="holds no run that can be read"):
+        read_sweep(tmp_path)
+
+
+def test_folder_names_and_seeds_are_domainbeds() -> None:
+    """Two runs of the sweep that DomainBed ships with its tests."""
+    args = RunArgs("VLCS", "ERM", (3,), 1, 1).to_json(1001, 0.2)
+    assert args["seed"] == 1726329315
+    shipped = {**args, "data_dir": "/checkpoint/dlp/datasets_new"}
+    assert folder_name(shipped) == "cf42c3176baf91b96bb7dd0ff3c686cc"
+    pair = {**RunArgs("VLCS", "ERM", (1, 2), 1, 0).to_json(1001, 0.2), "data_dir": "/checkpoint/dlp/datasets_new"}
+    assert folder_name(pair) == "0657090f9a83ff76efe083a104fde93a"
+
+
+def test_what_is_written_is_what_domainbed_reads(tmp_path: Path) -> None:
+    args = RunArgs("VLCS", "ERM", (3,), 1, 1).to_json(1001, 0.2)
+    folder = write_run(tmp_path, args, {"lr": 0.1}, [{"step": 0, "env0_in_acc": 0.5}, {"step": 1, "env0_in_acc": 0.25}])
+    assert folder.name == folder_name(args)
+    assert (folder / "done").read_text() == "done"
+    lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
+    assert all(line.endswith("}\n") for line in lines)
+    first = json.loads(lines[0])
+    assert first["args"]["test_envs"] == [3]
+    assert first["args"]["output_dir"] == str(folder)
+    assert (first["hparams"], first["step"], first["env0_in_acc"]) == ({"lr": 0.1}, 0, 0.5)

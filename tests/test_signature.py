@@ -1,0 +1,41 @@
+"""What stands below a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dgbench.results import Gap, Origin, Results
+from dgbench.signature import disagreements, lacking, ranges
+
+
+def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str = "") -> Gap:
+    return Gap("", "ERM", "D", tuple(held_out), seed, trial, state, why)
+
+
+def test_numbers_in_short() -> None:
+    assert ranges([3, 1, 2, 7, 9, 10, 7]) == "1-3, 7, 9-10"
+    assert ranges([]) == ""
+
+
+def test_the_exact_runs_that_are_lacking() -> None:
+    gaps = [gap(fold, seed, trial) for fold in "ab" for trial in (0, 2) for seed in (0, 1, 5)]
+    gaps += [gap("ab", 4, 1), gap("b", 3, 0, "failed", "out of memory")]
+    assert list(lacking(gaps)) == [
+        "ERM [a] [b], trials 0, 2 hparams 0-1, 5: missing",
+        "ERM [a+b], trial 1 hparams 4: missing",
+        "ERM [b], trial 0 hparams 3: failed (out of memory)",
+    ]
+
+
+def test_trials_that_lack_different_seeds_stand_apart() -> None:
+    assert list(lacking([gap("a", 0, 0), gap("a", 1, 1)])) == ["ERM [a], trial 0 hparams 0; trial 1 hparams 1: missing"]
+
+
+def test_runs_that_disagree_are_warned_of() -> None:
+    origin = Origin({"D": Counter(x=3, y=1), "E": Counter(x=2)}, Counter({"torch 2": 6}), Counter(abc=5, dirty=1))
+    results = Results("p", "s", 0, (), {}, (), {}, origin=origin)
+    assert disagreements(results, ["D", "E"]) == (
+        "WARNING: its runs were made on different data of D: x (3 runs), y (1 runs)",
+        "WARNING: its runs were made at different commits: abc (5 runs), dirty (1 runs)",
+    )
+    assert len(disagreements(results, ["E"])) == 1
