@@ -104,9 +104,12 @@ class Catalogue:
 
     @cached_property
     def baseline(self) -> str:
-        """The algorithm that a bare average, merger or adapter is of."""
-        (name,) = (name for name, entry in self.of_kind("algorithm").items() if entry.card.baseline)
-        return name
+        """The algorithm that a bare average, merger or adapter is of; raises `UserError` if several claim to be it."""
+        found = [entry for entry in self.of_kind("algorithm").values() if entry.card.baseline]
+        if len(found) > 1:
+            claims = " and ".join(f"{entry.name} in {entry.file}" for entry in found)
+            raise UserError(f"one algorithm is the baseline, but these cards claim it: {claims}")
+        return found[0].name
 
     def _find(self) -> Iterator[Entry]:
         for folder, *_ in KINDS.values():
@@ -131,7 +134,7 @@ def _entries(module: str, file: Path) -> list[Entry]:
     cached = _index_folder() / f"{digest}.json"
     try:
         return [_from_json(item) for item in orjson.loads(cached.read_bytes())]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         entries = list(_inspect(module, file))
         _write_index(cached, entries)
         return entries
@@ -140,16 +143,17 @@ def _entries(module: str, file: Path) -> list[Entry]:
 def _inspect(module: str, file: Path) -> Iterator[Entry]:
     loaded = _import(module, file)
     for name, cls in inspect.getmembers(loaded, inspect.isclass):
-        if cls.__module__ != loaded.__name__ or name.startswith("_") or not hasattr(cls, "card"):
+        if cls.__module__ != loaded.__name__ or name.startswith("_"):
             continue
         for kind, (_, base_module, base_name, card_type) in KINDS.items():
             base = getattr(sys.modules.get(base_module), base_name, None)
             if base is None or not issubclass(cls, base):
                 continue
-            if not isinstance(cls.card, card_type):
-                raise UserError(f"{file}: {name}.card must be a {card_type.__name__}")
+            card = getattr(cls, "card", None)
+            if not isinstance(card, card_type):
+                raise UserError(f"{file}: {name}.card must be a {card_type.__name__}; begin a mere base's name with _")
             space = space_of(cls.Hparams) if hasattr(cls, "Hparams") else ()
-            yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, cls.card)
+            yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, card)
 
 
 def _import(module: str, file: Path) -> Any:
@@ -177,9 +181,11 @@ def _index_folder() -> Path:
 
 @cache
 def _base_digest() -> bytes:
-    """Changes when the files that cards and spaces are made of change."""
+    """Changes when files that cards and spaces are made of change: an entry may extend another of the package."""
     names = ("catalogue", "cards", "space", *(base.partition(".")[2] for _, base, *_ in KINDS.values()))
-    return hashlib.sha256(b"".join((_PACKAGE / f"{name}.py").read_bytes() for name in names)).digest()
+    entries = (file for folder, *_ in KINDS.values() for file in sorted((_PACKAGE / folder).glob("*.py")))
+    files = (*(_PACKAGE / f"{name}.py" for name in names), *entries)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
 def _write_index(path: Path, entries: Sequence[Entry]) -> None:

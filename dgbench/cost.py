@@ -21,8 +21,8 @@ class Cost:
     """(kind, method) -> runs."""
     steps: int = 0
     passes: float = 0.0
-    """Examples trained on, each counted as many times as its method's forward and backward passes cost, where ERM's
-    one forward and one backward (twice the forward) count 1."""
+    """Examples trained on, each counted as many times as its method's forward and backward passes cost, where one
+    forward and one backward (twice the forward) count 1."""
     evaluated: int = 0
     """Examples predicted, each predictor and evaluation counted."""
 
@@ -33,7 +33,7 @@ class Cost:
         for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
             yield f"  {count:>9,}  {kind:<6} {method}"
         yield f"{self.steps:,} optimizer steps"
-        yield f"{self.passes / 1e6:,.1f} million examples trained on, in units of ERM's step"
+        yield f"{self.passes / 1e6:,.1f} million examples passed forward and backward in training"
         yield f"{self.evaluated / 1e6:,.1f} million examples evaluated"
 
 

@@ -22,7 +22,7 @@ from dgbench.plan import DatasetFacts, Overrides, Plan, Request, plan
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
-from dgbench.space import Draw, Value, check_fixed
+from dgbench.space import Draw, HparamSpec, Value, check_fixed, check_value
 from dgbench.store import write_json
 
 if sys.version_info >= (3, 11):
@@ -32,25 +32,28 @@ else:
 
 FILE = "sweep.json"
 FORMAT = 1
-KEYS: Mapping[str, tuple[type, ...]] = {
-    "algorithms": (list,),
-    "datasets": (list,),
-    "n_hparams": (int,),
-    "n_hparams_from": (int,),
-    "n_trials": (int,),
-    "n_trials_from": (int,),
-    "single_test_envs": (bool,),
-    "single_source": (bool,),
-    "test_envs": (list,),
-    "train_domains": (list,),
-    "val_domains": (list,),
-    "test_domains": (list,),
-    "preset": (str,),
-    "setting": (dict,),
-    "hparams": (dict,),
-    "space": (dict,),
+KEYS: Mapping[str, type] = {
+    "algorithms": list,
+    "datasets": list,
+    "n_hparams": int,
+    "n_hparams_from": int,
+    "n_trials": int,
+    "n_trials_from": int,
+    "single_test_envs": bool,
+    "single_source": bool,
+    "test_envs": list,
+    "train_domains": list,
+    "val_domains": list,
+    "test_domains": list,
+    "preset": str,
+    "setting": dict,
+    "hparams": dict,
+    "space": dict,
 }
-"""What a sweep file may say; flags of the same names replace it."""
+"""What a sweep file may say; flags of the same names win over it."""
+_DOMAIN_KEYS = ("test_envs", "train_domains", "val_domains", "test_domains")
+"""Lists of domains, by name or by number."""
+_TABLES = ("setting", "hparams")
 _PROTOCOLS: Mapping[str, type[Protocol]] = {cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, Explicit)}
 
 
@@ -76,9 +79,7 @@ class Declaration:
         problems = Problems()
         mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
         for name in (name for name in mine if mine[name] != theirs[name]):
-            problems.add(
-                f"{root} holds a sweep with {name} {mine[name]!r}, not {theirs[name]!r}: use another folder"
-            )
+            problems.add(f"{root} holds a sweep with {name} {mine[name]!r}, not {theirs[name]!r}: use another folder")
         if self.overrides != other.overrides:
             problems.add(f"{root} holds a sweep with other --hparams or space: use another folder")
         if self.protocol != other.protocol:
@@ -90,19 +91,30 @@ class Declaration:
 def read_sweep_file(path: Path) -> dict[str, Any]:
     """A sweep declared in TOML; raises `UserError` with every key that is unknown or of the wrong type."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--sweep {path}: there is no such file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--sweep {path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--sweep {path} can't be read: {error}") from None
     problems = Problems()
     for key, value in content.items():
         if key not in KEYS:
             problems.add(f"{path}: {unknown('key', key, KEYS)}")
-        elif not isinstance(value, KEYS[key]):
-            problems.add(f"{path}: {key} is a {KEYS[key][0].__name__}, not {value!r}")
+        elif type(value) is not KEYS[key]:
+            problems.add(f"{path}: {key} is a {KEYS[key].__name__}, not {value!r}")
+        elif isinstance(value, list):
+            for item in value:
+                if not isinstance(item, str) and not (key in _DOMAIN_KEYS and type(item) is int):
+                    problems.add(f"{path}: {key} is a list of names, {item!r} is none")
     problems.raise_if_any()
     return content
+
+
+def overlaid(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep file asks for with what flags say put over it, value by value in `setting` and `hparams`."""
+    said = {**flags.get("hparams", {}), **flags.get("setting", {})}
+    below = {key: {name: value for name, value in asked.get(key, {}).items() if name not in said} for key in _TABLES}
+    return {**asked, **flags, **{key: {**below[key], **flags.get(key, {})} for key in _TABLES}}
 
 
 def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration, dict[str, str]]:
@@ -209,14 +221,15 @@ def read_declaration(root: Path, catalogue: Catalogue | None = None) -> tuple[De
 
 
 def _protocol(asked: Mapping[str, Any]) -> Protocol:
-    explicit = {key: tuple(asked.get(f"{key}_domains") or ()) for key in ("train", "val", "test")}
-    only = tuple(asked.get("test_envs") or ())
-    if any(explicit.values()):
+    train, val, test, only = (
+        tuple(map(str, asked.get(key, ()))) for key in ("train_domains", "val_domains", "test_domains", "test_envs")
+    )
+    if train or val or test:
         if asked.get("single_test_envs") or asked.get("single_source") or only:
             raise UserError(
                 "--train_domains, --val_domains and --test_domains say it all: leave out the other protocol flags"
             )
-        return Explicit(explicit["train"], explicit["test"], explicit["val"])
+        return Explicit(train, test, val)
     if asked.get("single_source"):
         if only:
             raise UserError("--single_source tests all domains but the one that trains: leave out --test_envs")
@@ -253,16 +266,29 @@ def _overrides(
             fixed[name] = value
         elif name in FIELD_NAMES:
             changes[name] = value
-        elif rows:
+        else:
             problems.add(unknown("hyperparameter", name, [*spaces, *FIELD_NAMES]))
-    draws = {}
+    draws: dict[str, Draw] = {}
+    with problems.collecting():
+        draws = _draws(space, spaces)
+    if rows:
+        problems.raise_if_any()
+    return Overrides(fixed, parts, draws), changes
+
+
+def _draws(space: Mapping[str, Any], specs: Mapping[str, HparamSpec]) -> dict[str, Draw]:
+    """The distributions that a sweep file declares; each must draw values of the hyperparameter's type."""
+    problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
-        if name not in spaces:
-            problems.add(unknown("hyperparameter in [space]", name, spaces))
+        if name not in specs:
+            problems.add(unknown("hyperparameter in [space]", name, specs))
             continue
         try:
             draws[name] = Draw.parse(str(text))
         except ValueError as error:
             problems.add(f"[space] {name}: {error}")
+        else:
+            if wrong := check_value(specs[name], draws[name].sample(0)):
+                problems.add(f"[space] {name}: {wrong}, as {text} draws it")
     problems.raise_if_any()
-    return Overrides(fixed, parts, draws), changes
+    return draws

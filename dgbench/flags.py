@@ -42,7 +42,7 @@ def add_setting(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint_freq", type=int, metavar="STEPS", help="steps between evaluations")
     parser.add_argument("--holdout_fraction", type=float, metavar="SHARE", help="share of a domain that validates (.2)")
     parser.add_argument("--evaluate", metavar="VIEWS", help="selectors (what a selector may read), or all")
-    parser.add_argument("--hparams", metavar="JSON", help='fixed values: \'{"lr": 1e-3, "SWAD": {"form": "paper"}}\'')
+    parser.add_argument("--hparams", metavar="JSON", help='fixed values: \'{"lr": 1e-3, "NAME": {...}}\'')
     parser.add_argument("--data_dir", help="folder that holds the data sets")
     parser.add_argument("--include", nargs="+", metavar="FILE", help="Python files with algorithms, data sets, ...")
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that can't be decoded")
@@ -82,6 +82,8 @@ def asked_of(args: Namespace) -> dict[str, Any]:
 
 def site_of(args: Namespace) -> Site:
     """What the flags say of this machine."""
+    if args.workers < 0:
+        raise UserError("--workers must be at least 0")
     return Site(
         data_dir=os.path.abspath(args.data_dir) if args.data_dir else "",
         include=tuple(os.path.abspath(path) for path in args.include or ()),

@@ -55,7 +55,7 @@ def _describe(entry: Entry) -> Iterator[str]:
 
 def _algorithm_facts(entry: Entry) -> Iterator[str]:
     card = entry.card
-    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward (ERM: 1 and 1)"
+    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a step"
     if card.min_domains > 1:
         yield f"needs: {card.min_domains} training domains"
     if card.transductive:

@@ -115,6 +115,7 @@ class _Planner:
         self.requests, self.facts, self.catalogue, self.overrides = requests, facts, catalogue, overrides
         self.settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
         self.runs: dict[tuple[object, ...], Run] = {}
+        self.folds: dict[Fold, int] = {}
         self.values = lru_cache(maxsize=100_000)(self._values)
 
     def plan(self) -> Plan:
@@ -124,10 +125,9 @@ class _Planner:
         for (row, dataset), spots in self._grid().items():
             cell = candidates.setdefault((row.name, dataset), [])
             for (fold, trial), seeds in spots.items():
-                trained = [
-                    self._train(row.algorithm, dataset, fold, trial, seed, averages[dataset, row.algorithm])
-                    for seed in seeds
-                ]
+                number = self.folds.setdefault(fold, len(self.folds))
+                watching = averages[dataset, row.algorithm]
+                trained = [self._train((row.algorithm, dataset, number, trial, seed), fold, watching) for seed in seeds]
                 cell += self._candidates(row, trained)
         order = {"train": 0, "merge": 1, "adapt": 2}
         return Plan(
@@ -173,9 +173,10 @@ class _Planner:
             else:
                 yield base
 
-    def _train(self, algorithm: str, dataset: str, fold: Fold, trial: int, seed: int, averages: tuple[str, ...]) -> Run:
-        key = (algorithm, dataset, fold.held_out, fold.train, trial, seed)
+    def _train(self, key: tuple[str, str, int, int, int], fold: Fold, averages: tuple[str, ...]) -> Run:
+        """The run of (algorithm, data set, number of the fold, trial, hyperparameter seed), made once."""
         if key not in self.runs:
+            algorithm, dataset, _, trial, seed = key
             self.runs[key] = Run(
                 kind="train",
                 method=self.values("algorithm", algorithm, dataset, seed, trial),
@@ -217,7 +218,7 @@ class _Planner:
                     fewest = min(len(fold.training_domains) for fold in folds)
                     for problem in self._too_few_domains(request.rows, dataset, fewest):
                         problems.add(problem)
-                for problem in self._unfit_mergers(request, dataset):
+                for problem in (*self._unfit_mergers(request, dataset), *self._data_apart(request.rows, dataset)):
                     problems.add(problem)
         problems.raise_if_any()
 
@@ -246,6 +247,17 @@ class _Planner:
                     f"{self.settings[dataset].preset!r} starts each run from weights of its own. "
                     'Add --hparams \'{"init": "trial"}\''
                 )
+
+    def _data_apart(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
+        """Rows that would be measured on data which the runs below them drew otherwise, and may have trained on."""
+        setting = self.settings[dataset]
+        if setting.generated_data == "run":
+            for row in rows:
+                if row.merger or row.adapter:
+                    yield (
+                        f"{row.name} must see the data of the runs that it stands on; preset {setting.preset!r} draws "
+                        'what data sets generate anew for each run. Add --hparams \'{"generated_data": "trial"}\''
+                    )
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:

@@ -165,10 +165,10 @@ def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
     for name in names:
         if name in domains:
             chosen.append(name)
-        elif name.isdigit() and int(name) < len(domains):
+        elif name.isdecimal() and int(name) < len(domains):
             chosen.append(domains[int(name)])
-        elif name.isdigit():
-            raise UserError(f"test domain {name} is out of range: there are {len(domains)}, {', '.join(domains)}")
+        elif name.isdecimal():
+            raise UserError(f"domain {name} is out of range: there are {len(domains)}, {', '.join(domains)}")
         else:
             raise UserError(unknown("domain", name, domains))
     return [domain for domain in domains if domain in chosen] if names else list(domains)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.errors import Problems, unknown
 
@@ -91,8 +91,8 @@ PRESETS: Mapping[str, Setting] = {
     ),
 }
 
-_FIELDS = {f.name: f for f in dataclasses.fields(Setting)}
-FIELD_NAMES = tuple(name for name in _FIELDS if name != "preset")
+_TYPES = get_type_hints(Setting)
+FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
 _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
     "steps": (lambda v: v >= 1, "must be at least 1"),
@@ -102,8 +102,8 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def setting(preset: str = "dgbench", **changes: Any) -> Setting:
-    """A preset with some fields changed; everything wrong with them is refused at once."""
+def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
+    """A preset with some fields changed; everything wrong with them is refused at once. An int is a fine float."""
     problems = Problems()
     if preset not in PRESETS:
         problems.add(unknown("preset", preset, PRESETS))
@@ -111,19 +111,20 @@ def setting(preset: str = "dgbench", **changes: Any) -> Setting:
         if wrong := _wrong(name, value):
             problems.add(wrong)
     problems.raise_if_any()
+    changes = {name: float(value) if _TYPES[name] is float else value for name, value in changes.items()}
     return dataclasses.replace(PRESETS[preset], **changes)
 
 
 def _wrong(name: str, value: object) -> str | None:
     if name not in FIELD_NAMES:
         return unknown("setting", name, FIELD_NAMES)
-    kind = str(_FIELDS[name].type)
-    if kind.startswith("Literal"):
-        options = [option.strip(" \"'") for option in kind[len("Literal[") : -1].split(",")]
-        return None if str(value) in options else f"setting {name!r} is one of {', '.join(options)}, not {value!r}"
-    kinds: Mapping[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
-    if not isinstance(value, kinds[kind]) or (kind != "bool" and isinstance(value, bool)):
-        return f"setting {name!r} is a {kind}, not {value!r}"
+    kind = _TYPES[name]
+    if get_origin(kind) is Literal:
+        options = get_args(kind)
+        fine = value in options and type(value) is type(options[0])
+        return None if fine else f"setting {name!r} is one of {', '.join(map(str, options))}, not {value!r}"
+    if not isinstance(value, (int, float) if kind is float else kind) or (kind is not bool and isinstance(value, bool)):
+        return f"setting {name!r} is a {kind.__name__}, not {value!r}"
     if name in _LIMITS and not _LIMITS[name][0](value):
         return f"setting {name!r} {_LIMITS[name][1]}, not {value!r}"
     return None

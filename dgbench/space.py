@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,7 +29,8 @@ _RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{_NUMBER})\^)?U\((?P<low>{_NUMB
 class Draw:
     """A distribution over the values of one hyperparameter.
 
-    Written and read as text: `10^U(-5, -3.5)`, `int 2^U(3, 9)`, `U(0, 0.5)`, `{0.0, 0.1, 0.5}`.
+    Written and read as text, to the last digit: `10^U(-5, -3.5)`, `int 2^U(3, 9)`, `U(0, 0.5)`, `{0.0, 0.1, 0.5}`.
+    Options that are text are single words.
     """
 
     low: float = 0.0
@@ -50,8 +52,8 @@ class Draw:
     def __str__(self) -> str:
         if self.options:
             return "{" + ", ".join(_literal(option) for option in self.options) + "}"
-        base = "" if self.base is None else f"{self.base:g}^"
-        return f"{'int ' if self.integer else ''}{base}U({self.low:g}, {self.high:g})"
+        base = "" if self.base is None else f"{_number(self.base)}^"
+        return f"{'int ' if self.integer else ''}{base}U({_number(self.low)}, {_number(self.high)})"
 
     @staticmethod
     def parse(text: str) -> Draw:
@@ -161,7 +163,8 @@ def resolve(
         default, draw = spec.for_traits(traits)
         draw = draws.get(spec.name, draw)
         if spec.name in fixed:
-            values[spec.name] = fixed[spec.name]
+            value = fixed[spec.name]
+            values[spec.name] = float(value) if spec.type == "float" else value
         elif hparams_seed == 0 or draw is None:
             values[spec.name] = default
         else:
@@ -170,11 +173,11 @@ def resolve(
 
 
 def check_value(spec: HparamSpec, value: object) -> str | None:
-    """What is wrong with a value given for this hyperparameter, or None; an int is a fine float."""
+    """What is wrong with a value given for this hyperparameter, or None; an int is a fine float, infinity is not."""
     fine = {
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool),
+        "float": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
         "str": isinstance(value, str),
     }.get(spec.type, True)
     return None if fine else f"hyperparameter {spec.name!r} is a {spec.type}, not {value!r}"
@@ -190,6 +193,10 @@ def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
         elif wrong := check_value(by_name[name], value):
             problems.add(wrong)
     problems.raise_if_any()
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
 
 
 def _literal(value: Value) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import orjson
 from dgbench import cli
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of
-from dgbench.declaration import read_declaration, read_sweep_file
+from dgbench.declaration import overlaid, read_declaration, read_sweep_file
 from dgbench.errors import UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, site_of
 from dgbench.plan import Plan
@@ -72,31 +72,32 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _launch(args: Any) -> int:
-    catalogue = Catalogue(args.include or ())
-    asked = {**(read_sweep_file(args.sweep) if args.sweep else {}), **asked_of(args)}
+    catalogue, jobs = Catalogue(args.include or ()), jobs_of(args)
+    asked = overlaid(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
     sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     if args.dry_run:
         _tell_dry_run(sweep.plan, catalogue, as_json=args.json)
         return 0
-    return _execute(sweep, args, ask=not args.skip_confirmation)
+    return _execute(sweep, jobs, ask=not args.skip_confirmation)
 
 
 def _retry(args: Any) -> int:
+    jobs = jobs_of(args)
     sweep = reopen(args.output_dir, data_dir=args.data_dir)
     store = Store(args.output_dir)
     forgiven = sum(bool(store.folder(run.id).forgive()) for run in sweep.plan.runs)
     print(f"{forgiven} failed runs may run again")
-    return _execute(sweep, args, ask=False)
+    return _execute(sweep, jobs, ask=False)
 
 
-def _execute(sweep: Sweep, args: Any, *, ask: bool) -> int:
-    missing = sum(state is not State.DONE for state in sweep.states(args.retries).values())
+def _execute(sweep: Sweep, jobs: Mapping[str, Any], *, ask: bool) -> int:
+    missing = sum(state is not State.DONE for state in sweep.states(jobs["retries"]).values())
     if missing and ask and sys.stdin.isatty():
         answer = input(f"About to launch {missing:,} runs of {len(sweep.plan.runs):,}. Go on? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             return 1
     sweep.write()
-    return sweep.execute(**jobs_of(args))
+    return sweep.execute(**jobs)
 
 
 def _tell_dry_run(plan: Plan, catalogue: Catalogue, *, as_json: bool) -> None:
