@@ -50,9 +50,9 @@ def write_clutter(root: Path) -> None:
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         for name in (".DS_Store", "Thumbs.db", "imagelist.txt", "._0000.jpg"):
             (folder / name).write_bytes(b"clutter")
-    write_image(root / ".cache" / "x" / "1.jpg")
     some_class = next(path for path in sorted(root.glob("*/*")) if path.is_dir())
     write_image(some_class / ".ipynb_checkpoints" / "1.jpg")
+    write_image(root / ".cache" / "x" / "1.jpg")
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]], columns: Sequence[str] = ("path", "domain", "label")) -> Path:

@@ -43,6 +43,17 @@ def test_a_table_says_what_folders_say_in_any_order_of_rows_and_columns(root: Pa
         assert np.array_equal(ours.batch(np.arange(4), None), theirs.batch(np.arange(4), None))
 
 
+def test_domains_and_labels_are_those_of_the_cells_sorted(root: Path) -> None:
+    cells = {"art": "z", "photo": "a", "cat": "9", "dog": "10"}
+    rows = [(path, cells[domain], cells[label]) for path, domain, label in rows_of(root)]
+    dataset = csv(path=write_csv(root / "table.csv", rows))
+    assert dataset.domains == ("a", "z")
+    assert dataset.classes == ("10", "9")
+    examples = dataset.examples("z", 0)
+    assert [path.relative_to(root).as_posix()[:7] for path in examples.paths] == ["art/dog"] * 2 + ["art/cat"] * 2
+    assert examples.labels.tolist() == [0, 0, 1, 1]
+
+
 def test_the_byte_order_mark_spaces_and_absolute_paths_are_understood(root: Path) -> None:
     rows = [(str(root / path) + " ", f" {domain}", label) for path, domain, label in rows_of(root)]
     table = write_csv(root.parent / "table.csv", rows)
