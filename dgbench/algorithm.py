@@ -117,7 +117,7 @@ class Algorithm(nn.Module):
         decay = self.hparams.weight_decay
         kinds: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
         more = {"momentum": self.setting.momentum} if self.setting.optimizer == "sgd" else {}
-        return kinds[self.setting.optimizer](parameters, lr=lr, weight_decay=decay, **more)
+        return kinds[self.setting.optimizer](parameters, lr=lr, weight_decay=decay, fused=True, **more)
 
     def joint_loss(self, batches: Sequence[Batch]) -> Tensor:
         """Mean cross-entropy over all examples of all domains, in one forward pass."""

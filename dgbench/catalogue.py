@@ -222,6 +222,7 @@ def _from_json(data: dict[str, Any]) -> Entry:
                 **spec,
                 "draw": draw(spec["draw"]),
                 "variants": {trait: (default, draw(text)) for trait, (default, text) in spec["variants"].items()},
+                "options": tuple(spec["options"]),
             }
         )
         for spec in data["space"]

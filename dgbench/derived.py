@@ -71,7 +71,7 @@ def execute_merge(parts: Derived) -> None:
     merger: Merger = cls(hparams)
     step = parts.run.setting.steps - 1
     members = [_member(parts, source) for source in parts.run.inputs]
-    seed_everything(parts.run.seed, "merge")
+    seed_everything(parts.device, parts.run.seed, "merge")
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
         parts.record(step, _mean_logits(parts, chosen), {"members": [member.run for member in chosen]})
@@ -123,7 +123,7 @@ def execute_adapt(parts: Derived) -> None:
 
 def _adapted_logits(parts: Derived, cls: type[Adapter], hparams: Any, view: View) -> Tensor:
     """Logits of a view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
-    seed_everything(parts.run.seed, "adapt", str(view))
+    seed_everything(parts.device, parts.run.seed, "adapt", str(view))
     network = copy.deepcopy(parts.algorithm.network)
     adapter = cls(network, hparams)
     order = numpy_stream(parts.run.seed, "adapt", str(view)).permutation(parts.data.size(view))

@@ -95,6 +95,8 @@ class HparamSpec:
     help: str = ""
     variants: Mapping[str, tuple[Value, Draw | None]] = field(default_factory=dict)
     """Other default and draw for data sets that have a trait (`small_images`, ...); the first that fits counts."""
+    options: tuple[Value, ...] = ()
+    """The values that there are, if they can be listed."""
 
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
         """Default and draw on a data set with these traits."""
@@ -114,12 +116,15 @@ def hparam(
     *,
     help: str = "",
     variants: Mapping[str, tuple[Value, Draw | None]] | None = None,
+    options: tuple[Value, ...] = (),
 ) -> Any:
     """A field of an `Hparams` dataclass: its default, and the distribution that random search draws it from.
 
-    Without `draw`, every hyperparameter seed uses the default.
+    Without `draw`, every hyperparameter seed uses the default. A value that is not one of `options` (if given) is
+    refused before anything runs.
     """
-    return field(default=default, metadata={"draw": draw, "help": help, "variants": variants or {}})
+    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options}
+    return field(default=default, metadata=metadata)
 
 
 def space_of(hparams: type) -> Space:
@@ -133,6 +138,7 @@ def space_of(hparams: type) -> Space:
             draw=f.metadata.get("draw"),
             help=f.metadata.get("help", ""),
             variants=f.metadata.get("variants", {}),
+            options=f.metadata.get("options", ()),
         )
         for f in dataclasses.fields(hparams)
     )
@@ -180,7 +186,11 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
         "float": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
         "str": isinstance(value, str),
     }.get(spec.type, True)
-    return None if fine else f"hyperparameter {spec.name!r} is a {spec.type}, not {value!r}"
+    if not fine:
+        return f"hyperparameter {spec.name!r} is a {spec.type}, not {value!r}"
+    if spec.options and value not in spec.options:
+        return f"hyperparameter {spec.name!r} is one of {', '.join(map(str, spec.options))}, not {value!r}"
+    return None
 
 
 def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:

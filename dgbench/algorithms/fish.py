@@ -41,7 +41,7 @@ class Fish(Algorithm):
         """Default and draw of `meta_lr` are DomainBed's; the paper's on WILDS are 0.01 to 0.15."""
 
         meta_lr: float = hparam(0.5, choice(0.05, 0.1, 0.5), help="how far to go towards the end of the inner steps")
-        form: str = hparam("domainbed", help="domainbed or wilds")
+        form: str = hparam("domainbed", help="which published form", options=FORMS)
         meta_steps: int = hparam(3, help="domains drawn a step, in the form wilds alone")
 
         def __post_init__(self) -> None:

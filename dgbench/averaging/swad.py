@@ -64,7 +64,7 @@ class SWAD(Average):
         n_converge: int = hparam(3, help="N_s, evaluations that must not fall below the first of them")
         n_tolerance: int = hparam(6, help="N_e, evaluations that must all lie above the threshold")
         tolerance_ratio: float = hparam(0.3, help="r - 1, by how much the threshold exceeds the loss at convergence")
-        form: str = hparam("official", help="official or paper")
+        form: str = hparam("official", help="the authors' code or their paper", options=FORMS)
 
         def __post_init__(self) -> None:
             problems = Problems()

@@ -1,0 +1,71 @@
+"""Exact resume, by killing for real: records must be byte for byte those of a sweep that nobody touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dgbench.lease import Process, newest
+from dgbench.planfile import read_plan
+from dgbench.store import State, Store
+
+ROWS = ["ERM+SWAD", "Fish", "SAM"]
+COMMAND = [
+    *(sys.executable, "-m", "dgbench.sweep", "launch", "--algorithms", *ROWS, "--datasets", "RotatedDigits"),
+    *("--test_envs", "75", "--single_test_envs", "--n_hparams", "1", "--n_trials", "1"),
+    *("--steps", "120", "--checkpoint_freq", "8", "--jobs", "2", "--device", "cpu", "--retries", "1000"),
+]
+KILLS = 10
+
+
+def start(root: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, "--output_dir", str(root)], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+
+
+def records(root: Path) -> dict[str, bytes]:
+    return {run.id: (root / "runs" / run.id / "records.jsonl").read_bytes() for run in read_plan(root).runs}
+
+
+def executing(root: Path) -> list[int]:
+    """Process ids of the runs that are executed now, by their leases."""
+    store, found = Store(root), []
+    for id in store.ids():
+        folder = store.folder(id)
+        if folder.state(retries=1000) is State.RUNNING:
+            number, _ = newest(os.listdir(folder.path))
+            holder = folder.path / f"lease-{number:04d}"
+            found.append(Process(**json.loads(holder.read_text())).pid)
+    return found
+
+
+@pytest.mark.slow
+def test_records_survive_ten_kills_of_runs_and_two_of_the_launcher(tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert start(undisturbed).wait(timeout=120) == 0
+    rng = random.Random(0)
+    launcher = start(disturbed)
+    kills = 0
+    deadline = time.monotonic() + 200
+    while launcher.poll() is None and time.monotonic() < deadline:
+        time.sleep(rng.uniform(0.05, 0.4))
+        if kills >= KILLS:
+            continue
+        for pid in executing(disturbed):
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+        if kills in (4, 8):
+            launcher.kill()
+            launcher.wait()
+            launcher = start(disturbed)
+            kills += 1
+    assert launcher.wait(timeout=120) == 0
+    assert kills >= KILLS
+    assert records(disturbed) == records(undisturbed)
