@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from dgbench.errors import UserError
-from dgbench.protocol import IN, Fold, LeaveOneDomainOut
-from dgbench.results import Candidate, Gap, Results, Series, Spot
+from dgbench.protocol import Fold, LeaveOneDomainOut
+from dgbench.results import Candidate, Gap, Results, Series, Spot, accuracies
 from dgbench.seeding import seed_hash
 from dgbench.store import write_atomic
 
 RECORDS, DONE = "results.jsonl", "done"
+
+_ACCURACY = re.compile(r"env(\d+)_(?:in|out)_acc")
 
 ALGORITHMS = (
     "ERM", "ERMPlusPlus", "Fish", "IRM", "GroupDRO", "Mixup", "MLDG", "CORAL", "MMD", "DANN", "CDANN", "MTL",
@@ -184,9 +186,10 @@ class _Reader:
 
     def _misfit(self, args: RunArgs, record: Mapping[str, Any]) -> str:
         """Why a run has no place in tables; empty if it has one."""
-        domains = self._domains(args.dataset, next(i for i in count() if accuracy_key(i, IN) not in record))
+        seen = [int(found[1]) for key in record if (found := _ACCURACY.fullmatch(key))]
+        domains = self._domains(args.dataset, max(seen, default=-1) + 1)
         if domains is None:
-            return f"its {args.dataset} has another number of domains than other runs'"
+            return f"its {args.dataset} has fewer than 2 domains, or another number than other runs'"
         if frozenset(args.test_envs) in self.folds[args.dataset]:
             return ""
         return f"tables have no place for test domains {list(args.test_envs)} of {len(domains)}"
@@ -194,12 +197,12 @@ class _Reader:
     def _domains(self, dataset: str, number: int) -> tuple[str, ...] | None:
         if dataset not in self.domains and number >= 2:
             known = ENVIRONMENTS.get(dataset, ())
-            domains = known if len(known) == number else tuple(f"env{i}" for i in range(number))
-            folds = LeaveOneDomainOut().folds(domains)
-            self.domains[dataset] = domains
-            self.folds[dataset] = {frozenset(map(domains.index, fold.held_out)): fold for fold in folds}
-        domains = self.domains.get(dataset, ())
-        return domains if len(domains) == number else None
+            names = known if len(known) == number else tuple(f"env{i}" for i in range(number))
+            folds = LeaveOneDomainOut().folds(names)
+            self.domains[dataset] = names
+            self.folds[dataset] = {frozenset(map(names.index, fold.held_out)): fold for fold in folds}
+        domains = self.domains.get(dataset)
+        return domains if domains and len(domains) == number else None
 
     def _candidate(self, folder: Path, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
         fold = self.folds[args.dataset][frozenset(args.test_envs)]
@@ -212,7 +215,7 @@ class _Reader:
         try:
             steps = tuple(record["step"] for record in records)
             start = _last_series(steps)
-            accuracy = np.array([[record[key] for key in keys] for record in records[start:]], dtype=np.float64)
+            accuracy = accuracies([[record[key] for key in keys] for record in records[start:]])
         except (KeyError, TypeError, ValueError) as error:
             return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", folder.name)
         if start:

@@ -160,7 +160,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
         columns=(*datasets, AVERAGE),
         rows=rows,
         signature=signature(results, selector, datasets),
-        notes=disagreements(results, datasets),
+        notes=(*disagreements(results, datasets), *_mark(rows)),
     )
 
 
@@ -178,13 +178,17 @@ def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
     return Cell(dataset, estimate(means, ddof) if means else None, gaps)
 
 
+def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """What the mark means, where there is any."""
+    if any(cell.partial for cells in rows.values() for cell in cells):
+        yield "* stands on less than was asked for: on complete hyperparameter seeds and trials alone"
+
+
 def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     """What is partial and what it stands on, then which runs are lacking, for rows that lack the same at once."""
-    partial = [(row, cell) for row, cells in rows.items() for cell in cells if cell.partial]
-    if partial:
-        yield "* stands on less than was asked for: on complete hyperparameter seeds and trials alone"
-    for row, cell in partial:
-        if cell.trials:
+    yield from _mark(rows)
+    for row, cell in ((row, cell) for row, cells in rows.items() for cell in cells):
+        if cell.partial and cell.trials:
             complete = sum(outcome.complete for outcome in cell.trials.values())
             asked = sum(outcome.asked for outcome in cell.trials.values())
             trials = sum(outcome.pick is not None for outcome in cell.trials.values())

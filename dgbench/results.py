@@ -247,8 +247,7 @@ class _Reader:
         try:
             mine = [record for record in records if record["predictor"] == predictor]
             steps = tuple(record["step"] for record in mine)
-            rows = [[record["views"][name]["accuracy"] for name in names] for record in mine]
-            accuracy = np.array(rows, dtype=np.float64)
+            accuracy = accuracies([[record["views"][name]["accuracy"] for name in names] for record in mine])
             ordered = all(earlier < later for earlier, later in pairwise(steps))
         except (KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
@@ -257,6 +256,14 @@ class _Reader:
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
         return Series(run.id, self.steps.setdefault(steps, steps), views, accuracy)
+
+
+def accuracies(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+    """The values of records, (steps, views); raises ValueError or TypeError if one is no number."""
+    table = np.array(rows, dtype=np.float64)
+    if not np.isfinite(table).all():
+        raise ValueError("an accuracy is no number")
+    return table
 
 
 def _merged(table: PlanTable, position: int) -> int:

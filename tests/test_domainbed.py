@@ -296,6 +296,7 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
     put(tmp_path, "many", RunArgs("VLCS", "ERM", (0, 1, 2), 0, 0), record)
     put(tmp_path, "beyond", RunArgs("VLCS", "ERM", (7,), 0, 0), record)
     put(tmp_path, "other", RunArgs("VLCS", "ERM", (0,), 0, 5), [{"step": 0, **accuracies(3, rng)}])
+    put(tmp_path, "none", RunArgs("New", "ERM", (0,), 0, 0), [{"step": 0}])
     put(tmp_path, "twice", RunArgs("VLCS", "ERM", (0,), 0, 0), record)
     (tmp_path / "empty").mkdir()
     (tmp_path / "strange").mkdir()
@@ -305,7 +306,8 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
     assert results.notes == (
         "beyond: tables have no place for test domains [7] of 4, left out",
         "many: tables have no place for test domains [0, 1, 2] of 4, left out",
-        "other: its VLCS has another number of domains than other runs', left out",
+        "none: its New has fewer than 2 domains, or another number than other runs', left out",
+        "other: its VLCS has fewer than 2 domains, or another number than other runs', left out",
         "strange: no record of a run, left out",
         "twice repeats the run in run0, left out",
         "1 folders hold no results.jsonl",

@@ -1,0 +1,134 @@
+"""The command: either kind of folder, any format, wrong input refused, no torch."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgbench.collect import main
+from dgbench.domainbed import RunArgs, write_run
+
+OWN: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("own_sweep.py")))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("own")
+    OWN["make"](root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("foreign")
+    for env in range(4):
+        record = {f"env{i}_{part}_acc": (1 + i + env) / 10 for i in range(4) for part in ("in", "out")}
+        write_run(root, RunArgs("VLCS", "ERM", (env,), 0, 0).to_json(1, 0.2), {}, [{"step": 0, **record}])
+    return root
+
+
+def test_our_own_folder(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--input_dir", str(own)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "Total records: 108\n\n-------- Dataset: ColoredMNIST, model selection method: training-domain "
+    )
+    assert said.count("-------- ") == 6
+    assert "\nERM+SWAD  " in said
+
+
+def test_a_domainbed_folder(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--input-dir", str(foreign), "--selector", "oracle"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].split() == ["Algorithm", "C", "L", "S", "V", "Avg"]
+    assert lines[4].split() == ["ERM", "10.0", "30.0", "50.0", "70.0", "40.0"]
+
+
+@pytest.mark.parametrize("name", ["text", "markdown", "latex", "csv", "json"])
+def test_every_format(own: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--input_dir", str(own), "--format", name, "--selector", "oracle", "training-domain"]) == 0
+    said = capsys.readouterr().out
+    assert "ERM+DiWA" in said
+    assert said.index("oracle") < said.index("training-domain")
+    assert "leave-one-domain-out cross-validation" not in said
+
+
+def test_output_goes_to_a_file(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "t.json"
+    assert main(["--input_dir", str(own), "--format", "json", "--output", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    assert json.loads(out.read_text())["records"] == 108
+
+
+def test_incomplete_and_partial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = OWN["make"](tmp_path)
+    folder = OWN["folder"](tmp_path, table, kind="train", hparams_seed=1, trial=0, held_out=("+90%",))
+    (folder.path / "done").unlink()
+    words = ["--input_dir", str(tmp_path), "--selector", "training-domain"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.count("1 run waiting") == 8, "in ERM and ERM+SWAD: cell, average, and both of the averages' table"
+    assert "ERM, ERM+SWAD without ERM [+90%], trial 0 hparams 1: waiting" in said
+    assert "*" not in said
+    assert main([*words, "--partial"]) == 0
+    said = capsys.readouterr().out
+    assert "1 run waiting  " not in said
+    assert "ERM +90%*: 3 of 4 hyperparameter draws, 2 of 2 trials, 1 run waiting" in said
+
+
+def test_a_sweep_that_has_not_begun_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OWN["make"](tmp_path, hparams=1, trials=1)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert main(["--input_dir", str(tmp_path), "--selector", "oracle", "--partial"]) == 0
+    assert "1 run missing" in capsys.readouterr().out
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = tmp_path / "gone"
+    words = ["--input_dir", str(gone), "--selector", "orakle", "--format", "latx", "--output", str(gone / "x")]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "dgbench: error: unknown selector 'orakle': did you mean 'oracle'?",
+        "dgbench: error: unknown format 'latx': did you mean 'latex'?",
+        f"dgbench: error: --output {gone / 'x'}: there is no folder {gone}",
+        f"dgbench: error: --input_dir {gone}: there is no such folder",
+    ]
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sub").mkdir()
+    assert main(["--input_dir", str(tmp_path)]) == 2
+    assert "holds no sweep: neither a plan.json nor folders with results.jsonl" in capsys.readouterr().err
+
+
+def test_the_folder_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "--input_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], None])
+def test_it_needs_no_torch_and_little_time(own: Path, words: list[str] | None) -> None:
+    words = words or ["--input_dir", str(own)]
+    code = (
+        "import sys\n"
+        "from dgbench.collect import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert not {'torch', 'pandas', 'sklearn'} & set(sys.modules), 'slow import'\n"
+    )
+    best = 9.0
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, timeout=60)
+        best = min(best, time.perf_counter() - start)
+    assert best < 1.0
