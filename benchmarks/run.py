@@ -3,8 +3,9 @@
     python benchmarks/run.py [--steps 200] [--rounds 3]
 
 Reference: one endless DataLoader of 8 workers for each of 5 training domains, one of 8 workers for each of the 12
-splits, every split evaluated at each of 3 evaluations, and `.item()` each step; the same network, batch (64 of each domain), optimizer and
-number of steps. dgbench runs in fp32 and, where the processor has it, in bf16. Aims: 1.7 and 3 times as fast.
+splits, every split evaluated at each of 3 evaluations, `.item()` each step; the same network, batch (64 of each
+domain), optimizer and number of steps. dgbench runs in fp32 and, where the processor has it, in bf16. Aims: 1.7 and 3
+times as fast.
 """
 
 from __future__ import annotations

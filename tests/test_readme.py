@@ -1,0 +1,33 @@
+"""The README says nothing that was not run: its algorithm is the file that these tests train."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dgbench import cli, train
+from dgbench.__main__ import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLE = Path(__file__).parent / "examples" / "smooth.py"
+
+
+def test_the_algorithm_shown_is_the_one_that_is_run() -> None:
+    assert EXAMPLE.read_text() in README
+
+
+def test_the_algorithm_shown_trains(tmp_path: Path, capsys: object) -> None:
+    words = ["--include", str(EXAMPLE), "--algorithm", "Smooth+SWAD", "--dataset", "RotatedDigits", "--test", "75"]
+    code = cli.run(train.main, [*words, "--steps", "30", "--threads", "1", "--output_dir", str(tmp_path / "out")])
+    assert code == 0
+
+
+def test_every_sweep_and_file_that_is_named_exists() -> None:
+    for path in re.findall(r"\b(?:sweeps|benchmarks|results|tests)/[\w/.]+\.\w+", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_command_is_named() -> None:
+    for command in COMMANDS:
+        assert re.search(rf"dgbench[. ]{command}\b", README), command
