@@ -116,7 +116,10 @@ class Catalogue:
             for file in sorted((_PACKAGE / folder).glob("[!_]*.py")):
                 yield from _entries(f"dgbench.{folder}.{file.stem}", file)
         for point in _entry_points():
-            spec = importlib.util.find_spec(point.module)
+            try:
+                spec = importlib.util.find_spec(point.module)
+            except ModuleNotFoundError:  # of a package that it would lie in
+                spec = None
             if spec is None or spec.origin is None:
                 raise UserError(f"entry point {point.name} of group {point.group}: there is no module {point.module}")
             yield from _entries(point.module, Path(spec.origin))

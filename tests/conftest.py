@@ -1,0 +1,68 @@
+"""What several tests need: the catalogue, a made-up data set's facts, and plans over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from dgbench.catalogue import Catalogue
+from dgbench.names import parse_rows
+from dgbench.plan import DatasetFacts, Overrides, Plan, Request, plan
+from dgbench.protocol import LeaveOneDomainOut, Protocol
+from dgbench.setting import Setting, setting
+
+MakeFacts = Callable[..., DatasetFacts]
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return Catalogue()
+
+
+@pytest.fixture(scope="session")
+def make_facts() -> MakeFacts:
+    """Facts of a data set of large images with that many domains of 100 examples."""
+
+    def make(domains: int | Sequence[str] = 4, name: str = "Toy", **changes: Any) -> DatasetFacts:
+        names = tuple("abcdefghijkl"[:domains]) if isinstance(domains, int) else tuple(domains)
+        values: dict[str, Any] = {
+            "counts": (100,) * len(names),
+            "num_classes": 5,
+            "input_shape": (3, 224, 224),
+            "traits": (),
+            "steps": 11,
+            "checkpoint_freq": 5,
+            "fingerprint": "f",
+        }
+        return DatasetFacts(name=name, domains=names, **{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_plan(catalogue: Catalogue, make_facts: MakeFacts) -> MakePlan:
+    """The plan of one request for these rows on a data set of that many domains."""
+
+    def make(
+        *rows: str,
+        domains: int = 4,
+        protocol: Protocol | None = None,
+        hparams: int = 2,
+        trials: int = 1,
+        how: Setting | None = None,
+        overrides: Overrides | None = None,
+        **facts: Any,
+    ) -> Plan:
+        request = Request(
+            parse_rows(rows, catalogue),
+            ("Toy",),
+            protocol or LeaveOneDomainOut(),
+            tuple(range(hparams)),
+            tuple(range(trials)),
+        )
+        return plan([request], {"Toy": make_facts(domains, **facts)}, how or setting(), catalogue, overrides)
+
+    return make
