@@ -86,7 +86,7 @@ class Summary:
     executed: int = 0
     """Processes started here, one an attempt."""
     taken_over: int = 0
-    """Runs that another launcher had begun and lost, and that this one went on with."""
+    """Attempts that went on where one ended that nobody had a verdict on, such as those of a killed launcher."""
     elapsed: float = 0.0
     """Seconds."""
     processes: int = 0

@@ -140,6 +140,7 @@ class _Launch:
         """A process ended: believe the folder; record what a process that was killed could not."""
         id = attempt.run.id
         folder = self.store.folder(id)
+        self.summary.taken_over += attempt.inherits and attempt.status != TAKEN
         if folder.summary() is not None:
             self.done(id, attempt.seconds if attempt.status == 0 else 0.0)
         elif attempt.status in (TAKEN, STOPPED) or attempt.stopped:
@@ -266,5 +267,5 @@ def run_local(
     summary = launch.summary
     summary.stopped, summary.elapsed = stopped, time.monotonic() - began
     summary.left = [run.id for run in runs if run.id in launch.open]
-    summary.executed, summary.taken_over, summary.processes = engine.executed, engine.taken_over, engine.most + 2
+    summary.executed, summary.processes = engine.executed, engine.most + 2
     return summary

@@ -116,6 +116,8 @@ class Attempt:
     slot: Slot
     before: int
     """The newest lease when it was started; its own is higher."""
+    inherits: bool
+    """Whether that lease was never released: its holder died, or this process will find the run taken."""
     started: float
     deadline: float
     """When it is killed, by `time.monotonic`."""
@@ -152,7 +154,7 @@ class LocalSlots(Launcher):
         self._attempts: dict[str, Attempt] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(interrupts, selectors.EVENT_READ)
-        self.executed = self.taken_over = self.most = 0
+        self.executed = self.most = 0
 
     @property
     def free(self) -> int:
@@ -168,11 +170,11 @@ class LocalSlots(Launcher):
             folder, run, slot = self._store.folder(id), self._runs[id], self._free.pop(0)
             before, released = leases.newest(os.listdir(folder.path))
             now = time.monotonic()
-            self._attempts[id] = Attempt(run, slot, before, now, now + (self._timeout or float("inf")))
+            deadline = now + (self._timeout or float("inf"))
+            self._attempts[id] = Attempt(run, slot, before, bool(before and not released), now, deadline)
             env = {"CUDA_VISIBLE_DEVICES": slot.gpu or ""}
             self._server.start(id, self._make_job(run, slot), env, str(folder.log_path))
             self.executed += 1
-            self.taken_over += bool(before and not released)
             self.most = max(self.most, len(self._attempts))
 
     def alive(self) -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from toy_launch import gone
 
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
 
@@ -51,14 +52,6 @@ class Jobs:
 @pytest.fixture
 def jobs(server: ForkServer, tmp_path: Path) -> Jobs:
     return Jobs(server, tmp_path / "log.txt")
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, be it reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,16 @@ def launch(root: Path, jobs: int, retries: int, plan: Plan, **options: object) -
         }
 
     root.mkdir(exist_ok=True)
-    return run_local(
-        Store(root), runs, jobs=jobs, retries=retries, make_job=job, target="toy_target:execute", modules=["dgbench.store"],
-        **options,
-    )  # fmt: skip
+    options = {"target": "toy_target:execute", "modules": ["dgbench.store"], **options}
+    return run_local(Store(root), runs, jobs=jobs, retries=retries, make_job=job, **options)
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, be it reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def strike(fault: str) -> None:
         raise OSError("No space left on device")
     elif fault == "hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        print("hanging")
         time.sleep(3600)
     else:
         assert fault == ""
