@@ -344,3 +344,60 @@ def test_what_is_written_is_what_domainbed_reads(tmp_path: Path) -> None:
     assert first["args"]["test_envs"] == [3]
     assert first["args"]["output_dir"] == str(folder)
     assert (first["hparams"], first["step"], first["env0_in_acc"]) == ({"lr": 0.1}, 0, 0.5)
+
+
+SHIPPED = """
+Total records: 200
+
+-------- Dataset: VLCS, model selection method: training-domain validation set
+Algorithm             C                     L                     S                     V                     Avg
+ERM                   98.0 +/- 0.2          64.2 +/- 0.8          74.1 +/- 0.4          77.1 +/- 0.2          78.3
+
+-------- Averages, model selection method: training-domain validation set
+Algorithm                  VLCS                       Avg
+ERM                        78.3 +/- 0.0               78.3
+
+-------- Dataset: VLCS, model selection method: leave-one-domain-out cross-validation
+Algorithm             C                     L                     S                     V                     Avg
+ERM                   96.9 +/- 1.0          64.4 +/- 0.9          70.5 +/- 0.5          76.7 +/- 0.1          77.1
+
+-------- Averages, model selection method: leave-one-domain-out cross-validation
+Algorithm                  VLCS                       Avg
+ERM                        77.1 +/- 0.1               77.1
+
+-------- Dataset: VLCS, model selection method: test-domain validation set (oracle)
+Algorithm             C                     L                     S                     V                     Avg
+ERM                   96.9 +/- 1.0          65.9 +/- 0.5          71.6 +/- 1.3          76.9 +/- 0.3          77.8
+
+-------- Averages, model selection method: test-domain validation set (oracle)
+Algorithm                  VLCS                       Avg
+ERM                        77.8 +/- 0.3               77.8
+"""
+"""Its test_sweep_results.txt, without the blanks at the ends of lines."""
+
+
+def test_the_sweep_that_domainbed_ships_gives_its_text(tmp_path: Path) -> None:
+    sizes = {"in": (1132, 2125, 2626, 2701), "out": (283, 531, 656, 675)}
+
+    def exact(digits: str, domain: int, part: str) -> float:
+        size = sizes[part][domain]
+        return round(int(digits) / 10000 * size) / size
+
+    fixture = Path(__file__).with_name("fixtures") / "domainbed_vlcs.txt"
+    for line in fixture.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        head, *parts = line.split(" | ")
+        trial, envs, seed = head.split()
+        tested = tuple(map(int, envs))
+        records = []
+        for step, part in zip((0, 300, 600, 900, 1000), parts, strict=True):
+            values = part.split()
+            outs = [exact(v, i, "out") for i, v in enumerate(values[:4])] if len(tested) == 1 else [0.0] * 4
+            ins = {env: exact(v, env, "in") for env, v in zip(tested, values[-len(tested) :], strict=True)}
+            keys = {f"env{i}_out_acc": v for i, v in enumerate(outs)} | {f"env{i}_in_acc": v for i, v in ins.items()}
+            records.append({"step": step, **keys})
+        put(tmp_path, line[:6].replace(" ", "-"), RunArgs("VLCS", "ERM", tested, int(seed), int(trial)), records)
+    found = tables(tmp_path).splitlines()
+    assert [line.rstrip() for line in found] == SHIPPED.strip("\n").splitlines()
+    assert {len(line) for line in found if line.startswith(("ERM", "Algorithm"))} == {6 * 22 - 1, 3 * 27 - 1}
