@@ -33,7 +33,7 @@ class {name}(_Base):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        weight: float = hparam(1.0, power(10, -1.23456789, 1), help="how much", variants={{"small_images": (2.0, None)}})
+        weight: float = hparam(1.0, power(10, -1.23456789, 1), help="much", variants={{"small_images": (2.0, None)}})
         form: str = hparam("a", choice("a", "b"))
 
     def loss(self, batches):
@@ -123,7 +123,7 @@ def test_an_included_file_adds_its_classes(algorithm_file: Path) -> None:
     assert entry.card == AlgorithmCard(paper="mine, 2025", forwards=1.5, min_domains=3)
     assert [spec.name for spec in entry.space][-3:] == ["resnet_dropout", "weight", "form"]
     weight, form = entry.space[-2:]
-    assert (weight.type, weight.default, weight.help) == ("float", 1.0, "how much")
+    assert (weight.type, weight.default, weight.help) == ("float", 1.0, "much")
     assert weight.draw == power(10, -1.23456789, 1)
     assert weight.variants == {"small_images": (2.0, None)}
     assert form.draw == choice("a", "b")

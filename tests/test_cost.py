@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from dgbench.catalogue import Catalogue
+from dgbench.cost import cost_of, refuse_small_domains, view_size
+from dgbench.errors import UserError
+from dgbench.plan import Overrides
+from dgbench.protocol import IN, OUT, LeaveOneDomainOut, View
+from dgbench.setting import setting
+from tests.conftest import MakeFacts, MakePlan
+
+SINGLES = LeaveOneDomainOut(pairs=False)
+
+
+def test_runs_are_counted_by_kind_and_method(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    cost = cost_of(make_plan("ERM", "SAM+SWAD", "DiWA", "T3A", protocol=SINGLES, hparams=3, trials=2), catalogue)
+    assert cost.runs == {("train", "ERM"): 24, ("train", "SAM"): 24, ("merge", "DiWA"): 8, ("adapt", "T3A"): 24}
+    assert cost.steps == 48 * 11
+
+
+def test_a_runs_cost_worked_out_by_hand(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    alone = cost_of(make_plan("ERM", protocol=SINGLES, hparams=1), catalogue)
+    assert alone.passes == 4 * (3 * 32 * 11)
+    views = 3 * 20 + 80 + 20
+    evaluations = 3
+    assert alone.evaluated == 4 * views * evaluations, "after steps 0, 5 and 10"
+    assert cost_of(make_plan("SAM", protocol=SINGLES, hparams=1), catalogue).passes == 2 * alone.passes
+    watched = cost_of(make_plan("ERM", "SMA", "SWAD", protocol=SINGLES, hparams=1), catalogue)
+    assert watched.evaluated == 4 * views * (2 * evaluations + 1), "one average always, one at the end"
+    adapted = cost_of(make_plan("ERM", "T3A", protocol=SINGLES, hparams=1), catalogue)
+    assert adapted.evaluated == 4 * views * (evaluations + 1)
+
+
+def test_training_views_cost_where_they_are_evaluated(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    found = make_plan("ERM", protocol=SINGLES, hparams=1, how=setting(evaluate="all"))
+    assert cost_of(found, catalogue).evaluated == 4 * 400 * 3
+
+
+def test_it_is_told_in_words(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    lines = list(cost_of(make_plan("ERM", "DiWA", hparams=200, trials=2), catalogue).lines())
+    assert [line.split() for line in lines[:3]] == [
+        ["4,020", "runs"],
+        ["4,000", "train", "ERM"],
+        ["20", "merge", "DiWA"],
+    ]
+    assert lines[3] == "44,000 optimizer steps"
+
+
+def test_parts_have_domainbeds_sizes(make_facts: MakeFacts) -> None:
+    facts = make_facts(2, counts=(99, 7))
+    sizes = {str(view): view_size(facts, view, 0.2) for view in (View(d, p) for d in "ab" for p in (IN, OUT))}
+    assert sizes == {"a/in": 80, "a/out": 19, "b/in": 6, "b/out": 1}
+
+
+def test_domains_smaller_than_a_batch_are_told_once_with_the_way_out(make_plan: MakePlan) -> None:
+    found = make_plan("ERM", "SAM", counts=(100, 39, 40, 0), hparams=1, trials=2)
+    with pytest.raises(UserError) as caught:
+        refuse_small_domains(found)
+    told = (
+        "domain {} of Toy has {} examples to train on, fewer than a batch of 32: give a smaller one, "
+        "--hparams '{{\"batch_size\": {}}}'"
+    )
+    assert set(caught.value.problems) == {told.format("d", 0, 1)}
+    found = make_plan("ERM", counts=(100, 39, 40, 0), hparams=1, overrides=Overrides(fixed={"batch_size": 33}))
+    with pytest.raises(UserError) as caught:
+        refuse_small_domains(found)
+    assert len(caught.value.problems) == 3
+    assert any(problem.startswith("domain b of Toy has 32 examples") for problem in caught.value.problems)
+
+
+def test_the_largest_batch_of_a_search_counts(make_plan: MakePlan) -> None:
+    found = make_plan("ERM", counts=(40, 40, 40, 40), hparams=20)
+    largest = max(int(run.method.hparams["batch_size"]) for run in found.runs)
+    assert largest > 32
+    with pytest.raises(UserError, match=f"has 32 examples to train on, fewer than a batch of {largest}"):
+        refuse_small_domains(found)
+
+
+def test_a_held_out_domain_may_be_small(make_plan: MakePlan) -> None:
+    found = make_plan("ERM", counts=(5, 100, 100, 100), hparams=1, protocol=LeaveOneDomainOut(only=("a",)))
+    refuse_small_domains(found)
