@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from dgbench import __main__ as console
+from dgbench import cli
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_alone_it_says_what_there_is(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.dispatch(words) == 0
+    said = capsys.readouterr().out
+    for name, text in console.COMMANDS.items():
+        assert f"  {name:<8} {text}\n" in said
+
+
+def test_an_unknown_command_is_told_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dgbench", "colect", "--x"])
+    assert console.main() == cli.WRONG_INPUT
+    assert capsys.readouterr().err == "dgbench: error: unknown command 'colect': did you mean 'collect'?\n"
+
+
+def test_words_behind_the_command_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, Sequence[str]]] = []
+
+    def imported(name: str) -> SimpleNamespace:
+        return SimpleNamespace(main=lambda argv: called.append((name, argv)) or 7)
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    monkeypatch.setattr(sys, "argv", ["dgbench", "list", "sweeps", "--help"])
+    assert console.main() == 7
+    assert console.dispatch(["sweep"]) == 7
+    assert called == [("dgbench.listing", ["sweeps", "--help"]), ("dgbench.sweep", [])]
+
+
+@pytest.mark.parametrize("command", console.COMMANDS)
+def test_every_command_is_there(command: str) -> None:
+    module = importlib.import_module(console._MODULES.get(command, f"dgbench.{command}"))
+    assert callable(module.main)
