@@ -250,7 +250,8 @@ def test_a_second_series_in_the_same_folder_replaces_the_first_and_is_told(tmp_p
     series = file.read_text()
     args = json.loads(series.splitlines()[0])
     wrong = {key: 1.0 if key.endswith("_acc") else value for key, value in args.items()}
-    file.write_text(json.dumps(wrong) + "\n" + json.dumps({**wrong, "step": 1200}) + "\n" + series)
+    earlier = json.dumps(wrong) + "\n" + json.dumps({**wrong, "step": 1200}) + "\n"
+    file.write_text(earlier + earlier + series)
     assert tables(tmp_path).startswith(before)
     results = read_sweep(tmp_path)
     one = results.at("ERM", "VLCS", (0, 0))[0]
@@ -312,6 +313,18 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
         "twice repeats the run in run0, left out",
         "1 folders hold no results.jsonl",
     )
+
+
+def test_the_finished_one_of_two_folders_counts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    make(tmp_path, rng, pairs=False)
+    before = read_sweep(tmp_path)
+    for name in ("a", "z"):
+        put(tmp_path, name, RunArgs("VLCS", "ERM", (0,), 0, 0), [{"step": 0, **accuracies(4, rng)}], done=False)
+    found = read_sweep(tmp_path).at("ERM", "VLCS", (0, 0))[0]
+    assert isinstance(found, Series)
+    assert found.run == "run0"
+    assert before.records == read_sweep(tmp_path).records
 
 
 def test_a_folder_without_readable_runs_is_refused(tmp_path: Path) -> None:
