@@ -24,7 +24,7 @@ from dgbench.catalogue import Catalogue
 from dgbench.data import ViewData
 from dgbench.derived import Derived, execute_adapt, execute_merge
 from dgbench.launchers.base import STOPPED, TAKEN
-from dgbench.lease import Lease
+from dgbench.lease import Lease, LeaseLost
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
@@ -64,6 +64,9 @@ def run_job(job: dict[str, Any]) -> int:
         except Stopped:
             log.info("stopped on request; the checkpoint is saved")
             return STOPPED
+        except LeaseLost as error:
+            log.info("%s", error)
+            return TAKEN
         except Exception as error:
             log.exception("failed")
             error_line = f"{type(error).__name__}: {error}"

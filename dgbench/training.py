@@ -82,7 +82,7 @@ class Training:
         self.saved_at = time.monotonic()
 
     def execute(self, lease: Lease) -> None:
-        """Train to the end; raises `Stopped` if asked to stop, with the checkpoint saved."""
+        """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
         self._resume()
         steps = self.run.setting.steps
         self.algorithm.train()
@@ -90,14 +90,15 @@ class Training:
         for step, minibatch in enumerate(minibatches, start=self.progress.step):
             self._step(step, minibatch)
             lease.beat(step + 1, steps)
+            stop = lease.stop_requested and step + 1 < steps
             if step in self.evaluation_steps:
                 lease.confirm()
                 self._evaluate(step)
                 self._save()
-            elif time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
+            elif stop or time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
+                lease.confirm()
                 self._save()
-            if lease.stop_requested and step + 1 < steps:
-                self._save()
+            if stop:
                 raise Stopped
 
     def _step(self, step: int, minibatch: list[tuple[Tensor, Tensor]]) -> None:
