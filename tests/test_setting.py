@@ -89,6 +89,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize("ddof", [True, 1.0, 2, None])
+def test_an_option_must_be_of_the_same_type_too(ddof: object) -> None:
+    with pytest.raises(UserError, match="setting 'ddof' is one of 0, 1"):
+        setting(ddof=ddof)
+
+
 @pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, float("inf")])
 def test_a_part_without_examples_is_refused(fraction: float) -> None:
     with pytest.raises(UserError, match="both parts hold something"):
