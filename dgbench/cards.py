@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+GENERATED = "generated"
+"""Trait of data sets that draw something (noise, membership of domains) by a seed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmCard:
@@ -79,7 +82,7 @@ class DatasetCard:
     path: bool = False
     """Its name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()
-    """What hyperparameter spaces may vary by: `few_examples`, `small_images`, ..."""
+    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `small_images`, ..."""
     steps: int = 5001
     checkpoint_freq: int = 300
 

@@ -23,14 +23,17 @@ Minibatch = list[tuple[Tensor, Tensor]]
 
 
 class ViewData:
-    """A data set's domains cut into views, under a run's trial; nothing is decoded before it is asked for."""
+    """A data set's domains cut into views, under a run's trial; nothing is decoded before it is asked for.
 
-    def __init__(self, dataset: Dataset, run: Run) -> None:
+    `trained` is the training run that a merging or adapting `run` stands on: it sees the same data.
+    """
+
+    def __init__(self, dataset: Dataset, run: Run, trained: Run | None = None) -> None:
         self.input_shape = dataset.input_shape
         self.seed = run.seed
         fraction = run.setting.holdout_fraction
         needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
-        self.examples = {d: dataset.examples(d, run.data_seed) for d in dataset.domains if d in needed}
+        self.examples = {d: dataset.examples(d, (trained or run).data_seed) for d in dataset.domains if d in needed}
         self.indices = {
             View(domain, part): indices
             for domain, examples in self.examples.items()

@@ -25,6 +25,13 @@ from dgbench.store import Store
 from dgbench.training import save_predictions, seed_everything
 
 
+def trained_below(run: Run, store: Store) -> Run:
+    """The first training run that a run stands on (itself, if it trains); all of them share data and network."""
+    while run.inputs:
+        run = store.folder(run.inputs[0].run).run()
+    return run
+
+
 class Derived:
     """What merging and adapting share: the runs that they stand on, and a model of their shape."""
 
@@ -42,15 +49,10 @@ class Derived:
         self.run, self.store, self.data, self.site, self.device, self.keep = run, store, data, site, device, keep
         self.folder = store.folder(run.id)
         self.catalogue = catalogue
-        trained = self._trained(run)
-        self.algorithm: Algorithm = build_algorithm(trained, catalogue, data.input_shape, num_classes, device)
+        self.algorithm: Algorithm = build_algorithm(
+            trained_below(run, store), catalogue, data.input_shape, num_classes, device
+        )
         self.views = run.fold.evaluated
-
-    def _trained(self, run: Run) -> Run:
-        """The first training run below a run: its algorithm and network are those of all members."""
-        while run.inputs:
-            run = self.store.folder(run.inputs[0].run).run()
-        return run
 
     def saved(self, source: Input, which: str) -> Saved:
         """An input's model on disk."""

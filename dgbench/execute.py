@@ -22,7 +22,7 @@ import torch
 import dgbench
 from dgbench.catalogue import Catalogue
 from dgbench.data import ViewData
-from dgbench.derived import Derived, execute_adapt, execute_merge
+from dgbench.derived import Derived, execute_adapt, execute_merge, trained_below
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease, LeaseLost
 from dgbench.run import Run
@@ -82,7 +82,7 @@ def execute(run: Run, store: Store, folder: RunFolder, site: Site, keep: frozens
     device = pick_device(site.device)
     catalogue = Catalogue(site.include)
     dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size)
-    data = ViewData(dataset, run)
+    data = ViewData(dataset, run, trained_below(run, store))
     num_classes = len(dataset.classes)
     log.info("%s on %s: %s", run.id, device, run.name)
     if run.kind == "train":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from dgbench.backbones import resolve_backbone
+from dgbench.cards import GENERATED
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems
 from dgbench.names import Row
@@ -249,14 +250,14 @@ class _Planner:
                 )
 
     def _data_apart(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
-        """Rows that would be measured on data which the runs below them drew otherwise, and may have trained on."""
+        """Rows that merge runs of which each drew data of its own: what one is tested on, another has trained on."""
         setting = self.settings[dataset]
-        if setting.generated_data == "run":
+        if setting.generated_data == "run" and GENERATED in self.facts[dataset].traits:
             for row in rows:
-                if row.merger or row.adapter:
+                if row.merger:
                     yield (
-                        f"{row.name} must see the data of the runs that it stands on; preset {setting.preset!r} draws "
-                        'what data sets generate anew for each run. Add --hparams \'{"generated_data": "trial"}\''
+                        f"{row.name} merges runs that must have seen the same data; preset {setting.preset!r} draws "
+                        f'{dataset} anew for each run. Add --hparams \'{{"generated_data": "trial"}}\''
                     )
 
 

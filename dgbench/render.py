@@ -22,7 +22,7 @@ COLUMN_WIDTH, AVERAGES_WIDTH = 20, 25
 
 
 def text(report: Report) -> str:
-    """Plain text; the lines of a table are byte for byte DomainBed's where it has the same numbers and names."""
+    """Plain text: tables byte for byte DomainBed's where it has the same numbers and names, then lines with a `#`."""
     parts = [f"Total records: {report.records}\n"]
     for table in report.tables:
         lines = [["Algorithm", *table.columns], *([row, *map(str, cells)] for row, cells in table.rows.items())]
@@ -30,7 +30,7 @@ def text(report: Report) -> str:
         widths = [max(least, *map(len, column)) for column in zip(*lines, strict=True)]
         parts.append(f"\n-------- {table.title}\n")
         parts += ["  ".join(map(str.ljust, line, widths)) + " \n" for line in lines]
-        parts += [f"{line}\n" for line in below(table)]
+        parts += [f"# {line}\n" for line in below(table)]
     parts += [f"\n{line}" for line in closing(report)]
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -97,6 +97,7 @@ def as_json(report: Report) -> str:
             "columns": table.columns,
             "rows": [{"row": row, "cells": [_cell(cell, gaps) for cell in cells]} for row, cells in table.rows.items()],
             "signature": table.signature,
+            "in_domain": table.in_domain,
             "notes": table.notes,
         }
         for table in report.tables
@@ -123,8 +124,11 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
 
 def below(table: Table) -> Iterator[str]:
     """What stands below a table: signature, what the selector reads, notes."""
-    yield _one_line(table.signature)
+    yield from _lines(table.signature)
     yield f"reads: {table.selector.reads}"
+    if table.in_domain:
+        told = ", ".join(f"{row} {100 * accuracy:.1f}" for row, accuracy in table.in_domain.items())
+        yield f"in-domain accuracy of what was chosen (training domains' validation parts): {told}"
     yield from _first(table.notes)
 
 
@@ -138,6 +142,15 @@ def _first(notes: Sequence[str]) -> Iterator[str]:
     yield from notes[:MOST_NOTES]
     if len(notes) > MOST_NOTES:
         yield f"... and {len(notes) - MOST_NOTES} more, all of them with --format json"
+
+
+def _lines(signature: Mapping[str, str]) -> Iterator[str]:
+    """The signature in lines: how, from which runs, with what."""
+    groups = [("protocol", "selector", "preset", "trials", "+/-"), ("hparams", "runs", "merged"), ("data", "commit")]
+    named = {key for group in groups for key in group}
+    for group in (*groups, tuple(key for key in signature if key not in named)):
+        if line := _one_line({key: signature[key] for key in group if key in signature}):
+            yield line
 
 
 def _one_line(signature: Mapping[str, str]) -> str:

@@ -54,6 +54,8 @@ class Table:
     signature: Mapping[str, str]
     """How its numbers were made, in the order in which it is told."""
     notes: tuple[str, ...]
+    in_domain: Mapping[str, float] = field(default_factory=dict)
+    """Row -> mean accuracy, between 0 and 1, of what was chosen, on the training domains' validation parts."""
 
     @property
     def title(self) -> str:
@@ -118,7 +120,19 @@ def _dataset_table(results: Results, selector: Selector, dataset: str, partial: 
         rows=rows,
         signature=signature(results, selector, [dataset]),
         notes=(*disagreements(results, [dataset]), *_notes(rows)),
+        in_domain=_in_domain(rows),
     )
+
+
+def _in_domain(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
+    """For rows whose every cell has a number: over columns and trials."""
+    found = {}
+    for row, cells in rows.items():
+        picks = [outcome.pick for cell in cells if cell.estimate for outcome in cell.trials.values()]
+        accuracies = [pick.in_domain for pick in picks if pick and pick.in_domain is not None]
+        if accuracies and all(cell.estimate for cell in cells):
+            found[row] = average(accuracies)
+    return found
 
 
 def _column(results: Results, position: int) -> str:

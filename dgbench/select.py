@@ -29,6 +29,14 @@ class Pick:
     """What it was chosen by."""
     score: float
     """Mean accuracy on the test views there, between 0 and 1: what is reported."""
+    in_domain: float | None
+    """Mean accuracy on the training domains' validation parts there; None if the fold has none."""
+
+    @staticmethod
+    def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
+        """The step at `place` of a series, chosen by `value`."""
+        in_domain = float(series.mean(fold.source_val)[place]) if fold.source_val else None
+        return Pick(seed, series.steps[place], series.run, value, float(series.mean(fold.test)[place]), in_domain)
 
 
 @dataclass(frozen=True)
@@ -106,8 +114,7 @@ class _OneRun(Selector):
         here = results.folds[fold]
         values = series.mean(self.views(here))
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
-        score = series.mean(here.test)[place]
-        return Pick(seed, series.steps[place], series.run, float(values[place]), float(score))
+        return Pick.of(series, here, seed, place, float(values[place]))
 
 
 class TrainingDomain(_OneRun):
@@ -193,15 +200,14 @@ class LeaveOneDomainOut(Selector):
 
     @staticmethod
     def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Pick | None:
-        scores = dict(zip(single.steps, single.mean(fold.test), strict=True))
         tables = [dict(zip(run.steps, run.mean([view]), strict=True)) for view, run in pairs]
-        best: Pick | None = None
-        for step in single.steps:
+        best: tuple[float, int] | None = None
+        for place, step in enumerate(single.steps):
             if all(step in table for table in tables):
                 value = float(np.mean([table[step] for table in tables]))
-                if best is None or value > best.value:
-                    best = Pick(seed, step, single.run, value, float(scores[step]))
-        return best
+                if best is None or value > best[0]:
+                    best = value, place
+        return Pick.of(single, fold, seed, best[1], best[0]) if best else None
 
 
 SELECTORS: Mapping[str, Selector] = {

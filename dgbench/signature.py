@@ -23,7 +23,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "runs": _runs(results, selector, datasets),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
-            f"{dataset}:{'|'.join(found)}"
+            f"{dataset} {'|'.join(fingerprint[:12] for fingerprint in found)}"
             for dataset in datasets
             if (found := results.origin.fingerprints.get(dataset))
         ),

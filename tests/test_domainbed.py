@@ -148,8 +148,7 @@ def tables(root: Path) -> str:
     """Our text without what stands below the tables."""
     results = read_sweep(root)
     lines = text(build(results, default_selectors(results))).splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("protocol: ") and not line.startswith("reads: ")]
-    return "".join(kept)
+    return "".join(line for line in lines if not line.startswith("# "))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])

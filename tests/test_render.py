@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dgbench import __version__
 from dgbench.protocol import LeaveOneDomainOut
 from dgbench.render import FORMATS, MOST_NOTES, below, text
 from dgbench.report import Report, build
@@ -47,10 +48,13 @@ def test_text_is_domainbeds_and_then_says_how() -> None:
         "ERM                   60.0 +/- 7.1          25.0 +/- 0.0          42.5                 ",
     ]
     assert lines[5].startswith(
-        "protocol: leave-one-domain-out | selector: oracle | preset: p_1 | trials: 2 (0-1) | +/-: "
+        "# protocol: leave-one-domain-out | selector: oracle | preset: p_1 | trials: 2 (0-1) | +/-: "
     )
-    assert lines[6] == f"reads: {SELECTORS['oracle'].reads}"
-    assert lines[7:11] == [
+    assert lines[6] == "# hparams: 0 | runs: 4 counted, 0 missing, 0 failed"
+    assert lines[7] == f"# collected by: dgbench {__version__}"
+    assert lines[8] == f"# reads: {SELECTORS['oracle'].reads}"
+    assert lines[9] == "# in-domain accuracy of what was chosen (training domains' validation parts): ERM 42.5"
+    assert lines[10:14] == [
         "",
         "-------- Averages, model selection method: test-domain validation set (oracle)",
         "Algorithm                  D                          Avg                       ",
@@ -76,7 +80,7 @@ def test_no_text_is_cut_off() -> None:
 def test_long_lists_of_notes_are_cut_short_and_say_so() -> None:
     table = report(lost=MOST_NOTES + 5, why="reason ").tables[0]
     lines = list(below(table))
-    assert len(lines) == 2 + MOST_NOTES + 1
+    assert len(lines) == 4 + MOST_NOTES + 1
     assert lines[-1] == "... and 5 more, all of them with --format json"
     content = json.loads(FORMATS["json"](report(lost=MOST_NOTES + 5)))
     assert len(content["gaps"]) == MOST_NOTES + 5
@@ -116,7 +120,7 @@ def test_json_says_what_was_picked_and_which_runs_are_lacking() -> None:
     assert whole["mean"] == 60
     assert whole["trials"][1] == {
         "trial": 1,
-        "pick": {"hparams_seed": 0, "step": 4, "run": "r01", "value": 0.7, "score": 0.7},
+        "pick": {"hparams_seed": 0, "step": 4, "run": "r01", "value": 0.7, "score": 0.7, "in_domain": 0.7},
         "complete": 1,
         "asked": 1,
     }

@@ -167,4 +167,4 @@ def test_runs_on_different_data_are_warned_of() -> None:
     table, averages = only(build(results, TRAINING))
     assert any("different data of D" in note for note in table.notes)
     assert any("different data of D" in note for note in averages.notes)
-    assert table.signature["data"] == "D:x|y"
+    assert table.signature["data"] == "D x|y"

@@ -62,7 +62,7 @@ def test_training_domain_takes_the_best_mean_over_training_domains() -> None:
             }
         }
     )
-    assert choose("training-domain", found).pick == Pick(1, 0, "run0.1", 0.55, 0.7)
+    assert choose("training-domain", found).pick == Pick(1, 0, "run0.1", 0.55, 0.7, in_domain=0.55)
 
 
 def test_training_domain_takes_the_earliest_step_and_the_highest_seed_that_tie() -> None:
@@ -82,7 +82,7 @@ def test_oracle_reads_the_last_step_alone() -> None:
             }
         }
     )
-    assert choose("oracle", found).pick == Pick(1, 20, "run0.1", 0.4, 0.2)
+    assert choose("oracle", found).pick == Pick(1, 20, "run0.1", 0.4, 0.2, in_domain=0.0)
 
 
 def test_leave_one_domain_out_reads_the_pairs() -> None:
@@ -95,7 +95,7 @@ def test_leave_one_domain_out_reads_the_pairs() -> None:
         }
     )
     outcome = choose("leave-one-domain-out", found)
-    assert outcome.pick == Pick(1, 20, "run0.1", 0.55, 0.6)
+    assert outcome.pick == Pick(1, 20, "run0.1", 0.55, 0.6, in_domain=0.0)
     assert (outcome.complete, outcome.asked) == (2, 2)
 
 

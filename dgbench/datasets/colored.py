@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import DatasetCard
+from dgbench.cards import GENERATED, DatasetCard
 from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
 from dgbench.seeding import numpy_stream
 
@@ -40,7 +40,7 @@ class ColoredDigits(DigitDataset):
         domains=tuple(_MISCOLOURED),
         classes=_CLASSES,
         counts={"+90%": 599, "+80%": 599, "-90%": 599},
-        traits=("few_examples", "small_images"),
+        traits=("few_examples", "small_images", GENERATED),
         steps=301,
         checkpoint_freq=50,
     )
@@ -62,7 +62,7 @@ class ColoredMNIST(DigitDataset):
         classes=_CLASSES,
         counts={"+90%": 23_334, "+80%": 23_333, "-90%": 23_333},
         folder="MNIST/raw",
-        traits=("small_images",),
+        traits=("small_images", GENERATED),
         steps=5001,
         checkpoint_freq=100,
     )

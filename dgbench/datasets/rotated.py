@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.cards import DatasetCard
+from dgbench.cards import GENERATED, DatasetCard
 from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
 
 _ANGLES = ("0", "15", "30", "45", "60", "75")
@@ -38,7 +38,7 @@ class RotatedDigits(DigitDataset):
         domains=_ANGLES,
         classes=_DIGITS,
         counts={"0": 300, "15": 300, "30": 300, "45": 299, "60": 299, "75": 299},
-        traits=("few_examples", "small_images"),
+        traits=("few_examples", "small_images", GENERATED),
         steps=301,
         checkpoint_freq=50,
     )
@@ -60,7 +60,7 @@ class RotatedMNIST(DigitDataset):
         classes=_DIGITS,
         counts={"0": 11_667, "15": 11_667, "30": 11_667, "45": 11_667, "60": 11_666, "75": 11_666},
         folder="MNIST/raw",
-        traits=("small_images",),
+        traits=("small_images", GENERATED),
         steps=5001,
         checkpoint_freq=100,
     )
