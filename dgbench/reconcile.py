@@ -18,13 +18,17 @@ from dgbench.declaration import FILE, Declaration, declare, open_facts, read_dec
 from dgbench.errors import UserError
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
-from dgbench.launchers.slots import visible_gpus
+from dgbench.launchers.slots import usable_cores, visible_gpus
 from dgbench.plan import DatasetFacts, Plan
 from dgbench.planfile import read_plan, tabulate, write_plan
 from dgbench.progress import progress
 from dgbench.run import Run
 from dgbench.sources import Site
 from dgbench.store import State, Store
+
+_PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
+"""Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
+which takes longer than many a run."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Sweep:
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""
         gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
-        slots = jobs or len(gpus) * jobs_per_gpu or len(os.sched_getaffinity(0))
+        slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, slots) as observer:
             summary = run_local(
                 self.store,
@@ -91,7 +95,7 @@ class Sweep:
                 target="dgbench.execute:run_job",
                 gpus=gpus,
                 jobs_per_gpu=jobs_per_gpu,
-                modules=["dgbench.execute"],
+                modules=_PRELOADED,
                 hook="dgbench.execute:preload",
                 argument=self._preloaded(),
                 observer=observer,

@@ -7,7 +7,6 @@ The output folder is a sweep of one run: `collect` reads it, the same command re
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.flags import add_device, add_setting, asked_of, site_of
 from dgbench.launchers.base import Slot
+from dgbench.launchers.slots import usable_cores
 from dgbench.names import parse_row
 from dgbench.reconcile import Sweep, prepare
 from dgbench.store import State
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     asked = {**asked_of(args), **fold, **seeds, "algorithms": [args.algorithm], "datasets": [args.dataset]}
     sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     sweep.write()
-    if not _execute(sweep, args.threads or len(os.sched_getaffinity(0))):
+    if not _execute(sweep, args.threads or usable_cores()):
         return 1
     return collect.main(["--input_dir", str(args.output_dir), "--selector", "training-domain"])
 

@@ -125,6 +125,11 @@ class Training:
         progress.sums, progress.summed = {}, 0
         records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
         losses = {view.domain: scores[str(view)]["loss"] for view in fold.source_val}
+        log.info(
+            "step %d: accuracy on the training domains' validation parts %.4f",
+            step,
+            mean_accuracy(scores, fold.source_val),
+        )
         for name, average in self.averages.items():
             average.validate(step, losses)
             if last or average.card.when == "always":

@@ -51,10 +51,15 @@ def _parse_gpus(listed: str) -> list[str]:
     return gpus
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_slots(jobs: int, gpus: Sequence[str] = (), jobs_per_gpu: int = 1) -> list[Slot]:
     """`jobs` slots, or as many as the GPUs have room for; neighbours on different GPUs, the cores divided."""
     count = min(jobs, len(gpus) * jobs_per_gpu) if gpus else jobs
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = max(1, cores // count)
     return [Slot(index, gpus[index % len(gpus)] if gpus else None, threads) for index in range(count)]
 
