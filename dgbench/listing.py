@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dgbench import cli
@@ -19,12 +19,15 @@ KINDS = {
     "datasets": "dataset",
 }
 
+_ESCAPED = str.maketrans({"|": "\\|", "*": "\\*", "<": "&lt;"})
+
 
 def parser() -> cli.Parser:
     """The flags of the command."""
     found = cli.Parser(prog="dgbench list", description=__doc__.partition(":")[2].strip())
     found.add_argument("what", choices=[*KINDS, "sweeps"], metavar="|".join([*KINDS, "sweeps"]))
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries")
+    found.add_argument("--markdown", action="store_true", help="one table row an entry")
     found.add_argument("--sweeps_dir", type=Path, default=Path("sweeps"), help="folder of sweep declarations")
     return found
 
@@ -36,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
         lines = _sweeps(args.sweeps_dir)
     else:
         entries = Catalogue(args.include or ()).of_kind(KINDS[args.what]).values()
-        lines = (line for entry in entries for line in _describe(entry))
+        lines = (
+            _table(args.what, entries) if args.markdown else (line for entry in entries for line in _describe(entry))
+        )
     for line in lines:
         print(line)
     return 0
@@ -51,6 +56,15 @@ def _describe(entry: Entry) -> Iterator[str]:
     yield from (f"    {line}" for line in facts.get(entry.kind, _other_facts)(entry))
     yield from (f"    {line}" for line in _space(entry.space))
     yield ""
+
+
+def _table(what: str, entries: Iterable[Entry]) -> Iterator[str]:
+    """A Markdown table: for methods objective and paper, for data sets domains and source."""
+    yield f"| {what} | what it is | from |"
+    yield "|---|---|---|"
+    for entry in entries:
+        cells = (entry.name, entry.summary, entry.card.source if entry.kind == "dataset" else entry.card.paper)
+        yield "| " + " | ".join(cell.translate(_ESCAPED) for cell in cells) + " |"
 
 
 def _algorithm_facts(entry: Entry) -> Iterator[str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dgbench import cli, train
+import pytest
+
+from dgbench import cli, listing, train
 from dgbench.__main__ import COMMANDS
+from dgbench.listing import KINDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,10 +20,16 @@ def test_the_algorithm_shown_is_the_one_that_is_run() -> None:
     assert EXAMPLE.read_text() in README
 
 
-def test_the_algorithm_shown_trains(tmp_path: Path, capsys: object) -> None:
+def test_the_algorithm_shown_trains(tmp_path: Path) -> None:
     words = ["--include", str(EXAMPLE), "--algorithm", "Smooth+SWAD", "--dataset", "RotatedDigits", "--test", "75"]
     code = cli.run(train.main, [*words, "--steps", "30", "--threads", "1", "--output_dir", str(tmp_path / "out")])
     assert code == 0
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_the_tables_of_methods_and_data_are_those_of_the_cards(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listing.main([what, "--markdown"]) == 0
+    assert capsys.readouterr().out in README
 
 
 def test_every_sweep_and_file_that_is_named_exists() -> None:
