@@ -59,8 +59,7 @@ def cost_of(plan: Plan, catalogue: Catalogue) -> Cost:
 
 
 def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:
-    views = {*run.fold.evaluated, *(run.fold.train if run.setting.evaluate == "all" else ())}
-    return sum(view_size(facts, view, run.setting.holdout_fraction) for view in views)
+    return sum(view_size(facts, view, run.setting.holdout_fraction) for view in run.views)
 
 
 def _predictions(run: Run, catalogue: Catalogue) -> int:

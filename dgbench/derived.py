@@ -52,7 +52,7 @@ class Derived:
         self.algorithm: Algorithm = build_algorithm(
             trained_below(run, store), catalogue, data.input_shape, num_classes, device
         )
-        self.views = run.fold.evaluated
+        self.views = run.views
 
     def saved(self, source: Input, which: str) -> Saved:
         """An input's model on disk."""

@@ -85,7 +85,7 @@ def find_model(folder: Path, predictor: str, which: str) -> Saved:
     """A model that a run has saved; raises FileNotFoundError with what to do about it."""
     path = _path(folder, predictor, which)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is gone: launch the sweep again to train that run again")
+        raise FileNotFoundError(f"{path} is gone: `dgbench sweep retry` trains that run again")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))

@@ -71,15 +71,19 @@ class Sweep:
         self._reset_without_weights()
 
     def _reset_without_weights(self) -> None:
-        """A finished run whose weights an unfinished one reads, but which kept none, is trained again."""
-        store, states = self.store, self.states(0)
-        wanted = {source for run in self.plan.runs if states[run.id] is not State.DONE for source in run.inputs}
-        for id in {source.run for source in wanted if states[source.run] is State.DONE}:
-            folder = store.folder(id)
-            names = {source.predictor for source in wanted if source.run == id}
-            if not all((folder.path / "models" / f"{name}.best.safetensors").is_file() for name in names):
-                print(f"{folder.run().name} kept no weights and others read them now: it runs again")
+        """A finished run whose weights an unfinished one reads, but which kept none, is made again, and so on down."""
+        states = self.states(0)
+        wanted: dict[str, set[str]] = {}
+        for run in reversed(self.plan.runs):
+            folder, names = self.store.folder(run.id), wanted.get(run.id, ())
+            models = [folder.path / "models" / f"{name}.best.safetensors" for name in names]
+            if states[run.id] is State.DONE:
+                if all(model.is_file() for model in models):
+                    continue
+                print(f"{run.name} kept no weights and others read them now: it runs again")
                 folder.reset()
+            for source in run.inputs:
+                wanted.setdefault(source.run, set()).add(source.predictor)
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""

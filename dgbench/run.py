@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from dgbench.protocol import Fold
+from dgbench.protocol import Fold, View
 from dgbench.seeding import seed_hash
 from dgbench.setting import Setting
 from dgbench.space import Value
@@ -70,6 +70,12 @@ class Run:
         """For people: method, data set, held-out domains, seeds."""
         held_out = "+".join(self.fold.held_out)
         return f"{self.method.name} {self.dataset} [{held_out}] hparams {self.hparams_seed} trial {self.trial}"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What is evaluated: what some selector may read, and the training views where the setting says so."""
+        more = self.fold.train if self.setting.evaluate == "all" else ()
+        return (*self.fold.evaluated, *more)
 
     @property
     def seed(self) -> int:

@@ -68,17 +68,16 @@ class Training:
         device: torch.device,
         keep: frozenset[str],
     ) -> None:
-        self.run, self.folder, self.data, self.site, self.device, self.keep = run, folder, data, site, device, keep
+        self.run, self.folder, self.data, self.site, self.device = run, folder, data, site, device
         self.algorithm: Algorithm = build_algorithm(run, catalogue, data.input_shape, num_classes, device)
         self.averages: dict[str, Average] = {}
         for part in run.averages:
             cls, hparams = build(catalogue, "average", part)
             self.averages[part.name] = cls(hparams)
+        self.keep = frozenset((MODEL, *self.averages)) if site.save_models else keep
         self.checkpoint = folder.path / CHECKPOINT
         self.progress = Progress()
         self.evaluation_steps = frozenset(run.setting.evaluation_steps)
-        every_view = (*run.fold.evaluated, *run.fold.train)
-        self.views: tuple[View, ...] = run.fold.evaluated if run.setting.evaluate == "selectors" else every_view
         self.saved_at = time.monotonic()
 
     def execute(self, lease: Lease) -> None:
@@ -143,8 +142,8 @@ class Training:
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
     ) -> dict[str, dict[str, float]]:
-        scores, logits = evaluate_views(predict_with(self.algorithm, weights), self.data, self.views, self.device)
-        if predictor in self.keep or self.site.save_models:
+        scores, logits = evaluate_views(predict_with(self.algorithm, weights), self.data, self.run.views, self.device)
+        if predictor in self.keep:
             score = mean_accuracy(scores, self.run.fold.source_val)
             tensors = weights or self.algorithm.predictor_tensors()
             if score > self.progress.best.get(predictor, -1.0):
@@ -162,6 +161,7 @@ class Training:
             "averages": {name: average.state() for name, average in self.averages.items()},
             "progress": vars(self.progress),
             "records_size": self.folder.records_size(),
+            "keep": sorted(self.keep),
         }
         write_atomic(self.checkpoint, lambda file: torch.save(state, file))
         self.saved_at = time.monotonic()
@@ -171,6 +171,11 @@ class Training:
             self.folder.truncate_records(0)
             return
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if not self.keep.issubset(state["keep"]):
+            log.info("begun anew: the best weights so far, which others read now, were not kept")
+            self.checkpoint.unlink()
+            self.folder.truncate_records(0)
+            return
         self.algorithm.load_training_state(state["algorithm"])
         for name, average in self.averages.items():
             average.load(state["averages"][name])

@@ -131,5 +131,5 @@ def test_tensors_that_share_memory_or_are_views_can_be_saved(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_gone_is_told_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"SMA\.best\.safetensors is gone: launch the sweep again"):
+    with pytest.raises(FileNotFoundError, match=r"SMA\.best\.safetensors is gone: `dgbench sweep retry` trains"):
         find_model(tmp_path, "SMA", BEST)
