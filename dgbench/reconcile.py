@@ -156,7 +156,10 @@ def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
     changed = [name for name in facts if name in before and before[name].fingerprint != facts[name].fingerprint]
     if changed:
         raise UserError(
-            *(f"{name} is not the data that {root} was begun with (fingerprints differ)" for name in changed)
+            *(
+                f"{name} is not the data that {root} was begun with (fingerprints differ): use another folder"
+                for name in changed
+            )
         )
 
 

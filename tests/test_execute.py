@@ -1,0 +1,260 @@
+"""One run in one process: how it ends, and what it leaves when it doesn't end well."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+
+from dgbench.execute import commit, pick_device, preload, versions
+from dgbench.launchers.base import STOPPED, TAKEN
+from dgbench.lease import Lease
+from dgbench.reconcile import Sweep
+from dgbench.run import Run
+from dgbench.sources import Site
+from dgbench.store import RunFolder, State
+from dgbench.training import CHECKPOINT, Training
+from tests.in_process import execute, execute_all, records_of, sweep_of
+from tests.layouts import truncate, write_folders
+
+ROWS = ("ERM+SWAD", "ERM+T3A")
+
+
+def one(root: Path, *rows: str, **asked: Any) -> tuple[Sweep, Run, RunFolder]:
+    """A sweep, its first run, and the folder of that."""
+    sweep = sweep_of(root, *(rows or ("ERM",)), **asked)
+    run = sweep.plan.runs[0]
+    return sweep, run, sweep.store.folder(run.id)
+
+
+def records(sweep: Sweep) -> dict[str, bytes]:
+    return {run.id: (sweep.store.folder(run.id).path / "records.jsonl").read_bytes() for run in sweep.plan.runs}
+
+
+# -- how it ends --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ends_well_says_what_it_was_made_with(tmp_path: Path) -> None:
+    sweep, run, folder = one(tmp_path)
+    assert execute(sweep, run) == 0
+    assert folder.state(0) is State.DONE
+    summary = folder.summary()
+    assert summary is not None
+    assert summary["records"] == len(records_of(folder)) == 5
+    assert summary["fingerprint"] == sweep.plan.datasets["RotatedDigits"].fingerprint
+    assert summary["versions"] == versions()
+    assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert summary["commit"] == commit()
+    assert not (folder.path / CHECKPOINT).exists()
+    (times,) = [json.loads(line) for line in (folder.path / "times.jsonl").read_text().splitlines()]
+    assert times["threads"] == 1
+    assert times["device"] == "cpu"
+    assert 0 < times["seconds"] < 600
+
+
+def test_a_run_that_is_done_or_that_somebody_has_is_left_alone(tmp_path: Path) -> None:
+    sweep, run, folder = one(tmp_path)
+    folder.create(run)
+    lease = folder.claim()
+    assert lease is not None
+    assert execute(sweep, run) == TAKEN
+    assert not (folder.path / "records.jsonl").exists()
+    lease.release()
+    assert execute(sweep, run) == 0
+    before = sorted(os.listdir(folder.path))
+    assert execute(sweep, run) == TAKEN
+    assert sorted(os.listdir(folder.path)) == before
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = execute_all(sweep_of(tmp_path / "whole", "ERM"))
+    sweep, run, folder = one(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "stop_requested", property(lambda self: self._steps[0] == 9))
+        assert execute(sweep, run) == STOPPED
+    assert (folder.state(0), folder.failures()) == (State.WAITING, [])
+    assert torch.load(folder.path / CHECKPOINT, weights_only=True)["progress"]["step"] == 9
+    assert execute(sweep, run) == 0
+    assert records(sweep) == records(whole)
+
+
+def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, run, folder = one(tmp_path)
+    step = Training._step
+
+    def taken_over(self: Training, number: int, minibatch: Any) -> None:
+        if number == 8:
+            (folder.path / "lease-0002").touch()
+        step(self, number, minibatch)
+
+    monkeypatch.setattr(Training, "_step", taken_over)
+    assert execute(sweep, run) == TAKEN
+    assert folder.failures() == []
+    assert [record["step"] for record in records_of(folder)] == [0, 6]
+
+
+def test_a_failure_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, run, folder = one(tmp_path)
+    step = Training._step
+
+    def broken(self: Training, number: int, minibatch: Any) -> None:
+        if number == 8:
+            raise ZeroDivisionError("of all things")
+        step(self, number, minibatch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", broken)
+        assert execute(sweep, run) == 1
+        assert execute(sweep, run) == 1
+    first, second = folder.failures()
+    assert (first["attempt"], second["attempt"]) == (1, 2)
+    assert first["error"] == "ZeroDivisionError: of all things"
+    assert first["exit"] == 1
+    assert first["log"] == str(folder.log_path)
+    assert first["traceback"].startswith("Traceback (most recent call last):")
+    assert "in broken" in first["traceback"]
+    assert folder.state(retries=1) is State.FAILED
+    assert folder.forgive() == 2
+    assert execute(sweep, run) == 0
+    assert records(sweep) == records(execute_all(sweep_of(tmp_path / "whole", "ERM")))
+
+
+def test_a_run_that_diverges_finishes_with_records_that_can_be_read(tmp_path: Path) -> None:
+    rows = ("ERM+SWAD", "ERM+SMA", "SAM", "Fish", "VREx", "HGP", "ERM+DiWARestricted", "ERM+T3A")
+    hparams = {"lr": 1e30, "SMA": {"start": 4}, "SWAD": {"n_converge": 1}}
+    sweep = execute_all(sweep_of(tmp_path, *rows, n_hparams=2, hparams=hparams, setting={"steps": 8}))
+    for run in sweep.plan.runs:
+        found, warnings = sweep.store.folder(run.id).read_records()
+        assert warnings == []
+        assert b"NaN" not in (sweep.store.folder(run.id).path / "records.jsonl").read_bytes()
+        for record in found:
+            assert all(0 <= view["accuracy"] <= 1 for view in record["views"].values())
+        last = [record for record in found if record["step"] == 7]
+        assert last, run.name
+        if run.kind == "train":
+            assert any(view["loss"] is None or view["loss"] > 1e6 for view in last[0]["views"].values()), run.name
+
+
+def test_an_unknown_run_is_no_crash_of_others(tmp_path: Path) -> None:
+    sweep, run, folder = one(tmp_path)
+    folder.create(run)
+    text = (folder.path / "run.json").read_text()
+    (folder.path / "run.json").write_text(text.replace('"format": 1', '"format": 9'))
+    assert execute(sweep, run) == 1
+    assert folder.failures()[0]["error"] == "ValueError: run format 9, this version reads 1"
+
+
+# -- a disk that fills --------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Counts what is written for good, and can be full at one of these moments."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.full_at = 0
+        self.sync = os.fsync
+
+    def __call__(self, file: Any) -> None:
+        self.count += 1
+        if self.count == self.full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.sync(file)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    found = Disk()
+    monkeypatch.setattr(os, "fsync", found)
+    yield found
+    monkeypatch.undo()
+
+
+def assert_nothing_torn(folder: RunFolder) -> None:
+    assert not [path for path in folder.path.rglob("*") if path.suffix == ".tmp"]
+    for line in (folder.path / "records.jsonl").read_bytes().splitlines(keepends=True):
+        assert line.endswith(b"\n")
+        orjson.loads(line)
+
+
+def test_a_disk_that_is_full_at_any_moment_fails_the_run_and_tears_nothing(tmp_path: Path, disk: Disk) -> None:
+    sweep = sweep_of(tmp_path / "whole", *ROWS, setting={"steps": 9, "checkpoint_freq": 4})
+    run = sweep.plan.runs[0]
+    sweep.store.folder(run.id).create(run)
+    disk.count = 0
+    assert execute(sweep, run) == 0
+    moments = disk.count
+    assert moments >= 3 * 3 + 1, "records, checkpoint and a model at each evaluation, and `done`"
+    for moment in range(1, moments + 1):
+        other = sweep_of(tmp_path / str(moment), *ROWS, setting={"steps": 9, "checkpoint_freq": 4})
+        folder = other.store.folder(run.id)
+        folder.create(run)
+        disk.count, disk.full_at = 0, moment
+        assert execute(other, run) == 1, moment
+        (failure,) = folder.failures()
+        assert "No space left on device" in failure["error"]
+        if (folder.path / "records.jsonl").exists():
+            assert_nothing_torn(folder)
+        disk.full_at = 0
+        assert folder.forgive() == 1
+        assert execute(other, run) == 0
+        path = Path("runs", run.id, "records.jsonl")
+        assert (other.root / path).read_bytes() == (sweep.root / path).read_bytes(), moment
+
+
+# -- bad images ---------------------------------------------------------------------------------------------------
+
+
+def images(root: Path, **site: Any) -> tuple[Sweep, Run, RunFolder]:
+    return one(
+        root,
+        "ERM",
+        site=Site(device="cpu", **site),
+        datasets=[f"folder:{root.parent / 'toy'}"],
+        test_envs=["c"],
+        hparams={"batch_size": 4},
+        setting={"image_size": 16, "steps": 12, "checkpoint_freq": 5},
+    )
+
+
+def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(tmp_path: Path) -> None:
+    toy = write_folders(tmp_path / "toy", {"a": 12, "b": 12, "c": 12}, ["x", "y"])
+    bad = toy / "a" / "x" / "0004.jpg"
+    truncate(bad)
+    sweep, run, folder = images(tmp_path / "strict")
+    assert execute(sweep, run) == 1
+    (failure,) = folder.failures()
+    assert failure["error"].startswith(f"UserError: image {bad} can't be decoded (")
+    assert "--skip_bad_images" in failure["error"]
+    assert folder.state(0) is State.FAILED
+    sweep, run, folder = images(tmp_path / "lenient", skip_bad_images=True)
+    assert execute(sweep, run) == 0
+    summary = folder.summary()
+    assert summary is not None
+    assert summary["fingerprint"] == sweep.plan.datasets["folder:toy"].fingerprint
+    assert sweep.plan.datasets["folder:toy"].counts == (11, 12, 12)
+
+
+# -- before and around --------------------------------------------------------------------------------------------
+
+
+def test_what_is_preloaded_is_read_before_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, run, _ = one(tmp_path, *ROWS)
+    preload(sweep._preloaded())
+    monkeypatch.setattr("numpy.loadtxt", None)
+    assert execute(sweep, run) == 0
+
+
+def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert pick_device("auto").type == expected
+        assert pick_device("cpu").type == "cpu"
