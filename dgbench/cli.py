@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dgbench.errors import UserError, unknown
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +49,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Call `main` with the words of the command line; returns its exit code, or 2 after telling a `UserError`.
 
-    `main` is free to raise `UserError` anywhere; a reader of the output who has gone away ends the command quietly.
+    `main` is free to raise `UserError` anywhere; a disk that is full or read-only is told as one. A reader of the
+    output who has gone away ends the command quietly.
     """
     try:
         code = main(sys.argv[1:] if argv is None else argv)
@@ -58,6 +63,12 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        where = f"{Path(error.filename).parent} can't be used: " if error.filename else ""
+        print(f"dgbench: error: {where}{error.strerror}", file=sys.stderr)
+        return WRONG_INPUT
 
 
 def _folded(option: str) -> str:

@@ -95,6 +95,15 @@ def site_of(args: Namespace) -> Site:
     )
 
 
+def moved_of(args: Namespace) -> dict[str, Any]:
+    """What the flags of `retry` change in what the last launch said of its machine."""
+    if args.workers is not None and args.workers < 0:
+        raise UserError("--workers must be at least 0")
+    data_dir = os.path.abspath(args.data_dir) if args.data_dir else None
+    said = {"data_dir": data_dir, "device": args.device, "workers": args.workers}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def jobs_of(args: Namespace) -> dict[str, Any]:
     """What the flags say of the launcher."""
     problems = Problems()

@@ -5,9 +5,9 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from typing import Any
 from dgbench.catalogue import Catalogue
 from dgbench.cost import refuse_small_domains
 from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
-from dgbench.errors import UserError
+from dgbench.errors import Problems, UserError
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
 from dgbench.launchers.slots import usable_cores, visible_gpus
 from dgbench.plan import DatasetFacts, Plan
+from dgbench.planfile import FILE as PLAN
 from dgbench.planfile import read_plan, tabulate, write_plan
 from dgbench.progress import progress
 from dgbench.run import Run
-from dgbench.sources import Site
+from dgbench.sources import Site, open_dataset, split_datasets
 from dgbench.store import State, Store
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -65,9 +66,9 @@ class Sweep:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
-        write_declaration(self.root, self.declaration, self.site)
         table = tabulate(self.plan, self.declaration.setting, self.declaration.protocol)
         write_plan(self.root, table)
+        write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
         self._reset_without_weights()
 
     def _reset_without_weights(self) -> None:
@@ -116,7 +117,10 @@ class Sweep:
 
 def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:
     """The sweep that `root` will hold once this was asked for too; raises `UserError`, writes nothing."""
-    declaration, paths = declare(asked, catalogue)
+    try:
+        declaration, paths = declare(asked, catalogue)
+    except UserError as error:
+        raise UserError(*error.problems, *_wrong_with_data(asked, site, catalogue)) from None
     site = replace(site, paths=paths)
     if (root / FILE).exists():
         before, old_site = read_declaration(root)
@@ -128,16 +132,27 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
             include=tuple(dict.fromkeys((*old_site.include, *site.include))),
         )
         catalogue = Catalogue(site.include)
-    elif root.is_dir() and any(root.iterdir()):
+    elif root.is_dir() and any(path.name != PLAN and not path.name.startswith(".") for path in root.iterdir()):
         raise UserError(f"--output_dir {root} holds something else: use a new folder")
     return _planned(root, declaration, site, catalogue)
 
 
-def reopen(root: Path, data_dir: str | None = None) -> Sweep:
-    """The sweep that a folder holds, planned again; the data may have moved to `data_dir`."""
+def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
+    """What is wrong with the files of those data sets whose names are right."""
+    problems = Problems()
+    for text in asked.get("datasets", ()):
+        with suppress(UserError):
+            paths = split_datasets([text], catalogue)
+            for name in paths:
+                with problems.collecting():
+                    open_dataset(name, replace(site, paths=paths), catalogue)
+    return problems.found
+
+
+def reopen(root: Path, **moved: Any) -> Sweep:
+    """The sweep that a folder holds, planned again; `moved` are fields of its site that have changed."""
     declaration, site = read_declaration(root)
-    if data_dir:
-        site = replace(site, data_dir=os.path.abspath(data_dir))
+    site = replace(site, **moved)
     return _planned(root, declaration, site, Catalogue(site.include))
 
 

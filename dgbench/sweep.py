@@ -20,8 +20,8 @@ from dgbench import cli
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of
 from dgbench.declaration import overlaid, read_declaration, read_sweep_file
-from dgbench.errors import UserError
-from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, site_of
+from dgbench.errors import Problems, UserError
+from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
 from dgbench.plan import Plan
 from dgbench.planfile import read_plan
 from dgbench.reconcile import Sweep, prepare, prune, reopen
@@ -43,6 +43,7 @@ def parser() -> cli.Parser:
     retry = commands.add_parser("retry", help="let failed runs run again, and launch")
     retry.add_argument("--data_dir", help="where the data lie now, if they moved")
     add_executing(retry)
+    retry.set_defaults(device=None, workers=None)
     status = commands.add_parser("status", help="how far a sweep is, and what failed why")
     status.add_argument("--json", action="store_true", help="one JSON object a run")
     helps = {
@@ -72,9 +73,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _launch(args: Any) -> int:
-    catalogue, jobs = Catalogue(args.include or ()), jobs_of(args)
-    asked = overlaid(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
-    sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
+    catalogue, problems = Catalogue(args.include or ()), Problems()
+    with problems.collecting():
+        jobs = jobs_of(args)
+    with problems.collecting():
+        asked = overlaid(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
+        sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
+    problems.raise_if_any()
     if args.dry_run:
         _tell_dry_run(sweep.plan, catalogue, as_json=args.json)
         return 0
@@ -83,7 +88,7 @@ def _launch(args: Any) -> int:
 
 def _retry(args: Any) -> int:
     jobs = jobs_of(args)
-    sweep = reopen(args.output_dir, data_dir=args.data_dir)
+    sweep = reopen(args.output_dir, **moved_of(args))
     store = Store(args.output_dir)
     forgiven = sum(bool(store.folder(run.id).forgive()) for run in sweep.plan.runs)
     print(f"{forgiven} failed runs may run again")
