@@ -1,8 +1,10 @@
-"""Which network a name stands for on inputs of some shape. Needs no torch; `networks` builds them."""
+"""Which network a name stands for on inputs of some shape; `networks` builds them. Imports no torch by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from dgbench.errors import UserError, unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
 SMALL = ("MLP", "MNIST_CNN", "SmallCNN")
@@ -11,6 +13,16 @@ _LARGE = {
     "domainbed-2020": "resnet50.tv_in1k",
     "domainbed-2024": "resnet50.ram_in1k",
 }
+
+
+def check_backbone(name: str) -> None:
+    """Raise `UserError` with the nearest if no network has that name; only for others than ours is timm imported."""
+    if name in (*ALIASES, *SMALL, *_LARGE.values()):
+        return
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(unknown("backbone", name, [*SMALL, *timm.list_models()]))
 
 
 def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:

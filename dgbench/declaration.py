@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from dgbench.backbones import check_backbone
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError, unknown
 from dgbench.names import Row, parse_rows
@@ -146,6 +147,7 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
     chosen = None
     with problems.collecting():
         chosen = setting(asked.get("preset", "dgbench"), **changes)
+        check_backbone(chosen.backbone)
     protocol: Protocol = LeaveOneDomainOut()
     with problems.collecting():
         protocol = _protocol(asked)

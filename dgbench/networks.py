@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgbench.backbones import SMALL
-from dgbench.errors import UserError, unknown
+from dgbench.backbones import SMALL, check_backbone
+from dgbench.errors import UserError
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,12 +46,15 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.normalises = normalisation is not None
+        self.memory_format = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Inputs as the network takes them: uint8 images become floats in [0, 1], normalised if it wants that."""
         if x.dtype == torch.uint8:
             x = x.to(self.mean.dtype).div_(255)
-        return (x - self.mean) / self.std if self.normalises else x
+        x = (x - self.mean) / self.std if self.normalises else x
+        return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
 
     def features(self, x: Tensor) -> Tensor:
         """(B, num_features), before dropout; bf16 inside where the setting says so."""
@@ -135,8 +138,7 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
 def _timm_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool) -> tuple[nn.Module, int]:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
-        raise UserError(unknown("backbone", name, [*SMALL, *timm.list_models()]))
+    check_backbone(name)
     more: dict[str, Any] = {"in_chans": input_shape[0], "num_classes": 0}
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, **more)

@@ -132,6 +132,8 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
             include=tuple(dict.fromkeys((*old_site.include, *site.include))),
         )
         catalogue = Catalogue(site.include)
+    elif root.exists() and not root.is_dir():
+        raise UserError(f"--output_dir {root} is a file: use a new folder")
     elif root.is_dir() and any(path.name != PLAN and not path.name.startswith(".") for path in root.iterdir()):
         raise UserError(f"--output_dir {root} holds something else: use a new folder")
     return _planned(root, declaration, site, catalogue)

@@ -42,6 +42,8 @@ class Setting:
     momentum: float = 0.9
     """Momentum of `sgd`."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
     init: Literal["trial", "run"] = "trial"
     """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
     `run`: each run draws its own, as in DomainBed."""

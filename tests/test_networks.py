@@ -173,3 +173,15 @@ def test_weights_that_cannot_be_fetched_are_told_with_the_way_out(monkeypatch: p
     assert "--hparams '{\"pretrained\": false}'" in told
     with pytest.raises(OSError, match="pretrained=False"):
         network("resnet18", (3, 64, 64))
+
+
+def test_channels_last_changes_the_order_in_memory_alone() -> None:
+    plain, fast = (setting(backbone="MNIST_CNN", channels_last=last) for last in (False, True))
+    torch.manual_seed(0)
+    one = build_network((1, 28, 28), 10, plain).double()
+    torch.manual_seed(0)
+    other = build_network((1, 28, 28), 10, fast).double()
+    x = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    weights = next(p for p in other.parameters() if p.dim() == 4 and p.shape[1] > 1)
+    assert weights.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(other(other.prepare(x)), one(one.prepare(x)))

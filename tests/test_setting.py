@@ -12,9 +12,9 @@ from dgbench.errors import UserError
 from dgbench.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "5637520b0a4374a69645cc8aa6aa3ce254dfba1fba3a4680026e83cb61c5ab90",
-    "domainbed-2020": "738704c66af1816b341f8e0ebb30351089cff0ca0f3ac12ada97b70e03eb828b",
-    "domainbed-2024": "04b21e7200e28658a860b6ed7d8429ea29f37f1702d6dd44b2d5b6d4e6853ad4",
+    "dgbench": "c73dbc11ae920f1a0ecf9d35754c09b5e6a87acb577ae56e3e1f7268cc4f395b",
+    "domainbed-2020": "a910ee5c4a5127923b9e5f4c1ea7fada5284abe01550bd06bc2d6bdd23ed5d5a",
+    "domainbed-2024": "d5c245926208d3228b9116ed60408c6c7609f34cbad1dc71c4f26a00dfcb4aba",
 }
 
 
