@@ -1,0 +1,443 @@
+"""Sweeps through the real commands, in processes of their own: what is executed, how often, and what mends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dgbench.planfile import read_plan
+from dgbench.store import State, Store
+from tests.layouts import write_csv, write_folders, write_mnist
+
+pytestmark = pytest.mark.slow
+
+ROWS = ("ERM", "ERM+SWAD", "ERM+SMA", "ERM+DiWA", "ERM+EoA", "ERM+T3A")
+FOLD = ("--test_envs", "75", "--single_test_envs")
+SMALL = ("--n_hparams", "2", "--n_trials", "1", "--steps", "12", "--checkpoint_freq", "5")
+HPARAMS = ("--hparams", '{"batch_size": 16}')
+HERE = ("--device", "cpu", "--jobs", "2")
+
+
+def command(name: str, root: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "dgbench.sweep", name, *words, "--output_dir", str(root)]
+
+
+def sweep(name: str, root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(name, root, *words), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def digits(*rows: str) -> list[str]:
+    return ["--algorithms", *rows, "--datasets", "RotatedDigits", *FOLD, *SMALL, *HPARAMS, *HERE]
+
+
+def launch(root: Path, *words: str, code: int = 0) -> str:
+    """Launch; what was printed, having seen the exit code."""
+    done = sweep("launch", root, *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def states(root: Path) -> Counter[tuple[str, str]]:
+    """(method, state) -> runs of the plan, as `status --json` tells them."""
+    done = sweep("status", root, "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    by_id = {run.id: run for run in read_plan(root).runs}
+    assert [line["name"] for line in lines] == [read_plan(root).name(run) for run in by_id.values()]
+    assert done.returncode == 0
+    return Counter((by_id[line["id"]].method, line["state"]) for line in lines)
+
+
+def leases(root: Path) -> Counter[str]:
+    """Run -> how many attempts were made at it."""
+    return Counter(path.parent.name for path in root.glob("runs/*/lease-????"))
+
+
+def records(root: Path) -> dict[str, bytes]:
+    return {run.id: (root / "runs" / run.id / "records.jsonl").read_bytes() for run in read_plan(root).runs}
+
+
+def collected(root: Path) -> str:
+    words = [sys.executable, "-m", "dgbench.collect", "--input_dir", str(root)]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of all rows, launched once."""
+    root: Path = tmp_path_factory.mktemp("finished") / "sweep"
+    launch(root, *digits(*ROWS))
+    return root
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """The same in a folder that may be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "sweep"))
+
+
+# -- once, and again ----------------------------------------------------------------------------------------------
+
+
+def test_each_algorithm_is_trained_once_for_all_rows(finished: Path) -> None:
+    expected = {("ERM", "done"): 2, ("DiWA", "done"): 1, ("EoA", "done"): 1, ("T3A", "done"): 2}
+    assert states(finished) == expected
+    assert set(leases(finished).values()) == {1}
+    assert len(leases(finished)) == len(list((finished / "runs").iterdir())) == 6
+    said = collected(finished)
+    for row in ROWS:
+        assert f"\n{row}  " in said
+    assert "missing" not in said.replace("0 missing", "")
+
+
+def test_launching_again_does_nothing(copy: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copy.glob("runs/**/*") if path.is_file()}
+    assert "6 done" in launch(copy, *digits(*ROWS))
+    assert {path: path.stat().st_mtime_ns for path in copy.glob("runs/**/*") if path.is_file()} == before
+
+
+def test_two_launches_at_once_share_the_work(tmp_path: Path, finished: Path) -> None:
+    words = command("launch", tmp_path / "shared", *digits(*ROWS))
+    both = [subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=100) for process in both] == [0, 0]
+    assert set(leases(tmp_path / "shared").values()) == {1}
+    assert records(tmp_path / "shared") == records(finished)
+
+
+def test_a_sweep_grows_and_keeps_what_is_done(copy: Path) -> None:
+    before = records(copy)
+    launch(copy, *digits("ERM", "VREx"), "--n_hparams", "3")
+    assert states(copy)["ERM", "done"] == states(copy)["VREx", "done"] == 3
+    assert states(copy)["DiWA", "done"] == 1, "asked for two hyperparameter draws, and not again"
+    after = records(copy)
+    assert {id: after[id] for id in before} == before
+    assert set(leases(copy).values()) == {1}
+
+
+# -- looking ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_describes_each_run_and_writes_nothing(tmp_path: Path) -> None:
+    said = launch(tmp_path / "new", *digits(*ROWS), "--dry_run", "--json")
+    runs = [json.loads(line) for line in said.splitlines()]
+    keys = "id kind algorithm averages dataset test_domains trial_seed hparams_seed hparams inputs"
+    assert {tuple(run) for run in runs} == {tuple(keys.split())}
+    assert Counter(run["kind"] for run in runs) == {"train": 2, "merge": 2, "adapt": 2}
+    train = runs[0]
+    assert (train["algorithm"], train["dataset"], train["test_domains"]) == ("ERM", "RotatedDigits", ["75"])
+    assert (train["trial_seed"], train["hparams_seed"], train["averages"]) == (0, 0, ["SMA", "SWAD"])
+    assert train["hparams"]["batch_size"] == 16
+    trained = {run["id"] for run in runs if run["kind"] == "train"}
+    assert all(set(run["inputs"]) <= trained for run in runs)
+    assert "6 runs" in launch(tmp_path / "new", *digits(*ROWS), "--dry-run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_status_tells_what_is_done(finished: Path) -> None:
+    done = sweep("status", finished)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].split() == ["missing", "waiting", "running", "failed", "done"]
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert ["train", "ERM", "0", "0", "0", "0", "2"] in rows
+    assert ["merge", "DiWA", "0", "0", "0", "0", "1"] in rows
+
+
+# -- failing and mending ------------------------------------------------------------------------------------------
+
+MOODY = '''
+from pathlib import Path
+
+from dgbench.algorithm import Algorithm
+from dgbench.cards import AlgorithmCard
+
+
+class Moody(Algorithm):
+    """It fails in its third step until a file says that it may not."""
+
+    card = AlgorithmCard(paper="none")
+
+    def loss(self, batches):
+        if self.step == 2 and not Path(__file__).with_name("mended").exists():
+            raise RuntimeError("in a mood")
+        return self.joint_loss(batches)
+'''
+
+
+def test_a_failure_is_told_and_can_be_retried(tmp_path: Path) -> None:
+    (tmp_path / "moody.py").write_text(MOODY)
+    words = [
+        *digits("ERM", "Moody", "Moody+T3A"),
+        "--include",
+        str(tmp_path / "moody.py"),
+        "--n_hparams",
+        "1",
+        "--retries",
+        "1",
+    ]
+    root = tmp_path / "sweep"
+    said = launch(root, *words, code=1)
+    assert "1 done, 1 failed, 1 blocked" in said
+    done = sweep("status", root)
+    assert done.returncode == 1
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
+    assert told.startswith("failed: Moody RotatedDigits [75] hparams 0 trial 0: RuntimeError: in a mood (log: ")
+    log = Path(told.rpartition("(log: ")[2].removesuffix(")"))
+    assert "RuntimeError: in a mood" in log.read_text()
+    (moody,) = (run for run in read_plan(root).runs if run.method == "Moody")
+    assert leases(root)[moody.id] == 2, "tried again once"
+    assert "in a mood" in collected(root)
+    (tmp_path / "mended").touch()
+    launch(root, *words, code=1)
+    assert leases(root)[moody.id] == 2, "launching again doesn't forgive"
+    done = sweep("retry", root, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "1 failed runs may run again" in done.stdout
+    assert states(root) == {("ERM", "done"): 1, ("Moody", "done"): 1, ("T3A", "done"): 1}
+    assert leases(root)[moody.id] == 3
+
+
+SLOW = '''
+import time
+from pathlib import Path
+
+from dgbench.algorithms.erm import ERM
+from dgbench.cards import AlgorithmCard
+
+
+class Slow(ERM):
+    """ERM that takes its time while a file says so."""
+
+    card = AlgorithmCard(paper="none")
+
+    def loss(self, batches):
+        if Path(__file__).with_name("slow").exists():
+            time.sleep(0.1)
+        return super().loss(batches)
+'''
+
+
+def slow_words(place: Path) -> list[str]:
+    steps = ["--steps", "60", "--checkpoint_freq", "8", "--include", str(place / "slow.py")]
+    return [*digits("Slow+SWAD"), *steps]
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A launch in `tmp_path`/sweep whose runs are under way and take seconds more."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow").touch()
+    words = command("launch", tmp_path / "sweep", *slow_words(tmp_path))
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("sweep/runs/*/checkpoint.pt"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ids_in(root: Path, state: State) -> list[str]:
+    store = Store(root)
+    return [id for id, found in store.states(store.ids(), 0).items() if found is state]
+
+
+def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    root, whole = tmp_path / "sweep", tmp_path / "whole"
+    done = sweep("cancel", root)
+    assert (done.returncode, done.stdout[:5]) == (0, "asked")
+    assert begun.wait(timeout=60) == 1
+    waiting = ids_in(root, State.WAITING)
+    assert len(waiting) == 2
+    (tmp_path / "slow").unlink()
+    launch(root, *slow_words(tmp_path))
+    launch(whole, *slow_words(tmp_path))
+    assert records(root) == records(whole)
+    for id in waiting:
+        assert "resumed at step" in (root / "runs" / id / "log.txt").read_text()
+
+
+def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    root = tmp_path / "sweep"
+    assert len(ids_in(root, State.RUNNING)) == 2
+    done = sweep("delete_incomplete", root)
+    assert (done.returncode, done.stdout) == (0, "0 unfinished runs start from nothing next time\n")
+    assert len(list(root.glob("runs/*/checkpoint.pt"))) == 2
+    done = sweep("status", root)
+    assert done.returncode == 1
+    assert done.stdout.count("running: Slow RotatedDigits [75] hparams ") in (0, 1, 2), "known after some seconds"
+    begun.kill()
+    begun.wait()
+    deadline = time.monotonic() + 30
+    while ids_in(root, State.RUNNING):
+        assert time.monotonic() < deadline, "runs end with their launcher"
+        time.sleep(0.1)
+    done = sweep("delete_incomplete", root)
+    assert done.stdout == "2 unfinished runs start from nothing next time\n"
+    for folder in (root / "runs").iterdir():
+        names = os.listdir(folder)
+        assert all(name == "run.json" or name.startswith("lease-") for name in names), names
+
+
+def test_deleting_what_is_unfinished_leaves_what_is_done(copy: Path) -> None:
+    before = records(copy)
+    assert sweep("delete_incomplete", copy).stdout.startswith("0 unfinished runs")
+    assert records(copy) == before
+
+
+def test_pruned_weights_are_made_again_when_they_are_read(copy: Path) -> None:
+    before = records(copy)
+    assert list(copy.glob("runs/*/models/*"))
+    done = sweep("prune", copy)
+    assert done.returncode == 0
+    assert done.stdout.startswith("0 runs removed, ")
+    assert " 0.0 MB" not in done.stdout
+    assert not list(copy.glob("runs/*/models/*"))
+    assert "6 done" in launch(copy, *digits(*ROWS)), "finished runs need no weights"
+    assert set(leases(copy).values()) == {1}
+    said = launch(copy, *digits("ERM+DiWA+T3A"))
+    assert said.count("it runs again") == 3
+    after = records(copy)
+    assert {id: after[id] for id in before} == before
+    plan = {run.id: run for run in read_plan(copy).runs}
+    attempts = {(plan[id].method, count) for id, count in leases(copy).items()}
+    assert attempts == {("ERM", 3), ("DiWA", 3), ("EoA", 1), ("T3A", 1)}, "a reset takes a lease too"
+
+
+def test_runs_that_are_not_asked_for_any_more_are_pruned(copy: Path) -> None:
+    launch(copy, *digits("ERM+SWAD"), "--n_hparams", "1")
+    (copy / "runs" / "0123456789abcdef0123").mkdir()
+    assert "1 runs in " in sweep("status", copy).stdout
+    assert sweep("prune", copy).stdout.startswith("1 runs removed")
+    assert not (copy / "runs" / "0123456789abcdef0123").exists()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """A file system of 200 KiB at `tmp_path`/tiny, which a call gives another size."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+
+    def mount(options: str) -> bool:
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        return os.geteuid() == 0 and subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    if not mount("size=200k"):
+        pytest.skip("needs the right to mount a tmpfs")
+    yield lambda size: None if mount(f"remount,size={size}") else pytest.fail("cannot remount")
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_fails_the_runs_and_with_space_again_they_finish(
+    tiny: Callable[[str], None], tmp_path: Path, finished: Path
+) -> None:
+    root = tmp_path / "tiny" / "sweep"
+    said = launch(root, *digits(*ROWS), "--retries", "0", code=1)
+    assert "2 failed" in said
+    done = sweep("status", root)
+    assert done.stdout.count("No space left on device (log: ") == 2, done.stdout
+    assert not list(root.glob("runs/*/.*.tmp"))
+    for path in root.glob("runs/*/records.jsonl"):
+        assert path.read_bytes().endswith(b"\n")
+        assert all(json.loads(line) for line in path.read_text().splitlines())
+    tiny("32m")
+    done = sweep("retry", root, "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert records(root) == records(finished)
+
+
+# -- other data, other protocols ----------------------------------------------------------------------------------
+
+IMAGES = ("--n_hparams", "1", "--n_trials", "1", "--steps", "4", *HERE)
+TINY = ("--hparams", '{"batch_size": 4, "image_size": 16}')
+
+SMALL_PACS = '''
+import dataclasses
+
+from dgbench.datasets.pacs import PACS
+
+
+class SmallPACS(PACS):
+    """PACS with 14 images a domain."""
+
+    card = dataclasses.replace(PACS.card, counts=dict.fromkeys(PACS.card.domains, 14))
+'''
+
+
+def test_folders_tables_and_named_data_are_launched_and_collected_and_may_move(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_folders(data / "toy", {"a": 12, "b": 12, "c": 12}, ["x", "y"])
+    listing = [(str(path.relative_to(data)), *path.parts[-3:-1]) for path in sorted((data / "toy").glob("*/*/*.jpg"))]
+    write_csv(data / "list.csv", listing)
+    classes = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
+    write_folders(data / "PACS", dict.fromkeys(("art_painting", "cartoon", "photo", "sketch"), 14), classes)
+    (tmp_path / "small.py").write_text(SMALL_PACS)
+
+    def words(place: Path) -> list[str]:
+        datasets = [f"folder:{place / 'toy'}", f"csv:{place / 'list.csv'}", "SmallPACS"]
+        where = ["--data_dir", str(place), "--include", str(tmp_path / "small.py")]
+        return ["--algorithms", "ERM", "--datasets", *datasets, "--test_envs", "0", "--single_test_envs", *where]
+
+    root = tmp_path / "sweep"
+    launch(root, *words(data), *IMAGES, *TINY)
+    said = collected(root)
+    for name, column in (("folder:toy", "a"), ("csv:list.csv", "a"), ("SmallPACS", "art_painting")):
+        assert f"Dataset: {name}," in said
+        assert f"  {column}" in said
+    before = records(root)
+    assert len(before) == 3
+    data.rename(tmp_path / "moved")
+    launch(root, *words(tmp_path / "moved"), *IMAGES, *TINY, "--n_trials", "2")
+    after = records(root)
+    assert len(after) == 6
+    assert {id: after[id] for id in before} == before
+
+
+def test_domainbeds_preset_on_digits_of_28_pixels_whose_folder_moves(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(
+        "import dataclasses\nfrom dgbench.datasets.rotated import RotatedMNIST\n\n\n"
+        "class TinyMNIST(RotatedMNIST):\n    'Rotated digits, 20 a domain.'\n\n"
+        "    card = dataclasses.replace(RotatedMNIST.card, counts=dict.fromkeys(RotatedMNIST.card.domains, 20))\n"
+    )
+    write_mnist(tmp_path / "data", train=80, test=40)
+    words = ["--algorithms", "ERM", "--datasets", "TinyMNIST", "--preset", "domainbed-2020", "--test_envs", "5"]
+    words += ["--include", str(tmp_path / "tiny.py"), "--hparams", '{"batch_size": 4}', "--data_dir"]
+    root = tmp_path / "sweep"
+    launch(root, *words, str(tmp_path / "data"), *IMAGES, "--single_test_envs")
+    before = records(root)
+    assert "domainbed-2020" in collected(root)
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    (run,) = Store(root).ids()
+    (root / "runs" / run / "done").unlink()
+    done = sweep("retry", root, "--jobs", "2", "--data_dir", str(tmp_path / "elsewhere"))
+    assert done.returncode == 0, done.stderr
+    assert records(root) == before
+
+
+@pytest.mark.parametrize(
+    ("protocol", "folds", "columns"),
+    [
+        (["--single_source"], 3, ["+90%", "+80%", "-90%"]),
+        (["--train_domains", "+90%", "--val_domains", "+80%", "--test_domains", "-90%"], 1, ["-90%"]),
+    ],
+    ids=["single source", "explicit"],
+)
+def test_protocols_are_launched_and_collected(
+    protocol: list[str], folds: int, columns: list[str], tmp_path: Path
+) -> None:
+    launch(tmp_path / "s", "--algorithms", "ERM", "--datasets", "ColoredDigits", *protocol, *IMAGES)
+    assert len(records(tmp_path / "s")) == folds
+    said = collected(tmp_path / "s")
+    assert all(column in said for column in columns)
+    assert "ERM  " in said

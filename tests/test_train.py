@@ -1,0 +1,103 @@
+"""One run by hand, in this process, and what its folder is good for afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgbench import cli, train
+from dgbench.planfile import read_plan
+from dgbench.store import RunFolder
+from dgbench.training import Training
+from tests.in_process import records_of
+
+BRIEF = ("--steps", "8", "--checkpoint_freq", "4", "--hparams", '{"batch_size": 16}', "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
+def by_hand(root: Path, *words: str, algorithm: str = "ERM", test: tuple[str, ...] = ("75",)) -> int:
+    basic = ["--algorithm", algorithm, "--dataset", "RotatedDigits", "--test", *test, "--threads", "1"]
+    return cli.run(train.main, [*basic, *BRIEF, "--output_dir", str(root), *words])
+
+
+def folders(root: Path) -> dict[str, RunFolder]:
+    """Method -> the folder of its one run."""
+    return {run.method: RunFolder(root, run.id) for run in read_plan(root).runs}
+
+
+def test_it_trains_and_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert by_hand(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "Dataset: RotatedDigits, model selection method: training-domain" in said
+    assert "leave-one-domain-out cross-validation" not in said
+    folder = folders(tmp_path)["ERM"]
+    assert [record["step"] for record in records_of(folder)] == [0, 4, 7]
+    chosen = max(records_of(folder), key=lambda r: sum(r["views"][f"{d}/out"]["accuracy"] for d in range(0, 75, 15)))
+    row = next(line for line in said.splitlines() if line.startswith("ERM  "))
+    assert row.split()[1] == f"{100 * chosen['views']['75/in']['accuracy']:.1f}"
+
+
+def test_the_same_command_again_shows_the_table_and_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert by_hand(tmp_path) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(Training, "execute", None)
+    assert by_hand(tmp_path) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_seeds_and_rows_add_up_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert by_hand(tmp_path) == 0
+    assert by_hand(tmp_path, "--trial_seed", "2", "--hparams_seed", "5", algorithm="ERM+SWAD+T3A") == 0
+    runs = [(run.method, run.trial, run.hparams_seed) for run in read_plan(tmp_path).runs]
+    assert ("T3A", 2, 5) in runs
+    assert ("ERM", 2, 5) in runs
+    assert ("ERM", 0, 0) in runs
+    assert "ERM+SWAD+T3A" in capsys.readouterr().out
+
+
+def test_several_held_out_domains_are_one_fold(tmp_path: Path) -> None:
+    assert by_hand(tmp_path, test=("0", "75")) == 0
+    (run,) = read_plan(tmp_path).runs
+    (fold,) = read_plan(tmp_path).folds
+    assert fold.held_out == ("0", "75")
+    (record, *_) = records_of(RunFolder(tmp_path, run.id))
+    assert {"0/in", "75/in", "15/out"} <= record["views"].keys()
+
+
+def test_a_run_that_fails_is_told_by_the_exit_code_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Training._step
+
+    def broken(self: Training, number: int, minibatch: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Training, "_step", broken)
+    assert by_hand(tmp_path) == 1
+    (failure,) = folders(tmp_path)["ERM"].failures()
+    assert failure["error"] == "RuntimeError: out of order"
+    assert "model selection" not in capsys.readouterr().out
+    monkeypatch.setattr(Training, "_step", step)
+    assert by_hand(tmp_path) == 0
+    assert "model selection" in capsys.readouterr().out
+
+
+def test_what_is_asked_to_be_kept_is_kept(tmp_path: Path) -> None:
+    assert by_hand(tmp_path, "--save_models", "--save_predictions", "--evaluate", "all") == 0
+    folder = folders(tmp_path)["ERM"]
+    assert {path.name for path in (folder.path / "models").iterdir()} == {
+        "model.best.safetensors",
+        "model.last.safetensors",
+    }
+    assert (folder.path / "predictions" / "model.safetensors").exists()
+    assert "0/in" in records_of(folder)[0]["views"]
