@@ -163,7 +163,12 @@ class Training:
             "records_size": self.folder.records_size(),
             "keep": sorted(self.keep),
         }
-        write_atomic(self.checkpoint, lambda file: torch.save(state, file))
+        try:
+            write_atomic(self.checkpoint, lambda file: torch.save(state, file))
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about a position
+                raise error.__context__ from None
+            raise
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
