@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from dgbench.catalogue import Catalogue
-from dgbench.data import ViewData
 from dgbench.declaration import declare, open_facts
-from dgbench.sources import Site, open_dataset
+from dgbench.sources import Site
 from dgbench.store import Store
 from dgbench.training import Training
+from dgbench.workbench import open_workbench
 
 
 def machine() -> str:
@@ -51,11 +51,8 @@ def training(include: Path | None = None, **asked: Any) -> Training:
     catalogue = Catalogue([include] if include else [])
     base = {"n_hparams": 1, "n_trials": 1, "test_envs": ["75"], "single_test_envs": True}
     declaration, paths = declare({**base, **asked}, catalogue)
-    site = Site(paths=paths)
+    site = Site(paths=paths, include=(str(include),) if include else ())
     run = declaration.plan(open_facts(declaration, site, catalogue), catalogue).runs[0]
-    folder = Store(Path(tempfile.mkdtemp(prefix="dgbench-benchmark-"))).folder(run.id)
-    folder.create(run)
-    dataset = open_dataset(run.dataset, site, catalogue)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = ViewData(dataset, run)
-    return Training(run, folder, data, len(dataset.classes), catalogue, site, device, frozenset())
+    store = Store(Path(tempfile.mkdtemp(prefix="dgbench-benchmark-")))
+    store.folder(run.id).create(run)
+    return Training(open_workbench(run, store, site))

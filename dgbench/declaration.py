@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from dgbench.backbones import check_backbone
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError, unknown
@@ -24,7 +22,7 @@ from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
 from dgbench.space import Draw, HparamSpec, Value, check_fixed, check_value
-from dgbench.store import write_json
+from dgbench.store import read_sweep_json, write_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -200,12 +198,7 @@ def read_declaration(root: Path, catalogue: Catalogue | None = None) -> tuple[De
 
     Raises `UserError` if there is none, or one of another format.
     """
-    try:
-        data = orjson.loads((root / FILE).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{root} holds no sweep: there is no {FILE} in it") from None
-    if data["format"] != FORMAT:
-        raise UserError(f"{root / FILE} has format {data['format']}, this version reads {FORMAT}")
+    data = read_sweep_json(root, FILE, FORMAT)
     site = Site.from_json(data["site"])
     catalogue = catalogue or Catalogue(site.include)
     draws = {name: Draw.parse(text) for name, text in data["overrides"].pop("draws").items()}

@@ -21,14 +21,14 @@ import torch
 
 import dgbench
 from dgbench.catalogue import Catalogue
-from dgbench.data import ViewData
-from dgbench.derived import Derived, execute_adapt, execute_merge, trained_below
+from dgbench.derived import execute_adapt, execute_merge
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease, LeaseLost
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
 from dgbench.training import CHECKPOINT, Stopped, Training
+from dgbench.workbench import open_workbench
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run_job(job: dict[str, Any]) -> int:
         return TAKEN
     with lease:
         try:
-            execute(folder.run(), store, folder, Site.from_json(job["site"]), frozenset(job["keep"]), lease)
+            execute(folder.run(), store, Site.from_json(job["site"]), frozenset(job["keep"]), lease)
         except Stopped:
             log.info("stopped on request; the checkpoint is saved")
             return STOPPED
@@ -76,34 +76,21 @@ def run_job(job: dict[str, Any]) -> int:
     return 0
 
 
-def execute(run: Run, store: Store, folder: RunFolder, site: Site, keep: frozenset[str], lease: Lease) -> None:
+def execute(run: Run, store: Store, site: Site, keep: frozenset[str], lease: Lease) -> None:
     """Execute a claimed run and write `done`; raises whatever goes wrong."""
     started = time.time()
-    device = pick_device(site.device)
-    catalogue = Catalogue(site.include)
-    dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size)
-    data = ViewData(dataset, run, trained_below(run, store))
-    num_classes = len(dataset.classes)
-    log.info("%s on %s: %s", run.id, device, run.name)
+    bench = open_workbench(run, store, site, keep)
+    log.info("%s on %s: %s", run.id, bench.device, run.name)
     if run.kind == "train":
-        Training(run, folder, data, num_classes, catalogue, site, device, keep).execute(lease)
+        Training(bench).execute(lease)
     else:
-        folder.truncate_records(0)
-        parts = Derived(run, store, data, num_classes, catalogue, site, device, keep)
-        (execute_merge if run.kind == "merge" else execute_adapt)(parts)
-    write_times(folder, started, device)
+        bench.folder.truncate_records(0)
+        (execute_merge if run.kind == "merge" else execute_adapt)(bench)
+    write_times(bench.folder, started, bench.device)
     lease.confirm()
-    folder.finish({"fingerprint": dataset.fingerprint(), "versions": versions(), "commit": commit()})
-    (folder.path / CHECKPOINT).unlink(missing_ok=True)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    fingerprint = bench.dataset.fingerprint()
+    bench.folder.finish({"fingerprint": fingerprint, "versions": versions(), "commit": commit()})
+    (bench.folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:

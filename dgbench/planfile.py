@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import orjson
 
-from dgbench.errors import UserError
 from dgbench.plain import revive
 from dgbench.plan import DatasetFacts, Plan
 from dgbench.protocol import Fold
 from dgbench.setting import Setting
-from dgbench.store import write_atomic
+from dgbench.store import read_sweep_json, write_atomic
 
 FILE = "plan.json"
 FORMAT = 1
@@ -97,12 +96,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
 
 def read_plan(root: Path) -> PlanTable:
     """Read `plan.json`; raises `UserError` if the folder holds no sweep, or one of another format."""
-    try:
-        data = orjson.loads((root / FILE).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{root} holds no sweep: there is no {FILE} in it") from None
-    if data["format"] != FORMAT:
-        raise UserError(f"{root / FILE} has format {data['format']}, this version reads {FORMAT}")
+    data = read_sweep_json(root, FILE, FORMAT)
     return PlanTable(
         protocol=data["protocol"],
         setting=Setting(**data["setting"]),

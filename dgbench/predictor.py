@@ -91,10 +91,5 @@ def find_model(folder: Path, predictor: str, which: str) -> Saved:
     return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))
 
 
-def has_models(folder: Path, predictor: str) -> bool:
-    """Whether both models of a predictor are there."""
-    return all(_path(folder, predictor, which).is_file() for which in (BEST, LAST))
-
-
 def _path(folder: Path, predictor: str, which: str) -> Path:
     return folder / "models" / f"{predictor}.{which}.safetensors"

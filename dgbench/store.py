@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from dgbench import lease as leases
+from dgbench.errors import UserError
 from dgbench.lease import TTL, Lease
 from dgbench.run import Run
 
@@ -69,6 +70,17 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
 def write_json(path: Path, data: object) -> None:
     """`write_atomic` of readable JSON."""
     write_atomic(path, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def read_sweep_json(root: Path, name: str, version: int) -> dict[str, Any]:
+    """A JSON file of a sweep's folder; raises `UserError` if it isn't there, or of another format."""
+    try:
+        data: dict[str, Any] = orjson.loads((root / name).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{root} holds no sweep: there is no {name} in it") from None
+    if data["format"] != version:
+        raise UserError(f"{root / name} has format {data['format']}, this version reads {version}")
+    return data
 
 
 class RunFolder:

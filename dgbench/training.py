@@ -19,18 +19,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithm import Batch
 from dgbench.average import Average
-from dgbench.catalogue import Catalogue
 from dgbench.data import Minibatches, ViewData
 from dgbench.evaluate import evaluate_views, mean_accuracy
 from dgbench.lease import Lease
-from dgbench.predictor import BEST, LAST, build, build_algorithm, predict_with, save_model
+from dgbench.predictor import BEST, LAST, build, predict_with, save_model
 from dgbench.protocol import View
-from dgbench.run import MODEL, Run
+from dgbench.run import MODEL
 from dgbench.seeding import torch_seed
-from dgbench.sources import Site
-from dgbench.store import RunFolder, write_atomic
+from dgbench.store import write_atomic
+from dgbench.workbench import Workbench
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -57,27 +56,18 @@ class Progress:
 class Training:
     """A training run under way."""
 
-    def __init__(
-        self,
-        run: Run,
-        folder: RunFolder,
-        data: ViewData,
-        num_classes: int,
-        catalogue: Catalogue,
-        site: Site,
-        device: torch.device,
-        keep: frozenset[str],
-    ) -> None:
-        self.run, self.folder, self.data, self.site, self.device = run, folder, data, site, device
-        self.algorithm: Algorithm = build_algorithm(run, catalogue, data.input_shape, num_classes, device)
+    def __init__(self, bench: Workbench) -> None:
+        self.run, self.folder, self.data = bench.run, bench.folder, bench.data
+        self.site, self.device = bench.site, bench.device
+        self.algorithm = bench.algorithm()
         self.averages: dict[str, Average] = {}
-        for part in run.averages:
-            cls, hparams = build(catalogue, "average", part)
+        for part in bench.run.averages:
+            cls, hparams = build(bench.catalogue, "average", part)
             self.averages[part.name] = cls(hparams)
-        self.keep = frozenset((MODEL, *self.averages)) if site.save_models else keep
-        self.checkpoint = folder.path / CHECKPOINT
+        self.keep = frozenset((MODEL, *self.averages)) if bench.site.save_models else bench.keep
+        self.checkpoint = self.folder.path / CHECKPOINT
         self.progress = Progress()
-        self.evaluation_steps = frozenset(run.setting.evaluation_steps)
+        self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
         self.saved_at = time.monotonic()
 
     def execute(self, lease: Lease) -> None:

@@ -10,15 +10,15 @@ from typing import Any, cast
 import torch
 
 from dgbench.catalogue import Catalogue
-from dgbench.data import ViewData
 from dgbench.execute import run_job
 from dgbench.launchers.base import Slot
 from dgbench.lease import Lease
 from dgbench.reconcile import Sweep, prepare
 from dgbench.run import Run
-from dgbench.sources import Site, open_dataset
-from dgbench.store import RunFolder, Store
+from dgbench.sources import Site
+from dgbench.store import RunFolder
 from dgbench.training import Stopped, Training
+from dgbench.workbench import open_workbench
 
 CPU = torch.device("cpu")
 
@@ -63,12 +63,8 @@ def runs_of(sweep: Sweep, method: str) -> list[Run]:
 def training_of(sweep: Sweep, run: Run, keep: Sequence[str] = ()) -> Training:
     """The training of a run, not begun or where its checkpoint is."""
     torch.set_num_threads(1)
-    folder = Store(sweep.root).folder(run.id)
-    folder.create(run)
-    catalogue = Catalogue(sweep.site.include)
-    dataset = open_dataset(run.dataset, sweep.site, catalogue, run.setting.image_size)
-    classes, data = len(dataset.classes), ViewData(dataset, run)
-    return Training(run, folder, data, classes, catalogue, sweep.site, CPU, frozenset(keep))
+    sweep.store.folder(run.id).create(run)
+    return Training(open_workbench(run, sweep.store, sweep.site, frozenset(keep)))
 
 
 class Patience:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import torch
 
-from dgbench.execute import commit, pick_device, preload, versions
+from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
 from dgbench.reconcile import Sweep
@@ -21,6 +21,7 @@ from dgbench.run import Run
 from dgbench.sources import Site
 from dgbench.store import RunFolder, State
 from dgbench.training import CHECKPOINT, Training
+from dgbench.workbench import pick_device
 from tests.in_process import execute, execute_all, records_of, sweep_of
 from tests.layouts import truncate, write_folders
 

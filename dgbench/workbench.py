@@ -1,0 +1,63 @@
+"""What executing a run takes: the run among its sweep's folders, its data, and this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dgbench.algorithm import Algorithm
+from dgbench.catalogue import Catalogue
+from dgbench.data import ViewData
+from dgbench.dataset import Dataset
+from dgbench.predictor import build_algorithm
+from dgbench.run import Run
+from dgbench.sources import Site, open_dataset
+from dgbench.store import RunFolder, Store
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A run, ready to be executed; `open_workbench` makes it."""
+
+    run: Run
+    trained: Run
+    """The first training run that it stands on (itself, if it trains); all of them share data and network."""
+    store: Store
+    catalogue: Catalogue
+    site: Site
+    device: torch.device
+    keep: frozenset[str]
+    """Predictors whose weights to keep, for other runs to read."""
+    dataset: Dataset
+    data: ViewData
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's own folder."""
+        return self.store.folder(self.run.id)
+
+    def algorithm(self) -> Algorithm:
+        """The algorithm of the training run, with its initial weights."""
+        classes = len(self.dataset.classes)
+        return build_algorithm(self.trained, self.catalogue, self.data.input_shape, classes, self.device)
+
+
+def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = frozenset()) -> Workbench:
+    """Lay out what a run needs; raises `UserError` with everything wrong with the data."""
+    catalogue = Catalogue(site.include)
+    dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size)
+    trained = run
+    while trained.inputs:
+        trained = store.folder(trained.inputs[0].run).run()
+    data = ViewData(dataset, run, trained)
+    return Workbench(run, trained, store, catalogue, site, pick_device(site.device), keep, dataset, data)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
