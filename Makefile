@@ -15,8 +15,9 @@ export UV_HTTP_TIMEOUT := 300
 
 quickstart: setup
 	$(BIN)/python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir $(OUT) --skip_confirmation $(FLAGS)
+	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --format markdown --output $(OUT)/tables.md
 	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --output $(OUT)/tables.txt
-	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --format markdown --output $(OUT)/tables.md > /dev/null
+	$(BIN)/python -m dgbench.collect --input_dir $(OUT)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 $(TESTS)

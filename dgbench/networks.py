@@ -97,9 +97,12 @@ def mnist_cnn(channels: int) -> tuple[nn.Module, int]:
 
 
 def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
-    """For images between 8 x 8 and 96 x 96: 3 x 3 convolutions that halve the image down to 4 x 4 or less."""
+    """For images between 8 x 8 and 96 x 96: 3 x 3 convolutions that halve the image down to 4 x 4 or less.
+
+    The first has 32 filters, 16 for images up to 16 x 16; each halving doubles them, up to 128.
+    """
     layers: list[nn.Module] = []
-    width_in, width = channels, 32
+    width_in, width = channels, 32 if size > 16 else 16
     while size > 4:
         layers += [nn.Conv2d(width_in, width, 3, stride=2, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
         width_in, width, size = width, min(2 * width, 128), (size + 1) // 2
