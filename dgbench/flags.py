@@ -51,7 +51,9 @@ def add_setting(parser: ArgumentParser) -> None:
 
 
 def add_executing(parser: ArgumentParser) -> None:
-    """How to execute: nothing here changes a result."""
+    """How to execute. Nothing here changes a result, but for last digits: runs at once share the cores, and sums over
+    fewer threads are rounded otherwise.
+    """
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one a core, or one a GPU slot)")
     parser.add_argument("--jobs_per_gpu", type=int, default=1, metavar="N", help="runs at once on each GPU (1)")
     parser.add_argument("--retries", type=int, default=1, metavar="N", help="times that a failed run runs again (1)")

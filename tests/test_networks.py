@@ -39,8 +39,8 @@ def resnet() -> Network:
     [
         ("MNIST_CNN", (1, 28, 28), 128),
         ("MNIST_CNN", (2, 28, 28), 128),
-        ("SmallCNN", (1, 8, 8), 64),
-        ("SmallCNN", (3, 9, 8), 64),
+        ("SmallCNN", (1, 8, 8), 32),
+        ("SmallCNN", (3, 9, 8), 32),
         ("SmallCNN", (1, 28, 28), 128),
         ("SmallCNN", (3, 64, 64), 128),
         ("SmallCNN", (3, 96, 64), 128),
