@@ -354,9 +354,9 @@ def test_a_full_disk_fails_the_runs_and_with_space_again_they_finish(
         assert path.read_bytes().endswith(b"\n")
         assert all(json.loads(line) for line in path.read_text().splitlines())
     tiny("32m")
-    done = sweep("retry", root, "--jobs", "2")
+    done = sweep("retry", root, "--jobs", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    launch(tmp_path / "whole", *words)
+    launch(tmp_path / "whole", *words, "--jobs", "1")
     assert records(root) == records(tmp_path / "whole")
 
 
