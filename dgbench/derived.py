@@ -14,10 +14,11 @@ from dgbench.algorithm import Algorithm
 from dgbench.average import Weights
 from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_accuracy
 from dgbench.merger import Member, Merger
-from dgbench.predictor import BEST, LAST, Saved, build, find_model, predict_with, save_model
+from dgbench.predictor import Saved, build, find_model, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import MODEL, Input
 from dgbench.seeding import numpy_stream
+from dgbench.store import BEST, LAST
 from dgbench.training import save_predictions, seed_everything
 from dgbench.workbench import Workbench
 

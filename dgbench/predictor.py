@@ -18,10 +18,7 @@ from dgbench.average import Weights
 from dgbench.catalogue import Catalogue
 from dgbench.networks import build_network
 from dgbench.run import Part, Run
-from dgbench.store import write_atomic
-
-BEST, LAST = "best", "last"
-"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
+from dgbench.store import model_path, write_atomic
 
 
 def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
@@ -76,20 +73,16 @@ def save_model(
 ) -> None:
     """Write `models/PREDICTOR.WHICH.safetensors` whole."""
     content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
-    path = _path(folder, predictor, which)
+    path = model_path(folder, predictor, which)
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, save(content, metadata={"step": str(step), "accuracy": repr(accuracy)}))
 
 
 def find_model(folder: Path, predictor: str, which: str) -> Saved:
     """A model that a run has saved; raises FileNotFoundError with what to do about it."""
-    path = _path(folder, predictor, which)
+    path = model_path(folder, predictor, which)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is gone: `dgbench sweep retry` trains that run again")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))
-
-
-def _path(folder: Path, predictor: str, which: str) -> Path:
-    return folder / "models" / f"{predictor}.{which}.safetensors"

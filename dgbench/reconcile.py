@@ -25,7 +25,7 @@ from dgbench.planfile import read_plan, tabulate, write_plan
 from dgbench.progress import progress
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
-from dgbench.store import State, Store
+from dgbench.store import BEST, State, Store, model_path
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
 """Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
@@ -60,6 +60,21 @@ class Sweep:
             "threads": slot.threads,
         }
 
+    def without_weights(self) -> tuple[Run, ...]:
+        """Finished runs that kept no weights, which an unfinished one reads, and so on down: to be made again."""
+        states = self.states(0)
+        wanted: dict[str, set[str]] = {}
+        found = []
+        for run in reversed(self.plan.runs):
+            folder, names = self.store.folder(run.id), wanted.get(run.id, ())
+            if states[run.id] is State.DONE:
+                if all(model_path(folder.path, name, BEST).is_file() for name in names):
+                    continue
+                found.append(run)
+            for source in run.inputs:
+                wanted.setdefault(source.run, set()).add(source.predictor)
+        return tuple(found)
+
     def write(self) -> None:
         """Write what was asked for and the plan; make runs whose weights are read, but gone, run again."""
         try:
@@ -69,22 +84,9 @@ class Sweep:
         table = tabulate(self.plan, self.declaration.setting, self.declaration.protocol)
         write_plan(self.root, table)
         write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
-        self._reset_without_weights()
-
-    def _reset_without_weights(self) -> None:
-        """A finished run whose weights an unfinished one reads, but which kept none, is made again, and so on down."""
-        states = self.states(0)
-        wanted: dict[str, set[str]] = {}
-        for run in reversed(self.plan.runs):
-            folder, names = self.store.folder(run.id), wanted.get(run.id, ())
-            models = [folder.path / "models" / f"{name}.best.safetensors" for name in names]
-            if states[run.id] is State.DONE:
-                if all(model.is_file() for model in models):
-                    continue
-                print(f"{run.name} kept no weights and others read them now: it runs again")
-                folder.reset()
-            for source in run.inputs:
-                wanted.setdefault(source.run, set()).add(source.predictor)
+        for run in self.without_weights():
+            print(f"{run.name} kept no weights and others read them now: it runs again")
+            self.store.folder(run.id).reset()
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""

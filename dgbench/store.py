@@ -30,6 +30,9 @@ from dgbench.run import Run
 
 RUN, RECORDS, DONE, CANCEL = "run.json", "records.jsonl", "done", "cancel"
 
+BEST, LAST = "best", "last"
+"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
+
 _FAILED = re.compile(r"failed-(\d+)\.json")
 
 
@@ -81,6 +84,11 @@ def read_sweep_json(root: Path, name: str, version: int) -> dict[str, Any]:
     if data["format"] != version:
         raise UserError(f"{root / name} has format {data['format']}, this version reads {version}")
     return data
+
+
+def model_path(folder: Path, predictor: str, which: str) -> Path:
+    """Where a run's folder holds the weights of a predictor, if they were kept; `which` is `BEST` or `LAST`."""
+    return folder / "models" / f"{predictor}.{which}.safetensors"
 
 
 class RunFolder:

@@ -89,17 +89,18 @@ def _launch(args: Any) -> int:
 def _retry(args: Any) -> int:
     jobs = jobs_of(args)
     sweep = reopen(args.output_dir, **moved_of(args))
-    store = Store(args.output_dir)
-    forgiven = sum(bool(store.folder(run.id).forgive()) for run in sweep.plan.runs)
+    forgiven = sum(bool(sweep.store.folder(run.id).forgive()) for run in sweep.plan.runs)
     print(f"{forgiven} failed runs may run again")
     return _execute(sweep, jobs, ask=False)
 
 
 def _execute(sweep: Sweep, jobs: Mapping[str, Any], *, ask: bool) -> int:
-    missing = sum(state is not State.DONE for state in sweep.states(jobs["retries"]).values())
-    if missing and ask and sys.stdin.isatty():
-        answer = input(f"About to launch {missing:,} runs of {len(sweep.plan.runs):,}. Go on? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
+    if ask and sys.stdin.isatty():
+        missing = sum(state is not State.DONE for state in sweep.states(jobs["retries"]).values())
+        again = len(sweep.without_weights())
+        repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
+        question = f"About to launch {missing + again:,} runs of {len(sweep.plan.runs):,}{repeats}. Go on? [y/N] "
+        if missing and input(question).strip().lower() not in ("y", "yes"):
             return 1
     sweep.write()
     return sweep.execute(**jobs)

@@ -24,11 +24,11 @@ from dgbench.average import Average
 from dgbench.data import Minibatches, ViewData
 from dgbench.evaluate import evaluate_views, mean_accuracy
 from dgbench.lease import Lease
-from dgbench.predictor import BEST, LAST, build, predict_with, save_model
+from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import MODEL
 from dgbench.seeding import torch_seed
-from dgbench.store import write_atomic
+from dgbench.store import BEST, LAST, write_atomic
 from dgbench.workbench import Workbench
 
 CHECKPOINT = "checkpoint.pt"

@@ -18,12 +18,12 @@ from dgbench.adaptation.t3a import T3A
 from dgbench.data import ViewData
 from dgbench.evaluate import logits_of
 from dgbench.merging.diwa import DiWA
-from dgbench.predictor import BEST, LAST, find_model, predict_with
+from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import View
 from dgbench.reconcile import Sweep
 from dgbench.run import MODEL, Run
 from dgbench.sources import Site
-from dgbench.store import RunFolder
+from dgbench.store import BEST, LAST, RunFolder
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ROWS = ("ERM", "ERM+DiWA", "ERM+DiWARestricted", "ERM+EoA", "ERM+T3A", "ERM+DiWA+T3A")

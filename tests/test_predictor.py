@@ -8,10 +8,11 @@ from torch import Tensor
 
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.catalogue import Catalogue
-from dgbench.predictor import BEST, LAST, build, build_algorithm, find_model, predict_with, save_model
+from dgbench.predictor import build, build_algorithm, find_model, predict_with, save_model
 from dgbench.protocol import LeaveOneDomainOut
 from dgbench.run import Part, Run
 from dgbench.setting import setting
+from dgbench.store import BEST, LAST
 
 SHAPE, CLASSES = (1, 8, 8), 5
 CPU = torch.device("cpu")

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from dgbench.data import Minibatch
 from dgbench.evaluate import evaluate, evaluate_views
-from dgbench.predictor import BEST, LAST, find_model, predict_with
+from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import IN, OUT, View
 from dgbench.reconcile import Sweep
 from dgbench.sources import Site
-from dgbench.store import RunFolder
+from dgbench.store import BEST, LAST, RunFolder
 from dgbench.training import Training
 from tests.in_process import CPU, records_of, sweep_of, train, training_of
 from tests.layouts import write_folders
