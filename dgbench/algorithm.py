@@ -21,16 +21,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network
+from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
 from dgbench.space import choice, hparam, power
 
 
 class Batch(NamedTuple):
-    """A minibatch of one domain: `x` is B inputs as the network takes them, `y` is B labels (int64)."""
+    """A minibatch of one domain: `x` is B inputs as the network takes them, `y` is B labels (int64).
+
+    `positions` (B,), int64, say which of the domain's training examples they are: below `task.sizes[domain]`.
+    """
 
     x: Tensor
     y: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,18 @@ class Task:
 
     input_shape: tuple[int, ...]
     num_classes: int
-    num_domains: int
-    """Training domains; `update` gets as many minibatches, in a fixed order."""
+    class_counts: tuple[tuple[int, ...], ...]
+    """Training examples of each domain and class."""
+
+    @property
+    def num_domains(self) -> int:
+        """Training domains; `update` gets as many minibatches, in a fixed order."""
+        return len(self.class_counts)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Training examples of each domain."""
+        return tuple(sum(counts) for counts in self.class_counts)
 
 
 @dataclass(frozen=True)
@@ -63,10 +77,11 @@ class Hparams:
 
 
 class Algorithm(nn.Module):
-    """Base of every algorithm. Override `loss` or `update`, and if needed `build` and `forward`; nothing else.
+    """Base of every algorithm. Override `loss` or `update`, and of the other hooks below those that it needs.
 
     A subclass declares `card` and, if it has hyperparameters of its own, a frozen dataclass `Hparams` that extends
-    this module's. The first line of its docstring is the objective.
+    this module's. The first line of its docstring is the objective. What it remembers between steps are parameters,
+    buffers, optimizers that are its attributes, or what `get_extra_state` returns: all of it is saved.
     """
 
     card: ClassVar[AlgorithmCard]
@@ -79,14 +94,25 @@ class Algorithm(nn.Module):
         self.task = task
         self.setting = setting
         self.step = 0
-        """Optimizer steps of the loop before this one; the loop sets it."""
+        """Steps of the loop before this one; the loop sets it."""
+        self.survey_at = -1
+        """The step before which the loop calls `survey`; `build` may set it."""
         self.build()
-        self.optimizer = self.new_optimizer(self.parameters())
+        self.build_optimizers()
 
     # What a method may override.
 
+    @classmethod
+    def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
+        """The network of a run, freshly initialised from torch's global generator."""
+        return build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
+
     def build(self) -> None:
-        """Create further modules, buffers and constants; called before the optimizer takes the parameters."""
+        """Create further modules, buffers and constants; called before the optimizers take the parameters."""
+
+    def build_optimizers(self) -> None:
+        """Create the optimizers, by `new_optimizer`; each is an attribute."""
+        self.optimizer = self.new_optimizer(self.parameters())
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
         """The scalar to minimise, given one minibatch of each training domain."""
@@ -103,6 +129,21 @@ class Algorithm(nn.Module):
         logits: Tensor = self.network(x)
         return logits
 
+    def predictor_tensors(self) -> dict[str, Tensor]:
+        """The live tensors that `forward` reads in evaluation, by their names in this module; not copies."""
+        return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+
+    def validated(self, accuracy: float) -> None:
+        """Hear the mean accuracy on the training domains' validation parts, after each evaluation."""
+
+    def survey(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Sequence[Tensor]:
+        """See logits (n, classes) and labels (n,) of every training example, clean, a pair a domain, on the CPU.
+
+        Called once, before step `survey_at`. Returns for each domain how many times an example stands in it from then
+        on (n,), int64: minibatches are drawn from these copies.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets survey_at, so it must write survey()")
+
     # What a method may call.
 
     def descend(self, loss: Tensor) -> None:
@@ -111,13 +152,49 @@ class Algorithm(nn.Module):
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
-    def new_optimizer(self, parameters: Iterable[nn.Parameter], lr: float | None = None) -> Optimizer:
-        """A fresh optimizer of the setting's kind, with this run's weight decay and (unless given) learning rate."""
+    def new_optimizer(
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> Optimizer:
+        """A fresh optimizer of the setting's kind over those of the parameters (or groups) that require a gradient.
+
+        Learning rate and weight decay are the run's unless given; `betas` are for the kinds of Adam. Each of its steps
+        follows the setting's schedule and clipping.
+        """
         lr = self.hparams.lr if lr is None else lr
-        decay = self.hparams.weight_decay
+        decay = self.hparams.weight_decay if weight_decay is None else weight_decay
         kinds: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
-        more = {"momentum": self.setting.momentum} if self.setting.optimizer == "sgd" else {}
-        return kinds[self.setting.optimizer](parameters, lr=lr, weight_decay=decay, fused=True, **more)
+        sgd = self.setting.optimizer == "sgd"
+        more: dict[str, Any] = {"momentum": self.setting.momentum} if sgd else {"betas": betas}
+        optimizer = kinds[self.setting.optimizer](_learning(parameters), lr=lr, weight_decay=decay, fused=True, **more)
+        if self.setting.schedule != "constant" or self.setting.warmup_steps or self.setting.clip_norm:
+            for group in optimizer.param_groups:
+                group["full_lr"] = group["lr"]
+            optimizer.register_step_pre_hook(self._before_step)
+        return optimizer
+
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        factor = self.setting.lr_factor(self.step)
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["full_lr"]
+        if self.setting.clip_norm:
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            nn.utils.clip_grad_norm_(parameters, self.setting.clip_norm, foreach=True)
+
+    def new_network(self, input_shape: Sequence[int] | None = None) -> Network:
+        """A further network of this run's kind, freshly initialised, for inputs of another shape if given.
+
+        It is given what `prepare` of this run's network makes.
+        """
+        network = self.make_network(
+            input_shape or self.task.input_shape, self.task.num_classes, self.hparams, self.setting
+        )
+        network.normalises = False
+        return network.to(next(self.network.buffers()).device)
 
     def joint_loss(self, batches: Sequence[Batch]) -> Tensor:
         """Mean cross-entropy over all examples of all domains, in one forward pass."""
@@ -145,10 +222,6 @@ class Algorithm(nn.Module):
 
     # What the engine calls.
 
-    def predictor_tensors(self) -> dict[str, Tensor]:
-        """The live tensors that `forward` reads, by their names in this module; not copies."""
-        return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-
     def training_state(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for `step` and the data."""
         return {
@@ -161,3 +234,14 @@ class Algorithm(nn.Module):
         self.load_state_dict(state["module"])
         for name, optimizer_state in state["optimizers"].items():
             getattr(self, name).load_state_dict(optimizer_state)
+
+
+def _learning(parameters: Iterable[Any]) -> list[Any]:
+    """Those that require a gradient; of a group, its own."""
+    kept: list[Any] = []
+    for item in parameters:
+        if isinstance(item, dict):
+            kept.append({**item, "params": [p for p in item["params"] if p.requires_grad]})
+        elif item.requires_grad:
+            kept.append(item)
+    return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 GENERATED = "generated"
 """Trait of data sets that draw something (noise, membership of domains) by a seed."""
@@ -11,19 +12,43 @@ GENERATED = "generated"
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmCard:
-    """What a user should know of an algorithm before running it."""
+    """What a user should know of an algorithm before running it; `dgbench check` holds it to each word."""
 
     paper: str
     forwards: float = 1.0
-    """Forward passes over the minibatches a step; ERM has 1."""
+    """Examples that pass forward through the featurizer in a step, by those of the minibatches; ERM has 1.
+
+    At default hyperparameters, in the phase that most steps belong to; work in the classifier alone does not count.
+    """
     backwards: float = 1.0
-    """Backward passes over the minibatches a step; ERM has 1."""
+    """The same of backward passes. A backward pass through a backward pass counts again."""
     min_domains: int = 1
     """Training domains below which the method says nothing, so the run is refused."""
     transductive: bool = False
     """A prediction depends on the other inputs that are predicted with it."""
     baseline: bool = False
     """The algorithm that a bare average, merger or adapter is "of"; exactly one in the catalogue."""
+    penalties: tuple[str, ...] = ()
+    """Hyperparameters that weigh what the method adds: each changes the training, and all at 0 leave `base`."""
+    base: str = "ERM"
+    """The algorithm that remains, to rounding, when all `penalties` are 0; empty if none in the catalogue does."""
+    rehearsal: Mapping[str, Any] = field(default_factory=dict)
+    """Hyperparameters under which twenty steps show all that the method does (schedules, warm-ups cut short)."""
+    needs: tuple[str, ...] = ()
+    """What the network must have, of `NEEDS`."""
+    syncs: str = ""
+    """Why a step waits for the device, if it does."""
+    unlike_domainbed: str = ""
+    """What DomainBed's method of this name does instead, where that is not what its paper says."""
+    experimental: str = ""
+    """Which choices are ours because nothing published fixes them."""
+
+
+NEEDS: Mapping[str, str] = {
+    "feature_maps": "images and a convolutional backbone",
+    "linear_classifier": "a linear classifier",
+}
+"""What a method may need of the network, in the user's words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from dgbench.sampling import Sampler
 from dgbench.seeding import numpy_stream
 from dgbench.splits import parts
 
-Minibatch = list[tuple[Tensor, Tensor]]
-"""One (x, y) of each training view, on the CPU; images as bytes."""
+Minibatch = list[tuple[Tensor, Tensor, Tensor]]
+"""One (x, y, positions in the view) of each training view, on the CPU; images as bytes."""
 
 
 class ViewData:
@@ -65,18 +65,20 @@ class ViewData:
 
 
 class Minibatches(TorchDataset[Minibatch]):
-    """[step] -> one minibatch of each training view."""
+    """[step] -> one minibatch of each training view, in which examples may stand several times (`copies`)."""
 
-    def __init__(self, data: ViewData, run: Run) -> None:
+    def __init__(self, data: ViewData, run: Run, copies: Sequence[Tensor] = ()) -> None:
         self.data = data
         self.views = run.fold.train
         self.seed = run.seed
         self.steps = run.setting.steps
         self.augment = run.setting.augmentation
         batch_size = int(run.method.hparams["batch_size"])
+        balanced = run.setting.class_balanced
+        times = [of_view.numpy() for of_view in copies] if copies else [None] * len(self.views)
         self.samplers = [
-            Sampler(data.labels(view), batch_size, run.seed, view, class_balanced=run.setting.class_balanced)
-            for view in self.views
+            Sampler(data.labels(view), batch_size, run.seed, view, class_balanced=balanced, copies=of_view)
+            for view, of_view in zip(self.views, times, strict=True)
         ]
 
     def __len__(self) -> int:
@@ -85,21 +87,22 @@ class Minibatches(TorchDataset[Minibatch]):
     def __getitem__(self, step: int) -> Minibatch:
         return [self._of_view(view, sampler, step) for view, sampler in zip(self.views, self.samplers, strict=True)]
 
-    def _of_view(self, view: View, sampler: Sampler, step: int) -> tuple[Tensor, Tensor]:
-        examples = self.data.examples[view.domain]
-        chosen = self.data.indices[view][sampler[step]]
+    def _of_view(self, view: View, sampler: Sampler, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        examples, positions = self.data.examples[view.domain], sampler[step]
+        chosen = self.data.indices[view][positions]
         needs_rng = self.augment and not isinstance(examples, ArrayExamples)
         rng = numpy_stream(self.seed, "augment", str(view), step) if needs_rng else None
-        return torch.from_numpy(examples.batch(chosen, rng)), torch.from_numpy(examples.labels[chosen])
+        x, y = torch.from_numpy(examples.batch(chosen, rng)), torch.from_numpy(examples.labels[chosen])
+        return x, y, torch.from_numpy(positions)
 
-    def from_step(self, start: int, workers: int) -> Iterator[Minibatch]:
-        """The minibatches of `start`, `start + 1`, ...; with `workers`, decoded ahead by that many processes."""
+    def between(self, start: int, end: int, workers: int) -> Iterator[Minibatch]:
+        """The minibatches of `start` to `end - 1`; with `workers`, decoded ahead by that many processes."""
         if workers == 0 or self.data.in_memory:
-            return (self[step] for step in range(start, self.steps))
+            return (self[step] for step in range(start, end))
         loader: DataLoader[Minibatch] = DataLoader(
             self,
             batch_size=None,
-            sampler=range(start, self.steps),
+            sampler=range(start, end),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4,

@@ -17,6 +17,8 @@ from dgbench.errors import UserError
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
+"""What timm calls the layers that read the input, in transformers, ConvNeXts, ResNets and EfficientNets."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -46,8 +48,54 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.normalises = normalisation is not None
+        self.frozen: list[nn.Module] = []
         self.memory_format = torch.channels_last if setting.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
+
+        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP.
+        """
+        if hasattr(self.featurizer, "feature_info"):
+            infos: Any = self.featurizer.feature_info
+            return [self.featurizer.get_submodule(info["module"]) for info in infos]
+        found: list[nn.Module] = []
+        for leaf in self.featurizer.modules():
+            if isinstance(leaf, nn.Linear | nn.Conv2d):
+                found.append(leaf)
+            elif found and not isinstance(leaf, nn.Sequential | nn.AdaptiveAvgPool2d | nn.Flatten):
+                found[-1] = leaf
+        return found
+
+    def freeze(self, what: str) -> None:
+        """Stop learning of nothing (`none`), the layers that read the input (`embedding`), or the whole featurizer.
+
+        What is frozen stays in evaluation mode, so that its batch norm is frozen too. Raises `UserError` if it is not
+        known which layers of the backbone read the input.
+        """
+        if what == "embedding":
+            self.frozen = self._embedding()
+        elif what == "featurizer":
+            self.frozen = [self.featurizer]
+        for module in self.frozen:
+            module.requires_grad_(False)
+            module.eval()
+
+    def _embedding(self) -> list[nn.Module]:
+        children = dict(self.featurizer.named_children())
+        if hasattr(self.featurizer, "feature_info"):
+            found = [children[name] for name in _EMBEDDINGS if name in children]
+        else:
+            weights = [m for m in self.featurizer.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+            found = list[nn.Module](weights[:1])
+        if not found:
+            raise UserError(
+                f"which layers of {type(self.featurizer).__name__} read the input is not known, so freeze can't be "
+                f"'embedding'; known are the names {', '.join(_EMBEDDINGS)}"
+            )
+        return found
 
     def prepare(self, x: Tensor) -> Tensor:
         """Inputs as the network takes them: uint8 images become floats in [0, 1], normalised if it wants that."""
@@ -75,6 +123,8 @@ class Network(nn.Module):
             for module in self.modules():
                 if isinstance(module, _BATCH_NORMS):
                     module.eval()
+        for module in self.frozen:
+            module.eval()
         return self
 
 

@@ -206,7 +206,7 @@ class _Planner:
         fixed = {key: value for key, value in self.overrides.fixed.items() if key in names}
         draws = {key: draw for key, draw in self.overrides.draws.items() if key in names}
         fixed |= self.overrides.parts.get(name, {})
-        traits = self.facts[dataset].traits
+        traits = (*self.facts[dataset].traits, dataset)
         return Part(name, resolve(space, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws))
 
     def _refuse(self) -> None:

@@ -16,7 +16,6 @@ from torch.func import functional_call
 from dgbench.algorithm import Algorithm, Task
 from dgbench.average import Weights
 from dgbench.catalogue import Catalogue
-from dgbench.networks import build_network
 from dgbench.run import Part, Run
 from dgbench.store import model_path, write_atomic
 
@@ -27,14 +26,12 @@ def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
     return cls, cls.Hparams(**part.hparams)
 
 
-def build_algorithm(
-    run: Run, catalogue: Catalogue, input_shape: tuple[int, ...], num_classes: int, device: torch.device
-) -> Algorithm:
+def build_algorithm(run: Run, catalogue: Catalogue, task: Task, device: torch.device) -> Algorithm:
     """The algorithm of a training run with its initial weights, which depend on the run alone."""
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
-    network = build_network(input_shape, num_classes, run.setting, hparams.resnet_dropout).to(device)
-    task = Task(input_shape, num_classes, len(run.fold.training_domains))
+    network = cls.make_network(task.input_shape, task.num_classes, hparams, run.setting).to(device)
+    network.freeze(run.setting.freeze)
     algorithm: Algorithm = cls(network, hparams, task, run.setting)
     return algorithm.to(device)
 

@@ -17,19 +17,28 @@ class Sampler:
     """`sampler[step]` are the positions (batch_size,) in a view that make up its minibatch of that step.
 
     Drawn with replacement, as DomainBed's loaders do: each example of the view as often, or with `class_balanced` each
-    class that it holds as often. `labels` (n,) are the view's. Raises `UserError` if n is less than `batch_size`.
+    class that it holds as often. `labels` (n,) are the view's; `copies` (n,) is how many times each example stands
+    in it, once if not given. Raises `UserError` if n is less than `batch_size`.
     """
 
     def __init__(
-        self, labels: NDArray[np.int64], batch_size: int, seed: int, view: View, *, class_balanced: bool = False
+        self,
+        labels: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        view: View,
+        *,
+        class_balanced: bool = False,
+        copies: NDArray[np.int64] | None = None,
     ) -> None:
         if len(labels) < batch_size:
             raise UserError(f"{view} has {len(labels)} examples, fewer than the {batch_size} of a minibatch")
         self.batch_size = batch_size
         self.seed = seed
         self.view = view
-        strata = labels if class_balanced else np.zeros(len(labels), np.int64)
-        self._order: NDArray[np.int64] = np.argsort(strata, kind="stable")
+        positions = np.arange(len(labels)) if copies is None else np.repeat(np.arange(len(labels)), copies)
+        strata = labels[positions] if class_balanced else np.zeros(len(positions), np.int64)
+        self._order: NDArray[np.int64] = positions[np.argsort(strata, kind="stable")]
         self._sizes = np.unique(strata, return_counts=True)[1]
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._block_number = -1

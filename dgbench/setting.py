@@ -6,6 +6,7 @@ A preset never changes: a new default is a new preset. `tests/test_setting.py` h
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -41,6 +42,18 @@ class Setting:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     momentum: float = 0.9
     """Momentum of `sgd`."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of every learning rate: `cosine` falls from its full value to 0 at the last step."""
+    warmup_steps: int = 0
+    """Steps in which learning rates rise linearly to their full value, before the schedule."""
+    clip_norm: float = 0.0
+    """Longest gradient that an optimizer step takes, all its parameters as one vector; longer ones are scaled down.
+    0: any."""
+    freeze: Literal["none", "embedding", "featurizer"] = "none"
+    """What stays as it was initialised: the layers that read the input, or all but the classifier."""
+    classifier_init: Literal["random", "linear_probe"] = "random"
+    """`linear_probe`: before the first step the classifier is fitted to the initial features, by logistic
+    regression."""
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
@@ -62,6 +75,14 @@ class Setting:
         return dataclasses.replace(
             self, steps=self.steps or steps, checkpoint_freq=self.checkpoint_freq or checkpoint_freq
         )
+
+    def lr_factor(self, step: int) -> float:
+        """The share of its full value that a learning rate has at a step."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
 
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
@@ -101,6 +122,8 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint_freq": (lambda v: v >= 1, "must be at least 1"),
     "image_size": (lambda v: v == 0 or v >= 8, "must be at least 8"),
     "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+    "warmup_steps": (lambda v: v >= 0, "must be at least 0"),
+    "clip_norm": (lambda v: v >= 0, "must be at least 0"),
 }
 
 

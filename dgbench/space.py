@@ -94,7 +94,7 @@ class HparamSpec:
     draw: Draw | None = None
     help: str = ""
     variants: Mapping[str, tuple[Value, Draw | None]] = field(default_factory=dict)
-    """Other default and draw for data sets that have a trait (`small_images`, ...); the first that fits counts."""
+    """Other default and draw for data sets that have a trait (`small_images`, ...) or a name; the first counts."""
     options: tuple[Value, ...] = ()
     """The values that there are, if they can be listed."""
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dgbench.algorithm import Batch
 from dgbench.average import Average
-from dgbench.data import Minibatches, ViewData
-from dgbench.evaluate import evaluate_views, mean_accuracy
+from dgbench.data import Minibatch, Minibatches, ViewData
+from dgbench.evaluate import evaluate_views, logits_of, mean_accuracy
 from dgbench.lease import Lease
 from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
@@ -49,6 +49,8 @@ class Progress:
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sums of the logged scalars since the last evaluation, on the device."""
     summed: int = 0
+    copies: list[Tensor] = field(default_factory=list)
+    """How many times each training example stands in its domain, if the algorithm has surveyed them."""
     best: dict[str, float] = field(default_factory=dict)
     """Predictor -> its best training-domain validation accuracy so far."""
 
@@ -73,10 +75,19 @@ class Training:
     def execute(self, lease: Lease) -> None:
         """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
         self._resume()
-        steps = self.run.setting.steps
+        steps, survey_at = self.run.setting.steps, self.algorithm.survey_at
         self.algorithm.train()
-        minibatches = Minibatches(self.data, self.run).from_step(self.progress.step, self.site.workers)
-        for step, minibatch in enumerate(minibatches, start=self.progress.step):
+        if self.progress.step < survey_at < steps:
+            self._train(survey_at, lease)
+        if self.progress.step == survey_at and not self.progress.copies:
+            self._survey()
+        self._train(steps, lease)
+
+    def _train(self, end: int, lease: Lease) -> None:
+        """All steps before `end`, the loop itself."""
+        steps, progress = self.run.setting.steps, self.progress
+        minibatches = Minibatches(self.data, self.run, progress.copies)
+        for step, minibatch in enumerate(minibatches.between(progress.step, end, self.site.workers), progress.step):
             self._step(step, minibatch)
             lease.beat(step + 1, steps)
             stop = lease.stop_requested and step + 1 < steps
@@ -90,10 +101,20 @@ class Training:
             if stop:
                 raise Stopped
 
-    def _step(self, step: int, minibatch: list[tuple[Tensor, Tensor]]) -> None:
+    def _survey(self) -> None:
+        """Show the algorithm its own logits on every training example, as the examples are."""
+        predict, views = predict_with(self.algorithm), self.run.fold.train
+        logits = [logits_of(predict, self.data, view, self.device) for view in views]
+        labels = [torch.from_numpy(self.data.labels(view)) for view in views]
+        seed_everything(self.device, self.run.seed, "survey")
+        self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
+        self.algorithm.train()
+
+    def _step(self, step: int, minibatch: Minibatch) -> None:
         algorithm, progress = self.algorithm, self.progress
         prepare = algorithm.network.prepare
-        batches = [Batch(prepare(x.to(self.device)), y.to(self.device)) for x, y in minibatch]
+        to = self.device
+        batches = [Batch(prepare(x.to(to)), y.to(to), positions.to(to)) for x, y, positions in minibatch]
         seed_everything(self.device, self.run.seed, step)
         algorithm.step = step
         for name, value in algorithm.update(batches).items():
@@ -114,11 +135,8 @@ class Training:
         progress.sums, progress.summed = {}, 0
         records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
         losses = {view.domain: scores[str(view)]["loss"] for view in fold.source_val}
-        log.info(
-            "step %d: accuracy on the training domains' validation parts %.4f",
-            step,
-            mean_accuracy(scores, fold.source_val),
-        )
+        accuracy = mean_accuracy(scores, fold.source_val)
+        log.info("step %d: accuracy on the training domains' validation parts %.4f", step, accuracy)
         for name, average in self.averages.items():
             average.validate(step, losses)
             if last or average.card.when == "always":
@@ -127,6 +145,7 @@ class Training:
                     views = self._measure(step, name, weights, last)
                     records.append({"step": step, "predictor": name, "views": views})
         self.folder.append_records(records)
+        self.algorithm.validated(accuracy)
         self.algorithm.train()
 
     def _measure(

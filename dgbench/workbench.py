@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from dgbench.algorithm import Algorithm
+from dgbench.algorithm import Algorithm, Task
 from dgbench.catalogue import Catalogue
 from dgbench.data import ViewData
 from dgbench.dataset import Dataset
@@ -40,7 +41,9 @@ class Workbench:
     def algorithm(self) -> Algorithm:
         """The algorithm of the training run, with its initial weights."""
         classes = len(self.dataset.classes)
-        return build_algorithm(self.trained, self.catalogue, self.data.input_shape, classes, self.device)
+        counts = (np.bincount(self.data.labels(view), minlength=classes) for view in self.trained.fold.train)
+        task = Task(self.data.input_shape, classes, tuple(tuple(count.tolist()) for count in counts))
+        return build_algorithm(self.trained, self.catalogue, task, self.device)
 
 
 def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = frozenset()) -> Workbench:

@@ -118,9 +118,10 @@ def test_a_minibatch_has_so_many_of_each_training_view_and_nothing_else(images: 
     assert len(found) == STEPS
     drawn: dict[View, set[int]] = {view: set() for view in found.views}
     for step in range(STEPS):
-        for view, (x, y) in zip(found.views, found[step], strict=True):
+        for view, (x, y, places) in zip(found.views, found[step], strict=True):
             assert (x.shape, x.dtype, y.dtype) == ((5, 3, 16, 16), torch.uint8, torch.int64)
             chosen = positions(images, view, x.numpy())
+            assert chosen == data.indices[view][places.numpy()].tolist()
             assert y.tolist() == images.examples(view.domain, 0).labels[chosen].tolist()
             drawn[view].update(chosen)
     assert [view.domain for view in drawn] == ["a", "b"]
@@ -132,13 +133,13 @@ def test_a_minibatch_has_so_many_of_each_training_view_and_nothing_else(images: 
 @pytest.mark.parametrize("kind", ["images", "digits"])
 def test_a_step_has_the_same_minibatch_however_it_is_reached(kind: str, request: pytest.FixtureRequest) -> None:
     dataset: Dataset = request.getfixturevalue(kind)
-    from_start = list(make(dataset).from_step(0, workers=0))
+    from_start = list(make(dataset).between(0, STEPS, workers=0))
     assert len(from_start) == STEPS
     for start in (1, 63, 64, 69):
-        resumed = list(make(dataset).from_step(start, workers=0))
+        resumed = list(make(dataset).between(start, STEPS, workers=0))
         assert len(resumed) == STEPS - start
         assert all(same(one, other) for one, other in zip(from_start[start:], resumed, strict=True))
-    assert list(make(dataset).from_step(STEPS, workers=0)) == []
+    assert list(make(dataset).between(STEPS, STEPS, workers=0)) == []
     assert not same(from_start[0], from_start[1])
     backwards = make(dataset)
     assert all(same(backwards[step], from_start[step]) for step in (69, 3, 64, 0))
@@ -147,7 +148,7 @@ def test_a_step_has_the_same_minibatch_however_it_is_reached(kind: str, request:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("start", [0, 5])
 def test_workers_change_nothing(start: int, images: Dataset) -> None:
-    alone, helped = (list(make(images, steps=8).from_step(start, workers)) for workers in (0, 2))
+    alone, helped = (list(make(images, steps=8).between(start, 8, workers)) for workers in (0, 2))
     assert len(helped) == 8 - start
     assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
 
@@ -159,9 +160,9 @@ def test_what_lies_in_memory_needs_no_workers(
         raise AssertionError("a loader was made")
 
     monkeypatch.setattr("dgbench.data.DataLoader", refuse)
-    assert len(list(make(digits).from_step(60, workers=2))) == 10
+    assert len(list(make(digits).between(60, STEPS, workers=2))) == 10
     with pytest.raises(AssertionError, match="a loader was made"):
-        make(images).from_step(0, workers=2)
+        make(images).between(0, STEPS, workers=2)
 
 
 def test_training_views_are_augmented_where_asked(images: Dataset) -> None:
@@ -191,7 +192,7 @@ def test_class_balanced_sampling_reaches_the_minibatch(images: Dataset, tmp_path
         balanced: np.mean(
             [
                 batch[0][1].double().mean().item()
-                for batch in make(uneven, fold, 8, class_balanced=balanced).from_step(0, 0)
+                for batch in make(uneven, fold, 8, class_balanced=balanced).between(0, STEPS, 0)
             ]
         )
         for balanced in (False, True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithm import Algorithm, Batch, Task
 from dgbench.catalogue import Catalogue
 from dgbench.predictor import build, build_algorithm, find_model, predict_with, save_model
 from dgbench.protocol import LeaveOneDomainOut
@@ -16,6 +16,7 @@ from dgbench.store import BEST, LAST
 
 SHAPE, CLASSES = (1, 8, 8), 5
 CPU = torch.device("cpu")
+TASK = Task(SHAPE, CLASSES, ((4,) * CLASSES,) * 3)
 (FOLD, *_) = LeaveOneDomainOut().folds(("a", "b", "c", "d"))
 
 
@@ -31,7 +32,7 @@ def run(name: str = "ERM", hparams_seed: int = 0, trial: int = 0, init: str = "t
 
 
 def made(catalogue: Catalogue, *args: object, **changes: object) -> Algorithm:
-    return build_algorithm(run(*args, **changes), catalogue, SHAPE, CLASSES, CPU)  # type: ignore[arg-type]
+    return build_algorithm(run(*args, **changes), catalogue, TASK, CPU)  # type: ignore[arg-type]
 
 
 def inputs(seed: int = 0) -> Tensor:
@@ -42,7 +43,7 @@ def inputs(seed: int = 0) -> Tensor:
 def train(algorithm: Algorithm) -> None:
     algorithm.train()
     x = algorithm.network.prepare(inputs(1))
-    algorithm.update([Batch(x, torch.arange(6) % CLASSES)] * 3)
+    algorithm.update([Batch(x, torch.arange(6) % CLASSES, torch.arange(6))] * 3)
 
 
 def copy_of(algorithm: Algorithm) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def test_an_entry_is_built_from_its_part(catalogue: Catalogue) -> None:
 def test_an_algorithm_knows_its_task_and_values_and_nothing_of_what_is_held_out(catalogue: Catalogue) -> None:
     algorithm = made(catalogue, lr=0.25)
     assert type(algorithm).__name__ == "ERM"
-    assert vars(algorithm.task) == {"input_shape": SHAPE, "num_classes": CLASSES, "num_domains": 3}
+    assert vars(algorithm.task) == {"input_shape": SHAPE, "num_classes": CLASSES, "class_counts": TASK.class_counts}
     assert algorithm.hparams.lr == 0.25
     assert algorithm.optimizer.param_groups[0]["lr"] == 0.25
     assert algorithm.network.dropout.p == 0.5

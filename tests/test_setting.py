@@ -12,9 +12,9 @@ from dgbench.errors import UserError
 from dgbench.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "c73dbc11ae920f1a0ecf9d35754c09b5e6a87acb577ae56e3e1f7268cc4f395b",
-    "domainbed-2020": "a910ee5c4a5127923b9e5f4c1ea7fada5284abe01550bd06bc2d6bdd23ed5d5a",
-    "domainbed-2024": "d5c245926208d3228b9116ed60408c6c7609f34cbad1dc71c4f26a00dfcb4aba",
+    "dgbench": "b40d1a2191108644f47bff404351a6de2d88dde317f329d0709202979cd8c416",
+    "domainbed-2020": "f5c1631fca450e56b2da71fd71c129f432243d673aece33eeb545a564b9ac375",
+    "domainbed-2024": "38d52db145eb53cb2f13272789dbc46686eb53e0f23e9274c935e60d037e24ec",
 }
 
 

@@ -34,7 +34,7 @@ class HGP(Algorithm):
     from one pass where batch norm is not live.
     """
 
-    card = AlgorithmCard(paper="Hemati et al., ICCV 2023", backwards=1.2, min_domains=2)
+    card = AlgorithmCard(paper="Hemati et al., ICCV 2023", min_domains=2, penalties=("hgp_alpha", "hgp_beta"))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -27,7 +27,7 @@ class SAM(Algorithm):
     count run on). As there, dropout draws a new mask in the second pass. DomainBed has no SAM.
     """
 
-    card = AlgorithmCard(paper="Foret et al., ICLR 2021", forwards=2.0, backwards=2.0)
+    card = AlgorithmCard(paper="Foret et al., ICLR 2021", forwards=2.0, backwards=2.0, penalties=("rho",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

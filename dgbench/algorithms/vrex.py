@@ -24,7 +24,12 @@ class VREx(Algorithm):
     in the numbers; its vector of losses is on the host, ours on the device.
     """
 
-    card = AlgorithmCard(paper="Krueger et al., ICML 2021", min_domains=2)
+    card = AlgorithmCard(
+        paper="Krueger et al., ICML 2021",
+        min_domains=2,
+        penalties=("vrex_lambda",),
+        rehearsal={"vrex_penalty_anneal_iters": 0},
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -17,6 +17,9 @@ from dgbench.networks import Network
 from dgbench.setting import setting
 
 INPUTS, CLASSES, SIZES = 6, 4, (5, 3, 8)
+IMAGE = (2, 6, 6)
+EXAMPLES = 20
+"""Training examples of a domain."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,27 +38,44 @@ def make(
     nonlinear: bool = False,
     dropout: float = 0.0,
     domains: int = len(SIZES),
+    images: bool = False,
+    steps: int = 100,
     **hparams: Any,
 ) -> Algorithm:
-    """An algorithm on a network of one hidden layer, whose batch norm is `none`, `frozen` or `live`."""
+    """An algorithm on a network of one hidden layer, whose batch norm is `none`, `frozen` or `live`.
+
+    With `images`, inputs are 2 x 6 x 6 and the network has two stages of 3 x 3 convolutions.
+    """
     options = setting(
-        batch_norm="live" if norm == "live" else "frozen", optimizer=optimizer, nonlinear_classifier=nonlinear
+        batch_norm="live" if norm == "live" else "frozen",
+        optimizer=optimizer,
+        nonlinear_classifier=nonlinear,
+        steps=steps,
+        backbone="SmallCNN" if images else "MLP",
     )
     torch.manual_seed(0)
-    layers = [nn.Linear(INPUTS, 8), *([] if norm == "none" else [nn.BatchNorm1d(8)]), nn.Tanh()]
+    layers: list[nn.Module] = []
+    for width_in, width in ((IMAGE[0], 4), (4, 8)) if images else ((INPUTS, 8),):
+        layers.append(nn.Conv2d(width_in, width, 3) if images else nn.Linear(width_in, width))
+        if norm != "none":
+            layers.append(nn.BatchNorm2d(width) if images else nn.BatchNorm1d(width))
+        layers.append(nn.Tanh())
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if images else []
+    shape = IMAGE if images else (INPUTS,)
     network = Network(nn.Sequential(*layers), 8, CLASSES, options, dropout)
     values = cls.Hparams(**{"lr": 1e-2, "weight_decay": 1e-2, **hparams})
-    algorithm = cls(network, values, Task((INPUTS,), CLASSES, domains), options)
+    algorithm = cls(network, values, Task(shape, CLASSES, ((EXAMPLES // CLASSES,) * CLASSES,) * domains), options)
     return algorithm.train()
 
 
-def batches(step: int, sizes: Sequence[int] = SIZES) -> list[Batch]:
+def batches(step: int, sizes: Sequence[int] = SIZES, shape: Sequence[int] = (INPUTS,)) -> list[Batch]:
     """One minibatch a domain, each domain with a distribution of its own."""
     generator = torch.Generator().manual_seed(100 + step)
     return [
         Batch(
-            torch.randn(n, INPUTS, generator=generator) * (1 + 0.3 * i) + 0.5 * i,
+            torch.randn(n, *shape, generator=generator) * (1 + 0.3 * i) + 0.5 * i,
             torch.randint(CLASSES, (n,), generator=generator),
+            torch.randint(EXAMPLES, (n,), generator=generator),
         )
         for i, n in enumerate(sizes)
     ]
@@ -65,7 +85,8 @@ def take(algorithm: Algorithm, step: int) -> dict[str, float]:
     """One step of the loop, with the seeding that the engine does."""
     torch.manual_seed(step)
     algorithm.step = step
-    return {name: value.item() for name, value in algorithm.update(batches(step)).items()}
+    data = batches(step, SIZES[: algorithm.task.num_domains], algorithm.task.input_shape)
+    return {name: value.item() for name, value in algorithm.update(data).items()}
 
 
 def naive(algorithm: Algorithm) -> SimpleNamespace:
@@ -89,7 +110,7 @@ def agrees(
     for step in range(steps):
         take(algorithm, step)
         torch.manual_seed(step)
-        reference(other, batches(step), step)
+        reference(other, batches(step, SIZES[: algorithm.task.num_domains], algorithm.task.input_shape), step)
         expected = other.network.state_dict()
         for name, tensor in algorithm.network.state_dict().items():
             difference = (tensor - expected[name]).abs().max().item()
