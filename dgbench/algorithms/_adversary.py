@@ -1,0 +1,43 @@
+"""What adversarial methods share: DomainBed's discriminator, its hyperparameters' limits, and gradient reversal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.errors import UserError
+
+
+def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequential:
+    """`mlp_depth` linear layers of `mlp_width`, ReLU and dropout (`mlp_dropout`) between them: DomainBed's MLP."""
+    if hparams.mlp_depth < 2:
+        raise UserError(f"mlp_depth is {hparams.mlp_depth}; the discriminator has at least 2 layers")
+    if hparams.mlp_width < 1:
+        raise UserError(f"mlp_width is {hparams.mlp_width}; it must be at least 1")
+    if not 0 <= hparams.mlp_dropout < 1:
+        raise UserError(f"mlp_dropout is {hparams.mlp_dropout}; it must lie in [0, 1)")
+    layers: list[nn.Module] = []
+    width = num_inputs
+    for _ in range(hparams.mlp_depth - 1):
+        layers += [nn.Linear(width, hparams.mlp_width), nn.Dropout(hparams.mlp_dropout), nn.ReLU()]
+        width = hparams.mlp_width
+    return nn.Sequential(*layers, nn.Linear(width, num_outputs))
+
+
+def gradient_reversal(x: Tensor, weight: float) -> Tensor:
+    """`x` itself, whose gradient is multiplied by -weight on its way back."""
+    reversed_: Tensor = _Reversal.apply(x, weight)
+    return reversed_
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return -ctx.weight * grad, None
