@@ -14,6 +14,7 @@ COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "train": "one run by hand",
     "list": "what algorithms, averages, mergers, adapters, data sets and sweeps there are",
+    "check": "hold algorithms, ours or yours, to what every algorithm must do",
     "export": "write a sweep as a folder that DomainBed's collector reads",
 }
 _MODULES = {"list": "dgbench.listing"}

@@ -34,6 +34,8 @@ class AlgorithmCard:
     """The algorithm that remains, to rounding, when all `penalties` are 0; empty if none in the catalogue does."""
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameters under which twenty steps show all that the method does (schedules, warm-ups cut short)."""
+    followers: tuple[str, ...] = ()
+    """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
     needs: tuple[str, ...] = ()
     """What the network must have, of `NEEDS`."""
     syncs: str = ""

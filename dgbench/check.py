@@ -1,0 +1,150 @@
+"""`dgbench check [NAME | file.py | file.py:Name] ...`: hold algorithms to what every algorithm must do.
+
+Prints a matrix, one row an algorithm and one column a question, then everything that is wrong; exit code 1 if
+anything is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+from dgbench import cli
+from dgbench.catalogue import Catalogue
+from dgbench.errors import UserError
+
+if TYPE_CHECKING:
+    from dgbench.conformance import Finding
+
+Answers = Mapping[str, "Sequence[Finding]"]
+"""Algorithm -> its findings."""
+
+
+def parser() -> cli.Parser:
+    """The flags of the command."""
+    found = cli.Parser(prog="dgbench check", description="Hold algorithms to what every algorithm must do.")
+    found.add_argument("what", nargs="*", metavar="NAME|FILE", help="algorithms, or files that hold some")
+    found.add_argument("--all", action="store_true", help="every algorithm of the catalogue")
+    found.add_argument("--draws", type=int, default=2, help="random hyperparameters beside the defaults (2)")
+    found.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    found.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
+    found.add_argument("--markdown", action="store_true", help="print the matrix as a Markdown table")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Examine, print; returns 0 if nothing is wrong."""
+    args = parser().parse_args(argv)
+    files = [word for word in args.what if _is_file(word)]
+    catalogue = Catalogue(files)
+    names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
+    answers = dict(_examined(names, files, args.device, args.draws, args.jobs))
+    lines = _markdown(answers) if args.markdown else _matrix(answers)
+    print("\n".join([*lines, *_wrong(answers), *_said(answers, args.draws, args.device)]))
+    return 1 if any(finding.wrong for findings in answers.values() for finding in findings) else 0
+
+
+def _is_file(word: str) -> bool:
+    return word.partition(":")[0].endswith(".py")
+
+
+def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> Iterator[str]:
+    if not words and not everything:
+        raise UserError("name algorithms or files to check, or say --all")
+    algorithms = catalogue.of_kind("algorithm")
+    if everything:
+        yield from algorithms
+    for word in words:
+        if not _is_file(word):
+            yield catalogue.get("algorithm", word).name
+            continue
+        own = [name for name, entry in algorithms.items() if _lies_in(entry.file, word)]
+        if not own:
+            raise UserError(f"{word} holds no algorithm")
+        yield from own
+
+
+def _lies_in(file: str, word: str) -> bool:
+    path = Catalogue((word,)).include[0]
+    return path.partition(":")[0] == file.partition(":")[0]
+
+
+def _examined(
+    names: Sequence[str], files: Sequence[str], device: str, draws: int, jobs: int
+) -> Iterator[tuple[str, list[Finding]]]:
+    """In the order of the names; with several jobs, a process each, and who is done is told on the way."""
+    if jobs == 1:
+        for name in names:
+            yield name, examined(name, files, device, draws)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(examined, name, files, device, draws): name for name in names}
+        found = {}
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            print(f"{len(found)}/{len(names)} {futures[future]}", file=sys.stderr)
+    yield from ((name, found[name]) for name in names)
+
+
+def examined(name: str, files: Sequence[str], device: str, draws: int) -> list[Finding]:
+    """All findings on one algorithm."""
+    import torch
+
+    from dgbench.conformance import examine
+    from dgbench.rehearsal import Subject
+
+    return list(examine(Subject(Catalogue(files).get("algorithm", name), torch.device(device)), draws))
+
+
+def _cells(answers: Answers) -> Iterator[list[str]]:
+    from dgbench.conformance import QUESTIONS
+
+    yield ["", *(question.name for question in QUESTIONS)]
+    for name, findings in answers.items():
+        row = [name]
+        for question in QUESTIONS:
+            own = [finding for finding in findings if finding.question == question.name]
+            wrong = sum(bool(finding.wrong) for finding in own)
+            row.append(f"{wrong}/{len(own)} WRONG" if wrong else f"{len(own)} ok" if own else "-")
+        yield row
+
+
+def _matrix(answers: Answers) -> Iterator[str]:
+    rows = list(_cells(answers))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _markdown(answers: Answers) -> Iterator[str]:
+    header, *rows = _cells(answers)
+    yield "| " + " | ".join(["algorithm", *header[1:]]) + " |"
+    yield "|---" * len(header) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _wrong(answers: Answers) -> Iterator[str]:
+    for name, findings in answers.items():
+        for finding in findings:
+            if finding.wrong:
+                how = f"{finding.domains} domains, {f'draw {finding.seed}' if finding.seed else 'defaults'}"
+                yield f"\n{name}: {finding.question} ({how}): {finding.wrong}"
+
+
+def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:
+    from dgbench.conformance import QUESTIONS
+
+    yield ""
+    for question in QUESTIONS:
+        yield f"{question.name}: {question.asks}"
+    asked = sum(len(findings) for findings in answers.values())
+    wrong = sum(bool(finding.wrong) for findings in answers.values() for finding in findings)
+    yield f"{len(answers)} algorithms on {device}, defaults and {draws} random draws: {asked} answers, {wrong} wrong"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

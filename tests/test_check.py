@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dgbench import check, cli
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+def run(*words: str) -> int:
+    return cli.run(check.main, words)
+
+
+def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(EXAMPLES / "smooth.py"), "--draws", "0") == 0
+    header, row, *rest = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["learns", "moves", "weights"]
+    assert row.split()[0] == "Smooth"
+    assert "WRONG" not in row
+    assert rest[-1] == "1 algorithms on cpu, defaults and 0 random draws: 24 answers, 0 wrong"
+
+
+def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "waits.py"
+    source = (EXAMPLES / "broken.py").read_text()
+    head, *classes = source.split("\n\n\nclass ")
+    file.write_text("\n\n\nclass ".join([head, next(text for text in classes if text.startswith("Waits"))]))
+    assert run(str(file), "--draws", "0", "--markdown") == 1
+    out = capsys.readouterr().out
+    assert "| Waits | 3 ok |" in out
+    assert "| 3/3 WRONG |" in out
+    assert "Waits: no sync (1 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "name algorithms or files to check, or say --all"),
+        (("ERN",), "unknown algorithm 'ERN': did you mean 'ERM'?"),
+        (("nowhere.py",), "there is no such file"),
+        ((str(Path(__file__)),), "holds no algorithm"),
+    ],
+)
+def test_wrong_input_is_refused(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.out == ""
+
+
+def test_several_processes_give_the_same_rows_in_the_same_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("VREx", "ERM", "--draws", "0") == 0
+    alone = capsys.readouterr().out
+    assert run("VREx", "ERM", "--draws", "0", "--jobs", "2") == 0
+    assert capsys.readouterr().out == alone
