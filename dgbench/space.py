@@ -97,6 +97,8 @@ class HparamSpec:
     """Other default and draw for data sets that have a trait (`small_images`, ...) or a name; the first counts."""
     options: tuple[Value, ...] = ()
     """The values that there are, if they can be listed."""
+    stream: str = ""
+    """The name whose stream it is drawn from, if not its own: DomainBed's, where that is a word of Python."""
 
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
         """Default and draw on a data set with these traits."""
@@ -117,13 +119,15 @@ def hparam(
     help: str = "",
     variants: Mapping[str, tuple[Value, Draw | None]] | None = None,
     options: tuple[Value, ...] = (),
+    stream: str = "",
 ) -> Any:
     """A field of an `Hparams` dataclass: its default, and the distribution that random search draws it from.
 
     Without `draw`, every hyperparameter seed uses the default. A value that is not one of `options` (if given) is
-    refused before anything runs.
+    refused before anything runs. `stream` is DomainBed's name where Python has no such fields (`lambda`), so that the
+    draws are the same.
     """
-    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options}
+    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "stream": stream}
     return field(default=default, metadata=metadata)
 
 
@@ -139,6 +143,7 @@ def space_of(hparams: type) -> Space:
             help=f.metadata.get("help", ""),
             variants=f.metadata.get("variants", {}),
             options=f.metadata.get("options", ()),
+            stream=f.metadata.get("stream", ""),
         )
         for f in dataclasses.fields(hparams)
     )
@@ -174,7 +179,7 @@ def resolve(
         elif hparams_seed == 0 or draw is None:
             values[spec.name] = default
         else:
-            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.name)
+            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.stream or spec.name)
     return values
 
 

@@ -1,12 +1,14 @@
-"""What adversarial methods share: DomainBed's discriminator, its hyperparameters' limits, and gradient reversal."""
+"""What adversarial methods share: DomainBed's discriminator, the labels it learns, whose turn it is, reversal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dgbench.algorithm import Batch
 from dgbench.errors import UserError
 
 
@@ -24,6 +26,22 @@ def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequent
         layers += [nn.Linear(width, hparams.mlp_width), nn.Dropout(hparams.mlp_dropout), nn.ReLU()]
         width = hparams.mlp_width
     return nn.Sequential(*layers, nn.Linear(width, num_outputs))
+
+
+def domain_labels(batches: Sequence[Batch]) -> Tensor:
+    """The number of the domain that each example comes from, in the order of the concatenated minibatches."""
+    return torch.cat([torch.full_like(batch.y, i) for i, batch in enumerate(batches)])
+
+
+def check_turns(d_steps_per_g_step: int) -> None:
+    """Refuse a discriminator without a turn."""
+    if d_steps_per_g_step < 1:
+        raise UserError(f"d_steps_per_g_step is {d_steps_per_g_step}; the discriminator needs at least 1 step in turn")
+
+
+def is_discriminators_turn(step: int, d_steps_per_g_step: int) -> bool:
+    """Whether the discriminator learns in this step; DomainBed's order, so the very first may be the network's."""
+    return (step + 1) % (1 + d_steps_per_g_step) < d_steps_per_g_step
 
 
 def gradient_reversal(x: Tensor, weight: float) -> Tensor:
