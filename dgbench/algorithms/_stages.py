@@ -1,0 +1,75 @@
+"""What the methods share that change what passes between a network's stages: hooks for one block, and styles.
+
+The style of a feature map is the mean and the standard deviation of each of its channels over its positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.errors import UserError
+from dgbench.networks import Network
+
+
+@contextmanager
+def through_stages(network: Network, function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Within the block the output x of stage i is replaced by `function(i, x)`; None keeps it."""
+
+    def hook(i: int) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+        return lambda _module, _inputs, x: function(i, x)
+
+    handles = [stage.register_forward_hook(hook(i)) for i, stage in enumerate(network.stages)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def map_shapes(network: Network, input_shape: Sequence[int], method: str) -> list[tuple[int, int, int]]:
+    """(C, H, W) of each stage's feature map; raises `UserError` for `method` where a stage's output is none."""
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def look(i: int, x: Tensor) -> None:
+        shapes[i] = tuple(x.shape[1:])
+
+    training, device = network.training, next(network.parameters()).device
+    network.eval()
+    with torch.no_grad(), through_stages(network, look):
+        network.features(torch.zeros(1, *input_shape, device=device))
+    network.train(training)
+    found = []
+    for i in range(len(network.stages)):
+        shape = shapes[i]
+        if len(shape) != 3:
+            raise UserError(
+                f"{method} works on feature maps, so it needs images and a convolutional backbone; stage {i} of this "
+                f"network gives {' x '.join(map(str, shape))} an example"
+            )
+        found.append((shape[0], shape[1], shape[2]))
+    return found
+
+
+def style(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sqrt(variance + 1e-6) over the positions of (B, C, H, W), each (B, C, 1, 1); the variance unbiased.
+
+    At least in float32, as half precision would lose the deviations between examples.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, dim=(2, 3), keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
+
+
+def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
+    """x with its style `old` (mean, deviation) replaced by `new`."""
+    return ((x - old[0]) / old[1] * new[1] + new[0]).to(x.dtype)
+
+
+def spread(statistic: Tensor) -> Tensor:
+    """sqrt(variance + 1e-6) over the minibatch of (B, C, 1, 1), shape (1, C, 1, 1); the variance unbiased."""
+    return (statistic.var(dim=0, keepdim=True) + 1e-6).sqrt()
