@@ -16,6 +16,7 @@ from torch.func import functional_call
 from dgbench.algorithm import Algorithm, Task
 from dgbench.average import Weights
 from dgbench.catalogue import Catalogue
+from dgbench.networks import Network
 from dgbench.run import Part, Run
 from dgbench.store import model_path, write_atomic
 
@@ -26,12 +27,23 @@ def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
     return cls, cls.Hparams(**part.hparams)
 
 
-def build_algorithm(run: Run, catalogue: Catalogue, task: Task, device: torch.device) -> Algorithm:
-    """The algorithm of a training run with its initial weights, which depend on the run alone."""
+def build_algorithm(
+    run: Run,
+    catalogue: Catalogue,
+    task: Task,
+    device: torch.device,
+    begin: Callable[[Network], None] | None = None,
+) -> Algorithm:
+    """The algorithm of a training run with its initial weights, which depend on the run alone.
+
+    `begin` may change them before the algorithm sees the network.
+    """
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
     network = cls.make_network(task.input_shape, task.num_classes, hparams, run.setting).to(device)
     network.freeze(run.setting.freeze)
+    if begin:
+        begin(network)
     algorithm: Algorithm = cls(network, hparams, task, run.setting)
     return algorithm.to(device)
 

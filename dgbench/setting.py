@@ -135,6 +135,8 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
     for name, value in changes.items():
         if wrong := _wrong(name, value):
             problems.add(wrong)
+    if changes.get("classifier_init") == "linear_probe" and changes.get("nonlinear_classifier"):
+        problems.add("classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier")
     problems.raise_if_any()
     changes = {name: float(value) if _TYPES[name] is float else value for name, value in changes.items()}
     return dataclasses.replace(PRESETS[preset], **changes)

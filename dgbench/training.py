@@ -61,7 +61,7 @@ class Training:
     def __init__(self, bench: Workbench) -> None:
         self.run, self.folder, self.data = bench.run, bench.folder, bench.data
         self.site, self.device = bench.site, bench.device
-        self.algorithm = bench.algorithm()
+        self.algorithm = bench.algorithm(begin=True)
         self.averages: dict[str, Average] = {}
         for part in bench.run.averages:
             cls, hparams = build(bench.catalogue, "average", part)

@@ -11,6 +11,7 @@ from dgbench.algorithm import Algorithm, Task
 from dgbench.catalogue import Catalogue
 from dgbench.data import ViewData
 from dgbench.dataset import Dataset
+from dgbench.networks import Network
 from dgbench.predictor import build_algorithm
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset
@@ -38,12 +39,18 @@ class Workbench:
         """The run's own folder."""
         return self.store.folder(self.run.id)
 
-    def algorithm(self) -> Algorithm:
-        """The algorithm of the training run, with its initial weights."""
+    def algorithm(self, *, begin: bool = False) -> Algorithm:
+        """The algorithm of the training run, with its initial weights; to `begin` it, the classifier's are fitted."""
         classes = len(self.dataset.classes)
         counts = (np.bincount(self.data.labels(view), minlength=classes) for view in self.trained.fold.train)
         task = Task(self.data.input_shape, classes, tuple(tuple(count.tolist()) for count in counts))
-        return build_algorithm(self.trained, self.catalogue, task, self.device)
+        return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
+
+    def _fit(self, network: Network) -> None:
+        if self.run.setting.classifier_init == "linear_probe":
+            from dgbench.probe import fit_classifier  # scikit-learn takes a second to import
+
+            fit_classifier(network, self.data, self.run.fold, self.device)
 
 
 def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = frozenset()) -> Workbench:
