@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,11 +40,12 @@ def make(
     domains: int = len(SIZES),
     images: bool = False,
     steps: int = 100,
+    how: Mapping[str, Any] | None = None,
     **hparams: Any,
 ) -> Algorithm:
     """An algorithm on a network of one hidden layer, whose batch norm is `none`, `frozen` or `live`.
 
-    With `images`, inputs are 2 x 6 x 6 and the network has two stages of 3 x 3 convolutions.
+    With `images`, inputs are 2 x 6 x 6 and the network has two stages of 3 x 3 convolutions. `how`: further settings.
     """
     options = setting(
         batch_norm="live" if norm == "live" else "frozen",
@@ -52,6 +53,7 @@ def make(
         nonlinear_classifier=nonlinear,
         steps=steps,
         backbone="SmallCNN" if images else "MLP",
+        **(how or {}),
     )
     torch.manual_seed(0)
     layers: list[nn.Module] = []
@@ -63,6 +65,7 @@ def make(
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if images else []
     shape = IMAGE if images else (INPUTS,)
     network = Network(nn.Sequential(*layers), 8, CLASSES, options, dropout)
+    network.freeze(options.freeze)
     values = cls.Hparams(**{"lr": 1e-2, "weight_decay": 1e-2, **hparams})
     algorithm = cls(network, values, Task(shape, CLASSES, ((EXAMPLES // CLASSES,) * CLASSES,) * domains), options)
     return algorithm.train()
