@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dgbench import cli
+from dgbench.cards import NEEDS
 from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import UserError
 from dgbench.space import Space
@@ -59,21 +60,33 @@ def _describe(entry: Entry) -> Iterator[str]:
 
 
 def _table(what: str, entries: Iterable[Entry]) -> Iterator[str]:
-    """A Markdown table: for methods objective and paper, for data sets domains and source."""
-    yield f"| {what} | what it is | from |"
-    yield "|---|---|---|"
+    """A Markdown table: for methods objective and paper, for algorithms also cost and notes, for data sets source."""
+    more = ["passes", "notes"] if what == "algorithms" else []
+    yield "| " + " | ".join([what, "what it is", "from", *more]) + " |"
+    yield "|---" * (3 + len(more)) + "|"
     for entry in entries:
-        cells = (entry.name, entry.summary, entry.card.source if entry.kind == "dataset" else entry.card.paper)
+        cells = [entry.name, entry.summary, entry.card.source if entry.kind == "dataset" else entry.card.paper]
+        if more:
+            _, *notes = _algorithm_facts(entry)
+            cells += [f"{entry.card.forwards:g} + {entry.card.backwards:g}", "; ".join(notes)]
         yield "| " + " | ".join(cell.translate(_ESCAPED) for cell in cells) + " |"
 
 
 def _algorithm_facts(entry: Entry) -> Iterator[str]:
     card = entry.card
-    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a step"
-    if card.min_domains > 1:
-        yield f"needs: {card.min_domains} training domains"
+    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
+    needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
+    needs += [NEEDS[need] for need in card.needs]
+    if needs:
+        yield f"needs {' and '.join(needs)}"
     if card.transductive:
         yield "transductive: a prediction depends on the other inputs predicted with it"
+    if card.syncs:
+        yield f"a step waits for the device: {card.syncs}"
+    if card.unlike_domainbed:
+        yield f"DomainBed's: {card.unlike_domainbed}"
+    if card.experimental:
+        yield f"experimental: {card.experimental}"
 
 
 def _other_facts(entry: Entry) -> Iterator[str]:

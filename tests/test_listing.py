@@ -32,7 +32,7 @@ def test_every_entry_is_listed_with_its_objective_paper_and_hyperparameters(
 @pytest.mark.parametrize(
     ("what", "lines"),
     [
-        ("algorithms", ["cost: 2 forward, 2 backward a step", "needs: 2 training domains"]),
+        ("algorithms", ["cost: 2 forward, 2 backward passes a step", "needs 2 training domains"]),
         ("averages", ["evaluated: when training is over; cost: 8 copies of the model in memory"]),
         (
             "mergers",
