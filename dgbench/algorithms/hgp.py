@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._head import derivative, losses_by_copies
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam, power
-
-_NO_LABEL = -100
 
 
 class HGP(Algorithm):
@@ -47,33 +42,19 @@ class HGP(Algorithm):
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """One step: one pass through the featurizer, second order in the classifier for all domains at once."""
-        head = dict(self.network.classifier.named_parameters())
-        # A copy of the classifier for each domain: one derivative by the copies is the derivative of every domain.
-        heads = {name: p.expand(len(batches), *p.shape) for name, p in head.items()}
-        losses = self._losses(heads, self.domain_features(batches), [batch.y for batch in batches])
+        features = self.domain_features(batches)
+        losses, copies = losses_by_copies(self.network.classifier, features, [batch.y for batch in batches])
         mean = losses.mean()
-        penalty = self._penalty(losses, list(heads.values()))
+        penalty = self._penalty(losses, copies)
         loss = mean + penalty
         self.descend(loss)
         return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
 
-    def _losses(self, heads: dict[str, Tensor], features: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-        """Mean cross-entropy of each domain (E,) by its own copy of the classifier; minibatches may differ in size."""
-        z, y = pad_sequence(list(features), batch_first=True), pad_sequence(list(labels), True, _NO_LABEL)
-        logits = vmap(lambda head, x: functional_call(self.network.classifier, head, (x,)))(heads, z)
-        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=_NO_LABEL, reduction="none")
-        return losses.view(y.shape).sum(dim=1) / (y != _NO_LABEL).sum(dim=1)
-
-    def _penalty(self, losses: Tensor, heads: list[Tensor]) -> Tensor:
-        gradients = _derivative(losses.sum(), heads)
-        products = _derivative(gradients.square().sum() / 2, heads)
+    def _penalty(self, losses: Tensor, copies: list[Tensor]) -> Tensor:
+        gradients = derivative(losses.sum(), copies)
+        products = derivative(gradients.square().sum() / 2, copies)
         mean = gradients.mean(dim=0)
-        mean_product = _derivative(mean.square().sum() / 2, heads).sum(dim=0).detach()
+        mean_product = derivative(mean.square().sum() / 2, copies).sum(dim=0).detach()
         hessian_gap = (products - mean_product).square().sum(dim=1).mean()
         gradient_gap = (gradients - mean.detach()).square().sum(dim=1).mean()
         return self.hparams.hgp_alpha * hessian_gap + self.hparams.hgp_beta * gradient_gap
-
-
-def _derivative(scalar: Tensor, heads: list[Tensor]) -> Tensor:
-    """By all parameters of each domain's classifier (E, P), differentiable."""
-    return torch.cat([g.flatten(1) for g in torch.autograd.grad(scalar, heads, create_graph=True)], dim=1)
