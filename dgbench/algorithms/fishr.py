@@ -18,9 +18,9 @@ from dgbench.space import hparam, power, uniform
 
 
 class Fishr(Algorithm):
-    """min of L + lambda * mean_e ||v_e - mean_e v_e||^2 / P, v_e in R^P the variances of the classifier's gradients in e.
+    """min of L + lambda * mean_e ||v_e - mean_e v_e||^2 / P, v_e in R^P the classifier's gradient variances in e.
 
-    Rame, Dancette and Cord, "Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization", ICML 2022.
+    Ramé, Dancette and Cord, "Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization", ICML 2022.
     v_e is the variance over domain e's examples of the gradient of each one's cross-entropy by each parameter of the
     classifier, v <- ema * v + (1 - ema) * variance now, divided by 1 - ema so that the gradient does not depend on ema.
     Up to `penalty_anneal_iters` lambda is 0; there the optimizer starts afresh.
@@ -31,10 +31,10 @@ class Fishr(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Rame et al., ICML 2022",
+        paper="Ramé et al., ICML 2022",
         min_domains=2,
         penalties=("fishr_lambda",),
-        rehearsal={"penalty_anneal_iters": 2},
+        rehearsal={"penalty_anneal_iters": 0},
     )
 
     @dataclass(frozen=True)
