@@ -1,0 +1,103 @@
+"""ERM++: the classifier first, then everything, and the running mean of the weights predicts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import Problems
+from dgbench.space import hparam, power
+
+
+class ERMPlusPlus(Algorithm):
+    """min over theta of ERM's loss, at first over the classifier alone; the mean of theta_t, t >= 599, predicts.
+
+    Teterwak, Saito, Tsiligkaridis, Saenko and Plummer, "ERM++: An Improved Baseline for Domain Generalization",
+    WACV 2025. theta_t are the weights after t optimizer steps; until t = sma_start the latest predict, then the mean
+    of those from one step before. `live` is the network that learns, `network` the mean.
+
+    This is what DomainBed's plain training script does of the paper's recipe. The rest is had by settings, or not:
+    `schedule` and `warmup_steps` in place of the paper's schedule, which lowers the rate where the validation loss
+    stands still (DomainBed has that in a script of its own that its sweeps don't run); `batch_norm="live"` and
+    `backbone` for its live batch norm and its stronger initial weights; validation data are never trained on.
+
+    Departures from DomainBed's code: no gradient by the featurizer in the first phase (there it is computed and not
+    used); with live batch norm, the mean's statistics see each minibatch from sma_start on (there from the first step,
+    to be overwritten by the next); its count of batches is the live network's. As there, with linear_steps = n the
+    classifier learns alone for n + 1 steps.
+    """
+
+    card = AlgorithmCard(
+        paper="Teterwak et al., WACV 2025",
+        rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's; `sma_start` is a constant there."""
+
+        linear_steps: int = hparam(500, help="last step, counted from 0, in which the classifier learns alone")
+        linear_lr: float = hparam(5e-5, power(10, -5, -3.5), help="learning rate of the classifier alone")
+        sma_start: int = hparam(600, help="first step, counted from 1, whose weights are averaged, with those before")
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if self.linear_steps < 0:
+                problems.add(f"ERMPlusPlus's linear_steps must not be negative: {self.linear_steps}")
+            if self.sma_start < 1:
+                problems.add(f"ERMPlusPlus's sma_start must be at least 1, not {self.sma_start}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """The network that the run was given becomes the mean, so that whoever takes it to predict takes the mean."""
+        self.live = copy.deepcopy(self.network)
+        self.network.requires_grad_(False)
+
+    def build_optimizers(self) -> None:
+        """One for the classifier alone, one for all that learns."""
+        self.linear_optimizer = self.new_optimizer(self.live.classifier.parameters(), lr=self.hparams.linear_lr)
+        self.optimizer = self.new_optimizer(self.live.parameters())
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step of the live network, then one of the mean."""
+        if self.step == 0:
+            self.live.load_state_dict(self.network.state_dict())  # What was done to the network since it was built.
+        x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
+        everything = self.step > self.hparams.linear_steps
+        with torch.set_grad_enabled(everything):
+            features = self.live.dropout(self.live.features(x))
+        loss = F.cross_entropy(self.live.classifier(features), y)
+        optimizer = self.optimizer if everything else self.linear_optimizer
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        self._average(x)
+        return {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def _average(self, x: Tensor) -> None:
+        """mean += (live - mean) / (n + 1) after n means; before the start it is the live network."""
+        averaged = self.step + 2 - self.hparams.sma_start
+        pairs = list(zip(self.network.state_dict().values(), self.live.state_dict().values(), strict=True))
+        floats = [(mean, live) for mean, live in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([m for m, _ in floats], [live for _, live in floats], 1 / (max(averaged, 0) + 1))
+        for mean, live in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(live)
+        if averaged > 0 and self.setting.batch_norm == "live":
+            self.network(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the mean; in training, of the network that learns."""
+        logits: Tensor = (self.live if self.training else self.network)(x)
+        return logits
