@@ -1,0 +1,40 @@
+"""What the methods share that make one pass over all domains and then look at each domain's part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgbench.algorithm import Algorithm, Batch
+
+
+def pooled_features(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
+    """What the classifier is given, of all domains in one pass: live batch norm sees their mixture."""
+    network = algorithm.network
+    features: Tensor = network.dropout(network.features(torch.cat([b.x for b in batches])))
+    return features
+
+
+def parts(pooled: Tensor, batches: Sequence[Batch]) -> list[Tensor]:
+    """The rows of each domain."""
+    return list(torch.split(pooled, [len(b.y) for b in batches]))
+
+
+def losses_of(logits: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+    """Mean cross-entropy of each domain (E,)."""
+    return torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+
+
+def feature_losses(algorithm: Algorithm, features: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+    """Mean cross-entropy of each domain (E,) from its features."""
+    return losses_of(parts(algorithm.network.classifier(torch.cat(list(features))), batches), batches)
+
+
+def descend_penalised(algorithm: Algorithm, nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:
+    """One step along the gradient of `nll + weight * penalty`; returns what is worth logging."""
+    loss = nll + weight * penalty
+    algorithm.descend(loss)
+    return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}

@@ -1,0 +1,51 @@
+"""Group distributionally robust optimisation: the harder a domain is, the more it weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._domains import feature_losses
+from dgbench.cards import AlgorithmCard
+from dgbench.space import hparam, power
+
+
+class GroupDRO(Algorithm):
+    """min over theta of max over q in the simplex of sum_e q_e L_e, by q_e <- q_e exp(eta L_e) / sum before each step.
+
+    Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts: On the Importance of
+    Regularization for Worst-Case Generalization", ICLR 2020; the groups are the training domains.
+
+    Departures from the authors' code: every domain is in every minibatch, and there is no adjustment by group size.
+    From DomainBed's code: none in the numbers, but q is kept as its logarithm, so that no domain's weight can underflow
+    to 0 for good, and it is saved.
+    """
+
+    log_q: Tensor
+
+    card = AlgorithmCard(paper="Sagawa et al., ICLR 2020", min_domains=2, penalties=("groupdro_eta",))
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Default and draw are DomainBed's."""
+
+        groupdro_eta: float = hparam(1e-2, power(10, -3, -1), help="how fast the domains' weights follow their losses")
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """At first all domains weigh alike."""
+        self.register_buffer("log_q", torch.zeros(self.task.num_domains).log_softmax(dim=0))
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step of the weights, then one of the network."""
+        losses = feature_losses(self, self.domain_features(batches), batches)
+        self.log_q.copy_((self.log_q + self.hparams.groupdro_eta * losses.detach()).log_softmax(dim=0))
+        loss = losses @ self.log_q.exp()
+        self.descend(loss)
+        return {"loss": loss.detach(), "nll": losses.detach().mean()}
