@@ -1,0 +1,149 @@
+"""Seconds a step of every algorithm, by ERM's, beside what its count of passes lets expect.
+
+    python benchmarks/methods.py [NAME ...] [--batch_size 32] [--rounds 7] [--markdown]
+
+All on MNIST_CNN with 28 x 28 digits of five domains. ERM's step is timed in turn with each method's, and split into
+its forward and its backward part, so that `expected` is forwards * forward + backwards * backward. Aim: measured /
+expected <= 1.15 for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from _measure import machine, training
+
+from dgbench.catalogue import Catalogue
+from dgbench.data import Minibatch
+from dgbench.training import Training
+
+WARM = 24
+"""Steps before the clock starts, so that every phase of a rehearsal is over and buffers are allocated."""
+LIMIT = 1.15
+_PERIOD = 6
+"""Steps timed at once: a multiple of the periods that methods alternate with."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One method against ERM; times are in steps of ERM."""
+
+    name: str
+    forwards: float
+    backwards: float
+    measured: float
+    expected: float
+
+    @property
+    def ratio(self) -> float:
+        """Measured by expected."""
+        return self.measured / self.expected
+
+
+class Stepper:
+    """A training run, ready to take more steps of its main phase."""
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        card = Catalogue().get("algorithm", name).card
+        hparams = {**card.rehearsal, "batch_size": batch_size}
+        include = Path(__file__).with_name("digits28.py")
+        self.training: Training = training(
+            include, algorithms=[name], datasets=["RotatedDigits28"], setting={"steps": 10**4}, hparams=hparams
+        )
+        self.training.algorithm.train()
+        self.minibatches: list[Minibatch] = _minibatches(self.training, _PERIOD)
+        self.step = 0
+        self.take(WARM)
+
+    def take(self, steps: int) -> float:
+        """Take so many steps; returns their mean seconds."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            if self.step == self.training.algorithm.survey_at:
+                self.training._survey()
+            self.training._step(self.step, self.minibatches[self.step % _PERIOD])
+            self.step += 1
+        if self.training.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / steps
+
+
+def _minibatches(found: Training, count: int) -> list[Minibatch]:
+    from dgbench.data import Minibatches
+
+    source = Minibatches(found.data, found.run)
+    return [source[step] for step in range(count)]
+
+
+def backward_share(erm: Stepper, rounds: int) -> float:
+    """The part of ERM's step that is not its forward pass."""
+    algorithm, device = erm.training.algorithm, erm.training.device
+    x = torch.cat([algorithm.network.prepare(x.to(device)) for x, _, _ in erm.minibatches[0]])
+    shares = []
+    for _ in range(rounds):
+        whole = erm.take(_PERIOD)
+        start = time.perf_counter()
+        for _ in range(_PERIOD):
+            algorithm(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        shares.append(1 - (time.perf_counter() - start) / _PERIOD / whole)
+    return statistics.median(shares)
+
+
+def measure(name: str, erm: Stepper, share: float, batch_size: int, rounds: int) -> Timing:
+    """Time a method in turn with ERM."""
+    card = Catalogue().get("algorithm", name).card
+    method = Stepper(name, batch_size)
+    ratios = [method.take(_PERIOD) / erm.take(_PERIOD) for _ in range(rounds)]
+    expected = card.forwards * (1 - share) + card.backwards * share
+    return Timing(name, card.forwards, card.backwards, statistics.median(ratios), expected)
+
+
+def report(timings: Sequence[Timing], *, markdown: bool) -> None:
+    """Print a row a method."""
+    if markdown:
+        print("| algorithm | passes | expected | measured | measured / expected |\n|---|---|---:|---:|---:|")
+    for t in timings:
+        cells = (
+            t.name,
+            f"{t.forwards:g} + {t.backwards:g}",
+            f"{t.expected:.2f}",
+            f"{t.measured:.2f}",
+            f"{t.ratio:.2f}",
+        )
+        print("| " + " | ".join(cells) + " |" if markdown else "  ".join(cell.ljust(14) for cell in cells), flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--markdown", action="store_true")
+    args = parser.parse_args()
+    names = args.names or list(Catalogue().of_kind("algorithm"))
+    erm = Stepper("ERM", args.batch_size)
+    share = backward_share(erm, args.rounds)
+    timings = []
+    for name in names:
+        timings.append(measure(name, erm, share, args.batch_size, args.rounds))
+        if not args.markdown:
+            report(timings[-1:], markdown=False)
+    if args.markdown:
+        report(timings, markdown=True)
+    slow = [t.name for t in timings if t.ratio > LIMIT]
+    print(f"\n{machine()}; 5 domains x {args.batch_size} of 28 x 28, {erm.training.device}")
+    print(f"ERM: {erm.take(_PERIOD) * 1000:.0f} ms a step, {share:.2f} of it backward and optimizer")
+    print(f"more than {LIMIT} times what is expected: {', '.join(slow) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
