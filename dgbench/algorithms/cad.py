@@ -1,0 +1,114 @@
+"""Contrastive adversarial domain bottleneck: an example's neighbours should come from other domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._adversary import domain_labels
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+from dgbench.space import choice, hparam
+
+BASE_TEMPERATURE, PROJECTED = 0.07, 128
+
+
+class CAD(Algorithm):
+    """min of CE - lmbda * T / 0.07 * mean_i log p_i(other domains), p_i(j) = softmax over j != i of z_i'z_j / T.
+
+    Ruan, Dubois and Maddison, "Optimal Representations for Covariate Shift", ICLR 2022. The mean is over examples that
+    have another of their class in the minibatches. `is_flipped` off: plus the log of the sum over the same domain.
+
+    Departures from DomainBed's code, which is the authors': where `is_flipped` is off, theirs counts the example itself
+    among those of its domain, with similarity 0; masks where theirs selects rows, so no step waits for the device.
+    """
+
+    card = AlgorithmCard(
+        paper="Ruan et al., ICLR 2022",
+        min_domains=2,
+        penalties=("lmbda",),
+        unlike_domainbed="is_project on ends in a NameError; is_flipped off counts each example as its own neighbour",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's."""
+
+        lmbda: float = hparam(0.1, choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), help="weight of the bottleneck")
+        temperature: float = hparam(0.1, choice(0.05, 0.1), help="T; small values look at near neighbours alone")
+        is_normalized: bool = hparam(False, help="features of length 1 in the bottleneck")
+        is_project: bool = hparam(False, help="a learned projection of the features in the bottleneck")
+        is_flipped: bool = hparam(True, help="raise the share of other domains; off: lower that of the same")
+
+        def __post_init__(self) -> None:
+            if not self.temperature > 0:
+                raise UserError(f"temperature is {self.temperature}; it must be above 0")
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """Make the projection, if asked."""
+        n = self.network.num_features
+        projection = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, PROJECTED))
+        self.project: nn.Module = projection if self.hparams.is_project else nn.Identity()
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step, of one forward and one backward pass."""
+        y = torch.cat([b.y for b in batches])
+        features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
+        nll = F.cross_entropy(self.network.classifier(features), y)
+        penalty = self._bottleneck(features, y, domain_labels(batches))
+        loss = nll + self.hparams.lmbda * penalty
+        self.descend(loss)
+        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+
+    def _bottleneck(self, features: Tensor, y: Tensor, domains: Tensor) -> Tensor:
+        h = self.hparams
+        z = self.project(features)
+        z = F.normalize(z, dim=1) if h.is_normalized else z
+        other = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
+        alike = (y[:, None] == y) & other
+        wanted = ((domains[:, None] == domains) ^ h.is_flipped) & other
+        among, counts = self.compared(alike, other, wanted)
+        counts = counts & (wanted & among).any(dim=1)
+        similarity = z @ z.T / h.temperature
+        log_share = _log_sum(similarity, wanted & among, counts) - _log_sum(similarity, among, counts)
+        mean = (log_share * counts).sum() / counts.sum().clamp(min=1)
+        return (-mean if h.is_flipped else mean) * (h.temperature / BASE_TEMPERATURE)
+
+    def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Which examples j each example i is compared with (n, n), and which examples i count (n,)."""
+        return other, alike.any(dim=1)
+
+
+class CondCAD(CAD):
+    """min of CE - lmbda * T / 0.07 * mean_i log p_i(other domains), p_i(j) = softmax of z_i'z_j / T over y_j = y_i.
+
+    Ruan, Dubois and Maddison, "Optimal Representations for Covariate Shift", ICLR 2022: `CAD` within each class; j is
+    never i. The mean is over examples whose class another domain has in the minibatches; `is_flipped` off, over those
+    whose class their own domain has again.
+
+    Departures from DomainBed's code: those of `CAD`, of which the one about `is_flipped` has no counterpart here.
+    """
+
+    card = AlgorithmCard(
+        paper="Ruan et al., ICLR 2022",
+        min_domains=2,
+        penalties=("lmbda",),
+        unlike_domainbed="is_project on ends in a NameError",
+    )
+
+    def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the same class; examples count that have one to want."""
+        return alike, (alike & wanted).any(dim=1)
+
+
+def _log_sum(similarity: Tensor, of: Tensor, rows: Tensor) -> Tensor:
+    """log sum_j exp(s_ij) over the masked j, for each row i; rows that don't count are finite, whatever they hold."""
+    return similarity.masked_fill(~of & rows[:, None], -torch.inf).logsumexp(dim=1)

@@ -1,0 +1,110 @@
+"""Transfer: no classifier near the learned one should tell the domains' losses apart."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._ascent import global_norm
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+from dgbench.space import choice, hparam, power, uniform
+
+
+class Transfer(Algorithm):
+    """min over f, c of CE(c(f)) + t_lambda * max over ||h - c|| <= delta of (max_e L_e(h(f)) - min_e L_e(h(f))).
+
+    Zhang, Zhao, Yu and Poupart, "Quantifying and Improving Transferability in Domain Generalization", NeurIPS 2021. A
+    step descends the cross-entropy, then the gap of the h of the step before (by the featurizer f alone), then finds
+    the next h from c by `d_steps_per_g` steps of gradient ascent, each projected to the ball around c.
+
+    Departures from DomainBed's code, which is the authors': `gda` there hands the optimizer h in place of f and c; here
+    it descends by plain gradient descent, as the ascent climbs, whatever the setting's optimizer. The ascent's steps
+    share one pass through the featurizer. Theirs declares weight_decay_d and beta1 too, and reads neither.
+    """
+
+    card = AlgorithmCard(
+        paper="Zhang et al., NeurIPS 2021",
+        forwards=3.0,
+        backwards=2.0,
+        min_domains=2,
+        penalties=("t_lambda",),
+        base="",
+        rehearsal={"lr_d": 0.1},
+        unlike_domainbed="with gda on, in every random draw, featurizer and classifier are never trained",
+        experimental="what gda does: its published code trains nothing",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's."""
+
+        t_lambda: float = hparam(1.0, power(10, -2, 1), help="weight of the gap; the ascent's steps grow with it")
+        delta: float = hparam(2.0, uniform(0.1, 3.0), help="radius of the ball around the classifier")
+        d_steps_per_g: int = hparam(10, choice(1, 2, 5), help="steps of ascent")
+        gda: bool = hparam(False, choice(True), help="descend by plain gradient descent")
+        lr_d: float = hparam(1e-3, power(10, -4.5, -2.5), help="learning rate of the ascent")
+
+        def __post_init__(self) -> None:
+            if self.d_steps_per_g < 1:
+                raise UserError(f"d_steps_per_g is {self.d_steps_per_g}; the ascent needs at least 1 step")
+            if not self.delta > 0:
+                raise UserError(f"delta is {self.delta}; the radius must be above 0")
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """Make h, which begins as the classifier."""
+        self.adversary = copy.deepcopy(self.network.classifier)
+        if self.hparams.gda:
+            self.setting = dataclasses.replace(self.setting, optimizer="sgd", momentum=0.0)
+
+    def build_optimizers(self) -> None:
+        """One for the network; h climbs without."""
+        self.optimizer = self.new_optimizer(self.network.parameters())
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Two steps of descent, then the ascent; three passes through the featurizer, two back."""
+        loss = self.joint_loss(batches)
+        self.descend(loss)
+        adversary = {name: p.detach() for name, p in self.adversary.named_parameters()}
+        gap = self.hparams.t_lambda * self._gap(adversary, self.domain_features(batches), batches)
+        if gap.requires_grad:
+            self.descend(gap)
+        with torch.no_grad():
+            features = self.domain_features(batches)
+        self._ascend(features, batches)
+        return {"loss": loss.detach(), "gap": gap.detach()}
+
+    def _gap(self, head: dict[str, Tensor], features: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+        """Greatest less smallest loss of a domain under a classifier."""
+        sizes = [len(b.y) for b in batches]
+        logits = functional_call(self.adversary, head, (torch.cat(list(features)),)).split(sizes)
+        losses = torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+        return losses.max() - losses.min()
+
+    def _ascend(self, features: Sequence[Tensor], batches: Sequence[Batch]) -> None:
+        h = self.hparams
+        names = [name for name, _ in self.adversary.named_parameters()]
+        centre = [p.detach() for p in self.network.classifier.parameters()]
+        found = [p.clone() for p in centre]
+        for _ in range(h.d_steps_per_g):
+            found = [p.requires_grad_() for p in found]
+            gap = self._gap(dict(zip(names, found, strict=True)), features, batches)
+            gradients = torch.autograd.grad(gap, found)
+            with torch.no_grad():
+                climbed = torch._foreach_add(found, gradients, alpha=h.lr_d * h.t_lambda)
+                away = torch._foreach_sub(climbed, centre)
+                inside = (h.delta / global_norm(list(away))).clamp(max=1)
+                found = list(torch._foreach_add(centre, torch._foreach_mul(away, inside)))
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.adversary.parameters()), found)
