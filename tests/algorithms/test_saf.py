@@ -110,6 +110,7 @@ def test_of_an_example_drawn_twice_at_once_the_last_is_kept(toy: SimpleNamespace
     logits = algorithm.network(x).detach()
     algorithm.update([Batch(x, torch.tensor([0, 1, 2]), torch.tensor([5, 9, 5]))])
     assert torch.equal(algorithm.past[5, 0], logits[2])
+    assert torch.equal(algorithm.past[-1, 0], logits[0]), "one place written twice, in whatever order the device likes"
     assert torch.equal(algorithm.past[9, 0], logits[1])
     assert algorithm.draws[[5, 9]].tolist() == [1, 1]
 
