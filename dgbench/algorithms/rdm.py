@@ -1,0 +1,114 @@
+"""Risk distribution matching: the worst domain's losses should be distributed as everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+from dgbench.space import hparam, power, uniform
+
+_GAMMAS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100, 1000)
+
+
+class RDM(Algorithm):
+    """min over theta of mean_e L_e + lambda * MMD^2(l_w, l) + nu * [Var(l_w) + Var(l)], w = argmax_e L_e.
+
+    Nguyen, Do, Duong and Nguyen, "Domain Generalisation via Risk Distribution Matching", WACV 2024. l are the losses of
+    all examples of the minibatches, l_w those of the domain with the greatest mean; MMD^2 is the biased estimate with
+    the sum of the kernels exp(-gamma (a - b)^2), gamma = 1e-4, 1e-3, ..., 1e3; Var divides by n - 1. Before the
+    annealing step it is the mean alone; there the optimizer starts afresh with another learning rate.
+
+    Departures from DomainBed's code: domains may give minibatches of unequal size; the penalties are not computed
+    before they count; a squared difference is no difference of squares, so no distance needs a floor.
+    """
+
+    card = AlgorithmCard(
+        paper="Nguyen et al., WACV 2024",
+        min_domains=2,
+        penalties=("rdm_lambda", "variance_weight"),
+        base="",
+        rehearsal={"rdm_penalty_anneal_iters": 2, "rdm_lr": 1e-3},
+        unlike_domainbed="needs CUDA and minibatches of one size",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's; `few_examples` is ours."""
+
+        batch_size: int = hparam(
+            88,
+            uniform(70, 100, integer=True),
+            help="examples of each domain in a step",
+            variants={
+                "few_examples": (32, power(2, 3, 5.5, integer=True)),
+                "small_images": (64, power(2, 3, 9, integer=True)),
+                "DomainNet": (40, uniform(30, 60, integer=True)),
+                "TerraIncognita": (40, uniform(30, 60, integer=True)),
+            },
+        )
+        rdm_lambda: float = hparam(
+            5.0,
+            uniform(0.1, 10.0),
+            help="weight of the matching penalty",
+            variants={
+                "DomainNet": (0.5, uniform(0.1, 1.0)),
+                "PACS": (5.0, uniform(1.0, 10.0)),
+                "TerraIncognita": (5.0, uniform(1.0, 10.0)),
+            },
+        )
+        rdm_penalty_anneal_iters: int = hparam(
+            1500,
+            uniform(800, 2700, integer=True),
+            help="first step with the penalties",
+            variants={"DomainNet": (2400, uniform(1500, 3000, integer=True))},
+        )
+        variance_weight: float = hparam(
+            0.004,
+            uniform(0.001, 0.007),
+            help="weight of the variances",
+            variants=dict.fromkeys(("TerraIncognita", "OfficeHome", "DomainNet"), (0.0, None)),
+        )
+        rdm_lr: float = hparam(1.5e-5, uniform(8e-6, 2e-5), help="learning rate from the annealing step on")
+
+        def __post_init__(self) -> None:
+            if self.batch_size < 2:
+                raise UserError(f"RDM's batch_size must be at least 2, as it takes variances, not {self.batch_size}")
+
+    hparams: Hparams
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step; the optimizer's moments are dropped where the penalties set in."""
+        annealed = self.hparams.rdm_penalty_anneal_iters
+        if self.step == annealed:
+            self.optimizer = self.new_optimizer(self.parameters(), lr=self.hparams.rdm_lr)
+        logits, y = self(torch.cat([b.x for b in batches])), torch.cat([b.y for b in batches])
+        losses = torch.split(F.cross_entropy(logits, y, reduction="none"), [len(b.y) for b in batches])
+        mean = torch.stack([each.mean() for each in losses]).mean()
+        logged = {"nll": mean.detach()}
+        if self.step >= annealed:
+            matching, variance = penalties(losses)
+            logged |= {"matching": matching.detach(), "variance": variance.detach()}
+            mean = mean + self.hparams.rdm_lambda * matching + self.hparams.variance_weight * variance
+        self.descend(mean)
+        return {"loss": mean.detach(), **logged}
+
+
+def penalties(losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """MMD^2 between the worst domain's losses and all, and the sum of their variances, given each domain's (B,)."""
+    # Which domain is the worst stays on the device: its part is taken by weights of examples, of which others have 0.
+    worst = torch.stack([each.mean() for each in losses]).argmax().view(1)
+    pooled = torch.cat(list(losses))
+    shares: Tensor = torch.block_diag(*[torch.full_like(each, 1 / len(each)) for each in losses])  # type: ignore[no-untyped-call]
+    difference = shares.index_select(0, worst).squeeze(0) - 1 / len(pooled)
+    squares = (pooled[:, None] - pooled).square()
+    kernel = torch.stack([torch.exp(-gamma * squares) for gamma in _GAMMAS]).sum(dim=0)
+    variances = torch.stack([each.var() for each in losses])
+    return difference @ kernel @ difference, variances.index_select(0, worst).squeeze(0) + pooled.var()

@@ -1,0 +1,141 @@
+"""Transfer risk minimisation: a classifier fitted to one domain should do for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+from dgbench.space import hparam, power
+
+_HEAD_STEPS, _HEAD_LR = 30, 0.1
+_NEUMANN_TERMS, _NEUMANN_LIMIT = 10, 10.0
+
+
+class TRM(Algorithm):
+    """min over theta of L + mean_q [R_q - lambda <H_q^-1 grad R_q, grad L_q>] at w_q, R_q = sum_{p != q} alpha_qp L_p.
+
+    Xu and Jaakkola, "Learning Representations that Support Robust Transfer of Predictors", arXiv 2021. L is ERM's loss,
+    L_p domain p's, all on the same features. Each domain q has a linear classifier w_q of its own, which in every step
+    takes 30 gradient steps of size 0.1 on L_q, the features held fixed. Gradients and H_q, the Hessian of L_q, are by
+    its weight, the bias left out; H_q^-1 grad R_q, a constant in the loss, is a Neumann series of 10 terms after its
+    argument, cut off after the first sum with an entry beyond 10. After a step alpha_qp *= exp(eta alpha_qp L_p(w_q)),
+    and the next begins by making their sum over p 1. The first steps are ERM's.
+
+    Departures from DomainBed's code: the Neumann series begins with its argument (there it is overwritten before it is
+    added, so the first two terms are twice the second); classifiers are saved with the run, on the features' device.
+    Derivatives of softmax regression are in closed form, all domains at once. As there, the exponent has a factor
+    alpha, and with `class_balanced` the weights w_q start each step from w's.
+    """
+
+    card = AlgorithmCard(
+        paper="Xu and Jaakkola, arXiv 2021",
+        min_domains=2,
+        penalties=("cos_lambda",),
+        base="",
+        rehearsal={"iters": 2},
+        needs=("linear_classifier",),
+        unlike_domainbed="overwrites the first term of its Neumann series, needs CUDA, doesn't save its classifiers",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's."""
+
+        cos_lambda: float = hparam(1e-4, power(10, -5, 0), help="weight of the inner product with the inverse Hessian")
+        iters: int = hparam(200, power(10, 0, 4, integer=True), help="first step that isn't ERM's")
+        groupdro_eta: float = hparam(1e-2, power(10, -3, -1), help="step size of the domains' weights alpha")
+
+    hparams: Hparams
+    weights: Tensor
+    biases: Tensor
+    alpha: Tensor
+
+    def build(self) -> None:
+        """A linear classifier for each domain."""
+        if not isinstance(self.network.classifier, nn.Linear):
+            raise UserError("TRM needs a linear classifier: leave nonlinear_classifier false")
+        domains = self.task.num_domains
+        heads = [nn.Linear(self.network.num_features, self.task.num_classes) for _ in range(domains)]
+        self.register_buffer("weights", torch.stack([head.weight.detach() for head in heads]))
+        self.register_buffer("biases", torch.stack([head.bias.detach() for head in heads]))
+        self.register_buffer("alpha", torch.ones(domains, domains) - torch.eye(domains))
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step: one pass through the featurizer, for all classifiers."""
+        x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
+        features = self.network.dropout(self.network.features(x))
+        nll = F.cross_entropy(self.network.classifier(features), y)
+        loss, logged = nll, {"nll": nll.detach()}
+        if self.step >= self.hparams.iters:
+            transfer = self._transfer_risk(features, y, [len(b.y) for b in batches])
+            loss, logged["transfer"] = nll + transfer, transfer.detach()
+        self.descend(loss)
+        return {"loss": loss.detach(), **logged}
+
+    def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int]) -> Tensor:
+        own = _Regression(torch.split(features, sizes), torch.split(y, sizes), self.task.num_classes)
+        self.alpha /= self.alpha.sum(dim=1, keepdim=True)
+        if self.setting.class_balanced:
+            assert isinstance(self.network.classifier, nn.Linear)
+            self.weights.copy_(self.network.classifier.weight.detach().expand_as(self.weights))
+        own.fit(self.weights, self.biases)
+
+        weights = self.weights.detach().requires_grad_()
+        logits = torch.einsum("nd,qcd->qnc", features, weights) + self.biases[:, None]
+        losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(sizes)), reduction="none").view(len(sizes), -1)
+        risks = torch.stack([part.mean(dim=1) for part in torch.split(losses, sizes, dim=1)], dim=1)  # [q, p]: L_p(w_q)
+        weighted = self.alpha.clone() * risks
+        (others,) = torch.autograd.grad(weighted.sum(), weights, retain_graph=True)
+        v = own.inverse_hessian(others, self.weights, self.biases)
+        alignment = own.alignment(v, self.weights, self.biases)
+        self.alpha *= torch.exp(self.hparams.groupdro_eta * weighted.detach())
+        return (weighted.sum() - self.hparams.cos_lambda * alignment) / len(sizes)
+
+
+class _Regression:
+    """Softmax regression of each domain q on its own features, by weights (E, C, D) and biases (E, C), all at once."""
+
+    def __init__(self, features: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int) -> None:
+        self.features = pad_sequence(list(features), batch_first=True)
+        self.fixed = self.features.detach()
+        y = pad_sequence(list(labels), batch_first=True)
+        self.targets = (y[..., None] == torch.arange(num_classes, device=y.device)).to(self.fixed.dtype)
+        self.shares = pad_sequence([f.new_full((len(f), 1), 1 / len(f)) for f in features], batch_first=True)
+
+    @torch.no_grad()
+    def fit(self, weights: Tensor, biases: Tensor) -> None:
+        """Gradient steps on the mean cross-entropy, in place."""
+        for _ in range(_HEAD_STEPS):
+            error = (self._probabilities(weights, biases) - self.targets) * self.shares
+            weights -= _HEAD_LR * error.mT @ self.fixed
+            biases -= _HEAD_LR * error.sum(dim=1)
+
+    @torch.no_grad()
+    def inverse_hessian(self, v: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+        """H^-1 v (E, C, D) of each domain by v + (1 - H) v + (1 - H)^2 v + ..., cut off where it diverges."""
+        p = self._probabilities(weights, biases)
+        total, going = v, torch.ones_like(v[:, :1, :1], dtype=torch.bool)
+        for _ in range(_NEUMANN_TERMS):
+            u = self.fixed @ v.mT
+            v = v - (p * (u - (p * u).sum(dim=2, keepdim=True)) * self.shares).mT @ self.fixed
+            total = torch.where(going, total + v, total)
+            going = going & (total.abs().amax(dim=(1, 2), keepdim=True) <= _NEUMANN_LIMIT)
+        return total
+
+    def alignment(self, v: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+        """Sum over the domains of <v, gradient of the mean cross-entropy>, differentiable by the features."""
+        logits = self.features @ weights.mT + biases[:, None]
+        error = (logits.softmax(dim=2) - self.targets) * self.shares
+        return (error * (self.features @ v.mT)).sum()
+
+    def _probabilities(self, weights: Tensor, biases: Tensor) -> Tensor:
+        return (self.fixed @ weights.mT + biases[:, None]).softmax(dim=2)
