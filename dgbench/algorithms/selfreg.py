@@ -1,0 +1,80 @@
+"""SelfReg: examples of one class should have one logit vector and one feature vector, whatever their domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Beta
+from torch.nn import functional as F
+
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._domains import pooled_features
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+
+
+class SelfReg(Algorithm):
+    """min of L + min(L, 1) [l D(s) + (1 - l) D(l s + (1 - l) t)], D(a) = MSE(f, a f) + 0.3 MSE(z, a p(z)).
+
+    s and t are random permutations of the minibatch within each class, l ~ Beta(1/2, 1/2), one a step; f are the
+    logits, z the features and p(z) what a projection head makes of them; min(L, 1) is held constant. Kim, Yoo, Park,
+    Kim and Lee, "SelfReg: Self-Supervised Contrastive Regularization for Domain Generalization", ICCV 2021.
+
+    Departures from the paper: no curriculum over domains; weight averages are a choice of their own here (SelfReg+SWA
+    and the like). From DomainBed's code: the projection head learns, as in the authors' own PACS code; permutations are
+    drawn for all classes at once.
+    """
+
+    card = AlgorithmCard(
+        paper="Kim et al., ICCV 2021",
+        base="",
+        unlike_domainbed="never trains the projection head: it stays out of the optimizer",
+    )
+
+    def build(self) -> None:
+        """The projection head, of the authors' sizes."""
+        if self.hparams.batch_size * self.task.num_domains < 2:
+            raise UserError("SelfReg needs two examples in a step (batch norm in its head): batch_size can't be 1 here")
+        width = self.network.num_features
+        hidden = width if width == 2048 else 2 * width
+        self.head = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, width),
+            nn.BatchNorm1d(width),
+        )
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step."""
+        features, labels = pooled_features(self, batches), torch.cat([b.y for b in batches])
+        logits, projected = self.network.classifier(features), self.head(features)
+        half = torch.full((1,), 0.5, dtype=torch.float64)
+        share: float = Beta(half, half, validate_args=False).sample().tolist()[0]
+        nll = F.cross_entropy(logits, labels)
+        first, second = shuffle_within_classes(labels), shuffle_within_classes(labels)
+
+        def distance(partner: Tensor, projected_partner: Tensor) -> Tensor:
+            return F.mse_loss(logits, partner) + 0.3 * F.mse_loss(features, projected_partner)
+
+        alone = distance(logits[first], projected[first])
+        mixed = distance(
+            share * logits[first] + (1 - share) * logits[second],
+            share * projected[first] + (1 - share) * projected[second],
+        )
+        penalty = nll.detach().clamp_max(1) * (share * alone + (1 - share) * mixed)
+        loss = nll + penalty
+        self.descend(loss)
+        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+
+
+def shuffle_within_classes(labels: Tensor) -> Tensor:
+    """A permutation (N,) that maps each class to itself, each such permutation as likely."""
+    order = torch.randperm(len(labels), device=labels.device)
+    shuffled = order[labels[order].argsort(stable=True)]
+    return torch.empty_like(shuffled).scatter_(0, labels.argsort(stable=True), shuffled)
