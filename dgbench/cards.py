@@ -32,6 +32,8 @@ class AlgorithmCard:
     """Hyperparameters that weigh what the method adds: each changes the training, and all at 0 leave `base`."""
     base: str = "ERM"
     """The algorithm that remains, to rounding, when all `penalties` are 0; empty if none in the catalogue does."""
+    without: Mapping[str, Any] = field(default_factory=dict)
+    """Other hyperparameters that must have these values for `base` to remain: no weight of 1 before an annealing."""
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameters under which twenty steps show all that the method does (schedules, warm-ups cut short)."""
     followers: tuple[str, ...] = ()

@@ -34,7 +34,10 @@ class IB_ERM(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Ahuja et al., NeurIPS 2021", penalties=("ib_lambda",), rehearsal={"ib_penalty_anneal_iters": 0}
+        paper="Ahuja et al., NeurIPS 2021",
+        penalties=("ib_lambda",),
+        rehearsal={"ib_penalty_anneal_iters": 12},
+        without={"ib_penalty_anneal_iters": 0},
     )
 
     @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class IB_IRM(Algorithm):
         paper="Ahuja et al., NeurIPS 2021",
         min_domains=2,
         penalties=("irm_lambda", "ib_lambda"),
-        rehearsal={"irm_penalty_anneal_iters": 0, "ib_penalty_anneal_iters": 0},
+        rehearsal={"irm_penalty_anneal_iters": 12, "ib_penalty_anneal_iters": 12},
+        without={"irm_penalty_anneal_iters": 0, "ib_penalty_anneal_iters": 0},
     )
 
     @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class IRM(Algorithm):
         paper="Arjovsky et al., arXiv 2019",
         min_domains=2,
         penalties=("irm_lambda",),
-        rehearsal={"irm_penalty_anneal_iters": 0},
+        rehearsal={"irm_penalty_anneal_iters": 12},
+        without={"irm_penalty_anneal_iters": 0},
     )
 
     @dataclass(frozen=True)

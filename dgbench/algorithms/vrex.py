@@ -28,7 +28,8 @@ class VREx(Algorithm):
         paper="Krueger et al., ICML 2021",
         min_domains=2,
         penalties=("vrex_lambda",),
-        rehearsal={"vrex_penalty_anneal_iters": 0},
+        rehearsal={"vrex_penalty_anneal_iters": 12},
+        without={"vrex_penalty_anneal_iters": 0},
     )
 
     @dataclass(frozen=True)
