@@ -1,23 +1,30 @@
 """What the methods share that need a gradient away from the current weights: climb, look, come back exactly.
 
-`gradient`, then `displaced(..., by=of_length(gradient, rho))` around the second pass; after the block the weights are
-the saved ones bit for bit, and batch norm remembers the first pass alone.
+`gradient` at the weights, then `backward_at` weights displaced by `of_length(gradient, rho)`, or by what else the
+method says. What that leaves in `.grad` is changed in place by methods that mix gradients, and the optimizer steps from
+the weights as they were: they come back bit for bit, and batch norm remembers the first pass alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.errors import UserError
 
-def gradient(loss: Tensor, parameters: Iterable[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
+
+def gradient(
+    loss: Tensor, parameters: Iterable[Tensor], *, retain_graph: bool = False, create_graph: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters that `loss` depends on, and its gradient by each; `.grad` is left alone."""
     learning = [parameter for parameter in parameters if parameter.requires_grad]
-    found = torch.autograd.grad(loss, learning, allow_unused=True)
+    keep = retain_graph or create_graph
+    found = torch.autograd.grad(loss, learning, retain_graph=keep, create_graph=create_graph, allow_unused=True)
     pairs = [(parameter, g) for parameter, g in zip(learning, found, strict=True) if g is not None]
     return [parameter for parameter, _ in pairs], [g for _, g in pairs]
 
@@ -32,6 +39,67 @@ def of_length(tensors: list[Tensor], length: float | Tensor, eps: float = 1e-12)
     """`length * v / (||v|| + eps)`, v being all tensors taken as one vector."""
     factor: Tensor = length / (global_norm(tensors) + eps)
     return list(torch._foreach_mul(tensors, factor))
+
+
+def of_adaptive_length(
+    tensors: list[Tensor], scales: list[Tensor], length: float | Tensor, eps: float = 1e-16
+) -> list[Tensor]:
+    """`length * T^2 v / (||T v|| + eps)`, T being the scales: of that length where distances are measured by w / T."""
+    scaled = list(torch._foreach_mul(tensors, scales))
+    return list(torch._foreach_mul(of_length(scaled, length, eps), scales))
+
+
+def adaptive_scales(module: nn.Module, parameters: list[Tensor], eta: float) -> list[Tensor]:
+    """ASAM's T of each parameter of the module: |w| + eta where its name says weight, 1 elsewhere."""
+    weights = {id(parameter) for name, parameter in module.named_parameters() if "weight" in name}
+    return [p.detach().abs().add_(eta) if id(p) in weights else torch.ones_like(p) for p in parameters]
+
+
+def orthogonal(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12) -> list[Tensor]:
+    """What is left of `tensors`, as one vector v, without its part along `to`, w: all of it where w is 0.
+
+    v - c ||v|| w / (||w|| + eps), where c = <v, w> / (||v|| ||w|| + eps).
+    """
+    length, along = global_norm(tensors), global_norm(to)
+    product = torch.stack([part.sum() for part in torch._foreach_mul(tensors, to)]).sum()
+    factor = product / (length * along + eps) * length / (along + eps)
+    return list(torch._foreach_sub(tensors, torch._foreach_mul(to, factor)))
+
+
+def within_ball(tensors: list[Tensor], radius: float, *, each: bool, eps: float = 1e-12) -> list[Tensor]:
+    """The tensors shortened to `radius` where they are longer: each of them, or all as one vector."""
+    norms = torch.stack(torch._foreach_norm(tensors)) if each else global_norm(tensors).expand(len(tensors))
+    factors = torch.where(norms > radius, radius / (norms + eps), 1.0)
+    return list(torch._foreach_mul(tensors, list(factors.unbind())))
+
+
+def backward_at(
+    algorithm: Algorithm, batches: Sequence[Batch], parameters: list[Tensor], by: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """ERM's loss where `parameters` are displaced, and its gradient by them there.
+
+    The gradients are the very tensors in `.grad`, where those of all other parameters are too: the optimizer takes what
+    is changed in them, in the memory layout that it wants.
+    """
+    algorithm.optimizer.zero_grad(set_to_none=True)
+    with displaced(algorithm, parameters, by):
+        loss = algorithm.joint_loss(batches)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), gradients_of(parameters)
+
+
+def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
+    """Their `.grad`, not copies."""
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    assert len(found) == len(parameters), "the second pass reaches what the first reached"
+    return found
+
+
+def refuse_negative(method: str, **values: float) -> None:
+    """Raise `UserError` for each of these hyperparameters that is below 0."""
+    wrong = [f"{method}'s {name} is {value}; it must not be negative" for name, value in values.items() if value < 0]
+    if wrong:
+        raise UserError(*wrong)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import displaced, gradient, of_length
+from dgbench.algorithms._ascent import backward_at, gradient, of_length, refuse_negative
 from dgbench.cards import AlgorithmCard
 from dgbench.space import choice, hparam
 
@@ -35,15 +35,15 @@ class SAM(Algorithm):
 
         rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill")
 
+        def __post_init__(self) -> None:
+            refuse_negative("SAM", rho=self.rho)
+
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """One step, for two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
         parameters, ascent = gradient(loss, self.parameters())
-        with displaced(self, parameters, of_length(ascent, self.hparams.rho)):
-            self.optimizer.zero_grad(set_to_none=True)
-            uphill = self.joint_loss(batches)
-            uphill.backward()  # type: ignore[no-untyped-call]
+        uphill, _ = backward_at(self, batches, parameters, of_length(ascent, self.hparams.rho))
         self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": (uphill - loss).detach()}
+        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

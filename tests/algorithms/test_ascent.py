@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithms._ascent import displaced, global_norm, gradient, of_length
+from dgbench.algorithms._ascent import (
+    adaptive_scales,
+    displaced,
+    global_norm,
+    gradient,
+    of_adaptive_length,
+    of_length,
+    orthogonal,
+    within_ball,
+)
 
 
 def test_norm_is_that_of_one_vector() -> None:
@@ -44,3 +54,39 @@ def test_displaced_batch_norm_in_eval_mode_keeps_using_its_statistics() -> None:
     expected = norm(x)
     with displaced(norm, [norm.weight], [torch.zeros_like(norm.weight)]):
         torch.testing.assert_close(norm(x), expected)
+
+
+def test_of_adaptive_length_has_that_length_once_the_scales_are_divided_out() -> None:
+    tensors, scales = [torch.tensor([3.0, -1.0]), torch.tensor([2.0])], [torch.tensor([0.5, 2.0]), torch.tensor([4.0])]
+    by = of_adaptive_length(tensors, scales, 10.0)
+    divided = torch.cat([d / t for d, t in zip(by, scales, strict=True)])
+    assert divided.norm().item() == pytest.approx(10)
+    plain = torch.cat([t**2 * v for v, t in zip(tensors, scales, strict=True)])
+    torch.testing.assert_close(torch.cat(by) / plain, (torch.cat(by) / plain)[0].expand(3))
+
+
+def test_adaptive_scales_are_of_what_is_called_weight() -> None:
+    module = nn.BatchNorm1d(2)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([-3.0, 0.0]))
+        module.bias.fill_(7.0)
+    weight, bias = adaptive_scales(module, [module.weight, module.bias], 0.5)
+    assert weight.tolist() == [3.5, 0.5]
+    assert bias.tolist() == [1.0, 1.0]
+
+
+def test_orthogonal_takes_the_part_along_away() -> None:
+    (first, second) = orthogonal([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], [torch.zeros(2), torch.tensor([5.0])])
+    torch.testing.assert_close(torch.cat([first, second]), torch.tensor([1.0, 2.0, 0.0]), rtol=0, atol=1e-11)
+    (whole,) = orthogonal([torch.tensor([1.0, 2.0])], to=[torch.zeros(2)])
+    assert whole.tolist() == [1.0, 2.0]
+
+
+def test_within_ball_shortens_what_is_too_long() -> None:
+    tensors = [torch.tensor([3.0, 4.0]), torch.tensor([0.1])]
+    long, short = within_ball(tensors, 0.5, each=True)
+    torch.testing.assert_close(torch.cat([long, short]), torch.tensor([0.3, 0.4, 0.1]))
+    together = torch.cat(within_ball(tensors, 0.5, each=False))
+    torch.testing.assert_close(together, 0.5 * torch.cat(tensors) / torch.cat(tensors).norm())
+    assert torch.equal(torch.cat(within_ball(tensors, 6.0, each=False)), torch.cat(tensors))
+    assert torch.cat(within_ball(tensors, 0.0, each=True)).tolist() == [0.0, 0.0, 0.0]
