@@ -1,0 +1,50 @@
+"""SAM in a ball that follows the weights' own sizes, so that rescaling layers changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._ascent import adaptive_scales, backward_at, gradient, of_adaptive_length, refuse_negative
+from dgbench.cards import AlgorithmCard
+from dgbench.space import hparam
+
+
+class ASAM(Algorithm):
+    """min over theta of L(theta + eps), eps = rho * T^2 g / (||T g|| + 1e-16), T = |theta| + eta for weights, else 1.
+
+    Kwon, Kim, Park and Choi, "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural
+    Networks", ICML 2021. g = grad L(theta), L is ERM's loss, products are elementwise and the norm is over all
+    parameters. As in the authors' code, weights are the parameters with "weight" in their names: convolutions, linear
+    layers and the scales of normalisation layers; biases, tokens and positional embeddings are not scaled.
+
+    Departures from the authors' code: in the second pass live batch norm leaves its statistics alone (theirs move in
+    both); weights are copied back. DomainBed has no ASAM.
+    """
+
+    card = AlgorithmCard(paper="Kwon et al., ICML 2021", forwards=2.0, backwards=2.0, penalties=("rho",))
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults are those of the authors' optimizer and of their CIFAR-10; ten times SAM's radius is usual."""
+
+        rho: float = hparam(0.5, help="length of the step uphill, measured relative to the weights")
+        eta: float = hparam(0.01, help="what is added to the size of a weight, so that small ones move too")
+
+        def __post_init__(self) -> None:
+            refuse_negative("ASAM", rho=self.rho, eta=self.eta)
+
+    hparams: Hparams
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step, for two forward and two backward passes over the same minibatches."""
+        loss = self.joint_loss(batches)
+        parameters, ascent = gradient(loss, self.parameters())
+        scales = adaptive_scales(self, parameters, self.hparams.eta)
+        uphill, _ = backward_at(self, batches, parameters, of_adaptive_length(ascent, scales, self.hparams.rho))
+        self.optimizer.step()
+        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
