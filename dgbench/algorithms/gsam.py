@@ -1,0 +1,61 @@
+"""Surrogate-gap minimisation: SAM that also closes the gap between the loss uphill and the loss here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._ascent import backward_at, gradient, of_length, orthogonal, refuse_negative
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+from dgbench.space import choice, hparam
+
+
+class GSAM(Algorithm):
+    """theta <- opt(theta, g' - alpha * g_perp), g' = grad L(theta + rho g / ||g||), g_perp = g - <g, g'> g' / ||g'||^2.
+
+    Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan and Liu, "Surrogate Gap Minimization Improves
+    Sharpness-Aware Training", ICLR 2022. g = grad L(theta), L is ERM's loss. Stepping against g_perp lowers the gap
+    L(theta + eps) - L(theta) while L(theta + eps) stays as it is, to first order.
+
+    The paper's radius falls with the learning rate from rho_max to rho_min: here rho_max is `rho`, rho_min is `rho` *
+    `rho_floor`, and the learning rate's range is from the run's own down to 0, where the cosine schedule ends. With
+    `rho_floor` 1 or a constant schedule the radius is constant, as where GSAM is run on DomainBed's data sets.
+
+    Departures from the first author's PyTorch code: alpha is a float (the flag of its example takes only integers); no
+    adaptive option (its code scales by theta^2 where the paper's algorithm says |theta|); in the second pass live
+    batch norm leaves its count of batches alone too; weights are copied back. DomainBed has no GSAM.
+    """
+
+    card = AlgorithmCard(paper="Zhuang et al., ICLR 2022", forwards=2.0, backwards=2.0, penalties=("rho", "alpha"))
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """`rho` is as in SAM; the default of `alpha` is that of the author's example."""
+
+        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill at the full lr")
+        rho_floor: float = hparam(1.0, help="share of rho that remains where the schedule has brought lr to 0")
+        alpha: float = hparam(0.4, help="weight of the surrogate gap")
+
+        def __post_init__(self) -> None:
+            refuse_negative("GSAM", rho=self.rho, alpha=self.alpha)
+            if not 0 <= self.rho_floor <= 1:
+                raise UserError(f"GSAM's rho_floor is {self.rho_floor}; it is a share of rho, between 0 and 1")
+
+    hparams: Hparams
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step, for two forward and two backward passes over the same minibatches."""
+        floor = self.hparams.rho_floor
+        rho = self.hparams.rho * (floor + (1 - floor) * self.setting.lr_factor(self.step))
+        loss = self.joint_loss(batches)
+        parameters, here = gradient(loss, self.parameters())
+        uphill, there = backward_at(self, batches, parameters, of_length(here, rho))
+        torch._foreach_sub_(there, orthogonal(here, to=there), alpha=self.hparams.alpha)
+        self.optimizer.step()
+        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
