@@ -1,0 +1,58 @@
+"""SAM that displaces the normalisation layers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._ascent import backward_at, gradient, of_length, refuse_negative
+from dgbench.cards import AlgorithmCard
+from dgbench.space import hparam
+
+_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Batch and instance norm in all dimensions are kinds of the first."""
+
+
+class SAMON(Algorithm):
+    """min over theta of L(theta + eps), eps = rho * g_S / (||g_S|| + 1e-16) on S, 0 elsewhere, g = grad L(theta).
+
+    Mueller, Vlaar, Rolnick and Hein, "Normalization Layers Are All That Sharpness-Aware Minimization Needs", NeurIPS
+    2023. S are the scales and shifts of normalisation layers, L is ERM's loss; all parameters take the step down. A
+    network without such layers (the MLP), or with all of them frozen, is trained as by ERM, in one pass.
+
+    Departures from the authors' code: layers are known by their type, not by "bn" or "norm" in their names, which
+    leaves out the batch norm on a torchvision ResNet's shortcuts; theirs fails where there are no such layers; no
+    adaptive variants (ASAM-ON); in the second pass live batch norm leaves its statistics alone (theirs move in both).
+    DomainBed has no SAM-ON.
+    """
+
+    card = AlgorithmCard(paper="Mueller et al., NeurIPS 2023", forwards=2.0, backwards=2.0, penalties=("rho",))
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """The default is that of the authors' command line; few parameters need a larger radius than all."""
+
+        rho: float = hparam(0.5, help="length of the step uphill")
+
+        def __post_init__(self) -> None:
+            refuse_negative("SAMON", rho=self.rho)
+
+    hparams: Hparams
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step, for two forward and two backward passes over the same minibatches."""
+        loss = self.joint_loss(batches)
+        layers = [module for module in self.modules() if isinstance(module, _NORMALISATION)]
+        affine = [p for layer in layers for p in layer.parameters(recurse=False) if p.requires_grad]
+        if not affine:
+            self.descend(loss)
+            return {"loss": loss.detach()}
+        parameters, ascent = gradient(loss, affine)
+        uphill, _ = backward_at(self, batches, parameters, of_length(ascent, self.hparams.rho, eps=1e-16))
+        self.optimizer.step()
+        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
