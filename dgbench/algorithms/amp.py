@@ -1,0 +1,67 @@
+"""Adversarial model perturbation: climb on the weights inside small balls, then descend along the gradient there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._ascent import backward_at, gradient, refuse_negative, within_ball
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError, unknown
+from dgbench.space import hparam
+
+BALLS = ("tensor", "global")
+
+
+class AMP(Algorithm):
+    """min over theta of max over D of L(theta + D), every ||D_p|| <= epsilon, by steps D <- clip(D + inner_lr * g).
+
+    Zheng, Zhang and Mao, "Regularizing Neural Networks via Adversarial Model Perturbation", CVPR 2021. From D = 0 it
+    takes `inner_iter` steps, on one set of minibatches, along the gradient g of ERM's loss L at theta + D, which is not
+    normalised; the step down is along the gradient at theta + D, D as it is last.
+
+    `ball`: `tensor`, as in the authors' code, has a ball of radius epsilon for each parameter tensor, so that D may be
+    as long as epsilon times the square root of their number; `global` has one ball for D, as the paper writes.
+
+    Departures from the authors' code: no clipping of the gradients (theirs are clipped to 50 in the ascent too), no
+    Nesterov momentum; after the first pass live batch norm leaves its statistics alone (theirs move in all passes);
+    weights are copied back. DomainBed has no AMP.
+    """
+
+    card = AlgorithmCard(paper="Zheng et al., CVPR 2021", forwards=2.0, backwards=2.0, penalties=("inner_lr",))
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults are those of the authors' code, for training on CIFAR from scratch."""
+
+        epsilon: float = hparam(0.5, help="radius of the ball; for fine-tuning try 0.01 to 0.1")
+        inner_lr: float = hparam(1.0, help="step of the ascent, in gradients")
+        inner_iter: int = hparam(1, help="steps of the ascent; each costs a forward and a backward pass")
+        ball: str = hparam("tensor", help="what each ball holds", options=BALLS)
+
+        def __post_init__(self) -> None:
+            refuse_negative("AMP", epsilon=self.epsilon, inner_lr=self.inner_lr)
+            if self.inner_iter < 1:
+                raise UserError(f"AMP's inner_iter is {self.inner_iter}; below 1 nothing is perturbed, so take ERM")
+            if self.ball not in BALLS:
+                raise UserError(unknown("ball of AMP", self.ball, BALLS))
+
+    hparams: Hparams
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step, for 1 + `inner_iter` forward and backward passes over the same minibatches."""
+        h = self.hparams
+        loss = self.joint_loss(batches)
+        parameters, ascent = gradient(loss, self.parameters())
+        by = [torch.zeros_like(parameter) for parameter in parameters]
+        for _ in range(h.inner_iter):
+            further = list(torch._foreach_add(by, ascent, alpha=h.inner_lr))
+            by = within_ball(further, h.epsilon, each=h.ball == "tensor")
+            uphill, ascent = backward_at(self, batches, parameters, by)
+        self.optimizer.step()
+        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
