@@ -1,0 +1,92 @@
+"""Smooth domain-adversarial training: sharpness-aware in the task alone, never in the discriminator's game."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._adversary import discriminator, domain_labels, gradient_reversal
+from dgbench.algorithms._ascent import displaced, gradient, of_length
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError
+from dgbench.space import choice, hparam, power
+
+
+class SDAT(Algorithm):
+    """min over theta, max over d of [L - trade_off * L_d] at theta + eps, eps = rho * g / (||g|| + 1e-12), g = grad L.
+
+    Rangwani, Aithal, Mishra, Jain and Babu, "A Closer Look at Smoothness in Domain Adversarial Training", ICML 2022.
+    theta are the network's parameters, L is ERM's loss, L_d the cross-entropy of a discriminator d that is shown the
+    features and guesses the domain. Only the direction of eps is the task's alone: all gradients, the discriminator's
+    included, are those at theta + eps. The gradient of L_d is reversed on its way into the featurizer and weighed by
+    2 / (1 + exp(-step / reversal_steps)) - 1, from 0 to 1.
+
+    Departures from the paper, a method for domain adaptation: the discriminator tells the training domains apart, for
+    there is no target domain to tell from a source. From the authors' code: the discriminator is DomainBed's MLP
+    without conditioning on the predictions, there is no term for confusion of classes, one learning rate serves all,
+    and live batch norm remembers the first pass alone.
+    """
+
+    card = AlgorithmCard(
+        paper="Rangwani et al., ICML 2022",
+        forwards=2.0,
+        backwards=2.0,
+        min_domains=2,
+        penalties=("rho", "trade_off"),
+        rehearsal={"reversal_steps": 5},
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Those of the method are the authors', those of the discriminator DomainBed's."""
+
+        rho: float = hparam(0.05, help="length of the step uphill")
+        trade_off: float = hparam(1.0, help="weight of the discriminator's loss")
+        reversal_steps: int = hparam(1000, help="steps in which the reversed gradient grows to about half its weight")
+        mlp_width: int = hparam(256, power(2, 6, 10, integer=True), help="width of the discriminator")
+        mlp_depth: int = hparam(3, choice(3, 4, 5), help="linear layers of the discriminator")
+        mlp_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout in the discriminator")
+
+        def __post_init__(self) -> None:
+            if self.reversal_steps < 1:
+                raise UserError(f"reversal_steps is {self.reversal_steps}; it must be at least 1")
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """Make the discriminator."""
+        self.discriminator = discriminator(self.network.num_features, self.task.num_domains, self.hparams)
+
+    def build_optimizers(self) -> None:
+        """One for the network, one for the discriminator."""
+        self.optimizer = self.new_optimizer(self.network.parameters())
+        self.disc_optimizer = self.new_optimizer(self.discriminator.parameters())
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step of both players, for two forward and two backward passes."""
+        loss = self.joint_loss(batches)
+        parameters, g = gradient(loss, self.network.parameters())
+        for optimizer in (self.optimizer, self.disc_optimizer):
+            optimizer.zero_grad(set_to_none=True)
+        with displaced(self, parameters, of_length(g, self.hparams.rho)):
+            features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
+            uphill = F.cross_entropy(self.network.classifier(features), torch.cat([b.y for b in batches]))
+            weight = 2 / (1 + math.exp(-self.step / self.hparams.reversal_steps)) - 1
+            guesses = self.discriminator(gradient_reversal(features, weight))
+            disc_loss = F.cross_entropy(guesses, domain_labels(batches))
+            total = uphill + self.hparams.trade_off * disc_loss
+            total.backward()  # type: ignore[no-untyped-call]
+        for optimizer in (self.optimizer, self.disc_optimizer):
+            optimizer.step()
+        return {
+            "loss": loss.detach(),
+            "sharpness": (uphill - loss).detach(),
+            "disc_loss": disc_loss.detach(),
+        }

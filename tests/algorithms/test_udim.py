@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from dgbench.algorithm import Batch
+from dgbench.algorithms.sam import SAM
+from dgbench.algorithms.udim import UDIM
+from dgbench.errors import UserError
+
+RHO, LAMBDA, LENGTH = 0.1, 0.6, 0.8
+OPTIONS: dict[str, Any] = {"rho": RHO, "udim_lambda": LAMBDA, "syn_lr": LENGTH, "warm_up_ratio": 1000}
+NO_WARM_UP, WARM_UP = 100, 3
+
+
+def head_gradients(network: nn.Module, z: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Each example's, by each parameter of the classifier: (B, numel)."""
+    head = dict(network.classifier.named_parameters())
+    rows: dict[str, list[Tensor]] = {name: [] for name in head}
+    for i in range(len(y)):
+        loss = F.cross_entropy(network.classifier(z[i : i + 1]), y[i : i + 1])
+        for name, g in zip(head, torch.autograd.grad(loss, list(head.values()), create_graph=True), strict=True):
+            rows[name].append(g.flatten())
+    return {name: torch.stack(found) for name, found in rows.items()}
+
+
+def ilc(network: nn.Module, z: Tensor, moved: Tensor, y: Tensor) -> Tensor:
+    one, other = head_gradients(network, z, y), head_gradients(network, moved, y)
+    q, q_moved = torch.cat(list(one.values()), 1), torch.cat(list(other.values()), 1)
+    v = ((q - q.mean(0)) ** 2).mean(0)
+    v_moved = ((q_moved - q.mean(0)) ** 2).mean(0)
+    middle = (v + v_moved) / 2
+    total = (((v - middle) ** 2).mean() + ((v_moved - middle) ** 2).mean()) / 2
+    for g in other.values():
+        total = total + (g**2).sum(1).mean() / g.shape[1]
+    return total
+
+
+def moved_inputs(network: nn.Module, x: Tensor, y: Tensor, how: str) -> Tensor:
+    """Leaves, an objective, a step uphill."""
+    if how == "style":
+        mean = x.mean((2, 3), keepdim=True).requires_grad_()
+        deviation = (x.var((2, 3), keepdim=True) + 1e-5).sqrt().detach().requires_grad_()
+        content = (x - mean.detach()) / deviation.detach()
+        leaves = [mean, deviation]
+        again = content * deviation + mean
+    else:
+        again = x.clone().requires_grad_()
+        leaves = [again]
+    loss = F.cross_entropy(network(again), y)
+    g = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
+    objective = loss + RHO * sum((part**2).sum() for part in g).sqrt()
+    slopes = torch.autograd.grad(objective, leaves)
+    if how == "style":
+        return content * (deviation + LENGTH * slopes[1]).detach() + (mean + LENGTH * slopes[0]).detach()
+    [slope] = slopes
+    if how == "pixel":
+        return x + LENGTH * slope / (slope**2).sum(0).sqrt()
+    return torch.stack([a + LENGTH * d / d.norm().clamp(min=1e-12) for a, d in zip(x, slope, strict=True)])
+
+
+def reference(how: str) -> Callable[[SimpleNamespace, list[Batch], int], None]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+        network = other.network
+        x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
+        moved = moved_inputs(copy.deepcopy(network), x, y, how)
+        z = network.features(x)
+        loss = F.cross_entropy(network.classifier(z), y)
+        parameters = list(network.parameters())
+        g = torch.autograd.grad(loss, parameters, retain_graph=True)
+        z_moved = remembering_nothing(network, moved)
+        sizes = [len(b.y) for b in batches]
+        parts = zip(torch.split(z, sizes), torch.split(z_moved, sizes), torch.split(y, sizes), strict=True)
+        extra = torch.autograd.grad(sum(ilc(network, a, b, c) for a, b, c in parts), parameters)
+        norm = sum((part**2).sum() for part in g).sqrt()
+        uphill = copy.deepcopy(network)
+        with torch.no_grad():
+            for p, part in zip(uphill.parameters(), g, strict=True):
+                p.add_(RHO * part / norm)
+        descent = torch.autograd.grad(F.cross_entropy(uphill(x), y), list(uphill.parameters()))
+        for p, a, b in zip(parameters, descent, extra, strict=True):
+            p.grad = a + LAMBDA * b
+        other.optimizer.step()
+
+    return step_
+
+
+def remembering_nothing(network: nn.Module, x: Tensor) -> Tensor:
+    copies = {name: buffer.clone() for name, buffer in network.featurizer.named_buffers()}
+    return functional_call(network.featurizer, copies, (x,))
+
+
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_the_second_stage_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str, nonlinear: bool) -> None:
+    algorithm = toy.make(UDIM, norm=norm, optimizer=optimizer, nonlinear=nonlinear, **OPTIONS)
+    toy.agrees(algorithm, reference("example"))
+
+
+@pytest.mark.parametrize(
+    ("how", "options"), [("pixel", {"step_length": "pixel"}), ("style", {"perturbation": "style"})]
+)
+def test_the_other_perturbations_equal_a_plain_loop(
+    toy: SimpleNamespace, optimizer: str, how: str, options: dict[str, Any]
+) -> None:
+    algorithm = toy.make(UDIM, optimizer=optimizer, images=how == "style", **OPTIONS, **options)
+    toy.agrees(algorithm, reference(how))
+
+
+def test_the_first_stage_is_sam(toy: SimpleNamespace) -> None:
+    udim, sam = toy.make(UDIM, **(OPTIONS | {"warm_up_ratio": 25})), toy.make(SAM, rho=RHO)
+    assert udim.warm_up == 4
+    for step in range(4):
+        assert toy.take(udim, step)["inconsistency"] == 0
+        toy.take(sam, step)
+    assert all(torch.equal(p, q) for p, q in zip(udim.parameters(), sam.parameters(), strict=True))
+    assert toy.take(udim, 4)["inconsistency"] > 0
+
+
+def test_without_weight_it_is_sam(toy: SimpleNamespace) -> None:
+    udim, sam = toy.make(UDIM, **(OPTIONS | {"udim_lambda": 0.0})), toy.make(SAM, rho=RHO)
+    for step in range(3):
+        toy.take(udim, step)
+        toy.take(sam, step)
+    for p, q in zip(udim.parameters(), sam.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-13)
+
+
+def test_unmoved_inputs_leave_the_size_of_the_gradients(toy: SimpleNamespace) -> None:
+    algorithm = toy.make(UDIM, **(OPTIONS | {"syn_lr": 0.0}))
+    batches = toy.batches(0)
+    expected = torch.zeros(())
+    for batch in batches:
+        rows = head_gradients(algorithm.network, algorithm.network.features(batch.x), batch.y)
+        expected = expected + sum(g.square().mean() for g in rows.values())
+    assert toy.take(algorithm, 0)["inconsistency"] == pytest.approx(expected.item(), abs=1e-13)
+
+
+def test_an_examples_perturbation_is_its_own_by_default(toy: SimpleNamespace) -> None:
+    """The release's depends on the rest of the minibatch."""
+    x, y = torch.randn(6, 6), torch.randint(4, (6,))
+    for how, alone in (("example", True), ("pixel", False)):
+        algorithm = toy.make(UDIM, **OPTIONS, step_length=how)
+
+        def moved(count: int, algorithm: UDIM = algorithm) -> Tensor:
+            leaf = x.clone().requires_grad_()
+            losses = F.cross_entropy(algorithm.network(leaf), y, reduction="none")
+            return algorithm.perturbed(leaf, losses[:count].sum())[:3]
+
+        assert torch.allclose(moved(3), moved(6), rtol=0, atol=1e-12) == alone
+        if alone:
+            torch.testing.assert_close((moved(3) - x[:3]).norm(dim=1), torch.full((3,), LENGTH))
+
+
+def test_the_second_stage_starts_from_the_best_of_the_first(toy: SimpleNamespace, optimizer: str) -> None:
+    """Weights and optimizer's state are those after step 1, the most accurate; the second stage looks no more."""
+    whole = toy.make(UDIM, optimizer=optimizer, **(OPTIONS | {"warm_up_ratio": 30}))
+    short = toy.make(UDIM, optimizer=optimizer, **(OPTIONS | {"warm_up_ratio": 30}))
+    for step, accuracy in enumerate((0.2, 0.8, 0.5)):
+        toy.take(whole, step)
+        whole.validated(accuracy)
+        if step < 2:
+            toy.take(short, step)
+    assert whole.best["accuracy"] == 0.8
+    for step in (3, 4):
+        toy.take(whole, step)
+        whole.validated(0.9)
+        toy.take(short, step)
+    assert not whole.best
+    for p, q in zip(whole.parameters(), short.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def differences(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() != other.keys() or any(differences(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) != len(other) or any(map(differences, one, other))
+    return not torch.equal(one, other) if isinstance(one, Tensor) else one != other
+
+
+@pytest.mark.parametrize("saved_after", [1, 2, 3, 4])
+def test_resumes_exactly(toy: SimpleNamespace, optimizer: str, saved_after: int) -> None:
+    """In the first stage, at its end and in the second."""
+    options = {"norm": "live", "dropout": 0.3, "optimizer": optimizer, **OPTIONS, "warm_up_ratio": 33}
+    whole = toy.make(UDIM, **options)
+    file = io.BytesIO()
+    for step in range(6):
+        toy.take(whole, step)
+        whole.validated((0.3, 0.9, 0.4, 0.95, 0.2, 0.1)[step])
+        if step + 1 == saved_after:
+            torch.save(whole.training_state(), file)
+    file.seek(0)
+    resumed = toy.make(UDIM, **options)
+    resumed.load_training_state(torch.load(file, weights_only=True))
+    for step in range(saved_after, 6):
+        toy.take(resumed, step)
+        resumed.validated((0.3, 0.9, 0.4, 0.95, 0.2, 0.1)[step])
+    assert not differences(whole.training_state(), resumed.training_state())
+
+
+def test_what_cannot_be_is_refused(toy: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match="'style' needs images"):
+        toy.make(UDIM, perturbation="style")
+    for wrong in ({"perturbation": "styl"}, {"step_length": "image"}, {"warm_up_ratio": 0}):
+        with pytest.raises(UserError):
+            UDIM.Hparams(**wrong)
