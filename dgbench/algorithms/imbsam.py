@@ -33,7 +33,8 @@ class ImbSAM(Algorithm):
         forwards=2.0,
         backwards=3.0,
         penalties=("rho",),
-        rehearsal={"tail_below": 10**9, "tail_weight": 1.0},
+        without={"tail_weight": 1.0},
+        rehearsal={"tail_below": 10**9},
         experimental="by default the tail is what lies below the mean class size; the paper sets a size per data set",
     )
 
