@@ -25,7 +25,7 @@ class ANDMask(Algorithm):
     ours is a lower bound; signs are counted exactly, so that rounding can't decide at the threshold.
     """
 
-    card = AlgorithmCard(paper="Parascandolo et al., ICLR 2021", min_domains=2, penalties=("tau",))
+    card = AlgorithmCard(paper="Parascandolo et al., ICLR 2021", min_domains=2)
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -30,7 +30,7 @@ class RSC(Algorithm):
     is); quantiles stay on the device.
     """
 
-    card = AlgorithmCard(paper="Huang et al., ECCV 2020", penalties=("rsc_f_drop_factor",))
+    card = AlgorithmCard(paper="Huang et al., ECCV 2020")
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -32,7 +32,6 @@ class SANDMask(Algorithm):
     card = AlgorithmCard(
         paper="Shahtalebi et al., arXiv 2021",
         min_domains=2,
-        base="",
         unlike_domainbed="has tau 1 as default, so its mask is 0 everywhere and nothing is learnt; ours has 0.5",
         experimental="the default of tau: nothing published fixes one that trains",
     )

@@ -29,7 +29,6 @@ class SelfReg(Algorithm):
 
     card = AlgorithmCard(
         paper="Kim et al., ICCV 2021",
-        base="",
         unlike_domainbed="never trains the projection head: it stays out of the optimizer",
     )
 

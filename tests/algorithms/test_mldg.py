@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -99,6 +100,21 @@ def test_inner_step_raises_the_inner_product_of_gradients(toy: SimpleNamespace) 
     product = sum((a * b).sum() for a, b in zip(near, far, strict=True)).item()
     logged = toy.take(algorithm, 0)
     assert (losses[1].item() - logged["meta_test"]) / 1e-6 == pytest.approx(product, rel=1e-4)
+
+
+def test_clipping_the_inner_step_leaves_the_meta_train_gradient_whole(toy: SimpleNamespace) -> None:
+    """At a tiny rate the step is along grad F + beta grad G, both at theta, whatever its length is clipped to."""
+    algorithm = toy.make(MLDG, optimizer="sgd", weight_decay=0.0, lr=1e-6, n_meta_test=1, mldg_beta=BETA)
+    algorithm.setting = dataclasses.replace(algorithm.setting, clip_norm=1e-2)
+    algorithm.build_optimizers()
+    torch.manual_seed(0)
+    order, data = torch.randperm(3).tolist(), toy.batches(0)
+    loss = mean_loss(algorithm.network, [data[i] for i in order[1:]])
+    loss = loss + BETA * mean_loss(algorithm.network, [data[order[0]]])
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(algorithm.parameters()))])
+    toy.take(algorithm, 0)
+    taken = torch.cat([p.grad.flatten() for p in algorithm.parameters()])
+    torch.testing.assert_close(taken, 1e-2 * expected / expected.norm(), rtol=0, atol=1e-7)
 
 
 def test_a_frozen_featurizer_stays(toy: SimpleNamespace) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgbench.algorithm import Batch
-from dgbench.algorithms._moments import GAMMAS, mmd
+from dgbench.algorithms._moments import GAMMAS, _kernel, mmd
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.mmd import MMD
 
@@ -46,6 +46,11 @@ def test_rounding_far_from_the_origin_does_not_count() -> None:
     sets = [near[:3].float() + 4096, near[3:].float() + 4096]
     exact = mmd([x.double() for x in sets])
     assert mmd(sets).item() == pytest.approx(exact.item(), abs=1e-5)
+
+
+def test_a_row_is_at_no_distance_from_itself() -> None:
+    rows = 100 * torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).float()
+    assert (_kernel(rows).diagonal() == len(GAMMAS)).all()
 
 
 def test_equal_domains_have_no_discrepancy(toy: SimpleNamespace) -> None:
