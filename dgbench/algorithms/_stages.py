@@ -55,6 +55,12 @@ def map_shapes(network: Network, input_shape: Sequence[int], method: str) -> lis
     return found
 
 
+def styled_stages(network: Network, input_shape: Sequence[int], method: str) -> list[tuple[int, int]]:
+    """The stages whose maps have a style, so more than one position, and their channels: pairs (i, C)."""
+    shapes = map_shapes(network, input_shape, method)
+    return [(i, channels) for i, (channels, height, width) in enumerate(shapes) if height * width > 1]
+
+
 def style(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sqrt(variance + 1e-6) over the positions of (B, C, H, W), each (B, C, 1, 1); the variance unbiased.
 
@@ -73,3 +79,15 @@ def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) 
 def spread(statistic: Tensor) -> Tensor:
     """sqrt(variance + 1e-6) over the minibatch of (B, C, 1, 1), shape (1, C, 1, 1); the variance unbiased."""
     return (statistic.var(dim=0, keepdim=True) + 1e-6).sqrt()
+
+
+def jittered(x: Tensor, old: tuple[Tensor, Tensor], spreads: tuple[Tensor, Tensor]) -> Tensor:
+    """x with normal noise on its style `old`, whose deviations are `spreads`: of the means, of the deviations."""
+    mean, std = old
+    new_mean = mean + torch.randn_like(mean) * spreads[0]
+    return restyled(x, old, (new_mean, std + torch.randn_like(std) * spreads[1]))
+
+
+def coin() -> float:
+    """A number in [0, 1) from torch's global generator of the CPU, so that nobody waits for the device."""
+    return float(torch.rand(1).numpy()[0])

@@ -1,0 +1,97 @@
+"""Adversarial style augmentation: the spread of the styles is learned, to make the task hard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import Problems, UserError
+from dgbench.space import hparam
+
+
+class ASA(Algorithm):
+    """min over theta, max over S of CE with maps (x - m) / s * (s + n2 S_s) + m + n1 S_m; n1, n2 ~ N(0, 1).
+
+    Zhang, Deng, Li, Jia and Zhang, "Adversarial Style Augmentation for Domain Generalization", arXiv 2023. m and s are
+    each channel's mean and deviation over positions; n1 and n2 are drawn for each example and channel. A stage's maps
+    of all domains are changed with the learned S (a value a stage, channel and statistic), or as DSU does, with the
+    deviation over the batch in place of S, or not at all, each as likely. A step is three updates of S, whose gradient
+    is multiplied by -adv_weight, then one of theta, each on the same minibatches with new draws.
+
+    Departures from the authors' code: S begins as the deviations over the first minibatches at every stage (there at a
+    stage's first use); S is never decayed; stages as for DSU. As there, S has theta's optimizer and learning rate, and
+    live batch norm remembers all four passes. DomainBed has no ASA.
+    """
+
+    card = AlgorithmCard(
+        paper="Zhang et al., arXiv 2023", forwards=4.0, backwards=4.0, base="", needs=("feature_maps",)
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """The values of the authors' script."""
+
+        adv_weight: float = hparam(10.0, help="factor of the styles' gradient; for Adam, hardly more than its sign")
+        asa_style_steps: int = hparam(3, help="updates of the styles before each of the network")
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if self.adv_weight < 0:
+                problems.add(f"ASA's adv_weight must not be negative: {self.adv_weight}")
+            if self.asa_style_steps < 1:
+                problems.add(f"ASA's asa_style_steps must be at least 1, not {self.asa_style_steps}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """A spread of means and one of deviations for each channel of each stage."""
+        stages = styled_stages(self.network, self.task.input_shape, "ASA")
+        self.place = {stage: k for k, (stage, _) in enumerate(stages)}
+        self.mean_spreads = nn.ParameterList(torch.zeros(1, channels, 1, 1) for _, channels in stages)
+        self.std_spreads = nn.ParameterList(torch.zeros(1, channels, 1, 1) for _, channels in stages)
+        if self.hparams.batch_size * self.task.num_domains < 2:
+            raise UserError("ASA needs two examples in a step: it takes deviations between them")
+
+    def build_optimizers(self) -> None:
+        """One for the network, one for the styles."""
+        self.optimizer = self.new_optimizer(self.network.parameters())
+        self.style_optimizer = self.new_optimizer([*self.mean_spreads, *self.std_spreads], weight_decay=0.0)
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Steps of the styles uphill, then one of the network downhill."""
+        for k in range(self.hparams.asa_style_steps):
+            hard = self._styled_loss(batches, begin=self.step == 0 and k == 0)
+            self.style_optimizer.zero_grad(set_to_none=True)
+            (-self.hparams.adv_weight * hard).backward()  # type: ignore[no-untyped-call]
+            self.style_optimizer.step()
+        loss = self._styled_loss(batches)
+        self.descend(loss)
+        return {"loss": loss.detach(), "style_loss": hard.detach()}
+
+    def _styled_loss(self, batches: Sequence[Batch], *, begin: bool = False) -> Tensor:
+        """Cross-entropy over the concatenated minibatches; to `begin`, the spreads are set to those met on the way."""
+
+        def change(i: int, x: Tensor) -> Tensor | None:
+            if i not in self.place:
+                return None
+            mean, std = style(x)
+            learned = self.mean_spreads[self.place[i]], self.std_spreads[self.place[i]]
+            if begin:
+                with torch.no_grad():
+                    learned[0].copy_(spread(mean))
+                    learned[1].copy_(spread(std))
+            drawn = coin()
+            if drawn < 1 / 3:
+                return None
+            return jittered(x, (mean, std), learned if drawn < 2 / 3 else (spread(mean), spread(std)))
+
+        with through_stages(self.network, change):
+            return self.joint_loss(batches)

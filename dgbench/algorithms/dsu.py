@@ -1,0 +1,66 @@
+"""DSU: train on feature maps whose styles are uncertain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import Problems, UserError
+from dgbench.space import hparam
+
+
+class DSU(Algorithm):
+    """min of CE with maps (x - m) / s * (s + n2 S(s)) + m + n1 S(m); n1, n2 ~ N(0, 1), S the deviation over the batch.
+
+    Li, Dai, Ge, Liu, Shan and Duan, "Uncertainty Modeling for Out-of-Distribution Generalization", ICLR 2022. m and s
+    are each channel's mean and deviation over positions. A stage's maps of all domains are changed with probability p;
+    n1 and n2 are drawn for each example and channel. The derivative goes through m, s and S.
+
+    Departures from the authors' code: the stages are the stem, as it leaves its activation, and each that follows (five
+    in a ResNet; theirs has six places: before the stem's batch norm, after its pooling, after each of the four layers);
+    stages whose maps have one position are left out. DomainBed has no DSU.
+    """
+
+    card = AlgorithmCard(paper="Li et al., ICLR 2022", penalties=("dsu_p",), needs=("feature_maps",))
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """The authors' values."""
+
+        dsu_p: float = hparam(0.5, help="probability that a stage's maps are changed")
+        dsu_factor: float = hparam(1.0, help="what the noise is multiplied by")
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if not 0 <= self.dsu_p <= 1:
+                problems.add(f"DSU's dsu_p is a probability, not {self.dsu_p}")
+            if self.dsu_factor < 0:
+                problems.add(f"DSU's dsu_factor must not be negative: {self.dsu_factor}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """Find the stages to change."""
+        self.changed = frozenset(i for i, _ in styled_stages(self.network, self.task.input_shape, "DSU"))
+        if self.hparams.batch_size * self.task.num_domains < 2:
+            raise UserError("DSU needs two examples in a step: it takes deviations between them")
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Cross-entropy over the concatenated minibatches, changed on their way."""
+
+        def change(i: int, x: Tensor) -> Tensor | None:
+            if i not in self.changed or coin() >= self.hparams.dsu_p:
+                return None
+            mean, std = style(x)
+            factor = self.hparams.dsu_factor
+            return jittered(x, (mean, std), (factor * spread(mean), factor * spread(std)))
+
+        with through_stages(self.network, change):
+            return self.joint_loss(batches)
