@@ -100,5 +100,7 @@ def _channel_axis(x: Tensor) -> int:
 
 def _distance(new: Tensor, old: Tensor, spread: Tensor) -> Tensor:
     variance = F.softplus(spread) + _EPS
-    squares = (new.to(variance.dtype) - old.to(variance.dtype)).square().movedim(_channel_axis(new), -1)
+    axis = _channel_axis(new) % new.dim()
+    others = [i for i in range(new.dim()) if i != axis]
+    squares = (new.to(variance.dtype) - old.to(variance.dtype)).square().mean(dim=others)  # (C,)
     return (squares / variance + variance.log()).mean() / 2

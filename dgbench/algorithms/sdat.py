@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, gradient_reversal
-from dgbench.algorithms._ascent import displaced, gradient, of_length
+from dgbench.algorithms._ascent import displaced, gradient, of_length, refuse_negative
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError
 from dgbench.space import choice, hparam, power
@@ -55,6 +55,7 @@ class SDAT(Algorithm):
         mlp_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout in the discriminator")
 
         def __post_init__(self) -> None:
+            refuse_negative("SDAT", rho=self.rho)
             if self.reversal_steps < 1:
                 raise UserError(f"reversal_steps is {self.reversal_steps}; it must be at least 1")
 

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import _remembering_nothing, backward_at, gradient, of_adaptive_length
+from dgbench.algorithms._ascent import (
+    _remembering_nothing,
+    backward_at,
+    gradient,
+    of_adaptive_length,
+    refuse_negative,
+)
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError, unknown
 from dgbench.space import hparam
@@ -49,11 +55,12 @@ class TRAM(Algorithm):
 
         distance: str = hparam("previous", help="what predictions are compared with", options=DISTANCES)
         kl_reduction: str = hparam("batchmean", help="mean over examples, or the authors' code's", options=REDUCTIONS)
-        noise: float = hparam(0.1, help="standard deviation of the noise of noise and fisher")
+        sigma: float = hparam(0.1, help="standard deviation of the noise of noise and fisher")
         fisher_gamma: float = hparam(0.1, help="length of the step uphill of fisher")
         fisher_eta: float = hparam(0.1, help="how much the Fisher information shortens a weight's step in fisher")
 
         def __post_init__(self) -> None:
+            refuse_negative("TRAM", sigma=self.sigma, fisher_gamma=self.fisher_gamma, fisher_eta=self.fisher_eta)
             if self.distance not in DISTANCES:
                 raise UserError(unknown("distance of TRAM", self.distance, DISTANCES))
             if self.kl_reduction not in REDUCTIONS:
@@ -109,4 +116,4 @@ class TRAM(Algorithm):
         return length, list(torch._foreach_mul(scaled, length))
 
     def _noisy(self, x: Tensor) -> Tensor:
-        return x + self.hparams.noise * torch.randn_like(x)
+        return x + self.hparams.sigma * torch.randn_like(x)

@@ -64,7 +64,7 @@ def reference(distance: str, reduction: str = "batchmean") -> Callable[[SimpleNa
     return step_
 
 
-OPTIONS: dict[str, Any] = {"noise": 0.3, "fisher_gamma": 0.5, "fisher_eta": 0.2}
+OPTIONS: dict[str, Any] = {"sigma": 0.3, "fisher_gamma": 0.5, "fisher_eta": 0.2}
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -99,7 +99,7 @@ def test_pretrained_is_kept_for_ever(toy: SimpleNamespace) -> None:
     assert all(torch.equal(p, q) for p, q in zip(algorithm.reference.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("options", [{"distance": "noise", "noise": 0.0}, {"distance": "fisher", "fisher_gamma": 0.0}])
+@pytest.mark.parametrize("options", [{"distance": "noise", "sigma": 0.0}, {"distance": "fisher", "fisher_gamma": 0.0}])
 def test_without_radius_it_is_erm(toy: SimpleNamespace, options: dict[str, Any]) -> None:
     tram, erm = toy.make(TRAM, **options), toy.make(ERM)
     for step in range(3):
@@ -126,11 +126,13 @@ def test_live_batch_norm_remembers_the_first_pass_alone(toy: SimpleNamespace) ->
         assert algorithm.network.featurizer[1].num_batches_tracked.item() == 1
 
 
-def test_unknown_words_are_refused() -> None:
+def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'previous'"):
         TRAM.Hparams(distance="previos")
     with pytest.raises(UserError, match="kl_reduction of TRAM"):
         TRAM.Hparams(kl_reduction="mean")
+    with pytest.raises(UserError, match="sigma is -1"):
+        TRAM.Hparams(sigma=-1.0)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

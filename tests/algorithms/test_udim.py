@@ -7,15 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
+from dgbench.algorithm import Batch, Task
 from dgbench.algorithms.sam import SAM
 from dgbench.algorithms.udim import UDIM
 from dgbench.errors import UserError
+from dgbench.networks import Network
+from dgbench.setting import setting
 
 RHO, LAMBDA, LENGTH = 0.1, 0.6, 0.8
 OPTIONS: dict[str, Any] = {"rho": RHO, "udim_lambda": LAMBDA, "syn_lr": LENGTH, "warm_up_ratio": 1000}
@@ -205,6 +208,16 @@ def test_resumes_exactly(toy: SimpleNamespace, optimizer: str, saved_after: int)
         toy.take(resumed, step)
         resumed.validated((0.3, 0.9, 0.4, 0.95, 0.2, 0.1)[step])
     assert not differences(whole.training_state(), resumed.training_state())
+
+
+def test_attention_has_the_second_derivatives_that_it_takes(toy: SimpleNamespace) -> None:
+    torch.set_default_dtype(torch.float32)  # fused kernels are for this
+    options = setting(backbone="vit_tiny_patch16_224", pretrained=False)
+    featurizer = timm.create_model(options.backbone, num_classes=0, img_size=32, depth=1)
+    network = Network(featurizer, featurizer.num_features, 4, options)
+    task = Task((3, 32, 32), 4, ((5, 5, 5, 5),))
+    algorithm = UDIM(network, UDIM.Hparams(**OPTIONS | {"warm_up_ratio": 10**6}), task, options).train()
+    assert toy.take(algorithm, 0)["inconsistency"] > 0
 
 
 def test_what_cannot_be_is_refused(toy: SimpleNamespace) -> None:
