@@ -29,7 +29,7 @@ class Transfer(Algorithm):
 
     Departures from DomainBed's code, which is the authors': `gda` there hands the optimizer h in place of f and c; here
     it descends by plain gradient descent, as the ascent climbs, whatever the setting's optimizer. The ascent's steps
-    share one pass through the featurizer. Theirs declares weight_decay_d and beta1 too, and reads neither.
+    share one pass through the featurizer.
     """
 
     card = AlgorithmCard(
@@ -53,6 +53,8 @@ class Transfer(Algorithm):
         d_steps_per_g: int = hparam(10, choice(1, 2, 5), help="steps of ascent")
         gda: bool = hparam(False, choice(True), help="descend by plain gradient descent")
         lr_d: float = hparam(1e-3, power(10, -4.5, -2.5), help="learning rate of the ascent")
+        weight_decay_d: float = hparam(0.0, power(10, -6, -2), help="as in DomainBed, nothing reads it")
+        beta1: float = hparam(0.5, choice(0.0, 0.5), help="as in DomainBed, nothing reads it")
 
         def __post_init__(self) -> None:
             if self.d_steps_per_g < 1:
