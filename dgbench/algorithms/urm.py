@@ -1,0 +1,126 @@
+"""Uniform risk minimization: features spread evenly, as a discriminator sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._networks import rebuilt
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import UserError, unknown
+from dgbench.networks import Network, build_network
+from dgbench.setting import Setting
+from dgbench.space import choice, hparam, power, uniform
+
+OUTPUTS = ("tanh", "relu")
+WIDTH = 100
+
+
+class BoundedNetwork(Network):
+    """Features go through tanh or ReLU last."""
+
+    output: str
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, num_features)."""
+        features = super().features(x)
+        return features.tanh() if self.output == "tanh" else features.relu()
+
+
+class URM(Algorithm):
+    """min over f, c of CE(c(f)) - lambda * log d(f), and over d of -log d(u) - lambda * log(1 - d(f)), u uniform noise.
+
+    Krishnamachari, Ng and Foo, "Uniformly Distributed Feature Representations for Fair and Robust Learning", TMLR 2024.
+    f ends in `urm_generator_output`; u is drawn from [-1, 1) for tanh and from [0, 1) for relu. A step moves f and c,
+    then d on the features from before that.
+
+    Departures from DomainBed's code, which is the authors': dropout comes after the last activation; d's optimizer is
+    of the setting's kind (theirs has a choice of its own, Adam in every draw).
+    """
+
+    card = AlgorithmCard(paper="Krishnamachari et al., TMLR 2024", penalties=("urm_adv_lambda",), base="")
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's."""
+
+        urm_adv_lambda: float = hparam(0.1, uniform(0, 0.2), help="weight of the discriminator's say")
+        urm_discriminator_label_smoothing: float = hparam(0.0, help="its labels are drawn up to this far from 0 and 1")
+        urm_discriminator_hidden_layers: int = hparam(1, choice(1, 2, 3), help="its layers between the first and last")
+        urm_generator_output: str = hparam(
+            "tanh", choice("tanh", "relu"), help="what features go through last", options=OUTPUTS
+        )
+        urm_discriminator_lr: float = hparam(
+            5e-5,
+            power(10, -6, -4.5),
+            help="learning rate of the discriminator",
+            variants={"small_images": (1e-3, power(10, -5.5, -3.5))},
+        )
+
+        def __post_init__(self) -> None:
+            if self.urm_generator_output not in OUTPUTS:
+                raise UserError(unknown("urm_generator_output", self.urm_generator_output, OUTPUTS))
+            if not 0 <= self.urm_discriminator_label_smoothing <= 0.5:
+                raise UserError(
+                    f"urm_discriminator_label_smoothing is {self.urm_discriminator_label_smoothing}; "
+                    "it must lie in [0, 0.5]"
+                )
+            if self.urm_discriminator_hidden_layers < 0:
+                raise UserError(
+                    f"urm_discriminator_hidden_layers is {self.urm_discriminator_hidden_layers}; it must be at least 0"
+                )
+
+    hparams: Hparams
+    network: BoundedNetwork
+
+    @classmethod
+    def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
+        """With the activation after the featurizer."""
+        plain = build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
+        network = rebuilt(BoundedNetwork, plain, plain.num_features, num_classes, setting)
+        network.output = hparams.urm_generator_output
+        return network
+
+    def build(self) -> None:
+        """Make the discriminator."""
+        layers: list[nn.Module] = [nn.Linear(self.network.num_features, WIDTH), nn.LeakyReLU()]
+        for _ in range(self.hparams.urm_discriminator_hidden_layers):
+            layers += [nn.Linear(WIDTH, WIDTH), nn.LeakyReLU()]
+        self.discriminator = nn.Sequential(*layers, nn.Linear(WIDTH, 1))
+
+    def build_optimizers(self) -> None:
+        """One for the network, one for the discriminator."""
+        self.optimizer = self.new_optimizer(self.network.parameters())
+        self.disc_optimizer = self.new_optimizer(self.discriminator.parameters(), lr=self.hparams.urm_discriminator_lr)
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """A step of the network, then one of the discriminator on the same features."""
+        weight = self.hparams.urm_adv_lambda
+        features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
+        nll = F.cross_entropy(self.network.classifier(features), torch.cat([b.y for b in batches]))
+        judged = self.discriminator(features)
+        penalty = F.binary_cross_entropy_with_logits(judged, torch.ones_like(judged))
+        self.descend(nll + weight * penalty)
+
+        features = features.detach()
+        noise = torch.rand_like(features)
+        noise = 2 * noise - 1 if self.hparams.urm_generator_output == "tanh" else noise
+        real, fake = self.discriminator(noise), self.discriminator(features)
+        disc_loss = F.binary_cross_entropy_with_logits(real, 1 - self._smoothing(real))
+        disc_loss = disc_loss + weight * F.binary_cross_entropy_with_logits(fake, self._smoothing(fake))
+        self.disc_optimizer.zero_grad(set_to_none=True)
+        disc_loss.backward()  # type: ignore[no-untyped-call]
+        self.disc_optimizer.step()
+        return {"loss": nll.detach(), "penalty": penalty.detach(), "disc_loss": disc_loss.detach()}
+
+    def _smoothing(self, logits: Tensor) -> Tensor:
+        """How far each label is from the sharp one."""
+        width = self.hparams.urm_discriminator_label_smoothing
+        return width * torch.rand_like(logits) if width else torch.zeros_like(logits)
