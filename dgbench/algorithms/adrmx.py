@@ -1,0 +1,147 @@
+"""Additive disentanglement: label features less domain features should not tell the domain, and can be remixed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._adversary import check_turns, discriminator, domain_labels, is_discriminators_turn
+from dgbench.cards import AlgorithmCard
+from dgbench.networks import Network, build_network, classifier
+from dgbench.setting import Setting
+from dgbench.space import choice, hparam
+
+_TEMPERATURE, _EPS = 0.07, 1e-5
+
+
+class ADRMX(Algorithm):
+    """min over all but d, max over d of CE(c(f)) + CE(c'(f - g)) + CE(k(g), e) + SupCon + remix - w * CE(d(f - g), e).
+
+    Demirel, Aptoula and Ozkan, "ADRMX: Additive Disentanglement of Domain Features with Remix Loss", arXiv 2023. f and
+    g are two featurizers, e is the domain, c(f) predicts. SupCon: of f and of f - g. remix: for each class, c must tell
+    it from f - g of one example plus g of another of the class from another domain; over the number of classes. In
+    turns: `d_steps_per_g_step` steps of the discriminator d, one of everything else.
+
+    SupCon is that of DomainBed's code, which is the authors': within and across domains weigh alike (1/2), 1e-5 is
+    added to denominators and shares, and the sum over the examples that have another of their class is divided by their
+    number plus 1.
+
+    Departures from DomainBed's code: the remixed pair; no loop over examples or classes. As there, c, c' and k are
+    nonlinear and `weight_decay` is not used.
+    """
+
+    card = AlgorithmCard(
+        paper="Demirel et al., arXiv 2023",
+        forwards=2.0,
+        backwards=0.67,
+        min_domains=2,
+        penalties=("cnt_lambda", "dclf_lambda", "rmxd_lambda", "disc_lambda"),
+        base="",
+        unlike_domainbed="remix mixes up rank in a class with rank in the minibatch: pairs of any class and domain",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Defaults and draws are DomainBed's."""
+
+        lr: float = hparam(
+            3e-5,
+            choice(2e-5, 3e-5, 4e-5, 5e-5),
+            variants={"small_images": (3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3))},
+        )
+        cnt_lambda: float = hparam(1.0, help="weight of both SupCon losses")
+        dclf_lambda: float = hparam(1.0, help="weight of the loss of telling domains from the domain features")
+        rmxd_lambda: float = hparam(1.0, help="weight of the remix loss")
+        disc_lambda: float = hparam(0.75, help="weight of the discriminator's loss")
+        d_steps_per_g_step: int = hparam(2, help="the discriminator's steps for each of the network's")
+        beta1: float = hparam(0.5, help="first beta of Adam; the second is 0.9")
+        mlp_width: int = hparam(256, help="width of the discriminator")
+        mlp_depth: int = hparam(9, choice(8, 9, 10), help="linear layers of the discriminator")
+        mlp_dropout: float = hparam(0.0, help="dropout in the discriminator")
+
+        def __post_init__(self) -> None:
+            check_turns(self.d_steps_per_g_step)
+
+    hparams: Hparams
+
+    @classmethod
+    def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
+        """With a nonlinear classifier."""
+        setting = dataclasses.replace(setting, nonlinear_classifier=True)
+        return build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
+
+    def build(self) -> None:
+        """Make the domain network (g and k), the second classifier c' and the discriminator."""
+        n, domains = self.network.num_features, self.task.num_domains
+        self.domain_network = self.new_network()
+        self.domain_network.freeze(self.setting.freeze)
+        self.domain_network.classifier = classifier(n, domains, nonlinear=True)
+        self.invariant_classifier = classifier(n, self.task.num_classes, nonlinear=True)
+        self.discriminator = discriminator(n, domains, self.hparams)
+
+    def build_optimizers(self) -> None:
+        """One for the discriminator, one for everything else."""
+        options: dict[str, Any] = {"weight_decay": 0.0, "betas": (self.hparams.beta1, 0.9)}
+        modules = (self.network, self.domain_network, self.invariant_classifier)
+        self.optimizer = self.new_optimizer([p for module in modules for p in module.parameters()], **options)
+        self.disc_optimizer = self.new_optimizer(self.discriminator.parameters(), **options)
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """A step of the discriminator or of everything else, as the turn is."""
+        x, y, domains = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches]), domain_labels(batches)
+        adversarys = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
+        with torch.set_grad_enabled(not adversarys):
+            label, domain = (net.dropout(net.features(x)) for net in (self.network, self.domain_network))
+            nll = F.cross_entropy(self.network.classifier(label), y)
+        disc_loss = F.cross_entropy(self.discriminator(label - domain), domains)
+        if adversarys:
+            self.disc_optimizer.zero_grad(set_to_none=True)
+            disc_loss.backward()  # type: ignore[no-untyped-call]
+            self.disc_optimizer.step()
+        else:
+            rest = self._others(label, domain, y, domains)
+            self.descend(nll + rest - self.hparams.disc_lambda * disc_loss)
+        return {"loss": nll.detach(), "disc_loss": disc_loss.detach()}
+
+    def _others(self, label: Tensor, domain: Tensor, y: Tensor, domains: Tensor) -> Tensor:
+        h, invariant = self.hparams, label - domain
+        loss = F.cross_entropy(self.invariant_classifier(invariant), y)
+        loss = loss + h.dclf_lambda * F.cross_entropy(self.domain_network.classifier(domain), domains)
+        loss = loss + h.cnt_lambda * (sup_con(label, y) + sup_con(invariant, y))
+        first, second, found = remixed_pairs(y, domains, self.task.num_classes)
+        remixed = self.network.classifier(invariant[first] + domain[second])
+        losses = F.cross_entropy(remixed, y[first], reduction="none")
+        return loss + h.rmxd_lambda * (losses * found).sum() / self.task.num_classes
+
+
+def remixed_pairs(y: Tensor, domains: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each class two examples of it from different domains, each ordered pair as likely, and whether there are any.
+
+    (K,) each; where there are none, the pair is any.
+    """
+    keys = torch.rand(len(y), len(y), device=y.device)
+    keys = keys.masked_fill((y[:, None] != y) | (domains[:, None] == domains), -1)
+    best, partner = keys.max(dim=1)
+    of_class = y == torch.arange(num_classes, device=y.device)[:, None]
+    key, first = best.expand_as(of_class).masked_fill(~of_class, -1).max(dim=1)
+    return first, partner[first], key >= 0
+
+
+def sup_con(features: Tensor, y: Tensor) -> Tensor:
+    """The supervised contrastive loss of DomainBed's ADRMX; 0 where no class is there twice."""
+    z = F.normalize(features, dim=1)
+    other = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
+    weights = (z @ z.T / _TEMPERATURE).exp() / 2 * other
+    shares = weights / (weights.sum(dim=1, keepdim=True) + _EPS)
+    alike = (y[:, None] == y) & other
+    counts = alike.sum(dim=1)
+    means = ((shares + _EPS).log() * alike).sum(dim=1) / counts.clamp(min=1)
+    return -means.sum() / ((counts > 0).sum() + 1)
