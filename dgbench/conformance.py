@@ -72,24 +72,26 @@ def learns(subject: Subject, domains: int, seed: int) -> str:
 def moves(subject: Subject, domains: int, seed: int) -> str:
     """Parameters that require a gradient move; others don't, unless the card names them as followers."""
     wrong = _moved_wrongly(subject, subject.rehearse(domains, seed))
-    if seed == 0:
-        frozen = subject.rehearse(domains, seed, freeze="embedding")
-        wrong += [f"with a frozen embedding {what}" for what in _moved_wrongly(subject, frozen)]
-    return ", ".join(wrong)
+    if not wrong and seed == 0:
+        wrong = _moved_wrongly(subject, subject.rehearse(domains, seed, freeze="embedding"))
+        return f"with a frozen embedding {wrong}" if wrong else ""
+    return wrong
 
 
-def _moved_wrongly(subject: Subject, rehearsal: Rehearsal) -> list[str]:
+def _moved_wrongly(subject: Subject, rehearsal: Rehearsal) -> str:
     before, learning = rehearsal.parameters(), _learning(rehearsal)
     rehearsal.until(SHORT)
-    after = rehearsal.parameters()
-    wrong = []
-    for name, old in before.items():
-        moved = not torch.equal(old, after[name])
-        if name in learning and not moved:
-            wrong.append(f"{name} never moves")
-        if name not in learning and moved and not name.startswith(subject.card.followers or ("\0",)):
-            wrong.append(f"{name} moves, though it requires no gradient")
-    return wrong
+    moved = {name for name, now in rehearsal.parameters().items() if not torch.equal(before[name], now)}
+    following = {name for name in before if name.partition(".")[0] in subject.card.followers}
+    idle, restless = sorted(learning - moved), sorted(moved - learning - following)
+    wrong = [f"never moves: {_few(idle)}"] if idle else []
+    wrong += [f"moves, though it requires no gradient: {_few(restless)}"] if restless else []
+    return "; ".join(wrong)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _learning(rehearsal: Rehearsal) -> set[str]:
