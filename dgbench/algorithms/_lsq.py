@@ -1,0 +1,75 @@
+"""Learned step size quantisation of convolutions: weights of few bits, as a parametrisation that can be switched on.
+
+    w_hat = s * round(clip(w / s, low, high)),   low = -2^(bits - 1), high = 2^(bits - 1) - 1, s of an output channel
+
+    d w_hat / d w = 1 inside the range, 0 outside
+    d w_hat / d s = (round(v) - v inside, v = w / s; else low or high), its sum divided by sqrt(high * numel(w))
+
+Esser, McKinstry, Bablani, Appuswamy and Modha, "Learned Step Size Quantization", ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from dgbench.networks import Network
+
+
+class Quantizer(nn.Module):
+    """A convolution's weights (C, ...), quantised once `on`, by a scale for each of the C output channels.
+
+    `on`, 0 or 1, is a buffer and so is saved with the weights that it is about; it is read on the device alone.
+    """
+
+    on: Tensor
+
+    def __init__(self, weight: Tensor, bits: int) -> None:
+        super().__init__()
+        self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        self.scale = nn.Parameter(weight.new_ones(len(weight)), requires_grad=weight.requires_grad)
+        self.register_buffer("on", torch.zeros((), dtype=torch.int64, device=weight.device))
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Quantise from now on, by the scale 2 mean |w| / sqrt(high); a channel of zeros stays one."""
+        self.scale.copy_(2 * weight.abs().flatten(1).mean(dim=1) / self.high**0.5)
+        self.scale.clamp_(min=1e-8)
+        self.on.fill_(1)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weights that the convolution uses."""
+        scale = self.scale.view(-1, *[1] * (weight.dim() - 1))
+        quantised: Tensor = _Rounded.apply(weight, scale, self.low, self.high)
+        return torch.where(self.on > 0, quantised, weight)
+
+
+class _Rounded(torch.autograd.Function):
+    """s * round(clip(w / s, low, high)) with the straight-through derivatives above."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        ctx.low, ctx.high = low, high
+        return (weight / scale).clamp(low, high).round() * scale
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        weight, scale = ctx.saved_tensors
+        v = weight / scale
+        inside = (v > ctx.low) & (v < ctx.high)
+        level = v.clamp(ctx.low, ctx.high).round()
+        by_scale = gradient * torch.where(inside, level - v, level) / (ctx.high * weight.numel()) ** 0.5
+        return gradient * inside, by_scale.flatten(1).sum(dim=1).view(scale.shape), None, None
+
+
+def add_quantizers(network: Network, bits: int) -> list[tuple[nn.Conv2d, Quantizer]]:
+    """Give every convolution a quantizer, switched off."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    pairs = [(convolution, Quantizer(convolution.weight, bits)) for convolution in convolutions]
+    for convolution, quantizer in pairs:
+        register_parametrization(convolution, "weight", quantizer)
+    return pairs

@@ -1,0 +1,122 @@
+"""GAQAT: flat minima of few bits, where scales don't hear the task whose gradient says the same over and over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.algorithm import Batch
+from dgbench.algorithms._ascent import backward_at, global_norm, gradient, refuse_negative
+from dgbench.algorithms.qtdog import QTDoG
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import Problems
+from dgbench.space import hparam
+
+
+class GAQAT(QTDoG):
+    """min over theta and s of (L + L(. + eps)) / 2 at quantised weights; the first part is kept from scales of order.
+
+    Jiang, Meng, Tang, Yu, Li, Wang and Zhu, "GAQAT: Gradient-Adaptive Quantization-Aware Training for Domain
+    Generalization", arXiv 2024. SAGM's loss and eps, on QT-DoG's quantisation. A layer's disorder is how often its
+    scales' gradients by L changed their sign in the last K steps, as a share, the mean over its channels. Every K steps
+    each layer whose disorder is below a threshold is frozen for the next K: its scales then follow the gradient by
+    L(. + eps) alone.
+
+    Departures: no code is published, and of the paper its abstract and its reviews were read; they give the two
+    gradients, that disorder counts changes of sign, and that what lies below the threshold is frozen every K steps. All
+    else is ours: K, the threshold, the count that makes up disorder, freezing whole layers, ordinary steps until the
+    first K are over, SAGM's steps before the quantisation, and scales that eps displaces as it does other parameters.
+    """
+
+    card = AlgorithmCard(
+        paper="Jiang et al., arXiv 2024",
+        forwards=2.0,
+        backwards=2.0,
+        base="",
+        rehearsal={"q_steps": 3, "gaqat_interval": 4, "gaqat_threshold": 0.5},
+        needs=("feature_maps",),
+        experimental="interval, threshold and exact measure of disorder, when quantisation begins, what eps displaces",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(QTDoG.Hparams):
+        """Four bits are the paper's, rho and alpha SAGM's; the rest is ours."""
+
+        bits: int = hparam(4, help="bits of a weight")
+        rho: float = hparam(0.05, help="length of the step uphill")
+        alpha: float = hparam(0.001, help="length of the step back down, in gradients")
+        gaqat_interval: int = hparam(100, help="K, steps between decisions which scales to freeze")
+        gaqat_threshold: float = hparam(0.2, help="disorder below which a layer's scales are frozen")
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            with problems.collecting():
+                super().__post_init__()
+            with problems.collecting():
+                refuse_negative("GAQAT", rho=self.rho, alpha=self.alpha, gaqat_threshold=self.gaqat_threshold)
+            if self.gaqat_interval < 1:
+                problems.add(f"GAQAT's gaqat_interval must be at least 1, not {self.gaqat_interval}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    def build(self) -> None:
+        """Give every convolution a quantizer, and each whose scales learn a memory of their gradients' signs."""
+        super().build()
+        scales = [quantizer.scale for _, quantizer in self.quantised if quantizer.scale.requires_grad]
+        self.memory = [(scale, _Disorder(scale)) for scale in scales]
+        self.disorders = nn.ModuleList(disorder for _, disorder in self.memory)
+
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """One step, for two forward and two backward passes over the same minibatches."""
+        since = self.step - self.hparams.q_steps
+        if since == 0:
+            self.begin()
+        loss = self.joint_loss(batches)
+        parameters, task = gradient(loss, self.parameters())
+        factor = self.hparams.rho / (global_norm(task) + 1e-12) - self.hparams.alpha
+        uphill, smooth = backward_at(self, batches, parameters, list(torch._foreach_mul(task, factor)))
+        if since >= 0:
+            place = {id(parameter): i for i, parameter in enumerate(parameters)}
+            for scale, disorder in self.memory:
+                i = place[id(scale)]
+                task[i] = disorder(task[i])
+                if (since + 1) % self.hparams.gaqat_interval == 0:
+                    disorder.decide(self.hparams.gaqat_interval, self.hparams.gaqat_threshold)
+        torch._foreach_lerp_(smooth, task, 0.5)
+        self.optimizer.step()
+        frozen = [disorder.frozen for _, disorder in self.memory]
+        return {
+            "loss": loss.detach(),
+            "sharpness": uphill - loss.detach(),
+            "frozen": torch.stack(frozen).to(loss.dtype).mean() if frozen else torch.zeros_like(loss.detach()),
+        }
+
+
+class _Disorder(nn.Module):
+    """How often the gradient of a layer's scales (C,) changed its sign, and whether that was too seldom."""
+
+    sign: Tensor
+    changes: Tensor
+    frozen: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("sign", torch.zeros_like(scale, requires_grad=False))
+        self.register_buffer("changes", torch.zeros_like(scale, requires_grad=False))
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=scale.device))
+
+    def forward(self, task: Tensor) -> Tensor:
+        """Remember the sign; returns the gradient, or 0 where it is frozen."""
+        sign = task.sign()
+        self.changes += sign * self.sign < 0
+        self.sign.copy_(sign)
+        return torch.where(self.frozen, 0, task)
+
+    def decide(self, steps: int, threshold: float) -> None:
+        """Freeze or thaw for the next steps."""
+        self.frozen.copy_(self.changes.mean() / steps < threshold)
+        self.changes.zero_()
