@@ -1,8 +1,9 @@
 """The catalogues: what algorithms, averages, mergers, adapters and data sets there are.
 
-An entry is found in the package's folders, by entry point, or in a file that the user includes, all through
-`Catalogue`. What planning and `list` need of an entry (its card and search space) is kept in a small index file keyed
-by the hash of the entry's source, so that they don't import torch; the class is imported when a run needs it.
+An entry is found in the package's folders, by entry point, or in a file that the user includes (`file.py`, or
+`file.py:Name` for a class written for another suite), all through `Catalogue`. What planning and `list` need of an
+entry (its card and search space) is kept in a small index file keyed by the hash of the entry's source, so that they
+don't import torch; the class is imported when a run needs it. Of another suite's classes nothing is kept.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
 from dgbench import cards
 from dgbench.errors import UserError, unknown
-from dgbench.space import Draw, HparamSpec, Space, space_of
+from dgbench.setting import Setting
+from dgbench.space import Draw, HparamSpec, Space, Value, resolve, space_of
 
 KINDS = {
     "algorithm": ("algorithms", "dgbench.algorithm", "Algorithm", cards.AlgorithmCard),
@@ -62,6 +64,9 @@ class Entry:
     card: Any
     """The card of its kind (`dgbench.cards`)."""
 
+    features: ClassVar[bool] = True
+    """Of an algorithm: its predictor is a network's features and its classifier, which adapters work on."""
+
     @property
     def summary(self) -> str:
         """First line of the docstring: for a method, its objective."""
@@ -69,15 +74,44 @@ class Entry:
 
     def load(self) -> Any:
         """The class itself; imports its file."""
-        return getattr(_import(self.module, Path(self.file)), self.name)
+        return getattr(import_source(self.module, Path(self.file)), self.name)
+
+    @property
+    def open(self) -> bool:
+        """It takes hyperparameters of any name, not only those of its space."""
+        return False
+
+    def takes(self, name: str) -> bool:
+        """Whether a hyperparameter of that name means something to it."""
+        return self.open or any(spec.name == name for spec in self.space)
+
+    def resolve(
+        self,
+        dataset: str,
+        *,
+        traits: Iterable[str],
+        hparams_seed: int,
+        trial: int,
+        fixed: Mapping[str, Value],
+        draws: Mapping[str, Draw],
+    ) -> dict[str, Value]:
+        """The values of one hyperparameter seed in one trial on a data set; the rest as for `space.resolve`."""
+        traits = (*traits, dataset)
+        return resolve(self.space, traits=traits, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws)
+
+    def refusals(self, setting: Setting) -> Iterator[str]:
+        """What of a setting it can't follow, in the user's words."""
+        return iter(())
 
 
 class Catalogue:
     """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is."""
 
     def __init__(self, include: Sequence[str | Path] = ()) -> None:
-        self.include = tuple(str(Path(path).resolve()) for path in include)
-        missing = [path for path in self.include if not Path(path).is_file()]
+        split = [_split(str(path)) for path in include]
+        files = [(Path(file).resolve(), name) for file, name in split]
+        self.include = tuple(f"{file}:{name}" if name else str(file) for file, name in files)
+        missing = [str(file) for file, _ in files if not file.is_file()]
         if missing:
             raise UserError(*(f"--include {path}: there is no such file" for path in missing))
 
@@ -124,7 +158,19 @@ class Catalogue:
                 raise UserError(f"entry point {point.name} of group {point.group}: there is no module {point.module}")
             yield from _entries(point.module, Path(spec.origin))
         for path in self.include:
-            yield from _entries("", Path(path))
+            included, name = _split(path)
+            if name:
+                from dgbench.foreign_space import foreign_entry  # which extends this module's Entry
+
+                yield foreign_entry(Path(included), name)
+            else:
+                yield from _entries("", Path(included))
+
+
+def _split(include: str) -> tuple[str, str]:
+    """File and class of `file.py:Name`; the class is empty where a file is included whole."""
+    stem, colon, name = include.rpartition(".py:")
+    return (f"{stem}.py", name) if colon else (include, "")
 
 
 def _entry_points() -> Iterable[EntryPoint]:
@@ -144,7 +190,7 @@ def _entries(module: str, file: Path) -> list[Entry]:
 
 
 def _inspect(module: str, file: Path) -> Iterator[Entry]:
-    loaded = _import(module, file)
+    loaded = import_source(module, file)
     for name, cls in inspect.getmembers(loaded, inspect.isclass):
         if cls.__module__ != loaded.__name__ or name.startswith("_"):
             continue
@@ -159,7 +205,8 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
             yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, card)
 
 
-def _import(module: str, file: Path) -> Any:
+def import_source(module: str, file: Path) -> Any:
+    """The module of that dotted name, or, if that is empty, what the file defines; each is imported once."""
     if module:
         return importlib.import_module(module)
     name = "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]

@@ -239,10 +239,15 @@ def _protocol_from_json(data: Mapping[str, Any]) -> Protocol:
 def _overrides(
     hparams: Mapping[str, Any], space: Mapping[str, Any], rows: Sequence[Row], catalogue: Catalogue
 ) -> tuple[Overrides, dict[str, Any]]:
-    """Split what `--hparams` says into hyperparameters of algorithms, of other entries, and changes of the setting."""
+    """Split what `--hparams` says into hyperparameters of algorithms, of other entries, and changes of the setting.
+
+    A name that algorithms and the setting have in common is said of both.
+    """
     problems = Problems()
-    algorithms = dict.fromkeys(row.algorithm for row in rows)
-    spaces = {spec.name: spec for name in algorithms for spec in catalogue.get("algorithm", name).space}
+    algorithms = [catalogue.get("algorithm", name) for name in dict.fromkeys(row.algorithm for row in rows)]
+    spaces: dict[str, list[HparamSpec]] = {}
+    for spec in (spec for entry in algorithms for spec in entry.space):
+        spaces.setdefault(spec.name, []).append(spec)
     entries = {word: catalogue.entries[word] for row in rows for word in (*row.name.split("+"), row.average) if word}
     fixed: dict[str, Value] = {}
     parts: dict[str, Mapping[str, Value]] = {}
@@ -252,16 +257,18 @@ def _overrides(
             if name not in entries:
                 problems.add(unknown("entry in --hparams", name, entries))
                 continue
-            with problems.collecting():
-                check_fixed(entries[name].space, value, name)
+            if not entries[name].open:
+                with problems.collecting():
+                    check_fixed(entries[name].space, value, name)
             parts[name] = value
-        elif name in spaces:
-            with problems.collecting():
-                check_fixed(tuple(spaces.values()), {name: value}, "these algorithms")
+            continue
+        for wrong in filter(None, (check_value(spec, value) for spec in spaces.get(name, ()))):
+            problems.add(wrong)
+        if any(entry.takes(name) for entry in algorithms):
             fixed[name] = value
-        elif name in FIELD_NAMES:
+        if name in FIELD_NAMES:
             changes[name] = value
-        else:
+        elif name not in fixed:
             problems.add(unknown("hyperparameter", name, [*spaces, *FIELD_NAMES]))
     draws: dict[str, Draw] = {}
     with problems.collecting():
@@ -271,19 +278,19 @@ def _overrides(
     return Overrides(fixed, parts, draws), changes
 
 
-def _draws(space: Mapping[str, Any], specs: Mapping[str, HparamSpec]) -> dict[str, Draw]:
+def _draws(space: Mapping[str, Any], spaces: Mapping[str, Sequence[HparamSpec]]) -> dict[str, Draw]:
     """The distributions that a sweep file declares; each must draw values of the hyperparameter's type."""
     problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
-        if name not in specs:
-            problems.add(unknown("hyperparameter in [space]", name, specs))
+        if name not in spaces:
+            problems.add(unknown("hyperparameter in [space]", name, spaces))
             continue
         try:
             draws[name] = Draw.parse(str(text))
         except ValueError as error:
             problems.add(f"[space] {name}: {error}")
         else:
-            if wrong := check_value(specs[name], draws[name].sample(0)):
+            for wrong in filter(None, (check_value(spec, draws[name].sample(0)) for spec in spaces[name])):
                 problems.add(f"[space] {name}: {wrong}, as {text} draws it")
     problems.raise_if_any()
     return draws

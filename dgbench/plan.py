@@ -19,7 +19,7 @@ from dgbench.names import Row
 from dgbench.protocol import Fold, Protocol
 from dgbench.run import MODEL, Input, Part, Run
 from dgbench.setting import Setting
-from dgbench.space import Draw, Value, resolve
+from dgbench.space import Draw, Value
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,13 @@ class _Planner:
 
     def _values(self, kind: str, name: str, dataset: str, seed: int, trial: int) -> Part:
         """The entry with its values; what is overridden for all algorithms touches only names that it has."""
-        space = self.catalogue.get(kind, name).space
-        names = {spec.name for spec in space} if kind == "algorithm" else set()
-        fixed = {key: value for key, value in self.overrides.fixed.items() if key in names}
-        draws = {key: draw for key, draw in self.overrides.draws.items() if key in names}
+        entry, of_all = self.catalogue.get(kind, name), self.overrides if kind == "algorithm" else Overrides()
+        fixed = {key: value for key, value in of_all.fixed.items() if entry.takes(key)}
+        draws = {key: draw for key, draw in of_all.draws.items() if entry.takes(key)}
         fixed |= self.overrides.parts.get(name, {})
-        traits = (*self.facts[dataset].traits, dataset)
-        return Part(name, resolve(space, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws))
+        traits = self.facts[dataset].traits
+        hparams = entry.resolve(dataset, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
+        return Part(name, hparams)
 
     def _refuse(self) -> None:
         """Tell everything that can't be planned, at once."""
@@ -219,8 +219,15 @@ class _Planner:
                     fewest = min(len(fold.training_domains) for fold in folds)
                     for problem in self._too_few_domains(request.rows, dataset, fewest):
                         problems.add(problem)
-                for problem in (*self._unfit_mergers(request, dataset), *self._data_apart(request.rows, dataset)):
+                for problem in (
+                    *self._unfit_mergers(request, dataset),
+                    *self._data_apart(request.rows, dataset),
+                    *self._not_followed(request.rows, dataset),
+                ):
                     problems.add(problem)
+                for row in request.rows:
+                    with problems.collecting():
+                        self.values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0])
         problems.raise_if_any()
 
     def _too_few_domains(self, rows: Iterable[Row], dataset: str, fewest: int) -> Iterator[str]:
@@ -259,6 +266,17 @@ class _Planner:
                         f"{row.name} merges runs that must have seen the same data; preset {setting.preset!r} draws "
                         f'{dataset} anew for each run. Add --hparams \'{{"generated_data": "trial"}}\''
                     )
+
+    def _not_followed(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
+        """What of the setting an algorithm can't follow, and adapters that would need more of it than it shows."""
+        for row in rows:
+            entry = self.catalogue.get("algorithm", row.algorithm)
+            yield from entry.refusals(self.settings[dataset])
+            if row.adapter and not entry.features and self.catalogue.get("adapter", row.adapter).card.needs_features:
+                yield (
+                    f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "
+                    "predictions"
+                )
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:

@@ -58,7 +58,8 @@ def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = No
         x = algorithm.network.prepare(x)
         if weights is None:
             return algorithm(x)  # type: ignore[no-any-return]
-        return functional_call(algorithm, dict(weights), (x,))  # type: ignore[no-any-return]
+        # With `tie_weights` a module that stands under two names would keep these weights for good (torch 2.15).
+        return functional_call(algorithm, dict(weights), (x,), tie_weights=False)  # type: ignore[no-any-return]
 
     algorithm.eval()
     return predict

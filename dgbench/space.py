@@ -189,6 +189,7 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+        "number": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
         "str": isinstance(value, str),
     }.get(spec.type, True)
     if not fine:
