@@ -30,14 +30,18 @@ class Quantizer(nn.Module):
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
         self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        self.scale = nn.Parameter(weight.new_ones(len(weight)), requires_grad=weight.requires_grad)
+        self.scale = nn.Parameter(self._fitting(weight))
         self.register_buffer("on", torch.zeros((), dtype=torch.int64, device=weight.device))
+
+    def _fitting(self, weight: Tensor) -> Tensor:
+        """The scales 2 mean |w| / sqrt(high), but so that a channel of zeros stays one."""
+        scale: Tensor = 2 * weight.detach().abs().flatten(1).mean(dim=1) / self.high**0.5
+        return scale.clamp(min=1e-8)
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
-        """Quantise from now on, by the scale 2 mean |w| / sqrt(high); a channel of zeros stays one."""
-        self.scale.copy_(2 * weight.abs().flatten(1).mean(dim=1) / self.high**0.5)
-        self.scale.clamp_(min=1e-8)
+        """Quantise from now on, by the scales that fit these weights."""
+        self.scale.copy_(self._fitting(weight))
         self.on.fill_(1)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -67,8 +71,8 @@ class _Rounded(torch.autograd.Function):
 
 
 def add_quantizers(network: Network, bits: int) -> list[tuple[nn.Conv2d, Quantizer]]:
-    """Give every convolution a quantizer, switched off."""
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    """Give every convolution that learns a quantizer, switched off; what is frozen stays as it is."""
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
     pairs = [(convolution, Quantizer(convolution.weight, bits)) for convolution in convolutions]
     for convolution, quantizer in pairs:
         register_parametrization(convolution, "weight", quantizer)

@@ -64,10 +64,9 @@ class GAQAT(QTDoG):
     hparams: Hparams
 
     def build(self) -> None:
-        """Give every convolution a quantizer, and each whose scales learn a memory of their gradients' signs."""
+        """Give every convolution that learns a quantizer, and a memory of its scales' signs of gradient."""
         super().build()
-        scales = [quantizer.scale for _, quantizer in self.quantised if quantizer.scale.requires_grad]
-        self.memory = [(scale, _Disorder(scale)) for scale in scales]
+        self.memory = [(quantizer.scale, _Disorder(quantizer.scale)) for _, quantizer in self.quantised]
         self.disorders = nn.ModuleList(disorder for _, disorder in self.memory)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
@@ -92,7 +91,7 @@ class GAQAT(QTDoG):
         return {
             "loss": loss.detach(),
             "sharpness": uphill - loss.detach(),
-            "frozen": torch.stack(frozen).to(loss.dtype).mean() if frozen else torch.zeros_like(loss.detach()),
+            "frozen": torch.stack(frozen).to(loss.dtype).mean(),
         }
 
 

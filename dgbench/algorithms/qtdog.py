@@ -21,8 +21,8 @@ class QTDoG(Algorithm):
 
     Javed, Le and Salzmann, "QT-DoG: Quantization-Aware Training for Domain Generalization", ICML 2025. The weights
     w of every convolution have b bits, by learned step size quantisation with a scale s for each output channel;
-    activations, biases, norms and linear layers stay as they are. The first `q_steps` steps are ERM's. Frozen
-    convolutions are quantised, too, with the scale that they begin with.
+    activations, biases, norms and linear layers stay as they are, and so does what is frozen. The first `q_steps` steps
+    are ERM's.
 
     Departures from the authors' code: the optimizer starts afresh with the quantisation, over the quantised weights and
     the scales (theirs goes on with parameters that are no longer there, so of the convolutions nothing learns any
@@ -50,10 +50,10 @@ class QTDoG(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Give every convolution a quantizer, still switched off."""
+        """Give every convolution that learns a quantizer, still switched off."""
         self.quantised = add_quantizers(self.network, self.hparams.bits)
         if not self.quantised:
-            raise UserError(f"{type(self).__name__} quantises convolutions, and this network has none")
+            raise UserError(f"{type(self).__name__} quantises convolutions that learn, and this network has none")
 
     def build_optimizers(self) -> None:
         """One for all; until they are switched on, the scales have a derivative of 0 and stay."""
