@@ -107,10 +107,10 @@ def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
     values = subject.values(seed, plainly)
     wrong = []
     for name in weights:
-        more = 3 * float(values[name]) or 1.0
-        plain, heavier = (_after(subject.rehearse(domains, seed, plainly | changes)) for changes in ({}, {name: more}))
-        if all(torch.equal(plain[key], heavier[key]) for key in plain):
-            wrong.append(f"nothing answers to {name}: {values[name]} and {more} train alike")
+        other = float(values[name]) / 3 or 1.0
+        one, two = (_after(subject.rehearse(domains, seed, plainly | changes)) for changes in ({}, {name: other}))
+        if all(torch.equal(one[key], two[key]) for key in one):
+            wrong.append(f"nothing answers to {name}: {values[name]} and {other} train alike")
     if weights and subject.card.base:
         base = Subject(Catalogue().get("algorithm", subject.card.base), subject.device)
         without = _after(
