@@ -16,7 +16,7 @@ class AlgorithmCard:
 
     paper: str
     forwards: float = 1.0
-    """Examples that pass forward through the featurizer in a step, by those of the minibatches; ERM has 1.
+    """Examples that pass forward through the featurizer in a step, by those of the minibatches; the baseline has 1.
 
     At default hyperparameters, in the phase that most steps belong to; work in the classifier alone does not count.
     """
@@ -30,8 +30,8 @@ class AlgorithmCard:
     """The algorithm that a bare average, merger or adapter is "of"; exactly one in the catalogue."""
     penalties: tuple[str, ...] = ()
     """Hyperparameters that weigh what the method adds: each changes the training, and all at 0 leave `base`."""
-    base: str = "ERM"
-    """The algorithm that remains, to rounding, when all `penalties` are 0; empty if none in the catalogue does."""
+    base: str | None = ""
+    """The algorithm that remains, to rounding, when all `penalties` are 0; empty: the baseline; None: no other."""
     without: Mapping[str, Any] = field(default_factory=dict)
     """Other hyperparameters that must have these values for `base` to remain: no weight of 1 before an annealing."""
     rehearsal: Mapping[str, Any] = field(default_factory=dict)

@@ -111,8 +111,9 @@ def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
         one, two = (_after(subject.rehearse(domains, seed, plainly | changes)) for changes in ({}, {name: other}))
         if all(torch.equal(one[key], two[key]) for key in one):
             wrong.append(f"nothing answers to {name}: {values[name]} and {other} train alike")
-    if weights and subject.card.base:
-        base = Subject(Catalogue().get("algorithm", subject.card.base), subject.device)
+    if weights and subject.card.base is not None:
+        catalogue = Catalogue()
+        base = Subject(catalogue.get("algorithm", subject.card.base or catalogue.baseline), subject.device)
         without = _after(
             subject.rehearse(domains, seed, {**plainly, **dict.fromkeys(weights, 0.0), **subject.card.without})
         )
@@ -120,7 +121,7 @@ def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
         bare = _after(base.rehearse(domains, seed, shared))
         gap = max((without[name] - tensor).abs().max().item() for name, tensor in bare.items())
         if gap > 1e-7:
-            wrong.append(f"with {', '.join(weights)} at 0 it is off {subject.card.base} by {gap:.1e}")
+            wrong.append(f"with {', '.join(weights)} at 0 it is off {base.entry.name} by {gap:.1e}")
     return ", ".join(wrong)
 
 

@@ -48,7 +48,8 @@ class Progress:
     """The next step."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sums of the logged scalars since the last evaluation, on the device."""
-    summed: int = 0
+    summed: dict[str, int] = field(default_factory=dict)
+    """How often each was logged since then: a method may log some of them in some steps only."""
     copies: list[Tensor] = field(default_factory=list)
     """How many times each training example stands in its domain, if the algorithm has surveyed them."""
     best: dict[str, float] = field(default_factory=dict)
@@ -119,7 +120,7 @@ class Training:
         algorithm.step = step
         for name, value in algorithm.update(batches).items():
             progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
-        progress.summed += 1
+            progress.summed[name] = progress.summed.get(name, 0) + 1
         progress.step = step + 1
         if self.averages:
             weights = algorithm.predictor_tensors()
@@ -131,8 +132,8 @@ class Training:
         last = step + 1 == self.run.setting.steps
         progress, fold = self.progress, self.run.fold
         scores = self._measure(step, MODEL, None, last)
-        train = {name: (total / progress.summed).item() for name, total in sorted(progress.sums.items())}
-        progress.sums, progress.summed = {}, 0
+        train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
+        progress.sums, progress.summed = {}, {}
         records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
         losses = {view.domain: scores[str(view)]["loss"] for view in fold.source_val}
         accuracy = mean_accuracy(scores, fold.source_val)

@@ -44,7 +44,7 @@ class ADRMX(Algorithm):
         backwards=0.67,
         min_domains=2,
         penalties=("cnt_lambda", "dclf_lambda", "rmxd_lambda", "disc_lambda"),
-        base="",
+        base=None,
         unlike_domainbed="remix mixes up rank in a class with rank in the minibatch: pairs of any class and domain",
     )
 

@@ -31,7 +31,7 @@ class ASA(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Zhang et al., arXiv 2023", forwards=4.0, backwards=4.0, base="", needs=("feature_maps",)
+        paper="Zhang et al., arXiv 2023", forwards=4.0, backwards=4.0, base=None, needs=("feature_maps",)
     )
 
     @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class DANN(Algorithm):
         backwards=0.5,
         min_domains=2,
         penalties=("dann_lambda", "grad_penalty"),
-        base="",
+        base=None,
         rehearsal={"lr_g": 3e-3, "lr_d": 1e-3, "dann_lambda": 0.1},
     )
 
@@ -136,7 +136,7 @@ class CDANN(DANN):
         backwards=0.5,
         min_domains=2,
         penalties=("dann_lambda", "grad_penalty"),
-        base="",
+        base=None,
         rehearsal={"lr_g": 3e-3, "lr_d": 1e-3, "dann_lambda": 0.1},
     )
 

@@ -35,7 +35,7 @@ class GAQAT(QTDoG):
         paper="Jiang et al., arXiv 2024",
         forwards=2.0,
         backwards=2.0,
-        base="",
+        base=None,
         rehearsal={"q_steps": 3, "gaqat_interval": 4, "gaqat_threshold": 0.5},
         needs=("feature_maps",),
         experimental="interval, threshold and exact measure of disorder, when quantisation begins, what eps displaces",

@@ -35,7 +35,7 @@ class MLDG(Algorithm):
         paper="Li et al., AAAI 2018",
         min_domains=2,
         penalties=("mldg_beta",),
-        base="",
+        base=None,
         unlike_domainbed="pairs each meta-train domain with one meta-test domain; with 2 training domains and "
         "n_meta_test 2 (its default) there is no pair, and nothing is learnt",
     )

@@ -34,7 +34,7 @@ class RDM(Algorithm):
         paper="Nguyen et al., WACV 2024",
         min_domains=2,
         penalties=("rdm_lambda", "variance_weight"),
-        base="",
+        base=None,
         rehearsal={"rdm_penalty_anneal_iters": 2, "rdm_lr": 1e-3},
         unlike_domainbed="needs CUDA and minibatches of one size",
     )

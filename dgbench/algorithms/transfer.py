@@ -38,7 +38,7 @@ class Transfer(Algorithm):
         backwards=2.0,
         min_domains=2,
         penalties=("t_lambda",),
-        base="",
+        base=None,
         rehearsal={"lr_d": 0.1},
         unlike_domainbed="with gda on, in every random draw, featurizer and classifier are never trained",
         experimental="what gda does: its published code trains nothing",

@@ -40,7 +40,7 @@ class TRM(Algorithm):
         paper="Xu and Jaakkola, arXiv 2021",
         min_domains=2,
         penalties=("cos_lambda",),
-        base="",
+        base=None,
         rehearsal={"iters": 2},
         needs=("linear_classifier",),
         unlike_domainbed="overwrites the first term of its Neumann series, needs CUDA, doesn't save its classifiers",
