@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from dgbench.backbones import resolve_backbone
-from dgbench.cards import GENERATED
+from dgbench.cards import GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems
 from dgbench.names import Row
@@ -77,6 +77,8 @@ class Plan:
     datasets: Mapping[str, DatasetFacts]
     candidates: Mapping[tuple[str, str], tuple[Candidate, ...]]
     """(row, data set) -> candidates over all folds, trials and hyperparameter seeds."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """Row -> what of the held-out domain its predictors are shown beside the input to predict; rows without: none."""
 
     @cached_property
     def read_by_others(self) -> Mapping[str, frozenset[str]]:
@@ -136,7 +138,14 @@ class _Planner:
             rows=tuple(dict.fromkeys(row.name for request in self.requests for row in request.rows)),
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates={key: tuple(cell) for key, cell in candidates.items()},
+            shown={row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
         )
+
+    def _shown(self, row: Row) -> str:
+        if row.adapter:
+            return "the inputs before it, unlabelled"
+        card = self.catalogue.get("algorithm", row.algorithm).card
+        return "the inputs predicted with it, unlabelled" if card.transductive else ""
 
     def _grid(self) -> dict[tuple[Row, str], dict[tuple[Fold, int], list[int]]]:
         """(row, data set) -> (fold, trial) -> hyperparameter seeds, over all requests, each once."""
@@ -223,6 +232,7 @@ class _Planner:
                     *self._unfit_mergers(request, dataset),
                     *self._data_apart(request.rows, dataset),
                     *self._not_followed(request.rows, dataset),
+                    *self._unmet_needs(request.rows, dataset),
                 ):
                     problems.add(problem)
                 for row in request.rows:
@@ -266,6 +276,15 @@ class _Planner:
                         f"{row.name} merges runs that must have seen the same data; preset {setting.preset!r} draws "
                         f'{dataset} anew for each run. Add --hparams \'{{"generated_data": "trial"}}\''
                     )
+
+    def _unmet_needs(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
+        setting = self.settings[dataset]
+        lacking = {"feature_maps"} if setting.backbone == "MLP" else set[str]()
+        lacking |= {"linear_classifier"} if setting.nonlinear_classifier else set()
+        for row in rows:
+            for need in self.catalogue.get("algorithm", row.algorithm).card.needs:
+                if need in lacking:
+                    yield f"{row.algorithm} needs {NEEDS[need]}, which it would not have on {dataset}"
 
     def _not_followed(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
         """What of the setting an algorithm can't follow, and adapters that would need more of it than it shows."""

@@ -7,7 +7,7 @@ table a list of (run, predictor).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +48,8 @@ class PlanTable:
     runs: tuple[PlannedRun, ...]
     cells: Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
     """(row, data set) -> positions in `runs`, each with the name of the predictor."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """As in the plan."""
 
     def name(self, run: PlannedRun) -> str:
         """For people, as `Run.name`."""
@@ -76,7 +78,7 @@ def tabulate(plan: Plan, setting: Setting, protocol: str) -> PlanTable:
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
-    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells)
+    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown)
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -90,6 +92,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
         "folds": table.folds,
         "runs": [list(run) for run in table.runs],
         "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
+        "shown": table.shown,
     }
     write_atomic(root / FILE, orjson.dumps(content))
 
@@ -105,4 +108,5 @@ def read_plan(root: Path) -> PlanTable:
         folds=tuple(Fold.from_json(fold) for fold in data["folds"]),
         runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
         cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
+        shown=data["shown"],
     )

@@ -87,6 +87,8 @@ class Results:
     """Records of finished runs."""
     members: Mapping[str, str] = field(default_factory=dict)
     """Row -> how many runs each of its models is merged from, for rows that merge."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -183,6 +185,7 @@ class _Reader:
             candidates=candidates,
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
+            shown=table.shown,
             origin=self.origin,
             notes=tuple(self.notes),
         )

@@ -21,6 +21,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
         "hparams": _hparams(results, datasets),
         "runs": _runs(results, selector, datasets),
+        "shown of the test domain": _shown(results.shown),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
             f"{dataset} {'|'.join(fingerprint[:12] for fingerprint in found)}"
@@ -81,6 +82,14 @@ def _draws(by_trial: Mapping[int, set[int]]) -> str:
     return "; ".join(
         f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)} hparams {seeds}" for seeds, trials in alike.items()
     )
+
+
+def _shown(shown: Mapping[str, str]) -> str:
+    """Rows whose predictors see more of the held-out domain than the input at hand, those that see alike together."""
+    rows: dict[str, list[str]] = {}
+    for row, what in shown.items():
+        rows.setdefault(what, []).append(row)
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 
 
 def _hparams(results: Results, datasets: Sequence[str]) -> str:

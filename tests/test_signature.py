@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from dgbench.results import Gap, Origin, Results
-from dgbench.signature import disagreements, lacking, ranges
+from dgbench.select import TrainingDomain
+from dgbench.signature import disagreements, lacking, ranges, signature
 
 
 def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str = "") -> Gap:
@@ -39,3 +40,12 @@ def test_runs_that_disagree_are_warned_of() -> None:
         "WARNING: its runs were made at different commits: abc (5 runs), dirty (1 runs)",
     )
     assert len(disagreements(results, ["E"])) == 1
+
+
+def test_who_saw_more_of_the_test_domain_is_told() -> None:
+    shown = {"ARM": "its batch", "T3A": "the stream", "ARM+SWAD": "its batch"}
+    results = Results("p", "s", 0, ("ARM", "T3A", "ARM+SWAD", "ERM"), {}, (), {}, shown=shown)
+    found = signature(results, TrainingDomain(), [])
+    assert found["shown of the test domain"] == "ARM, ARM+SWAD: its batch; T3A: the stream"
+    bare = signature(Results("p", "s", 0, ("ERM",), {}, (), {}), TrainingDomain(), [])
+    assert "shown of the test domain" not in bare

@@ -66,14 +66,21 @@ def style(x: Tensor) -> tuple[Tensor, Tensor]:
 
     At least in float32, as half precision would lose the deviations between examples.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = torch.var_mean(wide, dim=(2, 3), keepdim=True)
+    wide = _wide(x)
+    mean = wide.mean(dim=(2, 3), keepdim=True)
+    # In two passes: torch.var takes three times as long on a CPU.
+    variance = (wide - mean).square().sum(dim=(2, 3), keepdim=True) / (x.shape[2] * x.shape[3] - 1)
     return mean, (variance + 1e-6).sqrt()
 
 
 def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
     """x with its style `old` (mean, deviation) replaced by `new`."""
-    return ((x - old[0]) / old[1] * new[1] + new[0]).to(x.dtype)
+    factor = new[1] / old[1]
+    return torch.addcmul(new[0] - old[0] * factor, _wide(x), factor).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def spread(statistic: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class MixStyle(Algorithm):
             return self.joint_loss(batches)
 
     def _mixed(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        mean, std = (statistic.detach() for statistic in style(x))
+        mean, std = style(x.detach())
         concentration = mean.new_full((len(x), 1, 1, 1), self.hparams.mixstyle_alpha)
         share = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
         if self.hparams.mixstyle_partner == "random":

@@ -33,7 +33,9 @@ class SagNet(Algorithm):
     changes nothing but clipping.
     """
 
-    card = AlgorithmCard(paper="Nam et al., CVPR 2021", forwards=2.0, backwards=2.0, penalties=("sag_w_adv",), base=None)
+    card = AlgorithmCard(
+        paper="Nam et al., CVPR 2021", forwards=2.0, backwards=2.0, penalties=("sag_w_adv",), base=None
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
