@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithm import Batch, Task
 from dgbench.algorithms.sam import SAM
-from dgbench.algorithms.udim import UDIM
+from dgbench.algorithms.udim import UDIM, UDIMTransductive
 from dgbench.errors import UserError
 from dgbench.networks import Network
 from dgbench.setting import setting
@@ -226,3 +226,30 @@ def test_what_cannot_be_is_refused(toy: SimpleNamespace) -> None:
     for wrong in ({"perturbation": "styl"}, {"step_length": "image"}, {"warm_up_ratio": 0}):
         with pytest.raises(UserError):
             UDIM.Hparams(**wrong)
+
+
+def test_the_releases_batch_norm_predicts_by_the_batch(toy: SimpleNamespace) -> None:
+    """In training as with live batch norm; at prediction by the statistics of what is there."""
+    other = toy.make(UDIMTransductive, norm="frozen", warm_up_ratio=100)
+    toy.take(other, 0)
+    toy.take(other, 1)
+    other.eval()
+    x = toy.batches(5)[2].x
+    with torch.no_grad():
+        hidden = other.network.featurizer[0](x)
+        norm = other.network.featurizer[1]
+        by_hand = (hidden - hidden.mean(0)) / (
+            hidden.var(0, unbiased=False) + norm.eps
+        ).sqrt() * norm.weight + norm.bias
+        expected = other.network.classifier(by_hand.tanh())
+        torch.testing.assert_close(other(x), expected, rtol=0, atol=1e-12)
+        assert not torch.allclose(other(x)[:4], other(x[:4]))
+    assert not [name for name in other.predictor_tensors() if "running" in name]
+
+
+def test_without_batch_norm_the_releases_is_udim(toy: SimpleNamespace) -> None:
+    one, two = toy.make(UDIM, warm_up_ratio=100), toy.make(UDIMTransductive, warm_up_ratio=100)
+    for step in range(3):
+        toy.take(one, step)
+        toy.take(two, step)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))

@@ -100,12 +100,6 @@ class Peeks(_Joint):
         return logits if self.training else logits - logits.mean()
 
 
-class Boasts(_Joint):
-    """alone: says transductive and is not."""
-
-    card = AlgorithmCard(paper="nobody's", transductive=True)
-
-
 class Tuples(_Joint):
     """json: a hyperparameter that JSON turns into something else."""
 
