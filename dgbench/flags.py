@@ -44,7 +44,12 @@ def add_setting(parser: ArgumentParser) -> None:
     parser.add_argument("--evaluate", metavar="VIEWS", help="selectors (what a selector may read), or all")
     parser.add_argument("--hparams", metavar="JSON", help='fixed values: \'{"lr": 1e-3, "NAME": {...}}\'')
     parser.add_argument("--data_dir", help="folder that holds the data sets")
-    parser.add_argument("--include", nargs="+", metavar="FILE", help="Python files with algorithms, data sets, ...")
+    parser.add_argument(
+        "--include",
+        nargs="+",
+        metavar="FILE",
+        help="Python files with algorithms, data sets, ...; FILE:NAME is a class written for DomainBed",
+    )
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that can't be decoded")
     parser.add_argument("--save_models", action="store_true", help="keep all weights, not only those that runs read")
     parser.add_argument("--save_predictions", action="store_true", help="keep the logits of final models")

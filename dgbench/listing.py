@@ -27,7 +27,7 @@ def parser() -> cli.Parser:
     """The flags of the command."""
     found = cli.Parser(prog="dgbench list", description=__doc__.partition(":")[2].strip())
     found.add_argument("what", choices=[*KINDS, "sweeps"], metavar="|".join([*KINDS, "sweeps"]))
-    found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries")
+    found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries; FILE:NAME")
     found.add_argument("--markdown", action="store_true", help="one table row an entry")
     found.add_argument("--sweeps_dir", type=Path, default=Path("sweeps"), help="folder of sweep declarations")
     return found
