@@ -83,6 +83,22 @@ def hessian_diagonal(head: nn.Linear, features: Tensor, weights: Tensor) -> Tens
     return torch.cat([(curvature.T @ features.square()).flatten(), curvature.sum(dim=0)])
 
 
+def hessian_products(head: nn.Linear, features: Sequence[Tensor], probes: Tensor) -> Tensor:
+    """Each domain's Hessian, of its mean cross-entropy by the parameters of a linear head, times its probes (K, E, P).
+
+    A probe moves an example's logits by v; the gradient by them then moves by p * (v - p.v), p the softmax. Domains may
+    differ in size.
+    """
+    classes, width = head.weight.shape
+    z = pad_sequence(list(features), batch_first=True)
+    weights = pad_sequence([x.new_full((len(x),), 1 / len(x)) for x in features], batch_first=True)
+    p = head(z).softmax(dim=2)
+    by_weight = probes[..., : classes * width].reshape(*probes.shape[:2], classes, width)
+    v = torch.einsum("end,kecd->kenc", z, by_weight) + probes[:, :, None, classes * width :]
+    moved = p * (v - (p * v).sum(dim=3, keepdim=True)) * weights[:, :, None]
+    return torch.cat([torch.einsum("kenc,end->kecd", moved, z).flatten(2), moved.sum(dim=2)], dim=2)
+
+
 def losses_by_copies(
     head: nn.Module, features: Sequence[Tensor], labels: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._head import derivative, hessian_diagonal, linear_head, losses_by_copies
+from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_products, linear_head, losses_by_copies
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError, unknown
 from dgbench.space import hparam, power
 
+Products = Callable[[Tensor], Tensor]
+"""Probes (K, E, P) to each domain's Hessian times each of its own (K, E, P)."""
 ESTIMATORS = ("probes", "exact")
 
 
@@ -32,8 +35,8 @@ class Hutchinson(Algorithm):
 
     Departures from the authors' Colored MNIST scripts: mean over domains where they sum, the mean's terms are constant,
     no schedule of the penalty; all three as in DomainBed's fork that has this method. From that code: all probes of all
-    domains are one batched product, not one product each; g is the mean of the g_e, not a gradient taken anew; the
-    features of all domains come from one pass where batch norm is not live.
+    domains are one batched product, in closed form for a linear classifier, not one product each; g is the mean of the
+    g_e, not a gradient taken anew; the features of all domains come from one pass where batch norm is not live.
     """
 
     card = AlgorithmCard(
@@ -75,8 +78,9 @@ class Hutchinson(Algorithm):
             diagonals = torch.stack([hessian_diagonal(head, z, z.new_full((len(z),), 1 / len(z))) for z in features])
             of_mean = diagonals.mean(dim=0)
         else:
-            of_mean = self.diagonal_of_mean(gradients, copies)
-            diagonals = self.diagonals(gradients, copies)
+            products = self.products(gradients, copies, features)
+            of_mean = self.diagonal_of_mean(products, gradients)
+            diagonals = self.diagonals(products, gradients)
         mean = losses.mean()
         diagonal_gap = (diagonals - of_mean.detach()).square().sum(dim=1).mean()
         gradient_gap = (gradients - gradients.mean(dim=0).detach()).square().sum(dim=1).mean()
@@ -85,25 +89,33 @@ class Hutchinson(Algorithm):
         self.descend(loss)
         return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
 
-    def diagonals(self, gradients: Tensor, copies: list[Tensor]) -> Tensor:
+    def products(self, gradients: Tensor, copies: list[Tensor], features: Sequence[Tensor]) -> Products:
+        """The domains' Hessians as functions: in closed form for a linear classifier, else by a batched derivative."""
+        head = self.network.classifier
+        if isinstance(head, nn.Linear):
+            return partial(hessian_products, head, features)
+        return partial(_derived_products, gradients, copies)
+
+    def diagonals(self, products: Products, gradients: Tensor) -> Tensor:
         """The estimate of each domain's diagonal (E, P), from probes of its own; differentiable."""
         probes = _signs(gradients, self.hparams.hutchinson_samples, *gradients.shape)
-        return (probes * _products(gradients, copies, probes, create_graph=True)).mean(dim=0)
+        return (probes * products(probes)).mean(dim=0)
 
-    def diagonal_of_mean(self, gradients: Tensor, copies: list[Tensor]) -> Tensor:
+    @torch.no_grad()
+    def diagonal_of_mean(self, products: Products, gradients: Tensor) -> Tensor:
         """The estimate of the diagonal of the mean loss's Hessian (P,), from probes that all domains share."""
         probes = _signs(gradients, self.hparams.hutchinson_samples, 1, gradients.shape[1])
-        products = _products(gradients, copies, probes.expand(-1, *gradients.shape), create_graph=False)
-        return (probes[:, 0] * products.mean(dim=1)).mean(dim=0)
+        return (probes[:, 0] * products(probes.expand(-1, *gradients.shape)).mean(dim=1)).mean(dim=0)
 
 
 def _signs(like: Tensor, *shape: int) -> Tensor:
-    return torch.randint(2, shape, device=like.device).to(like.dtype).mul_(2).sub_(1)
+    return torch.randint(2, shape, dtype=like.dtype, device=like.device).mul_(2).sub_(1)
 
 
-def _products(gradients: Tensor, copies: list[Tensor], probes: Tensor, *, create_graph: bool) -> Tensor:
+def _derived_products(gradients: Tensor, copies: list[Tensor], probes: Tensor) -> Tensor:
     """Each domain's Hessian times each of its probes (K, E, P), in one batched call."""
+    graph = torch.is_grad_enabled()
     columns = torch.autograd.grad(
-        gradients, copies, probes, retain_graph=True, create_graph=create_graph, is_grads_batched=True
+        gradients, copies, probes, retain_graph=True, create_graph=graph, is_grads_batched=True
     )
     return torch.cat([column.flatten(2) for column in columns], dim=2)

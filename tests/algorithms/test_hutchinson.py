@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithm import Batch
 from dgbench.algorithms import hutchinson
-from dgbench.algorithms._head import derivative, hessian_diagonal, losses_by_copies
+from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_products, losses_by_copies
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.hutchinson import Hutchinson
 from dgbench.errors import UserError
@@ -91,28 +92,36 @@ def diagonals_of(tiny: tuple[nn.Linear, list[Tensor], list[Tensor]]) -> Tensor:
     return torch.stack([hessian_diagonal(head, z, torch.full((len(z),), 1 / len(z))) for z in features]).detach()
 
 
+def both_ways(tiny: tuple[nn.Linear, list[Tensor], list[Tensor]]) -> list[tuple[hutchinson.Products, Tensor]]:
+    """Hessian products in closed form and by a derivative, each with the gradients of the domains."""
+    head, features, labels = tiny
+    losses, copies = losses_by_copies(head, features, labels)
+    gradients = derivative(losses.sum(), copies)
+    ways = (partial(hessian_products, head, features), partial(hutchinson._derived_products, gradients, copies))
+    return [(way, gradients) for way in ways]
+
+
 def test_the_mean_over_all_sign_vectors_is_the_diagonal(
     toy: SimpleNamespace, tiny: tuple[nn.Linear, list[Tensor], list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=9)))[:, None, :]
     monkeypatch.setattr(hutchinson, "_signs", lambda like, count, domains, size: signs.expand(-1, domains, -1))
     algorithm = toy.make(Hutchinson, hutchinson_samples=len(signs))
-    losses, copies = losses_by_copies(*tiny)
-    gradients = derivative(losses.sum(), copies)
     expected = diagonals_of(tiny)
-    torch.testing.assert_close(algorithm.diagonals(gradients, copies), expected, rtol=0, atol=1e-14)
-    torch.testing.assert_close(algorithm.diagonal_of_mean(gradients, copies), expected.mean(dim=0), rtol=0, atol=1e-14)
+    for products, gradients in both_ways(tiny):
+        torch.testing.assert_close(algorithm.diagonals(products, gradients), expected, rtol=0, atol=1e-14)
+        of_mean = algorithm.diagonal_of_mean(products, gradients)
+        torch.testing.assert_close(of_mean, expected.mean(dim=0), rtol=0, atol=1e-14)
 
 
 def test_the_estimate_converges_to_the_diagonal(
     toy: SimpleNamespace, tiny: tuple[nn.Linear, list[Tensor], list[Tensor]]
 ) -> None:
-    losses, copies = losses_by_copies(*tiny)
-    gradients = derivative(losses.sum(), copies)
+    (products, gradients), _ = both_ways(tiny)
     errors = []
     for count in (100, 10_000):
         torch.manual_seed(0)
-        found = toy.make(Hutchinson, hutchinson_samples=count).diagonals(gradients, copies)
+        found = toy.make(Hutchinson, hutchinson_samples=count).diagonals(products, gradients)
         errors.append((found - diagonals_of(tiny)).square().mean().sqrt().item())
     assert errors[1] == pytest.approx(errors[0] / 10, rel=0.5)  # as 1 / sqrt of their number
     assert errors[1] < 0.01
