@@ -72,6 +72,20 @@ def test_style_and_spread() -> None:
     torch.testing.assert_close(new_std, 2 * std, rtol=1e-5, atol=0)
 
 
+def test_derivatives_of_the_style() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 3, 2, requires_grad=True)
+    assert torch.autograd.gradcheck(style, (x,))
+    direction = torch.randn(2, 2, 3, 1, 1)
+    sum((part * d).sum() for part, d in zip(style(x), direction, strict=True)).backward()
+    by_autograd = torch.autograd.grad(
+        (x.mean((2, 3), keepdim=True) * direction[0]).sum()
+        + ((x.var((2, 3), keepdim=True) + 1e-6).sqrt() * direction[1]).sum(),
+        x,
+    )
+    torch.testing.assert_close(x.grad, by_autograd[0], rtol=0, atol=1e-14)
+
+
 def test_half_precision_keeps_its_type_and_its_statistics() -> None:
     x = (1 + 1e-2 * torch.randn(2, 3, 16, 16)).to(torch.bfloat16)
     mean, std = style(x)
