@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -25,6 +26,9 @@ class Adapter:
     def __init__(self, network: Network, hparams: Any) -> None:
         self.network = network
         self.hparams = hparams
+
+    def begin(self, source: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """See all training examples (x, y) in batches, for a card that says "needs_source"."""
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of a batch, after or before learning from it, as the method says."""

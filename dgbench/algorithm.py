@@ -95,6 +95,8 @@ class Algorithm(nn.Module):
         self.setting = setting
         self.step = 0
         """Steps of the loop before this one; the loop sets it."""
+        self.lr_scale = 1.0
+        """What the learning rates are multiplied by beside the setting's schedule; the loop sets it."""
         self.survey_at = -1
         """The step before which the loop calls `survey`; `build` may set it."""
         self.build()
@@ -171,14 +173,13 @@ class Algorithm(nn.Module):
         sgd = self.setting.optimizer == "sgd"
         more: dict[str, Any] = {"momentum": self.setting.momentum} if sgd else {"betas": betas}
         optimizer = kinds[self.setting.optimizer](_learning(parameters), lr=lr, weight_decay=decay, fused=True, **more)
-        if self.setting.schedule != "constant" or self.setting.warmup_steps or self.setting.clip_norm:
-            for group in optimizer.param_groups:
-                group["full_lr"] = group["lr"]
-            optimizer.register_step_pre_hook(self._before_step)
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+        optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        factor = self.setting.lr_factor(self.step)
+        factor = self.lr_scale * self.setting.lr_factor(self.step)
         for group in optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
         if self.setting.clip_norm:

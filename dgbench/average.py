@@ -1,8 +1,11 @@
-"""What an average is: it watches one run and yields a second model, without changing the training.
+"""What an average is: it watches one run and yields a second model.
 
+before the first step            begin(initial weights, steps)
 after every optimizer step       observe(weights)
-after every evaluation           validate(step, losses of the live model on the training domains' `out` parts)
+after every evaluation           validate(step, losses and accuracies of the live model on the domains' `out` parts)
 at an evaluation, or at the end  weights()
+
+Some feed back, as their card says: they set the learning rate's factor, or the weights that training goes on from.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class NoHparams:
 
 
 class Average:
-    """Base of every average. Override `observe`, `weights`, `state` and `load`, and `validate` if it selects."""
+    """Base of every average. Override `observe`, `weights`, `state` and `load`, and what else it needs."""
 
     card: ClassVar[AverageCard]
     Hparams: ClassVar[type] = NoHparams
@@ -34,16 +37,27 @@ class Average:
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
 
+    def begin(self, weights: Mapping[str, Tensor], steps: int) -> None:
+        """See the initial weights and how many steps will follow; a run that is resumed does not begin again."""
+
     def observe(self, weights: Mapping[str, Tensor]) -> None:
         """Look at the live weights after an optimizer step; copy what is to be kept, change nothing."""
         raise NotImplementedError
 
-    def validate(self, step: int, losses: Mapping[str, float]) -> None:
-        """Hear the live model's mean cross-entropy on each training domain's `out` part after `step`."""
+    def validate(self, step: int, losses: Mapping[str, float], accuracies: Mapping[str, float]) -> None:
+        """Hear the live model's mean cross-entropy and accuracy on each training domain's `out` part after `step`."""
 
     def weights(self) -> Weights | None:
         """The averaged model now, or None while there is none."""
         raise NotImplementedError
+
+    def lr_factor(self, step: int) -> float:
+        """What every learning rate is multiplied by in a step, for a card that says "feeds_back"."""
+        return 1.0
+
+    def feedback(self) -> Weights | None:
+        """After an evaluation, the weights that training goes on from, for a card that says "feeds_back"."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """Everything that it remembers: tensors, numbers, strings, lists and dicts of them."""

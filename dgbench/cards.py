@@ -64,6 +64,10 @@ class AverageCard:
     """`always`: a predictor at every evaluation. `end`: one predictor, when training is over."""
     copies: float = 1.0
     """Copies of the model that it holds at most."""
+    feeds_back: bool = False
+    """It changes the training that it watches, which is then a run of its own that nothing else watches."""
+    batch_norm: str = "measured"
+    """Where batch norm is live: `measured` afresh for the averaged weights, or `averaged` like them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ class MergerCard:
     shared_init: bool = True
     """Members must start from the same weights."""
     min_members: int = 2
+    each: bool = False
+    """Takes each run by itself, with the weights that it started from, not all runs of a trial together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,8 @@ class AdapterCard:
     backwards: float = 0.0
     needs_features: bool = True
     """Works on one network's features, so not on an ensemble."""
+    needs_source: bool = False
+    """Is shown the training examples before the first batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

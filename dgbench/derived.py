@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dgbench.adapter import Adapter
 from dgbench.algorithm import Algorithm
-from dgbench.average import Weights
-from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_accuracy
+from dgbench.evaluate import evaluate, logits_of, mean_accuracy
+from dgbench.merge_tools import MergeTools
 from dgbench.merger import Member, Merger
 from dgbench.predictor import Saved, build, find_model, predict_with, save_model
 from dgbench.protocol import View
@@ -22,34 +23,37 @@ from dgbench.store import BEST, LAST
 from dgbench.training import save_predictions, seed_everything
 from dgbench.workbench import Workbench
 
+_SOURCE_BATCH = 128
+
 
 def execute_merge(bench: Workbench) -> None:
-    """Merge the inputs' best models and record the result, at the last step of training."""
+    """Merge the inputs' best models and record the result, at the last step of training.
+
+    A merger that leaves a choice records its candidates at the steps before.
+    """
     cls, hparams = build(bench.catalogue, "merger", bench.run.method)
     merger: Merger = cls(hparams)
-    step = bench.run.setting.steps - 1
+    last = bench.run.setting.steps - 1
     algorithm = bench.algorithm()
     members = [_member(bench, source) for source in bench.run.inputs]
     seed_everything(bench.device, bench.run.seed, "merge")
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
-        _record(bench, step, _mean_logits(bench, algorithm, chosen), {"members": [member.run for member in chosen]})
+        _record(bench, last, _mean_logits(bench, algorithm, chosen), {"members": [member.run for member in chosen]})
         return
-
-    def score(weights: Weights) -> float:
-        """Accuracy on the pooled `out` parts of the training domains."""
+    tools = MergeTools(bench, algorithm)
+    merged = list(merger.candidates(members, tools.tools()))
+    best = -1.0
+    for step, weights in enumerate(map(tools.with_statistics, merged), start=last + 1 - len(merged)):
         predict = predict_with(algorithm, weights)
-        scores, _ = evaluate_views(predict, bench.data, bench.run.fold.source_val, bench.device)
-        correct = sum(view["accuracy"] * view["n"] for view in scores.values())
-        return correct / sum(view["n"] for view in scores.values())
-
-    weights = merger.merge(members, score)
-    predict = predict_with(algorithm, weights)
-    logits = {view: logits_of(predict, bench.data, view, bench.device) for view in bench.run.views}
-    accuracy = _record(bench, step, logits)
-    if MODEL in bench.keep or bench.site.save_models:
-        for which in (BEST, LAST):
-            save_model(bench.folder.path, MODEL, which, weights, step, accuracy)
+        logits = {view: logits_of(predict, bench.data, view, bench.device) for view in bench.run.views}
+        accuracy = _record(bench, step, logits)
+        if MODEL in bench.keep or bench.site.save_models:
+            if accuracy > best:
+                save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
+            if step == last:
+                save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
+        best = max(best, accuracy)
 
 
 def execute_adapt(bench: Workbench) -> None:
@@ -68,6 +72,14 @@ def execute_adapt(bench: Workbench) -> None:
             return fresh
 
         _record(bench, step, {view: _adapted_logits(bench, adapter, view) for view in bench.run.views})
+
+
+def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """All training examples (x, y), clean, domain after domain, in batches."""
+    for view in bench.run.fold.train:
+        labels = torch.from_numpy(bench.data.labels(view))
+        for positions in np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH)):
+            yield prepare(bench.data.inputs(view, positions).to(bench.device)), labels[positions].to(bench.device)
 
 
 def _saved(bench: Workbench, source: Input, which: str) -> Saved:
@@ -104,6 +116,8 @@ def _adapted_logits(bench: Workbench, make: Callable[[], Adapter], view: View) -
     seed_everything(bench.device, bench.run.seed, "adapt", str(view))
     adapter = make()
     prepare = adapter.network.prepare
+    if adapter.card.needs_source:
+        adapter.begin(_source(bench, prepare))
     order = numpy_stream(bench.run.seed, "adapt", str(view)).permutation(bench.data.size(view))
 
     def predict(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,8 +21,21 @@ class Member:
     """Reads the weights from disk; nothing is held until it is called."""
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What a merger may ask for beside its members."""
+
+    score: Callable[[Weights], float]
+    """Accuracy of weights on the pooled `out` parts of the training domains."""
+    initial: Callable[[], Weights]
+    """The weights that the members started from; the same for all of them where the card says `shared_init`."""
+    fisher: Callable[[Weights, int], Weights]
+    """By parameter, the mean square of the gradient of log p(y | x), y drawn from the model's own predictions, over
+    that many examples of the training domains."""
+
+
 class Merger:
-    """Base of every merger. Override `merge` (one network) or `members` (an ensemble), as the card says."""
+    """Base of every merger. Override `merge` (one network), `candidates` (several) or `ensemble`, as the card says."""
 
     card: ClassVar[MergerCard]
     Hparams: ClassVar[type] = NoHparams
@@ -30,12 +43,13 @@ class Merger:
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
 
-    def merge(self, members: Sequence[Member], score: Callable[[Weights], float]) -> Weights:
-        """One model's weights from those of the members, given in the order of their hyperparameter seeds.
-
-        `score` is the accuracy of weights on the pooled `out` parts of the training domains.
-        """
+    def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
+        """One model's weights from those of the members, given in the order of their hyperparameter seeds."""
         raise NotImplementedError
+
+    def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Weights]:
+        """Models among which a selector chooses as among the steps of a run; the last is the one to take unasked."""
+        yield self.merge(members, tools)
 
     def ensemble(self, members: Sequence[Member]) -> Sequence[Member]:
         """The members whose logits are averaged, for a card that says "ensemble"."""

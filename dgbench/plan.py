@@ -129,8 +129,10 @@ class _Planner:
             cell = candidates.setdefault((row.name, dataset), [])
             for (fold, trial), seeds in spots.items():
                 number = self.folds.setdefault(fold, len(self.folds))
-                watching = averages[dataset, row.algorithm]
-                trained = [self._train((row.algorithm, dataset, number, trial, seed), fold, watching) for seed in seeds]
+                own = row.average if self._feeds_back(row.average) else ""
+                watching = (own,) if own else averages[dataset, row.algorithm]
+                key = (row.algorithm, dataset, number, trial, own)
+                trained = [self._train((*key, seed), fold, watching) for seed in seeds]
                 cell += self._candidates(row, trained)
         order = {"train": 0, "merge": 1, "adapt": 2}
         return Plan(
@@ -161,12 +163,13 @@ class _Planner:
         return {key: {spot: sorted(seeds) for spot, seeds in spots.items()} for key, spots in grid.items()}
 
     def _averages(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """(data set, algorithm) -> the averages that watch its runs."""
+        """(data set, algorithm) -> the averages that watch its runs together, which those don't that feed back."""
         watching: dict[tuple[str, str], set[str]] = {}
         for request in self.requests:
             for dataset in request.datasets:
                 for row in request.rows:
-                    watching.setdefault((dataset, row.algorithm), set()).update({row.average} - {""})
+                    own = {""} if self._feeds_back(row.average) else {row.average}
+                    watching.setdefault((dataset, row.algorithm), set()).update(own - {""})
         return {key: tuple(sorted(names)) for key, names in watching.items()}
 
     def _candidates(self, row: Row, trained: Sequence[Run]) -> Iterator[Candidate]:
@@ -174,8 +177,15 @@ class _Planner:
         predictor = row.average or MODEL
         bases = [Candidate(run, predictor) for run in trained]
         if row.merger:
-            inputs = tuple(Input(run.id, predictor) for run in trained)
-            bases = [Candidate(self._derive("merge", row.merger, trained[0], 0, inputs), MODEL)]
+            members = [Input(run.id, predictor) for run in trained]
+            if self.catalogue.get("merger", row.merger).card.each:
+                merged = [
+                    self._derive("merge", row.merger, run, run.hparams_seed, (source,))
+                    for run, source in zip(trained, members, strict=True)
+                ]
+            else:
+                merged = [self._derive("merge", row.merger, trained[0], 0, tuple(members))]
+            bases = [Candidate(run, MODEL) for run in merged]
         for base in bases:
             if row.adapter:
                 inputs = (Input(base.run.id, base.predictor),)
@@ -183,10 +193,13 @@ class _Planner:
             else:
                 yield base
 
-    def _train(self, key: tuple[str, str, int, int, int], fold: Fold, averages: tuple[str, ...]) -> Run:
-        """The run of (algorithm, data set, number of the fold, trial, hyperparameter seed), made once."""
+    def _feeds_back(self, average: str) -> bool:
+        return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)
+
+    def _train(self, key: tuple[str, str, int, int, str, int], fold: Fold, averages: tuple[str, ...]) -> Run:
+        """The run of (algorithm, data set, number of the fold, trial, what feeds back, hyperparameter seed), once."""
         if key not in self.runs:
-            algorithm, dataset, _, trial, seed = key
+            algorithm, dataset, _, trial, _, seed = key
             self.runs[key] = Run(
                 kind="train",
                 method=self.values("algorithm", algorithm, dataset, seed, trial),

@@ -7,6 +7,7 @@ before each step, so that a checkpoint needs none of their states and a resumed 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dgbench.algorithm import Batch
-from dgbench.average import Average
+from dgbench.average import Average, Weights
+from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.data import Minibatch, Minibatches, ViewData
 from dgbench.evaluate import evaluate_views, logits_of, mean_accuracy
 from dgbench.lease import Lease
@@ -78,6 +80,9 @@ class Training:
         self._resume()
         steps, survey_at = self.run.setting.steps, self.algorithm.survey_at
         self.algorithm.train()
+        if self.progress.step == 0:
+            for average in self.averages.values():
+                average.begin(self.algorithm.predictor_tensors(), steps)
         if self.progress.step < survey_at < steps:
             self._train(survey_at, lease)
         if self.progress.step == survey_at and not self.progress.copies:
@@ -118,6 +123,7 @@ class Training:
         batches = [Batch(prepare(x.to(to)), y.to(to), positions.to(to)) for x, y, positions in minibatch]
         seed_everything(self.device, self.run.seed, step)
         algorithm.step = step
+        algorithm.lr_scale = math.prod(average.lr_factor(step) for average in self._feeding_back())
         for name, value in algorithm.update(batches).items():
             progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
             progress.summed[name] = progress.summed.get(name, 0) + 1
@@ -135,19 +141,41 @@ class Training:
         train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
         progress.sums, progress.summed = {}, {}
         records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
-        losses = {view.domain: scores[str(view)]["loss"] for view in fold.source_val}
+        losses, accuracies = (
+            {view.domain: scores[str(view)][what] for view in fold.source_val} for what in ("loss", "accuracy")
+        )
         accuracy = mean_accuracy(scores, fold.source_val)
         log.info("step %d: accuracy on the training domains' validation parts %.4f", step, accuracy)
         for name, average in self.averages.items():
-            average.validate(step, losses)
+            average.validate(step, losses, accuracies)
             if last or average.card.when == "always":
                 weights = average.weights()
                 if weights is not None:
+                    if average.card.batch_norm == "measured":
+                        weights = self._with_statistics(weights)
                     views = self._measure(step, name, weights, last)
                     records.append({"step": step, "predictor": name, "views": views})
         self.folder.append_records(records)
         self.algorithm.validated(accuracy)
+        self._feed_back()
         self.algorithm.train()
+
+    def _feeding_back(self) -> list[Average]:
+        return [average for average in self.averages.values() if average.card.feeds_back]
+
+    @torch.no_grad()
+    def _feed_back(self) -> None:
+        live = self.algorithm.predictor_tensors()
+        for average in self._feeding_back():
+            for name, tensor in (average.feedback() or {}).items():
+                live[name].copy_(tensor)
+
+    def _with_statistics(self, weights: Weights) -> Weights:
+        """The weights with batch-norm statistics of their own, where batch norm is live."""
+        self.algorithm.train()
+        if not is_live(self.algorithm):
+            return weights
+        return measured(self.algorithm, weights, inputs_for(self.algorithm, self.data, self.run))
 
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from dgbench.adaptation.t3a import T3A
 from dgbench.data import ViewData
 from dgbench.evaluate import logits_of
+from dgbench.merger import Tools
 from dgbench.merging.diwa import DiWA
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import View
@@ -128,9 +129,9 @@ def test_a_mergers_score_is_the_pooled_accuracy_of_the_training_domains(
     copy = copied(sweep, tmp_path)
     scores: list[float] = []
 
-    def merge(self: DiWA, members: Sequence[Any], score: Callable[[Weights], float]) -> Weights:
+    def merge(self: DiWA, members: Sequence[Any], tools: Tools) -> Weights:
         weights: Weights = members[0].load()
-        scores.append(score(weights))
+        scores.append(tools.score(weights))
         return weights
 
     monkeypatch.setattr(DiWA, "merge", merge)

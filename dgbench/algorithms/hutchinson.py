@@ -43,7 +43,6 @@ class Hutchinson(Algorithm):
         paper="Hemati et al., ICCV 2023",
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
-        rehearsal={"hutchinson_samples": 10},
     )
 
     @dataclass(frozen=True)

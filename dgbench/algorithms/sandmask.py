@@ -56,5 +56,7 @@ class SANDMask(Algorithm):
 
     def _mask(self, gradients: Tensor) -> Tensor:
         beyond = agreement(gradients) / len(gradients) - self.hparams.tau
+        # Tensor.var over the first dimension takes ten times longer.
+        variance = (gradients - gradients.mean(dim=0)).square_().sum(dim=0) / (len(gradients) - 1)
         # Without variance this is +-infinity, or nan where `beyond` is 0 too.
-        return (self.hparams.k * beyond / gradients.var(dim=0)).tanh().clamp_min(0).nan_to_num(0)
+        return (self.hparams.k * beyond / variance).tanh().clamp_min(0).nan_to_num(0)

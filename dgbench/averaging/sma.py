@@ -24,7 +24,7 @@ class SMA(Average):
     value). As in theirs, the mean takes in the step before t0. DiWA's re-implementation counts theta_t0 twice.
     """
 
-    card = AverageCard(paper="Arpit et al., NeurIPS 2022", when="always", copies=1.0)
+    card = AverageCard(paper="Arpit et al., NeurIPS 2022", when="always", batch_norm="averaged")
 
     @dataclass(frozen=True)
     class Hparams:

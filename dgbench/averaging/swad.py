@@ -49,8 +49,8 @@ class SWAD(Average):
       * with N_e <= N_s, t_s is not added at all: the first segment that is added replaces it;
       * at the end of a run the head of the queue is dropped, then the others are added while their minimum is low.
 
-    Departures from the authors' code: buffers are averaged like parameters, and with live batch norm its statistics are
-    that average, not estimated anew from 500 minibatches; training goes on after the valley (its own rows need it);
+    Departures from the authors' code: buffers are averaged like parameters (live batch norm's statistics are measured
+    afresh on 500 minibatches, as there); training goes on after the valley (its own rows need it);
     there is an evaluation, so a segment, at the last step also where the interval doesn't divide it. The paper's
     tolerance_ratio for VLCS is 0.2.
     """
@@ -101,7 +101,7 @@ class SWAD(Average):
         if not self.dead:
             self._segment.add(weights)
 
-    def validate(self, step: int, losses: Mapping[str, float]) -> None:
+    def validate(self, step: int, losses: Mapping[str, float], accuracies: Mapping[str, float]) -> None:
         """Close the segment, and see whether the valley has begun or ended."""
         if self.dead:
             return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dgbench.average import RunningMean, Weights
 from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merger
+from dgbench.merger import Member, Merger, Tools
 
 _PAPER = "Ramé et al., NeurIPS 2022"
 
@@ -24,7 +24,7 @@ class DiWA(Merger):
 
     card = MergerCard(paper=_PAPER)
 
-    def merge(self, members: Sequence[Member], score: Callable[[Weights], float]) -> Weights:
+    def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
         """The uniform mean; two copies of the model in memory."""
         mean = RunningMean()
         for member in members:
@@ -43,16 +43,16 @@ class DiWARestricted(Merger):
 
     card = MergerCard(paper=_PAPER)
 
-    def merge(self, members: Sequence[Member], score: Callable[[Weights], float]) -> Weights:
+    def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
         """The greedy mean; three copies of the model in memory. Equally accurate runs keep their order."""
         first, *others = sorted(members, key=lambda member: member.accuracy, reverse=True)
         kept = RunningMean()
         kept.add(first.load())
-        best = score(kept.mean)
+        best = tools.score(kept.mean)
         for member in others:
             candidate = copy.deepcopy(kept)
             candidate.add(member.load())
-            accuracy = score(candidate.mean)
+            accuracy = tools.score(candidate.mean)
             if accuracy >= best:
                 kept, best = candidate, accuracy
         return kept.mean

@@ -26,7 +26,7 @@ def feed(swad: SWAD, losses: Sequence[float], start: int = 0, size: int | None =
             live = {"w": one_hot * scale, "count": torch.tensor(i)}
             swad.observe(live)
             live["w"].fill_(torch.nan)
-        swad.validate(10 * i, {"a": loss - 0.25, "b": loss + 0.25})
+        swad.validate(10 * i, {"a": loss - 0.25, "b": loss + 0.25}, {})
     return swad
 
 
@@ -152,7 +152,7 @@ def test_any_curve(form: str) -> None:
 def test_domains_weigh_alike() -> None:
     swad = SWAD(SWAD.Hparams(n_converge=1, n_tolerance=1, tolerance_ratio=0.0))
     swad.observe({"w": torch.ones(1)})
-    swad.validate(0, {"small": 1.0, "large": 2.0, "other": 6.0})
+    swad.validate(0, {"small": 1.0, "large": 2.0, "other": 6.0}, {})
     assert swad.threshold == 3.0
 
 
@@ -221,7 +221,7 @@ def test_resumes_exactly(form: str, losses: list[float]) -> None:
         resumed.load(torch.load(file, weights_only=True))
         if cut:
             resumed.observe({"w": torch.zeros(len(losses), dtype=torch.float64), "count": torch.tensor(cut)})
-        resumed.validate(10 * cut, {"a": losses[cut] - 0.25, "b": losses[cut] + 0.25})
+        resumed.validate(10 * cut, {"a": losses[cut] - 0.25, "b": losses[cut] + 0.25}, {})
         got = feed(resumed, losses[cut + 1 :], start=cut + 1, size=len(losses)).weights()
         assert got is not None
         assert all(torch.equal(tensor, expected[name]) for name, tensor in got.items()), cut
