@@ -20,9 +20,10 @@ OURS = Catalogue().of_kind("algorithm")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 @pytest.mark.parametrize("name", OURS)
-def test_ours_conform(name: str) -> None:
-    findings = list(examine(Subject(OURS[name], CPU), draws=1))
+def test_ours_conform(name: str, device: str) -> None:
+    findings = list(examine(Subject(OURS[name], torch.device(device)), draws=1))
     assert {finding.question for finding in findings} == {question.name for question in QUESTIONS}
     assert not [finding for finding in findings if finding.wrong]
 
