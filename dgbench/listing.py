@@ -10,7 +10,7 @@ from dgbench import cli
 from dgbench.cards import NEEDS
 from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import UserError
-from dgbench.space import Space
+from dgbench.space import Draw, Space, Value
 
 KINDS = {
     "algorithms": "algorithm",
@@ -118,9 +118,14 @@ def _dataset_facts(entry: Entry) -> Iterator[str]:
 
 def _space(space: Space) -> Iterator[str]:
     for spec in space:
-        draw = f" ~ {spec.draw}" if spec.draw else ""
         help_text = f"  ({spec.help})" if spec.help else ""
-        yield f"{spec.name} = {spec.default}{draw}{help_text}"
+        yield f"{spec.name} = {_choice(spec.default, spec.draw)}{help_text}"
+        for trait, (default, draw) in spec.variants.items():
+            yield f"    {trait}: {_choice(default, draw)}"
+
+
+def _choice(default: Value, draw: Draw | None) -> str:
+    return f"{default} ~ {draw}" if draw else str(default)
 
 
 def _sweeps(folder: Path) -> Iterator[str]:
