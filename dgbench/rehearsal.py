@@ -21,12 +21,14 @@ from dgbench.cards import AlgorithmCard
 from dgbench.catalogue import Entry
 from dgbench.networks import Network
 from dgbench.setting import Setting, setting
-from dgbench.space import Value, resolve
+from dgbench.space import Value
 from dgbench.training import seed_everything
 
 SHAPE, CLASSES = (1, 8, 8), 3
 TRAITS = ("few_examples", "small_images")
 CHANCE = 1 / CLASSES
+_LIKE = "RotatedMNIST"
+"""The data set whose hyperparameters are taken: the small world is no data set."""
 STEPS = 60
 """Length of the longest rehearsal; what a setting's schedule is stretched over."""
 _EXAMPLES, _MINIBATCH, _EVALUATE_EVERY = 96, 12, 5
@@ -48,9 +50,12 @@ class Subject:
     def values(self, seed: int, fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
         """Hyperparameters of a seed for a short rehearsal; `fixed` have the last word."""
         short = {"lr": 3e-3, "batch_size": _MINIBATCH, **self.card.rehearsal, **(fixed or {})}
-        names = {spec.name for spec in self.entry.space}
-        known = {name: value for name, value in short.items() if name in names}
-        return resolve(self.entry.space, traits=TRAITS, hparams_seed=seed, fixed=known)
+        known = {name: value for name, value in short.items() if self.entry.takes(name)}
+        return self.drawn(seed, TRAITS, known)
+
+    def drawn(self, seed: int, traits: Sequence[str], fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
+        """Hyperparameters of a seed on data with these traits, as a sweep would have them."""
+        return self.entry.resolve(_LIKE, traits=traits, hparams_seed=seed, trial=0, fixed=fixed or {}, draws={})
 
     def rehearse(
         self,
@@ -119,20 +124,19 @@ class Rehearsal:
             self.step = step + 1
             if step % _EVALUATE_EVERY == 0:
                 self.algorithm.validated(self.score()[1])
-                self.algorithm.train()
         return dict(logged)
 
     def _survey(self) -> None:
         logits = [self.predict(x).cpu() for x, _ in self.seen]
         seed_everything(self.device, "rehearsal", "survey")
         self.copies = list(self.algorithm.survey(logits, [y for _, y in self.seen]))
-        self.algorithm.train()
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Logits in evaluation mode."""
+        """Logits in evaluation mode; training mode comes back."""
         self.algorithm.eval()
         logits: Tensor = self.algorithm(x.to(self.device))
+        self.algorithm.train()
         return logits
 
     def score(self) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgbench import cli, listing, train
+from dgbench import check, cli, listing, train
 from dgbench.algorithm import Batch, Task
 from dgbench.cards import AlgorithmCard
 from dgbench.catalogue import Catalogue
@@ -808,6 +808,11 @@ def test_by_hand(fork: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     preload({**again._preloaded(), "datasets": []})
     assert cli.run(train.main, [*words, *brief, "--include", f"{fork}:Tiltd"]) == 2
     assert "did you mean 'Tilted'?" in capsys.readouterr().err
+
+
+def test_it_can_be_checked(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(check.main, ["--draws", "1", f"{fork}:Tilted"]) == 0
+    assert "\nTilted  6 ok" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam
 
+_READS = itertools.count()
 CARD = AlgorithmCard(paper="nobody's")
 
 
@@ -100,14 +102,17 @@ class Peeks(_Joint):
         return logits if self.training else logits - logits.mean()
 
 
-class Tuples(_Joint):
-    """json: a hyperparameter that JSON turns into something else."""
+class Counts(_Joint):
+    """json: a hyperparameter that is another each time it is read."""
 
     card = CARD
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        pair: tuple = hparam((1, 2))
+        reads: float = hparam(0.0)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "reads", next(_READS))
 
 
 class Stacks(Algorithm):
