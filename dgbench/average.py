@@ -68,6 +68,19 @@ class Average:
         raise NotImplementedError
 
 
+@torch.no_grad()
+def move_towards(mean: Weights, weights: Mapping[str, Tensor], share: float) -> None:
+    """mean += share * (weights - mean); integer tensors, and those whose shape has changed, become the latest."""
+    moving = [n for n, tensor in weights.items() if tensor.is_floating_point() and tensor.shape == mean[n].shape]
+    torch._foreach_lerp_([mean[n] for n in moving], [weights[n].detach() for n in moving], share)
+    mean.update(copied({name: weights[name] for name in weights.keys() - set(moving)}))
+
+
+def copied(weights: Mapping[str, Tensor]) -> Weights:
+    """Copies of the tensors, where they are."""
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
 class RunningMean:
     """The uniform mean of the weights that it was given; integer tensors are those of the last."""
 
@@ -75,17 +88,13 @@ class RunningMean:
         self.count = 0
         self.mean: Weights = {}
 
-    @torch.no_grad()
     def add(self, weights: Mapping[str, Tensor]) -> None:
         """Take one more model into the mean: mean += (weights - mean) / count."""
         self.count += 1
         if self.count == 1:
-            self.mean = {name: tensor.detach().clone() for name, tensor in weights.items()}
-            return
-        floats = [name for name, tensor in weights.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.mean[n] for n in floats], [weights[n].detach() for n in floats], 1 / self.count)
-        for name in weights.keys() - set(floats):
-            self.mean[name].copy_(weights[name])
+            self.mean = copied(weights)
+        else:
+            move_towards(self.mean, weights, 1 / self.count)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -10,18 +10,24 @@ from torch import Tensor
 
 from dgbench.average import Average, RunningMean, Weights
 from dgbench.cards import AverageCard
-from dgbench.errors import UserError
+from dgbench.errors import Problems, unknown
 from dgbench.space import hparam
+
+FORMS = ("paper", "diwa")
 
 
 class SMA(Average):
     """theta_sma(t) = mean of theta_{t0-1}, ..., theta_t for t >= t0; theta_t before. t counts optimizer steps from 1.
 
     Arpit, Wang, Zhou and Xiong, "Ensemble of Averages: Improving Model Selection and Boosting Performance in Domain
-    Generalization", NeurIPS 2022.
+    Generalization", NeurIPS 2022. As in the authors' code, the mean takes in the step before t0 (t0 = `start`).
+
+    `form="diwa"` is the moving average of DiWA's code (Rame et al., NeurIPS 2022), written after this one: the mean of
+    theta_{t0}, ..., theta_t in which theta_{t0} counts twice. ERM++'s average (Teterwak et al., WACV 2025) is the
+    paper's form with start=600; its other parts are the algorithm ERMPlusPlus.
 
     Departures from the authors' code: batch norm's count of batches is the live model's (theirs stays at its first
-    value). As in theirs, the mean takes in the step before t0. DiWA's re-implementation counts theta_t0 twice.
+    value); DiWA's averages parameters alone, here buffers are averaged in both forms.
     """
 
     card = AverageCard(paper="Arpit et al., NeurIPS 2022", when="always", batch_norm="averaged")
@@ -31,10 +37,17 @@ class SMA(Average):
         """The paper's start."""
 
         start: int = hparam(100, help="t0, the first optimizer step, counted from 1, that averages")
+        form: str = hparam("paper", help="the paper's, or that of DiWA's code", options=FORMS)
 
         def __post_init__(self) -> None:
-            if self.start < 2:
-                raise UserError(f"SMA's start must be at least 2, not {self.start}: the step before it is averaged too")
+            problems = Problems()
+            if self.form not in FORMS:
+                problems.add(unknown("form of SMA", self.form, FORMS))
+            elif self.form == "paper" and self.start < 2:
+                problems.add(f"SMA's start must be at least 2, not {self.start}: the step before it is averaged too")
+            elif self.start < 1:
+                problems.add(f"SMA's start must be at least 1, not {self.start}")
+            problems.raise_if_any()
 
     hparams: Hparams
 
@@ -46,9 +59,12 @@ class SMA(Average):
     def observe(self, weights: Mapping[str, Tensor]) -> None:
         """Average, or before the start keep a copy of the live weights."""
         self._seen += 1
-        if self._seen < self.hparams.start:
+        begins = self.hparams.form == "diwa" and self._seen == self.hparams.start
+        if begins or self._seen < self.hparams.start:
             self._mean = RunningMean()
         self._mean.add(weights)
+        if begins:
+            self._mean.count = 2  # theta_{t0} counts twice.
 
     def weights(self) -> Weights | None:
         """The mean now; the live model's weights where training is shorter than the start."""
