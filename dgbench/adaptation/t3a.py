@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgbench.adaptation._batches import entropies
 from dgbench.adapter import Adapter
 from dgbench.cards import AdapterCard
 from dgbench.errors import UserError
@@ -51,8 +52,8 @@ class T3A(Adapter):
         super().__init__(network.eval(), hparams)
         if not isinstance(network.classifier, nn.Linear):
             raise UserError(
-                "T3A's first prototypes are the rows of a linear classifier, and this network's has several layers: "
-                "train with nonlinear_classifier off"
+                "T3A's first prototypes are the rows of a linear classifier, and this network's is none: train with "
+                "nonlinear_classifier off, by an algorithm that trains a classifier"
             )
         rows = network.classifier.weight.detach()
         self._num_classes = len(rows)
@@ -73,10 +74,9 @@ class T3A(Adapter):
 
     def _add(self, features: Tensor) -> None:
         logits = self.network.classifier(features)
-        entropies = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
         self._supports = torch.cat([self._supports, features])
         self._labels = torch.cat([self._labels, logits.argmax(dim=1)])
-        self._entropies = torch.cat([self._entropies, entropies])
+        self._entropies = torch.cat([self._entropies, entropies(logits)])
 
     def _prune(self) -> None:
         """Keep the supports of lowest entropy in each class."""

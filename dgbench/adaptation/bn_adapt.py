@@ -1,0 +1,44 @@
+"""Batch-norm adaptation: nothing learns, but batch norm normalises by the test batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgbench.adaptation._batches import Batches, use_batch_statistics
+from dgbench.adapter import Adapter
+from dgbench.cards import AdapterCard
+from dgbench.errors import UserError
+from dgbench.networks import Network
+
+
+class BNAdapt(Adapter):
+    """f(x) with each batch norm's mean and variance those of the test batch, in place of the training examples'.
+
+    Nado, Padhy, Sculley, D'Amour, Lakshminarayanan and Snoek, "Evaluating Prediction-Time Batch Normalization for
+    Robustness under Covariate Shift", arXiv:2006.10963, 2020; Schneider, Rusak, Eck, Bringmann, Brendel and Bethge,
+    "Improving Robustness against Common Corruptions by Covariate Shift Adaptation", NeurIPS 2020, without a share of
+    the training statistics (their N = 0). The baseline of what learns on top of it: TENT's authors call it "norm", the
+    DomainBed port of T3A's authors TentNorm. Batch norm that was frozen in training is adapted too.
+
+    Departures: dropout is off (TENT's code and TentNorm switch it on). A last batch of a single input is normalised
+    together with the batch before it.
+    """
+
+    card = AdapterCard(paper="Nado et al., arXiv 2020")
+
+    def __init__(self, network: Network, hparams: Any) -> None:
+        super().__init__(network.eval(), hparams)
+        if not use_batch_statistics(network):
+            raise UserError(
+                "BNAdapt replaces the statistics of batch norm, and this network has none: train another backbone, "
+                "such as resnet18"
+            )
+        self._batches = Batches()
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), each of which depends on the whole batch."""
+        return self.network(self._batches.joined(x))[-len(x) :]  # type: ignore[no-any-return]

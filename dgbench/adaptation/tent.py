@@ -1,0 +1,112 @@
+"""TENT: test-time entropy minimisation by the scales and shifts of batch norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
+from dgbench.adapter import Adapter
+from dgbench.cards import AdapterCard
+from dgbench.errors import Problems, UserError, unknown
+from dgbench.networks import Network
+from dgbench.space import choice, hparam
+
+OPTIMIZERS = ("adam", "sgd")
+ADAPTS = ("batch_norm", "head", "head_norm")
+
+
+class TENT(Adapter):
+    """min over batch norm's scales and shifts of mean_n H(softmax f(x_n)), n over the test batch, a batch at a time.
+
+    Wang, Shelhamer, Liu, Olshausen and Darrell, "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR 2021.
+    Batch norm normalises by the test batch always, also where it was frozen in training: with lr 0 this is `BNAdapt`. A
+    batch is predicted by its last forward pass, before the step that follows it; what was learned stays for the next
+    batch, unless `episodic`.
+
+    `adapts` names what learns instead in the two forms that T3A's authors made for DomainBed: `head`, the classifier
+    (their TentClf, Tent-C in their paper), or `head_norm`, the scale and shift of a fresh batch norm before the
+    classifier (TentPreBN, Tent-BN). In both the network's own batch norm keeps its training statistics.
+
+    Departures from the authors' code: dropout is off (theirs is on; the ports' off); batch norm of any dimension learns
+    (theirs: two); 32 inputs a batch, as in the ports (theirs: 200). A last batch of a single input is normalised
+    together with the batch before it, and its own entropy alone is learned from. From the ports: the learning rate is
+    not a multiple of the training's, and there is no weight decay.
+    """
+
+    card = AdapterCard(paper="Wang et al., ICLR 2021", forwards=1.0, backwards=1.0)
+
+    @dataclass(frozen=True)
+    class Hparams:
+        """Defaults are of the authors' code on CIFAR; draws are the ports' factors and numbers of steps."""
+
+        lr: float = hparam(1e-3, choice(1e-4, 1e-3, 1e-2), help="learning rate at test time")
+        steps: int = hparam(1, choice(1, 3), help="optimizer steps on each batch")
+        episodic: bool = hparam(False, help="begin each batch with the weights of training")
+        optimizer: str = hparam("adam", help="sgd has momentum 0.9", options=OPTIMIZERS)
+        adapts: str = hparam("batch_norm", help="what learns", options=ADAPTS)
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if self.lr < 0:
+                problems.add(f"TENT's lr must not be negative, but it is {self.lr}")
+            if self.steps < 1:
+                problems.add(f"TENT's steps must be at least 1, not {self.steps}")
+            if self.optimizer not in OPTIMIZERS:
+                problems.add(unknown("optimizer of TENT", self.optimizer, OPTIMIZERS))
+            if self.adapts not in ADAPTS:
+                problems.add(unknown("adapts of TENT", self.adapts, ADAPTS))
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    def __init__(self, network: Network, hparams: Any) -> None:
+        super().__init__(network.eval().requires_grad_(False), hparams)
+        self._parameters = self._learning()
+        if not self._parameters:
+            raise UserError(
+                "TENT learns the scales and shifts of batch norm, and this network has none: train another backbone, "
+                "such as resnet18, or let TENT's adapts be 'head' or 'head_norm'"
+                if self.hparams.adapts == "batch_norm"
+                else "TENT's adapts is 'head', and this network's classifier has nothing that learns"
+            )
+        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+        self._optimizer = self._new_optimizer()
+        self._batches = Batches()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), before the last step that the batch teaches."""
+        inputs = self._batches.joined(x)
+        if self.hparams.episodic:
+            self._begin_anew()
+        for _ in range(self.hparams.steps):
+            logits = self.network(inputs)[-len(x) :]
+            self._optimizer.zero_grad()
+            entropies(logits).mean().backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+        return logits.detach()  # type: ignore[no-any-return]
+
+    def _learning(self) -> list[Tensor]:
+        """What learns, after the changes to the network that this takes."""
+        network = self.network
+        if self.hparams.adapts == "head":
+            return list(network.classifier.requires_grad_(True).parameters())
+        if self.hparams.adapts == "head_norm":
+            norm = nn.BatchNorm1d(network.num_features, track_running_stats=False, device=network.mean.device)
+            network.classifier = nn.Sequential(norm, network.classifier)
+            return scales_and_shifts([norm])
+        return scales_and_shifts(use_batch_statistics(network))
+
+    @torch.no_grad()
+    def _begin_anew(self) -> None:
+        torch._foreach_copy_(self._parameters, self._initial)
+        self._optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> Optimizer:
+        if self.hparams.optimizer == "sgd":
+            return SGD(self._parameters, lr=self.hparams.lr, momentum=0.9)
+        return Adam(self._parameters, lr=self.hparams.lr)
