@@ -29,7 +29,7 @@ _SOURCE_BATCH = 128
 def execute_merge(bench: Workbench) -> None:
     """Merge the inputs' best models and record the result, at the last step of training.
 
-    A merger that leaves a choice records its candidates at the steps before.
+    A merger that leaves a choice records its candidates at the steps before, from step 0 on where those are too few.
     """
     cls, hparams = build(bench.catalogue, "merger", bench.run.method)
     merger: Merger = cls(hparams)
@@ -42,17 +42,17 @@ def execute_merge(bench: Workbench) -> None:
         _record(bench, last, _mean_logits(bench, algorithm, chosen), {"members": [member.run for member in chosen]})
         return
     tools = MergeTools(bench, algorithm)
-    merged = list(merger.candidates(members, tools.tools()))
-    best = -1.0
-    for step, weights in enumerate(map(tools.with_statistics, merged), start=last + 1 - len(merged)):
+    keep = MODEL in bench.keep or bench.site.save_models
+    first, best = max(0, last + 1 - merger.choices), -1.0
+    for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
+        weights = tools.with_statistics(merged.weights)
         predict = predict_with(algorithm, weights)
         logits = {view: logits_of(predict, bench.data, view, bench.device) for view in bench.run.views}
-        accuracy = _record(bench, step, logits)
-        if MODEL in bench.keep or bench.site.save_models:
-            if accuracy > best:
-                save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
-            if step == last:
-                save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
+        accuracy = _record(bench, step, logits, {"members": [member.run for member in merged.members], **merged.by})
+        if keep and accuracy > best:
+            save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
+        if keep and step == first + merger.choices - 1:
+            save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
         best = max(best, accuracy)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -13,7 +16,7 @@ from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.evaluate import evaluate_views
 from dgbench.merger import Tools
 from dgbench.predictor import predict_with
-from dgbench.seeding import numpy_stream
+from dgbench.seeding import numpy_stream, torch_seed
 from dgbench.workbench import Workbench
 
 _CHUNK = 16
@@ -29,7 +32,8 @@ class MergeTools:
 
     def tools(self) -> Tools:
         """As a merger takes them."""
-        return Tools(self.score, self.initial, self.fisher)
+        examples = sum(self.bench.data.size(view) for view in self.bench.run.fold.train)
+        return Tools(self.score, self.initial, self.fisher, examples)
 
     def initial(self) -> Weights:
         """What the first member's training began with."""
@@ -50,33 +54,38 @@ class MergeTools:
         return correct / sum(view["n"] for view in scores.values())
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
-        """By floating-point tensor, the mean square of an example's gradient; labels from the model's predictions."""
+        """By parameter, the mean square of an example's gradient; labels from the model's predictions.
+
+        Also of parameters that learn nothing by themselves: those that follow others differ between members too.
+        """
         algorithm, device = self.algorithm.eval(), self.bench.device
-        learning = {name for name, p in algorithm.named_parameters() if p.requires_grad and name in weights}
-        moving = {name: weights[name].to(device) for name in learning}
-        fixed = {name: tensor.to(device) for name, tensor in weights.items() if name not in learning}
+        parameters = {name for name, _ in algorithm.named_parameters()}
+        moving = {name: tensor.to(device) for name, tensor in weights.items() if name in parameters}
+        fixed = {name: tensor.to(device) for name, tensor in weights.items() if name not in parameters}
+        generator = torch.Generator(device).manual_seed(torch_seed(self.bench.run.seed, "fisher"))
+
+        def logits_of(moving: Weights, x: Tensor) -> Tensor:
+            logits: Tensor = functional_call(algorithm, {**fixed, **moving}, (x,), tie_weights=False)
+            return logits
 
         def loss(moving: Weights, x: Tensor, y: Tensor) -> Tensor:
-            logits = functional_call(algorithm, {**fixed, **moving}, (x[None],), tie_weights=False)
-            return F.cross_entropy(logits, y[None])
+            return F.cross_entropy(logits_of(moving, x[None]), y[None])
 
         per_example = vmap(grad(loss), in_dims=(None, 0, 0))
-        total = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}
-        inputs = self._examples(examples)
-        with torch.no_grad():
-            logits = functional_call(algorithm, {**fixed, **moving}, (inputs,), tie_weights=False)
-            labels = torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
-        for x, y in zip(torch.split(inputs, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+        total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
+        for x in self._examples(examples):
+            with torch.no_grad():
+                y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
             for name, gradient in per_example(moving, x, y).items():
                 total[name] += gradient.square().sum(dim=0)
-        return {name: square / len(inputs) for name, square in total.items()}
+            count += len(x)
+        return {name: square / count for name, square in total.items()}
 
-    def _examples(self, count: int) -> Tensor:
+    def _examples(self, count: int) -> Iterator[Tensor]:
         """So many training examples as the network takes them, as many of each domain, drawn by the run's seed."""
         views, data = self.bench.run.fold.train, self.bench.data
-        parts = []
         for view in views:
-            rng = numpy_stream(self.bench.run.seed, "fisher", str(view))
-            chosen = rng.permutation(data.size(view))[: max(1, count // len(views))]
-            parts.append(self.algorithm.network.prepare(data.inputs(view, chosen).to(self.bench.device)))
-        return torch.cat(parts)
+            order = numpy_stream(self.bench.run.seed, "fisher", str(view)).permutation(data.size(view))
+            chosen = order[: max(1, count // len(views))]
+            for positions in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
+                yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.bench.device))

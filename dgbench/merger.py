@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dgbench.average import NoHparams, Weights
@@ -32,10 +32,24 @@ class Tools:
     fisher: Callable[[Weights, int], Weights]
     """By parameter, the mean square of the gradient of log p(y | x), y drawn from the model's own predictions, over
     that many examples of the training domains."""
+    examples: int
+    """Training examples of all domains together."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A model that came out; its record says of what and how."""
+
+    weights: Weights
+    members: Sequence[Member]
+    """Those that are in it."""
+    by: Mapping[str, float] = field(default_factory=dict)
+    """What tells it from the other candidates."""
 
 
 class Merger:
-    """Base of every merger. Override `merge` (one network), `candidates` (several) or `ensemble`, as the card says."""
+    """Base of every merger. Override `merge`; `candidates` where not all members are in the model, or to leave a choice
+    of several (and `choices`); or `ensemble`, if the card says so."""
 
     card: ClassVar[MergerCard]
     Hparams: ClassVar[type] = NoHparams
@@ -47,9 +61,14 @@ class Merger:
         """One model's weights from those of the members, given in the order of their hyperparameter seeds."""
         raise NotImplementedError
 
-    def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Weights]:
+    @property
+    def choices(self) -> int:
+        """How many candidates there are, whatever the members."""
+        return 1
+
+    def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
         """Models among which a selector chooses as among the steps of a run; the last is the one to take unasked."""
-        yield self.merge(members, tools)
+        yield Merged(self.merge(members, tools), members)
 
     def ensemble(self, members: Sequence[Member]) -> Sequence[Member]:
         """The members whose logits are averaged, for a card that says "ensemble"."""

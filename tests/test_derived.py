@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from dgbench.adaptation.t3a import T3A
 from dgbench.data import ViewData
 from dgbench.evaluate import logits_of
-from dgbench.merger import Tools
+from dgbench.merger import Merged, Tools
 from dgbench.merging.diwa import DiWA
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import View
@@ -96,6 +96,7 @@ def test_diwa_is_the_mean_of_the_members_best_weights(sweep: Sweep) -> None:
     assert same(predictions(sweep, merged), logits_by(sweep, weights))
     (record,) = records_of(folder(sweep, merged))
     assert (record["step"], record["predictor"]) == (29, MODEL)
+    assert record["members"] == [run.id for run in runs_of(sweep, "ERM")]
     assert set(record["views"]) == {str(view) for view in merged.fold.evaluated}
 
 
@@ -139,6 +140,35 @@ def test_a_mergers_score_is_the_pooled_accuracy_of_the_training_domains(
     again(copy, merged)
     (record,) = records_of(folder(copy, merged))
     assert scores == [pytest.approx(pooled(record, merged), rel=1e-12)]
+
+
+@pytest.mark.parametrize(("choices", "steps"), [(3, [27, 28, 29]), (40, list(range(40)))])
+def test_candidates_are_recorded_one_by_one_up_to_the_last_step(
+    choices: int, steps: list[int], sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next is made once the one before is recorded; where there are more than steps, they begin at step 0."""
+    copy = copied(sweep, tmp_path)
+    merged = the(copy, "DiWA")
+
+    def candidates(self: DiWA, members: Sequence[Any], tools: Tools) -> Iterator[Merged]:
+        for i in range(choices):
+            assert i == 0 or len(records_of(folder(copy, merged))) == i
+            yield Merged(members[1 - i % 2].load(), members[1 - i % 2 :][:1], {"number": i})
+
+    monkeypatch.setattr(DiWA, "choices", choices)
+    monkeypatch.setattr(DiWA, "candidates", candidates)
+    again(copy, merged)
+    records = records_of(folder(copy, merged))
+    assert [record["step"] for record in records] == steps
+    assert [record["number"] for record in records] == list(range(choices))
+    one, other = (run.id for run in runs_of(copy, "ERM")[:2])
+    assert [record["members"] for record in records[:2]] == [[other], [one]]
+    scores = [
+        np.mean([record["views"][str(view)]["accuracy"] for view in merged.fold.source_val]) for record in records
+    ]
+    best, last = (find_model(folder(copy, merged).path, MODEL, which) for which in (BEST, LAST))
+    assert (best.step, best.accuracy) == (steps[int(np.argmax(scores))], max(scores))
+    assert (last.step, last.accuracy) == (steps[-1], scores[-1])
 
 
 # -- adapting -----------------------------------------------------------------------------------------------------

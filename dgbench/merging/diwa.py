@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dgbench.average import RunningMean, Weights
 from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merger, Tools
+from dgbench.merger import Member, Merged, Merger, Tools
+from dgbench.merging._greedy import greedy
 
 _PAPER = "Ramé et al., NeurIPS 2022"
 
@@ -43,16 +43,6 @@ class DiWARestricted(Merger):
 
     card = MergerCard(paper=_PAPER)
 
-    def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
-        """The greedy mean; three copies of the model in memory. Equally accurate runs keep their order."""
-        first, *others = sorted(members, key=lambda member: member.accuracy, reverse=True)
-        kept = RunningMean()
-        kept.add(first.load())
-        best = tools.score(kept.mean)
-        for member in others:
-            candidate = copy.deepcopy(kept)
-            candidate.add(member.load())
-            accuracy = tools.score(candidate.mean)
-            if accuracy >= best:
-                kept, best = candidate, accuracy
-        return kept.mean
+    def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
+        """The greedy mean. Equally accurate runs keep their order."""
+        yield greedy(sorted(members, key=lambda member: member.accuracy, reverse=True), tools.score)

@@ -1,0 +1,76 @@
+"""WiSE-FT: the models between where a run began and where it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dgbench.cards import MergerCard
+from dgbench.errors import Problems
+from dgbench.merger import Member, Merged, Merger, Tools
+from dgbench.space import hparam
+
+
+class WiSEFT(Merger):
+    """theta = (1 - alpha) theta_0 + alpha theta_1 of each run by itself, alpha picked from a grid by a selector.
+
+    Wortsman, Ilharco, Kim, Li, Kornblith, Roelofs, Gontijo-Lopes, Hajishirzi, Farhadi, Namkoong and Schmidt, "Robust
+    Fine-Tuning of Zero-Shot Models", CVPR 2022. theta_0 are the weights that the run began with, theta_1 those of its
+    best validation accuracy. The grid's alphas are candidates as the steps of a run are; the recommended one comes
+    last, since a selector that looks at the last step alone takes that. Of equally good ones the smallest wins, but
+    the recommended after the others.
+
+    theta_0 includes the initial classifier. The paper's is a zero-shot one, made from the class names; here it is
+    random, and theta_0 predicts nothing, unless the setting says `classifier_init = linear_probe`: then both ends are
+    models worth mixing.
+
+    Departures from the authors' code: whole numbers are theta_1's; with live batch norm the statistics of each
+    candidate are measured afresh on training minibatches, at alpha = 1 too; no weighing by Fisher information.
+    """
+
+    card = MergerCard(paper="Wortsman et al., CVPR 2022", shared_init=False, min_members=1, each=True)
+
+    @dataclass(frozen=True)
+    class Hparams:
+        """The paper's grid and its recommendation."""
+
+        points: int = hparam(11, help="alphas of the grid, evenly from 0 to 1")
+        recommended: float = hparam(0.5, help="the alpha to take where nothing chooses")
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if self.points < 2:
+                problems.add(f"WiSEFT's points must be at least 2, the ends, not {self.points}")
+            if not 0 <= self.recommended <= 1:
+                problems.add(f"WiSEFT's recommended alpha must lie between 0 and 1: {self.recommended}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    @cached_property
+    def alphas(self) -> tuple[float, ...]:
+        """The grid in rising order, but the recommended last."""
+        grid = [i / (self.hparams.points - 1) for i in range(self.hparams.points)]
+        return (*(alpha for alpha in grid if abs(alpha - self.hparams.recommended) > 1e-9), self.hparams.recommended)
+
+    @property
+    def choices(self) -> int:
+        """One an alpha."""
+        return len(self.alphas)
+
+    @torch.no_grad()
+    def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
+        """Three copies of the model in memory; the ends are exact."""
+        (member,) = members
+        initial, tuned = tools.initial(), member.load()
+
+        def between(name: str, alpha: float) -> Tensor:
+            one = tuned[name]
+            return torch.lerp(initial[name], one, alpha) if one.is_floating_point() else one
+
+        for alpha in self.alphas:
+            yield Merged({name: between(name, alpha) for name in tuned}, members, {"alpha": alpha})

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from dgbench.merger import Member
+from dgbench.merging.ensemble import Ensemble
+
+
+def test_every_member_votes() -> None:
+    members = [Member(f"run{i}", 0.5, dict) for i in range(3)]
+    assert list(Ensemble(Ensemble.Hparams()).ensemble(members)) == members
+
+
+def test_card_says_what_the_engine_must_do() -> None:
+    card = Ensemble.card
+    assert (card.ensemble, card.average, card.shared_init, card.min_members) == (True, "", False, 2)

@@ -1,0 +1,240 @@
+"""Every merger over real runs of several algorithms and over an average: what is recorded, and what is chosen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dgbench.average import Weights
+from dgbench.data import Minibatches
+from dgbench.evaluate import evaluate_views, mean_accuracy
+from dgbench.predictor import find_model, predict_with
+from dgbench.reconcile import Sweep
+from dgbench.results import read_results
+from dgbench.run import MODEL, Run
+from dgbench.select import SELECTORS
+from dgbench.sources import Site
+from dgbench.store import BEST, LAST
+from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
+
+BASES = ("ERM", "SAM", "ERM+SWAD")
+GREEDY = ("DiWARestricted", "GreedySoup")
+OF_ALL = ("DiWA", "UniformSoup", "ModelStock", "FisherMerging", "UBGM", "Ensemble", "EoA")
+MERGERS = (*OF_ALL, *GREEDY, "WiSEFT")
+HPARAMS = {
+    "SMA": {"start": 5},
+    "WiSEFT": {"points": 5},
+    "UBGM": {"examples": 20},
+    "FisherMerging": {"examples": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """All rows over two runs an algorithm, executed."""
+    rows = [f"{base}+{merger}" for base in BASES for merger in MERGERS]
+    return execute_all(
+        sweep_of(
+            tmp_path_factory.mktemp("merging"),
+            *rows,
+            site=Site(device="cpu", save_models=True),
+            n_hparams=2,
+            setting={"steps": 13},
+            space={"lr": "{0.003, 0.01}"},
+            hparams=HPARAMS,
+        )
+    )
+
+
+def merged(sweep: Sweep, base: str, merger: str) -> list[Run]:
+    """The merge runs of a row."""
+    return [candidate.run for candidate in sweep.plan.candidates[f"{base}+{merger}", "RotatedDigits"]]
+
+
+def records(sweep: Sweep, run: Run) -> list[dict[str, Any]]:
+    return records_of(sweep.store.folder(run.id), MODEL)
+
+
+def weights(sweep: Sweep, run: str, predictor: str = MODEL, which: str = BEST) -> Weights:
+    return find_model(sweep.store.folder(run).path, predictor, which).load(CPU)
+
+
+def test_nothing_is_trained_for_a_merger(sweep: Sweep) -> None:
+    assert [len(runs_of(sweep, name)) for name in ("ERM", "SAM")] == [2, 2]
+    assert {run.method.name for run in sweep.plan.runs if run.kind == "train"} == {"ERM", "SAM"}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("merger", MERGERS)
+def test_records_say_which_members_the_model_is_made_of(sweep: Sweep, base: str, merger: str) -> None:
+    algorithm, _, average = base.partition("+")
+    trained = [run.id for run in runs_of(sweep, algorithm)]
+    predictor = average or ("SMA" if merger == "EoA" else MODEL)
+    for run in merged(sweep, base, merger):
+        inputs = [source.run for source in run.inputs]
+        assert {source.predictor for source in run.inputs} == {predictor}
+        for record in records(sweep, run):
+            if merger in GREEDY:
+                assert set(record["members"]) <= set(trained)
+                assert record["members"]
+            else:
+                assert record["members"] == inputs
+    found = [source.run for run in merged(sweep, base, merger) for source in run.inputs]
+    assert found == trained
+
+
+def test_tables_say_how_many_runs_a_model_is_merged_from(sweep: Sweep) -> None:
+    members = read_results(sweep.root).members
+    expected = {f"{base}+{name}": "1" if name == "WiSEFT" else "2" for base in BASES for name in MERGERS}
+    assert members == expected
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_merged_weights_are_finite_and_of_their_own(sweep: Sweep, base: str) -> None:
+    names = ("DiWA", "ModelStock", "FisherMerging", "UBGM")
+    found = {name: weights(sweep, merged(sweep, base, name)[0].id) for name in names}
+    mean = found["DiWA"]["network.classifier.weight"]
+    for name in names:
+        assert all(tensor.isfinite().all() for tensor in found[name].values())
+        assert name == "DiWA" or not torch.allclose(found[name]["network.classifier.weight"], mean, atol=1e-6)
+    soup = weights(sweep, merged(sweep, base, "UniformSoup")[0].id)
+    assert all(torch.equal(soup[name], tensor) for name, tensor in found["DiWA"].items())
+
+
+def test_model_stock_goes_back_towards_the_weights_that_the_runs_began_with(sweep: Sweep) -> None:
+    runs = runs_of(sweep, "ERM")
+    name = "network.classifier.weight"
+    initial = training_of(sweep, runs[0]).algorithm.predictor_tensors()[name]
+    one, other = (weights(sweep, run.id)[name] - initial for run in runs)
+    cosine = (one * other).sum() / (one.norm() * other.norm())
+    t = (2 * cosine / (1 + cosine)).clamp(0, 1)
+    found = weights(sweep, merged(sweep, "ERM", "ModelStock")[0].id)[name]
+    torch.testing.assert_close(found, initial + t * (one + other) / 2, rtol=0, atol=1e-6)
+    assert 0 < t < 1
+
+
+# -- WiSE-FT ------------------------------------------------------------------------------------------------------
+
+
+def views_of(sweep: Sweep, run: Run, content: Weights) -> dict[str, Any]:
+    """What a record says of those weights."""
+    training = training_of(sweep, run)
+    return evaluate_views(predict_with(training.algorithm, content), training.data, run.views, CPU)[0]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_ends_of_wise_ft_are_the_initial_and_the_trained_model(sweep: Sweep, base: str) -> None:
+    for run in merged(sweep, base, "WiSEFT"):
+        (source,) = run.inputs
+        (trained,) = (t for t in sweep.plan.runs if t.id == source.run)
+        by_alpha = {record["alpha"]: record["views"] for record in records(sweep, run)}
+        assert list(by_alpha) == [0, 0.25, 0.75, 1, 0.5]
+        initial = {n: t.clone() for n, t in training_of(sweep, trained).algorithm.predictor_tensors().items()}
+        assert by_alpha[0] == views_of(sweep, trained, initial)
+        assert by_alpha[1] == views_of(sweep, trained, weights(sweep, source.run, source.predictor))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_selection_picks_among_the_alphas(sweep: Sweep, base: str) -> None:
+    results = read_results(sweep.root)
+    row = f"{base}+WiSEFT"
+    for run in merged(sweep, base, "WiSEFT"):
+        found = records(sweep, run)
+        assert [record["step"] for record in found] == [8, 9, 10, 11, 12]
+        scores = [mean_accuracy(record["views"], run.fold.source_val) for record in found]
+        place = scores.index(max(scores))
+        picks = {
+            name: SELECTORS[name].rate(results, row, "RotatedDigits", 0, run.trial, run.hparams_seed)
+            for name in ("training-domain", "oracle")
+        }
+        assert picks["training-domain"].step == found[place]["step"]  # type: ignore[union-attr]
+        assert picks["oracle"].step == 12  # type: ignore[union-attr]
+        best, last = (find_model(sweep.store.folder(run.id).path, MODEL, which) for which in (BEST, LAST))
+        assert (best.step, best.accuracy) == (found[place]["step"], scores[place])
+        assert (last.step, last.accuracy) == (12, scores[-1])
+        (source,) = run.inputs
+        (trained,) = (t for t in sweep.plan.runs if t.id == source.run)
+        assert views_of(sweep, trained, best.load(CPU)) == found[place]["views"]
+
+
+def test_a_linear_probe_makes_the_beginning_of_wise_ft_a_model(sweep: Sweep, tmp_path: Path) -> None:
+    probed = execute_all(sweep_of(tmp_path, "WiSEFT", setting={"steps": 3, "classifier_init": "linear_probe"}))
+    run = merged(sweep, "ERM", "WiSEFT")[0]
+    starts = [records(sweep, run)[0], records(probed, runs_of(probed, "WiSEFT")[0])[0]]
+    assert [record["alpha"] for record in starts] == [0, 0]
+    random, fitted = (mean_accuracy(record["views"], run.fold.source_val) for record in starts)
+    assert random < 0.25 < 0.5 < fitted
+
+
+# -- what is gone, and live batch norm ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_missing_member_is_named(sweep: Sweep, tmp_path: Path, place: int) -> None:
+    shutil.copytree(sweep.root, tmp_path, dirs_exist_ok=True)
+    copy = Sweep(tmp_path, sweep.declaration, sweep.plan, sweep.site)
+    gone = copy.store.folder(runs_of(sweep, "ERM")[place].id)
+    shutil.rmtree(gone.path / "models")
+    for merger in MERGERS:
+        runs = [run for run in merged(copy, "ERM", merger) if gone.id in [source.run for source in run.inputs]]
+        (run,) = runs
+        folder = copy.store.folder(run.id)
+        assert folder.reset()
+        assert execute(copy, run) == 1, merger
+        (failure,) = folder.failures()
+        assert failure["error"].startswith(f"FileNotFoundError: {gone.path}/models/"), merger
+        assert folder.summary() is None
+
+
+NORMED = '''
+from torch import nn
+from dgbench.algorithms.erm import ERM
+from dgbench.cards import AlgorithmCard
+from dgbench.networks import Network
+
+class Normed(ERM):
+    """ERM on a network with batch norm."""
+
+    card = AlgorithmCard(paper="none")
+
+    @classmethod
+    def make_network(cls, input_shape, num_classes, hparams, setting):
+        layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        return Network(nn.Sequential(*layers), 32, num_classes, setting)
+'''
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Merged models under live batch norm."""
+    root = tmp_path_factory.mktemp("normed")
+    (root / "normed.py").write_text(NORMED)
+    site = Site(device="cpu", save_models=True, include=(str(root / "normed.py"),))
+    rows = [f"Normed+{merger}" for merger in ("DiWA", "WiSEFT", "UBGM", "GreedySoup")]
+    setting = {"steps": 12, "batch_norm": "live"}
+    hparams = {"UBGM": {"examples": 20}, "WiSEFT": {"points": 2}, "lr": 0.01}
+    return execute_all(sweep_of(root / "sweep", *rows, site=site, n_hparams=2, setting=setting, hparams=hparams))
+
+
+@pytest.mark.parametrize("merger", ["DiWA", "WiSEFT", "UBGM", "GreedySoup"])
+def test_a_merged_model_has_the_statistics_of_its_own_weights(normed: Sweep, merger: str) -> None:
+    """Those of its first layer's outputs on the minibatches of training, the mean over all of them."""
+    run = runs_of(normed, merger)[0]
+    found = weights(normed, run.id)
+    (trained,) = (t for t in normed.plan.runs if t.id == run.inputs[0].run)
+    training = training_of(normed, trained)
+    means, variances = [], []
+    for minibatch in Minibatches(training.data, trained).between(0, 12, workers=0):
+        x = torch.cat([training.algorithm.network.prepare(x) for x, _, _ in minibatch])
+        maps = torch.conv2d(x, found["network.featurizer.0.weight"], found["network.featurizer.0.bias"])
+        means.append(maps.mean((0, 2, 3)))
+        variances.append(maps.transpose(0, 1).flatten(1).var(1))
+    torch.testing.assert_close(found["network.featurizer.1.running_mean"], torch.stack(means).mean(0))
+    torch.testing.assert_close(found["network.featurizer.1.running_var"], torch.stack(variances).mean(0))
+    for source in run.inputs:
+        theirs = weights(normed, source.run)["network.featurizer.1.running_var"]
+        assert not torch.allclose(found["network.featurizer.1.running_var"], theirs, rtol=1e-3)

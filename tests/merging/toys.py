@@ -1,0 +1,65 @@
+"""Members whose weights are made up, and tools that answer only what a test expects to be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dgbench.average import Weights
+from dgbench.merger import Member, Merged, Merger, Tools
+
+
+def member(i: int, accuracy: float = 0.5, size: int = 5) -> Member:
+    """Weights that are 1 at place i, so that a mean is its own list of weights; a count of i."""
+
+    def load() -> Weights:
+        weights = torch.zeros(size, dtype=torch.float64)
+        weights[i] = 1.0
+        return {"w": weights, "count": torch.tensor(i)}
+
+    return Member(f"run{i}", accuracy, load)
+
+
+def of(*weights: Weights) -> list[Member]:
+    """Members with these weights."""
+
+    def named(i: int, content: Weights) -> Member:
+        return Member(f"run{i}", 0.5, lambda: {name: tensor.clone() for name, tensor in content.items()})
+
+    return [named(i, content) for i, content in enumerate(weights)]
+
+
+def tools(
+    score: Callable[[Weights], float] | None = None,
+    initial: Weights | None = None,
+    fisher: Callable[[Weights, int], Weights] | None = None,
+    examples: int = 1,
+) -> Tools:
+    """What is not given must not be asked for."""
+
+    def refuse(*_: object) -> Weights:
+        raise AssertionError("nobody asks for that")
+
+    def begin() -> Weights:
+        assert initial is not None, "nobody asks for that"
+        return {name: tensor.clone() for name, tensor in initial.items()}
+
+    return Tools(score or refuse, begin, fisher or refuse, examples)  # type: ignore[arg-type]
+
+
+def one(merger: Merger, members: Sequence[Member], given: Tools) -> Merged:
+    """The one model that a merger makes."""
+    assert merger.choices == 1
+    (merged,) = merger.candidates(members, given)
+    return merged
+
+
+def scores(table: dict[frozenset[int], float]) -> Callable[[Weights], float]:
+    """The score of a mean, by which one-hot members are in it."""
+    return lambda weights: table[frozenset(weights["w"].nonzero().flatten().tolist())]
+
+
+def near(found: Tensor, expected: Tensor, within: float = 1e-12) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=within)
