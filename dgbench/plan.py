@@ -300,10 +300,16 @@ class _Planner:
                     yield f"{row.algorithm} needs {NEEDS[need]}, which it would not have on {dataset}"
 
     def _not_followed(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
-        """What of the setting an algorithm can't follow, and adapters that would need more of it than it shows."""
+        """What of the setting an algorithm can't follow, averages that can't feed back into it, and adapters that would
+        need more of it than it shows."""
         for row in rows:
             entry = self.catalogue.get("algorithm", row.algorithm)
             yield from entry.refusals(self.settings[dataset])
+            if self._feeds_back(row.average) and (not entry.features or "network" in entry.card.followers):
+                yield (
+                    f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
+                    f"to {row.algorithm}'s"
+                )
             if row.adapter and not entry.features and self.catalogue.get("adapter", row.adapter).card.needs_features:
                 yield (
                     f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,50 @@ def test_without_further_rows_nothing_watches(make_plan: MakePlan) -> None:
     by_name = {run.method.name: run.averages for run in make_plan("ERM+SMA", "SAM").runs}
     assert [part.name for part in by_name["ERM"]] == ["SMA"]
     assert by_name["SAM"] == ()
+
+
+def test_what_feeds_back_has_a_run_of_its_own_that_nothing_else_watches(make_plan: MakePlan) -> None:
+    rows = ("ERM", "EMA", "SMA", "SwitchEMA", "SWA", "SWA+DiWA", "SWA+T3A")
+    found = make_plan(*rows, protocol=SINGLES, hparams=3)
+    trained = [run for run in found.runs if run.kind == "train"]
+    watched = Counter(tuple(part.name for part in run.averages) for run in trained)
+    assert watched == {("EMA", "SMA"): 12, ("SwitchEMA",): 12, ("SWA",): 12}
+    own = {run.id for run in trained if run.averages[0].name == "SWA"}
+    assert {candidate.run.id for candidate in found.candidates["SWA", "Toy"]} == own
+    derived = [run for run in found.runs if run.kind != "train"]
+    assert {(source.run, source.predictor) for run in derived for source in run.inputs} == {(id, "SWA") for id in own}
+
+
+FOREIGN = """
+import torch
+
+
+class Foreign(torch.nn.Module):
+    def __init__(self, input_shape, num_classes, num_domains, hparams):
+        super().__init__()
+
+    def update(self, minibatches, unlabeled=None):
+        return {}
+
+    def predict(self, x):
+        return x
+"""
+
+
+def test_nothing_feeds_back_into_a_training_that_nobody_can_change_from_outside(
+    make_facts: MakeFacts, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    told = "{0}+{1}: {1} changes the training that it watches, which can't be done from outside to {0}'s"
+    file = tmp_path / "algorithms.py"
+    file.write_text(FOREIGN)
+    catalogue = Catalogue([f"{file}:Foreign"])
+    rows = request(catalogue, "Foreign", "Foreign+EMA", "Foreign+SWA", "Foreign+SwitchEMA", "SAM+SWA")
+    overrides = Overrides(parts={"Foreign": {"batch_size": 4}})
+    found = problems(plan, [rows], {"Toy": make_facts(4)}, setting(), catalogue, overrides)
+    assert found == tuple(told.format("Foreign", name) for name in ("SWA", "SwitchEMA"))
+    assert problems(make_plan, "ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "SWA") == (
+        told.format("ERMPlusPlus", "SwitchEMA"),
+    )
 
 
 @pytest.mark.parametrize("rows", [TEN, ON_ERM])

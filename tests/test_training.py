@@ -25,9 +25,10 @@ from dgbench.training import Training
 from tests.in_process import CPU, records_of, sweep_of, train, training_of
 from tests.layouts import write_folders
 
-WATCHED = ("{}", "{}+SWAD", "{}+SMA")
-AVERAGES = {"SMA": {"start": 4}, "SWAD": {"n_converge": 1, "n_tolerance": 1}}
-KEEP = ("model", "SMA", "SWAD")
+WATCHED = ("{}", "{}+SWAD", "{}+SMA", "{}+EMA", "{}+BMA", "{}+IIDMax")
+AVERAGES = {"SMA": {"start": 4}, "SWAD": {"n_converge": 1, "n_tolerance": 1}, "EMA": {"decay": 0.8}}
+AT_THE_END = ("BMA", "SWAD")
+KEEP = ("model", "SMA", "EMA", "IIDMax", *AT_THE_END)
 
 
 def only(sweep: Sweep) -> Training:
@@ -52,11 +53,13 @@ def test_averages_that_watch_change_nothing(algorithm: str, tmp_path: Path) -> N
         hparams = {"resnet_dropout": 0.5, **(AVERAGES if len(rows) > 1 else {})}
         training = only(sweep_of(tmp_path / str(len(rows)), *names, hparams=hparams))
         train(training)
-        found.append(training.folder)
+        found.append(training)
     watched, alone = found
-    assert records_of(watched, "model") == records_of(alone)
-    assert [record["step"] for record in records_of(watched, "SMA")] == [*STEPS]
-    assert [record["step"] for record in records_of(watched, "SWAD")] == [19]
+    assert records_of(watched.folder, "model") == records_of(alone.folder)
+    assert same_weights(watched.algorithm.state_dict(), alone.algorithm.state_dict())
+    for predictor in KEEP:
+        steps = [record["step"] for record in records_of(watched.folder, predictor)]
+        assert steps == ([19] if predictor in AT_THE_END else [*STEPS])
 
 
 # -- what it keeps ------------------------------------------------------------------------------------------------
