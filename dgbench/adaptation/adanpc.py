@@ -1,0 +1,82 @@
+"""AdaNPC: the nearest training examples vote, and test inputs that they are sure of join them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgbench.adaptation._neighbours import scores
+from dgbench.adapter import Adapter
+from dgbench.cards import AdapterCard
+from dgbench.errors import Problems
+from dgbench.networks import Network
+from dgbench.space import choice, hparam
+
+
+class AdaNPC(Adapter):
+    """f_c(x) = log(1e-5 + sum over the k nearest z_i in memory of softmax_i(cos(z(x), z_i) / T) [y_i = c]).
+
+    Zhang, Wang, Jin, Yuan, Zhang, Wang, Jin and Tan, "AdaNPC: Exploring Non-Parametric Classifier for Test-Time
+    Adaptation", ICML 2023. The memory holds the features of all training examples under their labels; after a batch is
+    predicted, those of its inputs whose largest score is at least beta join it, under the predicted class. The
+    network's classifier is not used; `KNN` trains without one.
+
+    Departures from the authors' code: there the confidence is the largest softmax of the scores, which are
+    probabilities already, so that it lies between 1/C and e / (e + C - 1), 0.31 for 7 classes, and a beta of 0.75 means
+    the same as 1.1: nothing joins. Here it is the largest score; above 1 nothing joins. The random feature with label 0
+    that their memory begins with is left out. Only what was trained on is in memory, not the training domains'
+    validation parts, by which hyperparameters are chosen. With k above the size of the memory all of it votes (theirs
+    fails). The logarithm of the scores, which are not normalised, is what they take as the logits in training.
+    """
+
+    card = AdapterCard(paper="Zhang et al., ICML 2023", needs_source=True)
+
+    @dataclass(frozen=True)
+    class Hparams:
+        """Defaults with which the authors' code begins, and the grid that it searches."""
+
+        beta: float = hparam(0.1, choice(0.0, 0.25, 0.75, 1.1), help="least score to be remembered; above 1: never")
+        k: int = hparam(100, choice(1, 5, 10, 25, 50, 75, 100, 150, 200), help="neighbours that vote")
+        temperature: float = hparam(0.1, choice(0.01, 0.05, 0.1, 0.25, 0.5), help="of the cosines")
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if self.beta < 0:
+                problems.add(f"AdaNPC's beta must not be negative, but it is {self.beta}")
+            if self.k < 1:
+                problems.add(f"AdaNPC's k must be at least 1, not {self.k}")
+            if self.temperature <= 0:
+                problems.add(f"AdaNPC's temperature must be above 0, not {self.temperature}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    @torch.no_grad()
+    def __init__(self, network: Network, hparams: Any) -> None:
+        super().__init__(network.eval(), hparams)
+
+    @torch.no_grad()
+    def begin(self, source: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Remember every training example."""
+        remembered = [(F.normalize(self.network.features(x), dim=1), y) for x, y in source]
+        self._source, self._labels = (torch.cat(parts) for parts in zip(*remembered, strict=True))
+        self._joined = self._source[:0]
+        self._num_classes = self.network.classifier(self._source[:1]).shape[1]
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), before learning from the batch."""
+        values, features = self.hparams, F.normalize(self.network.features(x), dim=1)
+        cosines = torch.cat([features @ self._source.T, features @ self._joined.T], dim=1)
+        found = scores(cosines, self._labels, values.k, values.temperature, self._num_classes)
+        confidence, predicted = found.max(dim=1)
+        sure = confidence >= values.beta
+        # Apart from the training examples', of which there may be gigabytes.
+        self._joined = torch.cat([self._joined, features[sure]])
+        self._labels = torch.cat([self._labels, predicted[sure]])
+        return found.log()
