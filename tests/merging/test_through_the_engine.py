@@ -170,6 +170,18 @@ def test_a_linear_probe_makes_the_beginning_of_wise_ft_a_model(sweep: Sweep, tmp
     assert random < 0.25 < 0.5 < fitted
 
 
+def test_runs_whose_networks_follow_others_are_merged_too(tmp_path: Path) -> None:
+    """BANG as its paper has it, and mergers that ask for gradients of weights that learn nothing by themselves."""
+    rows = ("BANG+WiSEFT", "DCA+DiWA", "DCA+UBGM", "DCA+FisherMerging", "DCA+WiSEFT")
+    site = Site(device="cpu", save_models=True)
+    hparams = {name: values for name, values in HPARAMS.items() if name != "SMA"}
+    found = execute_all(sweep_of(tmp_path, *rows, site=site, n_hparams=2, setting={"steps": 6}, hparams=hparams))
+    assert len(runs_of(found, "WiSEFT")) == 4
+    mean, *others = (weights(found, runs_of(found, name)[0].id) for name in ("DiWA", "UBGM", "FisherMerging"))
+    for other in others:
+        assert all(tensor.isfinite().all() and not torch.equal(tensor, mean[name]) for name, tensor in other.items())
+
+
 # -- what is gone, and live batch norm ----------------------------------------------------------------------------
 
 

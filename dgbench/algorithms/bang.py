@@ -1,0 +1,72 @@
+"""BANG: fine-tuning that stays unsure of itself, so that the initial model has a say in the mean with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta
+from torch.nn import functional as F
+
+from dgbench import algorithm
+from dgbench.algorithm import Algorithm, Batch
+from dgbench.cards import AlgorithmCard
+from dgbench.errors import Problems
+from dgbench.space import choice, hparam, power
+
+
+class BANG(Algorithm):
+    """mean of l CE_s(f(x), y_i) + (1 - l) CE_s(f(x), y_j), x = l x_i + (1 - l) x_j, CE_s with smoothed labels.
+
+    Lin, Tan, Hao, Wong, Dong, Zhang, Yang and Zhang, "Spurious Feature Diversification Improves Out-of-distribution
+    Generalization", ICLR 2024. This is the training, Mixup and label smoothing at once; the method averages its result
+    with the initial weights: `BANG+WiSEFT`. l ~ Beta(mixup_alpha, mixup_alpha), one a step; j is a random order of all
+    examples of the step, whatever their domain. `mixup_alpha` 0 is label smoothing alone, `label_smoothing` 0 Mixup
+    alone, which the paper has too.
+
+    Departures: no code is published, and of the paper its abstract and its reviews were read. They name the two parts;
+    the form of Mixup is that of Zhang et al. (ICLR 2018), alpha and the smoothing are ours. The paper fine-tunes CLIP
+    on ImageNet. DomainBed has no BANG; its Mixup blends two whole domains.
+    """
+
+    card = AlgorithmCard(
+        paper="Lin et al., ICLR 2024",
+        penalties=("mixup_alpha", "label_smoothing"),
+        experimental="mixup_alpha and label_smoothing, and how examples are paired",
+    )
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """Of `mixup_alpha` default and draw are those of DomainBed's Mixup; the smoothing is the customary one."""
+
+        mixup_alpha: float = hparam(
+            0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the share comes from; 0: none"
+        )
+        label_smoothing: float = hparam(
+            0.1, choice(0.05, 0.1, 0.2), help="share of each label that is spread evenly over all classes"
+        )
+
+        def __post_init__(self) -> None:
+            problems = Problems()
+            if self.mixup_alpha < 0:
+                problems.add(f"BANG's mixup_alpha must not be negative: {self.mixup_alpha}")
+            if not 0 <= self.label_smoothing < 1:
+                problems.add(f"BANG's label_smoothing must be at least 0 and below 1, not {self.label_smoothing}")
+            problems.raise_if_any()
+
+    hparams: Hparams
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Over as many blends as there are examples, in one pass."""
+        h, x, y = self.hparams, torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
+        if not h.mixup_alpha:
+            return F.cross_entropy(self(x), y, label_smoothing=h.label_smoothing)
+        # In double precision the share can't underflow; on the host, so that nothing waits for the device.
+        alpha = torch.full((1,), h.mixup_alpha, dtype=torch.float64)
+        share = float(Beta(alpha, alpha, validate_args=False).sample().numpy()[0])
+        partner = torch.randperm(len(y), device=y.device)
+        logits = self(share * x + (1 - share) * x[partner])
+        one, other = (F.cross_entropy(logits, z, label_smoothing=h.label_smoothing) for z in (y, y[partner]))
+        return share * one + (1 - share) * other
