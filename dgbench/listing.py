@@ -94,10 +94,13 @@ def _other_facts(entry: Entry) -> Iterator[str]:
     if entry.kind == "average":
         when = "at every evaluation" if card.when == "always" else "when training is over"
         yield f"evaluated: {when}; cost: {card.copies:g} copies of the model in memory"
+        if card.feeds_back:
+            yield "changes the training that it watches, which is a run of its own"
     elif entry.kind == "merger":
         result = "several networks, logits averaged" if card.ensemble else "one network"
-        members = f"of models averaged by {card.average}" if card.average else "of models at their best validation"
-        yield f"merges: at least {card.min_members} runs of a trial, {members}, into {result}"
+        models = f"models averaged by {card.average}" if card.average else "models at their best validation"
+        runs = "each run by itself" if card.each else f"at least {card.min_members} runs of a trial"
+        yield f"merges: {runs}, of {models}, into {result}"
     else:
         yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
 

@@ -284,7 +284,7 @@ class _Planner:
         setting = self.settings[dataset]
         if setting.generated_data == "run" and GENERATED in self.facts[dataset].traits:
             for row in rows:
-                if row.merger:
+                if row.merger and not self.catalogue.get("merger", row.merger).card.each:
                     yield (
                         f"{row.name} merges runs that must have seen the same data; preset {setting.preset!r} draws "
                         f'{dataset} anew for each run. Add --hparams \'{{"generated_data": "trial"}}\''

@@ -27,8 +27,8 @@ from dgbench.training import seed_everything
 SHAPE, CLASSES = (1, 8, 8), 3
 TRAITS = ("few_examples", "small_images")
 CHANCE = 1 / CLASSES
-_LIKE = "RotatedMNIST"
-"""The data set whose hyperparameters are taken: the small world is no data set."""
+_LIKE = "Debug28"
+"""What the small world is called where a name is asked for: DomainBed's data set of noise for tests."""
 STEPS = 60
 """Length of the longest rehearsal; what a setting's schedule is stretched over."""
 _EXAMPLES, _MINIBATCH, _EVALUATE_EVERY = 96, 12, 5

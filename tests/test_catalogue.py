@@ -106,7 +106,7 @@ def test_entries_of_every_kind_are_found(catalogue: Catalogue) -> None:
     [
         ("algorithm", "VRex", "unknown algorithm 'VRex': did you mean 'VREx'?"),
         ("dataset", "RotatedDigit", "unknown data set 'RotatedDigit': did you mean 'RotatedDigits'?"),
-        ("adapter", "SWAD", "unknown adapter 'SWAD': there are T3A"),
+        ("adapter", "XYZQ", "unknown adapter 'XYZQ': there are AdaNPC, BNAdapt"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(kind: str, name: str, message: str, catalogue: Catalogue) -> None:
