@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ class KNN(Algorithm):
     of all training examples, which KNN+AdaNPC with beta above 1 is. The learning rate follows the setting (theirs is
     halved where the loss stays for 500 steps), and T falls over the run (theirs: over 5,000 steps of 5,001). The random
     features have length 1 (theirs: about). Of minibatches larger than the queue, examples evenly spaced over the
-    domains join it. An average looks its features up in the queue of the model that it watches, a merger in one
-    member's: features of different examples have no mean. DomainBed has no KNN.
+    domains join it. An average looks its features up in the queue of the model that it watches, a merger in the
+    last member's: features of different examples have no mean. DomainBed has no KNN.
     """
 
     card = AlgorithmCard(paper="Zhang et al., ICML 2023")
@@ -128,6 +129,13 @@ class Queue(nn.Module):
         self.bits[places] = _bits(F.normalize(features[chosen], dim=1))
         self.labels[places] = labels[chosen]
         self.oldest.copy_((self.oldest + taken) % size)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *more: Any) -> None:
+        # Of runs that are merged, each may have drawn a size of its own.
+        for name in ("bits", "labels"):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
 
 def _bits(features: Tensor) -> Tensor:
