@@ -84,7 +84,7 @@ def test_weights_given_after_building_are_where_training_starts(toy: SimpleNames
     algorithm = toy.make(ERMPlusPlus, **OPTIONS)
     with torch.no_grad():
         algorithm.network.classifier.weight.fill_(0.5)
-    algorithm.linear_optimizer.param_groups[0]["lr"] = 0.0
+    algorithm.linear_optimizer.param_groups[0]["full_lr"] = 0.0
     toy.take(algorithm, 0)
     assert (algorithm.network.classifier.weight == 0.5).all()
 

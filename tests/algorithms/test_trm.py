@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -90,7 +91,7 @@ def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str) ->
 
 def test_equals_a_plain_loop_with_balanced_classes(toy: SimpleNamespace) -> None:
     algorithm = toy.make(TRM, **OPTIONS)
-    algorithm.setting = SimpleNamespace(class_balanced=True, optimizer="adam")
+    algorithm.setting = dataclasses.replace(algorithm.setting, class_balanced=True)
     toy.agrees(algorithm, Reference(algorithm), steps=3)
 
 
