@@ -204,10 +204,9 @@ def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
     with Reads() as reads:
         for step in range(SHORT):
             batches = rehearsal.batches(step)
-            reads.found.clear()
             rehearsal.algorithm.step = step
             if step == rehearsal.algorithm.survey_at:
-                rehearsal._survey()
+                rehearsal.survey()
             reads.found.clear()
             rehearsal.algorithm.update(batches)
             if reads.found and not subject.card.syncs:

@@ -116,7 +116,7 @@ class Rehearsal:
         logged: Mapping[str, Tensor] = {}
         for step in range(self.step, end):
             if step == self.algorithm.survey_at:
-                self._survey()
+                self.survey()
             batches = self.batches(step)
             seed_everything(self.device, "rehearsal", step)
             self.algorithm.step = step
@@ -126,7 +126,8 @@ class Rehearsal:
                 self.algorithm.validated(self.score()[1])
         return dict(logged)
 
-    def _survey(self) -> None:
+    def survey(self) -> None:
+        """What the loop does before the algorithm's `survey_at`."""
         logits = [self.predict(x).cpu() for x, _ in self.seen]
         seed_everything(self.device, "rehearsal", "survey")
         self.copies = list(self.algorithm.survey(logits, [y for _, y in self.seen]))
@@ -204,18 +205,18 @@ def count_passes(algorithm: nn.Module) -> Tally:
     tally = Tally()
     for module in algorithm.modules():
         if isinstance(module, Network):
-            module.featurizer.register_forward_hook(lambda _, __, features: _Forward.apply(features, tally))
+            module.featurizer.register_forward_hook(lambda _, __, features: _Pass.apply(features, tally, "forwards"))
     return tally
 
 
-class _Forward(torch.autograd.Function):
-    """The identity; notes what passes."""
+class _Pass(torch.autograd.Function):
+    """The identity; notes what passes, in one direction. A gradient of a gradient passes backward again."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, tally: Tally) -> Tensor:
-        tally.forwards += len(x)
+    def forward(x: Tensor, tally: Tally, direction: str) -> Tensor:
+        setattr(tally, direction, getattr(tally, direction) + len(x))
         return x.view_as(x)
 
     @staticmethod
@@ -223,24 +224,5 @@ class _Forward(torch.autograd.Function):
         ctx.tally = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Backward.apply(gradient, ctx.tally), None
-
-
-class _Backward(torch.autograd.Function):
-    """The identity on gradients; a gradient of a gradient passes here again."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradient: Tensor, tally: Tally) -> Tensor:
-        tally.backwards += len(gradient)
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-        ctx.tally = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Backward.apply(gradient, ctx.tally), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Pass.apply(gradient, ctx.tally, "backwards"), None, None

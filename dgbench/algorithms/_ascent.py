@@ -113,7 +113,7 @@ def displaced(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> 
         saved = [parameter.clone() for parameter in parameters]
         torch._foreach_add_(parameters, by)
     try:
-        with _remembering_nothing(module):
+        with remembering_nothing(module):
             yield
     finally:
         with torch.no_grad():
@@ -121,7 +121,7 @@ def displaced(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> 
 
 
 @contextmanager
-def _remembering_nothing(module: nn.Module) -> Iterator[None]:
+def remembering_nothing(module: nn.Module) -> Iterator[None]:
     """Batch norm in training mode normalises as ever, but leaves its buffers alone, the count of batches included."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     for norm in norms:

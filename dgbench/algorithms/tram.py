@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._ascent import (
-    _remembering_nothing,
     backward_at,
     gradient,
     of_adaptive_length,
     refuse_negative,
+    remembering_nothing,
 )
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError, unknown
@@ -95,7 +95,7 @@ class TRAM(Algorithm):
     def radius(self, x: Tensor, features: Tensor) -> Tensor:
         """d, given the features of the present weights."""
         if self.hparams.distance == "noise":
-            with _remembering_nothing(self.network):
+            with remembering_nothing(self.network):
                 other = self.network.classifier(self.network.features(self._noisy(x)))
         else:
             other = self.reference.classifier(self.reference.features(x))
@@ -107,7 +107,7 @@ class TRAM(Algorithm):
     def _fisher_step(
         self, parameters: list[Tensor], g: list[Tensor], x: Tensor, y: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        with _remembering_nothing(self.network):
+        with remembering_nothing(self.network):
             _, information = gradient(F.cross_entropy(self.network(self._noisy(x)), y), parameters)
         h = self.hparams
         scaled = [v / (1 + h.fisher_eta * f.square()) for v, f in zip(g, information, strict=True)]

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.algorithm import Batch
-from dgbench.algorithms._ascent import _remembering_nothing, backward_at, global_norm, gradient, of_length
+from dgbench.algorithms._ascent import backward_at, global_norm, gradient, of_length, remembering_nothing
 from dgbench.algorithms._head import Layer, moments, per_example
 from dgbench.algorithms.sam import SAM
 from dgbench.cards import AlgorithmCard
@@ -113,7 +113,7 @@ class UDIM(SAM):
         loss = F.cross_entropy(logits, y)
         parameters, g = gradient(loss, self.network.parameters(), create_graph=True)
         moved = self.perturbed(x, loss + self.hparams.rho * global_norm(g))
-        with _remembering_nothing(self.network):
+        with remembering_nothing(self.network):
             features = self.network.dropout(self.network.features(moved))
         _, moved_layers = per_example(self.network.classifier, features, y)
         inconsistency = _inconsistency([len(b.y) for b in batches], layers, moved_layers)
