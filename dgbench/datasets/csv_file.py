@@ -7,7 +7,8 @@ from csv import DictReader, Error
 from pathlib import Path
 
 from dgbench.cards import DatasetCard
-from dgbench.datasets._images import ImageDataset, ImageFile, Tree, listed, size_of
+from dgbench.datasets._images import ImageDataset
+from dgbench.datasets._tree import ImageFile, Tree, listed, size_of
 from dgbench.errors import Problems, UserError
 
 _COLUMNS = ("path", "domain", "label")

@@ -1,0 +1,137 @@
+"""Which image files lie in folders, domain/class/image, and whether they are what they should be.
+
+Sub-directories of a class folder are read too; names that begin with a dot, and files without an image's extension,
+are not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dgbench.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_NAMES_SHOWN = 5
+
+
+class ImageFile(NamedTuple):
+    """An image file: its path below the root of the data set, and its size in bytes, 0 if it can't be read."""
+
+    path: str
+    size: int
+
+
+Tree = Mapping[str, Mapping[str, Sequence[ImageFile]]]
+"""Domain -> class -> files, each sorted by name; a class folder without images is there too."""
+
+
+def read_tree(root: Path, domains: Sequence[str]) -> Tree:
+    """The files under root/domain/class of the named domains that exist, of all folders in `root` if none is named."""
+    try:
+        present = _folders(root)
+        return {
+            domain: {name: tuple(_images(root, root / domain / name)) for name in _folders(root / domain)}
+            for domain in domains or present
+            if domain in present
+        }
+    except OSError as error:
+        raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
+
+
+def domain_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
+    """Domains that are not there; fewer than two, where the files decide."""
+    missing = [domain for domain in expected if domain not in tree]
+    if missing:
+        yield f"{place} lacks the domain(s) {listed(missing)}{instead(place)}"
+    elif len(tree) < 2:
+        yield f"{place} has {len(tree)} domain(s), there must be at least 2{instead(place)}"
+
+
+def class_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
+    """Domains that lack a class which is expected (by default: which another domain has), and classes unexpected."""
+    names = expected or sorted({name for classes in tree.values() for name in classes})
+    if tree and not names:
+        yield f"no domain in {place} has a class: images are expected in domain/class/"
+    by_lacking = dict[tuple[str, ...], list[str]]()
+    for name in names:
+        lacking = tuple(domain for domain in tree if name not in tree[domain])
+        by_lacking.setdefault(lacking, []).append(name)
+    for lacking, of_names in by_lacking.items():
+        having = [domain for domain in tree if domain not in lacking]
+        if lacking and (expected or len(having) >= len(lacking)):
+            yield f"domain(s) {listed(lacking)} lack the class(es) {listed(of_names)}"
+        elif lacking:
+            yield f"only domain(s) {listed(having)} have the class(es) {listed(of_names)}, {listed(lacking)} lack them"
+    for domain, classes in tree.items():
+        extra = [name for name in classes if name not in names]
+        if extra:
+            yield f"domain {domain!r} has the unexpected class(es) {listed(extra)}"
+
+
+def count_problems(tree: Tree, expected: Mapping[str, int]) -> Iterator[str]:
+    """Domains whose number of images is not the one that the card states."""
+    for domain, classes in tree.items():
+        found = count(classes)
+        if domain in expected and found != expected[domain]:
+            yield f"domain {domain!r} has {found:,} images, expected {expected[domain]:,}"
+
+
+def file_problems(tree: Tree) -> Iterator[str]:
+    """Classes without an image, and files without a byte."""
+    files = dict.fromkeys(file for classes in tree.values() for of_class in classes.values() for file in of_class)
+    for domain, classes in tree.items():
+        for name, of_class in classes.items():
+            if not of_class:
+                yield f"class {name!r} of domain {domain!r} has no image"
+    empty = [file.path for file in files if file.size == 0]
+    if empty:
+        yield f"{len(empty)} image(s) hold nothing: {listed(empty)}; --skip_bad_images leaves them out"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Quoted, the first few of many."""
+    names = list(names)
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(map(repr, names[:_NAMES_SHOWN])) + more
+
+
+def size_of(path: Path | str) -> int:
+    """In bytes; 0 for what is not there, such as the end of a dangling link."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _images(root: Path, folder: Path) -> Iterator[ImageFile]:
+    found = list[tuple[str, str]]()
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [(place, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+    for place, name in sorted(found):
+        path = os.path.join(place, name)
+        yield ImageFile(os.path.relpath(path, root).replace(os.sep, "/"), size_of(path))
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def instead(folder: Path) -> str:
+    """What a folder that lacks something has instead."""
+    if not folder.is_dir():
+        return ""
+    names = _folders(folder)
+    return f"; {folder} has {listed(names)}" if names else f"; {folder} has no folders"
+
+
+def count(classes: Mapping[str, Sequence[ImageFile]]) -> int:
+    return sum(map(len, classes.values()))
