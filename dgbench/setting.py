@@ -39,6 +39,9 @@ class Setting:
     """Evaluate the training domains' `out` parts on augmented images, as DomainBed does."""
     class_balanced: bool = False
     """Draw training examples so that each class of a domain is as likely."""
+    cache: Literal["auto", "off"] = "auto"
+    """Where the pixels of image files come from: `auto` decodes each image once into a cache that all runs share, and
+    augments its bytes; `off` decodes and augments each image by Pillow each time, as DomainBed does."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     momentum: float = 0.9
     """Momentum of `sgd`."""
@@ -95,6 +98,7 @@ PRESETS: Mapping[str, Setting] = {
     "dgbench": Setting(preset="dgbench"),
     "domainbed-2020": Setting(
         preset="domainbed-2020",
+        cache="off",
         backbone="domainbed-2020",
         validation_augmented=True,
         init="run",
@@ -104,6 +108,7 @@ PRESETS: Mapping[str, Setting] = {
     ),
     "domainbed-2024": Setting(
         preset="domainbed-2024",
+        cache="off",
         backbone="domainbed-2024",
         batch_norm="live",
         validation_augmented=True,

@@ -12,9 +12,9 @@ from dgbench.errors import UserError
 from dgbench.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "b40d1a2191108644f47bff404351a6de2d88dde317f329d0709202979cd8c416",
-    "domainbed-2020": "f5c1631fca450e56b2da71fd71c129f432243d673aece33eeb545a564b9ac375",
-    "domainbed-2024": "38d52db145eb53cb2f13272789dbc46686eb53e0f23e9274c935e60d037e24ec",
+    "dgbench": "7ad6f897bc7d28952ada6fdd464eca349a71cc620b6f1a85548de68cc4130366",
+    "domainbed-2020": "ac89812aa5e8f4342c340318ae5bd2ef6f7a9b5d2ba947f73511a811f31b2742",
+    "domainbed-2024": "a6d3f0973a1b1304e3b299be089d56175c302cef86113897ebe0aed30b2662f5",
 }
 
 
