@@ -99,6 +99,22 @@ class AdapterCard:
     """Is shown the training examples before the first batch."""
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A file that a data set is published as."""
+
+    name: str
+    """Its file name, by which users' copies are recognised; `.zip`, `.tar`, `.tar.gz` or `.tgz` is unpacked."""
+    url: str = ""
+    """Where a plain HTTP request gets it; empty where only a browser does."""
+    md5: str = ""
+    """Hexadecimal; empty where none is published."""
+    into: str = ""
+    """The folder that its content belongs into, where several archives make one data set."""
+    size: int = 0
+    """Upper bound of the bytes that it unpacks to; 0: 100 times its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard:
     """What a user should know of a data set, and what planning needs before any file is read."""
@@ -113,6 +129,18 @@ class DatasetCard:
     """In the order of the labels; empty where the files decide."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Number of examples that each domain must have."""
+    generations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """What it is called -> counts, where the same name was published with several; `counts` is the first of them."""
+    refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Why not, and what to do -> counts, of what is published but must not be trained on as it is."""
+    tested: tuple[str, ...] = ()
+    """The domains that may be held out, where the others are made to be trained on; empty: every domain."""
+    known_bad: Mapping[str, str] = field(default_factory=dict)
+    """File or files -> what is wrong with them. They are used all the same, as published results do."""
+    mirrors: tuple[str, ...] = ()
+    """Where else to look when `source` is dead."""
+    note: str = ""
+    """What a user should know before comparing results."""
     paper: str = ""
     folder: str = ""
     """Its place under the data directory; empty if it needs no files."""

@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import DatasetCard
+from dgbench.cards import Archive, DatasetCard
+
+
+class Progress(Protocol):
+    """Is told how far something is."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Of `what`, so many bytes or items are done; `total` is 0 where nobody knows."""
+        ...
 
 
 class Examples(Protocol):
@@ -46,6 +54,8 @@ class Dataset:
     """
 
     card: ClassVar[DatasetCard]
+    archives: ClassVar[tuple[Archive, ...]] = ()
+    """The files that it is published as, from which `fetch` makes its folder."""
 
     def __init__(
         self,
@@ -84,3 +94,28 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of what the data are: equal on two machines exactly if results may be compared."""
         raise NotImplementedError
+
+    @classmethod
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+        """Make `data_dir / card.folder` from `sources`, files or folders of the user's; if there are none, fetch them.
+
+        By default `archives` are fetched, checked and unpacked, and `arrange` is called; override it where the data
+        come in another way. The command `download` calls it with a folder of its own as `data_dir`, opens the data set
+        there, and only then moves `card.folder` to where the user wants it: so this neither locks nor cleans up. Of
+        what it leaves when it fails, `data_dir / "downloads"` is kept for the next try, and all else is removed.
+        Raises `UserError` with what is wrong with the sources, `dgbench.fetch.Unreachable` if the network or a host
+        fails; nothing may hang, and what was fetched is checked by hash wherever one is published.
+        """
+        from dgbench.archives import unpacked  # which planning does not need
+
+        cls.arrange(unpacked(cls.archives, data_dir, sources, progress), data_dir / cls.card.folder, progress)
+
+    @classmethod
+    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+        """Move what lies in `unpacked` to the new `folder`, in the layout that `open` reads.
+
+        By default that is the one folder which holds a folder for each domain, wherever an archive has it.
+        """
+        from dgbench.archives import move_folder_of
+
+        move_folder_of(cls.card.domains, unpacked, folder)
