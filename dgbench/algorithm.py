@@ -30,11 +30,13 @@ class Batch(NamedTuple):
     """A minibatch of one domain: `x` is B inputs as the network takes them, `y` is B labels (int64).
 
     `positions` (B,), int64, say which of the domain's training examples they are: below `task.sizes[domain]`.
+    `taught` (B, classes) are the teacher's logits, for an algorithm whose card says that it is taught.
     """
 
     x: Tensor
     y: Tensor
     positions: Tensor
+    taught: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class AlgorithmCard:
     """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
     needs: tuple[str, ...] = ()
     """What the network must have, of `NEEDS`."""
+    taught: bool = False
+    """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
+    run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
+    each minibatch, whose `Batch.taught` are its logits."""
     syncs: str = ""
     """Why a step waits for the device, if it does."""
     unlike_domainbed: str = ""
@@ -51,6 +55,8 @@ class AlgorithmCard:
 NEEDS: Mapping[str, str] = {
     "feature_maps": "images and a convolutional backbone",
     "linear_classifier": "a linear classifier",
+    "batch_norm": "a network with batch norm",
+    "norm": "a network with batch, layer or group norm",
 }
 """What a method may need of the network, in the user's words."""
 
@@ -84,6 +90,9 @@ class MergerCard:
     min_members: int = 2
     each: bool = False
     """Takes each run by itself, with the weights that it started from, not all runs of a trial together."""
+    all_trials: bool = False
+    """Takes the runs of all trials together. Each example of the training domains was trained on in some trial, so
+    nothing can be validated on them: there is one model and no choice, and no error either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +102,10 @@ class AdapterCard:
     paper: str
     forwards: float = 1.0
     backwards: float = 0.0
+    needs: tuple[str, ...] = ()
+    """What the network must have, of `NEEDS`."""
+    needs_with: Mapping[str, Any] = field(default_factory=dict)
+    """Hyperparameters with whose values alone it `needs` that; empty: always."""
     needs_features: bool = True
     """Works on one network's features, so not on an ensemble."""
     needs_source: bool = False

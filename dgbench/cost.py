@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems
-from dgbench.plan import DatasetFacts, Plan
+from dgbench.plan import Plan
 from dgbench.protocol import IN, View
+from dgbench.request import DatasetFacts
 from dgbench.run import Run
 
 

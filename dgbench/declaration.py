@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 from dgbench.backbones import check_backbone
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError, unknown
-from dgbench.names import Row, parse_rows
+from dgbench.names import Row, parse_row, parse_rows
 from dgbench.plain import revive
 from dgbench.plan import DatasetFacts, Overrides, Plan, Request, plan
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
 from dgbench.space import Draw, HparamSpec, Value, check_fixed, check_value
@@ -248,6 +250,7 @@ def _overrides(
     spaces: dict[str, list[HparamSpec]] = {}
     for spec in (spec for entry in algorithms for spec in entry.space):
         spaces.setdefault(spec.name, []).append(spec)
+    rows = [*rows, *_teachers(rows, hparams, catalogue)]
     entries = {word: catalogue.entries[word] for row in rows for word in (*row.name.split("+"), row.average) if word}
     fixed: dict[str, Value] = {}
     parts: dict[str, Mapping[str, Value]] = {}
@@ -282,6 +285,17 @@ def _draws(space: Mapping[str, Any], spaces: Mapping[str, Sequence[HparamSpec]])
     """The distributions that a sweep file declares; each must draw values of the hyperparameter's type."""
     problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
+def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Row]:
+    """The rows that teach others; planning tells what is wrong with any."""
+    for row in rows:
+        entry = catalogue.get("algorithm", row.algorithm)
+        if entry.card.taught:
+            own = hparams.get(row.algorithm)
+            (default,) = (spec.default for spec in entry.space if spec.name == "teacher")
+            with suppress(UserError):
+                yield parse_row(str(own.get("teacher", default) if isinstance(own, Mapping) else default), catalogue)
+
+
         if name not in spaces:
             problems.add(unknown("hyperparameter in [space]", name, spaces))
             continue

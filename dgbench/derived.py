@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,11 +50,11 @@ def execute_merge(bench: Workbench) -> None:
         predict = predict_with(algorithm, weights)
         logits = {view: logits_of(predict, bench.data, view, bench.device) for view in bench.run.views}
         accuracy = _record(bench, step, logits, {"members": [member.run for member in merged.members], **merged.by})
-        if keep and accuracy > best:
+        if keep and not accuracy <= best:  # a single candidate without an accuracy is the best too
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
         if keep and step == first + merger.choices - 1:
             save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
-        best = max(best, accuracy)
+        best = max(accuracy, best)
 
 
 def execute_adapt(bench: Workbench) -> None:
@@ -92,12 +93,12 @@ def _member(bench: Workbench, source: Input) -> Member:
 
 
 def _record(bench: Workbench, step: int, logits: Mapping[View, Tensor], extra: dict[str, Any] | None = None) -> float:
-    """Record the scores of one model from its logits; returns its training-domain validation accuracy."""
+    """Record the scores of one model from its logits; returns its training-domain validation accuracy, or NaN."""
     scores = {str(view): evaluate(values, bench.data.labels(view)) for view, values in logits.items()}
     bench.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
     if bench.site.save_predictions:
         save_predictions(bench.folder.path, MODEL, logits, bench.data)
-    return mean_accuracy(scores, bench.run.fold.source_val)
+    return mean_accuracy(scores, bench.run.validation) if bench.run.validation else math.nan
 
 
 def _mean_logits(bench: Workbench, algorithm: Algorithm, members: Sequence[Member]) -> dict[View, Tensor]:

@@ -49,7 +49,7 @@ class MergeTools:
     def score(self, weights: Weights) -> float:
         """Accuracy on the pooled `out` parts of the training domains."""
         predict = predict_with(self.algorithm, self.with_statistics(weights))
-        scores, _ = evaluate_views(predict, self.bench.data, self.bench.run.fold.source_val, self.bench.device)
+        scores, _ = evaluate_views(predict, self.bench.data, self.bench.run.validation, self.bench.device)
         correct = sum(view["accuracy"] * view["n"] for view in scores.values())
         return correct / sum(view["n"] for view in scores.values())
 

@@ -10,54 +10,15 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from dgbench.backbones import resolve_backbone
-from dgbench.cards import GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
-from dgbench.errors import Problems
-from dgbench.names import Row
-from dgbench.protocol import Fold, Protocol
-from dgbench.run import MODEL, Input, Part, Run
+from dgbench.names import Row, parse_row
+from dgbench.protocol import Fold
+from dgbench.request import DatasetFacts, Overrides, Request, refuse
+from dgbench.run import ALL_TRIALS, MODEL, Input, Part, Run
 from dgbench.setting import Setting
-from dgbench.space import Draw, Value
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What planning, selection and tables need to know of a data set once its files have been looked at."""
-
-    name: str
-    domains: tuple[str, ...]
-    counts: tuple[int, ...]
-    num_classes: int
-    input_shape: tuple[int, ...]
-    traits: tuple[str, ...]
-    steps: int
-    checkpoint_freq: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Request:
-    """One `launch`: rows x data sets x folds x trials x hyperparameter seeds."""
-
-    rows: tuple[Row, ...]
-    datasets: tuple[str, ...]
-    protocol: Protocol
-    hparams_seeds: tuple[int, ...]
-    trials: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """Changes to the hyperparameter spaces that hold for a whole sweep."""
-
-    fixed: Mapping[str, Value] = field(default_factory=dict)
-    """Values for every algorithm that has the name, whatever the hyperparameter seed."""
-    parts: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
-    """The same for one entry: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
-    draws: Mapping[str, Draw] = field(default_factory=dict)
-    """Distributions in place of the declared ones, for every algorithm that has the name."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +51,15 @@ class Plan:
         return {run: frozenset(predictors) for run, predictors in read.items()}
 
 
+class Spot(NamedTuple):
+    """Where a row has one training run for each hyperparameter seed."""
+
+    dataset: str
+    fold: Fold
+    trial: int
+    seeds: Sequence[int]
+
+
 def plan(
     requests: Sequence[Request],
     facts: Mapping[str, DatasetFacts],
@@ -119,24 +89,26 @@ class _Planner:
         self.settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
         self.runs: dict[tuple[object, ...], Run] = {}
         self.folds: dict[Fold, int] = {}
+        self.watching: dict[tuple[str, str, str], set[str]] = {}
+        """(data set, algorithm, backbone) -> averages."""
         self.values = lru_cache(maxsize=100_000)(self._values)
 
     def plan(self) -> Plan:
-        self._refuse()
-        averages = self._averages()
+        refuse(self.requests, self.facts, self.settings, self.catalogue, self.values)
+        grid = self._grid()
+        self._watch(grid)
         candidates: dict[tuple[str, str], list[Candidate]] = {}
-        for (row, dataset), spots in self._grid().items():
+        for (row, dataset), spots in grid.items():
             cell = candidates.setdefault((row.name, dataset), [])
+            together: dict[tuple[Fold, int], list[Run]] = {}
             for (fold, trial), seeds in spots.items():
-                number = self.folds.setdefault(fold, len(self.folds))
-                own = row.average if self._feeds_back(row.average) else ""
-                watching = (own,) if own else averages[dataset, row.algorithm]
-                key = (row.algorithm, dataset, number, trial, own)
-                trained = [self._train((*key, seed), fold, watching) for seed in seeds]
-                cell += self._candidates(row, trained)
-        order = {"train": 0, "merge": 1, "adapt": 2}
+                place = (fold, ALL_TRIALS if self._all_trials(row) else trial)
+                trained = self._trained(row, self.settings[dataset].backbone, Spot(dataset, fold, trial, seeds))
+                together.setdefault(place, []).extend(trained)
+            for (_, trial), trained in together.items():
+                cell += self._candidates(row, trial, trained)
         return Plan(
-            runs=tuple(sorted(self.runs.values(), key=lambda run: order[run.kind])),
+            runs=_inputs_first(self.runs.values()),
             rows=tuple(dict.fromkeys(row.name for request in self.requests for row in request.rows)),
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates={key: tuple(cell) for key, cell in candidates.items()},
@@ -162,17 +134,70 @@ class _Planner:
                             spots.setdefault((fold, trial), {}).update(dict.fromkeys(request.hparams_seeds))
         return {key: {spot: sorted(seeds) for spot, seeds in spots.items()} for key, spots in grid.items()}
 
-    def _averages(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """(data set, algorithm) -> the averages that watch its runs together, which those don't that feed back."""
-        watching: dict[tuple[str, str], set[str]] = {}
-        for request in self.requests:
-            for dataset in request.datasets:
-                for row in request.rows:
-                    own = {""} if self._feeds_back(row.average) else {row.average}
-                    watching.setdefault((dataset, row.algorithm), set()).update(own - {""})
-        return {key: tuple(sorted(names)) for key, names in watching.items()}
+    def _watch(self, grid: Mapping[tuple[Row, str], Mapping[tuple[Fold, int], Sequence[int]]]) -> None:
+        """Note which averages watch an algorithm's runs together, which those don't that feed back."""
+        for (row, dataset), spots in grid.items():
+            asked = [(row, self.settings[dataset].backbone)]
+            if self._taught(row):
+                draws = {(seed, trial) for (_, trial), seeds in spots.items() for seed in seeds}
+                asked += {self._teacher(row, dataset, seed, trial) for seed, trial in sorted(draws)}
+            for asked_row, backbone in asked:
+                watching = self.watching.setdefault((dataset, asked_row.algorithm, backbone), set())
+                if asked_row.average and not self._feeds_back(asked_row.average):
+                    watching.add(asked_row.average)
 
-    def _candidates(self, row: Row, trained: Sequence[Run]) -> Iterator[Candidate]:
+    def _trained(self, row: Row, backbone: str, spot: Spot) -> list[Run]:
+        """The training runs that a row stands on in one fold and trial, one a hyperparameter seed."""
+        own = row.average if self._feeds_back(row.average) else ""
+        averages = (own,) if own else tuple(sorted(self.watching[spot.dataset, row.algorithm, backbone]))
+        number = self.folds.setdefault(spot.fold, len(self.folds))
+        found = []
+        for seed in spot.seeds:
+            key = (row.algorithm, spot.dataset, backbone, number, spot.trial, own, seed)
+            if key not in self.runs:
+                self.runs[key] = self._train(row, backbone, spot, seed, averages)
+            found.append(self.runs[key])
+        return found
+
+    def _train(self, row: Row, backbone: str, spot: Spot, seed: int, averages: Sequence[str]) -> Run:
+        inputs = self._teachers(row, spot, seed) if self._taught(row) else ()
+        return Run(
+            kind="train",
+            method=self.values("algorithm", row.algorithm, spot.dataset, seed, spot.trial),
+            dataset=spot.dataset,
+            fold=spot.fold,
+            hparams_seed=seed,
+            trial=spot.trial,
+            setting=self._setting(spot.dataset, backbone),
+            averages=tuple(self.values("average", name, spot.dataset, seed, spot.trial) for name in averages),
+            inputs=inputs,
+        )
+
+    def _taught(self, row: Row) -> bool:
+        return bool(self.catalogue.get("algorithm", row.algorithm).card.taught)
+
+    def _teacher(self, row: Row, dataset: str, seed: int, trial: int) -> tuple[Row, str]:
+        """The row that teaches a row's run, and its backbone."""
+        hparams = self.values("algorithm", row.algorithm, dataset, seed, trial).hparams
+        backbone = str(hparams["teacher_backbone"]) or self.settings[dataset].backbone
+        return parse_row(str(hparams["teacher"]), self.catalogue), resolve_backbone(
+            backbone, self.facts[dataset].input_shape
+        )
+
+    def _teachers(self, row: Row, spot: Spot, seed: int) -> tuple[Input, ...]:
+        """The models among which a run's teacher is chosen, or those that are its teacher together."""
+        teacher, backbone = self._teacher(row, spot.dataset, seed, spot.trial)
+        trained = self._trained(teacher, backbone, spot)
+        if teacher.merger and self.catalogue.get("merger", teacher.merger).card.ensemble:
+            return tuple(Input(run.id, teacher.average or MODEL) for run in trained)
+        chosen = self._candidates(teacher, spot.trial, trained)
+        return tuple(Input(candidate.run.id, candidate.predictor) for candidate in chosen)
+
+    def _setting(self, dataset: str, backbone: str) -> Setting:
+        setting = self.settings[dataset]
+        return setting if setting.backbone == backbone else dataclasses.replace(setting, backbone=backbone)
+
+    def _candidates(self, row: Row, trial: int, trained: Sequence[Run]) -> Iterator[Candidate]:
         """The predictors of one row in one fold and trial, given the trained runs of all hyperparameter seeds."""
         predictor = row.average or MODEL
         bases = [Candidate(run, predictor) for run in trained]
@@ -184,33 +209,21 @@ class _Planner:
                     for run, source in zip(trained, members, strict=True)
                 ]
             else:
-                merged = [self._derive("merge", row.merger, trained[0], 0, tuple(members))]
+                base = dataclasses.replace(trained[0], trial=trial)
+                merged = [self._derive("merge", row.merger, base, 0, tuple(members))]
             bases = [Candidate(run, MODEL) for run in merged]
-        for base in bases:
+        for found in bases:
             if row.adapter:
-                inputs = (Input(base.run.id, base.predictor),)
-                yield Candidate(self._derive("adapt", row.adapter, base.run, base.run.hparams_seed, inputs), MODEL)
+                inputs = (Input(found.run.id, found.predictor),)
+                yield Candidate(self._derive("adapt", row.adapter, found.run, found.run.hparams_seed, inputs), MODEL)
             else:
-                yield base
+                yield found
+
+    def _all_trials(self, row: Row) -> bool:
+        return bool(row.merger) and bool(self.catalogue.get("merger", row.merger).card.all_trials)
 
     def _feeds_back(self, average: str) -> bool:
         return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)
-
-    def _train(self, key: tuple[str, str, int, int, str, int], fold: Fold, averages: tuple[str, ...]) -> Run:
-        """The run of (algorithm, data set, number of the fold, trial, what feeds back, hyperparameter seed), once."""
-        if key not in self.runs:
-            algorithm, dataset, _, trial, _, seed = key
-            self.runs[key] = Run(
-                kind="train",
-                method=self.values("algorithm", algorithm, dataset, seed, trial),
-                dataset=dataset,
-                fold=fold,
-                hparams_seed=seed,
-                trial=trial,
-                setting=self.settings[dataset],
-                averages=tuple(self.values("average", name, dataset, seed, trial) for name in averages),
-            )
-        return self.runs[key]
 
     def _derive(self, kind: str, method: str, base: Run, seed: int, inputs: tuple[Input, ...]) -> Run:
         key = (kind, method, base.dataset, inputs)
@@ -231,90 +244,13 @@ class _Planner:
         hparams = entry.resolve(dataset, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
         return Part(name, hparams)
 
-    def _refuse(self) -> None:
-        """Tell everything that can't be planned, at once."""
-        problems = Problems()
-        for request in self.requests:
-            for dataset in request.datasets:
-                with problems.collecting():
-                    folds = list(request.protocol.folds(self.facts[dataset].domains))
-                    fewest = min(len(fold.training_domains) for fold in folds)
-                    for problem in self._too_few_domains(request.rows, dataset, fewest):
-                        problems.add(problem)
-                for problem in (
-                    *self._unfit_mergers(request, dataset),
-                    *self._data_apart(request.rows, dataset),
-                    *self._not_followed(request.rows, dataset),
-                    *self._unmet_needs(request.rows, dataset),
-                ):
-                    problems.add(problem)
-                for row in request.rows:
-                    with problems.collecting():
-                        self.values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0])
-        problems.raise_if_any()
 
-    def _too_few_domains(self, rows: Iterable[Row], dataset: str, fewest: int) -> Iterator[str]:
-        for row in rows:
-            needed = self.catalogue.get("algorithm", row.algorithm).card.min_domains
-            if fewest < needed:
-                yield (
-                    f"{row.algorithm} needs at least {needed} training domains; on {dataset} a fold has {fewest}. "
-                    "--single_test_envs leaves out the folds with two test domains"
-                )
-
-    def _unfit_mergers(self, request: Request, dataset: str) -> Iterator[str]:
-        for row in request.rows:
-            if not row.merger:
-                continue
-            card = self.catalogue.get("merger", row.merger).card
-            if len(request.hparams_seeds) < card.min_members:
-                yield (
-                    f"{row.name} merges the runs of one trial, at least {card.min_members}; "
-                    f"--n_hparams gives {len(request.hparams_seeds)}"
-                )
-            if card.shared_init and self.settings[dataset].init == "run":
-                yield (
-                    f"{row.name} averages weights of runs that must start alike; preset "
-                    f"{self.settings[dataset].preset!r} starts each run from weights of its own. "
-                    'Add --hparams \'{"init": "trial"}\''
-                )
-
-    def _data_apart(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
-        """Rows that merge runs of which each drew data of its own: what one is tested on, another has trained on."""
-        setting = self.settings[dataset]
-        if setting.generated_data == "run" and GENERATED in self.facts[dataset].traits:
-            for row in rows:
-                if row.merger and not self.catalogue.get("merger", row.merger).card.each:
-                    yield (
-                        f"{row.name} merges runs that must have seen the same data; preset {setting.preset!r} draws "
-                        f'{dataset} anew for each run. Add --hparams \'{{"generated_data": "trial"}}\''
-                    )
-
-    def _unmet_needs(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
-        setting = self.settings[dataset]
-        lacking = {"feature_maps"} if setting.backbone == "MLP" else set[str]()
-        lacking |= {"linear_classifier"} if setting.nonlinear_classifier else set()
-        for row in rows:
-            for need in self.catalogue.get("algorithm", row.algorithm).card.needs:
-                if need in lacking:
-                    yield f"{row.algorithm} needs {NEEDS[need]}, which it would not have on {dataset}"
-
-    def _not_followed(self, rows: Iterable[Row], dataset: str) -> Iterator[str]:
-        """What of the setting an algorithm can't follow, averages that can't feed back into it, and adapters that would
-        need more of it than it shows."""
-        for row in rows:
-            entry = self.catalogue.get("algorithm", row.algorithm)
-            yield from entry.refusals(self.settings[dataset])
-            if self._feeds_back(row.average) and (not entry.features or "network" in entry.card.followers):
-                yield (
-                    f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
-                    f"to {row.algorithm}'s"
-                )
-            if row.adapter and not entry.features and self.catalogue.get("adapter", row.adapter).card.needs_features:
-                yield (
-                    f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "
-                    "predictions"
-                )
+def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Runs that need none, then those that need only these, and so on; each comes after its inputs already."""
+    level: dict[str, int] = {}
+    for run in runs:
+        level[run.id] = max((level[source.run] + 1 for source in run.inputs), default=0)
+    return tuple(sorted(runs, key=lambda run: level[run.id]))
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:

@@ -14,8 +14,10 @@ from typing import NamedTuple
 import orjson
 
 from dgbench.plain import revive
-from dgbench.plan import DatasetFacts, Plan
+from dgbench.plan import Plan
 from dgbench.protocol import Fold
+from dgbench.request import DatasetFacts
+from dgbench.run import run_name
 from dgbench.setting import Setting
 from dgbench.store import read_sweep_json, write_atomic
 
@@ -53,8 +55,7 @@ class PlanTable:
 
     def name(self, run: PlannedRun) -> str:
         """For people, as `Run.name`."""
-        held_out = "+".join(self.folds[run.fold].held_out)
-        return f"{run.method} {run.dataset} [{held_out}] hparams {run.hparams_seed} trial {run.trial}"
+        return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
 
 
 def tabulate(plan: Plan, setting: Setting, protocol: str) -> PlanTable:

@@ -19,10 +19,11 @@ from dgbench.errors import Problems, UserError
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
 from dgbench.launchers.slots import usable_cores, visible_gpus
-from dgbench.plan import DatasetFacts, Plan
+from dgbench.plan import Plan
 from dgbench.planfile import FILE as PLAN
 from dgbench.planfile import read_plan, tabulate, write_plan
 from dgbench.progress import progress
+from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
 from dgbench.store import BEST, State, Store, model_path

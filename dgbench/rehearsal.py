@@ -108,7 +108,9 @@ class Rehearsal:
             generator = torch.Generator().manual_seed(1000 * step + domain)
             stock = torch.repeat_interleave(copies)
             chosen = stock[torch.randint(len(stock), (size,), generator=generator)]
-            found.append(Batch(*(tensor.to(self.device) for tensor in (x[chosen], y[chosen], chosen))))
+            inputs, labels, positions = (tensor.to(self.device) for tensor in (x[chosen], y[chosen], chosen))
+            taught = 5 * F.one_hot(labels, CLASSES).to(inputs.dtype) if self.algorithm.card.taught else None
+            found.append(Batch(inputs, labels, positions, taught))
         return found
 
     def until(self, end: int) -> dict[str, Tensor]:

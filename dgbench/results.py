@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dgbench.errors import UserError
 from dgbench.planfile import FILE, PlanTable, read_plan
 from dgbench.protocol import Fold, View
+from dgbench.run import ALL_TRIALS, evaluated_views
 from dgbench.store import RunFolder, State, Store
 
 
@@ -56,7 +57,7 @@ class Gap:
 
 Candidate: TypeAlias = Series | Gap
 Spot: TypeAlias = tuple[int, int]
-"""Where a selector chooses: position of a fold in `Results.folds`, and trial."""
+"""Where a selector chooses: position of a fold in `Results.folds`, and trial, `ALL_TRIALS` for rows that merge them."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Results:
     def trials(self, dataset: str) -> tuple[int, ...]:
         """The trials that any row has on a data set."""
         spots = (spot for (_, name), spots in self.candidates.items() if name == dataset for spot in spots)
-        return tuple(sorted({trial for _, trial in spots}))
+        return tuple(sorted({trial for _, trial in spots} - {ALL_TRIALS}))
 
 
 def read_results(root: Path) -> Results:
@@ -245,7 +246,7 @@ class _Reader:
 
     def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
         run = self.table.runs[position]
-        views = self.table.folds[run.fold].evaluated
+        views = evaluated_views(self.table.folds[run.fold], run.trial)
         names = [str(view) for view in views]
         try:
             mine = [record for record in records if record["predictor"] == predictor]
@@ -274,7 +275,7 @@ def _merged(table: PlanTable, position: int) -> int:
     run = table.runs[position]
     if run.kind == "adapt":
         return _merged(table, run.inputs[0])
-    return len(run.inputs)
+    return len(run.inputs) if run.kind == "merge" else 0
 
 
 def _is_record(line: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -21,6 +21,9 @@ FORMAT = 1
 
 MODEL = "model"
 """The predictor that every run yields; an average that watched adds one under its own name."""
+
+ALL_TRIALS = -1
+"""The trial of a run that stands on runs of all trials: its splits are its own."""
 
 Kind = Literal["train", "merge", "adapt"]
 
@@ -68,14 +71,18 @@ class Run:
     @property
     def name(self) -> str:
         """For people: method, data set, held-out domains, seeds."""
-        held_out = "+".join(self.fold.held_out)
-        return f"{self.method.name} {self.dataset} [{held_out}] hparams {self.hparams_seed} trial {self.trial}"
+        return run_name(self.method.name, self.dataset, self.fold.held_out, self.hparams_seed, self.trial)
 
     @property
     def views(self) -> tuple[View, ...]:
         """What is evaluated: what some selector may read, and the training views where the setting says so."""
         more = self.fold.train if self.setting.evaluate == "all" else ()
-        return (*self.fold.evaluated, *more)
+        return (*evaluated_views(self.fold, self.trial), *more)
+
+    @property
+    def validation(self) -> tuple[View, ...]:
+        """The validation parts of the training domains; none for a run of all trials, whose members trained on them."""
+        return () if self.trial == ALL_TRIALS else self.fold.source_val
 
     @property
     def seed(self) -> int:
@@ -88,11 +95,15 @@ class Run:
     @property
     def init_seed(self) -> int:
         """What the initial weights depend on."""
+        if self.setting.init == "sweep":
+            return seed_hash(self.dataset, "init")
         return self.seed if self.setting.init == "run" else seed_hash(self.dataset, "init", self.trial)
 
     @property
     def data_seed(self) -> int:
         """What data sets that draw their noise or membership depend on."""
+        if self.setting.generated_data == "sweep":
+            return seed_hash("data")
         return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
 
     def _fields(self) -> dict[str, Any]:
@@ -119,3 +130,15 @@ class Run:
             averages=tuple(Part(**part) for part in data["averages"]),
             inputs=tuple(Input(**source) for source in data["inputs"]),
         )
+
+
+def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:
+    """For people: `ERM PACS [photo] hparams 0 trial 1`."""
+    of = "all trials" if trial == ALL_TRIALS else f"trial {trial}"
+    return f"{method} {dataset} [{'+'.join(held_out)}] hparams {hparams_seed} {of}"
+
+
+def evaluated_views(fold: Fold, trial: int) -> tuple[View, ...]:
+    """What some selector may read of a run: a run of all trials was not kept from the training domains' parts."""
+    trained_on = fold.source_val if trial == ALL_TRIALS else ()
+    return tuple(view for view in fold.evaluated if view not in trained_on)

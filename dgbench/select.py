@@ -6,6 +6,7 @@ hyperparameters that score best on the views that it reads.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from dgbench.errors import Problems, unknown
 from dgbench.protocol import Fold, View
 from dgbench.results import Gap, Results, Series
+from dgbench.run import ALL_TRIALS
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Pick:
     step: int
     run: str
     value: float
-    """What it was chosen by."""
+    """What it was chosen by; NaN where there was one model and no choice."""
     score: float
     """Mean accuracy on the test views there, between 0 and 1: what is reported."""
     in_domain: float | None
@@ -35,7 +37,8 @@ class Pick:
     @staticmethod
     def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
         """The step at `place` of a series, chosen by `value`."""
-        in_domain = float(series.mean(fold.source_val)[place]) if fold.source_val else None
+        measured = bool(fold.source_val) and set(fold.source_val) <= set(series.views)
+        in_domain = float(series.mean(fold.source_val)[place]) if measured else None
         return Pick(seed, series.steps[place], series.run, value, float(series.mean(fold.test)[place]), in_domain)
 
 
@@ -112,6 +115,8 @@ class _OneRun(Selector):
         if isinstance(series, Gap):
             return [series]
         here = results.folds[fold]
+        if trial == ALL_TRIALS:
+            return Pick.of(series, here, seed, len(series.steps) - 1, math.nan)
         values = series.mean(self.views(here))
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
         return Pick.of(series, here, seed, place, float(values[place]))

@@ -60,14 +60,17 @@ class Setting:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
-    init: Literal["trial", "run"] = "trial"
+    compile: bool = False
+    """Train with a featurizer that `torch.compile` has compiled; it is evaluated as it is."""
+    init: Literal["trial", "run", "sweep"] = "trial"
     """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
-    `run`: each run draws its own, as in DomainBed."""
+    `run`: each run draws its own, as in DomainBed. `sweep`: all trials start from the same weights too."""
     data_order: Literal["paired", "run"] = "paired"
     """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: DomainBed's seed, which
     mixes in the algorithm's name."""
-    generated_data: Literal["trial", "run"] = "trial"
-    """What data sets that draw noise or membership depend on; DomainBed's depend on the run."""
+    generated_data: Literal["trial", "run", "sweep"] = "trial"
+    """What the draws of data sets depend on that draw noise or membership; DomainBed's depend on the run.
+    `sweep`: on nothing, so that all trials see the same data."""
     evaluate: Literal["selectors", "all"] = "selectors"
     """`selectors`: only views that some selector may read. `all`: the training views too."""
     ddof: Literal[0, 1] = 1

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dgbench import __version__
 from dgbench.results import Gap, Results
+from dgbench.run import ALL_TRIALS
 from dgbench.select import Selector
 
 
@@ -19,6 +20,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "preset": results.preset,
         "trials": f"{len(trials)} ({ranges(trials)})",
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
+        "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, datasets),
         "runs": _runs(results, selector, datasets),
         "shown of the test domain": _shown(results.shown),
@@ -79,9 +81,23 @@ def _draws(by_trial: Mapping[int, set[int]]) -> str:
     alike: dict[str, list[int]] = {}
     for trial, seeds in by_trial.items():
         alike.setdefault(ranges(seeds), []).append(trial)
-    return "; ".join(
-        f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)} hparams {seeds}" for seeds, trials in alike.items()
-    )
+    return "; ".join(f"{_trials(trials)} hparams {seeds}" for seeds, trials in alike.items())
+
+
+def _trials(trials: Sequence[int]) -> str:
+    if ALL_TRIALS in trials:
+        return "all trials"
+    return f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)}"
+
+
+def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
+    """Rows without a choice and without an error."""
+    rows = [
+        row
+        for row in results.rows
+        if any(trial == ALL_TRIALS for name in datasets for _, trial in results.candidates.get((row, name), {}))
+    ]
+    return f"{', '.join(rows)}: nothing was selected" if rows else ""
 
 
 def _shown(shown: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from dgbench.catalogue import Catalogue
 from dgbench.dataset import Dataset
 from dgbench.errors import Problems, UserError
 from dgbench.plain import revive
-from dgbench.plan import DatasetFacts
+from dgbench.request import DatasetFacts
 
 
 @dataclass(frozen=True)

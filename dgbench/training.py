@@ -31,6 +31,7 @@ from dgbench.protocol import View
 from dgbench.run import MODEL
 from dgbench.seeding import torch_seed
 from dgbench.store import BEST, LAST, write_atomic
+from dgbench.teacher import teacher_of
 from dgbench.workbench import Workbench
 
 CHECKPOINT = "checkpoint.pt"
@@ -65,6 +66,7 @@ class Training:
         self.run, self.folder, self.data = bench.run, bench.folder, bench.data
         self.site, self.device = bench.site, bench.device
         self.algorithm = bench.algorithm(begin=True)
+        self.teacher = teacher_of(bench) if bench.run.inputs else None
         self.averages: dict[str, Average] = {}
         for part in bench.run.averages:
             cls, hparams = build(bench.catalogue, "average", part)
@@ -116,11 +118,14 @@ class Training:
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
         self.algorithm.train()
 
+    def _batch(self, x: Tensor, y: Tensor, positions: Tensor) -> Batch:
+        x, y, positions = (tensor.to(self.device) for tensor in (x, y, positions))
+        taught = self.teacher(x) if self.teacher else None
+        return Batch(self.algorithm.network.prepare(x), y, positions, taught)
+
     def _step(self, step: int, minibatch: Minibatch) -> None:
         algorithm, progress = self.algorithm, self.progress
-        prepare = algorithm.network.prepare
-        to = self.device
-        batches = [Batch(prepare(x.to(to)), y.to(to), positions.to(to)) for x, y, positions in minibatch]
+        batches = [self._batch(*tensors) for tensors in minibatch]
         seed_everything(self.device, self.run.seed, step)
         algorithm.step = step
         algorithm.lr_scale = math.prod(average.lr_factor(step) for average in self._feeding_back())

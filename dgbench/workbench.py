@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from dgbench.data import ViewData
 from dgbench.dataset import Dataset
 from dgbench.networks import Network
 from dgbench.predictor import build_algorithm
-from dgbench.run import Run
+from dgbench.run import Input, Run
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
 
@@ -47,6 +49,11 @@ class Workbench:
         return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
 
     def _fit(self, network: Network) -> None:
+    def standing_on(self, source: Input) -> Workbench:
+        """The workbench of a run that this one reads: on the same data, maybe with another network."""
+        run = self.store.folder(source.run).run()
+        return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
+
         if self.run.setting.classifier_init == "linear_probe":
             from dgbench.probe import fit_classifier  # scikit-learn takes a second to import
 
@@ -57,9 +64,7 @@ def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = fr
     """Lay out what a run needs; raises `UserError` with everything wrong with the data."""
     catalogue = Catalogue(site.include)
     dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size)
-    trained = run
-    while trained.inputs:
-        trained = store.folder(trained.inputs[0].run).run()
+    trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
     return Workbench(run, trained, store, catalogue, site, pick_device(site.device), keep, dataset, data)
 
@@ -67,6 +72,13 @@ def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = fr
 def pick_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
     if name != "auto":
+def training_run(run: Run, store: Store) -> Run:
+    """The first training run that a run stands on, or itself."""
+    while run.kind != "train":
+        run = store.folder(run.inputs[0].run).run()
+    return run
+
+
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")

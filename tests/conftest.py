@@ -9,8 +9,9 @@ import pytest
 
 from dgbench.catalogue import Catalogue
 from dgbench.names import parse_rows
-from dgbench.plan import DatasetFacts, Overrides, Plan, Request, plan
+from dgbench.plan import Plan, plan
 from dgbench.protocol import LeaveOneDomainOut, Protocol
+from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import Setting, setting
 
 MakeFacts = Callable[..., DatasetFacts]

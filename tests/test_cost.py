@@ -5,8 +5,8 @@ import pytest
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of, refuse_small_domains, view_size
 from dgbench.errors import UserError
-from dgbench.plan import Overrides
 from dgbench.protocol import IN, OUT, LeaveOneDomainOut, View
+from dgbench.request import Overrides
 from dgbench.setting import setting
 from tests.conftest import MakeFacts, MakePlan
 

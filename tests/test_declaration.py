@@ -22,8 +22,8 @@ from dgbench.declaration import (
 )
 from dgbench.errors import UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, site_of
-from dgbench.plan import Overrides
 from dgbench.protocol import Explicit, LeaveOneDomainOut, SingleSource
+from dgbench.request import Overrides
 from dgbench.setting import setting
 from dgbench.sources import Site
 from dgbench.space import choice, power, uniform

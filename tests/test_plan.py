@@ -12,8 +12,9 @@ from dgbench.cards import GENERATED
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.names import parse_rows
-from dgbench.plan import Overrides, Plan, Request, plan, resolve_setting
+from dgbench.plan import Plan, plan, resolve_setting
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.request import Overrides, Request
 from dgbench.run import MODEL, Run
 from dgbench.setting import setting
 from dgbench.space import choice

@@ -85,7 +85,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "setting 'backbone' is a str, not 18",
         "setting 'image_size' must be at least 8, not 7",
         "setting 'momentum' must lie in [0, 1), not nan",
-        "setting 'init' is one of trial, run, not ['trial']",
+        "setting 'init' is one of trial, run, sweep, not ['trial']",
     )
 
 

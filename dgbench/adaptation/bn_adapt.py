@@ -27,7 +27,7 @@ class BNAdapt(Adapter):
     together with the batch before it.
     """
 
-    card = AdapterCard(paper="Nado et al., arXiv 2020")
+    card = AdapterCard(needs=("batch_norm",), paper="Nado et al., arXiv 2020")
 
     def __init__(self, network: Network, hparams: Any) -> None:
         super().__init__(network.eval(), hparams)

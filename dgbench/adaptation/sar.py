@@ -42,7 +42,7 @@ class SAR(Adapter):
     same for both). A last batch of a single input is normalised together with the batch before it.
     """
 
-    card = AdapterCard(paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
+    card = AdapterCard(needs=("norm",), paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
 
     @dataclass(frozen=True)
     class Hparams:

@@ -32,7 +32,7 @@ class T3A(Adapter):
     picks filter_K by validation accuracy on the training domains.
     """
 
-    card = AdapterCard(paper="Iwasawa and Matsuo, NeurIPS 2021", forwards=1.0)
+    card = AdapterCard(needs=("linear_classifier",), paper="Iwasawa and Matsuo, NeurIPS 2021", forwards=1.0)
 
     @dataclass(frozen=True)
     class Hparams:

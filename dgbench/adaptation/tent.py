@@ -38,7 +38,13 @@ class TENT(Adapter):
     not a multiple of the training's, and there is no weight decay.
     """
 
-    card = AdapterCard(paper="Wang et al., ICLR 2021", forwards=1.0, backwards=1.0)
+    card = AdapterCard(
+        paper="Wang et al., ICLR 2021",
+        forwards=1.0,
+        backwards=1.0,
+        needs=("batch_norm",),
+        needs_with={"adapts": "batch_norm"},
+    )
 
     @dataclass(frozen=True)
     class Hparams:

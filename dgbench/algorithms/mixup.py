@@ -53,9 +53,9 @@ class Mixup(Algorithm):
         shares = Beta(alpha, alpha, validate_args=False).sample().tolist()
         blends, partners = [], []
         for i, j, share in zip(order, order[1:] + order[:1], shares, strict=True):
-            (x, y, positions), n = batches[i], min(len(batches[i].y), len(batches[j].y))
-            blends.append(Batch(share * x[:n] + (1 - share) * batches[j].x[:n], y[:n], positions[:n]))
-            partners.append(batches[j].y[:n])
+            one, other, n = batches[i], batches[j], min(len(batches[i].y), len(batches[j].y))
+            blends.append(Batch(share * one.x[:n] + (1 - share) * other.x[:n], one.y[:n], one.positions[:n]))
+            partners.append(other.y[:n])
         logits = parts(self.network.classifier(torch.cat(self.domain_features(blends))), blends)
         terms = [
             share * F.cross_entropy(z, blend.y) + (1 - share) * F.cross_entropy(z, y)

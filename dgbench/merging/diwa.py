@@ -46,3 +46,17 @@ class DiWARestricted(Merger):
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
         """The greedy mean. Equally accurate runs keep their order."""
         yield greedy(sorted(members, key=lambda member: member.accuracy, reverse=True), tools.score)
+
+
+class DiWADagger(DiWA):
+    """theta = (1/M) sum_m theta_m, over the runs of all trials.
+
+    The paper's DiWA with a dagger: 60 runs where DiWA has 20 for each of three trials. What one trial validates on,
+    another has trained on, so nothing is selected, there is one number and no error, and the accuracy on the training
+    domains is not shown. All trials must begin alike: `--hparams '{"init": "sweep"}'`.
+
+    Departures from the authors' code: as of `DiWA`; the test domain's part that is reported is drawn for the merged
+    model itself, as each trial draws one for its runs.
+    """
+
+    card = MergerCard(paper=_PAPER, all_trials=True)

@@ -71,14 +71,17 @@ def make(
     return algorithm.train()
 
 
-def batches(step: int, sizes: Sequence[int] = SIZES, shape: Sequence[int] = (INPUTS,)) -> list[Batch]:
-    """One minibatch a domain, each domain with a distribution of its own."""
+def batches(
+    step: int, sizes: Sequence[int] = SIZES, shape: Sequence[int] = (INPUTS,), taught: bool = False
+) -> list[Batch]:
+    """One minibatch a domain, each domain with a distribution of its own; a teacher's logits if asked for."""
     generator = torch.Generator().manual_seed(100 + step)
     return [
         Batch(
             torch.randn(n, *shape, generator=generator) * (1 + 0.3 * i) + 0.5 * i,
             torch.randint(CLASSES, (n,), generator=generator),
             torch.randint(EXAMPLES, (n,), generator=generator),
+            torch.randn(n, CLASSES, generator=generator) * 3 if taught else None,
         )
         for i, n in enumerate(sizes)
     ]
@@ -88,8 +91,14 @@ def take(algorithm: Algorithm, step: int) -> dict[str, float]:
     """One step of the loop, with the seeding that the engine does."""
     torch.manual_seed(step)
     algorithm.step = step
-    data = batches(step, SIZES[: algorithm.task.num_domains], algorithm.task.input_shape)
+    data = given(algorithm, step)
     return {name: value.item() for name, value in algorithm.update(data).items()}
+
+
+def given(algorithm: Algorithm, step: int) -> list[Batch]:
+    """The minibatches of a step, as the algorithm needs them."""
+    sizes = SIZES[: algorithm.task.num_domains]
+    return batches(step, sizes, algorithm.task.input_shape, algorithm.card.taught)
 
 
 def naive(algorithm: Algorithm) -> SimpleNamespace:
@@ -113,7 +122,7 @@ def agrees(
     for step in range(steps):
         take(algorithm, step)
         torch.manual_seed(step)
-        reference(other, batches(step, SIZES[: algorithm.task.num_domains], algorithm.task.input_shape), step)
+        reference(other, given(algorithm, step), step)
         expected = other.network.state_dict()
         for name, tensor in algorithm.network.state_dict().items():
             difference = (tensor - expected[name]).abs().max().item()

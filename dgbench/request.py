@@ -1,0 +1,211 @@
+"""What a sweep asks for, and why some of it can't be had: everything is refused before any work starts, at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dgbench.backbones import SMALL, check_backbone
+from dgbench.cards import GENERATED, NEEDS
+from dgbench.catalogue import Catalogue
+from dgbench.errors import Problems
+from dgbench.names import Row, parse_row
+from dgbench.protocol import Protocol
+from dgbench.run import Part
+from dgbench.setting import Setting
+from dgbench.space import Draw, Value
+
+Values = Callable[[str, str, str, int, int], Part]
+"""Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What planning, selection and tables need to know of a data set once its files have been looked at."""
+
+    name: str
+    domains: tuple[str, ...]
+    counts: tuple[int, ...]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    traits: tuple[str, ...]
+    steps: int
+    checkpoint_freq: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One `launch`: rows x data sets x folds x trials x hyperparameter seeds."""
+
+    rows: tuple[Row, ...]
+    datasets: tuple[str, ...]
+    protocol: Protocol
+    hparams_seeds: tuple[int, ...]
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Changes to the hyperparameter spaces that hold for a whole sweep."""
+
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    """Values for every algorithm that has the name, whatever the hyperparameter seed."""
+    parts: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    """The same for one entry: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    """Distributions in place of the declared ones, for every algorithm that has the name."""
+
+
+def refuse(
+    requests: Sequence[Request],
+    facts: Mapping[str, DatasetFacts],
+    settings: Mapping[str, Setting],
+    catalogue: Catalogue,
+    values: Values,
+) -> None:
+    """Raise `UserError` with everything that can't be planned; `settings` are those of the data sets, resolved."""
+    problems = Problems()
+    for request in requests:
+        for dataset in request.datasets:
+            with problems.collecting():
+                folds = list(request.protocol.folds(facts[dataset].domains))
+                fewest = min(len(fold.training_domains) for fold in folds)
+                for problem in _too_few_domains(request.rows, dataset, fewest, catalogue):
+                    problems.add(problem)
+            setting = settings[dataset]
+            for problem in (
+                *_unfit_mergers(request, dataset, setting, catalogue),
+                *_data_apart(request.rows, facts[dataset], setting, catalogue),
+                *_not_followed(request.rows, setting, catalogue),
+                *_unmet_needs(request, facts[dataset], setting, catalogue, values),
+                *_unfit_teachers(request, dataset, setting, catalogue, values),
+            ):
+                problems.add(problem)
+            for row in request.rows:
+                with problems.collecting():
+                    values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0])
+    problems.raise_if_any()
+
+
+def _too_few_domains(rows: Iterable[Row], dataset: str, fewest: int, catalogue: Catalogue) -> Iterator[str]:
+    for row in rows:
+        needed = catalogue.get("algorithm", row.algorithm).card.min_domains
+        if fewest < needed:
+            yield (
+                f"{row.algorithm} needs at least {needed} training domains; on {dataset} a fold has {fewest}. "
+                "--single_test_envs leaves out the folds with two test domains"
+            )
+
+
+def _unfit_mergers(request: Request, dataset: str, setting: Setting, catalogue: Catalogue) -> Iterator[str]:
+    for row in (row for row in request.rows if row.merger):
+        card = catalogue.get("merger", row.merger).card
+        if card.all_trials:
+            yield from _trials_apart(row, dataset, setting)
+        if len(request.hparams_seeds) < card.min_members:
+            yield (
+                f"{row.name} merges the runs of one trial, at least {card.min_members}; "
+                f"--n_hparams gives {len(request.hparams_seeds)}"
+            )
+        if card.shared_init and not card.all_trials and setting.init == "run":
+            yield (
+                f"{row.name} averages weights of runs that must start alike; preset {setting.preset!r} starts each "
+                'run from weights of its own. Add --hparams \'{"init": "trial"}\''
+            )
+
+
+def _trials_apart(row: Row, dataset: str, setting: Setting) -> Iterator[str]:
+    """Why the runs of several trials did not begin alike."""
+    if setting.init != "sweep":
+        yield (
+            f"{row.name} averages weights of runs of all trials, which must start alike; on {dataset} each "
+            f'{setting.init} has initial weights of its own. Add --hparams \'{{"init": "sweep"}}\''
+        )
+    if setting.classifier_init == "linear_probe":
+        yield (
+            f"{row.name} averages weights of runs of all trials, which must start alike; classifier_init "
+            "'linear_probe' fits a classifier of its own in each trial"
+        )
+
+
+def _data_apart(rows: Iterable[Row], facts: DatasetFacts, setting: Setting, catalogue: Catalogue) -> Iterator[str]:
+    """Rows that merge runs of which each drew data of its own: what one is tested on, another has trained on."""
+    if GENERATED not in facts.traits:
+        return
+    for row in (row for row in rows if row.merger):
+        card = catalogue.get("merger", row.merger).card
+        alike = ("sweep",) if card.all_trials else ("sweep", "trial")
+        if not card.each and setting.generated_data not in alike:
+            of = " of all trials" if card.all_trials else ""
+            yield (
+                f"{row.name} merges runs{of} that must have seen the same data; {facts.name} is drawn anew for each "
+                f'{setting.generated_data}. Add --hparams \'{{"generated_data": "{alike[-1]}"}}\''
+            )
+
+
+def _unmet_needs(
+    request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
+) -> Iterator[str]:
+    lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
+    if setting.backbone in SMALL:
+        lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone == "MLP" else {"batch_norm"}
+    for row in request.rows:
+        asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
+        if row.adapter:
+            entry = catalogue.get("adapter", row.adapter)
+            hparams = values("adapter", row.adapter, facts.name, request.hparams_seeds[0], request.trials[0]).hparams
+            bound = all(hparams[name] == value for name, value in entry.card.needs_with.items())
+            asking += [(entry, entry.card.needs if bound else ())]
+        for entry, needs in asking:
+            for need in needs:
+                if need in lacking:
+                    yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
+
+
+def _unfit_teachers(
+    request: Request, dataset: str, setting: Setting, catalogue: Catalogue, values: Values
+) -> Iterator[str]:
+    """What is wrong with the rows that are to teach others."""
+    for row in request.rows:
+        if not catalogue.get("algorithm", row.algorithm).card.taught:
+            continue
+        hparams = values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0]).hparams
+        problems = Problems()
+        with problems.collecting():
+            check_backbone(str(hparams["teacher_backbone"]) or setting.backbone)
+        with problems.collecting():
+            teacher = parse_row(str(hparams["teacher"]), catalogue)
+            if teacher.adapter:
+                problems.add(f"an adapter learns from what it is shown, so {teacher.name!r} can't be a teacher")
+            if catalogue.get("algorithm", teacher.algorithm).card.taught:
+                problems.add(f"{teacher.algorithm} is taught itself, so {teacher.name!r} can't be a teacher")
+            if teacher.merger and catalogue.get("merger", teacher.merger).card.all_trials:
+                problems.add(
+                    f"{teacher.name!r} merges runs of all trials, which have seen what this trial validates on, so it "
+                    "can't be a teacher"
+                )
+            asked = dataclasses.replace(request, rows=(teacher,))
+            for problem in _unfit_mergers(asked, dataset, setting, catalogue):
+                problems.add(problem)
+        yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
+
+
+def _not_followed(rows: Iterable[Row], setting: Setting, catalogue: Catalogue) -> Iterator[str]:
+    """What of the setting an algorithm can't follow, averages that can't feed back into it, and adapters that would
+    need more of it than it shows."""
+    for row in rows:
+        entry = catalogue.get("algorithm", row.algorithm)
+        yield from entry.refusals(setting)
+        feeds_back = row.average and catalogue.get("average", row.average).card.feeds_back
+        if feeds_back and (not entry.features or "network" in entry.card.followers):
+            yield (
+                f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
+                f"to {row.algorithm}'s"
+            )
+        if row.adapter and not entry.features and catalogue.get("adapter", row.adapter).card.needs_features:
+            yield (
+                f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "
+                "predictions"
+            )
