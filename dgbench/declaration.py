@@ -18,7 +18,7 @@ from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError, unknown
 from dgbench.names import Row, parse_row, parse_rows
 from dgbench.plain import revive
-from dgbench.plan import DatasetFacts, Overrides, Plan, Request, plan
+from dgbench.plan import Plan, plan
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import FIELD_NAMES, Setting, setting
@@ -246,11 +246,11 @@ def _overrides(
     A name that algorithms and the setting have in common is said of both.
     """
     problems = Problems()
+    rows = [*rows, *_teachers(rows, hparams, catalogue)]
     algorithms = [catalogue.get("algorithm", name) for name in dict.fromkeys(row.algorithm for row in rows)]
     spaces: dict[str, list[HparamSpec]] = {}
     for spec in (spec for entry in algorithms for spec in entry.space):
         spaces.setdefault(spec.name, []).append(spec)
-    rows = [*rows, *_teachers(rows, hparams, catalogue)]
     entries = {word: catalogue.entries[word] for row in rows for word in (*row.name.split("+"), row.average) if word}
     fixed: dict[str, Value] = {}
     parts: dict[str, Mapping[str, Value]] = {}
@@ -281,10 +281,6 @@ def _overrides(
     return Overrides(fixed, parts, draws), changes
 
 
-def _draws(space: Mapping[str, Any], spaces: Mapping[str, Sequence[HparamSpec]]) -> dict[str, Draw]:
-    """The distributions that a sweep file declares; each must draw values of the hyperparameter's type."""
-    problems, draws = Problems(), dict[str, Draw]()
-    for name, text in space.items():
 def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Row]:
     """The rows that teach others; planning tells what is wrong with any."""
     for row in rows:
@@ -296,6 +292,10 @@ def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalo
                 yield parse_row(str(own.get("teacher", default) if isinstance(own, Mapping) else default), catalogue)
 
 
+def _draws(space: Mapping[str, Any], spaces: Mapping[str, Sequence[HparamSpec]]) -> dict[str, Draw]:
+    """The distributions that a sweep file declares; each must draw values of the hyperparameter's type."""
+    problems, draws = Problems(), dict[str, Draw]()
+    for name, text in space.items():
         if name not in spaces:
             problems.add(unknown("hyperparameter in [space]", name, spaces))
             continue

@@ -60,8 +60,6 @@ class Setting:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
-    compile: bool = False
-    """Train with a featurizer that `torch.compile` has compiled; it is evaluated as it is."""
     init: Literal["trial", "run", "sweep"] = "trial"
     """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
     `run`: each run draws its own, as in DomainBed. `sweep`: all trials start from the same weights too."""

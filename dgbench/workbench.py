@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -48,12 +47,12 @@ class Workbench:
         task = Task(self.data.input_shape, classes, tuple(tuple(count.tolist()) for count in counts))
         return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
 
-    def _fit(self, network: Network) -> None:
     def standing_on(self, source: Input) -> Workbench:
         """The workbench of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
 
+    def _fit(self, network: Network) -> None:
         if self.run.setting.classifier_init == "linear_probe":
             from dgbench.probe import fit_classifier  # scikit-learn takes a second to import
 
@@ -69,9 +68,6 @@ def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = fr
     return Workbench(run, trained, store, catalogue, site, pick_device(site.device), keep, dataset, data)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
-    if name != "auto":
 def training_run(run: Run, store: Store) -> Run:
     """The first training run that a run stands on, or itself."""
     while run.kind != "train":
@@ -79,6 +75,9 @@ def training_run(run: Run, store: Store) -> Run:
     return run
 
 
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
+    if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
