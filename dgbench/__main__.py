@@ -14,6 +14,7 @@ COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "train": "one run by hand",
     "list": "what algorithms, averages, mergers, adapters, data sets and sweeps there are",
+    "download": "fetch a data set, organise files that you have, or check what is there",
     "check": "hold algorithms, ours or yours, to what every algorithm must do",
     "export": "write a sweep as a folder that DomainBed's collector reads",
 }
@@ -23,7 +24,7 @@ _MODULES = {"list": "dgbench.listing"}
 def usage() -> str:
     """What there is to do."""
     lines = ["usage: dgbench COMMAND ...", ""]
-    lines += [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
     return "\n".join([*lines, "", "`dgbench COMMAND --help` says more."])
 
 

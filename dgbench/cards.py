@@ -112,6 +112,10 @@ class AdapterCard:
     """Is shown the training examples before the first batch."""
 
 
+GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
+"""Where Google Drive answers with a file, not with a page that asks whether to go on."""
+
+
 @dataclass(frozen=True)
 class Archive:
     """A file that a data set is published as."""
@@ -142,10 +146,21 @@ class DatasetCard:
     """In the order of the labels; empty where the files decide."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Number of examples that each domain must have."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """For data with splits of its own: the parts, and how many examples each must have in the first domain.
+
+    Its `domains` are the ways in which it is split, each of them a fold. Empty: parts are drawn.
+    """
+    metric: str = "accuracy"
+    """The score that selects and that tables show: `accuracy`, or one that the data set computes itself."""
+    task: str = "classification"
+    """What the labels are, a key of `TASKS`."""
+    backbone: str = ""
+    """The network that `auto` stands for; empty: the one that fits the shape of the inputs."""
     generations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """What it is called -> counts, where the same name was published with several; `counts` is the first of them."""
-    refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Why not, and what to do -> counts, of what is published but must not be trained on as it is."""
+    """What it is called -> counts, where one name was published with several; `counts` is then empty."""
+    duplicates: Mapping[str, int] = field(default_factory=dict)
+    """Number of files that a domain was published with beyond `counts`, and that a published list names."""
     tested: tuple[str, ...] = ()
     """The domains that may be held out, where the others are made to be trained on; empty: every domain."""
     known_bad: Mapping[str, str] = field(default_factory=dict)
@@ -163,6 +178,15 @@ class DatasetCard:
     """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `small_images`, ..."""
     steps: int = 5001
     checkpoint_freq: int = 300
+
+
+TASKS: Mapping[str, str] = {
+    "classification": "one class an example",
+    "regression": "one real number an example",
+    "tokens": "one class at each place of a sequence",
+    "multilabel": "several yes-no questions an example, some of them unanswered",
+}
+"""What labels may be, in the user's words."""
 
 
 Card = AlgorithmCard | AverageCard | MergerCard | AdapterCard | DatasetCard

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,20 @@ class Examples(Protocol):
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
         """The inputs at `indices`, (B, *input_shape), uint8 or float32; augmented if `rng` is given."""
+        ...
+
+
+@runtime_checkable
+class SplitExamples(Examples, Protocol):
+    """The examples of a data set whose card has `parts`: all that one way of splitting it uses."""
+
+    parts: Mapping[str, NDArray[np.int64]]
+    """Part -> indices of its examples."""
+    domains: NDArray[np.int64]
+    """(n,), which of many small domains each example is from; equal numbers in two parts are the same domain."""
+
+    def score(self, logits: NDArray[np.float32], indices: NDArray[np.int64]) -> dict[str, float]:
+        """The data set's own scores of `logits` (B, outputs), for the examples at `indices`; `card.metric` is one."""
         ...
 
 
@@ -63,14 +77,17 @@ class Dataset:
         path: Path | None = None,
         image_size: int = 0,
         skip_bad_images: bool = False,
+        backbone: str = "auto",
     ) -> None:
         """Open under `data_dir` (or at `path`, for a card with `path`); `image_size` replaces the card's.
 
-        With `skip_bad_images`, images that can't be decoded are left out, and logged by name.
+        With `skip_bad_images`, images that can't be decoded are left out, and logged by name. `backbone` is the
+        network that the inputs are for, as a setting says it: texts become its tokens.
         """
         self.data_dir = data_dir
         self.path = path
         self.skip_bad_images = skip_bad_images
+        self.backbone = backbone
         self.domains: tuple[str, ...] = self.card.domains
         self.classes: tuple[str, ...] = self.card.classes
         shape = self.card.input_shape
@@ -94,6 +111,10 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of what the data are: equal on two machines exactly if results may be compared."""
         raise NotImplementedError
+
+    def remarks(self) -> Sequence[str]:
+        """What a user should know of just these files, which is no reason to refuse them: their generation, doubles."""
+        return ()
 
     @classmethod
     def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:

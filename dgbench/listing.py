@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dgbench import cli
-from dgbench.cards import NEEDS
+from dgbench.cards import NEEDS, DatasetCard
 from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import UserError
 from dgbench.space import Draw, Space, Value
@@ -112,11 +112,32 @@ def _dataset_facts(entry: Entry) -> Iterator[str]:
     shape = " x ".join(map(str, card.input_shape))
     yield f"{classes}; inputs {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
     if card.counts:
-        yield f"examples: {sum(card.counts.values()):,} ({', '.join(f'{n:,}' for n in card.counts.values())})"
+        yield f"examples: {_counts(card.counts)}"
+    for name, counts in card.generations.items():
+        yield f"examples: {_counts(counts)}: {name}"
+    yield f"protocol: {_protocol(card)}"
     yield f"from: {card.source}"
+    if card.mirrors:
+        yield f"or from: {', '.join(card.mirrors)}"
     yield f"licence: {card.licence}"
     if card.folder:
         yield f"lies in: DATA_DIR/{card.folder}"
+    for file, why in card.known_bad.items():
+        yield f"known: {file}: {why}"
+    if card.note:
+        yield f"note: {card.note}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return f"{sum(counts.values()):,} ({', '.join(f'{n:,}' for n in counts.values())})"
+
+
+def _protocol(card: DatasetCard) -> str:
+    if card.parts:
+        return f"its own split into {', '.join(card.parts)}; scored by {card.metric}"
+    if card.tested:
+        return f"{' and '.join(card.tested)} is tested, the others train; scored by {card.metric}"
+    return f"leave one domain out; scored by {card.metric}"
 
 
 def _space(space: Space) -> Iterator[str]:

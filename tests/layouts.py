@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import tarfile
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -88,3 +90,28 @@ def write_mnist(
             else:
                 path.write_bytes(content)
     return images, labels.astype(np.int64)
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
+    """A zip file with these files."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    """A tar file with these files; packed if the name ends in gz."""
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def files_under(root: Path, within: str = "") -> dict[str, bytes]:
+    """Path below the root, after `within`, -> content of every file, as the functions that pack take them."""
+    return {
+        f"{within}{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }

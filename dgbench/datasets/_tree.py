@@ -29,30 +29,46 @@ Tree = Mapping[str, Mapping[str, Sequence[ImageFile]]]
 
 
 def read_tree(root: Path, domains: Sequence[str]) -> Tree:
-    """The files under root/domain/class of the named domains that exist, of all folders in `root` if none is named."""
+    """The files under root/domain/class of the named domains that exist, of all folders in `root` if none is named.
+
+    A folder that should not be there is a domain without a class.
+    """
     try:
         present = _folders(root)
-        return {
-            domain: {name: tuple(_images(root, root / domain / name)) for name in _folders(root / domain)}
-            for domain in domains or present
-            if domain in present
+        known = [domain for domain in domains if domain in present] if domains else present
+        tree: dict[str, dict[str, Sequence[ImageFile]]] = {
+            domain: {name: images_in(root, f"{domain}/{name}") for name in _folders(root / domain)} for domain in known
         }
+        return tree | {folder: {} for folder in present if folder not in tree}
     except OSError as error:
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
 
 
+def images_in(root: Path, folder: str) -> tuple[ImageFile, ...]:
+    """The images below `folder`, which is relative to the root, sorted by path; raises `OSError` if it is not there."""
+    return tuple(_images(root, root / folder))
+
+
 def domain_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
-    """Domains that are not there; fewer than two, where the files decide."""
+    """Domains that are not there or hold nothing, folders that are none; fewer than two, where the files decide."""
     missing = [domain for domain in expected if domain not in tree]
+    surplus = [folder for folder in tree if folder not in expected] if expected else []
     if missing:
         yield f"{place} lacks the domain(s) {listed(missing)}{instead(place)}"
-    elif len(tree) < 2:
+    if surplus:
+        yield f"{place} has the unexpected folder(s) {listed(surplus)}: move them away"
+    for domain in expected:
+        if domain in tree and not tree[domain]:
+            yield f"domain {domain!r} has no folders: images are expected in {place / domain}/CLASS/"
+    if not expected and len(tree) < 2:
         yield f"{place} has {len(tree)} domain(s), there must be at least 2{instead(place)}"
 
 
 def class_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
     """Domains that lack a class which is expected (by default: which another domain has), and classes unexpected."""
     names = expected or sorted({name for classes in tree.values() for name in classes})
+    if expected:  # what lacks all of them is not a domain, and told as such
+        tree = {domain: classes for domain, classes in tree.items() if classes}
     if tree and not names:
         yield f"no domain in {place} has a class: images are expected in domain/class/"
     by_lacking = dict[tuple[str, ...], list[str]]()
@@ -77,6 +93,33 @@ def count_problems(tree: Tree, expected: Mapping[str, int]) -> Iterator[str]:
         found = count(classes)
         if domain in expected and found != expected[domain]:
             yield f"domain {domain!r} has {found:,} images, expected {expected[domain]:,}"
+
+
+def matching(tree: Tree, generations: Mapping[str, Mapping[str, int]]) -> str:
+    """The generation whose counts the files have in every domain; empty if there is none."""
+    found = {domain: count(classes) for domain, classes in tree.items() if classes}
+    return next((name for name, counts in generations.items() if found == dict(counts)), "")
+
+
+def generation_problems(tree: Tree, generations: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Counts that no generation has."""
+    if not matching(tree, generations):
+        found = ", ".join(f"{domain} {count(classes):,}" for domain, classes in tree.items())
+        yield f"the numbers of images are those of no published generation: {found}"
+        for name, counts in generations.items():
+            yield f"{name} has {', '.join(f'{domain} {n:,}' for domain, n in counts.items())}"
+
+
+def in_two_classes(tree: Tree) -> Iterator[str]:
+    """Files of the same name in two class folders of a domain: where names are ids, one image with two labels."""
+    for domain, classes in tree.items():
+        places = dict[str, list[str]]()
+        for name, files in classes.items():
+            for file in files:
+                places.setdefault(file.path.rpartition("/")[2], []).append(name)
+        for file_name, names in places.items():
+            if len(names) > 1:
+                yield f"{domain}: {file_name} lies in {' and '.join(names)}"
 
 
 def file_problems(tree: Tree) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgbench.cards import DatasetCard
+from dgbench.cards import GOOGLE_DRIVE, Archive, DatasetCard
 from dgbench.datasets._images import ImageDataset
 
 _CLASSES = """
@@ -28,5 +28,11 @@ class OfficeHome(ImageDataset):
         domains=("Art", "Clipart", "Product", "Real World"),
         classes=tuple(_CLASSES.split()),
         counts={"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357},
+        mirrors=("https://drive.google.com/uc?id=1USXqK4nCvOAR5Ty4iwKcuCOrRJoRuDyU (a user's copy, November 2025)",),
         folder="office_home",
+    )
+    archives = (
+        Archive(
+            "OfficeHome.zip", f"{GOOGLE_DRIVE}1uY0pj7oFsjMxRwaD3Sxy0jgel0fsYXLC", "b1c14819770c4448fd5b6d931031c91c"
+        ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgbench.cards import DatasetCard
+from dgbench.cards import GOOGLE_DRIVE, Archive, DatasetCard
 from dgbench.datasets._images import ImageDataset
 
 
@@ -20,5 +20,9 @@ class VLCS(ImageDataset):
         domains=("Caltech101", "LabelMe", "SUN09", "VOC2007"),
         classes=("bird", "car", "chair", "dog", "person"),
         counts={"Caltech101": 1415, "LabelMe": 2656, "SUN09": 3282, "VOC2007": 3376},
+        mirrors=("https://drive.google.com/uc?id=1yDuLrJdPSvMbTmpq-7XmwG0HnJengD-T (a user's copy, November 2025)",),
         folder="VLCS",
+    )
+    archives = (
+        Archive("VLCS.tar.gz", f"{GOOGLE_DRIVE}1skwblH1_okBwxWxmRsp9_qi15hyPpxg8", "8870171eba660927d9668f4e515928e4"),
     )

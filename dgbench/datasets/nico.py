@@ -1,0 +1,43 @@
+"""NICO++: sixty classes of photographs in six surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._published import PublishedImages
+from dgbench.datasets._tree import Tree, count
+
+_CLASSES = """
+airplane, bear, bicycle, bird, bus, butterfly, cactus, car, cat, chair, clock, corn, cow, crab, crocodile, dog, dolphin,
+elephant, fishing rod, flower, football, fox, frog, giraffe, goose, gun, hat, helicopter, horse, hot air balloon,
+kangaroo, lifeboat, lion, lizard, mailbox, monkey, motorcycle, ostrich, owl, pineapple, pumpkin, rabbit, racket,
+sailboat, scooter, seal, sheep, ship, shrimp, spider, squirrel, sunflower, tent, tiger, tortoise, train, truck,
+umbrella, wheat, wolf
+"""
+_TOTAL = 88_866
+
+
+class NICOPlusPlus(PublishedImages):
+    """Sixty classes of photographs in six surroundings: NICO++, the public training part of its challenge's track 1.
+
+    Images of any size; of `public_dg_0416`, the folder `train` is renamed `NICO++`.
+    """
+
+    card = DatasetCard(
+        source="https://www.dropbox.com/sh/u2bq2xo8sbax4pr/AADbhZJAy0AAbap76cg_XkAfa?dl=0 (track_1)",
+        licence="research only, no licence stated",
+        paper="Zhang et al., NICO++: Towards Better Benchmarking for Domain Generalization, CVPR 2023",
+        input_shape=(3, 224, 224),
+        domains=("autumn", "dim", "grass", "outdoor", "rock", "water"),
+        classes=tuple(_CLASSES.replace("\n", " ").strip().split(", ")),
+        mirrors=("https://nicochallenge.com/dataset", "https://github.com/xxgege/NICO-plus"),
+        note=f"{_TOTAL:,} images in all, which is checked; how many a domain is not published",
+        folder="NICO++",
+    )
+
+    def doubts(self, tree: Tree) -> Iterator[str]:
+        """The number of images in all must be the published one."""
+        total = sum(map(count, tree.values()))
+        if total != _TOTAL:
+            yield f"there are {total:,} images, expected {_TOTAL:,}"

@@ -1,0 +1,107 @@
+"""TerraIncognita: ten kinds of animals, or nothing, before camera traps at four places."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dgbench.cards import Archive, DatasetCard
+from dgbench.dataset import Progress
+from dgbench.datasets._published import PublishedImages
+from dgbench.datasets._tree import Tree, generation_problems, in_two_classes, matching
+from dgbench.errors import UserError
+
+_DOMAINS = ("location_100", "location_38", "location_43", "location_46")
+_CLASSES = ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel")
+_HOST = "https://storage.googleapis.com/public-datasets-lila/caltechcameratraps/"
+
+
+class TerraIncognita(PublishedImages):
+    """Animals before camera traps at four places, day and night, most of them small in the picture.
+
+    Images of about 1024 x 747. They were published in two generations, with which different numbers are reached; both
+    are read, and told apart by their counts and their fingerprints. As a frame may show two kinds of animals, a few
+    files lie in two class folders of a place.
+    """
+
+    card = DatasetCard(
+        source=f"{_HOST} (eccv_18_all_images_sm.tar.gz, eccv_18_annotations.tar.gz)",
+        licence="CDLA-Permissive-1.0",
+        paper="Beery et al., Recognition in Terra Incognita, ECCV 2018",
+        input_shape=(3, 224, 224),
+        domains=_DOMAINS,
+        classes=_CLASSES,
+        generations={
+            "the generation of 24,788 images (DomainBed's paper)": dict(
+                zip(_DOMAINS, (4879, 9767, 4020, 6122), strict=True)
+            ),
+            "the generation of 24,330 images (annotations of 2021 and later)": dict(
+                zip(_DOMAINS, (4741, 9736, 3970, 5883), strict=True)
+            ),
+        },
+        known_bad={
+            "1 file of location_43, 3 of location_46": "lie in two class folders: one image, two labels",
+        },
+        mirrors=("https://lila.science/datasets/caltech-camera-traps",),
+        note="compare with results on the same generation only; few published results say which one they are on",
+        folder="terra_incognita",
+    )
+    archives = (
+        Archive("eccv_18_all_images_sm.tar.gz", f"{_HOST}eccv_18_all_images_sm.tar.gz"),
+        Archive("eccv_18_annotations.tar.gz", f"{_HOST}eccv_18_annotations.tar.gz"),
+    )
+
+    def doubts(self, tree: Tree) -> Iterator[str]:
+        """The counts must be those of one generation."""
+        return generation_problems(tree, self.card.generations)
+
+    def remarks(self) -> Sequence[str]:
+        """Which generation it is, and which images have two labels."""
+        return (
+            f"{type(self).__name__} is {matching(self.found, self.card.generations)}",
+            *(f"one image with two labels, in {double}" for double in in_two_classes(self.found)),
+        )
+
+    @classmethod
+    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+        """Sort the images by place and kind as the annotations say; folders that are already so are moved."""
+        annotations = sorted(unpacked.rglob("*.json"))
+        if not annotations:
+            return super().arrange(unpacked, folder, progress)
+        images = {path.name: path for path in unpacked.rglob("*.jpg")}
+        wanted = sorted({place for file in annotations for place in _places(file)})
+        missing = [name for _, _, name in wanted if name not in images]
+        counts = Counter(domain for domain, _, name in wanted if name in images)
+        if missing and dict(counts) not in map(dict, cls.card.generations.values()):
+            raise UserError(
+                f"{len(missing):,} of the {len(wanted):,} images that the annotations list are not among those given, "
+                f"such as {missing[0]}: both archives are needed, {' and '.join(a.name for a in cls.archives)}"
+            )
+        for done, (domain, name, image) in enumerate(wanted, 1):
+            if image in images:
+                target = folder / domain / name / image
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.hardlink_to(images[image])
+            progress("images sorted", done, len(wanted))
+        return None
+
+
+def _places(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Domain, class and file name of each image of the four places, from annotations in COCO's format.
+
+    An image with annotations of two classes is in both, as in DomainBed; one with two of the same class is there once.
+    """
+    try:
+        content: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        images = {image["id"]: (f"location_{image['location']}", image["file_name"]) for image in content["images"]}
+        for annotation in content["annotations"]:
+            domain, image = images.get(annotation["image_id"], ("", ""))
+            name = names.get(annotation["category_id"], "")
+            if domain in _DOMAINS and name in _CLASSES:
+                yield domain, name, Path(image).name
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file.name} is not a file of annotations in COCO's format ({error!r})") from error
