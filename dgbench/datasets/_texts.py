@@ -1,0 +1,56 @@
+"""Texts as a network takes them: counts of hashed words, or the tokens of a language model. Needs no torch.
+
+A language model is a folder that its library wrote, or a name under which its library finds one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.errors import UserError
+
+BAG = 4096
+"""Length of a bag of words."""
+_WORD = re.compile(r"\w+")
+
+
+def bag_of_words(texts: Sequence[str], size: int = BAG) -> NDArray[np.float32]:
+    """(B, size): log(1 + how often) of each text's words in lower case, hashed to `size` places, at length 1."""
+    found = np.zeros((len(texts), size), np.float32)
+    for row, text in enumerate(texts):
+        np.add.at(found[row], [zlib.crc32(word.encode()) % size for word in _WORD.findall(text.lower())], 1)
+    np.log1p(found, out=found)
+    length = np.linalg.norm(found, axis=1, keepdims=True)
+    found /= np.where(length == 0, 1, length)
+    return found
+
+
+def tokens(texts: Sequence[str], model: str, length: int) -> NDArray[np.int64]:
+    """(B, 2, length): the tokens of each text, cut or filled up, and 1 where there is one."""
+    made = _tokenizer(model)(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="np")
+    return np.stack([made["input_ids"], made["attention_mask"]], axis=1).astype(np.int64)
+
+
+@cache
+def _tokenizer(model: str) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork of loaders
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise UserError(f"{model} needs the package transformers: pip install 'dgbench[text]'") from error
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the vocabulary of {model!r} could not be had ({str(error).splitlines()[0]}). Fetch the model once where "
+            "there is a network and copy ~/.cache/huggingface here, name a folder that holds it, or use "
+            '--hparams \'{"backbone": "MLP"}\' on bags of words'
+        ) from error

@@ -1,0 +1,317 @@
+"""Data sets of the WILDS benchmark, read and scored by the wilds package: in their own splits, or pooled by domain.
+
+WILDS' loaders, splits, groupers and evaluation are used as they are; `_wilds_patches` says what had to be mended.
+Nothing here asks the network, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dgbench.dataset import Dataset, Examples
+from dgbench.datasets import _wilds_patches as patches
+from dgbench.errors import Problems, UserError
+from dgbench.transforms import augmented, resized
+
+Indices = NDArray[np.int64]
+
+HOST = "https://wilds.stanford.edu/downloads"
+_CHUNK = 2**20
+
+
+class WildsExamples:
+    """Rows of a wilds data set, in their order there; `parts` and `domains` are empty where it is pooled by domain.
+
+    `labels` are (n,) for classes and numbers, (n, length) for sequences, (n, questions) for several questions.
+    """
+
+    groups: NDArray[np.int64] | None = None
+
+    def __init__(self, dataset: _WildsFiles, source: Any, rows: Indices) -> None:
+        self.dataset = dataset
+        self.source = source
+        self.rows = rows
+        self.labels: NDArray[Any] = dataset.labels(source)[rows]
+
+    def batch(self, indices: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
+        """(B, *input_shape); augmented if `rng` is given. Raises `UserError` naming what can't be read."""
+        return self.dataset.inputs(self.source, self.rows[indices], rng)
+
+
+class WildsSplitExamples(WildsExamples):
+    """All rows that one way of splitting a data set uses, their parts, their domains and the data set's own scores."""
+
+    def __init__(self, dataset: WildsDataset, source: Any) -> None:
+        split = np.asarray(source.split_array)
+        codes = {part: source.split_dict[part] for part in dataset.card.parts}
+        super().__init__(dataset, source, np.flatnonzero(np.isin(split, list(codes.values()))))
+        used = split[self.rows]
+        self.own = dataset
+        self.parts: Mapping[str, Indices] = {part: np.flatnonzero(used == code) for part, code in codes.items()}
+        self.domains: Indices = dataset.grouped(source)[self.rows]
+
+    def score(self, logits: NDArray[np.float32], indices: Indices) -> dict[str, float]:
+        """What wilds' own evaluation says of `logits` (B, outputs), by its own names."""
+        return self.own.scores(self.source, logits, self.rows[indices])
+
+
+class _WildsFiles(Dataset):
+    """What all data sets that wilds reads have in common: their files, and how wilds reads them."""
+
+    wilds_name: ClassVar[str]
+    """What wilds calls it."""
+    files: ClassVar[tuple[str, ...]]
+    """Files of its folder that say what the examples are; the fingerprint is of these."""
+    release: ClassVar[str] = ""
+    """The empty file that marks a whole folder; wilds' own name for it unless given."""
+
+    def open(self) -> None:
+        """Refuse a folder that lacks files, all at once; the tables are read when they are needed."""
+        name = type(self).__name__
+        if self.data_dir is None:
+            raise UserError(f"{name} is read from {self.card.folder} under --data_dir, which is not given")
+        self.folder = self.data_dir / self.card.folder
+        if not self.folder.is_dir():
+            raise UserError(f"{name} is expected in the folder {self.folder}, which does not exist: see {HOST}")
+        missing = [
+            file
+            for file in (*self.files, self.release or f"RELEASE_v{self.version()}.txt")
+            if not (self.folder / file).is_file()
+        ]
+        if missing:
+            raise UserError(f"{name}: {self.folder} lacks {', '.join(missing)}: unpack the whole archive from {HOST}")
+
+    @classmethod
+    def version(cls) -> str:
+        """The release that the folder's name states."""
+        return cls.card.folder.rpartition("_v")[2]
+
+    def source(self, scheme: str) -> Any:
+        """What wilds makes of the files, split in that way; read once in a process, checked against the card."""
+        assert self.data_dir is not None
+        key = (type(self).__name__, str(self.data_dir), scheme)
+        if key not in _read:
+            _read[key] = _checked(type(self), self.data_dir, scheme)
+        return _read[key]
+
+    @classmethod
+    def read(cls, data_dir: Path, scheme: str) -> Any:
+        """Let wilds read the files; `scheme` is one of the card's domains."""
+        wilds = importlib.import_module("wilds")
+        return wilds.get_dataset(cls.wilds_name, version=cls.version(), root_dir=data_dir, **cls.options(scheme))
+
+    @classmethod
+    def options(cls, scheme: str) -> dict[str, str]:
+        """What wilds is asked for beside the data set itself."""
+        return {}
+
+    @classmethod
+    def check(cls, source: Any, scheme: str) -> None:
+        """Raise `UserError` with everything in which the data are not what the card says."""
+
+    def labels(self, source: Any) -> NDArray[Any]:
+        """The labels of all rows; classes unless overridden."""
+        return np.asarray(source.y_array).astype(np.int64)
+
+    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
+        """The inputs of those rows (B, *input_shape); augmented if `rng` is given."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash of the names and contents of the files that say what the examples are; images are not hashed."""
+        digest = hashlib.sha256(self.wilds_name.encode())
+        for file in self.files:
+            stat = (self.folder / file).stat()
+            content = _hash_of_file(self.folder / file, stat.st_size, stat.st_mtime_ns)
+            digest.update(f"\0{file}\0{content}".encode())
+        return digest.hexdigest()
+
+
+class WildsDataset(_WildsFiles):
+    """Base of the data sets in WILDS' own splits. A subclass declares `card`, the names below, and writes `inputs`.
+
+    The card's `domains` are the ways in which it is split: `official`, or folds.
+    """
+
+    grouped_by: ClassVar[tuple[str, ...]]
+    """The fields of the metadata whose values are the domains for algorithms, as WILDS' own experiments have them."""
+    scored: ClassVar[tuple[str, ...]]
+    """What is recorded of wilds' evaluation, by the names that it has there."""
+
+    def preload(self) -> None:
+        """Let wilds read the tables, of every way to split them."""
+        for scheme in self.domains:
+            self.source(scheme)
+
+    def examples(self, domain: str, seed: int) -> Examples:
+        """All examples that this way of splitting uses; nothing is drawn."""
+        return WildsSplitExamples(self, self.source(domain))
+
+    def counts(self) -> Sequence[int]:
+        """Number of examples in each way of splitting."""
+        return [len(WildsSplitExamples(self, self.source(scheme)).rows) for scheme in self.domains]
+
+    def grouped(self, source: Any) -> Indices:
+        """The domain of each row: the value of WILDS' standard grouper."""
+        grouper = importlib.import_module("wilds.common.grouper").CombinatorialGrouper
+        groups: Indices = grouper(source, list(self.grouped_by)).metadata_to_group(source.metadata_array).numpy()
+        return groups
+
+    def predictions(self, logits: Any) -> Any:
+        """What wilds' evaluation takes, a tensor, from logits (n, outputs), a tensor: the likeliest class."""
+        return logits.argmax(1)
+
+    def scores(self, source: Any, logits: NDArray[np.float32], rows: Indices) -> dict[str, float]:
+        """What wilds' evaluation says of logits (B, outputs) for those rows, by its own names."""
+        import torch
+
+        at = torch.from_numpy(rows)
+        predicted = self.predictions(torch.from_numpy(logits))
+        results, _ = source.eval(predicted, source.y_array[at], source.metadata_array[at])
+        return {name: float(results[name]) for name in self.scored}
+
+    @classmethod
+    def check(cls, source: Any, scheme: str) -> None:
+        """Refuse parts and classes whose numbers are not the card's."""
+        problems, split = Problems(), np.asarray(source.split_array)
+        found = {part: int(np.sum(split == source.split_dict[part])) for part in cls.card.parts}
+        wrong = (
+            [part for part, n in cls.card.parts.items() if n != found[part]] if scheme == cls.card.domains[0] else []
+        )
+        for part in wrong:
+            problems.add(
+                f"{cls.__name__}: part {part!r} of {scheme!r} has {found[part]:,} examples, "
+                f"expected {cls.card.parts[part]:,}"
+            )
+        if sum(found.values()) != sum(cls.card.parts.values()) and not wrong:
+            problems.add(
+                f"{cls.__name__}: {scheme!r} has {sum(found.values()):,} examples, "
+                f"expected {sum(cls.card.parts.values()):,}"
+            )
+        classes = source.n_classes
+        if cls.card.task == "classification" and classes != len(cls.card.classes):
+            problems.add(f"{cls.__name__}: there are {classes} classes, expected {len(cls.card.classes)}")
+        problems.raise_if_any()
+
+
+class WildsPooled(_WildsFiles):
+    """Base of WILDS data for leave-one-domain-out, as DomainBed has them: official splits are ignored.
+
+    A domain is all rows with one value of a field of the metadata. Images are augmented as DomainBed's others are,
+    after they are resized.
+    """
+
+    field: ClassVar[str]
+    """Domains are called by it and its value: `hospital_0`."""
+
+    def preload(self) -> None:
+        """Let wilds read the tables."""
+        self.source("official")
+
+    def examples(self, domain: str, seed: int) -> Examples:
+        """All images of the domain; nothing is drawn."""
+        return WildsExamples(self, self.source("official"), self._rows(domain))
+
+    def counts(self) -> Sequence[int]:
+        """Number of images of each domain."""
+        return [len(self._rows(domain)) for domain in self.domains]
+
+    def _rows(self, domain: str) -> Indices:
+        return np.flatnonzero(_values(self.source("official"), self.field) == int(domain.rpartition("_")[2]))
+
+    @classmethod
+    def check(cls, source: Any, scheme: str) -> None:
+        """Refuse domains that are not the card's, and numbers of images that are not."""
+        problems = Problems()
+        values, counts = np.unique(_values(source, cls.field), return_counts=True)
+        found = {f"{cls.field}_{value}": int(n) for value, n in zip(values.tolist(), counts.tolist(), strict=True)}
+        if tuple(found) != cls.card.domains:
+            problems.add(f"{cls.__name__} has the domains {', '.join(found)}, expected {', '.join(cls.card.domains)}")
+        for domain, expected in cls.card.counts.items():
+            if domain in found and found[domain] != expected:
+                problems.add(f"{cls.__name__}: {domain} has {found[domain]:,} images, expected {expected:,}")
+        problems.raise_if_any()
+
+    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.uint8]:
+        """(B, 3, H, W), resized, and with `rng` then augmented."""
+        height, width = self.input_shape[1:]
+        found = np.empty((len(rows), 3, height, width), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            image = resized(rgb(type(self).__name__, source, row), height, width)
+            if rng is not None:
+                image = augmented(image, height, width, rng)
+            found[place] = np.asarray(image).transpose(2, 0, 1)
+        return found
+
+
+class WildsImages(WildsDataset):
+    """Base of those whose inputs are images: in RGB, squashed to the card's size, not augmented, as WILDS has them."""
+
+    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
+        """(B, 3, H, W), bytes."""
+        height, width = self.input_shape[1:]
+        found = np.empty((len(rows), 3, height, width), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            image = rgb(type(self).__name__, source, row)
+            image = image if image.size == (width, height) else resized(image, height, width)
+            found[place] = np.asarray(image).transpose(2, 0, 1)
+        return found
+
+
+def rgb(name: str, source: Any, row: int) -> Image.Image:
+    """A row's image in RGB; raises `UserError` if it can't be read."""
+    try:
+        image: Image.Image = source.get_input(row)
+        with image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+        raise UserError(f"{name}: the image of row {row} can't be read ({error}): get it anew from {HOST}") from error
+
+
+def _values(source: Any, field: str) -> Indices:
+    values: Indices = source.metadata_array[:, source.metadata_fields.index(field)].numpy()
+    return values
+
+
+_read: dict[tuple[str, str, str], Any] = {}
+"""(data set, data directory, way of splitting) -> what wilds made of it."""
+
+
+def _checked(cls: type[_WildsFiles], data_dir: Path, scheme: str) -> Any:
+    """What wilds reads; raises `UserError` if the packages or the data are not as they should be."""
+    name = cls.__name__
+    try:
+        with patches.reading(), redirect_stdout(sys.stderr):
+            importlib.import_module("wilds")
+            patches.mend()
+            source = cls.read(data_dir, scheme)
+    except ImportError as error:
+        raise UserError(f"{name} needs further packages ({error}): pip install 'dgbench[wilds]'") from error
+    except (OSError, ValueError, KeyError, IndexError, AssertionError) as error:
+        folder, problem = data_dir / cls.card.folder, f"{type(error).__name__}: {error}"
+        raise UserError(f"{name}: wilds can't read {folder} ({problem}): get it anew from {HOST}") from error
+    cls.check(source, scheme)
+    return source
+
+
+@cache
+def _hash_of_file(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, once in a process for each state of it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

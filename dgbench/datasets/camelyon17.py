@@ -1,0 +1,64 @@
+"""Camelyon17: tumour in patches of lymph nodes from five hospitals, as WILDS splits them and pooled by hospital."""
+
+from __future__ import annotations
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._wilds import WildsImages, WildsPooled
+
+_PAPER = "Bandi et al., From Detection of Individual Metastases to Classification of Lymph Node Status, IEEE TMI 2018"
+_SOURCE = "https://worksheets.codalab.org/rest/bundles/0xe45e15f39fb54e9d9e919556af67aabe/contents/blob/ (wilds)"
+_CLASSES = ("normal", "tumor")
+
+
+class Camelyon17(WildsImages):
+    """Whether the middle of a patch of tissue holds tumour; trained on three hospitals, tested on a fifth (WILDS).
+
+    `val` is the fourth hospital, `id_val` slides of the three; the domains for algorithms are hospitals. WILDS trains
+    a DenseNet-121 from scratch (`pretrained: false`) on patches as they are.
+    """
+
+    card = DatasetCard(
+        source=_SOURCE,
+        licence="CC0",
+        paper=_PAPER,
+        input_shape=(3, 96, 96),
+        domains=("official",),
+        classes=_CLASSES,
+        counts={"official": 455_954},
+        parts={"train": 302_436, "id_val": 33_560, "val": 34_904, "test": 85_054},
+        metric="acc_avg",
+        backbone="densenet121.tv_in1k",
+        folder="camelyon17_v1.0",
+    )
+    wilds_name = "camelyon17"
+    files = ("metadata.csv",)
+    grouped_by = ("hospital",)
+    scored = ("acc_avg",)
+
+
+class WILDSCamelyon(WildsPooled):
+    """Camelyon17 for leave-one-domain-out: each hospital in turn is tested, all its patches together (DomainBed).
+
+    WILDS' splits are ignored and patches are enlarged to 224 pixels, so that numbers can't be compared with
+    Camelyon17's: there three hospitals train, here four do.
+    """
+
+    card = DatasetCard(
+        source=_SOURCE,
+        licence="CC0",
+        paper=_PAPER,
+        input_shape=(3, 224, 224),
+        domains=("hospital_0", "hospital_1", "hospital_2", "hospital_3", "hospital_4"),
+        classes=_CLASSES,
+        counts={
+            "hospital_0": 59_436,
+            "hospital_1": 34_904,
+            "hospital_2": 85_054,
+            "hospital_3": 129_838,
+            "hospital_4": 146_722,
+        },
+        folder="camelyon17_v1.0",
+    )
+    wilds_name = "camelyon17"
+    files = ("metadata.csv",)
+    field = "hospital"

@@ -1,0 +1,33 @@
+"""CivilComments: whether an online comment is toxic, whoever it is about, as WILDS splits it."""
+
+from __future__ import annotations
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._wilds_texts import WildsTexts
+
+
+class CivilComments(WildsTexts):
+    """Whether a comment is toxic; reported is the worst of 16 groups by mentioned identity and toxicity (WILDS).
+
+    The parts come from one distribution, so `val` is in-domain. The domains for algorithms are four: whether the
+    comment mentions black people, times whether it is toxic. Inputs are 300 tokens for a language model, or for `MLP`
+    a bag of words.
+    """
+
+    card = DatasetCard(
+        source="https://worksheets.codalab.org/rest/bundles/0x8cd3de0634154aeaad2ee6eb96723c6e/contents/blob/ (wilds)",
+        licence="CC0",
+        paper="Borkan et al., Nuanced Metrics for Measuring Unintended Bias with Real Data, WWW 2019",
+        input_shape=(2, 300),
+        domains=("official",),
+        classes=("non-toxic", "toxic"),
+        counts={"official": 448_000},
+        parts={"train": 269_038, "val": 45_180, "test": 133_782},
+        metric="acc_wg",
+        backbone="distilbert-base-uncased",
+        folder="civilcomments_v1.0",
+    )
+    wilds_name = "civilcomments"
+    files = ("all_data_with_identities.csv",)
+    grouped_by = ("black", "y")
+    scored = ("acc_wg", "acc_avg")

@@ -1,0 +1,68 @@
+"""FMoW: what land is used for, in satellite images of all continents, as WILDS splits it and pooled by region."""
+
+from __future__ import annotations
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._wilds import WildsImages, WildsPooled
+
+_PAPER = "Christie et al., Functional Map of the World, CVPR 2018"
+_SOURCE = "https://worksheets.codalab.org/rest/bundles/0xaec91eb7c9d548ebb15e1b5e60f966ab/contents/blob/ (wilds)"
+_LICENCE = "FMoW Challenge Public License"
+_FILES = ("rgb_metadata.csv", "country_code_mapping.csv")
+_CLASSES = """
+airport airport_hangar airport_terminal amusement_park aquaculture archaeological_site barn border_checkpoint
+burial_site car_dealership construction_site crop_field dam debris_or_rubble educational_institution electric_substation
+factory_or_powerplant fire_station flooded_road fountain gas_station golf_course ground_transportation_station helipad
+hospital impoverished_settlement interchange lake_or_pond lighthouse military_facility multi-unit_residential
+nuclear_powerplant office_building oil_or_gas_facility park parking_lot_or_garage place_of_worship police_station port
+prison race_track railway_bridge recreational_facility road_bridge runway shipyard shopping_mall
+single-unit_residential smokestack solar_farm space_facility stadium storage_tank surface_mine swimming_pool toll_booth
+tower tunnel_opening waste_disposal water_treatment_facility wind_farm zoo
+"""
+
+
+class FMoW(WildsImages):
+    """What land is used for; trained on images from before 2013, tested on those from 2016 on (WILDS).
+
+    `val` is 2013 to 2015, `id_val` and `id_test` are from before. Reported is the worst of five regions; the domains
+    for algorithms are years.
+    """
+
+    card = DatasetCard(
+        source=_SOURCE,
+        licence=_LICENCE,
+        paper=_PAPER,
+        input_shape=(3, 224, 224),
+        domains=("official",),
+        classes=tuple(_CLASSES.split()),
+        counts={"official": 141_696},
+        parts={"train": 76_863, "id_val": 11_483, "val": 19_915, "test": 22_108, "id_test": 11_327},
+        metric="acc_worst_region",
+        backbone="densenet121.tv_in1k",
+        folder="fmow_v1.1",
+    )
+    wilds_name = "fmow"
+    files = _FILES
+    grouped_by = ("year",)
+    scored = ("acc_worst_region", "acc_worst_year", "acc_avg")
+
+
+class WILDSFMoW(WildsPooled):
+    """FMoW for leave-one-domain-out: each region in turn is tested, all its images together (DomainBed).
+
+    Regions are numbered as they first appear, the rest of the world among them; images that WILDS uses in none of its
+    splits are used too, so that numbers can't be compared with FMoW's.
+    """
+
+    card = DatasetCard(
+        source=_SOURCE,
+        licence=_LICENCE,
+        paper=_PAPER,
+        input_shape=(3, 224, 224),
+        domains=("region_0", "region_1", "region_2", "region_3", "region_4", "region_5"),
+        classes=tuple(_CLASSES.split()),
+        folder="fmow_v1.1",
+    )
+    wilds_name = "fmow"
+    files = _FILES
+    field = "region"

@@ -1,0 +1,31 @@
+"""iWildCam: animals in the pictures of camera traps, as WILDS splits it."""
+
+from __future__ import annotations
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._wilds import WildsImages
+
+
+class iWildCam(WildsImages):
+    """Which of 182 species, or none, a camera trap has seen; trained and tested on other cameras (WILDS).
+
+    The classes are those of `categories.csv`. Reported is the macro-F1 over the classes that a part has; the domains
+    for algorithms are cameras. WILDS trains a ResNet-50 at 448 pixels.
+    """
+
+    card = DatasetCard(
+        source="https://worksheets.codalab.org/rest/bundles/0x6313da2b204647e79a14b468131fcd64/contents/blob/ (wilds)",
+        licence="CDLA-Permissive-1.0",
+        paper="Beery et al., The iWildCam 2020 Competition Dataset, arXiv:2004.10340",
+        input_shape=(3, 448, 448),
+        domains=("official",),
+        classes=tuple(map(str, range(182))),
+        counts={"official": 203_029},
+        parts={"train": 129_809, "id_val": 7_314, "val": 14_961, "test": 42_791, "id_test": 8_154},
+        metric="F1-macro_all",
+        folder="iwildcam_v2.0",
+    )
+    wilds_name = "iwildcam"
+    files = ("metadata.csv", "categories.csv")
+    grouped_by = ("location",)
+    scored = ("F1-macro_all", "recall-macro_all", "acc_avg")

@@ -1,0 +1,81 @@
+"""PovertyMap: how wealthy African villages are, from satellite images, as WILDS splits it, in five folds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._wilds import HOST, Indices, WildsDataset
+from dgbench.errors import UserError
+
+
+class PovertyMap(WildsDataset):
+    """A wealth index of villages; trained and tested on other countries, in five folds A to E (WILDS).
+
+    Reported is the lower of the correlations within urban and within rural villages, mean over folds; the domains for
+    algorithms are countries. Images have seven channels of Landsat and one of lights at night, already normalised.
+    Training images are mirrored both ways; of WILDS' own augmentation colour jitter and cutout are left out.
+    """
+
+    card = DatasetCard(
+        source="https://worksheets.codalab.org/rest/bundles/0xfc0aa86ad9af4eb08c42dfc40eacf094/contents/blob/ (wilds)",
+        licence="images US public domain; surveys by the DHS programme's terms",
+        paper="Yeh et al., Using Publicly Available Satellite Imagery and Deep Learning to Understand Economic "
+        "Well-Being in Africa, Nature Communications 2020",
+        input_shape=(8, 224, 224),
+        domains=("A", "B", "C", "D", "E"),
+        classes=("wealth index",),
+        counts=dict.fromkeys("ABCDE", 19_669),
+        parts={"train": 9_797, "id_val": 1_000, "val": 3_909, "test": 3_963, "id_test": 1_000},
+        metric="r_wg",
+        task="regression",
+        backbone="resnet18.tv_in1k",
+        folder="poverty_v1.1",
+    )
+    wilds_name = "poverty"
+    files = ("dhs_metadata.csv",)
+    grouped_by = ("country",)
+    scored = ("r_wg", "r_all", "mse_avg")
+
+    def open(self) -> None:
+        """Refuse another size: there is nothing to resize by."""
+        if self.input_shape != self.card.input_shape:
+            raise UserError("PovertyMap has images of 224 x 224 pixels and no other size")
+        super().open()
+
+    @classmethod
+    def options(cls, scheme: str) -> dict[str, str]:
+        """The fold."""
+        return {"fold": scheme}
+
+    def labels(self, source: Any) -> NDArray[np.float32]:
+        """The index (n,), about -2 to 3."""
+        index: NDArray[np.float32] = source.y_array.numpy()[:, 0]
+        return index
+
+    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.float32]:
+        """(B, 8, H, W), with `rng` mirrored."""
+        found = np.empty((len(rows), *self.input_shape), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            try:
+                found[place] = source.get_input(row)
+            except Exception as error:  # numpy raises OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error
+                raise UserError(f"PovertyMap: image {row} can't be read ({error}): get it anew from {HOST}") from error
+            if rng is not None:
+                right, down = (slice(None, None, -1 if mirrored else 1) for mirrored in rng.random(2) < 0.5)
+                found[place] = found[place][:, down, right].copy()
+        return found
+
+    def predictions(self, logits: Any) -> Any:
+        """The one output, as it is."""
+        return logits
+
+    def scores(self, source: Any, logits: NDArray[np.float32], rows: Indices) -> dict[str, float]:
+        """WILDS' correlations and error; the correlation of what doesn't vary is told as 0, not as no number."""
+        if np.ptp(logits) == 0:
+            error = float(np.mean((logits[:, 0] - self.labels(source)[rows]) ** 2))
+            return {"r_wg": 0.0, "r_all": 0.0, "mse_avg": error}
+        return super().scores(source, logits, rows)

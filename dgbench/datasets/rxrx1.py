@@ -1,0 +1,50 @@
+"""RxRx1: which genetic treatment cells got, in fluorescence microscopy of many experiments, as WILDS splits it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.cards import DatasetCard
+from dgbench.datasets._wilds import Indices, WildsImages
+
+
+class RxRx1(WildsImages):
+    """Which of 1,139 treatments cells got; trained and tested on other experiments (WILDS).
+
+    As WILDS does, each channel of each image gets mean 0 and deviation 1, and training images are turned by multiples
+    of 90 degrees and mirrored. There is no `id_val`; the domains for algorithms are experiments.
+    """
+
+    card = DatasetCard(
+        source="https://worksheets.codalab.org/rest/bundles/0x6b7a05a3056a434498f0bb1252eb8440/contents/blob/ (wilds)",
+        licence="CC BY-NC-SA 4.0",
+        paper="Taylor et al., RxRx1: An Image Set for Cellular Morphological Variation, ICLR AI for Social Good 2019",
+        input_shape=(3, 256, 256),
+        domains=("official",),
+        classes=tuple(map(str, range(1139))),
+        counts={"official": 125_510},
+        parts={"train": 40_612, "val": 9_854, "test": 34_432, "id_test": 40_612},
+        metric="acc_avg",
+        folder="rxrx1_v1.0",
+    )
+    wilds_name = "rxrx1"
+    files = ("metadata.csv",)
+    grouped_by = ("experiment",)
+    scored = ("acc_avg",)
+
+    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.float32]:
+        """(B, 3, H, W), standardised, and with `rng` turned and mirrored."""
+        images: NDArray[np.float32] = super().inputs(source, rows, None).astype(np.float32)
+        mean = images.mean((2, 3), keepdims=True)
+        spread = images.std((2, 3), keepdims=True)
+        images -= mean
+        images /= np.where(spread == 0, 1, spread)
+        if rng is not None:
+            turns, mirrored = rng.integers(4, size=len(rows)).tolist(), rng.random(len(rows)) < 0.5
+            for place in range(len(rows)):
+                turned = np.rot90(images[place], turns[place], (1, 2))
+                images[place] = (turned[:, :, ::-1] if mirrored[place] else turned).copy()
+        return images

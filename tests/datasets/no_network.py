@@ -1,0 +1,19 @@
+"""Makes whatever asks for a network fail, in this process."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, NoReturn
+
+import pytest
+
+
+def cut_off(patch: pytest.MonkeyPatch) -> None:
+    """From now on every look-up and every connection fails the test that makes it."""
+
+    def refuse(*asked: Any) -> NoReturn:
+        pytest.fail(f"the network was asked: {asked[:2]}")
+
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, refuse)
+    patch.setattr(socket, "getaddrinfo", refuse)
