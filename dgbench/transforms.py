@@ -1,14 +1,19 @@
 """DomainBed's image transforms on PIL images: one for evaluation, and one that augments, with a generator it is given.
 
 This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
+What is drawn is kept apart from how it is applied, so that another path can apply the same draws.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance
+
+from dgbench.errors import UserError
 
 CROP_AREA, CROP_RATIO = (0.7, 1.0), (3 / 4, 4 / 3)
 JITTER = 0.3
@@ -19,6 +24,31 @@ Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; the last two are outside."""
 
 
+class Augmentation(NamedTuple):
+    """One draw of DomainBed's training transform, for an image of a certain size."""
+
+    box: Box
+    flip: bool
+    factors: tuple[float, float, float]
+    """Of brightness, contrast and saturation."""
+    turn: float
+    """Of the hue circle."""
+    order: tuple[int, ...]
+    """Of the colour operations: 0 to 2 as in `factors`, 3 is hue."""
+    gray: bool
+
+
+def decoded(path: Path) -> Image.Image:
+    """The whole image in RGB, not turned by its EXIF; raises `UserError` naming the file if it can't be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+        raise UserError(f"image {path} can't be decoded ({error}): repair it, or use --skip_bad_images") from error
+
+
 def resized(image: Image.Image, height: int, width: int) -> Image.Image:
     """The whole image squashed to `height` x `width`, bilinear with antialiasing."""
     return image.resize((width, height), Image.Resampling.BILINEAR)
@@ -26,11 +56,26 @@ def resized(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def augmented(image: Image.Image, height: int, width: int, rng: np.random.Generator) -> Image.Image:
     """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
-    image = resized(image.crop(crop_box(image.width, image.height, rng)), height, width)
-    if rng.random() < 0.5:
+    drawn = draw(image.width, image.height, rng)
+    image = resized(image.crop(drawn.box), height, width)
+    if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = jittered(image, rng)
-    return gray(image) if rng.random() < GRAY_PROBABILITY else image
+    image = jittered(image, drawn)
+    return gray(image) if drawn.gray else image
+
+
+def draw(width: int, height: int, rng: np.random.Generator) -> Augmentation:
+    """Draw the training transform of an image of that size: one and the same order of calls.
+
+    Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3].
+    """
+    box, flip = crop_box(width, height, rng), rng.random() < 0.5
+    brightness, contrast, saturation = map(float, rng.uniform(1 - JITTER, 1 + JITTER, size=3))
+    turn = float(rng.uniform(-JITTER, JITTER))
+    order = tuple(map(int, rng.permutation(4)))
+    return Augmentation(
+        box, flip, (brightness, contrast, saturation), turn, order, gray=rng.random() < GRAY_PROBABILITY
+    )
 
 
 def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
@@ -50,15 +95,13 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return left, upper, left + w, upper + h
 
 
-def jittered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast, saturation by factors in [0.7, 1.3] and hue by [-0.3, 0.3] of a turn, in random order."""
-    factors = rng.uniform(1 - JITTER, 1 + JITTER, size=3)
-    turn = float(rng.uniform(-JITTER, JITTER))
-    for operation in rng.permutation(4):
+def jittered(image: Image.Image, drawn: Augmentation) -> Image.Image:
+    """Brightness, contrast, saturation and hue as drawn, in the order drawn."""
+    for operation in drawn.order:
         if operation == 3:
-            image = hue(image, turn)
+            image = hue(image, drawn.turn)
         else:
-            image = (brightness, contrast, saturation)[operation](image, float(factors[operation]))
+            image = (brightness, contrast, saturation)[operation](image, drawn.factors[operation])
     return image
 
 
