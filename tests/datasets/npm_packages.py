@@ -29,7 +29,7 @@ def write_package(folder: Path, spec: str, files: Mapping[str, bytes]) -> Packag
 
 
 def install_npm(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    """Make a shell script the only npm there is; it is called `npm pack SPEC --pack-destination DIR ...`."""
+    """Make a shell script the only npm there is; it is called `npm pack --pack-destination DIR X Y SPEC ...`."""
     folder.mkdir()
     (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "npm").chmod(0o755)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,19 @@ def test_npm_is_asked_for_what_was_not_fetched_before(
     tmp_path: Path, packages: list[Package], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     downloads, asked = tmp_path / "downloads", tmp_path / "asked"
-    install_npm(monkeypatch, tmp_path / "bin", f'echo "$2" >> {asked}; cp {tmp_path / "own"}/* "$4"')
+    install_npm(monkeypatch, tmp_path / "bin", f'shift 5; echo "$@" >> {asked}; cp {tmp_path / "own"}/* {downloads}')
     downloads.mkdir()
+    shutil.copy(tmp_path / "own" / "one-1.0.0.tgz", downloads)
     (downloads / "at-two-2.3.4.tgz").write_bytes(b"the beginning of what was being fetched")
     told: list[tuple[str, int, int]] = []
     found = tarballs(packages, downloads, [], lambda *how_far: told.append(how_far))
-    assert {path.read_bytes()[:2] for path in found.values()} == {b"\x1f\x8b"}
-    assert told == [("npm packages", 0, 2), ("npm packages", 1, 2), ("npm packages", 2, 2)]
-    assert asked.read_text() == "one@1.0.0\n", "which brought the other too"
+    assert [path.read_bytes()[:2] for path in found.values()] == [b"\x1f\x8b"] * 2
+    assert told == [("npm packages", 1, 2), ("npm packages", 2, 2)]
+    assert asked.read_text() == "@at/two@2.3.4\n"
+    monkeypatch.setattr(_npm, "_AT_ONCE", 1)
+    shutil.rmtree(downloads)
     tarballs(packages, downloads, [], silent)
-    assert asked.read_text() == "one@1.0.0\n"
+    assert asked.read_text() == "@at/two@2.3.4\none@1.0.0\n@at/two@2.3.4\n"
 
 
 def test_without_npm_the_way_out_is_told(
@@ -69,7 +73,7 @@ def test_without_npm_the_way_out_is_told(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"npm is not installed: install Node\.js, or .* npm pack one@1\.0\.0, .* --from"
+        UserError, match=r"npm is not installed: install Node\.js, or .* npm pack one@1\.0\.0 .* --from"
     ):
         tarballs(packages, tmp_path / "downloads", [], silent)
 
@@ -77,18 +81,25 @@ def test_without_npm_the_way_out_is_told(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("echo 'npm error code ENOTFOUND' >&2; exit 1", "did not get one@1.0.0: npm error code ENOTFOUND. Try again"),
-        ("exit 0", "did not get one@1.0.0: it says nothing"),
-        ('echo changed > "$4/one-1.0.0.tgz"', "what npm got as one@1.0.0 is not what was published"),
-        ("sleep 5", "did not get one@1.0.0 in 0.2 seconds: try again, or elsewhere: npm pack one@1.0.0"),
+        (
+            "echo 'npm error code ENOTFOUND' >&2; exit 1",
+            "did not get one@1.0.0, @at/two@2.3.4: npm error code ENOTFOUND.",
+        ),
+        ("exit 0", "did not get one@1.0.0, @at/two@2.3.4: it says nothing. Try again"),
+        ('echo changed > "$3/one-1.0.0.tgz"; exit 0', "did not get @at/two@2.3.4: it says nothing"),
+        ('for name in one-1.0.0 at-two-2.3.4; do echo changed > "$3/$name.tgz"; done', "is not what was published"),
+        (
+            "sleep 5",
+            "was not done in 0.2 seconds: try again, or do this elsewhere: npm pack one@1.0.0 @at/two@2.3.4, and",
+        ),
     ],
 )
-def test_npms_failures_are_told_and_leave_nothing(
+def test_npms_failures_are_told_and_nothing_wrong_is_believed(
     tmp_path: Path, packages: list[Package], monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     monkeypatch.setattr(_npm, "_SECONDS", 0.2 if "sleep" in script else 20)
     install_npm(monkeypatch, tmp_path / "bin", script)
-    with pytest.raises(UserError) as caught:
-        tarballs(packages, tmp_path / "downloads", [], silent)
-    assert message in str(caught.value)
-    assert list((tmp_path / "downloads").iterdir()) == []
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            tarballs(packages, tmp_path / "downloads", [], silent)
+        assert message in str(caught.value)

