@@ -44,12 +44,14 @@ class Packed:
             with self.path.open("rb") as file, np.load(file) as arrays:
                 found: NDArray[Any] = arrays[member]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{self.path} is damaged ({error}): remove it, and fetch it by {self.fetching}") from error
+            raise UserError(
+                f"{self.path} is damaged ({error}): remove its folder, and fetch it by {self.fetching}"
+            ) from error
         return found
 
     def check(self, made_from: str) -> None:
         """Refuse a file that was made from something else."""
         if self.read(_MADE_FROM).item() != made_from:
             raise UserError(
-                f"{self.path} was made by another version of dgbench: remove it, and fetch it by {self.fetching}"
+                f"{self.path} was made by another version of dgbench: remove its folder, and fetch it by {self.fetching}"
             )

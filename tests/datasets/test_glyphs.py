@@ -223,11 +223,11 @@ def test_a_damaged_file_is_named(data_dir: Path) -> None:
     path = data_dir / "Glyphs" / "images.npz"
     whole = bytearray(path.read_bytes())
     path.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=r"images\.npz is damaged .*: remove it, and fetch it by"):
+    with pytest.raises(UserError, match=r"images\.npz is damaged .*: remove its folder, and fetch it by"):
         Glyphs(data_dir=data_dir)
     with np.load(data_dir / "Glyphs6" / "images.npz") as arrays:
         np.savez(path, **{name: arrays[name] for name in ("items", "made_from")})
-    with pytest.raises(UserError, match="made by another version of dgbench: remove it, and fetch it by"):
+    with pytest.raises(UserError, match="made by another version of dgbench: remove its folder, and fetch it by"):
         Glyphs(data_dir=data_dir)
 
 
