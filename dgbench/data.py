@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dgbench.dataset import ArrayExamples, Dataset
+from dgbench.image_cache import Cacheable
 from dgbench.protocol import View
 from dgbench.run import Run
 from dgbench.sampling import Sampler
@@ -34,6 +35,8 @@ class ViewData:
         fraction = run.setting.holdout_fraction
         needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
         self.examples = {d: dataset.examples(d, (trained or run).data_seed) for d in dataset.domains if d in needed}
+        if run.setting.cache == "auto":
+            self.examples = {d: e.cached() if isinstance(e, Cacheable) else e for d, e in self.examples.items()}
         self.indices = {
             View(domain, part): indices
             for domain, examples in self.examples.items()
@@ -60,8 +63,11 @@ class ViewData:
 
     @property
     def in_memory(self) -> bool:
-        """Whether reading a minibatch is only indexing."""
-        return all(isinstance(examples, ArrayExamples) for examples in self.examples.values())
+        """Whether reading clean inputs is hardly more than indexing."""
+        return all(
+            isinstance(examples, ArrayExamples) or (isinstance(examples, Cacheable) and examples.mapped)
+            for examples in self.examples.values()
+        )
 
 
 class Minibatches(TorchDataset[Minibatch]):
@@ -90,14 +96,16 @@ class Minibatches(TorchDataset[Minibatch]):
     def _of_view(self, view: View, sampler: Sampler, step: int) -> tuple[Tensor, Tensor, Tensor]:
         examples, positions = self.data.examples[view.domain], sampler[step]
         chosen = self.data.indices[view][positions]
-        needs_rng = self.augment and not isinstance(examples, ArrayExamples)
-        rng = numpy_stream(self.seed, "augment", str(view), step) if needs_rng else None
+        rng = numpy_stream(self.seed, "augment", str(view), step) if self._augments(view) else None
         x, y = torch.from_numpy(examples.batch(chosen, rng)), torch.from_numpy(examples.labels[chosen])
         return x, y, torch.from_numpy(positions)
 
+    def _augments(self, view: View) -> bool:
+        return self.augment and not isinstance(self.data.examples[view.domain], ArrayExamples)
+
     def between(self, start: int, end: int, workers: int) -> Iterator[Minibatch]:
-        """The minibatches of `start` to `end - 1`; with `workers`, decoded ahead by that many processes."""
-        if workers == 0 or self.data.in_memory:
+        """The minibatches of `start` to `end - 1`; with `workers`, made ahead by that many processes."""
+        if workers == 0 or (self.data.in_memory and not any(map(self._augments, self.views))):
             return (self[step] for step in range(start, end))
         loader: DataLoader[Minibatch] = DataLoader(
             self,

@@ -14,7 +14,7 @@ from dgbench.setting import PRESETS
 from dgbench.sources import Site
 
 _ASKED = tuple(name for name in KEYS if name not in ("setting", "hparams", "space"))
-_SETTING = ("steps", "checkpoint_freq", "holdout_fraction", "evaluate")
+_SETTING = ("steps", "checkpoint_freq", "holdout_fraction", "evaluate", "cache")
 
 
 def add_asking(parser: ArgumentParser) -> None:
@@ -50,6 +50,8 @@ def add_setting(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="Python files with algorithms, data sets, ...; FILE:NAME is a class written for DomainBed",
     )
+    parser.add_argument("--cache", metavar="auto|off", help="keep decoded images for all runs, or decode them always")
+    parser.add_argument("--cache_dir", metavar="DIR", help="where to keep them (.dgbench-cache beside the data)")
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that can't be decoded")
     parser.add_argument("--save_models", action="store_true", help="keep all weights, not only those that runs read")
     parser.add_argument("--save_predictions", action="store_true", help="keep the logits of final models")
@@ -93,6 +95,7 @@ def site_of(args: Namespace) -> Site:
         raise UserError("--workers must be at least 0")
     return Site(
         data_dir=os.path.abspath(args.data_dir) if args.data_dir else "",
+        cache_dir=os.path.abspath(args.cache_dir) if args.cache_dir else "",
         include=tuple(os.path.abspath(path) for path in args.include or ()),
         skip_bad_images=args.skip_bad_images,
         device=args.device,

@@ -15,6 +15,7 @@ from typing import Any
 from dgbench.catalogue import Catalogue
 from dgbench.dataset import Dataset
 from dgbench.errors import Problems, UserError
+from dgbench.image_cache import CachedDataset
 from dgbench.plain import revive
 from dgbench.request import DatasetFacts
 
@@ -24,6 +25,8 @@ class Site:
     """What a machine needs to execute runs and no result depends on."""
 
     data_dir: str = ""
+    cache_dir: str = ""
+    """Folder for decoded images; empty: one in the data directory, or beside the path."""
     paths: Mapping[str, str] = field(default_factory=dict)
     """Data set -> its path, for those whose name carries one."""
     include: tuple[str, ...] = ()
@@ -69,23 +72,26 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
     return found
 
 
-_open: dict[tuple[str, str, str, int, bool], Dataset] = {}
+_open: dict[tuple[str, str, str, str, int, bool], Dataset] = {}
 
 
 def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0) -> Dataset:
     """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
     path = site.paths.get(name, "")
-    key = (name, site.data_dir, path, image_size, site.skip_bad_images)
+    key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images)
     if key not in _open:
         cls = catalogue.get("dataset", name.partition(":")[0]).load()
         if cls.card.folder and not site.data_dir:
             raise UserError(f"{name} is read from {cls.card.folder} under --data_dir, which is not given")
-        _open[key] = cls(
+        dataset: Dataset = cls(
             data_dir=Path(site.data_dir) if site.data_dir else None,
             path=Path(path) if path else None,
             image_size=image_size,
             skip_bad_images=site.skip_bad_images,
         )
+        if isinstance(dataset, CachedDataset):
+            dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
+        _open[key] = dataset
     return _open[key]
 
 

@@ -146,9 +146,9 @@ def test_a_step_has_the_same_minibatch_however_it_is_reached(kind: str, request:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("start", [0, 5])
-def test_workers_change_nothing(start: int, images: Dataset) -> None:
-    alone, helped = (list(make(images, steps=8).between(start, 8, workers)) for workers in (0, 2))
+@pytest.mark.parametrize(("start", "cache"), [(0, "auto"), (5, "auto"), (5, "off")])
+def test_workers_change_nothing(start: int, cache: str, images: Dataset) -> None:
+    alone, helped = (list(make(images, steps=8, cache=cache).between(start, 8, workers)) for workers in (0, 2))
     assert len(helped) == 8 - start
     assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
 
@@ -161,8 +161,10 @@ def test_what_lies_in_memory_needs_no_workers(
 
     monkeypatch.setattr("dgbench.data.DataLoader", refuse)
     assert len(list(make(digits).between(60, STEPS, workers=2))) == 10
-    with pytest.raises(AssertionError, match="a loader was made"):
-        make(images).between(0, STEPS, workers=2)
+    assert len(list(make(images, augmentation=False).between(60, STEPS, workers=2))) == 10
+    for changes in ({}, {"cache": "off", "augmentation": False}):
+        with pytest.raises(AssertionError, match="a loader was made"):
+            make(images, **changes).between(0, STEPS, workers=2)
 
 
 def test_training_views_are_augmented_where_asked(images: Dataset) -> None:

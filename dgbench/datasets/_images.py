@@ -6,15 +6,15 @@ sorted union over the domains, never of one domain's folders.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dgbench.dataset import Dataset, Examples
 from dgbench.datasets._tree import (
@@ -28,24 +28,52 @@ from dgbench.datasets._tree import (
     read_tree,
 )
 from dgbench.errors import Problems, UserError
-from dgbench.transforms import augmented, resized
+from dgbench.image_cache import FOLDER, CachedImages, ImageCache
+from dgbench.transforms import augmented, decoded, resized
 
 _log = logging.getLogger(__name__)
 
 
 class ImageExamples:
-    """Image files of one domain; decoded, turned to RGB and resized when asked for. `labels` are (n,)."""
+    """Image files of one domain: decoded, turned to RGB and resized when asked for, or read from a cache.
+
+    `labels` are (n,); the images of a domain are those from row `first` of `cache` on.
+    """
 
     groups: NDArray[np.int64] | None = None
 
-    def __init__(self, paths: Sequence[Path], labels: NDArray[np.int64], height: int, width: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: NDArray[np.int64],
+        height: int,
+        width: int,
+        cache: ImageCache | None = None,
+        first: int = 0,
+    ) -> None:
         self.paths = paths
         self.labels = labels
         self.height = height
         self.width = width
+        self.cache = cache
+        self.first = first
+        self.images: CachedImages | None = None
+
+    @property
+    def mapped(self) -> bool:
+        """Whether they are read from a cache of bytes, without decoding."""
+        return self.images is not None and self.images.mapped
+
+    def cached(self) -> ImageExamples:
+        """The same examples, read from the cache if there is to be one; it is built if it is not there."""
+        found = copy.copy(self)
+        found.images = self.cache.open() if self.cache else None
+        return found
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[np.uint8]:
         """(B, 3, H, W): squashed to that size, or with `rng`, augmented. Raises `UserError` naming a bad image."""
+        if self.images:
+            return self.images.batch(self.first + indices, self.height, self.width, rng)
         inputs = np.empty((len(indices), 3, self.height, self.width), np.uint8)
         for row, index in enumerate(indices):
             image = decoded(self.paths[index])
@@ -59,6 +87,8 @@ class ImageExamples:
 
 class ImageDataset(Dataset):
     """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`."""
+
+    cache_dir: Path | None = None
 
     def find(self) -> tuple[Path, Tree]:
         """The root of the files' paths, and the files; raises `UserError` where there is nothing to read."""
@@ -100,12 +130,27 @@ class ImageDataset(Dataset):
         problems.raise_if_any()
         self.tree = tree
 
+    def preload(self) -> None:
+        """Import what reads cached images."""
+        import dgbench.augmentation  # noqa: F401  (OpenCV, which planning does without)
+
     def examples(self, domain: str, seed: int) -> Examples:
         """The images of a domain, class after class, each by name; nothing is drawn."""
-        files = [self.tree[domain][name] for name in self.classes]
-        labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files])
-        paths = [self.root / file.path for of_class in files for file in of_class]
-        return ImageExamples(paths, labels, *self.input_shape[1:])
+        labels = np.repeat(np.arange(len(self.classes)), [len(self.tree[domain][name]) for name in self.classes])
+        first = sum(self.counts()[: self.domains.index(domain)])
+        _, height, width = self.input_shape
+        paths = paths_of(self.root, self.tree, [domain], self.classes)
+        return ImageExamples(paths, labels, height, width, self.image_cache(), first)
+
+    def image_cache(self) -> ImageCache:
+        """The cache of all images, domain after domain."""
+        given = self.path.parent if self.path else self.data_dir
+        assert given, "open() has refused a data set that lies nowhere"
+        identity = "\0".join((self.fingerprint(), *self.domains, "", *self.classes))
+        name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
+        paths = partial(paths_of, self.root, self.tree, self.domains, self.classes)
+        _, height, width = self.input_shape
+        return ImageCache(self.cache_dir or given / FOLDER, name, identity, paths, height, width)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""
@@ -113,6 +158,10 @@ class ImageDataset(Dataset):
 
     def fingerprint(self) -> str:
         """A hash of domains, classes, relative paths and sizes; the same wherever the files lie."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for domain in sorted(self.domains):
             for name in sorted(self.tree[domain]):
@@ -121,15 +170,9 @@ class ImageDataset(Dataset):
         return digest.hexdigest()
 
 
-def decoded(path: Path) -> Image.Image:
-    """The whole image in RGB, not turned by its EXIF; raises `UserError` naming the file if it can't be decoded."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UserError(f"image {path} can't be decoded ({error}): repair it, or use --skip_bad_images") from error
+def paths_of(root: Path, tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[Path]:
+    """The image files of some domains, class after class in each of them."""
+    return [root / file.path for domain in domains for name in classes for file in tree[domain][name]]
 
 
 def without_bad_images(root: Path, tree: Tree) -> Tree:

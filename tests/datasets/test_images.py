@@ -216,7 +216,7 @@ def test_whatever_a_decoder_raises_names_the_image(root: Path, monkeypatch: pyte
         def opened(path: Path) -> None:
             raise error
 
-        monkeypatch.setattr(_images.Image, "open", opened)
+        monkeypatch.setattr(transforms.Image, "open", opened)
 
     examples = folder(path=root).examples("art", 0)
     for error in (SyntaxError("broken PNG file"), struct.error("unpack"), Image.DecompressionBombError("too big")):
@@ -244,6 +244,13 @@ def test_bad_images_are_left_out_and_logged_if_asked(root: Path, caplog: pytest.
     assert "art/cat/0002.jpg" in caplog.text
     assert "photo/dog/0001.jpg" in caplog.text
     assert "art/cat/0000.jpg" not in caplog.text
+
+
+def test_named_data_sets_are_cached_in_the_data_directory(named: type[ImageDataset], tmp_path: Path) -> None:
+    dataset = named(data_dir=tmp_path, image_size=16)
+    assert dataset.image_cache().place == tmp_path / ".dgbench-cache"
+    examples = dataset.examples(named.card.domains[2], 0)
+    assert np.array_equal(examples.cached().batch(np.arange(68), None), examples.batch(np.arange(68), None))
 
 
 def test_images_are_tried_once_in_a_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,11 +291,13 @@ def test_named_data_sets_are_read_from_their_folders(named: type[ImageDataset], 
     place = tmp_path / named.card.folder
     write_clutter(place)
     write_image(place / "tmp" / "leftover" / "1.jpg")
+    with pytest.raises(UserError, match=r"has the unexpected folder\(s\) 'tmp': move them away"):
+        named(data_dir=tmp_path)
+    shutil.rmtree(place / "tmp")
     dataset = named(data_dir=tmp_path)
     assert dataset.domains == named.card.domains
     assert dataset.classes == named.card.classes
     assert dataset.counts() == [66, 67, 68, 69]
-    shutil.rmtree(place / "tmp")
     assert dataset.fingerprint() == folder(path=place).fingerprint()
     assert np.bincount(dataset.examples(named.card.domains[3], 0).labels).tolist() == [
         len(range(c, 69, len(named.card.classes))) for c in range(len(named.card.classes))

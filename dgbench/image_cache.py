@@ -1,0 +1,215 @@
+"""A cache of decoded images: each is decoded once, for all runs and processes that share a folder.
+
+A data set's cache is a folder of three files, and is there once the last of them is:
+
+    pixels      the images, one after the other: bytes (h, w, 3) of RGB, or files of JPEG
+    sizes       of each image: width and height of its original, and bytes in `pixels`; uint32 (n, 3), little-endian
+    index.json  how `pixels` is to be read
+
+Bytes are the image's own where all have one size that is not larger than needed, else the image squashed to the size
+that is asked for. Where they would take more than `LARGEST`, JPEGs keep a short side a little larger than that size.
+Boxes of crops are drawn in the size of the original, so that crops are distributed as without a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from dgbench.dataset import Dataset, Examples
+from dgbench.errors import UserError
+from dgbench.transforms import draw
+
+FOLDER = ".dgbench-cache"
+"""Name of the folder of caches, in the data directory unless the user names another."""
+LARGEST = 10 * 10**9
+"""Most bytes of a cache that is not of JPEGs."""
+VERSION = 1
+"""Of what is cached, and how: a change of either makes another cache."""
+PIXELS, SIZES, INDEX = "pixels", "sizes", "index.json"
+_SIZE = np.dtype("<u4")
+SIZES_OF_ONE = 3 * _SIZE.itemsize
+"""Bytes in `sizes` for each image."""
+
+
+@runtime_checkable
+class Cacheable(Protocol):
+    """Examples that are read from image files, or from a cache of them."""
+
+    @property
+    def mapped(self) -> bool:
+        """Whether they are read from a cache of bytes, without decoding."""
+        ...
+
+    def cached(self) -> Examples:
+        """The same examples, read from the cache, which is built if it is not there."""
+        ...
+
+
+@runtime_checkable
+class CachedDataset(Protocol):
+    """A data set whose images can be cached."""
+
+    cache_dir: Path | None
+    """The folder of caches that the user named, if any."""
+
+    def image_cache(self) -> ImageCache:
+        """The cache of all its images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Index:
+    """How the pixels of a cache are to be read."""
+
+    name: str
+    """Of the data set, for people who look."""
+    count: int
+    kind: Literal["bytes", "jpeg"]
+    height: int
+    """Of every image, if they are bytes; else the short side."""
+    width: int
+    size: int
+    """Bytes of `pixels`."""
+
+    @staticmethod
+    def read(folder: Path) -> Index | None:
+        """The index of a finished cache; None if it isn't finished."""
+        try:
+            return Index(**orjson.loads((folder / INDEX).read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """The cache of a data set's images at one size, built or not."""
+
+    place: Path
+    """The folder of caches."""
+    name: str
+    identity: str
+    """What tells these images, in this order, from all others."""
+    paths: Callable[[], Sequence[Path]]
+    """The image files; asked for when the cache is built."""
+    height: int
+    width: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        said = f"{self.identity}\0{self.height}\0{self.width}\0{VERSION}"
+        return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
+
+    def open(self) -> CachedImages:
+        """The cached images; built now if they are not there, or waited for if somebody else builds them.
+
+        Raises `UserError` if an image can't be decoded, or the folder can't be written to or is full.
+        """
+        self.build()
+        return CachedImages(self.folder)
+
+    def build(self) -> None:
+        """See to it that the cache is there."""
+        if Index.read(self.folder) is None:
+            from dgbench.image_cache_build import build  # which planning does without
+
+            build(self)
+
+
+def build_cache(dataset: Dataset) -> None:
+    """See to it that a data set's cache is there, if it has images; call it before the runs that share it."""
+    if isinstance(dataset, CachedDataset):
+        dataset.image_cache().build()
+
+
+class CachedImages:
+    """The images of a finished cache, mapped into memory; [row] -> (h, w, 3) uint8 as they are kept.
+
+    Copies that go to other processes map the files anew. Raises `UserError` if files are not what the index says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # runs and loader processes share the cores already
+        index = Index.read(folder)
+        if index is None:
+            raise UserError(f"the cache of images {folder} is gone")
+        self.folder, self.index = folder, index
+        found = [(folder / name).stat().st_size if (folder / name).is_file() else -1 for name in (PIXELS, SIZES)]
+        if found != [index.size, index.count * SIZES_OF_ONE]:
+            raise UserError(f"the cache of images {folder} is damaged: remove it, and it is built again")
+        self.sizes = read_sizes(folder)
+        pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r"))
+        self.pixels = pixels.reshape(index.count, index.height, index.width, 3) if self.mapped else pixels
+
+    def __reduce__(self) -> tuple[type[CachedImages], tuple[Path]]:
+        return CachedImages, (self.folder,)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether they are bytes that need no decoding."""
+        return self.index.kind == "bytes"
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Where each JPEG ends in `pixels`."""
+        return np.cumsum(self.sizes[:, 2], dtype=np.int64)
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        if self.mapped:
+            image: NDArray[Any] = self.pixels[row]
+            return image
+        import cv2
+
+        end = self.ends[row]
+        found = cv2.imdecode(self.pixels[end - self.sizes[row, 2] : end], cv2.IMREAD_COLOR)
+        if found is None:
+            raise UserError(f"the cache of images {self.folder} is damaged: remove it, and it is built again")
+        return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
+
+    def batch(
+        self, rows: NDArray[np.int64], height: int, width: int, rng: np.random.Generator | None
+    ) -> NDArray[np.uint8]:
+        """(B, 3, height, width): squashed to that size, or with `rng`, augmented with the draws of `transforms`.
+
+        The bytes of a pixel's three channels are neighbours in memory.
+        """
+        if rng is None and self.mapped and self.pixels.shape[1:3] == (height, width):
+            return self.pixels[rows].transpose(0, 3, 1, 2)
+        from dgbench.augmentation import augmented, resized  # OpenCV, which planning does without
+
+        inputs = np.empty((len(rows), height, width, 3), np.uint8)
+        for place, row in zip(inputs, rows.tolist(), strict=True):
+            image = self[row]
+            if rng is None:
+                place[:] = resized(image, height, width)
+                continue
+            w, h = map(int, self.sizes[row, :2])
+            scale = image.shape[1] / w, image.shape[0] / h
+            place[:] = augmented(image, draw(w, h, rng), height, width, scale)
+        return inputs.transpose(0, 3, 1, 2)
+
+
+def read_sizes(folder: Path) -> NDArray[np.uint32]:
+    """(n, 3) of the images that are there so far: width and height of the original, bytes in `pixels`."""
+    content = np.fromfile(folder / SIZES, _SIZE)
+    return content[: len(content) // 3 * 3].reshape(-1, 3)
+
+
+def size_bytes(sizes: Sequence[tuple[int, int, int]]) -> bytes:
+    """What the file of sizes holds for some images."""
+    return np.array(sizes, _SIZE).tobytes()

@@ -1,0 +1,503 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dgbench import image_cache_build
+from dgbench.catalogue import Catalogue
+from dgbench.dataset import ArrayExamples
+from dgbench.datasets._images import ImageDataset, ImageExamples
+from dgbench.datasets.csv_file import csv
+from dgbench.datasets.folder import folder
+from dgbench.errors import UserError
+from dgbench.image_cache import ImageCache, Index, build_cache
+from dgbench.launchers.base import STOPPED
+from dgbench.lease import claim
+from dgbench.sources import Site, open_dataset
+from dgbench.transforms import decoded
+from tests.in_process import execute, execute_all, records_of, sweep_of, train, training_of
+from tests.layouts import truncate, write_csv, write_folders, write_image
+
+ROOT = Path(__file__).parents[1]
+DOMAINS, CLASSES = ("art", "photo", "sketch"), ("cat", "dog")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """12 images of one size, 4 a domain."""
+    return write_folders(tmp_path / "own", DOMAINS, CLASSES)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """12 images of several sizes, sides larger and smaller than 32."""
+    for i in range(12):
+        path = tmp_path / "mixed" / DOMAINS[i % 3] / CLASSES[i % 2] / f"{i}.png"
+        write_image(path, seed=i, size=(40 + i, 36) if i % 2 else (28, 30 + i))
+    return tmp_path / "mixed"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache_build, "BLOCK", 5)
+
+
+def cache_of(root: Path, size: int = 32) -> ImageCache:
+    return folder(path=root, image_size=size).image_cache()
+
+
+def both(root: Path, size: int = 32) -> list[tuple[ImageExamples, ImageExamples]]:
+    """The examples of each domain, from the cache and from the files."""
+    dataset = folder(path=root, image_size=size)
+    from_files = [dataset.examples(domain, 0) for domain in dataset.domains]
+    return [(examples.cached(), examples) for examples in from_files]  # type: ignore[attr-defined]
+
+
+def everything(examples: ImageExamples, seed: int | None = None) -> NDArray[np.uint8]:
+    rng = None if seed is None else np.random.default_rng(seed)
+    return examples.batch(np.arange(len(examples.labels)), rng)
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    assert (one.shape, one.dtype) == (other.shape, other.dtype)
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def content(cache: ImageCache) -> list[bytes]:
+    return [(cache.folder / name).read_bytes() for name in ("pixels", "sizes", "index.json")]
+
+
+def refused(cache: ImageCache) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        cache.build()
+    return caught.value.problems
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What is decoded from now on."""
+    found: list[Path] = []
+    monkeypatch.setattr(image_cache_build, "decoded", lambda path: found.append(path) or decoded(path))
+    return found
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------
+
+
+def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
+    dataset = folder(path=root, image_size=32)
+    images = dataset.image_cache().open()
+    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3)
+    assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
+    for row, path in enumerate(dataset.image_cache().paths()):
+        assert np.array_equal(images[row], np.asarray(decoded(path)))
+
+
+def test_images_of_several_sizes_are_squashed_and_evaluated_as_without_a_cache(mixed: Path) -> None:
+    images = cache_of(mixed).open()
+    assert (images.index.kind, images.pixels.shape) == ("bytes", (12, 32, 32, 3))
+    widths = {tuple(size) for size in images.sizes[:, :2].tolist()}
+    assert widths == {(40 + i, 36) if i % 2 else (28, 30 + i) for i in range(12)}
+    for cached, files in both(mixed):
+        assert np.array_equal(everything(cached), everything(files))
+        assert cached.labels is files.labels
+        assert cached.batch(np.array([3, 0, 3]), None).tolist() == everything(files)[[3, 0, 3]].tolist()
+
+
+def test_large_data_sets_are_kept_as_jpegs_with_a_short_side(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache_build, "LARGEST", 12 * 32 * 32 * 3 - 1)
+    write_image(mixed / "art" / "cat" / "large.png", seed=50, size=(640, 512))
+    images = cache_of(mixed).open()
+    shapes = {tuple(map(int, images.sizes[row, :2])): images[row].shape for row in range(13)}
+    assert images.index.kind == "jpeg"
+    assert shapes[640, 512] == (256, 320, 3), "shrunk to a short side of 256"
+    assert shapes[41, 36] == (36, 41, 3), "never enlarged"
+    assert images.pixels.size == images.sizes[:, 2].sum() == images.index.size
+    for cached, files in both(mixed):
+        assert not cached.mapped
+        assert difference(everything(cached), everything(files)) < 2
+        assert difference(everything(cached, seed=1), everything(files, seed=1)) < 3
+
+
+def test_the_short_side_of_jpegs_and_the_limit_of_own_sizes_grow_with_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for domain in DOMAINS:
+        write_image(tmp_path / "own" / domain / "cat" / "1.png", size=(300, 270))
+    assert cache_of(tmp_path / "own", 224).open().pixels.shape == (3, 224, 224, 3)
+    assert cache_of(tmp_path / "own", 280).open().pixels.shape == (3, 270, 300, 3)
+    monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+    write_image(tmp_path / "own" / "art" / "cat" / "2.png", size=(700, 600))
+    assert cache_of(tmp_path / "own", 448).open()[1].shape == (512, 597, 3)
+
+
+# -- what is read -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["root", "mixed"])
+def test_the_same_draws_give_the_same_augmentations(place: str, request: pytest.FixtureRequest) -> None:
+    for cached, files in both(request.getfixturevalue(place)):
+        for seed in range(5):
+            ours, theirs = (everything(examples, seed) for examples in (cached, files))
+            assert np.array_equal(ours, everything(cached, seed))
+            assert difference(ours, theirs) < 5, "but for resolution"
+            assert difference(ours, everything(files, seed + 100)) > 20, "other draws are far away"
+
+
+def test_as_much_is_drawn_as_without_a_cache(mixed: Path) -> None:
+    for pair in both(mixed):
+        rngs = [np.random.default_rng(3) for _ in pair]
+        for examples, rng in zip(pair, rngs, strict=True):
+            examples.batch(np.arange(4), rng)
+        assert rngs[0].random() == rngs[1].random()
+
+
+def test_only_bytes_count_as_mapped(root: Path) -> None:
+    (cached, files), *_ = both(root)
+    assert cached.mapped
+    assert not files.mapped
+
+
+def test_copies_for_other_processes_carry_no_pixels(root: Path) -> None:
+    (cached, files), *_ = both(root)
+    assert len(pickle.dumps(cached.images)) < 1000
+    assert np.array_equal(everything(pickle.loads(pickle.dumps(files))), everything(files))
+    assert np.array_equal(everything(pickle.loads(pickle.dumps(cached)), 4), everything(cached, 4))
+
+
+def test_damage_is_told(root: Path) -> None:
+    cache = cache_of(root)
+    cache.build()
+    os.truncate(cache.folder / "pixels", 100)
+    with pytest.raises(UserError, match="damaged: remove it"):
+        cache.open()
+
+
+# -- whose cache it is --------------------------------------------------------------------------------------------
+
+
+def test_a_cache_is_found_by_what_is_in_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = cache_of(root)
+    assert cache.place == tmp_path / ".dgbench-cache"
+    cache.build()
+    decodings = counted(monkeypatch)
+    moved = folder(path=Path(shutil.copytree(root, tmp_path / "elsewhere" / "renamed")), image_size=32)
+    moved.cache_dir = cache.place
+    moved.image_cache().build()
+    assert moved.image_cache().folder == cache.folder
+    assert not decodings
+    assert cache_of(root, 33).folder != cache.folder
+    write_image(root / "art" / "cat" / "new.jpg", seed=99)
+    assert cache_of(root).folder != cache.folder
+
+
+def test_the_order_of_classes_is_part_of_it(root: Path, tmp_path: Path) -> None:
+    rows = [(str(path), path.parts[-3], "z" if path.parts[-2] == "cat" else "a") for path in root.rglob("*.jpg")]
+    one, other = (
+        csv(path=write_csv(tmp_path / name, [(p, d, label.replace("z", last)) for p, d, label in rows]))
+        for name, last in (("1.csv", "z"), ("2.csv", "0"))
+    )
+    assert one.image_cache().folder != other.image_cache().folder
+    assert one.image_cache().place == tmp_path / ".dgbench-cache"
+
+
+def test_the_user_names_the_folder(root: Path, tmp_path: Path) -> None:
+    catalogue, paths = Catalogue(), {"folder:own": str(root)}
+    here = open_dataset("folder:own", Site(paths=paths), catalogue)
+    there = open_dataset("folder:own", Site(paths=paths, cache_dir=str(tmp_path / "there")), catalogue)
+    assert isinstance(here, ImageDataset)
+    assert isinstance(there, ImageDataset)
+    assert here.image_cache().place == tmp_path / ".dgbench-cache"
+    build_cache(there)
+    assert sorted(os.listdir(tmp_path)) == ["own", "there"]
+
+
+def test_other_data_sets_have_none(catalogue: Catalogue, tmp_path: Path) -> None:
+    dataset = open_dataset("RotatedDigits", Site(cache_dir=str(tmp_path / "c")), catalogue)
+    build_cache(dataset)
+    assert isinstance(dataset.examples("0", 0), ArrayExamples)
+    assert not (tmp_path / "c").exists()
+
+
+# -- building -----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_built_once_and_told(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    decodings = counted(monkeypatch)
+    for _ in range(3):
+        cache_of(root).build()
+    assert len(decodings) == 12
+    said = capsys.readouterr()
+    assert said.out == ""
+    first, last = said.err.splitlines()
+    assert first == f"folder:own: decoding 12 of 12 images, once, into {cache_of(root).folder}"
+    assert last.startswith("folder:own: decoded 12 images in 0:0")
+
+
+def test_a_terminal_shows_a_bar(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    cache_of(root).build()
+    assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("limit", [10**9, 0])
+def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(image_cache_build, "LARGEST", limit)
+    cache_of(mixed).build()
+    whole = content(cache_of(mixed))
+    shutil.rmtree(cache_of(mixed).place)
+
+    append = image_cache_build._Files.append
+
+    def interrupted(self: Any, entries: Any) -> None:
+        if self.count == 5:
+            image_cache_build._write(self._pixels, self.size, b"torn")
+            image_cache_build._write(self._sizes, 60, b"torn")
+            raise KeyboardInterrupt
+        append(self, entries)
+
+    monkeypatch.setattr(image_cache_build._Files, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache_of(mixed).build()
+    assert Index.read(cache_of(mixed).folder) is None
+    monkeypatch.setattr(image_cache_build._Files, "append", append)
+    decodings = counted(monkeypatch)
+    cache_of(mixed).build()
+    assert len(decodings) == 7
+    assert content(cache_of(mixed)) == whole
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_sizes_without_their_pixels_are_not_believed(root: Path) -> None:
+    cache_of(root).build()
+    whole = content(cache_of(root))
+    (cache_of(root).folder / "index.json").unlink()
+    os.truncate(cache_of(root).folder / "pixels", 17 * 23 * 3 * 4)
+    cache_of(root).build()
+    assert content(cache_of(root)) == whole
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dgbench import image_cache_build
+from dgbench.datasets.folder import folder
+image_cache_build.BLOCK = 2
+append = image_cache_build._Files.append
+def dying(self, entries):
+    append(self, entries)
+    if self.count == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+image_cache_build._Files.append = dying
+folder(path=Path(sys.argv[1]), image_size=32).image_cache().build()
+"""
+RACER = """
+import sys
+from pathlib import Path
+from dgbench import image_cache_build
+from dgbench.datasets.folder import folder
+image_cache_build.BLOCK, image_cache_build._WAIT = 2, 0.02
+decoded = image_cache_build.decoded
+image_cache_build.decoded = lambda path: print("decoded", path.name, flush=True) or decoded(path)
+sys.stdin.readline()
+images = folder(path=Path(sys.argv[1]), image_size=32).image_cache().open()
+print("bytes", int(images.pixels.sum()))
+"""
+
+
+def test_a_killed_builder_is_succeeded_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(root)], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    monkeypatch.setattr(image_cache_build, "BLOCK", 2)
+    decodings = counted(monkeypatch)
+    images = cache_of(root).open()
+    assert len(decodings) == 6
+    assert np.array_equal(images[11], np.asarray(decoded(cache_of(root).paths()[-1])))
+
+
+def test_several_processes_build_it_once(root: Path) -> None:
+    command = [sys.executable, "-c", RACER, str(root)]
+    racers = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdin
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    said = [racer.communicate(timeout=60)[0].splitlines() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0, 0]
+    assert sum(line.startswith("decoded") for lines in said for line in lines) == 12
+    assert len({lines[-1] for lines in said}) == 1
+
+
+def test_who_finds_a_builder_at_work_waits_and_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cache = cache_of(root)
+    cache.folder.mkdir(parents=True)
+    lease = claim(cache.folder, None, cache.folder / "cancel")
+    assert lease
+    monkeypatch.setattr(image_cache_build, "_WAIT", 0.02)
+    timer = threading.Timer(0.2, lease.release)
+    timer.start()
+    cache.build()
+    timer.join()
+    assert f"waiting for another process that decodes its images into {cache.folder}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_builder_that_is_asked_to_stop_leaves_and_can_go_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = image_cache_build._Files.append
+    monkeypatch.setattr(
+        image_cache_build._Files, "append", lambda *args: append(*args) or os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(SystemExit) as caught:
+        cache_of(root).build()
+    assert caught.value.code == STOPPED
+    monkeypatch.setattr(image_cache_build._Files, "append", append)
+    decodings = counted(monkeypatch)
+    cache_of(root).build()
+    assert len(decodings) == 7
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_builder_that_lost_its_lease_writes_nothing_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, appended = cache_of(root), []
+    append = image_cache_build._Files.append
+
+    def overtaken(self: Any, entries: Any) -> None:
+        appended.append(len(entries))
+        append(self, entries)
+        if len(appended) == 1:
+            (cache.folder / "lease-0002").write_bytes(b"")
+            (cache.folder / "lease-0002.released").touch()
+
+    monkeypatch.setattr(image_cache_build._Files, "append", overtaken)
+    cache.build()
+    assert appended == [5, 5, 2], "by the first attempt one block, by its successor the others"
+    assert (cache.folder / "lease-0003").exists()
+
+
+def test_all_bad_images_are_named_and_nothing_is_left(root: Path) -> None:
+    truncate(root / "art" / "cat" / "0002.jpg")
+    (root / "sketch" / "dog" / "0001.jpg").write_text("<html>")
+    problems = refused(cache_of(root))
+    assert [problem.partition(" can't be decoded")[0] for problem in problems] == [
+        f"image {root}/art/cat/0002.jpg",
+        f"image {root}/sketch/dog/0001.jpg",
+    ]
+    assert all("--skip_bad_images" in problem for problem in problems)
+    assert (cache_of(root).folder / "pixels").stat().st_size == 0
+    dataset = folder(path=root, skip_bad_images=True)
+    assert len(dataset.image_cache().open().sizes) == 10
+
+
+def test_many_bad_images_are_not_all_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache_build, "_SHOWN", 2)
+    for path in root.rglob("*.jpg"):
+        truncate(path)
+    assert refused(cache_of(root))[2] == "and 10 more"
+
+
+def test_a_folder_that_cannot_be_made_is_told(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    dataset = folder(path=root)
+    dataset.cache_dir = tmp_path / "file" / "cache"
+    (problem,) = refused(dataset.image_cache())
+    assert problem.startswith(f"{tmp_path}/file/cache can't be written to (Not a directory), ")
+    assert problem.endswith("--cache_dir, or have them decoded in every step with --cache off")
+
+
+def test_a_disk_without_room_is_told_before_anything_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decodings = counted(monkeypatch)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 14_000))
+    (problem,) = refused(cache_of(root))
+    assert problem.startswith(f"{cache_of(root).place} has 0.0 GB free and needs 0.0 GB, and the decoded images of ")
+    assert "--cache_dir" in problem
+    assert not decodings
+
+
+def test_a_disk_that_fills_up_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        (problem,) = refused(cache_of(root))
+    assert problem.startswith(f"the disk of {cache_of(root).place} is full, ")
+    cache_of(root).build()
+
+
+def test_a_finished_cache_is_only_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_of(root).build()
+    monkeypatch.setattr(image_cache_build, "build", None)
+    before = sorted(cache_of(root).folder.iterdir())
+    cache_of(root).open()
+    assert sorted(cache_of(root).folder.iterdir()) == before
+
+
+def test_the_index_is_for_people_too(root: Path) -> None:
+    cache_of(root).build()
+    index = json.loads((cache_of(root).folder / "index.json").read_text())
+    assert index["name"] == "folder:own"
+    assert index["count"] == 12
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------
+
+TINY = {"steps": 6, "checkpoint_freq": 2, "image_size": 16, "pretrained": False}
+
+
+def asked(root: Path, **setting: Any) -> dict[str, Any]:
+    """A sweep of one run; there are 6 images a domain."""
+    return {
+        "datasets": [f"folder:{root}"],
+        "test_envs": ["sketch"],
+        "hparams": {"batch_size": 2},
+        "setting": {**TINY, **setting},
+    }
+
+
+def test_runs_use_the_cache_unless_told_not_to(root: Path, tmp_path: Path) -> None:
+    write_folders(root, dict.fromkeys(DOMAINS, 6), CLASSES)
+    off = execute_all(sweep_of(tmp_path / "off", "ERM", **asked(root, cache="off")))
+    assert not (tmp_path / ".dgbench-cache").exists()
+    auto = execute_all(sweep_of(tmp_path / "auto", "ERM", **asked(root)))
+    assert (tmp_path / ".dgbench-cache").is_dir()
+    records = [records_of(sweep.store.folder(sweep.plan.runs[0].id)) for sweep in (off, auto)]
+    assert [record["step"] for record in records[0]] == [record["step"] for record in records[1]]
+    losses = [[view["loss"] for record in found for view in record["views"].values()] for found in records]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    assert losses[0] != losses[1]
+
+
+def test_a_resumed_run_repeats_an_uninterrupted_one(root: Path, tmp_path: Path) -> None:
+    write_folders(root, dict.fromkeys(DOMAINS, 6), CLASSES)
+    whole = execute_all(sweep_of(tmp_path / "whole", "ERM", **asked(root)))
+    parts = sweep_of(tmp_path / "parts", "ERM", **asked(root))
+    (run,) = parts.plan.runs
+    assert train(training_of(parts, run), stop_after=3)
+    assert execute(parts, run) == 0
+    assert records_of(parts.store.folder(run.id)) == records_of(whole.store.folder(run.id))
+
+
+def test_a_bad_image_is_the_runs_failure(root: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "sweep", "ERM", **asked(root))
+    truncate(root / "sketch" / "cat" / "0002.jpg")
+    (run,) = sweep.plan.runs
+    assert execute(sweep, run) == 1
+    (failure,) = sweep.store.folder(run.id).failures()
+    assert "sketch/cat/0002.jpg can't be decoded" in failure["error"]
