@@ -89,7 +89,9 @@ def _saved(bench: Workbench, source: Input, which: str) -> Saved:
 
 def _member(bench: Workbench, source: Input) -> Member:
     saved = _saved(bench, source, BEST)
-    return Member(source.run, saved.accuracy, lambda: saved.load(bench.device))
+    return Member(
+        source.run, saved.accuracy, lambda: saved.load(bench.device), lambda name: saved.tensor(name, bench.device)
+    )
 
 
 def _record(bench: Workbench, step: int, logits: Mapping[View, Tensor], extra: dict[str, Any] | None = None) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from dgbench.average import NoHparams, Weights
 from dgbench.cards import MergerCard
 
@@ -19,6 +21,8 @@ class Member:
     """Its training-domain validation accuracy there: the unweighted mean over the training domains."""
     load: Callable[[], Weights]
     """Reads the weights from disk; nothing is held until it is called."""
+    tensor: Callable[[str], Tensor]
+    """Reads one of them."""
 
 
 @dataclass(frozen=True)

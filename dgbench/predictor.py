@@ -77,6 +77,12 @@ class Saved:
         """Its weights."""
         return dict(load_file(self.path, device=str(device)))
 
+    def tensor(self, name: str, device: torch.device) -> Tensor:
+        """One of its weights."""
+        with safe_open(self.path, framework="pt", device=str(device)) as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
 
 def save_model(
     folder: Path, predictor: str, which: str, weights: Mapping[str, Tensor], step: int, accuracy: float

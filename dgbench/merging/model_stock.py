@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
-from dgbench.average import RunningMean, Weights
+from dgbench.average import Weights
 from dgbench.cards import MergerCard
 from dgbench.merger import Member, Merger, Tools
 
@@ -29,22 +31,27 @@ class ModelStock(Merger):
 
     @torch.no_grad()
     def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
-        """Four copies of the model in memory: the sum of the cosines of all pairs is (||sum_m u_m||^2 - N) / 2."""
-        initial, mean = tools.initial(), RunningMean()
-        floats = [name for name, tensor in initial.items() if tensor.is_floating_point()]
-        directions = {name: torch.zeros_like(initial[name]) for name in floats}
-        moved = {name: initial[name].new_zeros(()) for name in floats}
-        for member in members:
-            weights = member.load()
-            mean.add(weights)
-            for name in floats:
-                by = weights[name] - initial[name]
-                length = by.norm()
-                directions[name] += by / torch.where(length > 0, length, 1)
-                moved[name] += length > 0
-        n, merged = len(members), mean.mean
-        for name in floats:
-            cosine = (directions[name].square().sum() - moved[name]) / (n * (n - 1))
-            cosine = cosine.clamp(0, 1)
-            merged[name] = torch.lerp(initial[name], merged[name], n * cosine / (1 + (n - 1) * cosine))
+        """A tensor at a time, so two copies of the model in memory: the initial weights and the result.
+
+        The sum of the cosines of all pairs is (||sum_m u_m||^2 - N) / 2, u_m of length 1.
+        """
+        merged: Weights = {}
+        for name, initial in tools.initial().items():
+            if initial.is_floating_point():
+                merged[name] = _stocked(initial, [partial(member.tensor, name) for member in members])
+            else:
+                merged[name] = members[-1].tensor(name)
         return merged
+
+
+def _stocked(initial: Tensor, members: Sequence[Callable[[], Tensor]]) -> Tensor:
+    """One tensor's mean over the members, drawn towards the initial one; members are read one by one."""
+    n, mean, directions, moved = len(members), torch.zeros_like(initial), torch.zeros_like(initial), 0.0
+    for member in members:
+        by = member() - initial
+        mean += by / n
+        length = by.norm()
+        directions += by.div_(torch.where(length > 0, length, 1))
+        moved += length > 0
+    cosine = ((directions.square().sum() - moved) / (n * (n - 1))).clamp(0, 1)
+    return initial + mean.mul_(n * cosine / (1 + (n - 1) * cosine))

@@ -9,7 +9,7 @@ from dgbench.average import Weights
 from dgbench.merger import Member, Merger
 from dgbench.merging.diwa import DiWA, DiWARestricted
 from dgbench.merging.soups import GreedySoup, UniformSoup
-from tests.merging.toys import member, near, one, scores, tools
+from tests.merging.toys import made, member, near, one, scores, tools
 
 
 @pytest.mark.parametrize("merger", [DiWA, UniformSoup])
@@ -65,7 +65,7 @@ def test_members_are_streamed(merger: type[Merger], most: int) -> None:
             alive.append(sum(type(o) is torch.Tensor and o.shape == (12345,) for o in gc.get_objects()))
             return weights
 
-        return Member(f"run{i}", 0.5, load)
+        return made(f"run{i}", 0.5, load)
 
     turns = 6 if merger is GreedySoup else 0
     rises_and_falls = iter([0.0] * turns + [1.0, 2.0, 0.0, 3.0, 0.0, 0.0])

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dgbench.merger import Member
 from dgbench.merging.ensemble import Ensemble
+from tests.merging.toys import made
 
 
 def test_every_member_votes() -> None:
-    members = [Member(f"run{i}", 0.5, dict) for i in range(3)]
+    members = [made(f"run{i}", 0.5, dict) for i in range(3)]
     assert list(Ensemble(Ensemble.Hparams()).ensemble(members)) == members
 
 

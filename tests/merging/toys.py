@@ -11,6 +11,11 @@ from dgbench.average import Weights
 from dgbench.merger import Member, Merged, Merger, Tools
 
 
+def made(run: str, accuracy: float, load: Callable[[], Weights]) -> Member:
+    """A member whose weights come from nowhere else."""
+    return Member(run, accuracy, load, lambda name: load()[name])
+
+
 def member(i: int, accuracy: float = 0.5, size: int = 5) -> Member:
     """Weights that are 1 at place i, so that a mean is its own list of weights; a count of i."""
 
@@ -19,14 +24,14 @@ def member(i: int, accuracy: float = 0.5, size: int = 5) -> Member:
         weights[i] = 1.0
         return {"w": weights, "count": torch.tensor(i)}
 
-    return Member(f"run{i}", accuracy, load)
+    return made(f"run{i}", accuracy, load)
 
 
 def of(*weights: Weights) -> list[Member]:
     """Members with these weights."""
 
     def named(i: int, content: Weights) -> Member:
-        return Member(f"run{i}", 0.5, lambda: {name: tensor.clone() for name, tensor in content.items()})
+        return made(f"run{i}", 0.5, lambda: {name: tensor.clone() for name, tensor in content.items()})
 
     return [named(i, content) for i, content in enumerate(weights)]
 
