@@ -28,7 +28,7 @@ def written(folder: Path, lines: list[str]) -> Path:
 
 
 def test_only_what_is_listed_goes(folder: Path) -> None:
-    before = {path for path in folder.rglob("*.jpg")}
+    before = set(folder.rglob("*.jpg"))
     assert remove(folder, written(folder, LINES), EXPECTED) == (3, 3)
     assert before - set(folder.rglob("*.jpg")) == {folder / line for line in LINES}
 
@@ -48,7 +48,7 @@ def test_lines_that_lie_elsewhere_are_refused(line: str, folder: Path) -> None:
 
 
 def test_another_list_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="it has art 2; expected art 2, photo 1$"):
+    with pytest.raises(UserError, match=r"it has art 2; expected art 2, photo 1$"):
         remove(folder, written(folder, LINES[:2]), EXPECTED)
     with pytest.raises(UserError, match="it has nothing"):
         remove(folder, written(folder, []), EXPECTED)

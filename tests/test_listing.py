@@ -50,6 +50,13 @@ def test_every_entry_is_listed_with_its_objective_paper_and_hyperparameters(
                 "examples: 1,797 (300, 300, 300, 299, 299, 299)",
                 "domains: the folders or values found",
                 "lies in: DATA_DIR/PACS",
+                "protocol: leave one domain out; scored by accuracy",
+                "protocol: Test is tested, the others train; scored by accuracy",
+                "examples: 24,330 (4,741, 9,736, 3,970, 5,883): "
+                "the generation of 24,330 images (annotations of 2021 and later)",
+                "known: sketch/dog/n02103406_4068-1.png: Dassl leaves it out, DomainBed does not",
+                "or from: https://sviro.kl.dfki.de",
+                "note: 586,575 images; the 596,006 of the archives hold duplicates, which `download` removes",
             ],
         ),
     ],
@@ -58,6 +65,18 @@ def test_what_is_said_of_each_kind(what: str, lines: list[str], capsys: pytest.C
     said = listed(capsys, what).splitlines()
     for line in lines:
         assert f"    {line}" in said
+
+
+def test_a_data_set_with_splits_of_its_own_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "split.py"
+    file.write_text(
+        "from dgbench.cards import DatasetCard\nfrom dgbench.dataset import Dataset\n"
+        "class Split(Dataset):\n    'Cut.'\n    card = DatasetCard(source='sky', licence='free', input_shape=(3,), "
+        "domains=('official',), parts={'train': 5, 'test': 2}, metric='F1')\n"
+    )
+    said = listed(capsys, "datasets", "--include", str(file))
+    assert "\nSplit\n" in said
+    assert "    protocol: its own split into train, test; scored by F1\n" in said
 
 
 def test_included_files_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

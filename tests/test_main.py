@@ -16,7 +16,7 @@ def test_alone_it_says_what_there_is(words: list[str], capsys: pytest.CaptureFix
     assert console.dispatch(words) == 0
     said = capsys.readouterr().out
     for name, text in console.COMMANDS.items():
-        assert f"  {name:<8} {text}\n" in said
+        assert f"  {name:<9} {text}\n" in said
 
 
 def test_an_unknown_command_is_told_with_the_nearest(
