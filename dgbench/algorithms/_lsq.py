@@ -54,11 +54,16 @@ class Quantizer(nn.Module):
 class _Rounded(torch.autograd.Function):
     """s * round(clip(w / s, low, high)) with the straight-through derivatives above."""
 
+    generate_vmap_rule = True  # mergers take gradients of single examples
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(weight, scale)
-        ctx.low, ctx.high = low, high
+    def forward(weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         return (weight / scale).clamp(low, high).round() * scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
+        weight, scale, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(weight, scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:

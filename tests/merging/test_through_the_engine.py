@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dgbench.average import Weights
+from dgbench.catalogue import Catalogue
+from dgbench.cost import cost_of
 from dgbench.data import Minibatches
 from dgbench.evaluate import evaluate_views, mean_accuracy
 from dgbench.predictor import find_model, predict_with
@@ -180,6 +182,33 @@ def test_runs_whose_networks_follow_others_are_merged_too(tmp_path: Path) -> Non
     mean, *others = (weights(found, runs_of(found, name)[0].id) for name in ("DiWA", "UBGM", "FisherMerging"))
     for other in others:
         assert all(tensor.isfinite().all() and not torch.equal(tensor, mean[name]) for name, tensor in other.items())
+
+
+def test_quantised_networks_have_gradients_of_single_examples(tmp_path: Path) -> None:
+    hparams = {"UBGM": HPARAMS["UBGM"], "QTDoG": {"q_steps": 0}}
+    rows = ("QTDoG+DiWA", "QTDoG+UBGM")
+    site = Site(device="cpu", save_models=True)
+    found = execute_all(sweep_of(tmp_path, *rows, site=site, n_hparams=2, setting={"steps": 6}, hparams=hparams))
+    mean, other = (weights(found, runs_of(found, name)[0].id) for name in ("DiWA", "UBGM"))
+    assert any(name.endswith(".on") and tensor.item() == 1 for name, tensor in other.items())
+    assert any(not torch.equal(tensor, mean[name]) for name, tensor in other.items())
+
+
+def test_a_sweep_of_twelve_rows_trains_what_its_plan_said(tmp_path: Path) -> None:
+    """Counted in the folder, not in the plan: one run an algorithm and hyperparameter seed, however many rows."""
+    rows = (
+        *("ERM", "ERM+SMA", "ERM+EMA", "ERM+SWAD", "SAM", "SAM+SWAD"),
+        *("DiWA", "ERM+SWAD+DiWA", "GreedySoup", "EoA", "T3A", "SAM+SWAD+T3A"),
+    )
+    assert len(set(rows)) == 12
+    hparams = {name: values for name, values in HPARAMS.items() if name == "SMA"}
+    swept = execute_all(sweep_of(tmp_path, *rows, n_hparams=2, setting={"steps": 7}, hparams=hparams))
+    done = [swept.store.folder(id) for id in swept.store.ids() if swept.store.folder(id).summary()]
+    trained = [folder for folder in done if folder.run().kind == "train"]
+    assert len(trained) == 4
+    assert sum(folder.run().setting.steps for folder in trained) == cost_of(swept.plan, Catalogue()).steps == 4 * 7
+    assert len(done) == len(swept.plan.runs) == 4 + 2 + 1 + 1 + 4
+    assert all(records_of(folder, MODEL) for folder in done)
 
 
 # -- what is gone, and live batch norm ----------------------------------------------------------------------------
