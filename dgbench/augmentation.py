@@ -22,8 +22,15 @@ _TRUNCATES = -0.499  # OpenCV rounds where Pillow truncates
 _HUE_OF_PILLOW = -1  # on average, for the same reason, and because its circle has 255 levels for OpenCV's 256
 
 
+def split(image: Pixels, channels: Pixels) -> None:
+    """Write an image to (3, H, W), which is contiguous."""
+    cv2.split(image, list(channels))
+
+
 def resized(image: Pixels, height: int, width: int) -> Pixels:
-    """The whole image squashed to `height` x `width`."""
+    """The whole image squashed to `height` x `width`; itself if that is its size."""
+    if image.shape[:2] == (height, width):
+        return image
     return cropped(image, (0, 0, image.shape[1], image.shape[0]), height, width)
 
 

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from dgbench.dataset import Dataset, Examples
 from dgbench.errors import UserError
-from dgbench.transforms import draw
 
 FOLDER = ".dgbench-cache"
 """Name of the folder of caches, in the data directory unless the user names another."""
@@ -184,24 +183,20 @@ class CachedImages:
     def batch(
         self, rows: NDArray[np.int64], height: int, width: int, rng: np.random.Generator | None
     ) -> NDArray[np.uint8]:
-        """(B, 3, height, width): squashed to that size, or with `rng`, augmented with the draws of `transforms`.
+        """(B, 3, height, width): squashed to that size, or with `rng`, augmented with the draws of `transforms`."""
+        from dgbench.augmentation import augmented, resized, split  # OpenCV, which planning does without
+        from dgbench.transforms import draw
 
-        The bytes of a pixel's three channels are neighbours in memory.
-        """
-        if rng is None and self.mapped and self.pixels.shape[1:3] == (height, width):
-            return self.pixels[rows].transpose(0, 3, 1, 2)
-        from dgbench.augmentation import augmented, resized  # OpenCV, which planning does without
-
-        inputs = np.empty((len(rows), height, width, 3), np.uint8)
-        for place, row in zip(inputs, rows.tolist(), strict=True):
+        inputs = np.empty((len(rows), 3, height, width), np.uint8)
+        for channels, row in zip(inputs, rows.tolist(), strict=True):
             image = self[row]
             if rng is None:
-                place[:] = resized(image, height, width)
+                split(resized(image, height, width), channels)
                 continue
             w, h = map(int, self.sizes[row, :2])
             scale = image.shape[1] / w, image.shape[0] / h
-            place[:] = augmented(image, draw(w, h, rng), height, width, scale)
-        return inputs.transpose(0, 3, 1, 2)
+            split(augmented(image, draw(w, h, rng), height, width, scale), channels)
+        return inputs
 
 
 def read_sizes(folder: Path) -> NDArray[np.uint32]:

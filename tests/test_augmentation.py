@@ -106,3 +106,10 @@ def test_boxes_are_those_of_the_original_in_a_squashed_copy() -> None:
         expected = copy.resize((224, 224), Image.Resampling.BILINEAR, box)
         found = augmentation.augmented(np.asarray(copy), plain, 224, 224, (224 / 640, 224 / 400))
         assert difference(found, expected) < ROUNDING
+
+
+def test_channels_are_written_in_place() -> None:
+    image, channels = np.asarray(photo(8, 20, 30)), np.zeros((2, 3, 30, 20), np.uint8)
+    augmentation.split(image, channels[1])
+    assert np.array_equal(channels[1], image.transpose(2, 0, 1))
+    assert not channels[0].any()

@@ -112,6 +112,7 @@ def test_images_of_several_sizes_are_squashed_and_evaluated_as_without_a_cache(m
     assert widths == {(40 + i, 36) if i % 2 else (28, 30 + i) for i in range(12)}
     for cached, files in both(mixed):
         assert np.array_equal(everything(cached), everything(files))
+        assert everything(cached).flags.c_contiguous
         assert cached.labels is files.labels
         assert cached.batch(np.array([3, 0, 3]), None).tolist() == everything(files)[[3, 0, 3]].tolist()
 
@@ -305,13 +306,13 @@ image_cache_build._Files.append = dying
 folder(path=Path(sys.argv[1]), image_size=32).image_cache().build()
 """
 RACER = """
-import sys
+import os, sys
 from pathlib import Path
 from dgbench import image_cache_build
 from dgbench.datasets.folder import folder
 image_cache_build.BLOCK, image_cache_build._WAIT = 2, 0.02
 decoded = image_cache_build.decoded
-image_cache_build.decoded = lambda path: print("decoded", path.name, flush=True) or decoded(path)
+image_cache_build.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
 sys.stdin.readline()
 images = folder(path=Path(sys.argv[1]), image_size=32).image_cache().open()
 print("bytes", int(images.pixels.sum()))
