@@ -1,8 +1,13 @@
-"""Which network a name stands for on inputs of some shape; `networks` builds them. Imports no torch by itself."""
+"""Which network a name stands for on inputs of some shape, and whether it can take them; `networks` builds them.
+
+Imports no torch by itself; timm, which does, only for names other than ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from dgbench.errors import UserError, unknown
 
@@ -16,13 +21,16 @@ _LARGE = {
 
 
 def check_backbone(name: str) -> None:
-    """Raise `UserError` with the nearest if no network has that name; only for others than ours is timm imported."""
+    """Raise `UserError` with the nearest if no network has that name, or timm no weights of that tag."""
     if name in (*ALIASES, *SMALL, *_LARGE.values()):
         return
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
         raise UserError(unknown("backbone", name, [*SMALL, *timm.list_models()]))
+    if tag and name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
+        raise UserError(unknown("weights of a backbone", name, tagged))
 
 
 def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
@@ -37,3 +45,80 @@ def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
     if tuple(input_shape[1:]) == (28, 28):
         return "MNIST_CNN"
     return "SmallCNN" if min(input_shape[1:]) < 112 else _LARGE[name]
+
+
+def check_inputs(name: str, input_shape: Sequence[int]) -> None:
+    """Raise `UserError` if the network of that name (no alias) can't take inputs of that shape."""
+    if len(input_shape) != 3 and name != "MLP":
+        size = " x ".join(map(str, input_shape))
+        raise UserError(f"backbone {name!r} takes images, and these inputs are {size}: leave it out, or say 'MLP'")
+    if name not in (*SMALL, *_LARGE.values()):
+        timm_width(name, tuple(input_shape))
+
+
+def timm_model(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> Any:
+    """timm's network of that name without its classifier, for images (C, H, W).
+
+    Those that are made for images of one size are made for this one; timm then resamples what depends on it.
+    """
+    import timm
+
+    facts = timm.get_pretrained_cfg(name)
+    sized: dict[str, Any] = {"img_size": tuple(input_shape[1:])} if facts and facts.fixed_input_size else {}
+    return timm.create_model(name, pretrained=pretrained, in_chans=input_shape[0], num_classes=0, **sized)
+
+
+@cache
+def timm_width(name: str, input_shape: tuple[int, ...]) -> int:
+    """How many features timm's network of that name makes of an image; raises `UserError` if it can't take such.
+
+    It is asked by passing an image through a network without memory, which takes a fraction of a second. What timm
+    calls `num_features` is another number where the network ends in a hidden layer (MobileNetV3, VGG).
+    """
+    import torch
+
+    # Such a network is never called in earnest, so it must not use up the caller's random numbers.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        try:
+            features = timm_model(name, input_shape).eval()(torch.empty(1, *input_shape))
+        except Exception as error:
+            raise UserError(_refused(name, input_shape, str(error).partition("\n")[0])) from error
+    if features.dim() != 2:
+        found = " x ".join(map(str, features.shape[1:]))
+        raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
+    return int(features.shape[1])
+
+
+def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
+    import timm
+
+    facts = timm.get_pretrained_cfg(name)
+    made_for = facts.input_size[-1] if facts else 224
+    return (
+        f"backbone {name!r} can't take images of {' x '.join(map(str, input_shape))} ({why}); it was made for "
+        f"{made_for} x {made_for}: say --hparams '{{\"image_size\": {made_for}}}', or choose another"
+    )
+
+
+def has_weights(name: str) -> bool:
+    """Whether there are pretrained weights for the network of that name (no alias); ours need none."""
+    if name in (*SMALL, *_LARGE.values()):
+        return True
+    import timm
+
+    facts = timm.get_pretrained_cfg(name)
+    return bool(facts and facts.has_weights)
+
+
+def normalisation_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of each channel that the network's weights were made with; None: pixels stay in [0, 1].
+
+    They are timm's for the tag of the name, pretrained or not; images of other than three channels have none.
+    """
+    if name in SMALL or channels != 3:
+        return None
+    import timm
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    facts = timm.get_pretrained_cfg(name)
+    return (tuple(facts.mean), tuple(facts.std)) if facts else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -44,6 +44,8 @@ class AlgorithmCard:
     """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
     run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
     each minibatch, whose `Batch.taught` are its logits."""
+    no_compile: str = ""
+    """Why it can't be trained with a compiled featurizer, if it can't."""
     syncs: str = ""
     """Why a step waits for the device, if it does."""
     unlike_domainbed: str = ""

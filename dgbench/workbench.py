@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from dgbench.algorithm import Algorithm, Task
 from dgbench.catalogue import Catalogue
 from dgbench.data import ViewData
 from dgbench.dataset import Dataset
+from dgbench.errors import UserError
 from dgbench.networks import Network
 from dgbench.predictor import build_algorithm
 from dgbench.run import Input, Run
+from dgbench.setting import Setting
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
+from dgbench.weights import provide
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ class Workbench:
     def algorithm(self, *, begin: bool = False) -> Algorithm:
         """The algorithm of the training run, with its initial weights; to `begin` it, the classifier's are fitted."""
         classes = len(self.dataset.classes)
-        counts = (np.bincount(self.data.labels(view), minlength=classes) for view in self.trained.fold.train)
-        task = Task(self.data.input_shape, classes, tuple(tuple(count.tolist()) for count in counts))
+        kind = self.dataset.card.task
+        if kind == "classification":
+            counts = [np.bincount(self.data.labels(view), minlength=classes).tolist() for view in self.data.train]
+        else:
+            counts = [[self.data.size(view)] for view in self.data.train]
+        task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind)
         return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
 
     def standing_on(self, source: Input) -> Workbench:
@@ -62,10 +70,14 @@ class Workbench:
 def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = frozenset()) -> Workbench:
     """Lay out what a run needs; raises `UserError` with everything wrong with the data."""
     catalogue = Catalogue(site.include)
+    if run.setting.weights:
+        provide(run.setting.weights, Path(site.backbone_weights))
     dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size)
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
-    return Workbench(run, trained, store, catalogue, site, pick_device(site.device), keep, dataset, data)
+    device = pick_device(site.device)
+    check_precision(run.setting, device)
+    return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data)
 
 
 def training_run(run: Run, store: Store) -> Run:
@@ -73,6 +85,22 @@ def training_run(run: Run, store: Store) -> Run:
     while run.kind != "train":
         run = store.folder(run.inputs[0].run).run()
     return run
+
+
+def check_precision(setting: Setting, device: torch.device) -> None:
+    """Raise `UserError` if a device only imitates the setting's precision, which takes longer than full precision."""
+    if setting.precision == "fp32":
+        return
+    if device.type == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        lacks = "this CPU has neither avx512_bf16 nor AMX"
+    elif device.type == "cuda" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(False):
+        lacks = f"{torch.cuda.get_device_name(device)} has no bf16"
+    else:
+        return
+    raise UserError(
+        f"precision 'bf16' would be imitated, for {lacks}: leave it out, or say --device cuda if the runs go to GPUs "
+        "that have it"
+    )
 
 
 def pick_device(name: str) -> torch.device:

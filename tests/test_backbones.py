@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from dgbench.backbones import ALIASES, resolve_backbone
+from dgbench.backbones import ALIASES, check_backbone, check_inputs, has_weights, resolve_backbone, timm_width
+from dgbench.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,71 @@ def test_an_alias_on_large_images_is_its_resnet(alias: str, name: str) -> None:
 def test_a_name_stands_for_itself() -> None:
     assert resolve_backbone("resnet18", (7,)) == "resnet18"
     assert resolve_backbone("SmallCNN", (1, 28, 28)) == "SmallCNN"
+
+
+@pytest.mark.parametrize(
+    "name", ["auto", "MLP", "resnet50.tv_in1k", "resnet18", "resnet50.tv2_in1k", "vit_base_patch14_dinov2.lvd142m"]
+)
+def test_networks_that_there_are(name: str) -> None:
+    check_backbone(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet50.tv3_in1k", "unknown weights of a backbone 'resnet50.tv3_in1k': did you mean 'resnet50.tv_in1k'?"),
+        ("resnet5O", "unknown backbone 'resnet5O': did you mean 'resnet50'?"),
+    ],
+)
+def test_what_nobody_has_heard_of_is_told_with_the_nearest(name: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_backbone(name)
+    assert caught.value.problems == (told,)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("MLP", (7,)),
+        ("MLP", (3, 8, 8)),
+        ("SmallCNN", (1, 9, 8)),
+        ("resnet50.tv_in1k", (3, 8, 8)),
+        ("vit_tiny_patch16_224", (3, 64, 64)),
+        ("vit_small_patch14_dinov2.lvd142m", (3, 224, 224)),
+        ("swin_tiny_patch4_window7_224", (3, 96, 96)),
+        ("convnext_atto", (2, 32, 32)),
+    ],
+)
+def test_inputs_that_a_network_can_take(name: str, shape: tuple[int, ...]) -> None:
+    check_inputs(name, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "told"),
+    [
+        ("resnet18", (7,), "backbone 'resnet18' takes images, and these inputs are 7: leave it out, or say 'MLP'"),
+        ("SmallCNN", (7,), "backbone 'SmallCNN' takes images"),
+        ("vit_tiny_patch16_224", (3, 8, 8), "can't take images of 3 x 8 x 8"),
+        ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --hparams '{\"image_size\": 240}'"),
+        ("mobilenetv5_300m_enc", (3, 224, 224), "numbers an image, not a vector"),
+    ],
+)
+def test_inputs_that_it_can_not_take_are_told_before_work_starts(name: str, shape: tuple[int, ...], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_inputs(name, shape)
+    assert told in "\n".join(caught.value.problems)
+
+
+def test_asking_what_a_network_can_take_uses_up_no_random_numbers() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    timm_width.cache_clear()
+    assert timm_width("mobilenetv3_small_050", (3, 32, 32)) == 1024, "not the 288 that timm calls num_features"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_has_pretrained_weights() -> None:
+    assert has_weights("resnet50.ram_in1k")
+    assert has_weights("vit_base_patch16_clip_224.openai")
+    assert has_weights("SmallCNN"), "it needs none"
+    assert not has_weights("darknet17")

