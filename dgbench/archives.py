@@ -57,7 +57,7 @@ def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path
         into = folder / archive.into
         into.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
-            shutil.copytree(file, into, copy_function=_link_or_copy, dirs_exist_ok=True)
+            shutil.copytree(file, into, copy_function=link_or_copy, dirs_exist_ok=True)
         elif file.name.lower().endswith(_SUFFIXES):
             extract(file, into, progress, limit=archive.size)
         else:
@@ -153,7 +153,7 @@ def _begin_of(file: Path) -> str:
     return "it is empty" if not begin else f"it begins with {begin[:24]!r}"
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
     """A hard link, so that a copy of a data set takes no room; where that can't be, a copy."""
     try:
         os.link(os.path.realpath(source), target)

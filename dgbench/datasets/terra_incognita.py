@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgbench.archives import link_or_copy
 from dgbench.cards import Archive, DatasetCard
 from dgbench.dataset import Progress
 from dgbench.datasets._published import PublishedImages
@@ -84,7 +85,7 @@ class TerraIncognita(PublishedImages):
             if image in images:
                 target = folder / domain / name / image
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.hardlink_to(images[image])
+                link_or_copy(images[image], target)
             progress("images sorted", done, len(wanted))
         return None
 
