@@ -10,6 +10,7 @@ from typing import Any
 
 from dgbench.declaration import KEYS
 from dgbench.errors import Problems, UserError
+from dgbench.image_cache import check_place
 from dgbench.setting import PRESETS
 from dgbench.sources import Site
 from dgbench.weights import sha256_of
@@ -99,6 +100,8 @@ def site_of(args: Namespace) -> Site:
     """What the flags say of this machine."""
     if args.workers < 0:
         raise UserError("--workers must be at least 0")
+    if args.cache_dir:
+        check_place(Path(args.cache_dir))
     return Site(
         data_dir=os.path.abspath(args.data_dir) if args.data_dir else "",
         cache_dir=os.path.abspath(args.cache_dir) if args.cache_dir else "",

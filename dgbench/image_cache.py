@@ -14,6 +14,7 @@ Boxes of crops are drawn in the size of the original, so that crops are distribu
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -126,6 +127,15 @@ class ImageCache:
             from dgbench.image_cache_build import build  # which planning does without
 
             build(self)
+
+
+def check_place(place: Path) -> None:
+    """Refuse a folder of caches that is not there and can't be made; one that can only be read may hold what is needed."""
+    existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--cache_dir {place} can't be a folder: {existing} is a file")
+    if existing != place.absolute() and not os.access(existing, os.W_OK):
+        raise UserError(f"--cache_dir {place} can't be made: {existing} can't be written to")
 
 
 def build_cache(dataset: Dataset) -> None:

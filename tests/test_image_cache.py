@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
 from dgbench.errors import UserError
-from dgbench.image_cache import ImageCache, Index, build_cache
+from dgbench.flags import add_device, add_setting, asked_of, site_of
+from dgbench.image_cache import ImageCache, Index, build_cache, check_place
 from dgbench.launchers.base import STOPPED
 from dgbench.lease import claim
 from dgbench.sources import Site, open_dataset
@@ -223,6 +225,32 @@ def test_the_user_names_the_folder(root: Path, tmp_path: Path) -> None:
     assert here.image_cache().place == tmp_path / ".dgbench-cache"
     build_cache(there)
     assert sorted(os.listdir(tmp_path)) == ["own", "there"]
+
+
+def test_flags_say_where_and_whether(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = ArgumentParser()
+    add_setting(parser)
+    add_device(parser)
+    monkeypatch.chdir(tmp_path)
+    args = parser.parse_args(["--cache", "off", "--cache_dir", "new/c"])
+    assert asked_of(args)["setting"] == {"cache": "off"}
+    assert site_of(args).cache_dir == str(tmp_path / "new" / "c")
+    assert site_of(parser.parse_args([])).cache_dir == ""
+    assert "setting" not in asked_of(parser.parse_args([]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_can_not_hold_caches_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "c"):
+        with pytest.raises(UserError, match=f"--cache_dir {place} can't be a folder: {tmp_path}/file is a file"):
+            check_place(place)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"--cache_dir {tmp_path}/new can't be made: {tmp_path} can't be written to"):
+        check_place(tmp_path / "new")
+    check_place(tmp_path)
 
 
 def test_other_data_sets_have_none(catalogue: Catalogue, tmp_path: Path) -> None:
