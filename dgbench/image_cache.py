@@ -130,7 +130,7 @@ class ImageCache:
 
 
 def check_place(place: Path) -> None:
-    """Refuse a folder of caches that is not there and can't be made; one that can only be read may hold what is needed."""
+    """Refuse a folder of caches that is not there and can't be made; one that is there may be for reading alone."""
     existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--cache_dir {place} can't be a folder: {existing} is a file")
