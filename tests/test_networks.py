@@ -262,6 +262,6 @@ def count_compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(inputs))
         return graph.forward
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_module(self, backend=leave, **how))
     return calls

@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench import weights
+from dgbench.cli import Parser
 from dgbench.errors import UserError
+from dgbench.flags import add_asking, add_executing, add_setting, asked_of, moved_of, site_of
 from dgbench.networks import Network, build_network, featurizer_of
+from dgbench.run import MODEL
 from dgbench.setting import setting
+from dgbench.sources import Site
+from dgbench.store import BEST, model_path
 from dgbench.weights import check_start, digest, load, of_wheel, provide, sha256_of, started_from
+from tests.in_process import execute_all, sweep_of
 
 PALACE, CASTLE, BELL_COTE = 698, 483, 442
 needs_wheels = pytest.mark.skipif(
@@ -240,3 +246,61 @@ def test_loading_changes_nothing_if_something_is_wrong() -> None:
     with pytest.raises(UserError):
         load(model, {"conv1.weight": torch.zeros(64, 3, 7, 7)}, "it", 3)
     assert digest(model.state_dict()) == before
+
+
+def flags(*words: str) -> Any:
+    parser = Parser()
+    for add in (add_asking, add_setting, add_executing):
+        add(parser)
+    return parser.parse_args(words)
+
+
+def test_a_flag_says_the_hash_to_the_setting_and_the_place_to_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pth").write_bytes(b"abc")
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    given = flags("--backbone_weights", "w.pth", "--steps", "3")
+    assert asked_of(given) == {"setting": {"weights": abc, "steps": 3}}
+    assert site_of(given).backbone_weights == moved_of(given)["backbone_weights"] == str(tmp_path / "w.pth")
+    assert "setting" not in asked_of(flags())
+    assert site_of(flags()).backbone_weights == ""
+    assert "backbone_weights" not in moved_of(flags())
+    with pytest.raises(UserError, match=r"--backbone_weights gone\.pth can't be read: No such file"):
+        asked_of(flags("--backbone_weights", "gone.pth"))
+
+
+def test_a_run_starts_from_the_file_and_tells_what_that_was(tmp_path: Path) -> None:
+    own = {
+        name: torch.full_like(tensor, 0.01) for name, tensor in featurizer("SmallCNN", (1, 8, 8)).state_dict().items()
+    }
+    found = []
+    for place in ("here", "there"):
+        path = tmp_path / place / "w.pth"
+        path.parent.mkdir()
+        torch.save(own, path)
+        site = Site(device="cpu", backbone_weights=str(path), save_models=True)
+        how = {"weights": sha256_of(path), "freeze": "featurizer", "steps": 2}
+        sweep = execute_all(sweep_of(tmp_path / place / "sweep", "ERM", site=site, setting=how))
+        folder = sweep.store.folder(sweep.plan.runs[0].id)
+        summary = folder.summary()
+        assert summary is not None
+        found.append((folder.id, summary["weights"]))
+        saved = load_file(model_path(folder.path, MODEL, BEST))
+        assert all(torch.equal(saved[f"network.featurizer.{name}"], tensor) for name, tensor in own.items())
+    assert found[0] == found[1], "the place is not part of the run"
+    assert found[0][1] == digest(own)
+
+
+def test_a_sweep_whose_file_does_not_fit_is_refused_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(featurizer("SmallCNN", (1, 8, 8)).state_dict(), path)
+    site = Site(device="cpu", backbone_weights=str(path))
+    how = {"weights": sha256_of(path), "backbone": "vit_tiny_patch16_224"}
+    with pytest.raises(UserError) as caught:
+        sweep_of(tmp_path / "sweep", "ERM", site=site, setting=how)
+    assert "'vit_tiny_patch16_224' can't take images of 1 x 8 x 8" in caught.value.problems[0]
+    with pytest.raises(UserError, match=r"the file of --backbone_weights lacks conv1\.weight, bn1\.weight"):
+        sweep_of(tmp_path / "sweep", "ERM", site=site, setting={**how, "backbone": "resnet18"})
+    assert not (tmp_path / "sweep").exists()
