@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.dataset import ArrayExamples, Dataset, Examples
+from dgbench.cards import Archive
+from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
 from dgbench.errors import Problems, UserError
 from dgbench.seeding import numpy_stream
 
@@ -30,12 +31,30 @@ Labels = NDArray[np.int64]
 """(n,), the digits."""
 
 MNIST_HOST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_MNIST = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+"""MNIST's files with their MD5."""
 _PREFIXES = ("train", "t10k")
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 class DigitDataset(Dataset):
     """Base of the data sets made from digits. A subclass declares `card` and writes `make`."""
+
+    archives = tuple(Archive(name, url=MNIST_HOST + name, md5=md5) for name, md5 in _MNIST.items())
+
+    @classmethod
+    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+        """MNIST's four files, packed or not, side by side."""
+        names = {name.removesuffix(".gz") for name in _MNIST}
+        found = [path for path in sorted(unpacked.rglob("*-ubyte*")) if path.name.removesuffix(".gz") in names]
+        folder.mkdir(parents=True)
+        for path in found:
+            path.rename(folder / path.name)
 
     def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
         """The inputs (n, C, H, W) and labels (n,) of a domain, from the digits that were dealt to it."""

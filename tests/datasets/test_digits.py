@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
-from dgbench.cards import DatasetCard
+from dgbench import cli, download
+from dgbench.cards import Archive, DatasetCard
 from dgbench.datasets._digits import sklearn_digits
 from dgbench.datasets.colored import ColoredDigits, ColoredMNIST, colored
 from dgbench.datasets.rotated import RotatedDigits, RotatedMNIST, rotated
@@ -250,3 +252,27 @@ def test_all_rotated_digits_are_made_in_80_ms_of_cpu() -> None:
             dataset.examples(domain, seed)
         best = min(best, time.process_time() - start)
     assert best < 0.08
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnists_own_files_are_organised(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, _ = write_mnist(tmp_path / "mine", packed=packed)
+    files = sorted((tmp_path / "mine" / "MNIST" / "raw").iterdir())
+    card = dataclasses.replace(
+        RotatedMNIST.card, counts={d: len(images) if d == "0" else 0 for d in RotatedMNIST.card.domains}
+    )
+    monkeypatch.setattr(RotatedMNIST, "card", card)
+    hashes = [Archive(path.name, md5=hashlib.md5(path.read_bytes()).hexdigest()) for path in files]
+    monkeypatch.setattr(RotatedMNIST, "archives", hashes)
+    words = ["RotatedMNIST", "--data_dir", str(tmp_path / "data"), "--from", *map(str, files)]
+    assert cli.run(download.main, words) == 0
+    assert sorted(path.name for path in (tmp_path / "data" / "MNIST" / "raw").iterdir()) == [p.name for p in files]
+
+
+def test_mnists_published_hashes_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mnist(tmp_path / "mine", packed=True)
+    files = sorted((tmp_path / "mine" / "MNIST" / "raw").iterdir())
+    words = ["ColoredMNIST", "--data_dir", str(tmp_path / "data"), "--from", *map(str, files)]
+    assert cli.run(download.main, words) == 2
+    assert capsys.readouterr().err.count("MD5") == 4
+    assert not (tmp_path / "data").exists()
