@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from dgbench.errors import UserError, unknown
@@ -21,16 +22,33 @@ _LARGE = {
 
 
 def check_backbone(name: str) -> None:
-    """Raise `UserError` with the nearest if no network has that name, or timm no weights of that tag."""
+    """Raise `UserError` with the nearest if no network has that name, or timm no weights of that tag.
+
+    Language models aren't asked for: whether there is one of that name, its hub knows.
+    """
     if name in (*ALIASES, *SMALL, *_LARGE.values()):
         return
     import timm
 
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
+        if is_language_model(name):
+            return
         raise UserError(unknown("backbone", name, [*SMALL, *timm.list_models()]))
     if tag and name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
         raise UserError(unknown("weights of a backbone", name, tagged))
+
+
+def is_language_model(name: str) -> bool:
+    """Whether a name may be one: a folder's with a slash in it, `owner/name` on the hub, or begun by a kind of them."""
+    if "/" in name:
+        return True
+    kind, dash, _ = name.partition("-")
+    if not dash or find_spec("transformers") is None:
+        return False
+    from transformers import CONFIG_MAPPING
+
+    return kind in CONFIG_MAPPING
 
 
 def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
@@ -49,10 +67,12 @@ def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
 
 def check_inputs(name: str, input_shape: Sequence[int]) -> None:
     """Raise `UserError` if the network of that name (no alias) can't take inputs of that shape."""
-    if len(input_shape) != 3 and name != "MLP":
-        size = " x ".join(map(str, input_shape))
-        raise UserError(f"backbone {name!r} takes images, and these inputs are {size}: leave it out, or say 'MLP'")
-    if name not in (*SMALL, *_LARGE.values()):
+    if name == "MLP":
+        return
+    takes, size = "texts" if is_language_model(name) else "images", " x ".join(map(str, input_shape))
+    if len(input_shape) != {"texts": 2, "images": 3}[takes]:
+        raise UserError(f"backbone {name!r} takes {takes}, and these inputs are {size}: leave it out, or say 'MLP'")
+    if takes == "images" and name not in (*SMALL, *_LARGE.values()):
         timm_width(name, tuple(input_shape))
 
 

