@@ -22,6 +22,7 @@ from math import ceil
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
@@ -142,15 +143,15 @@ class _Files:
     """The two growing files of an unfinished cache."""
 
     def __init__(self, folder: Path) -> None:
-        """Open what is there, whole blocks that is, or begin."""
+        """Open what is there, or begin."""
         self._pixels, self._sizes = (
             os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)  # not to append: each block has its place
             for name in (PIXELS, SIZES)
         )
         sizes = read_sizes(folder)
-        self.count = len(sizes) // BLOCK * BLOCK
+        self.count = int(np.cumprod(sizes[:, 2] > 0).sum())  # what a power cut left behind may be zeros
         """Images that are written."""
-        self.size = int(sizes[: self.count, 2].sum(dtype="int64"))
+        self.size = int(sizes[: self.count, 2].sum(dtype=np.int64))
         """Bytes that they take."""
         if self.size > os.fstat(self._pixels).st_size:  # not by a process that was killed
             self.count = self.size = 0

@@ -54,7 +54,9 @@ def test_gray_is_the_references() -> None:
     assert difference(augmentation.gray(np.asarray(photo(3))), transforms.gray(photo(3))) < 0.01
 
 
-@pytest.mark.parametrize("size", [(227, 227), (224, 224), (100, 180), (256, 256), (341, 256), (190, 300), (1024, 747)])
+@pytest.mark.parametrize(
+    "size", [(227, 227), (224, 224), (100, 180), (256, 256), (341, 256), (190, 300), (300, 190), (1024, 747)]
+)
 def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int]) -> None:
     image = photo(4, *size)
     assert difference(augmentation.resized(np.asarray(image), 224, 224), transforms.resized(image, 224, 224)) < ROUNDING

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dgbench import image_cache_build
+from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.dataset import ArrayExamples
 from dgbench.datasets._images import ImageDataset, ImageExamples
@@ -206,14 +208,26 @@ def test_a_cache_is_found_by_what_is_in_it(root: Path, tmp_path: Path, monkeypat
     assert cache_of(root).folder != cache.folder
 
 
-def test_the_order_of_classes_is_part_of_it(root: Path, tmp_path: Path) -> None:
-    rows = [(str(path), path.parts[-3], "z" if path.parts[-2] == "cat" else "a") for path in root.rglob("*.jpg")]
-    one, other = (
-        csv(path=write_csv(tmp_path / name, [(p, d, label.replace("z", last)) for p, d, label in rows]))
-        for name, last in (("1.csv", "z"), ("2.csv", "0"))
-    )
-    assert one.image_cache().folder != other.image_cache().folder
-    assert one.image_cache().place == tmp_path / ".dgbench-cache"
+def test_the_order_of_domains_and_classes_is_part_of_it(root: Path) -> None:
+    def cache(domains: Sequence[str], classes: Sequence[str]) -> ImageCache:
+        class Named(ImageDataset):
+            card = DatasetCard(
+                source="", licence="", input_shape=(3, 32, 32), domains=domains, classes=classes, folder="own"
+            )
+
+        return Named(data_dir=root.parent).image_cache()
+
+    orders = ((DOMAINS, CLASSES), (DOMAINS, CLASSES[::-1]), (DOMAINS[::-1], CLASSES))
+    assert len({cache(*order).folder for order in orders}) == 3
+    assert cache(*orders[0]).folder == cache_of(root).folder
+
+
+def test_that_of_a_table_lies_beside_it(root: Path, tmp_path: Path) -> None:
+    rows = [(str(path), path.parts[-3], path.parts[-2]) for path in root.rglob("*.jpg")]
+    dataset = csv(path=write_csv(tmp_path / "tables" / "1.csv", rows), image_size=32)
+    assert dataset.image_cache().place == tmp_path / "tables" / ".dgbench-cache"
+    examples = dataset.examples("photo", 0)
+    assert difference(everything(examples.cached()), everything(examples)) < 1
 
 
 def test_the_user_names_the_folder(root: Path, tmp_path: Path) -> None:
@@ -282,8 +296,8 @@ def test_a_terminal_shows_a_bar(root: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("limit", [10**9, 0])
-def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+@pytest.mark.parametrize(("limit", "torn"), [(10**9, b"torn"), (0, b"torn"), (0, bytes(10**4))])
+def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPatch, limit: int, torn: bytes) -> None:
     monkeypatch.setattr(image_cache_build, "LARGEST", limit)
     cache_of(mixed).build()
     whole = content(cache_of(mixed))
@@ -293,8 +307,8 @@ def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPat
 
     def interrupted(self: Any, entries: Any) -> None:
         if self.count == 5:
-            image_cache_build._write(self._pixels, self.size, b"torn")
-            image_cache_build._write(self._sizes, 60, b"torn")
+            image_cache_build._write(self._pixels, self.size, b"torn" * 10**6)
+            image_cache_build._write(self._sizes, 60, torn)
             raise KeyboardInterrupt
         append(self, entries)
 
@@ -420,12 +434,13 @@ def test_a_builder_that_lost_its_lease_writes_nothing_more(root: Path, monkeypat
     assert (cache.folder / "lease-0003").exists()
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_all_bad_images_are_named_and_nothing_is_left(root: Path) -> None:
-    truncate(root / "art" / "cat" / "0002.jpg")
+    truncate(root / "photo" / "dog" / "0003.jpg")
     (root / "sketch" / "dog" / "0001.jpg").write_text("<html>")
     problems = refused(cache_of(root))
     assert [problem.partition(" can't be decoded")[0] for problem in problems] == [
-        f"image {root}/art/cat/0002.jpg",
+        f"image {root}/photo/dog/0003.jpg",
         f"image {root}/sketch/dog/0001.jpg",
     ]
     assert all("--skip_bad_images" in problem for problem in problems)
