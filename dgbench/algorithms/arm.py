@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.backbones import SMALL
+from dgbench.backbones import normalisation_of
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError
-from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD, Network, build_network
+from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
 from dgbench.space import hparam, power
 
@@ -95,8 +95,7 @@ class ARM(Algorithm):
         channels, height, width = input_shape
         plain = build_network((channels + 1, height, width), num_classes, setting, hparams.resnet_dropout)
         # Images are normalised as for any network; the context, which is not an image's, is not.
-        photographs = channels == 3 and setting.backbone not in SMALL
-        normalisation = (IMAGENET_MEAN, IMAGENET_STD) if photographs else None
+        normalisation = normalisation_of(setting.backbone, channels)
         network = ContextNetwork(
             plain.featurizer, plain.num_features, num_classes, setting, hparams.resnet_dropout, normalisation
         )
