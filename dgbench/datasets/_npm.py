@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgbench.fetch import Unreachable
-
 from dgbench.dataset import Progress
 from dgbench.errors import Problems, UserError
+from dgbench.fetch import Unreachable
 
 _SECONDS = 600
 """Longest time that one call of npm may take."""

@@ -53,5 +53,5 @@ class Packed:
         """Refuse a file that was made from something else."""
         if self.read(_MADE_FROM).item() != made_from:
             raise UserError(
-                f"{self.path} was made by another version of dgbench: remove its folder, and fetch it by {self.fetching}"
+                f"{self.path} was made by another dgbench: remove its folder, and fetch it by {self.fetching}"
             )

@@ -227,7 +227,7 @@ def test_a_damaged_file_is_named(data_dir: Path) -> None:
         Glyphs(data_dir=data_dir)
     with np.load(data_dir / "Glyphs6" / "images.npz") as arrays:
         np.savez(path, **{name: arrays[name] for name in ("items", "made_from")})
-    with pytest.raises(UserError, match="made by another version of dgbench: remove its folder, and fetch it by"):
+    with pytest.raises(UserError, match="made by another dgbench: remove its folder, and fetch it by"):
         Glyphs(data_dir=data_dir)
 
 
