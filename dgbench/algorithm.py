@@ -16,26 +16,28 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dgbench.cards import AlgorithmCard
+from dgbench.criteria import CRITERIA
 from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
 from dgbench.space import choice, hparam, power
 
 
 class Batch(NamedTuple):
-    """A minibatch of one domain: `x` is B inputs as the network takes them, `y` is B labels (int64).
+    """A minibatch of one domain: `x` is B inputs as the network takes them, `y` is B labels, as `task.kind` says.
 
     `positions` (B,), int64, say which of the domain's training examples they are: below `task.sizes[domain]`.
+    `domain` is its number among the training domains, of which a step may show only some.
     `taught` (B, classes) are the teacher's logits, for an algorithm whose card says that it is taught.
     """
 
     x: Tensor
     y: Tensor
     positions: Tensor
+    domain: int
     taught: Tensor | None = None
 
 
@@ -46,11 +48,13 @@ class Task:
     input_shape: tuple[int, ...]
     num_classes: int
     class_counts: tuple[tuple[int, ...], ...]
-    """Training examples of each domain and class."""
+    """Training examples of each domain and class; of each domain alone where labels are no classes."""
+    kind: str = "classification"
+    """What labels are, a key of `cards.TASKS`: classes (B,), int64, or what `CRITERIA` has it compare."""
 
     @property
     def num_domains(self) -> int:
-        """Training domains; `update` gets as many minibatches, in a fixed order."""
+        """Training domains; `update` gets as many minibatches, or fewer where the setting says so, ascending."""
         return len(self.class_counts)
 
     @property
@@ -150,6 +154,10 @@ class Algorithm(nn.Module):
 
     # What a method may call.
 
+    def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of a minibatch: cross-entropy where labels are classes, otherwise what suits them."""
+        return CRITERIA[self.task.kind](logits, y)
+
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer along the gradient of `loss`."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -200,16 +208,16 @@ class Algorithm(nn.Module):
         return network.to(next(self.network.buffers()).device)
 
     def joint_loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Mean cross-entropy over all examples of all domains, in one forward pass."""
-        return F.cross_entropy(self(torch.cat([b.x for b in batches])), torch.cat([b.y for b in batches]))
+        """Mean criterion over all examples of all domains, in one forward pass."""
+        return self.criterion(self(torch.cat([b.x for b in batches])), torch.cat([b.y for b in batches]))
 
     def domain_losses(self, batches: Sequence[Batch]) -> Tensor:
-        """Mean cross-entropy of each domain (E,), in one forward pass over all of them.
+        """Mean criterion of each domain (E,), in one forward pass over all of them.
 
         With live batch norm the pass is over the mixture of domains, as DomainBed's is.
         """
         logits = self(torch.cat([b.x for b in batches])).split([len(b.y) for b in batches])
-        return torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+        return torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
 
     def domain_features(self, batches: Sequence[Batch]) -> list[Tensor]:
         """What the classifier is given of each domain, (B, num_features) after dropout.

@@ -58,7 +58,7 @@ def inputs_for(algorithm: Algorithm, data: ViewData, run: Run) -> Iterator[Tenso
     """The joint minibatches of the first steps of a training run, as the network takes them, on its device."""
     device = next(algorithm.parameters()).device
     for minibatch in Minibatches(data, run).between(0, min(MINIBATCHES, run.setting.steps), workers=0):
-        yield torch.cat([algorithm.network.prepare(x.to(device)) for x, _, _ in minibatch])
+        yield torch.cat([algorithm.network.prepare(x.to(device)) for x, *_ in minibatch])
 
 
 def _remembers(module: nn.Module) -> bool:

@@ -39,7 +39,7 @@ class AlgorithmCard:
     followers: tuple[str, ...] = ()
     """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
     needs: tuple[str, ...] = ()
-    """What the network must have, of `NEEDS`."""
+    """What the network or the labels must have, of `NEEDS`."""
     taught: bool = False
     """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
     run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
@@ -59,8 +59,9 @@ NEEDS: Mapping[str, str] = {
     "linear_classifier": "a linear classifier",
     "batch_norm": "a network with batch norm",
     "norm": "a network with batch, layer or group norm",
+    "classes": "labels that are classes",
 }
-"""What a method may need of the network, in the user's words."""
+"""What a method may need of the network or the labels, in the user's words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,8 @@ class MergerCard:
     all_trials: bool = False
     """Takes the runs of all trials together. Each example of the training domains was trained on in some trial, so
     nothing can be validated on them: there is one model and no choice, and no error either."""
+    needs: tuple[str, ...] = ()
+    """What the network or the labels must have, of `NEEDS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ class AdapterCard:
     forwards: float = 1.0
     backwards: float = 0.0
     needs: tuple[str, ...] = ()
-    """What the network must have, of `NEEDS`."""
+    """What the network or the labels must have, of `NEEDS`."""
     needs_with: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameters with whose values alone it `needs` that; empty: always."""
     needs_features: bool = True
@@ -159,6 +162,12 @@ class DatasetCard:
     """What the labels are, a key of `TASKS`."""
     backbone: str = ""
     """The network that `auto` stands for; empty: the one that fits the shape of the inputs."""
+    unsupported: str = ""
+    """Why sweeps refuse it, of data that are listed all the same."""
+    texts: bool = False
+    """Inputs are texts, which become what the network takes: its tokens, or for `MLP` bags of words."""
+    domains_per_step: int = 0
+    """How many of its training domains make up a step, drawn anew each time; 0: all of them."""
     generations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """What it is called -> counts, where one name was published with several; `counts` is then empty."""
     duplicates: Mapping[str, int] = field(default_factory=dict)

@@ -50,7 +50,8 @@ def cost_of(plan: Plan, catalogue: Catalogue) -> Cost:
         views = sizes[place]
         if run.kind == "train":
             card = catalogue.get("algorithm", run.method.name).card
-            examples = len(run.fold.train) * int(run.method.hparams["batch_size"]) * run.setting.steps
+            domains = plan.datasets[run.dataset].domains_in_step(run.fold, run.setting)
+            examples = domains * int(run.method.hparams["batch_size"]) * run.setting.steps
             cost.steps += run.setting.steps
             cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
             cost.evaluated += views * _predictions(run, catalogue)
@@ -72,6 +73,8 @@ def _predictions(run: Run, catalogue: Catalogue) -> int:
 
 def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
     """Number of examples of a view, but for data sets whose groups decide the split, where it is near this."""
+    if facts.parts:
+        return facts.parts[str(view)]
     n = facts.counts[facts.domains.index(view.domain)]
     out = int(n * holdout_fraction)
     return n - out if view.part == IN else out

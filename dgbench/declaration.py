@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.backbones import check_backbone
+from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError, unknown
 from dgbench.names import Row, parse_row, parse_rows
 from dgbench.plain import revive
 from dgbench.plan import Plan, plan, resolve_setting
-from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.protocol import Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
@@ -55,8 +56,11 @@ KEYS: Mapping[str, type] = {
 """What a sweep file may say; flags of the same names win over it."""
 _DOMAIN_KEYS = ("test_envs", "train_domains", "val_domains", "test_domains")
 """Lists of domains, by name or by number."""
+_NOT_OF_FIXED_SPLITS = ("single_test_envs", "single_source", "train_domains", "val_domains", "test_domains")
 _TABLES = ("setting", "hparams")
-_PROTOCOLS: Mapping[str, type[Protocol]] = {cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, Explicit)}
+_PROTOCOLS: Mapping[str, type[Protocol]] = {
+    cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, Explicit, FixedSplit)
+}
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
         check_backbone(chosen.backbone)
     protocol: Protocol = LeaveOneDomainOut()
     with problems.collecting():
-        protocol = _protocol(asked)
+        protocol = _protocol(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
     problems.raise_if_any()
     assert chosen is not None
     request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
@@ -169,7 +173,8 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
     for request in declaration.requests:
         for name in request.datasets:
             with problems.collecting():
-                dataset = open_dataset(name, site, catalogue, declaration.setting.image_size)
+                asked = declaration.setting
+                dataset = open_dataset(name, site, catalogue, asked.image_size, asked.backbone)
                 facts[name] = facts_of(name, dataset)
                 check_start(
                     resolve_setting(declaration.setting, facts[name]), dataset.input_shape, site.backbone_weights
@@ -226,7 +231,18 @@ def read_declaration(root: Path, catalogue: Catalogue | None = None) -> tuple[De
     return Declaration(Setting(**data["setting"]), Overrides(**data["overrides"], draws=draws), requests), site
 
 
-def _protocol(asked: Mapping[str, Any]) -> Protocol:
+def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Protocol:
+    """The one that was asked for; where none was, that of the data sets. Raises `UserError` if they have several."""
+    own = [name for name, card in cards.items() if card.parts]
+    if others := [name for name in cards if name not in own] if own else []:
+        raise UserError(
+            f"a sweep has one protocol: {', '.join(own)} can only be had in splits of their own, {', '.join(others)} "
+            "not; launch them as two sweeps, in two folders"
+        )
+    if own:
+        if wrong := [f"--{key}" for key in _NOT_OF_FIXED_SPLITS if asked.get(key)]:
+            raise UserError(f"{', '.join(own)} can only be had in splits of their own: leave out {', '.join(wrong)}")
+        return FixedSplit(only=tuple(map(str, asked.get("test_envs", ()))))
     train, val, test, only = (
         tuple(map(str, asked.get(key, ()))) for key in ("train_domains", "val_domains", "test_domains", "test_envs")
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dgbench.adapter import Adapter
 from dgbench.algorithm import Algorithm
-from dgbench.evaluate import evaluate, logits_of, mean_accuracy
+from dgbench.evaluate import logits_of, mean_score, score
 from dgbench.merge_tools import MergeTools
 from dgbench.merger import Member, Merger
 from dgbench.predictor import Saved, build, find_model, predict_with, save_model
@@ -44,7 +44,7 @@ def execute_merge(bench: Workbench) -> None:
         return
     tools = MergeTools(bench, algorithm)
     keep = MODEL in bench.keep or bench.site.save_models
-    first, best = max(0, last + 1 - merger.choices), -1.0
+    first, best = max(0, last + 1 - merger.choices), -math.inf
     for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
         weights = tools.with_statistics(merged.weights)
         predict = predict_with(algorithm, weights)
@@ -77,7 +77,7 @@ def execute_adapt(bench: Workbench) -> None:
 
 def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """All training examples (x, y), clean, domain after domain, in batches."""
-    for view in bench.run.fold.train:
+    for view in bench.data.train:
         labels = torch.from_numpy(bench.data.labels(view))
         for positions in np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH)):
             yield prepare(bench.data.inputs(view, positions).to(bench.device)), labels[positions].to(bench.device)
@@ -95,12 +95,12 @@ def _member(bench: Workbench, source: Input) -> Member:
 
 
 def _record(bench: Workbench, step: int, logits: Mapping[View, Tensor], extra: dict[str, Any] | None = None) -> float:
-    """Record the scores of one model from its logits; returns its training-domain validation accuracy, or NaN."""
-    scores = {str(view): evaluate(values, bench.data.labels(view)) for view, values in logits.items()}
+    """Record the scores of one model from its logits; returns its mean score in validation, or NaN."""
+    scores = {str(view): score(values, bench.data, view) for view, values in logits.items()}
     bench.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
     if bench.site.save_predictions:
         save_predictions(bench.folder.path, MODEL, logits, bench.data)
-    return mean_accuracy(scores, bench.run.validation) if bench.run.validation else math.nan
+    return mean_score(scores, bench.run.validation, bench.data.card.metric) if bench.run.validation else math.nan
 
 
 def _mean_logits(bench: Workbench, algorithm: Algorithm, members: Sequence[Member]) -> dict[View, Tensor]:

@@ -21,7 +21,7 @@ import orjson
 
 from dgbench.errors import UserError
 from dgbench.protocol import Fold, LeaveOneDomainOut
-from dgbench.results import Candidate, Gap, Results, Series, Spot, accuracies
+from dgbench.results import Candidate, Gap, Results, Series, Spot, numbers
 from dgbench.seeding import seed_hash
 from dgbench.store import write_atomic
 
@@ -215,7 +215,7 @@ class _Reader:
         try:
             steps = tuple(record["step"] for record in records)
             start = _last_series(steps)
-            accuracy = accuracies([[record[key] for key in keys] for record in records[start:]])
+            accuracy = numbers([[record[key] for key in keys] for record in records[start:]])
         except (KeyError, TypeError, ValueError) as error:
             return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", folder.name)
         if start:

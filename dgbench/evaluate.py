@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from dgbench.criteria import CRITERIA
 from dgbench.data import ViewData
+from dgbench.dataset import SplitExamples
 from dgbench.protocol import View
 
 Predict = Callable[[Tensor], Tensor]
@@ -20,15 +22,27 @@ Predict = Callable[[Tensor], Tensor]
 _VALUES_PER_BATCH = 2**22
 
 
-def evaluate(logits: Tensor, labels: NDArray[np.int64]) -> dict[str, float]:
-    """Scores of a view: `logits` (n, classes) and `labels` (n,) in the same order.
+def evaluate(logits: Tensor, labels: NDArray[Any], kind: str = "classification") -> dict[str, float]:
+    """Scores of a view: `logits` (n, classes) and `labels` (n,) in the same order; `kind` says what labels are.
 
-    `accuracy` in [0, 1], `loss` the mean cross-entropy in nats, `n` the number of examples.
+    `loss` the mean criterion (of classes, cross-entropy in nats), `n` the number of examples, and of classes
+    `accuracy` in [0, 1].
     """
     y = torch.from_numpy(labels).to(logits.device)
-    correct = (logits.argmax(1) == y).sum()
-    loss = F.cross_entropy(logits.double(), y)
-    return {"accuracy": correct.item() / len(y), "loss": loss.item(), "n": len(y)}
+    z = logits.double()
+    loss = CRITERIA[kind](z, y.double() if y.is_floating_point() else y)
+    scores = {"loss": loss.item(), "n": len(y)}
+    if kind == "classification":
+        scores = {"accuracy": (logits.argmax(1) == y).sum().item() / len(y), **scores}
+    return scores
+
+
+def score(logits: Tensor, data: ViewData, view: View) -> dict[str, float]:
+    """What is recorded of a view's logits (n, classes) in its order: `evaluate`, and the data set's own scores."""
+    found, examples = evaluate(logits, data.labels(view), data.card.task), data.examples[view.domain]
+    if isinstance(examples, SplitExamples):
+        found |= examples.score(logits.float().numpy(), data.indices[view])
+    return found
 
 
 @torch.no_grad()
@@ -62,9 +76,9 @@ def evaluate_views(
 ) -> tuple[dict[str, dict[str, float]], Mapping[View, Tensor]]:
     """Scores and logits of each view, each read once."""
     logits = {view: logits_of(predict, data, view, device) for view in views}
-    return {str(view): evaluate(logits[view], data.labels(view)) for view in views}, logits
+    return {str(view): score(logits[view], data, view) for view in views}, logits
 
 
-def mean_accuracy(scores: Mapping[str, Mapping[str, float]], views: tuple[View, ...]) -> float:
-    """Unweighted mean of the accuracy over views, as training-domain validation takes it."""
-    return float(np.mean([scores[str(view)]["accuracy"] for view in views]))
+def mean_score(scores: Mapping[str, Mapping[str, float]], views: tuple[View, ...], metric: str = "accuracy") -> float:
+    """Unweighted mean of the metric over views, as training-domain validation takes it."""
+    return float(np.mean([scores[str(view)][metric] for view in views]))

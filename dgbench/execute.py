@@ -40,8 +40,8 @@ def preload(wanted: dict[str, Any]) -> None:
     catalogue = Catalogue(site.include)
     for name in wanted["names"]:
         catalogue.entries[name].load()
-    for dataset, image_size in wanted["datasets"]:
-        open_dataset(dataset, site, catalogue, image_size).preload()
+    for dataset, image_size, backbone in wanted["datasets"]:
+        open_dataset(dataset, site, catalogue, image_size, backbone).preload()
     versions()
     commit()
 

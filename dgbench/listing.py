@@ -111,11 +111,13 @@ def _dataset_facts(entry: Entry) -> Iterator[str]:
     classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
     shape = " x ".join(map(str, card.input_shape))
     yield f"{classes}; inputs {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
-    if card.counts:
-        yield f"examples: {_counts(card.counts)}"
+    if card.parts or card.counts:
+        yield f"examples: {_counts(card.parts or card.counts)}"
     for name, counts in card.generations.items():
         yield f"examples: {_counts(counts)}: {name}"
     yield f"protocol: {_protocol(card)}"
+    if card.unsupported:
+        yield f"not supported: {card.unsupported}"
     yield f"from: {card.source}"
     if card.mirrors:
         yield f"or from: {', '.join(card.mirrors)}"
@@ -134,7 +136,8 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _protocol(card: DatasetCard) -> str:
     if card.parts:
-        return f"its own split into {', '.join(card.parts)}; scored by {card.metric}"
+        folds = f" in {len(card.domains)} folds" if len(card.domains) > 1 else ""
+        return f"its own split into {', '.join(card.parts)}{folds}; scored by {card.metric}"
     if card.tested:
         return f"{' and '.join(card.tested)} is tested, the others train; scored by {card.metric}"
     return f"leave one domain out; scored by {card.metric}"

@@ -32,7 +32,7 @@ class MergeTools:
 
     def tools(self) -> Tools:
         """As a merger takes them."""
-        examples = sum(self.bench.data.size(view) for view in self.bench.run.fold.train)
+        examples = sum(self.bench.data.size(view) for view in self.bench.data.train)
         return Tools(self.score, self.initial, self.fisher, examples)
 
     def initial(self) -> Weights:
@@ -47,11 +47,11 @@ class MergeTools:
         return measured(self.algorithm, weights, inputs_for(self.algorithm, self.bench.data, self.bench.trained))
 
     def score(self, weights: Weights) -> float:
-        """Accuracy on the pooled `out` parts of the training domains."""
+        """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
         predict = predict_with(self.algorithm, self.with_statistics(weights))
         scores, _ = evaluate_views(predict, self.bench.data, self.bench.run.validation, self.bench.device)
-        correct = sum(view["accuracy"] * view["n"] for view in scores.values())
-        return correct / sum(view["n"] for view in scores.values())
+        total = sum(view[self.bench.data.card.metric] * view["n"] for view in scores.values())
+        return total / sum(view["n"] for view in scores.values())
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """By parameter, the mean square of an example's gradient; labels from the model's predictions.
@@ -83,7 +83,8 @@ class MergeTools:
 
     def _examples(self, count: int) -> Iterator[Tensor]:
         """So many training examples as the network takes them, as many of each domain, drawn by the run's seed."""
-        views, data = self.bench.run.fold.train, self.bench.data
+        data = self.bench.data
+        views = data.train
         for view in views:
             order = numpy_stream(self.bench.run.seed, "fisher", str(view)).permutation(data.size(view))
             chosen = order[: max(1, count // len(views))]

@@ -126,7 +126,7 @@ class _Planner:
         grid: dict[tuple[Row, str], dict[tuple[Fold, int], dict[int, None]]] = {}
         for request in self.requests:
             for dataset in request.datasets:
-                folds = list(request.protocol.folds(self.facts[dataset].domains))
+                folds = self.facts[dataset].folds(request.protocol)
                 for row in request.rows:
                     spots = grid.setdefault((row, dataset), {})
                     for trial in request.trials:
@@ -254,6 +254,8 @@ def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
-    """The setting with nothing left open: the data set's steps and evaluation interval, the backbone's own name."""
+    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name."""
     resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
-    return dataclasses.replace(resolved, backbone=resolve_backbone(resolved.backbone, facts.input_shape))
+    backbone = (setting.backbone == "auto" and facts.backbone) or resolve_backbone(setting.backbone, facts.input_shape)
+    domains = setting.domains_per_step or facts.domains_per_step
+    return dataclasses.replace(resolved, backbone=backbone, domains_per_step=domains)

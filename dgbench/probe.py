@@ -26,7 +26,7 @@ _ITERATIONS = 200
 def fit_classifier(network: Network, data: ViewData, fold: Fold, device: torch.device) -> None:
     """Fit the linear classifier to all training examples, clean, in place: L2-penalised logistic regression.
 
-    The penalty is chosen by mean accuracy over the training domains' validation parts; each fit starts from the one
+    The penalty is chosen by mean accuracy over what training may watch; each fit starts from the one
     before. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
     (they try 100 penalties). A class without a training example gets no weight and the lowest bias. Raises `UserError`
     if the classifier is not linear.
@@ -35,7 +35,7 @@ def fit_classifier(network: Network, data: ViewData, fold: Fold, device: torch.d
     if not isinstance(linear, nn.Linear) or linear.in_features != network.num_features:
         raise UserError("classifier_init 'linear_probe' needs a linear classifier on the network's features")
     x, y = _features(network, data, fold.train, device), np.concatenate([data.labels(view) for view in fold.train])
-    unseen = [(_features(network, data, [view], device), data.labels(view)) for view in fold.source_val]
+    unseen = [(_features(network, data, [view], device), data.labels(view)) for view in fold.validation]
     model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best, chosen = -1.0, (np.empty(0), np.empty(0))
     for strength in STRENGTHS:

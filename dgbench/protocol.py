@@ -11,6 +11,8 @@ from typing import Protocol as TypingProtocol
 from dgbench.errors import UserError, unknown
 
 IN, OUT = "in", "out"
+TRAIN, ID_VAL, VAL, TEST = "train", "id_val", "val", "test"
+"""Parts of a data set with splits of its own: unseen examples of the training domains are `id_val`."""
 
 
 @dataclass(frozen=True, order=True)
@@ -46,6 +48,11 @@ class Fold:
     """Domains that nobody trains on and nobody reports, kept for validation."""
 
     @property
+    def validation(self) -> tuple[View, ...]:
+        """What a run in training may watch: unseen parts of its domains, or where there are none, of further ones."""
+        return self.source_val or self.target_val
+
+    @property
     def training_domains(self) -> tuple[str, ...]:
         """In the order in which an algorithm sees them."""
         return tuple(dict.fromkeys(view.domain for view in self.train))
@@ -67,8 +74,12 @@ class Protocol(TypingProtocol):
 
     name: ClassVar[str]
 
-    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
-        """Folds in a fixed order; raises `UserError` where the domains don't suffice."""
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """Folds in a fixed order; raises `UserError` where the domains don't suffice.
+
+        `parts` are those of a data set with splits of its own; of the others, `tested` are the only domains that may be
+        held out, any if there are none.
+        """
         ...
 
 
@@ -95,32 +106,34 @@ class LeaveOneDomainOut:
     only: tuple[str, ...] = ()
     name: ClassVar[str] = "leave-one-domain-out"
 
-    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
         """Singles in the order of the domains, then pairs in DomainBed's order."""
-        if len(domains) < 2:
-            raise UserError(f"leave-one-domain-out needs at least 2 domains, there is {len(domains)}")
-        tested = _chosen(self.only, domains)
-        for domain in tested:
+        _check(self.name, domains, parts, self.only, tested)
+        chosen = _chosen(self.only or tested, domains)
+        for domain in chosen:
             yield _fold(domains, [domain])
         if self.pairs and len(domains) > 2:
             for pair in combinations(domains, 2):
-                if set(pair) & set(tested):
+                if set(pair) & set(chosen):
                     yield _fold(domains, pair)
 
 
 @dataclass(frozen=True)
 class SingleSource:
-    """Each domain trains alone; all the others are tested. `only` restricts which domains train."""
+    """Each domain trains alone; all the others that may be held out are tested. `only` restricts which train."""
 
     only: tuple[str, ...] = ()
     name: ClassVar[str] = "single-source"
 
-    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
         """One fold a training domain, in the order of the domains."""
-        if len(domains) < 2:
-            raise UserError(f"single-source needs at least 2 domains, there is {len(domains)}")
-        for source in _chosen(self.only, domains):
-            yield _fold(domains, [domain for domain in domains if domain != source])
+        _check(self.name, domains, parts)
+        sources = [domain for domain in _chosen(self.only, domains) if domain not in tested]
+        if not sources:
+            raise UserError(f"{', '.join(tested)} is there to be tested, not to train")
+        for source in sources:
+            others = tested or [domain for domain in domains if domain != source]
+            yield _fold([source, *others], others)
 
 
 @dataclass(frozen=True)
@@ -135,10 +148,11 @@ class Explicit:
     val: tuple[str, ...] = ()
     name: ClassVar[str] = "explicit"
 
-    def folds(self, domains: Sequence[str]) -> Iterator[Fold]:
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
         """The one fold."""
         if not self.test:
             raise UserError("name at least one domain that is tested")
+        _check(self.name, domains, parts, self.test, tested)
         test = _chosen(self.test, domains)
         val = _chosen(self.val, domains) if self.val else []
         others = [domain for domain in domains if domain not in (*test, *val)]
@@ -156,6 +170,47 @@ class Explicit:
             test=tuple(View(d, IN) for d in test),
             oracle=tuple(View(d, OUT) for d in test),
             target_val=tuple(View(d, part) for d in val for part in (IN, OUT)),
+        )
+
+
+@dataclass(frozen=True)
+class FixedSplit:
+    """The data set's own splits, each way of splitting it a fold. `only` restricts which of several are used.
+
+    Unlike elsewhere, what trains is a pool of many domains, and the further domains that are kept for validation are
+    meant to select: that is how these data sets' own tables are made.
+    """
+
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "fixed-split"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """One fold a way of splitting."""
+        if not parts:
+            raise UserError("the data set has no splits of its own")
+        for domain in _chosen(self.only, domains):
+            views = {part: (View(domain, part),) for part in parts}
+            yield Fold(
+                held_out=(domain,),
+                train=views[TRAIN],
+                source_val=views.get(ID_VAL, ()),
+                target_val=views[VAL],
+                test=views[TEST],
+            )
+
+
+def _check(
+    name: str, domains: Sequence[str], parts: Sequence[str], asked: Sequence[str] = (), tested: Sequence[str] = ()
+) -> None:
+    """Refuse data that can't be divided into domains, and domains that were made to be trained on but are tested."""
+    if parts:
+        raise UserError(f"the data set has splits of its own ({', '.join(parts)}), so {name} can't be had of it")
+    if len(domains) < 2:
+        raise UserError(f"{name} needs at least 2 domains, there is {len(domains)}")
+    if tested and (wrong := [domain for domain in _chosen(asked, domains) if domain not in tested] if asked else []):
+        raise UserError(
+            f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} made to be trained on; "
+            f"only {', '.join(tested)} can be tested"
         )
 
 

@@ -114,8 +114,8 @@ class Sweep:
     def _preloaded(self) -> dict[str, Any]:
         """What the process that runs are forked from should read before."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
-        datasets = [[name, self.declaration.setting.image_size] for name in self.plan.datasets]
-        return {"site": self.site.to_json(), "names": sorted(names), "datasets": datasets}
+        datasets = {(run.dataset, run.setting.image_size, run.setting.backbone) for run in self.plan.runs}
+        return {"site": self.site.to_json(), "names": sorted(names), "datasets": sorted(datasets)}
 
 
 def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:

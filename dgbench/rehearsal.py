@@ -110,7 +110,7 @@ class Rehearsal:
             chosen = stock[torch.randint(len(stock), (size,), generator=generator)]
             inputs, labels, positions = (tensor.to(self.device) for tensor in (x[chosen], y[chosen], chosen))
             taught = 5 * F.one_hot(labels, CLASSES).to(inputs.dtype) if self.algorithm.card.taught else None
-            found.append(Batch(inputs, labels, positions, taught))
+            found.append(Batch(inputs, labels, positions, domain, taught))
         return found
 
     def until(self, end: int) -> dict[str, Tensor]:

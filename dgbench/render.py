@@ -93,7 +93,7 @@ def as_json(report: Report) -> str:
             "dataset": table.dataset or None,
             "selector": table.selector.name,
             "label": table.selector.label,
-            "reads": table.selector.reads,
+            "reads": table.reads,
             "columns": table.columns,
             "rows": [{"row": row, "cells": [_cell(cell, gaps) for cell in cells]} for row, cells in table.rows.items()],
             "signature": table.signature,
@@ -125,10 +125,10 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
 def below(table: Table) -> Iterator[str]:
     """What stands below a table: signature, what the selector reads, notes."""
     yield from _lines(table.signature)
-    yield f"reads: {table.selector.reads}"
+    yield f"reads: {table.reads}"
     if table.in_domain:
         told = ", ".join(f"{row} {100 * accuracy:.1f}" for row, accuracy in table.in_domain.items())
-        yield f"in-domain accuracy of what was chosen (training domains' validation parts): {told}"
+        yield f"in-domain {table.metric} of what was chosen (training domains' validation parts): {told}"
     yield from _first(table.notes)
 
 
@@ -146,7 +146,7 @@ def _first(notes: Sequence[str]) -> Iterator[str]:
 
 def _lines(signature: Mapping[str, str]) -> Iterator[str]:
     """The signature in lines: how, from which runs, with what."""
-    groups = [("protocol", "selector", "preset", "trials", "+/-"), ("hparams", "runs", "merged")]
+    groups = [("protocol", "metric", "selector", "preset", "trials", "+/-"), ("hparams", "runs", "merged")]
     groups += [("shown of the test domain",), ("data", "commit")]
     named = {key for group in groups for key in group}
     for group in (*groups, tuple(key for key in signature if key not in named)):

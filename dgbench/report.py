@@ -55,7 +55,13 @@ class Table:
     """How its numbers were made, in the order in which it is told."""
     notes: tuple[str, ...]
     in_domain: Mapping[str, float] = field(default_factory=dict)
-    """Row -> mean accuracy, between 0 and 1, of what was chosen, on the training domains' validation parts."""
+    """Row -> mean value, between 0 and 1, of what was chosen, on the training domains' validation parts."""
+    metric: str = "accuracy"
+
+    @property
+    def reads(self) -> str:
+        """What the selector looked at."""
+        return self.selector.reads.format(metric=self.metric)
 
     @property
     def title(self) -> str:
@@ -88,8 +94,12 @@ def build(results: Results, selectors: Sequence[Selector], partial: bool = False
                 absent.append(f"{selector.name} on {dataset}: not available, {reason}")
         made = [_dataset_table(results, selector, dataset, partial) for dataset in able]
         tables += made
-        if made:
+        metrics = {table.dataset: table.metric for table in made}
+        if len(set(metrics.values())) == 1:
             tables.append(_averages(results, selector, made))
+        elif made:
+            told = ", ".join(f"{dataset} {metric}" for dataset, metric in metrics.items())
+            absent.append(f"{selector.name}: no averages over data sets of different metrics ({told})")
     return Report(tuple(tables), results.records, tuple(absent), results.notes)
 
 
@@ -121,6 +131,7 @@ def _dataset_table(results: Results, selector: Selector, dataset: str, partial: 
         signature=signature(results, selector, [dataset]),
         notes=(*disagreements(results, [dataset]), *_notes(rows)),
         in_domain=_in_domain(rows),
+        metric=results.metric(dataset),
     )
 
 
@@ -175,6 +186,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
         rows=rows,
         signature=signature(results, selector, datasets),
         notes=(*disagreements(results, datasets), *_mark(rows)),
+        metric=tables[0].metric,
     )
 
 

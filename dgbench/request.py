@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from dgbench.backbones import SMALL, check_backbone
 from dgbench.cards import GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
-from dgbench.errors import Problems
+from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
-from dgbench.protocol import Protocol
+from dgbench.protocol import Fold, Protocol, View
 from dgbench.run import Part
 from dgbench.setting import Setting
 from dgbench.space import Draw, Value
@@ -33,6 +33,34 @@ class DatasetFacts:
     steps: int
     checkpoint_freq: int
     fingerprint: str
+    tested: tuple[str, ...] = ()
+    """The domains that may be held out; empty: every domain."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """View -> examples, of data with splits of its own."""
+    pools: Mapping[str, int] = field(default_factory=dict)
+    """Way of splitting -> domains that its training examples are from."""
+    domains_per_step: int = 0
+    metric: str = "accuracy"
+    task: str = "classification"
+    backbone: str = ""
+    """What `auto` stands for, if not what fits the inputs."""
+
+    def folds(self, protocol: Protocol) -> list[Fold]:
+        """Those of a protocol; raises `UserError` if the data set can't follow it."""
+        try:
+            parts = tuple(dict.fromkeys(View.parse(view).part for view in self.parts))
+            return list(protocol.folds(self.domains, parts=parts, tested=self.tested))
+        except UserError as error:
+            raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from None
+
+    def training_domains(self, fold: Fold) -> int:
+        """How many domains an algorithm sees in training."""
+        return sum(self.pools.get(view.domain, 1) for view in fold.train)
+
+    def domains_in_step(self, fold: Fold, setting: Setting) -> int:
+        """How many of them make up a step; the setting is resolved."""
+        found = self.training_domains(fold)
+        return min(found, setting.domains_per_step or found)
 
 
 @dataclass(frozen=True)
@@ -70,9 +98,9 @@ def refuse(
     for request in requests:
         for dataset in request.datasets:
             with problems.collecting():
-                folds = list(request.protocol.folds(facts[dataset].domains))
-                fewest = min(len(fold.training_domains) for fold in folds)
-                for problem in _too_few_domains(request.rows, dataset, fewest, catalogue):
+                folds = facts[dataset].folds(request.protocol)
+                fewest = min(facts[dataset].domains_in_step(fold, settings[dataset]) for fold in folds)
+                for problem in _too_few_domains(request.rows, facts[dataset], fewest, catalogue):
                     problems.add(problem)
             setting = settings[dataset]
             for problem in (
@@ -80,6 +108,7 @@ def refuse(
                 *_data_apart(request.rows, facts[dataset], setting, catalogue),
                 *_not_followed(request.rows, setting, catalogue),
                 *_unmet_needs(request, facts[dataset], setting, catalogue, values),
+                *_not_of_classes(facts[dataset], setting),
                 *_unfit_teachers(request, dataset, setting, catalogue, values),
             ):
                 problems.add(problem)
@@ -89,12 +118,17 @@ def refuse(
     problems.raise_if_any()
 
 
-def _too_few_domains(rows: Iterable[Row], dataset: str, fewest: int, catalogue: Catalogue) -> Iterator[str]:
+def _too_few_domains(rows: Iterable[Row], facts: DatasetFacts, fewest: int, catalogue: Catalogue) -> Iterator[str]:
     for row in rows:
         needed = catalogue.get("algorithm", row.algorithm).card.min_domains
-        if fewest < needed:
+        if fewest < needed and facts.pools:
             yield (
-                f"{row.algorithm} needs at least {needed} training domains; on {dataset} a fold has {fewest}. "
+                f"{row.algorithm} needs at least {needed} training domains in a step; on {facts.name} there are "
+                f"{fewest}. Add --hparams '{{\"domains_per_step\": {needed}}}'"
+            )
+        elif fewest < needed:
+            yield (
+                f"{row.algorithm} needs at least {needed} training domains; on {facts.name} a fold has {fewest}. "
                 "--single_test_envs leaves out the folds with two test domains"
             )
 
@@ -151,17 +185,31 @@ def _unmet_needs(
     lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
     if setting.backbone in SMALL:
         lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone == "MLP" else {"batch_norm"}
+    lacking |= set[str]() if facts.task == "classification" else {"classes"}
     for row in request.rows:
         asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
+        if row.merger:
+            entry = catalogue.get("merger", row.merger)
+            asking.append((entry, entry.card.needs))
         if row.adapter:
             entry = catalogue.get("adapter", row.adapter)
             hparams = values("adapter", row.adapter, facts.name, request.hparams_seeds[0], request.trials[0]).hparams
             bound = all(hparams[name] == value for name, value in entry.card.needs_with.items())
-            asking += [(entry, entry.card.needs if bound else ())]
+            asking.append((entry, (*(entry.card.needs if bound else ()), "classes")))
         for entry, needs in asking:
             for need in needs:
                 if need in lacking:
                     yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
+
+
+def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting can't be had where labels are no classes."""
+    if facts.task == "classification":
+        return
+    if setting.class_balanced:
+        yield f"class_balanced needs {NEEDS['classes']}, which {facts.name} has not"
+    if setting.classifier_init == "linear_probe":
+        yield f"classifier_init 'linear_probe' needs {NEEDS['classes']}, which {facts.name} has not"
 
 
 def _unfit_teachers(

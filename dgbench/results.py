@@ -1,4 +1,4 @@
-"""What selection and tables see of a sweep: for each place of each row, series of accuracies, or why there is none."""
+"""What selection and tables see of a sweep: for each place of each row, series of values, or why there is none."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Series:
     steps: tuple[int, ...]
     """Strictly increasing."""
     views: tuple[View, ...]
-    accuracy: NDArray[np.float64]
-    """(steps, views), between 0 and 1."""
+    values: NDArray[np.float64]
+    """(steps, views), of the data set's metric; accuracies lie between 0 and 1."""
 
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
-        """Mean accuracy over `views` at each step, (steps,), summed in the order of `views`."""
+        """Mean value over `views` at each step, (steps,), summed in the order of `views`."""
         places = [self.views.index(view) for view in views]
-        means: NDArray[np.float64] = np.ascontiguousarray(self.accuracy[:, places]).mean(axis=1)
+        means: NDArray[np.float64] = np.ascontiguousarray(self.values[:, places]).mean(axis=1)
         return means
 
 
@@ -93,6 +93,12 @@ class Results:
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Data set -> what its values are, where that is not accuracy."""
+
+    def metric(self, dataset: str) -> str:
+        """What the values of a data set are."""
+        return self.metrics.get(dataset, "accuracy")
 
     def at(self, row: str, dataset: str, spot: Spot) -> Mapping[int, Candidate]:
         """The candidates of a row at a spot by hyperparameter seed; empty if none was asked for."""
@@ -184,6 +190,7 @@ class _Reader:
             datasets={name: tuple(positions) for name, positions in folds.items() if positions},
             folds=table.folds,
             candidates=candidates,
+            metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             shown=table.shown,
@@ -251,7 +258,8 @@ class _Reader:
         try:
             mine = [record for record in records if record["predictor"] == predictor]
             steps = tuple(record["step"] for record in mine)
-            accuracy = accuracies([[record["views"][name]["accuracy"] for name in names] for record in mine])
+            metric = self.table.datasets[run.dataset].metric
+            values = numbers([[record["views"][name][metric] for name in names] for record in mine])
             ordered = all(earlier < later for earlier, later in pairwise(steps))
         except (KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
@@ -259,14 +267,14 @@ class _Reader:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
-        return Series(run.id, self.steps.setdefault(steps, steps), views, accuracy)
+        return Series(run.id, self.steps.setdefault(steps, steps), views, values)
 
 
-def accuracies(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+def numbers(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
     """The values of records, (steps, views); raises ValueError or TypeError if one is no number."""
     table = np.array(rows, dtype=np.float64)
     if not np.isfinite(table).all():
-        raise ValueError("an accuracy is no number")
+        raise ValueError("a value is no number")
     return table
 
 

@@ -81,8 +81,8 @@ class Run:
 
     @property
     def validation(self) -> tuple[View, ...]:
-        """The validation parts of the training domains; none for a run of all trials, whose members trained on them."""
-        return () if self.trial == ALL_TRIALS else self.fold.source_val
+        """What training may watch; nothing for a run of all trials, whose members trained on it."""
+        return () if self.trial == ALL_TRIALS else self.fold.validation
 
     @property
     def seed(self) -> int:

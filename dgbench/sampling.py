@@ -18,7 +18,7 @@ class Sampler:
 
     Drawn with replacement, as DomainBed's loaders do: each example of the view as often, or with `class_balanced` each
     class that it holds as often. `labels` (n,) are the view's; `copies` (n,) is how many times each example stands
-    in it, once if not given. Raises `UserError` if n is less than `batch_size`.
+    in it, once if not given. Raises `UserError` if n is less than `batch_size`, unless `allow_few`.
     """
 
     def __init__(
@@ -30,8 +30,9 @@ class Sampler:
         *,
         class_balanced: bool = False,
         copies: NDArray[np.int64] | None = None,
+        allow_few: bool = False,
     ) -> None:
-        if len(labels) < batch_size:
+        if len(labels) < batch_size and not allow_few:
             raise UserError(f"{view} has {len(labels)} examples, fewer than the {batch_size} of a minibatch")
         self.batch_size = batch_size
         self.seed = seed

@@ -1,7 +1,7 @@
 """Selectors: which hyperparameter seed and which step stand for a row, and what each is allowed to read to decide.
 
-A selector sees records alone. It reports the accuracy on the fold's test views, at the step and for the
-hyperparameters that score best on the views that it reads.
+A selector sees records alone. It reports the metric (accuracy, if the data set has none of its own) on the fold's test
+views, at the step and for the hyperparameters that score best on the views that it reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgbench.errors import Problems, unknown
-from dgbench.protocol import Fold, View
+from dgbench.protocol import FixedSplit, Fold, View
 from dgbench.results import Gap, Results, Series
 from dgbench.run import ALL_TRIALS
 
@@ -30,9 +30,9 @@ class Pick:
     value: float
     """What it was chosen by; NaN where there was one model and no choice."""
     score: float
-    """Mean accuracy on the test views there, between 0 and 1: what is reported."""
+    """Mean value on the test views there: what is reported; accuracies lie between 0 and 1."""
     in_domain: float | None
-    """Mean accuracy on the training domains' validation parts there; None if the fold has none."""
+    """Mean value on the training domains' validation parts there; None if the fold has none."""
 
     @staticmethod
     def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
@@ -63,6 +63,7 @@ class Selector(ABC):
     label: ClassVar[str]
     """As DomainBed's tables call it."""
     reads: ClassVar[str]
+    """With `{metric}` where the name of what is measured belongs."""
 
     @abstractmethod
     def unavailable(self, results: Results, dataset: str) -> str:
@@ -127,7 +128,7 @@ class TrainingDomain(_OneRun):
 
     name = "training-domain"
     label = "training-domain validation set"
-    reads = "mean accuracy on the training domains' validation parts, at every evaluated step"
+    reads = "mean {metric} on the training domains' validation parts, at every evaluated step"
 
     @staticmethod
     def views(fold: Fold) -> tuple[View, ...]:
@@ -139,7 +140,7 @@ class ValidationDomain(_OneRun):
 
     name = "validation-domain"
     label = "validation domains"
-    reads = "mean accuracy on the domains that were kept for validation, at every evaluated step"
+    reads = "mean {metric} on the domains that were kept for validation, at every evaluated step"
 
     @staticmethod
     def views(fold: Fold) -> tuple[View, ...]:
@@ -171,7 +172,7 @@ class LeaveOneDomainOut(Selector):
     name = "leave-one-domain-out"
     label = "leave-one-domain-out cross-validation"
     reads = (
-        "for each training domain the accuracy on it of the run that held it out together with the test domain, "
+        "for each training domain the {metric} on it of the run that held it out together with the test domain, "
         "mean over training domains, at every step that all these runs evaluated"
     )
 
@@ -232,7 +233,14 @@ def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
 
 
 def default_selectors(results: Results) -> tuple[Selector, ...]:
-    """Those of DomainBed's tables, and validation on further domains where the sweep has any."""
+    """Those of DomainBed's tables, and validation on further domains where the sweep has any.
+
+    Data sets with splits of their own are meant to be selected by those domains, which stand first, and have nothing
+    that leave-one-domain-out or an oracle could read.
+    """
     kept = ValidationDomain.name
+    if results.protocol == FixedSplit.name:
+        own = (SELECTORS[kept], SELECTORS[TrainingDomain.name])
+        return tuple(s for s in own if not all(s.unavailable(results, dataset) for dataset in results.datasets))
     more = any(not SELECTORS[kept].unavailable(results, dataset) for dataset in results.datasets)
     return tuple(selector for name, selector in SELECTORS.items() if name != kept or more)

@@ -43,6 +43,9 @@ class Setting:
     """Evaluate the training domains' `out` parts on augmented images, as DomainBed does."""
     class_balanced: bool = False
     """Draw training examples so that each class of a domain is as likely."""
+    domains_per_step: int = 0
+    """Training domains whose minibatches make up a step, drawn anew each time; 0 stands for the data set's own number,
+    which is all unless it has very many."""
     cache: Literal["auto", "off"] = "auto"
     """Where the pixels of image files come from: `auto` decodes each image once into a cache that all runs share, and
     augments its bytes; `off` decodes and augments each image by Pillow each time, as DomainBed does."""
@@ -136,6 +139,7 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: bool(re.fullmatch("([0-9a-f]{64})?", v)),
         "is the sha256 of a file, in 64 hexadecimal digits (--backbone_weights FILE says it for you)",
     ),
+    "domains_per_step": (lambda v: v >= 0, "must be at least 0"),
     "image_size": (lambda v: v == 0 or v >= 8, "must be at least 8"),
     "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
     "warmup_steps": (lambda v: v >= 0, "must be at least 0"),

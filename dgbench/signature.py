@@ -13,9 +13,11 @@ from dgbench.select import Selector
 
 def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> dict[str, str]:
     """What decides the numbers of a table over `datasets`, by what it is called there; nothing empty."""
+    metrics = {results.metric(dataset) for dataset in datasets}
     trials = {trial for dataset in datasets for trial in results.trials(dataset)}
     fields = {
         "protocol": results.protocol,
+        "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
         "preset": results.preset,
         "trials": f"{len(trials)} ({ranges(trials)})",

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.catalogue import Catalogue
-from dgbench.dataset import Dataset
+from dgbench.dataset import Dataset, SplitExamples
 from dgbench.errors import Problems, UserError
 from dgbench.image_cache import CachedDataset
 from dgbench.plain import revive
+from dgbench.protocol import TRAIN, View
 from dgbench.request import DatasetFacts
+from dgbench.splits import by_domain
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
         kind, _, path = text.partition(":")
         with problems.collecting():
             card = catalogue.get("dataset", kind).card
+            if card.unsupported:
+                raise UserError(f"{kind} is not supported: {card.unsupported}")
             if card.path and not path:
                 raise UserError(f"{kind!r} needs a path: write {kind}:/path/to/it")
             if path and not card.path:
@@ -74,15 +78,16 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
     return found
 
 
-_open: dict[tuple[str, str, str, str, int, bool], Dataset] = {}
+_open: dict[tuple[str, str, str, str, int, bool, str], Dataset] = {}
 
 
-def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0) -> Dataset:
+def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0, backbone: str = "auto") -> Dataset:
     """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
-    path = site.paths.get(name, "")
-    key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images)
+    path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
+    backbone = backbone if entry.card.texts else "auto"
+    key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
     if key not in _open:
-        cls = catalogue.get("dataset", name.partition(":")[0]).load()
+        cls = entry.load()
         if cls.card.folder and not site.data_dir:
             raise UserError(f"{name} is read from {cls.card.folder} under --data_dir, which is not given")
         dataset: Dataset = cls(
@@ -90,6 +95,7 @@ def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 
             path=Path(path) if path else None,
             image_size=image_size,
             skip_bad_images=site.skip_bad_images,
+            backbone=backbone,
         )
         if isinstance(dataset, CachedDataset):
             dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
@@ -99,14 +105,27 @@ def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
     """What planning needs to know of an open data set."""
+    card, parts, pools = dataset.card, dict[str, int](), dict[str, int]()
+    for domain in dataset.domains if card.parts else ():
+        examples = dataset.examples(domain, 0)
+        assert isinstance(examples, SplitExamples)
+        parts |= {str(View(domain, part)): len(indices) for part, indices in examples.parts.items()}
+        pools[domain] = len(by_domain(examples, examples.parts[TRAIN]))
     return DatasetFacts(
         name=name,
         domains=dataset.domains,
         counts=tuple(dataset.counts()),
         num_classes=len(dataset.classes),
         input_shape=dataset.input_shape,
-        traits=dataset.card.traits,
-        steps=dataset.card.steps,
-        checkpoint_freq=dataset.card.checkpoint_freq,
+        traits=card.traits,
+        steps=card.steps,
+        checkpoint_freq=card.checkpoint_freq,
         fingerprint=dataset.fingerprint(),
+        tested=card.tested,
+        parts=parts,
+        pools=pools,
+        domains_per_step=card.domains_per_step,
+        metric=card.metric,
+        task=card.task,
+        backbone=card.backbone,
     )

@@ -1,4 +1,4 @@
-"""Which examples of a domain are its `in` and its `out` part: drawn one by one as DomainBed does, or by identity."""
+"""Which examples of a domain are in which part: as the data set says, or drawn, one by one or by identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.dataset import Examples
+from dgbench.dataset import Examples, SplitExamples
 from dgbench.errors import UserError
 from dgbench.protocol import IN, OUT
 from dgbench.seeding import seed_hash
@@ -20,8 +20,11 @@ Parts = Mapping[str, NDArray[np.int64]]
 def parts(examples: Examples, trial: int, domain_index: int, holdout_fraction: float) -> Parts:
     """The indices of each part of one domain.
 
-    Examples with `groups` are split by identity, alike in every domain. Raises `UserError` if a part is empty.
+    Examples that have parts keep them. Those with `groups` are split by identity, alike in every domain, the others one
+    by one. Raises `UserError` if a part that is drawn is empty.
     """
+    if isinstance(examples, SplitExamples):
+        return examples.parts
     if examples.groups is None:
         found = split(len(examples.labels), holdout_fraction, trial, domain_index)
     else:
@@ -33,6 +36,14 @@ def parts(examples: Examples, trial: int, domain_index: int, holdout_fraction: f
             f"{domain_index} empty: it has {len(examples.labels)} examples"
         )
     return found
+
+
+def by_domain(examples: SplitExamples, indices: NDArray[np.int64]) -> Mapping[int, NDArray[np.int64]]:
+    """The `indices` of each domain that they mix, by its number there, in ascending order."""
+    domains = examples.domains[indices]
+    order = np.argsort(domains, kind="stable")
+    numbers, starts = np.unique(domains[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(indices[order], starts[1:]), strict=True))
 
 
 def split(n: int, holdout_fraction: float, trial: int, domain_index: int) -> Parts:

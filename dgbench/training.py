@@ -24,7 +24,7 @@ from dgbench.algorithm import Batch
 from dgbench.average import Average, Weights
 from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.data import Minibatch, Minibatches, ViewData
-from dgbench.evaluate import evaluate_views, logits_of, mean_accuracy
+from dgbench.evaluate import evaluate_views, logits_of, mean_score
 from dgbench.lease import Lease
 from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
@@ -56,7 +56,7 @@ class Progress:
     copies: list[Tensor] = field(default_factory=list)
     """How many times each training example stands in its domain, if the algorithm has surveyed them."""
     best: dict[str, float] = field(default_factory=dict)
-    """Predictor -> its best training-domain validation accuracy so far."""
+    """Predictor -> its best validation score so far."""
 
 
 class Training:
@@ -111,17 +111,17 @@ class Training:
 
     def _survey(self) -> None:
         """Show the algorithm its own logits on every training example, as the examples are."""
-        predict, views = predict_with(self.algorithm), self.run.fold.train
+        predict, views = predict_with(self.algorithm), self.data.train
         logits = [logits_of(predict, self.data, view, self.device) for view in views]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
         self.algorithm.train()
 
-    def _batch(self, x: Tensor, y: Tensor, positions: Tensor) -> Batch:
+    def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
         x, y, positions = (tensor.to(self.device) for tensor in (x, y, positions))
         taught = self.teacher(x) if self.teacher else None
-        return Batch(self.algorithm.network.prepare(x), y, positions, taught)
+        return Batch(self.algorithm.network.prepare(x), y, positions, domain, taught)
 
     def _step(self, step: int, minibatch: Minibatch) -> None:
         algorithm, progress = self.algorithm, self.progress
@@ -141,18 +141,16 @@ class Training:
     def _evaluate(self, step: int) -> None:
         """Measure the live model and the averages that have one, each view once, and record it."""
         last = step + 1 == self.run.setting.steps
-        progress, fold = self.progress, self.run.fold
+        progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
         scores = self._measure(step, MODEL, None, last)
         train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
         progress.sums, progress.summed = {}, {}
         records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
-        losses, accuracies = (
-            {view.domain: scores[str(view)][what] for view in fold.source_val} for what in ("loss", "accuracy")
-        )
-        accuracy = mean_accuracy(scores, fold.source_val)
-        log.info("step %d: accuracy on the training domains' validation parts %.4f", step, accuracy)
+        losses, values = ({view.domain: scores[str(view)][what] for view in validation} for what in ("loss", metric))
+        mean = mean_score(scores, validation, metric)
+        log.info("step %d: %s in validation %.4f", step, metric, mean)
         for name, average in self.averages.items():
-            average.validate(step, losses, accuracies)
+            average.validate(step, losses, values)
             if last or average.card.when == "always":
                 weights = average.weights()
                 if weights is not None:
@@ -161,7 +159,7 @@ class Training:
                     views = self._measure(step, name, weights, last)
                     records.append({"step": step, "predictor": name, "views": views})
         self.folder.append_records(records)
-        self.algorithm.validated(accuracy)
+        self.algorithm.validated(mean)
         self._feed_back()
         self.algorithm.train()
 
@@ -187,9 +185,9 @@ class Training:
     ) -> dict[str, dict[str, float]]:
         scores, logits = evaluate_views(predict_with(self.algorithm, weights), self.data, self.run.views, self.device)
         if predictor in self.keep:
-            score = mean_accuracy(scores, self.run.fold.source_val)
+            score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
-            if score > self.progress.best.get(predictor, -1.0):
+            if score > self.progress.best.get(predictor, -math.inf):
                 self.progress.best[predictor] = score
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if last:

@@ -118,7 +118,8 @@ def test_a_minibatch_has_so_many_of_each_training_view_and_nothing_else(images: 
     assert len(found) == STEPS
     drawn: dict[View, set[int]] = {view: set() for view in found.views}
     for step in range(STEPS):
-        for view, (x, y, places) in zip(found.views, found[step], strict=True):
+        for number, (view, (x, y, places, domain)) in enumerate(zip(found.views, found[step], strict=True)):
+            assert domain == number
             assert (x.shape, x.dtype, y.dtype) == ((5, 3, 16, 16), torch.uint8, torch.int64)
             chosen = positions(images, view, x.numpy())
             assert chosen == data.indices[view][places.numpy()].tolist()

@@ -256,7 +256,7 @@ def test_a_second_series_in_the_same_folder_replaces_the_first_and_is_told(tmp_p
     one = results.at("ERM", "VLCS", (0, 0))[0]
     assert isinstance(one, Series)
     assert one.steps == (0, 300, 600, 900)
-    assert not (one.accuracy == 1.0).all(axis=1).any()
+    assert not (one.values == 1.0).all(axis=1).any()
     assert any("run0: run again into the same folder" in note for note in results.notes)
 
 

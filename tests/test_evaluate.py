@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dgbench.cards import DatasetCard
 from dgbench.data import ViewData
-from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_accuracy
+from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_score
 from dgbench.protocol import View
 
 CPU = torch.device("cpu")
@@ -48,9 +49,11 @@ class Toy:
     """Views whose inputs are their own positions, and a record of what was asked for."""
 
     input_shape = (2,)
+    card = DatasetCard(source="made up", licence="none", input_shape=input_shape)
 
     def __init__(self, sizes: dict[View, int]) -> None:
         self.sizes = sizes
+        self.examples = dict.fromkeys((view.domain for view in sizes), None)
         self.asked: list[tuple[View, list[int]]] = []
 
     def size(self, view: View) -> int:
@@ -125,4 +128,4 @@ def test_each_view_is_read_once() -> None:
 
 def test_domains_weigh_alike_in_the_mean() -> None:
     scores = {"a/out": {"accuracy": 0.5, "n": 1000.0}, "b/out": {"accuracy": 1.0, "n": 1.0}, "c/in": {"accuracy": 0.0}}
-    assert mean_accuracy(scores, (A, B)) == 0.75
+    assert mean_score(scores, (A, B)) == 0.75

@@ -633,7 +633,7 @@ def test_what_it_was_made_with_is_averaged_each_tensor_once(fork: Path) -> None:
     hparams = {"lr": 1e-3, "weight_decay": 0.0, "resnet_dropout": 0.0, "tilt": 1}
     algorithm = cls(cls.make_network((1, 8, 8), 10, hparams, setting()), hparams, task, setting())
     before = set(algorithm.predictor_tensors())
-    batches = [Batch(torch.rand(4, 1, 8, 8), torch.randint(10, (4,)), torch.arange(4)) for _ in range(3)]
+    batches = [Batch(torch.rand(4, 1, 8, 8), torch.randint(10, (4,)), torch.arange(4), i) for i in range(3)]
     algorithm.update(batches)
     assert any(name.startswith("network_inner") for name in algorithm.inner.state_dict())
     tensors = algorithm.predictor_tensors()

@@ -340,7 +340,7 @@ def test_images_from_files_are_the_same_for_all_runs(make_plan: MakePlan) -> Non
 
 def test_all_that_cannot_be_planned_is_told_at_once(make_plan: MakePlan) -> None:
     assert len(problems(make_plan, "VREx", "DiWA", domains=3, hparams=1, how=setting("domainbed-2024"))) == 3
-    assert problems(make_plan, "ERM", domains=1) == ("leave-one-domain-out needs at least 2 domains, there is 1",)
+    assert problems(make_plan, "ERM", domains=1) == ("Toy: leave-one-domain-out needs at least 2 domains, there is 1",)
 
 
 def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(make_plan: MakePlan) -> None:

@@ -43,7 +43,7 @@ def inputs(seed: int = 0) -> Tensor:
 def train(algorithm: Algorithm) -> None:
     algorithm.train()
     x = algorithm.network.prepare(inputs(1))
-    algorithm.update([Batch(x, torch.arange(6) % CLASSES, torch.arange(6))] * 3)
+    algorithm.update([Batch(x, torch.arange(6) % CLASSES, torch.arange(6), i) for i in range(3)])
 
 
 def copy_of(algorithm: Algorithm) -> dict[str, Tensor]:

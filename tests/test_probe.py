@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dgbench.errors import UserError
-from dgbench.evaluate import evaluate_views, mean_accuracy
+from dgbench.evaluate import evaluate_views, mean_score
 from dgbench.predictor import predict_with
 from dgbench.probe import _write, fit_classifier
 from dgbench.training import Training
@@ -22,7 +22,7 @@ def training(tmp_path: Path, algorithm: str = "ERM", **setting: object) -> Train
 
 def accuracy(found: Training) -> float:
     scores, _ = evaluate_views(predict_with(found.algorithm), found.data, found.run.fold.source_val, CPU)
-    return mean_accuracy(scores, found.run.fold.source_val)
+    return mean_score(scores, found.run.fold.source_val)
 
 
 def test_training_begins_with_a_fitted_classifier_on_the_initial_features(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_series_hold_what_the_records_say(tmp_path: Path) -> None:
     assert one.views == results.folds[0].evaluated
     for series, mine in ((one, records[:3]), (swad, records[3:])):
         expected = [[record["views"][str(view)]["accuracy"] for view in series.views] for record in mine]
-        assert series.accuracy.tolist() == expected
+        assert series.values.tolist() == expected
 
 
 def test_facts_of_the_sweep(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_torn_and_garbage_lines_are_cut_off_and_told(tmp_path: Path) -> None:
     after = first(results)
     assert isinstance(before, Series)
     assert isinstance(after, Series)
-    assert np.array_equal(before.accuracy, after.accuracy)
+    assert np.array_equal(before.values, after.values)
     assert results.notes == (f"{folder.path / 'records.jsonl'}: 2 torn lines, cut off",)
 
 

@@ -12,9 +12,9 @@ from dgbench.errors import UserError
 from dgbench.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "fcd43494f2640a166ef650a36eb6ba1ea457c5cfcf0036cc2f93398b2610d208",
-    "domainbed-2020": "7b6e1b7b37471ac515c2b802161491cbd037b44bc9420e3ec5cfa5c02b832e2a",
-    "domainbed-2024": "631be43392e73e3e9266cac21124ec8e71a4d9fc646c377dbc525defaddc7fab",
+    "dgbench": "5f13cc0e2248e643896e8f2a0766b048711b0db7e0f91499c57f4b2100598f75",
+    "domainbed-2020": "d2ccf3ecdb4c9869847dc5380effa5bc4c545be8deb3bbefa0fa7f1b82c7bda1",
+    "domainbed-2024": "28224b84cc9f90feeb609c75f5c5e1dc762fc5d6670b488942fd9d72cffb891f",
 }
 
 

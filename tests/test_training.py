@@ -79,7 +79,7 @@ def accuracies(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
         evaluate_at(self, step)
 
     monkeypatch.setattr(Training, "_evaluate", noting)
-    monkeypatch.setattr("dgbench.training.mean_accuracy", lambda scores, views: script[now[0]])
+    monkeypatch.setattr("dgbench.training.mean_score", lambda scores, views, metric: script[now[0]])
     return script
 
 

@@ -30,7 +30,7 @@ def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequent
 
 def domain_labels(batches: Sequence[Batch]) -> Tensor:
     """The number of the domain that each example comes from, in the order of the concatenated minibatches."""
-    return torch.cat([torch.full_like(batch.y, i) for i, batch in enumerate(batches)])
+    return torch.cat([torch.full_like(batch.positions, batch.domain) for batch in batches])
 
 
 def check_turns(d_steps_per_g_step: int) -> None:

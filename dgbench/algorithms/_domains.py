@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dgbench.algorithm import Algorithm, Batch
 
@@ -18,19 +17,27 @@ def pooled_features(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
     return features
 
 
+def places(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
+    """Where each minibatch's domain stands among all training domains (E,), int64: a step may show only some."""
+    device = batches[0].y.device
+    if len(batches) == algorithm.task.num_domains:
+        return torch.arange(len(batches), device=device)
+    return torch.tensor([batch.domain for batch in batches], device=device)
+
+
 def parts(pooled: Tensor, batches: Sequence[Batch]) -> list[Tensor]:
     """The rows of each domain."""
     return list(torch.split(pooled, [len(b.y) for b in batches]))
 
 
-def losses_of(logits: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
-    """Mean cross-entropy of each domain (E,)."""
-    return torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+def losses_of(algorithm: Algorithm, logits: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+    """Mean criterion of each domain (E,)."""
+    return torch.stack([algorithm.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
 
 
 def feature_losses(algorithm: Algorithm, features: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
-    """Mean cross-entropy of each domain (E,) from its features."""
-    return losses_of(parts(algorithm.network.classifier(torch.cat(list(features))), batches), batches)
+    """Mean criterion of each domain (E,) from its features."""
+    return losses_of(algorithm, parts(algorithm.network.classifier(torch.cat(list(features))), batches), batches)
 
 
 def descend_penalised(algorithm: Algorithm, nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:

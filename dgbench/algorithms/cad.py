@@ -34,6 +34,7 @@ class CAD(Algorithm):
         min_domains=2,
         penalties=("lmbda",),
         unlike_domainbed="is_project on ends in a NameError; is_flipped off counts each example as its own neighbour",
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class CondCAD(CAD):
         min_domains=2,
         penalties=("lmbda",),
         unlike_domainbed="is_project on ends in a NameError",
+        needs=("classes",),
     )
 
     def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ class DANN(Algorithm):
         adversarys = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
         with torch.set_grad_enabled(not adversarys):
             features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
-            nll = F.cross_entropy(self.network.classifier(features), y)
+            nll = self.criterion(self.network.classifier(features), y)
         disc_loss = self._adversarys_loss(self.judged(features, y), y, domain_labels(batches))
         if adversarys:
             self.disc_optimizer.zero_grad(set_to_none=True)
@@ -138,6 +138,7 @@ class CDANN(DANN):
         penalties=("dann_lambda", "grad_penalty"),
         base=None,
         rehearsal={"lr_g": 3e-3, "lr_d": 1e-3, "dann_lambda": 0.1},
+        needs=("classes",),
     )
 
     def build(self) -> None:

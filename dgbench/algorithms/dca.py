@@ -35,7 +35,12 @@ class DCA(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Shen and Cremers, NeurIPS 2022", forwards=6.0, backwards=5.0, base=None, followers=("network",)
+        paper="Shen and Cremers, NeurIPS 2022",
+        forwards=6.0,
+        backwards=5.0,
+        base=None,
+        followers=("network",),
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

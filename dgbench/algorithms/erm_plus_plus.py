@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
@@ -77,7 +76,7 @@ class ERMPlusPlus(Algorithm):
         everything = self.step > self.hparams.linear_steps
         with torch.set_grad_enabled(everything):
             features = self.live.dropout(self.live.features(x))
-        loss = F.cross_entropy(self.live.classifier(features), y)
+        loss = self.criterion(self.live.classifier(features), y)
         optimizer = self.optimizer if everything else self.linear_optimizer
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

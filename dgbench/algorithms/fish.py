@@ -51,8 +51,9 @@ class Fish(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Refuse to draw more domains than there are: the authors' loop would then not take one step."""
+        """Refuse to draw more domains than a step shows: the authors' loop would then not take one step."""
         steps, domains = self.hparams.meta_steps, self.task.num_domains
+        domains = min(domains, self.setting.domains_per_step or domains)
         if self.hparams.form == "wilds" and not 1 <= steps <= domains:
             raise UserError(f"Fish's meta_steps is {steps}; it must lie between 1 and the {domains} training domains")
 

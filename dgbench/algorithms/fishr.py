@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._domains import places
 from dgbench.algorithms._head import moments, per_example
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError
@@ -35,6 +36,7 @@ class Fishr(Algorithm):
         min_domains=2,
         penalties=("fishr_lambda",),
         rehearsal={"penalty_anneal_iters": 0},
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -75,14 +77,14 @@ class Fishr(Algorithm):
             means, squares = moments(layer.rows(start, end) for layer in layers)
             variances.append(torch.cat(squares) - torch.cat(means).square())
             start = end
-        penalty = self._penalty(torch.stack(variances))
+        penalty = self._penalty(torch.stack(variances), places(self, batches))
         loss = nll + (self.hparams.fishr_lambda if self.step >= annealed else 0.0) * penalty
         self.descend(loss)
         return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
 
-    def _penalty(self, variances: Tensor) -> Tensor:
+    def _penalty(self, variances: Tensor, there: Tensor) -> Tensor:
         ema = self.hparams.ema
-        averaged = ema * self.variances + (1 - ema) * variances
-        self.variances = averaged.detach()
+        averaged = ema * self.variances[there] + (1 - ema) * variances
+        self.variances[there] = averaged.detach()
         averaged = averaged / (1 - ema)
         return (averaged - averaged.mean(dim=0)).square().mean()

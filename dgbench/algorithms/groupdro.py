@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._domains import feature_losses
+from dgbench.algorithms._domains import feature_losses, places
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam, power
 
@@ -45,7 +45,9 @@ class GroupDRO(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """One step of the weights, then one of the network."""
         losses = feature_losses(self, self.domain_features(batches), batches)
-        self.log_q.copy_((self.log_q + self.hparams.groupdro_eta * losses.detach()).log_softmax(dim=0))
-        loss = losses @ self.log_q.exp()
+        there = places(self, batches)
+        gains = self.hparams.groupdro_eta * losses.detach()
+        self.log_q.copy_(self.log_q.index_add(0, there, gains).log_softmax(dim=0))
+        loss = losses @ self.log_q[there].exp()
         self.descend(loss)
         return {"loss": loss.detach(), "nll": losses.detach().mean()}

@@ -29,7 +29,9 @@ class HGP(Algorithm):
     from one pass where batch norm is not live.
     """
 
-    card = AlgorithmCard(paper="Hemati et al., ICCV 2023", min_domains=2, penalties=("hgp_alpha", "hgp_beta"))
+    card = AlgorithmCard(
+        paper="Hemati et al., ICCV 2023", min_domains=2, penalties=("hgp_alpha", "hgp_beta"), needs=("classes",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

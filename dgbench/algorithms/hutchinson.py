@@ -43,6 +43,7 @@ class Hutchinson(Algorithm):
         paper="Hemati et al., ICCV 2023",
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class IB_ERM(Algorithm):
         if self.step == annealed:
             self.optimizer = self.new_optimizer(self.parameters())
         features = pooled_features(self, batches)
-        nll = losses_of(parts(self.network.classifier(features), batches), batches).mean()
+        nll = losses_of(self, parts(self.network.classifier(features), batches), batches).mean()
         weight = self.hparams.ib_lambda if self.step >= annealed else 0.0
         return descend_penalised(self, nll, bottleneck(parts(features, batches)), weight)
 
@@ -78,6 +78,7 @@ class IB_IRM(Algorithm):
         penalties=("irm_lambda", "ib_lambda"),
         rehearsal={"irm_penalty_anneal_iters": 12, "ib_penalty_anneal_iters": 12},
         without={"irm_penalty_anneal_iters": 0, "ib_penalty_anneal_iters": 0},
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class IB_IRM(Algorithm):
             self.optimizer = self.new_optimizer(self.parameters())
         features = pooled_features(self, batches)
         logits = parts(self.network.classifier(features), batches)
-        nll = losses_of(logits, batches).mean()
+        nll = losses_of(self, logits, batches).mean()
         irm = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
         ib = bottleneck(parts(features, batches))
         loss = nll + (self.hparams.irm_lambda if self.step >= irm_annealed else 1.0) * irm

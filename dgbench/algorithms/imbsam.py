@@ -36,6 +36,7 @@ class ImbSAM(Algorithm):
         without={"tail_weight": 1.0},
         rehearsal={"tail_below": 10**9},
         experimental="by default the tail is what lies below the mean class size; the paper sets a size per data set",
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

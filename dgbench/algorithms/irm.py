@@ -43,6 +43,7 @@ class IRM(Algorithm):
         penalties=("irm_lambda",),
         rehearsal={"irm_penalty_anneal_iters": 12},
         without={"irm_penalty_anneal_iters": 0},
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -64,4 +65,4 @@ class IRM(Algorithm):
         logits = parts(self(torch.cat([b.x for b in batches])), batches)
         penalty = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
         weight = self.hparams.irm_lambda if self.step >= annealed else 1.0
-        return descend_penalised(self, losses_of(logits, batches).mean(), penalty, weight)
+        return descend_penalised(self, losses_of(self, logits, batches).mean(), penalty, weight)

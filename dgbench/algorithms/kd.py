@@ -32,7 +32,9 @@ class KD(Algorithm):
     no unlabelled images of ImageNet and no mixup. A step also costs a forward pass of the teacher.
     """
 
-    card = AlgorithmCard(paper="Hinton et al., NeurIPS-W 2014; Berezovskiy and Morozov, ICCV-W 2023", taught=True)
+    card = AlgorithmCard(
+        paper="Hinton et al., NeurIPS-W 2014; Berezovskiy and Morozov, ICCV-W 2023", taught=True, needs=("classes",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -73,7 +73,7 @@ class MIRO(Algorithm):
         with torch.no_grad():
             _, old = staged(self.initial, x)
         features, new = staged(self.network, x)
-        nll = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
+        nll = self.criterion(self.network.classifier(self.network.dropout(features)), y)
         terms = [_distance(f, f0, b) for f, f0, b in zip(new, old, self.spreads, strict=True)]
         penalty = torch.stack(terms).sum()
         loss = nll + self.hparams.ld * penalty

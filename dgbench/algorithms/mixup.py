@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributions import Beta
-from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
@@ -54,11 +53,12 @@ class Mixup(Algorithm):
         blends, partners = [], []
         for i, j, share in zip(order, order[1:] + order[:1], shares, strict=True):
             one, other, n = batches[i], batches[j], min(len(batches[i].y), len(batches[j].y))
-            blends.append(Batch(share * one.x[:n] + (1 - share) * other.x[:n], one.y[:n], one.positions[:n]))
+            x = share * one.x[:n] + (1 - share) * other.x[:n]
+            blends.append(Batch(x, one.y[:n], one.positions[:n], one.domain))
             partners.append(other.y[:n])
         logits = parts(self.network.classifier(torch.cat(self.domain_features(blends))), blends)
         terms = [
-            share * F.cross_entropy(z, blend.y) + (1 - share) * F.cross_entropy(z, y)
+            share * self.criterion(z, blend.y) + (1 - share) * self.criterion(z, y)
             for z, blend, y, share in zip(logits, blends, partners, shares, strict=True)
         ]
         loss = torch.stack(terms).mean()

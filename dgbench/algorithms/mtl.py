@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._domains import places
 from dgbench.algorithms._networks import rebuilt
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError
@@ -83,12 +83,13 @@ class MTL(Algorithm):
         network, ema = self.network, self.hparams.mtl_ema
         features = [z[:, : len(network.embedding)] for z in self.domain_features(batches)]
         means = torch.stack([z.mean(dim=0) for z in features])
-        embeddings = ema * means + (1 - ema) * self.embeddings
+        there = places(self, batches)
+        embeddings = ema * means + (1 - ema) * self.embeddings[there]
         rows = torch.cat([m.expand_as(z) for m, z in zip(embeddings, features, strict=True)])
         logits = network.classifier(torch.cat([torch.cat(features), rows], dim=1)).split([len(z) for z in features])
-        losses = torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+        losses = torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
         with torch.no_grad():
-            self.embeddings.copy_(embeddings)
-            network.embedding.copy_(embeddings.mean(dim=0))
+            self.embeddings[there] = embeddings
+            network.embedding.copy_(self.embeddings.mean(dim=0))
         self.descend(losses.sum())
         return {"loss": losses.detach().mean()}

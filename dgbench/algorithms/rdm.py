@@ -37,6 +37,7 @@ class RDM(Algorithm):
         base=None,
         rehearsal={"rdm_penalty_anneal_iters": 2, "rdm_lr": 1e-3},
         unlike_domainbed="needs CUDA and minibatches of one size",
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

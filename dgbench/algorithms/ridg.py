@@ -31,7 +31,9 @@ class RIDG(Algorithm):
     the size of classes x classes x features.
     """
 
-    card = AlgorithmCard(paper="Chen et al., ICCV 2023", penalties=("ridg_alpha",), needs=("linear_classifier",))
+    card = AlgorithmCard(
+        paper="Chen et al., ICCV 2023", penalties=("ridg_alpha",), needs=("linear_classifier", "classes")
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

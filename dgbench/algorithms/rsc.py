@@ -30,7 +30,7 @@ class RSC(Algorithm):
     is); quantiles stay on the device.
     """
 
-    card = AlgorithmCard(paper="Huang et al., ECCV 2020")
+    card = AlgorithmCard(paper="Huang et al., ECCV 2020", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

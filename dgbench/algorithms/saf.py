@@ -46,6 +46,7 @@ class SAF(Algorithm):
         paper="Du et al., NeurIPS 2022",
         penalties=("saf_lambda",),
         rehearsal={"past_epochs": 1, "start_epoch": 0},
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class SAF(Algorithm):
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """One step; reads each example's oldest logits and writes the new ones in their place."""
-        rows = torch.cat([batch.positions + start for batch, start in zip(batches, self.starts, strict=False)])
+        rows = torch.cat([batch.positions + self.starts[batch.domain] for batch in batches])
         logits = self(torch.cat([b.x for b in batches]))
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
         slots = self.draws[rows] % self.hparams.past_epochs
@@ -111,6 +112,7 @@ class MESA(Algorithm):
         penalties=("mesa_lambda",),
         rehearsal={"start_epoch": 0, "mesa_decay": 0.5},
         followers=("average",),
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -154,7 +156,8 @@ class MESA(Algorithm):
 
 def begun(method: Algorithm, batches: Sequence[Batch]) -> Tensor:
     """Whether each example's domain is past the first epochs, in the order of the concatenated minibatches (B,)."""
-    epochs = [method.step * len(b.y) // size for b, size in zip(batches, method.task.sizes, strict=True)]
+    sizes, domains = method.task.sizes, method.task.num_domains
+    epochs = [method.step * len(b.y) * len(batches) // (sizes[b.domain] * domains) for b in batches]
     return torch.cat(
         [
             torch.full_like(b.y, epoch > method.hparams.start_epoch, dtype=torch.bool)

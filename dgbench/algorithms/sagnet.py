@@ -34,7 +34,12 @@ class SagNet(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Nam et al., CVPR 2021", forwards=2.0, backwards=2.0, penalties=("sag_w_adv",), base=None
+        paper="Nam et al., CVPR 2021",
+        forwards=2.0,
+        backwards=2.0,
+        penalties=("sag_w_adv",),
+        base=None,
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

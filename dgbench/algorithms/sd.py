@@ -26,7 +26,7 @@ class SD(Algorithm):
     DomainBed. From DomainBed's code: none.
     """
 
-    card = AlgorithmCard(paper="Pezeshki et al., NeurIPS 2021", penalties=("sd_reg",))
+    card = AlgorithmCard(paper="Pezeshki et al., NeurIPS 2021", penalties=("sd_reg",), needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

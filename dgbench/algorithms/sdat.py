@@ -41,6 +41,7 @@ class SDAT(Algorithm):
         min_domains=2,
         penalties=("rho", "trade_off"),
         rehearsal={"reversal_steps": 5},
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class SelfReg(Algorithm):
     card = AlgorithmCard(
         paper="Kim et al., ICCV 2021",
         unlike_domainbed="never trains the projection head: it stays out of the optimizer",
+        needs=("classes",),
     )
 
     def build(self) -> None:

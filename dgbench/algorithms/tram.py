@@ -47,7 +47,9 @@ class TRAM(Algorithm):
     measurement and the step, for a copy taken after the step is the present model and d nothing but dropout.
     """
 
-    card = AlgorithmCard(paper="Sherborne et al., ICLR 2024", forwards=3.0, backwards=2.0, followers=("reference",))
+    card = AlgorithmCard(
+        paper="Sherborne et al., ICLR 2024", forwards=3.0, backwards=2.0, followers=("reference",), needs=("classes",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
@@ -91,7 +90,7 @@ class Transfer(Algorithm):
         """Greatest less smallest loss of a domain under a classifier."""
         sizes = [len(b.y) for b in batches]
         logits = functional_call(self.adversary, head, (torch.cat(list(features)),)).split(sizes)
-        losses = torch.stack([F.cross_entropy(z, b.y) for z, b in zip(logits, batches, strict=True)])
+        losses = torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
         return losses.max() - losses.min()
 
     def _ascend(self, features: Sequence[Tensor], batches: Sequence[Batch]) -> None:

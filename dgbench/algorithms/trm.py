@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithms._domains import places
 from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError
 from dgbench.space import hparam, power
@@ -42,7 +43,7 @@ class TRM(Algorithm):
         penalties=("cos_lambda",),
         base=None,
         rehearsal={"iters": 2},
-        needs=("linear_classifier",),
+        needs=("linear_classifier", "classes"),
         unlike_domainbed="overwrites the first term of its Neumann series, needs CUDA, doesn't save its classifiers",
     )
 
@@ -76,28 +77,30 @@ class TRM(Algorithm):
         nll = F.cross_entropy(self.network.classifier(features), y)
         loss, logged = nll, {"nll": nll.detach()}
         if self.step >= self.hparams.iters:
-            transfer = self._transfer_risk(features, y, [len(b.y) for b in batches])
+            transfer = self._transfer_risk(features, y, [len(b.y) for b in batches], places(self, batches))
             loss, logged["transfer"] = nll + transfer, transfer.detach()
         self.descend(loss)
         return {"loss": loss.detach(), **logged}
 
-    def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int]) -> Tensor:
+    def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int], there: Tensor) -> Tensor:
         own = _Regression(torch.split(features, sizes), torch.split(y, sizes), self.task.num_classes)
-        self.alpha /= self.alpha.sum(dim=1, keepdim=True)
+        own_weights, own_biases, alpha = self.weights[there], self.biases[there], self.alpha[there][:, there]
+        alpha = alpha / alpha.sum(dim=1, keepdim=True)
         if self.setting.class_balanced:
             assert isinstance(self.network.classifier, nn.Linear)
-            self.weights.copy_(self.network.classifier.weight.detach().expand_as(self.weights))
-        own.fit(self.weights, self.biases)
+            own_weights.copy_(self.network.classifier.weight.detach().expand_as(own_weights))
+        own.fit(own_weights, own_biases)
+        self.weights[there], self.biases[there] = own_weights, own_biases
 
-        weights = self.weights.detach().requires_grad_()
-        logits = torch.einsum("nd,qcd->qnc", features, weights) + self.biases[:, None]
+        weights = own_weights.clone().requires_grad_()
+        logits = torch.einsum("nd,qcd->qnc", features, weights) + own_biases[:, None]
         losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(sizes)), reduction="none").view(len(sizes), -1)
         risks = torch.stack([part.mean(dim=1) for part in torch.split(losses, sizes, dim=1)], dim=1)  # [q, p]: L_p(w_q)
-        weighted = self.alpha.clone() * risks
+        weighted = alpha * risks
         (others,) = torch.autograd.grad(weighted.sum(), weights, retain_graph=True)
-        v = own.inverse_hessian(others, self.weights, self.biases)
-        alignment = own.alignment(v, self.weights, self.biases)
-        self.alpha *= torch.exp(self.hparams.groupdro_eta * weighted.detach())
+        v = own.inverse_hessian(others, own_weights, own_biases)
+        alignment = own.alignment(v, own_weights, own_biases)
+        self.alpha[there[:, None], there] = alpha * torch.exp(self.hparams.groupdro_eta * weighted.detach())
         return (weighted.sum() - self.hparams.cos_lambda * alignment) / len(sizes)
 
 

@@ -45,7 +45,9 @@ class URM(Algorithm):
     of the setting's kind (theirs has a choice of its own, Adam in every draw).
     """
 
-    card = AlgorithmCard(paper="Krishnamachari et al., TMLR 2024", penalties=("urm_adv_lambda",), base=None)
+    card = AlgorithmCard(
+        paper="Krishnamachari et al., TMLR 2024", penalties=("urm_adv_lambda",), base=None, needs=("classes",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

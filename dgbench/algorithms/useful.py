@@ -36,7 +36,9 @@ class USEFUL(Algorithm):
     within a domain alone. The model that is selected may be one from before the survey. DomainBed has no USEFUL.
     """
 
-    card = AlgorithmCard(paper="Nguyen et al., NeurIPS 2024", base=None, rehearsal={"useful_share": 0.25})
+    card = AlgorithmCard(
+        paper="Nguyen et al., NeurIPS 2024", base=None, rehearsal={"useful_share": 0.25}, needs=("classes",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -28,8 +28,10 @@ class Amazon(WildsTexts):
         classes=("1 star", "2 stars", "3 stars", "4 stars", "5 stars"),
         counts={"official": 539_502},
         parts={"train": 245_502, "id_val": 46_950, "val": 100_050, "test": 100_050, "id_test": 46_950},
+        domains_per_step=4,
         metric="10th_percentile_acc",
         backbone="distilbert-base-uncased",
+        texts=True,
         folder="amazon_v2.1",
     )
     wilds_name = "amazon"

@@ -25,6 +25,7 @@ class CivilComments(WildsTexts):
         parts={"train": 269_038, "val": 45_180, "test": 133_782},
         metric="acc_wg",
         backbone="distilbert-base-uncased",
+        texts=True,
         folder="civilcomments_v1.0",
     )
     wilds_name = "civilcomments"

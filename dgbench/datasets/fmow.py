@@ -37,6 +37,7 @@ class FMoW(WildsImages):
         classes=tuple(_CLASSES.split()),
         counts={"official": 141_696},
         parts={"train": 76_863, "id_val": 11_483, "val": 19_915, "test": 22_108, "id_test": 11_327},
+        domains_per_step=4,
         metric="acc_worst_region",
         backbone="densenet121.tv_in1k",
         folder="fmow_v1.1",

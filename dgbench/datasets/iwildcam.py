@@ -22,6 +22,7 @@ class iWildCam(WildsImages):
         classes=tuple(map(str, range(182))),
         counts={"official": 203_029},
         parts={"train": 129_809, "id_val": 7_314, "val": 14_961, "test": 42_791, "id_test": 8_154},
+        domains_per_step=4,
         metric="F1-macro_all",
         folder="iwildcam_v2.0",
     )

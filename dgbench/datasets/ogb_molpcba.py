@@ -36,8 +36,10 @@ class OGBMolPCBA(WildsDataset):
         classes=tuple(f"assay {number}" for number in range(128)),
         counts={"official": 437_929},
         parts={"train": 350_343, "val": 43_793, "test": 43_793},
+        domains_per_step=4,
         metric="ap",
         task="multilabel",
+        unsupported="there is no network for graphs here; it can be loaded and scored from Python",
         folder="ogbg_molpcba",
     )
     wilds_name = "ogb-molpcba"

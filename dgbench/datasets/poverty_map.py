@@ -30,6 +30,7 @@ class PovertyMap(WildsDataset):
         classes=("wealth index",),
         counts=dict.fromkeys("ABCDE", 19_669),
         parts={"train": 9_797, "id_val": 1_000, "val": 3_909, "test": 3_963, "id_test": 1_000},
+        domains_per_step=4,
         metric="r_wg",
         task="regression",
         backbone="resnet18.tv_in1k",

@@ -33,8 +33,11 @@ class Py150(WildsDataset):
         domains=("official",),
         counts={"official": 150_000},
         parts={"train": 79_866, "id_val": 5_000, "val": 5_160, "test": 39_974, "id_test": 20_000},
+        domains_per_step=4,
         metric="acc",
         task="tokens",
+        unsupported="a view's logits, 50,001 for each of an example's 255 tokens, are more than can be kept until they are "
+        "scored; it can be loaded and scored from Python",
         backbone="microsoft/CodeGPT-small-py",
         folder="py150_v1.0",
     )

@@ -27,6 +27,7 @@ class RxRx1(WildsImages):
         classes=tuple(map(str, range(1139))),
         counts={"official": 125_510},
         parts={"train": 40_612, "val": 9_854, "test": 34_432, "id_test": 40_612},
+        domains_per_step=4,
         metric="acc_avg",
         folder="rxrx1_v1.0",
     )

@@ -26,7 +26,7 @@ class FisherMerging(Merger):
     members, before the scaling, not for the target task's alone. What is no parameter is averaged plainly.
     """
 
-    card = MergerCard(paper="Matena and Raffel, NeurIPS 2022")
+    card = MergerCard(paper="Matena and Raffel, NeurIPS 2022", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams:

@@ -81,6 +81,7 @@ def batches(
             torch.randn(n, *shape, generator=generator) * (1 + 0.3 * i) + 0.5 * i,
             torch.randint(CLASSES, (n,), generator=generator),
             torch.randint(EXAMPLES, (n,), generator=generator),
+            i,
             torch.randn(n, CLASSES, generator=generator) * 3 if taught else None,
         )
         for i, n in enumerate(sizes)

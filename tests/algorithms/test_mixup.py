@@ -60,7 +60,7 @@ def test_shares_have_the_beta_distribution(toy: SimpleNamespace, monkeypatch: py
         return [b.x.new_ones(1, 8) for b in blends]
 
     monkeypatch.setattr(algorithm, "domain_features", watch)
-    data = [Batch(torch.full((1, 6), v), torch.tensor([0]), torch.tensor([0])) for v in (0.0, 1.0)]
+    data = [Batch(torch.full((1, 6), v), torch.tensor([0]), torch.tensor([0]), i) for i, v in enumerate((0.0, 1.0))]
     torch.manual_seed(0)
     for _ in range(500):
         algorithm.update(data)

@@ -45,7 +45,7 @@ def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str) ->
 def test_the_first_mean_of_a_class_is_the_minibatchs(toy: SimpleNamespace) -> None:
     algorithm = toy.make(RIDG, **OPTIONS)
     batch = toy.batches(0)[2]
-    first = Batch(batch.x[batch.y != 3], batch.y[batch.y != 3], batch.positions[batch.y != 3])
+    first = Batch(batch.x[batch.y != 3], batch.y[batch.y != 3], batch.positions[batch.y != 3], 0)
     rationales = algorithm.network.classifier.weight * algorithm.network.features(first.x)[:, None, :]
     algorithm.update([first])
     present = set(first.y.tolist())
@@ -54,7 +54,7 @@ def test_the_first_mean_of_a_class_is_the_minibatchs(toy: SimpleNamespace) -> No
         torch.testing.assert_close(algorithm.means[c], rationales[first.y == c].mean(0), rtol=0, atol=1e-14)
     assert not algorithm.means[3].any()
     kept = algorithm.means[0].clone()
-    algorithm.update([Batch(first.x[:1], torch.tensor([3]), first.positions[:1])])
+    algorithm.update([Batch(first.x[:1], torch.tensor([3]), first.positions[:1], 0)])
     assert algorithm.seen[3]
     assert torch.equal(algorithm.means[0], kept)
 
@@ -62,7 +62,9 @@ def test_the_first_mean_of_a_class_is_the_minibatchs(toy: SimpleNamespace) -> No
 def test_a_lone_example_that_is_its_classs_mean_pays_nothing(toy: SimpleNamespace) -> None:
     algorithm = toy.make(RIDG, **OPTIONS)
     batch = toy.batches(0)[0]
-    assert algorithm.update([Batch(*(t[:1] for t in batch))])["penalty"].item() == pytest.approx(0, abs=1e-14)
+    assert algorithm.update([Batch(batch.x[:1], batch.y[:1], batch.positions[:1], 0)])[
+        "penalty"
+    ].item() == pytest.approx(0, abs=1e-14)
 
 
 def test_without_weight_it_is_erm(toy: SimpleNamespace) -> None:

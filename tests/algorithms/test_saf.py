@@ -94,7 +94,7 @@ def test_an_example_is_held_to_its_own_logits_of_two_draws_ago(toy: SimpleNamesp
     seen, position = [], torch.tensor([4, 7])
     for scale in (1.0, 2.0, 3.0, 4.0):
         seen.append(algorithm.network(scale * x).detach())
-        batch = Batch(scale * x, y, position)
+        batch = Batch(scale * x, y, position, 0)
         logged = algorithm.update([batch, batch._replace(positions=position + 2), batch])
         expected = 0.0
         if len(seen) > 2:
@@ -108,7 +108,7 @@ def test_of_an_example_drawn_twice_at_once_the_last_is_kept(toy: SimpleNamespace
     algorithm = toy.make(SAF, domains=1, **OPTIONS[SAF])
     x = torch.randn(3, 6)
     logits = algorithm.network(x).detach()
-    algorithm.update([Batch(x, torch.tensor([0, 1, 2]), torch.tensor([5, 9, 5]))])
+    algorithm.update([Batch(x, torch.tensor([0, 1, 2]), torch.tensor([5, 9, 5]), 0)])
     assert torch.equal(algorithm.past[5, 0], logits[2])
     assert torch.equal(algorithm.past[-1, 0], logits[0]), "one place written twice, in whatever order the device likes"
     assert torch.equal(algorithm.past[9, 0], logits[1])

@@ -13,7 +13,7 @@ from dgbench.average import Weights
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of
 from dgbench.data import Minibatches
-from dgbench.evaluate import evaluate_views, mean_accuracy
+from dgbench.evaluate import evaluate_views, mean_score
 from dgbench.predictor import find_model, predict_with
 from dgbench.reconcile import Sweep
 from dgbench.results import read_results
@@ -147,7 +147,7 @@ def test_selection_picks_among_the_alphas(sweep: Sweep, base: str) -> None:
     for run in merged(sweep, base, "WiSEFT"):
         found = records(sweep, run)
         assert [record["step"] for record in found] == [8, 9, 10, 11, 12]
-        scores = [mean_accuracy(record["views"], run.fold.source_val) for record in found]
+        scores = [mean_score(record["views"], run.fold.source_val) for record in found]
         place = scores.index(max(scores))
         picks = {
             name: SELECTORS[name].rate(results, row, "RotatedDigits", 0, run.trial, run.hparams_seed)
@@ -168,7 +168,7 @@ def test_a_linear_probe_makes_the_beginning_of_wise_ft_a_model(sweep: Sweep, tmp
     run = merged(sweep, "ERM", "WiSEFT")[0]
     starts = [records(sweep, run)[0], records(probed, runs_of(probed, "WiSEFT")[0])[0]]
     assert [record["alpha"] for record in starts] == [0, 0]
-    random, fitted = (mean_accuracy(record["views"], run.fold.source_val) for record in starts)
+    random, fitted = (mean_score(record["views"], run.fold.source_val) for record in starts)
     assert random < 0.25 < 0.5 < fitted
 
 
