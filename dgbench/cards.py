@@ -156,6 +156,8 @@ class DatasetCard:
 
     Its `domains` are the ways in which it is split, each of them a fold. Empty: parts are drawn.
     """
+    shared_identities: bool = False
+    """Every domain shows the same identities (`Examples.groups`), so some of them are kept to be tested alone."""
     metric: str = "accuracy"
     """The score that selects and that tables show: `accuracy`, or one that the data set computes itself."""
     task: str = "classification"

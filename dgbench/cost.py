@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems
 from dgbench.plan import Plan
-from dgbench.protocol import IN, View
+from dgbench.protocol import IN, NEW, View
 from dgbench.request import DatasetFacts
 from dgbench.run import Run
+from dgbench.splits import NEW_SHARE
 
 
 @dataclass
@@ -76,6 +77,11 @@ def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
     if facts.parts:
         return facts.parts[str(view)]
     n = facts.counts[facts.domains.index(view.domain)]
+    if facts.shared_identities:
+        new = int(n * NEW_SHARE)
+        if view.part == NEW:
+            return new
+        n -= new
     out = int(n * holdout_fraction)
     return n - out if view.part == IN else out
 

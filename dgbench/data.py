@@ -36,7 +36,7 @@ class ViewData:
         self.input_shape = dataset.input_shape
         self.card = dataset.card
         self.seed = run.seed
-        fraction = run.setting.holdout_fraction
+        fraction, shared = run.setting.holdout_fraction, dataset.card.shared_identities
         needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
         self.examples = {d: dataset.examples(d, (trained or run).data_seed) for d in dataset.domains if d in needed}
         if run.setting.cache == "auto":
@@ -44,7 +44,9 @@ class ViewData:
         self.indices = {
             View(domain, part): indices
             for domain, examples in self.examples.items()
-            for part, indices in parts(examples, run.trial, dataset.domains.index(domain), fraction).items()
+            for part, indices in parts(
+                examples, run.trial, dataset.domains.index(domain), fraction, shared_identities=shared
+            ).items()
         }
         self.train = tuple(domain for view in run.fold.train for domain in self._domains(view))
         self.augmented = (

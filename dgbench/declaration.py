@@ -20,7 +20,7 @@ from dgbench.errors import Problems, UserError, unknown
 from dgbench.names import Row, parse_row, parse_rows
 from dgbench.plain import revive
 from dgbench.plan import Plan, plan, resolve_setting
-from dgbench.protocol import Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
@@ -44,6 +44,7 @@ KEYS: Mapping[str, type] = {
     "n_trials_from": int,
     "single_test_envs": bool,
     "single_source": bool,
+    "all_domains": bool,
     "test_envs": list,
     "train_domains": list,
     "val_domains": list,
@@ -56,10 +57,17 @@ KEYS: Mapping[str, type] = {
 """What a sweep file may say; flags of the same names win over it."""
 _DOMAIN_KEYS = ("test_envs", "train_domains", "val_domains", "test_domains")
 """Lists of domains, by name or by number."""
-_NOT_OF_FIXED_SPLITS = ("single_test_envs", "single_source", "train_domains", "val_domains", "test_domains")
+_NOT_OF_FIXED_SPLITS = (
+    "single_test_envs",
+    "single_source",
+    "all_domains",
+    "train_domains",
+    "val_domains",
+    "test_domains",
+)
 _TABLES = ("setting", "hparams")
 _PROTOCOLS: Mapping[str, type[Protocol]] = {
-    cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, Explicit, FixedSplit)
+    cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, AllDomains, Explicit, FixedSplit)
 }
 
 
@@ -247,11 +255,15 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
         tuple(map(str, asked.get(key, ()))) for key in ("train_domains", "val_domains", "test_domains", "test_envs")
     )
     if train or val or test:
-        if asked.get("single_test_envs") or asked.get("single_source") or only:
+        if asked.get("single_test_envs") or asked.get("single_source") or asked.get("all_domains") or only:
             raise UserError(
                 "--train_domains, --val_domains and --test_domains say it all: leave out the other protocol flags"
             )
         return Explicit(train, test, val)
+    if asked.get("all_domains"):
+        if asked.get("single_source"):
+            raise UserError("--all_domains trains on every domain, --single_source on one: leave out one of them")
+        return AllDomains(only)
     if asked.get("single_source"):
         if only:
             raise UserError("--single_source tests all domains but the one that trains: leave out --test_envs")

@@ -112,7 +112,7 @@ def write_times(folder: RunFolder, started: float, device: torch.device) -> None
 @cache
 def versions() -> dict[str, str]:
     """Versions that a number may depend on."""
-    names = ("torch", "torchvision", "timm", "numpy", "pillow")
+    names = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"dgbench": dgbench.__version__, "python": platform.python_version(), **found}
 

@@ -31,6 +31,9 @@ def add_asking(parser: ArgumentParser) -> None:
     parser.add_argument("--single_test_envs", action="store_true", default=None, help="no folds with two test domains")
     parser.add_argument("--test_envs", nargs="+", metavar="DOMAIN", help="test these domains only, by name or number")
     parser.add_argument("--single_source", action="store_true", default=None, help="train on one, test on the others")
+    parser.add_argument(
+        "--all_domains", action="store_true", default=None, help="train on the tested domain too: a reference"
+    )
     for name, what in (("train", "train (default: all others)"), ("val", "validate"), ("test", "are tested")):
         parser.add_argument(
             f"--{name}_domains", nargs="+", metavar="DOMAIN", help=f"one fold spelled out: these {what}"
@@ -119,7 +122,7 @@ def moved_of(args: Namespace) -> dict[str, Any]:
     """What the flags of `retry` change in what the last launch said of its machine."""
     if args.workers is not None and args.workers < 0:
         raise UserError("--workers must be at least 0")
-    paths = {name: getattr(args, name) for name in ("data_dir", "backbone_weights")}
+    paths = {name: getattr(args, name) for name in ("data_dir", "cache_dir", "backbone_weights")}
     moved = {name: os.path.abspath(path) if path else None for name, path in paths.items()}
     said = {**moved, "device": args.device, "workers": args.workers}
     return {name: value for name, value in said.items() if value is not None}

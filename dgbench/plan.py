@@ -195,7 +195,7 @@ class _Planner:
 
     def _setting(self, dataset: str, backbone: str) -> Setting:
         setting = self.settings[dataset]
-        return setting if setting.backbone == backbone else dataclasses.replace(setting, backbone=backbone)
+        return setting if setting.backbone == backbone else dataclasses.replace(setting, backbone=backbone, weights="")
 
     def _candidates(self, row: Row, trial: int, trained: Sequence[Run]) -> Iterator[Candidate]:
         """The predictors of one row in one fold and trial, given the trained runs of all hyperparameter seeds."""

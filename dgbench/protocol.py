@@ -11,6 +11,8 @@ from typing import Protocol as TypingProtocol
 from dgbench.errors import UserError, unknown
 
 IN, OUT = "in", "out"
+NEW = "new"
+"""Identities that nobody trains on or validates with, in data that show the same ones in every domain."""
 TRAIN, ID_VAL, VAL, TEST = "train", "id_val", "val", "test"
 """Parts of a data set with splits of its own: unseen examples of the training domains are `id_val`."""
 
@@ -134,6 +136,29 @@ class SingleSource:
         for source in sources:
             others = tested or [domain for domain in domains if domain != source]
             yield _fold([source, *others], others)
+
+
+@dataclass(frozen=True)
+class AllDomains:
+    """Every domain trains, the tested one too: what could be had if it were known. A reference, no generalization.
+
+    As leave-one-domain-out, but for the training views: the tested domain is reported on what it did not train on, and
+    selection reads the other domains. `only` restricts which domains are tested.
+    """
+
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "all-domains (the tested one trains too)"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """One fold a tested domain, in the order of the domains."""
+        _check(self.name, domains, parts, self.only, tested)
+        for domain in _chosen(self.only or tested, domains):
+            yield Fold(
+                held_out=(domain,),
+                train=tuple(View(d, IN) for d in domains),
+                source_val=tuple(View(d, OUT) for d in domains if d != domain),
+                test=(View(domain, OUT),),
+            )
 
 
 @dataclass(frozen=True)

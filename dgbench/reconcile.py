@@ -6,7 +6,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 
 from dgbench.catalogue import Catalogue
 from dgbench.cost import refuse_small_domains
+from dgbench.dataset import Dataset
 from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
 from dgbench.errors import Problems, UserError
+from dgbench.image_cache import build_cache
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
 from dgbench.launchers.slots import usable_cores, visible_gpus
@@ -91,6 +93,8 @@ class Sweep:
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""
+        if any(state is not State.DONE for state in self.states(retries).values()):
+            self._build_caches()
         gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, slots) as observer:
@@ -111,11 +115,30 @@ class Sweep:
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
+    def remarks(self) -> Iterator[str]:
+        """What is worth knowing of the data sets' files."""
+        for name, dataset in self._datasets():
+            yield from (f"{name}: {remark}" for remark in dataset.remarks())
+
+    def _build_caches(self) -> None:
+        """Decode images that runs share before any of them waits for it."""
+        if self.declaration.setting.cache == "auto":
+            for _, dataset in self._datasets():
+                build_cache(dataset)
+
+    def _datasets(self) -> Iterator[tuple[str, Dataset]]:
+        catalogue = Catalogue(self.site.include)
+        for name, size, backbone in self._opened():
+            yield name, open_dataset(name, self.site, catalogue, size, backbone)
+
+    def _opened(self) -> list[tuple[str, int, str]]:
+        """The data sets of the runs, with the image size and the network that they are opened for."""
+        return sorted({(run.dataset, run.setting.image_size, run.setting.backbone) for run in self.plan.runs})
+
     def _preloaded(self) -> dict[str, Any]:
         """What the process that runs are forked from should read before."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
-        datasets = {(run.dataset, run.setting.image_size, run.setting.backbone) for run in self.plan.runs}
-        return {"site": self.site.to_json(), "names": sorted(names), "datasets": sorted(datasets)}
+        return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}
 
 
 def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:
@@ -132,6 +155,7 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
             site,
             paths={**old_site.paths, **site.paths},
             data_dir=site.data_dir or old_site.data_dir,
+            cache_dir=site.cache_dir or old_site.cache_dir,
             include=tuple(dict.fromkeys((*old_site.include, *site.include))),
         )
         catalogue = Catalogue(site.include)

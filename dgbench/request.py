@@ -11,7 +11,7 @@ from dgbench.cards import GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
-from dgbench.protocol import Fold, Protocol, View
+from dgbench.protocol import NEW, OUT, Fold, Protocol, View
 from dgbench.run import Part
 from dgbench.setting import Setting
 from dgbench.space import Draw, Value
@@ -40,6 +40,7 @@ class DatasetFacts:
     pools: Mapping[str, int] = field(default_factory=dict)
     """Way of splitting -> domains that its training examples are from."""
     domains_per_step: int = 0
+    shared_identities: bool = False
     metric: str = "accuracy"
     task: str = "classification"
     backbone: str = ""
@@ -49,9 +50,10 @@ class DatasetFacts:
         """Those of a protocol; raises `UserError` if the data set can't follow it."""
         try:
             parts = tuple(dict.fromkeys(View.parse(view).part for view in self.parts))
-            return list(protocol.folds(self.domains, parts=parts, tested=self.tested))
+            found = list(protocol.folds(self.domains, parts=parts, tested=self.tested))
         except UserError as error:
             raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from None
+        return [_without_known_identities(fold) for fold in found] if self.shared_identities else found
 
     def training_domains(self, fold: Fold) -> int:
         """How many domains an algorithm sees in training."""
@@ -61,6 +63,15 @@ class DatasetFacts:
         """How many of them make up a step; the setting is resolved."""
         found = self.training_domains(fold)
         return min(found, setting.domains_per_step or found)
+
+
+def _without_known_identities(fold: Fold) -> Fold:
+    """The fold where all domains show the same identities: what trains in one domain must not be tested in another."""
+    return dataclasses.replace(
+        fold,
+        test=tuple(View(view.domain, NEW) for view in fold.test),
+        target_val=tuple(view for view in fold.target_val if view.part == OUT),
+    )
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,10 @@ def _trials_apart(row: Row, dataset: str, setting: Setting) -> Iterator[str]:
 
 def _data_apart(rows: Iterable[Row], facts: DatasetFacts, setting: Setting, catalogue: Catalogue) -> Iterator[str]:
     """Rows that merge runs of which each drew data of its own: what one is tested on, another has trained on."""
+    if facts.shared_identities:
+        for row in rows:
+            if row.merger and catalogue.get("merger", row.merger).card.all_trials:
+                yield f"{row.name}: on {facts.name} each trial tests identities that other trials have trained on"
     if GENERATED not in facts.traits:
         return
     for row in (row for row in rows if row.merger):

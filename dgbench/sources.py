@@ -122,6 +122,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         checkpoint_freq=card.checkpoint_freq,
         fingerprint=dataset.fingerprint(),
         tested=card.tested,
+        shared_identities=card.shared_identities,
         parts=parts,
         pools=pools,
         domains_per_step=card.domains_per_step,

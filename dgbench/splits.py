@@ -11,24 +11,30 @@ from numpy.typing import NDArray
 
 from dgbench.dataset import Examples, SplitExamples
 from dgbench.errors import UserError
-from dgbench.protocol import IN, OUT
+from dgbench.protocol import IN, NEW, OUT
 from dgbench.seeding import seed_hash
 
 Parts = Mapping[str, NDArray[np.int64]]
 
+NEW_SHARE = Fraction(1, 4)
+"""Of the identities, where every domain shows the same ones."""
 
-def parts(examples: Examples, trial: int, domain_index: int, holdout_fraction: float) -> Parts:
+
+def parts(
+    examples: Examples, trial: int, domain_index: int, holdout_fraction: float, *, shared_identities: bool = False
+) -> Parts:
     """The indices of each part of one domain.
 
     Examples that have parts keep them. Those with `groups` are split by identity, alike in every domain, the others one
-    by one. Raises `UserError` if a part that is drawn is empty.
+    by one; where all domains share their identities, a quarter of them is the part `new` before the rest is split.
+    Raises `UserError` if a part that is drawn is empty.
     """
     if isinstance(examples, SplitExamples):
         return examples.parts
     if examples.groups is None:
         found = split(len(examples.labels), holdout_fraction, trial, domain_index)
     else:
-        found = split_by_identity(examples.groups, holdout_fraction, trial)
+        found = split_by_identity(examples.groups, holdout_fraction, trial, shared=shared_identities)
     empty = [part for part, indices in found.items() if len(indices) == 0]
     if empty:
         raise UserError(
@@ -54,24 +60,30 @@ def split(n: int, holdout_fraction: float, trial: int, domain_index: int) -> Par
     return {IN: np.array(keys[cut:], np.int64), OUT: np.array(keys[:cut], np.int64)}
 
 
-def split_by_identity(groups: NDArray[np.int64], holdout_fraction: float, trial: int) -> Parts:
-    """All examples of an identity in one part, in ascending order; identities are split as `is_held_out` says."""
+def split_by_identity(groups: NDArray[np.int64], holdout_fraction: float, trial: int, *, shared: bool = False) -> Parts:
+    """All examples of an identity in one part, in ascending order; identities are split as `is_held_out` says.
+
+    With `shared`, `new` is taken first, and `out` is the fraction of what is left.
+    """
     fraction = Fraction(str(holdout_fraction))
     identities, positions = np.unique(groups, return_inverse=True)
-    held_out = np.array([is_held_out(identity, fraction, trial) for identity in identities.tolist()], bool)
-    out = held_out[positions]
-    return {IN: np.flatnonzero(~out), OUT: np.flatnonzero(out)}
+    names = identities.tolist()
+    out = np.array([is_held_out(identity, fraction, trial) for identity in names], bool)[positions]
+    if not shared:
+        return {IN: np.flatnonzero(~out), OUT: np.flatnonzero(out)}
+    new = np.array([is_held_out(identity, NEW_SHARE, trial, NEW) for identity in names], bool)[positions]
+    return {IN: np.flatnonzero(~out & ~new), OUT: np.flatnonzero(out & ~new), NEW: np.flatnonzero(new)}
 
 
-def is_held_out(identity: int, fraction: Fraction, trial: int) -> bool:
-    """Whether an identity belongs to the `out` part, which depends on nothing but the arguments.
+def is_held_out(identity: int, fraction: Fraction, trial: int, part: str = "identity") -> bool:
+    """Whether an identity belongs to a part, which depends on nothing but the arguments.
 
     A domain that lacks some identities thus splits the others as every domain does. Identities are cut into runs of
     about 1 / fraction neighbours, and one of each run is drawn: of n identities numbered from 0, int(n * fraction) or
     one more are held out.
     """
     if fraction > Fraction(1, 2):
-        return not is_held_out(identity, 1 - fraction, trial)
+        return not is_held_out(identity, 1 - fraction, trial, part)
     run = math.floor(identity * fraction)
     first, end = math.ceil(run / fraction), math.ceil((run + 1) / fraction)
-    return identity == first + seed_hash("identity", trial, run) % (end - first)
+    return identity == first + seed_hash(part, trial, run) % (end - first)

@@ -42,6 +42,7 @@ def parser() -> cli.Parser:
     launch.add_argument("--skip_confirmation", action="store_true", help="don't ask before launching")
     retry = commands.add_parser("retry", help="let failed runs run again, and launch")
     retry.add_argument("--data_dir", help="where the data lie now, if they moved")
+    retry.add_argument("--cache_dir", metavar="DIR", help="where decoded images are to be kept now")
     add_executing(retry)
     retry.set_defaults(device=None, workers=None)
     status = commands.add_parser("status", help="how far a sweep is, and what failed why")
@@ -83,6 +84,8 @@ def _launch(args: Any) -> int:
     if args.dry_run:
         _tell_dry_run(sweep.plan, catalogue, as_json=args.json)
         return 0
+    for remark in sweep.remarks():
+        print(remark)
     return _execute(sweep, jobs, ask=not args.skip_confirmation)
 
 

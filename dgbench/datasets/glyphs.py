@@ -61,6 +61,7 @@ class Glyphs(Dataset):
         "alike: with frozen ImageNet features, 8, 6, 7 and 36 points of accuracy are lost against a model that was "
         "shown the tested style. Some identities are near duplicates, mostly faces",
         traits=("few_examples", "small_images"),
+        shared_identities=True,
         steps=901,
         checkpoint_freq=100,
     )
@@ -135,6 +136,7 @@ class Glyphs6(Glyphs):
         note="two of the designers are there twice, so that a held-out style has a twin among those trained on: "
         "OpenMoji's two share their outlines. Not comparable with Glyphs",
         traits=("few_examples", "small_images"),
+        shared_identities=True,
         steps=901,
         checkpoint_freq=100,
     )

@@ -20,9 +20,7 @@ class PACS(ImageDataset):
         domains=("art_painting", "cartoon", "photo", "sketch"),
         classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
         counts={"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929},
-        known_bad={
-            "sketch/dog/n02103406_4068-1.png": "Dassl leaves it out, DomainBed does not"
-        },
+        known_bad={"sketch/dog/n02103406_4068-1.png": "Dassl leaves it out, DomainBed does not"},
         mirrors=(
             "https://drive.google.com/uc?id=1m4X4fROCCXMO0lRLrr6Zz9Vb3974NWhE (Dassl's copy)",
             "https://huggingface.co/datasets/flwrlabs/pacs (the images without their file names, so other splits)",

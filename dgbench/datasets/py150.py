@@ -36,8 +36,8 @@ class Py150(WildsDataset):
         domains_per_step=4,
         metric="acc",
         task="tokens",
-        unsupported="a view's logits, 50,001 for each of an example's 255 tokens, are more than can be kept until they are "
-        "scored; it can be loaded and scored from Python",
+        unsupported="a view's logits, 50,001 for each of an example's 255 tokens, are more than can be kept until they "
+        "are scored; it can be loaded and scored from Python",
         backbone="microsoft/CodeGPT-small-py",
         folder="py150_v1.0",
     )
