@@ -51,6 +51,8 @@ class Task:
     """Training examples of each domain and class; of each domain alone where labels are no classes."""
     kind: str = "classification"
     """What labels are, a key of `cards.TASKS`: classes (B,), int64, or what `CRITERIA` has it compare."""
+    normalised: bool = False
+    """Inputs come normalised, so that the network leaves them as they are."""
 
     @property
     def num_domains(self) -> int:

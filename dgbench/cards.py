@@ -164,6 +164,8 @@ class DatasetCard:
     """What the labels are, a key of `TASKS`."""
     backbone: str = ""
     """The network that `auto` stands for; empty: the one that fits the shape of the inputs."""
+    normalised: bool = False
+    """Images come normalised in a way of their own, so that the network doesn't normalise them."""
     unsupported: str = ""
     """Why sweeps refuse it, of data that are listed all the same."""
     texts: bool = False

@@ -29,7 +29,10 @@ class Examples(Protocol):
     """(n,) identities that must not lie in two parts, numbered alike in every domain; None if there are none."""
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
-        """The inputs at `indices`, (B, *input_shape), uint8 or float32; augmented if `rng` is given."""
+        """The inputs at `indices`, (B, *input_shape); augmented if `rng` is given.
+
+        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`; of texts, int64 are tokens.
+        """
         ...
 
 

@@ -41,6 +41,7 @@ def build_algorithm(
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
     network = cls.make_network(task.input_shape, task.num_classes, hparams, run.setting).to(device)
+    network.normalises = network.normalises and not task.normalised
     network.freeze(run.setting.freeze)
     if begin:
         begin(network)

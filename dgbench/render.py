@@ -73,14 +73,26 @@ def as_csv(report: Report) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
-        ["selector", "dataset", "row", "column", "mean", "error", "trials", "partial", "runs_lacking", "signature"]
+        [
+            "selector",
+            "dataset",
+            "metric",
+            "row",
+            "column",
+            "mean",
+            "error",
+            "trials",
+            "partial",
+            "runs_lacking",
+            "signature",
+        ]
     )
     for table in report.tables:
         for row, cells in table.rows.items():
             for cell in cells:
                 found = cell.estimate
                 numbers = ["", "", ""] if found is None else [found.mean, found.error, found.n]
-                where = [table.selector.name, table.dataset or "Averages", row, cell.column]
+                where = [table.selector.name, table.dataset or "Averages", table.metric, row, cell.column]
                 writer.writerow([*where, *numbers, int(cell.partial), len(cell.gaps), _one_line(table.signature)])
     return file.getvalue()
 

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgbench import cli, collect
+from dgbench import cli, collect, select
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.flags import add_device, add_setting, asked_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.slots import usable_cores
 from dgbench.names import parse_row
+from dgbench.protocol import FixedSplit
 from dgbench.reconcile import Sweep, prepare
 from dgbench.store import State
 
@@ -40,7 +41,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train, then print what training-domain validation picks; returns 0, or 1 if the run failed."""
+    """Train, then print what validation picks; returns 0, or 1 if the run failed."""
     args = parser().parse_args(argv)
     catalogue = Catalogue(args.include or ())
     if parse_row(args.algorithm, catalogue).merger:
@@ -57,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
     sweep.write()
     if not _execute(sweep, args.threads or usable_cores()):
         return 1
-    return collect.main(["--input_dir", str(args.output_dir), "--selector", "training-domain"])
+    own = sweep.declaration.protocol == FixedSplit.name
+    selector = select.ValidationDomain.name if own else select.TrainingDomain.name
+    return collect.main(["--input_dir", str(args.output_dir), "--selector", selector])
 
 
 def _execute(sweep: Sweep, threads: int) -> bool:

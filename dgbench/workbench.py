@@ -52,7 +52,7 @@ class Workbench:
             counts = [np.bincount(self.data.labels(view), minlength=classes).tolist() for view in self.data.train]
         else:
             counts = [[self.data.size(view)] for view in self.data.train]
-        task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind)
+        task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind, self.dataset.card.normalised)
         return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
 
     def standing_on(self, source: Input) -> Workbench:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgbench.cards import DatasetCard
 from dgbench.data import ViewData
-from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_score
+from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_score, score
 from dgbench.protocol import View
 
 CPU = torch.device("cpu")
@@ -53,7 +53,8 @@ class Toy:
 
     def __init__(self, sizes: dict[View, int]) -> None:
         self.sizes = sizes
-        self.examples = dict.fromkeys((view.domain for view in sizes), None)
+        self.examples: dict[str, Any] = dict.fromkeys(view.domain for view in sizes)
+        self.indices: dict[View, Any] = {}
         self.asked: list[tuple[View, list[int]]] = []
 
     def size(self, view: View) -> int:
@@ -129,3 +130,35 @@ def test_each_view_is_read_once() -> None:
 def test_domains_weigh_alike_in_the_mean() -> None:
     scores = {"a/out": {"accuracy": 0.5, "n": 1000.0}, "b/out": {"accuracy": 1.0, "n": 1.0}, "c/in": {"accuracy": 0.0}}
     assert mean_score(scores, (A, B)) == 0.75
+
+
+def test_numbers_and_answers_have_a_loss_and_no_accuracy() -> None:
+    logits, y = torch.tensor([[0.5], [-1.0], [2.0]]), np.array([1.0, -1.0, 4.0], np.float32)
+    assert evaluate(logits, y, "regression") == {"loss": pytest.approx((0.25 + 0 + 4) / 3), "n": 3}
+    answers = np.array([[1, np.nan], [0, 1], [np.nan, np.nan]], np.float32)
+    logits = torch.tensor([[2.0, 9.0], [2.0, 0.0], [5.0, 5.0]])
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(2)) + math.log(2)) / 3
+    assert evaluate(logits, answers, "multilabel") == {"loss": pytest.approx(expected), "n": 3}
+
+
+def test_a_data_sets_own_scores_are_recorded_beside_the_others() -> None:
+    class Own:
+        groups, labels, domains, parts = None, np.arange(3), np.zeros(3), {"out": np.arange(3)}
+        asked: Any = None
+
+        def batch(self, indices: Any, rng: Any) -> Any: ...
+
+        def score(self, logits: NDArray[np.float32], indices: NDArray[np.int64]) -> dict[str, float]:
+            self.asked = (logits, indices)
+            return {"worst": 0.25, "accuracy": 0.125}
+
+    toy = Toy({A: 3})
+    own = toy.examples["a"] = Own()
+    toy.indices = {A: np.array([2, 0, 1])}
+    logits = torch.eye(3)
+    found = score(logits, cast(ViewData, toy), A)
+    assert found == {"accuracy": 0.125, "worst": 0.25, "loss": pytest.approx(math.log(1 + 2 / math.e)), "n": 3}
+    assert np.array_equal(own.asked[0], logits.numpy())
+    assert own.asked[0].dtype == np.float32
+    assert own.asked[1].tolist() == [2, 0, 1]
+    assert mean_score({"a/out": found, "b/out": {"worst": 0.75}}, (A, B), "worst") == 0.5

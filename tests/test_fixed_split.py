@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from dgbench import collect
 from dgbench.catalogue import Catalogue
 from dgbench.data import Minibatches, ViewData
 from dgbench.errors import UserError
-from dgbench.protocol import FixedSplit, View
+from dgbench.protocol import FixedSplit, LeaveOneDomainOut, View
 from dgbench.reconcile import Sweep, prepare
 from dgbench.sources import Site
 from dgbench.store import BEST
-from tests.in_process import execute_all, records_of, runs_of
+from tests.in_process import execute_all, records_of, runs_of, training_of
+from tests.language_models import save_model
 from tests.wilds_layouts import WRITERS
 
 TINY = Path(__file__).parent / "examples" / "tiny_wilds.py"
@@ -182,6 +185,50 @@ def test_a_data_set_without_id_val_is_watched_and_selected_by_val(
     assert report["tables"][0]["signature"]["metric"] == "acc_wg x 100"
     record = records_of(comments.store.folder(runs_of(comments, "ERM")[0].id))[-1]
     assert record["views"]["official/test"]["acc_wg"] <= record["views"]["official/test"]["accuracy"]
+
+
+def test_a_language_model_reads_the_texts(data_dir: Path, tmp_path: Path) -> None:
+    setting = {"backbone": save_model(tmp_path / "model"), "steps": 3, "checkpoint_freq": 2}
+    rows = ("ERM", "ERM+SWAD", "Fishr")
+    sweep = execute_all(sweep_of(tmp_path / "sweep", data_dir, *rows, dataset="TinyComments", setting=setting))
+    training = training_of(sweep, runs_of(sweep, "ERM")[0])
+    assert training.data.input_shape == (2, 12)
+    names = [name for name, _ in training.algorithm.network.named_parameters()]
+    assert "featurizer.model.embeddings.word_embeddings.weight" in names
+
+
+def test_pooled_hospitals_are_left_out_one_by_one(data_dir: Path, tmp_path: Path) -> None:
+    setting = {"image_size": 16, "steps": 2, "checkpoint_freq": 1}
+    more = {"test_envs": ["2"], "single_test_envs": True, "setting": setting}
+    sweep = execute_all(sweep_of(tmp_path, data_dir, "ERM", dataset="TinyHospitals", **more))
+    (record, *_) = records_of(sweep.store.folder(sweep.plan.runs[0].id))
+    assert {view: scores["n"] for view, scores in record["views"].items()} == {
+        **{f"hospital_{n}/out": 4 for n in (0, 1, 3, 4)},
+        "hospital_2/in": 16,
+        "hospital_2/out": 4,
+    }
+    assert sweep.declaration.protocol == LeaveOneDomainOut.name
+    told = problems(tmp_path / "both", data_dir, "ERM", datasets=["TinyCamelyon", "TinyHospitals"])
+    assert any("launch them as two sweeps" in problem for problem in told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dataset", "metric"), [("TinyCamelyon", "acc_avg"), ("TinyComments", "acc_wg")])
+def test_the_commands_launch_and_collect_them(data_dir: Path, tmp_path: Path, dataset: str, metric: str) -> None:
+    words = ["--algorithms", "ERM", "CORAL", "ERM+SWAD", "--datasets", dataset, "--n_hparams", "1", "--n_trials", "2"]
+    words += ["--steps", "40", "--checkpoint_freq", "20", "--include", str(TINY), "--data_dir", str(data_dir)]
+    words += ["--hparams", '{"backbone": "MLP", "image_size": 16, "batch_size": 16, "lr": 0.001}']
+    words += ["--device", "cpu", "--jobs", "2", "--output_dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "dgbench.sweep", "launch", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "dgbench.collect", "--input_dir", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"-------- Dataset: {dataset}, model selection method: validation domains" in done.stdout
+    assert f"# protocol: fixed-split | metric: {metric} x 100 | selector: validation-domain" in done.stdout
+    of_erm = next(line.split() for line in done.stdout.splitlines() if line.startswith("ERM "))
+    assert float(of_erm[1]) > 70, "bright patches hold tumour, and awful comments are toxic"
 
 
 def test_there_are_no_averages_over_different_metrics(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbench.errors import UserError
-from dgbench.protocol import IN, OUT, Explicit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
+from dgbench.protocol import IN, OUT, Explicit, FixedSplit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 NAMES = st.lists(st.text("abc/0123", min_size=1, max_size=4), min_size=2, max_size=7, unique=True)
@@ -148,3 +148,48 @@ def test_what_cannot_be_is_refused(protocol: Protocol, domains: tuple[str, ...],
     with pytest.raises(UserError) as caught:
         list(protocol.folds(domains))
     assert str(caught.value) == message
+
+
+def test_a_fixed_split_is_a_fold_for_each_way_of_splitting() -> None:
+    parts = ("train", "id_val", "val", "test", "id_test")
+    folds = list(FixedSplit(only=("B", "0")).folds(("A", "B", "C"), parts=parts))
+    assert [fold.held_out for fold in folds] == [("A",), ("B",)]
+    assert folds[1] == Fold(
+        held_out=("B",),
+        train=(View("B", "train"),),
+        source_val=(View("B", "id_val"),),
+        test=(View("B", "test"),),
+        target_val=(View("B", "val"),),
+    )
+    assert folds[1].validation == folds[1].source_val
+    (without,) = FixedSplit().folds(("official",), parts=("train", "val", "test"))
+    assert without.source_val == ()
+    assert without.validation == without.target_val == (View("official", "val"),)
+
+
+def test_data_with_and_without_splits_of_their_own_are_told_apart() -> None:
+    with pytest.raises(UserError, match="has no splits of its own"):
+        list(FixedSplit().folds(DOMAINS))
+    for protocol in (LeaveOneDomainOut(), SingleSource(), Explicit((), ("photo",))):
+        with pytest.raises(UserError, match=f"splits of its own \\(train, val\\), so {protocol.name} can't be had"):
+            list(protocol.folds(DOMAINS, parts=("train", "val")))
+
+
+def test_only_domains_that_may_be_tested_are_held_out() -> None:
+    tested = ("photo",)
+    assert [fold.held_out for fold in LeaveOneDomainOut().folds(DOMAINS, tested=tested)] == [
+        ("photo",),
+        ("art", "photo"),
+        ("cartoon", "photo"),
+        ("photo", "sketch"),
+    ]
+    singles = list(SingleSource().folds(DOMAINS, tested=tested))
+    assert [(fold.training_domains, fold.held_out) for fold in singles] == [
+        ((source,), ("photo",)) for source in ("art", "cartoon", "sketch")
+    ]
+    with pytest.raises(UserError, match="photo is there to be tested, not to train"):
+        list(SingleSource(only=("photo",)).folds(DOMAINS, tested=tested))
+    for protocol in (LeaveOneDomainOut(only=("art", "photo")), Explicit((), ("art", "photo"))):
+        with pytest.raises(UserError, match="art is made to be trained on; only photo can be tested"):
+            list(protocol.folds(DOMAINS, tested=tested))
+    assert [fold.held_out for fold in Explicit((), ("photo",)).folds(DOMAINS, tested=tested)] == [("photo",)]

@@ -85,3 +85,9 @@ def test_a_view_smaller_than_a_minibatch_is_refused() -> None:
     Sampler(labels_of([8]), 8, 0, VIEW)
     with pytest.raises(UserError, match="photo/in has 7 examples, fewer than the 8"):
         Sampler(labels_of([7]), 8, 0, VIEW)
+
+
+def test_few_examples_fill_a_minibatch_where_that_is_allowed() -> None:
+    with pytest.raises(UserError, match="fewer than the 8 of a minibatch"):
+        Sampler(np.arange(3), 8, 0, VIEW)
+    assert set(np.concatenate([Sampler(np.arange(3), 8, 0, VIEW, allow_few=True)[s] for s in range(9)])) == {0, 1, 2}

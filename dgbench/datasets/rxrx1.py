@@ -29,6 +29,7 @@ class RxRx1(WildsImages):
         parts={"train": 40_612, "val": 9_854, "test": 34_432, "id_test": 40_612},
         domains_per_step=4,
         metric="acc_avg",
+        normalised=True,
         folder="rxrx1_v1.0",
     )
     wilds_name = "rxrx1"

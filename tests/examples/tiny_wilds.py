@@ -34,7 +34,9 @@ class TinyHospitals(WILDSCamelyon):
 class TinyComments(CivilComments):
     """Eighty comments."""
 
-    card = dataclasses.replace(CivilComments.card, counts={"official": 80}, parts={"train": 48, "val": 16, "test": 16})
+    card = dataclasses.replace(
+        CivilComments.card, counts={"official": 80}, parts={"train": 48, "val": 16, "test": 16}, input_shape=(2, 12)
+    )
 
 
 class TinyPoverty(PovertyMap):
