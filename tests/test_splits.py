@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dgbench.dataset import ArrayExamples
 from dgbench.errors import UserError
-from dgbench.protocol import IN, OUT
+from dgbench.protocol import IN, NEW, OUT
 from dgbench.splits import by_domain, is_held_out, parts, split, split_by_identity
 
 FRACTIONS = st.sampled_from([0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.6, 0.8, 0.9])
@@ -118,3 +118,21 @@ def test_a_pool_falls_into_its_domains(domains: list[int], data: st.DataObject) 
     assert list(found) == sorted({domains[i] for i in indices})
     for number, chosen in found.items():
         assert chosen.tolist() == [i for i in indices if domains[i] == number]
+
+
+@given(st.integers(4, 300), FRACTIONS, st.integers(0, 20))
+def test_shared_identities_are_cut_in_three(n: int, fraction: float, trial: int) -> None:
+    found = split_by_identity(np.arange(n), fraction, trial, shared=True)
+    assert sorted([*found[IN], *found[OUT], *found[NEW]]) == list(range(n))
+    assert abs(len(found[NEW]) - n / 4) < 1
+    if n >= 100:
+        assert abs(len(found[OUT]) / (n - len(found[NEW])) - fraction) < 0.12
+
+
+def test_new_identities_are_the_same_in_every_domain_and_others_in_every_trial() -> None:
+    some = np.array([0, 0, 3, 9, 50, 51, 51, 52, 53])
+    everyone = split_by_identity(np.arange(60), 0.2, 1, shared=True)
+    found = split_by_identity(some, 0.2, 1, shared=True)
+    assert all(set(some[indices]) <= set(everyone[part]) for part, indices in found.items())
+    other = split_by_identity(np.arange(60), 0.2, 2, shared=True)
+    assert set(everyone[NEW]) != set(other[NEW])
