@@ -87,10 +87,13 @@ def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
 
 
 def refuse_small_domains(plan: Plan) -> None:
-    """Refuse batches larger than what there is of a training domain, naming each domain once."""
+    """Refuse batches larger than what there is of a training domain, naming each domain once.
+
+    Of the domains of a pool there may be fewer examples: that is what such data are like.
+    """
     batches: dict[tuple[str, int], tuple[Run, int]] = {}
     for run in plan.runs:
-        if run.kind == "train":
+        if run.kind == "train" and not plan.datasets[run.dataset].pools:
             place, batch = (run.dataset, id(run.fold)), int(run.method.hparams["batch_size"])
             if batch > batches.get(place, (run, 0))[1]:
                 batches[place] = (run, batch)

@@ -33,6 +33,9 @@ class Amazon(WildsTexts):
         backbone="distilbert-base-uncased",
         texts=True,
         folder="amazon_v2.1",
+        note="steps show as many examples as WILDS' 3 epochs, at 32 of each domain",
+        steps=6_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "amazon"
     files = ("reviews.csv", "splits/user.csv")

@@ -29,6 +29,9 @@ class Camelyon17(WildsImages):
         metric="acc_avg",
         backbone="densenet121.tv_in1k",
         folder="camelyon17_v1.0",
+        note="steps show as many examples as WILDS' 5 epochs, at 32 of each domain",
+        steps=15_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "camelyon17"
     files = ("metadata.csv",)

@@ -27,6 +27,9 @@ class CivilComments(WildsTexts):
         backbone="distilbert-base-uncased",
         texts=True,
         folder="civilcomments_v1.0",
+        note="steps show as many examples as WILDS' 5 epochs, at 32 of each domain",
+        steps=10_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "civilcomments"
     files = ("all_data_with_identities.csv",)

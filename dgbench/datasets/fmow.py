@@ -41,6 +41,9 @@ class FMoW(WildsImages):
         metric="acc_worst_region",
         backbone="densenet121.tv_in1k",
         folder="fmow_v1.1",
+        note="steps show as many examples as WILDS' 50 epochs, at 32 of each domain",
+        steps=30_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "fmow"
     files = _FILES

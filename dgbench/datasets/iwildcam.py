@@ -25,6 +25,9 @@ class iWildCam(WildsImages):
         domains_per_step=4,
         metric="F1-macro_all",
         folder="iwildcam_v2.0",
+        note="steps show as many examples as WILDS' 12 epochs, at 32 of each domain",
+        steps=12_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "iwildcam"
     files = ("metadata.csv", "categories.csv")

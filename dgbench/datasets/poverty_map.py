@@ -35,6 +35,9 @@ class PovertyMap(WildsDataset):
         task="regression",
         backbone="resnet18.tv_in1k",
         folder="poverty_v1.1",
+        note="steps show as many examples as WILDS' 200 epochs, at 32 of each domain",
+        steps=15_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "poverty"
     files = ("dhs_metadata.csv",)

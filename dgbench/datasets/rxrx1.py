@@ -31,6 +31,9 @@ class RxRx1(WildsImages):
         metric="acc_avg",
         normalised=True,
         folder="rxrx1_v1.0",
+        note="steps show as many examples as WILDS' 90 epochs, at 32 of each domain",
+        steps=28_001,
+        checkpoint_freq=1_000,
     )
     wilds_name = "rxrx1"
     files = ("metadata.csv",)
