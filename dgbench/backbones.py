@@ -13,7 +13,9 @@ from typing import Any
 from dgbench.errors import UserError, unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
-SMALL = ("MLP", "MNIST_CNN", "SmallCNN")
+FLAT = ("Linear", "MLP")
+"""They take each input as one vector; `Linear` is a classifier alone."""
+SMALL = (*FLAT, "MNIST_CNN", "SmallCNN")
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
@@ -67,10 +69,11 @@ def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
 
 def check_inputs(name: str, input_shape: Sequence[int]) -> None:
     """Raise `UserError` if the network of that name (no alias) can't take inputs of that shape."""
-    if name == "MLP":
+    if name == "MLP" or (name == "Linear" and len(input_shape) != 2):
         return
-    takes, size = "texts" if is_language_model(name) else "images", " x ".join(map(str, input_shape))
-    if len(input_shape) != {"texts": 2, "images": 3}[takes]:
+    takes = "vectors or images" if name == "Linear" else "texts" if is_language_model(name) else "images"
+    if len(input_shape) != {"texts": 2, "images": 3}.get(takes):
+        size = " x ".join(map(str, input_shape))
         raise UserError(f"backbone {name!r} takes {takes}, and these inputs are {size}: leave it out, or say 'MLP'")
     if takes == "images" and name not in (*SMALL, *_LARGE.values()):
         timm_width(name, tuple(input_shape))

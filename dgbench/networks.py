@@ -64,7 +64,8 @@ class Network(nn.Module):
     def stages(self) -> list[nn.Module]:
         """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
 
-        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP.
+        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP. A
+        featurizer without weights is one stage.
         """
         if hasattr(self.featurizer, "feature_info"):
             infos: Any = self.featurizer.feature_info
@@ -75,7 +76,7 @@ class Network(nn.Module):
                 found.append(leaf)
             elif found and not isinstance(leaf, nn.Sequential | nn.AdaptiveAvgPool2d | nn.Flatten):
                 found[-1] = leaf
-        return found
+        return found or [self.featurizer]
 
     def freeze(self, what: str) -> None:
         """Stop learning of nothing (`none`), the layers that read the input (`embedding`), or the whole featurizer.
@@ -210,6 +211,8 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
     """A featurizer and its number of features; `pretrained`: with the weights of timm's hub."""
     check_backbone(name)
     check_inputs(name, input_shape)
+    if name == "Linear":
+        return nn.Flatten(), math.prod(input_shape)
     if name == "MLP":
         layers, width = mlp(math.prod(input_shape))
         return nn.Sequential(nn.Flatten(), layers), width

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.backbones import SMALL, check_backbone
+from dgbench.backbones import FLAT, SMALL, check_backbone
 from dgbench.cards import GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
@@ -117,6 +117,7 @@ def refuse(
             for problem in (
                 *_unfit_mergers(request, dataset, setting, catalogue),
                 *_data_apart(request.rows, facts[dataset], setting, catalogue),
+                *_nothing_to_freeze(setting, dataset),
                 *_not_followed(request.rows, setting, catalogue),
                 *_unmet_needs(request, facts[dataset], setting, catalogue, values),
                 *_not_of_classes(facts[dataset], setting),
@@ -199,7 +200,7 @@ def _unmet_needs(
 ) -> Iterator[str]:
     lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
     if setting.backbone in SMALL:
-        lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone == "MLP" else {"batch_norm"}
+        lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone in FLAT else {"batch_norm"}
     lacking |= set[str]() if facts.task == "classification" else {"classes"}
     for row in request.rows:
         asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
@@ -215,6 +216,11 @@ def _unmet_needs(
             for need in needs:
                 if need in lacking:
                     yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
+
+
+def _nothing_to_freeze(setting: Setting, dataset: str) -> Iterator[str]:
+    if setting.backbone == "Linear" and setting.freeze == "embedding":
+        yield f"backbone 'Linear' is a classifier alone, so on {dataset} freeze can't be 'embedding'"
 
 
 def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
