@@ -123,6 +123,7 @@ class Dataset:
     def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
         """Make `data_dir / card.folder` from `sources`, files or folders of the user's; if there are none, fetch them.
 
+        Where the user names no sources and has the folder of `card.derived_from`, that is the source.
         By default `archives` are fetched, checked and unpacked, and `arrange` is called; override it where the data
         come in another way. The command `download` calls it with a folder of its own as `data_dir`, opens the data set
         there, and only then moves `card.folder` to where the user wants it: so this neither locks nor cleans up. Of

