@@ -57,6 +57,7 @@ class AlgorithmCard:
 NEEDS: Mapping[str, str] = {
     "feature_maps": "images and a convolutional backbone",
     "linear_classifier": "a linear classifier",
+    "learning_features": "a featurizer that learns",
     "batch_norm": "a network with batch norm",
     "norm": "a network with batch, layer or group norm",
     "classes": "labels that are classes",

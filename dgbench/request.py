@@ -201,6 +201,8 @@ def _unmet_needs(
     lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
     if setting.backbone in SMALL:
         lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone in FLAT else {"batch_norm"}
+    if setting.backbone == "Linear" or setting.freeze == "featurizer":
+        lacking.add("learning_features")
     lacking |= set[str]() if facts.task == "classification" else {"classes"}
     for row in request.rows:
         asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]

@@ -65,6 +65,8 @@ def test_what_nobody_has_heard_of_is_told_with_the_nearest(name: str, told: str)
     [
         ("MLP", (7,)),
         ("MLP", (3, 8, 8)),
+        ("Linear", (7,)),
+        ("Linear", (3, 8, 8)),
         ("SmallCNN", (1, 9, 8)),
         ("resnet50.tv_in1k", (3, 8, 8)),
         ("vit_tiny_patch16_224", (3, 64, 64)),
@@ -82,6 +84,7 @@ def test_inputs_that_a_network_can_take(name: str, shape: tuple[int, ...]) -> No
     [
         ("resnet18", (7,), "backbone 'resnet18' takes images, and these inputs are 7: leave it out, or say 'MLP'"),
         ("SmallCNN", (7,), "backbone 'SmallCNN' takes images"),
+        ("Linear", (2, 300), "backbone 'Linear' takes vectors or images, and these inputs are 2 x 300: leave it out"),
         ("vit_tiny_patch16_224", (3, 8, 8), "can't take images of 3 x 8 x 8"),
         ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --hparams '{\"image_size\": 240}'"),
         ("mobilenetv5_300m_enc", (3, 224, 224), "numbers an image, not a vector"),

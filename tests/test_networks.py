@@ -47,6 +47,8 @@ def resnet() -> Network:
         ("SmallCNN", (3, 96, 64), 128),
         ("MLP", (5,), 256),
         ("MLP", (3, 8, 8), 256),
+        ("Linear", (5,), 5),
+        ("Linear", (3, 8, 8), 192),
         ("resnet18", (3, 64, 64), 512),
         ("resnet18", (1, 32, 32), 512),
         ("vit_tiny_patch16_224", (3, 48, 64), 192),
@@ -112,6 +114,15 @@ def test_images_are_normalised_as_the_weights_were_made(
     made = network(backbone, (3, 64, 64))
     torch.testing.assert_close(made.mean.flatten(), torch.tensor(mean))
     torch.testing.assert_close(made.std.flatten(), torch.tensor(std))
+
+
+def test_linear_is_a_classifier_alone() -> None:
+    made, x = network("Linear", (5,)), torch.randn(4, 5)
+    assert torch.equal(made.features(x), x)
+    assert [name for name, _ in made.named_parameters()] == ["classifier.weight", "classifier.bias"]
+    assert made.stages == [made.featurizer]
+    made.freeze("featurizer")
+    assert all(parameter.requires_grad for parameter in made.parameters())
 
 
 @pytest.mark.parametrize("mode", ["frozen", "live"])

@@ -348,6 +348,17 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
         "MixStyle needs images and a convolutional backbone, which it would not have on Toy",
     )
     assert make_plan("MixStyle", how=setting(backbone="resnet18")).runs
+    linear = {"input_shape": (7,), "backbone": "Linear"}
+    assert make_plan("ERM", **linear).runs[0].setting.backbone == "Linear"
+    nothing_learns = "KNN needs a featurizer that learns, which it would not have on Toy"
+    assert problems(make_plan, "MixStyle", "KNN", **linear) == (
+        "MixStyle needs images and a convolutional backbone, which it would not have on Toy",
+        nothing_learns,
+    )
+    assert problems(make_plan, "KNN", how=setting(freeze="featurizer")) == (nothing_learns,)
+    assert problems(make_plan, "ERM", how=setting(freeze="embedding"), **linear) == (
+        "backbone 'Linear' is a classifier alone, so on Toy freeze can't be 'embedding'",
+    )
 
 
 def test_rows_that_are_shown_more_than_the_input_at_hand_are_noted(make_plan: MakePlan) -> None:

@@ -37,7 +37,7 @@ class KNN(Algorithm):
     last member's: features of different examples have no mean. DomainBed has no KNN.
     """
 
-    card = AlgorithmCard(paper="Zhang et al., ICML 2023", needs=("classes",))
+    card = AlgorithmCard(paper="Zhang et al., ICML 2023", needs=("classes", "learning_features"))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
