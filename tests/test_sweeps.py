@@ -14,6 +14,7 @@ from dgbench import cli, sweep
 from dgbench.catalogue import Catalogue
 from dgbench.datasets._images import ImageDataset
 from dgbench.declaration import read_sweep_file
+from tests import glyphs_layouts
 from tests.layouts import write_image, write_mnist
 from tests.wilds_layouts import WRITERS, fitted
 
@@ -22,6 +23,7 @@ SLOW = dict.fromkeys(("domainbed", "wilds"), pytest.mark.slow)
 PER_CLASS = 20  # three classes of which fill every minibatch that may be drawn
 MNIST = {"ColoredMNIST": 3, "RotatedMNIST": 6}
 DIGITS = 3900
+GLYPHS = 120
 
 
 def rows(file: Path) -> list[str]:
@@ -43,6 +45,8 @@ def tiny(cls: Any, data_dir: Path, patch: pytest.MonkeyPatch) -> bool:
         patch.setattr(cls, "card", dataclasses.replace(card, counts=counts))
     elif cls.__name__ in WRITERS:
         patch.setattr(cls, "card", fitted(card, WRITERS[cls.__name__](data_dir)))
+    elif cls.__name__ in glyphs_layouts.WRITERS:
+        glyphs_layouts.WRITERS[cls.__name__](data_dir, GLYPHS)
     elif issubclass(cls, ImageDataset) and card.folder and not card.parts:
         classes = card.classes[:3]
         image = write_image(data_dir / ".one.jpg")
@@ -56,7 +60,7 @@ def tiny(cls: Any, data_dir: Path, patch: pytest.MonkeyPatch) -> bool:
         generations = {"tiny": counts} if card.generations else {}
         changes = {"classes": classes, "counts": {} if generations else counts, "generations": generations}
         patch.setattr(cls, "card", dataclasses.replace(card, **changes))
-    return cls.__name__ in (*MNIST, *WRITERS) or issubclass(cls, ImageDataset)
+    return cls.__name__ in (*MNIST, *WRITERS, *glyphs_layouts.WRITERS) or issubclass(cls, ImageDataset)
 
 
 def test_the_catalogue_sweep_names_every_algorithm(catalogue: Catalogue) -> None:
