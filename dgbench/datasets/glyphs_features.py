@@ -80,7 +80,7 @@ class GlyphsFeatures(Dataset):
 
         Not of the features: another processor or version of PyTorch may round them otherwise.
         """
-        return _computed_from(made_from(self.domains, self.items))
+        return computed_from(made_from(self.domains, self.items))
 
     @classmethod
     def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
@@ -96,10 +96,11 @@ class GlyphsFeatures(Dataset):
             glyphs = Glyphs(data_dir=data_dir)
         arrays: dict[str, NDArray[Any]] = {"items": np.array(["\t".join(item) for item in glyphs.items])}
         arrays |= _features_of(glyphs, progress)
-        write_packed(data_dir, cls.card.folder, _computed_from(glyphs.fingerprint()), arrays, _FILE)
+        write_packed(data_dir, cls.card.folder, computed_from(glyphs.fingerprint()), arrays, _FILE)
 
 
-def _computed_from(glyphs: str) -> str:
+def computed_from(glyphs: str) -> str:
+    """A hash of Glyphs' fingerprint, the weights and the way of computing."""
     return hashlib.sha256("\n".join((str(_RECIPE), glyphs, _BACKBONE, _WEIGHTS)).encode()).hexdigest()
 
 
