@@ -281,6 +281,10 @@ def test_molecules_are_their_atoms_then_both_directions_of_their_bonds(one: Copy
     assert {(a, b) for a, b in bonds[:, 1:3].tolist()} == chain | {(b, a) for a, b in chain}
     assert not inputs[len(atoms) + len(bonds) :].any()
     assert set(atoms[:, 4]) == {5}
+    before = int(np.sum([len(one.examples().source.get_input(n).edge_attr) // 2 for n in range(3)]))
+    for start, end, *features in bonds[:, 1:6].tolist():
+        n = before + min(start, end)
+        assert features == [n % 4, 0, n % 2]
 
 
 @pytest.mark.parametrize("one", ["RxRx1"], indirect=True)

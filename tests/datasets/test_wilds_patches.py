@@ -87,10 +87,12 @@ def test_group_means_are_means_by_group() -> None:
     rng = np.random.default_rng(0)
     values, groups = rng.normal(size=100).astype(np.float32), rng.integers(0, 5, 100)
     groups[groups == 3] = 2
-    means, counts = patches._avg_over_groups(torch.from_numpy(values), torch.from_numpy(groups), 6)
-    expected = [values[groups == g].mean() if (groups == g).any() else 0 for g in range(6)]
+    groups[7] = 6
+    means, counts = patches._avg_over_groups(torch.from_numpy(values), torch.from_numpy(groups), 7)
+    expected = [values[groups == g].mean() if (groups == g).any() else 0 for g in range(7)]
     assert np.allclose(means, expected)
-    assert counts.tolist() == [float((groups == g).sum()) for g in range(6)]
+    assert counts.tolist() == [float((groups == g).sum()) for g in range(7)]
+    assert (counts[3], counts[6]) == (0, 1)
 
 
 def test_group_means_that_work_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
