@@ -46,12 +46,13 @@ class ModelStock(Merger):
 
 def _stocked(initial: Tensor, members: Sequence[Callable[[], Tensor]]) -> Tensor:
     """One tensor's mean over the members, drawn towards the initial one; members are read one by one."""
-    n, mean, directions, moved = len(members), torch.zeros_like(initial), torch.zeros_like(initial), 0.0
+    n, moved = len(members), 0.0
+    mean, directions, by = (torch.zeros_like(initial) for _ in range(3))
     for member in members:
-        by = member() - initial
-        mean += by / n
+        torch.sub(member(), initial, out=by)
+        mean.add_(by, alpha=1 / n)
         length = by.norm()
         directions += by.div_(torch.where(length > 0, length, 1))
         moved += length > 0
-    cosine = ((directions.square().sum() - moved) / (n * (n - 1))).clamp(0, 1)
-    return initial + mean.mul_(n * cosine / (1 + (n - 1) * cosine))
+    cosine = ((directions.flatten().dot(directions.flatten()) - moved) / (n * (n - 1))).clamp(0, 1)
+    return mean.mul_(n * cosine / (1 + (n - 1) * cosine)).add_(initial)
