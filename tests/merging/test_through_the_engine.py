@@ -270,7 +270,7 @@ def test_a_merged_model_has_the_statistics_of_its_own_weights(normed: Sweep, mer
     training = training_of(normed, trained)
     means, variances = [], []
     for minibatch in Minibatches(training.data, trained).between(0, 12, workers=0):
-        x = torch.cat([training.algorithm.network.prepare(x) for x, _, _ in minibatch])
+        x = torch.cat([training.algorithm.network.prepare(x) for x, *_ in minibatch])
         maps = torch.conv2d(x, found["network.featurizer.0.weight"], found["network.featurizer.0.bias"])
         means.append(maps.mean((0, 2, 3)))
         variances.append(maps.transpose(0, 1).flatten(1).var(1))
