@@ -61,7 +61,8 @@ def test_uneven_minibatches_lack_a_class_and_differ_in_size() -> None:
     assert 0 not in rehearsal.seen[2][1]
     assert rehearsal.algorithm.task.class_counts[2][0] == 0
     assert [len(y) for _, y in rehearsal.seen] == list(rehearsal.algorithm.task.sizes)
-    x, y, positions = batches[1]
+    x, y, positions, domain, _ = batches[1]
+    assert domain == 1
     assert torch.equal(rehearsal.seen[1][0][positions], x)
     assert torch.equal(rehearsal.seen[1][1][positions], y)
 

@@ -591,7 +591,7 @@ def test_it_trains_as_a_plain_loop_over_the_same_minibatches_does(fork: Path, tm
     torch.manual_seed(run.init_seed)
     other = cls((1, 8, 8), 10, 5, dict(run.method.hparams))
     data = training.data
-    minibatches = ([(x.float() / 255, y) for x, y, _ in batch] for batch in Minibatches(data, run).between(0, 5, 0))
+    minibatches = ([(x.float() / 255, y) for x, y, *_ in batch] for batch in Minibatches(data, run).between(0, 5, 0))
     losses = [other.update(minibatch)["loss"] for minibatch in minibatches]
     state = training.algorithm.inner.state_dict()
     assert state.keys() == other.state_dict().keys()

@@ -78,7 +78,10 @@ def test_equal_features_give_the_share_of_other_domains(toy: SimpleNamespace) ->
 def test_nobody_to_compare_with_is_no_penalty(toy: SimpleNamespace, cls: type[CAD]) -> None:
     """No class twice in the minibatches; and gradients stay finite."""
     algorithm = toy.make(cls, domains=2, lmbda=10.0)
-    data = [b._replace(x=b.x[:2], y=torch.tensor([2 * i, 2 * i + 1])) for i, b in enumerate(toy.batches(0)[:2])]
+    data = [
+        b._replace(x=b.x[:2], y=torch.tensor([2 * i, 2 * i + 1]), positions=b.positions[:2])
+        for i, b in enumerate(toy.batches(0)[:2])
+    ]
     assert algorithm.update(data)["penalty"].item() == 0
     assert all(p.isfinite().all() for p in algorithm.parameters())
 

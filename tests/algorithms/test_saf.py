@@ -95,7 +95,8 @@ def test_an_example_is_held_to_its_own_logits_of_two_draws_ago(toy: SimpleNamesp
     for scale in (1.0, 2.0, 3.0, 4.0):
         seen.append(algorithm.network(scale * x).detach())
         batch = Batch(scale * x, y, position, 0)
-        logged = algorithm.update([batch, batch._replace(positions=position + 2), batch])
+        others = [batch._replace(positions=position + 2, domain=1), batch._replace(domain=2)]
+        logged = algorithm.update([batch, *others])
         expected = 0.0
         if len(seen) > 2:
             expected = sum(kl(past, now).item() for past, now in zip(seen[-3], seen[-1], strict=True)) / 2
