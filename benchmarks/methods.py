@@ -88,7 +88,7 @@ def _minibatches(found: Training, count: int) -> list[Minibatch]:
 def backward_share(erm: Stepper, rounds: int) -> float:
     """The part of ERM's step that is not its forward pass."""
     algorithm, device = erm.training.algorithm, erm.training.device
-    x = torch.cat([algorithm.network.prepare(x.to(device)) for x, _, _ in erm.minibatches[0]])
+    x = torch.cat([algorithm.network.prepare(x.to(device)) for x, *_ in erm.minibatches[0]])
     shares = []
     for _ in range(rounds):
         whole = erm.take(_PERIOD)
