@@ -60,7 +60,7 @@ class Stepper:
         self.minibatches: list[Minibatch] = _minibatches(self.training, _PERIOD)
         self.step = 0
         whole = self.minibatches
-        self.minibatches = [[(x[:4], y[:4], at[:4]) for x, y, at in minibatch] for minibatch in whole]
+        self.minibatches = [[(x[:4], y[:4], at[:4], number) for x, y, at, number in minibatch] for minibatch in whole]
         self.take(WARM)
         self.minibatches = whole
         self.take(1)
