@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,12 @@ def test_tensors_that_share_memory_or_are_views_can_be_saved(tmp_path: Path) -> 
 def test_a_model_that_is_gone_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"SMA\.best\.safetensors is gone: `dgbench sweep retry` trains"):
         find_model(tmp_path, "SMA", BEST)
+
+
+def test_inputs_that_come_normalised_are_left_as_they_are(catalogue: Catalogue) -> None:
+    found = dataclasses.replace(run(), setting=setting(steps=5, backbone="resnet18", pretrained=False))
+    x = torch.randn(2, 3, 32, 32)
+    for normalised in (False, True):
+        task = Task((3, 32, 32), CLASSES, ((4,) * CLASSES,) * 3, normalised=normalised)
+        network = build_algorithm(found, catalogue, task, CPU).network
+        assert torch.equal(network.prepare(x), x) is normalised
