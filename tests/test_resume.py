@@ -41,8 +41,9 @@ def executing(root: Path) -> list[int]:
         folder = store.folder(id)
         if folder.state(retries=1000) is State.RUNNING:
             number, _ = newest(os.listdir(folder.path))
-            holder = folder.path / f"lease-{number:04d}"
-            found.append(Process(**json.loads(holder.read_text())).pid)
+            holder = (folder.path / f"lease-{number:04d}").read_text()
+            if holder:  # else it has just been made, and nothing is written to it yet
+                found.append(Process(**json.loads(holder)).pid)
     return found
 
 
