@@ -65,11 +65,15 @@ class Task:
         return tuple(sum(counts) for counts in self.class_counts)
 
 
+FROM_SCRATCH = dict.fromkeys(("small_images", "from_scratch"), (1e-3, power(10, -4.5, -2.5)))
+"""The learning rate of networks that know nothing yet, as DomainBed has it for small images."""
+
+
 @dataclass(frozen=True)
 class Hparams:
     """The hyperparameters that every algorithm has; defaults and draws are DomainBed's."""
 
-    lr: float = hparam(5e-5, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))})
+    lr: float = hparam(5e-5, power(10, -5, -3.5), variants=FROM_SCRATCH)
     weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)})
     batch_size: int = hparam(
         32,

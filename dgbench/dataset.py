@@ -31,7 +31,8 @@ class Examples(Protocol):
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
         """The inputs at `indices`, (B, *input_shape); augmented if `rng` is given.
 
-        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`; of texts, int64 are tokens.
+        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`; of texts, int64 are tokens;
+        graphs are int16, as `graphs` has them.
         """
         ...
 
@@ -95,6 +96,7 @@ class Dataset:
         self.classes: tuple[str, ...] = self.card.classes
         shape = self.card.input_shape
         self.input_shape = (shape[0], image_size, image_size) if image_size else shape
+        self.input_kind = self.card.input_kind
         self.open()
 
     def open(self) -> None:

@@ -14,8 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from dgbench import weights
-from dgbench.backbones import SMALL, check_backbone, check_inputs, normalisation_of, timm_model, timm_width
+from dgbench.backbones import (
+    SMALL,
+    check_backbone,
+    check_inputs,
+    is_language_model,
+    normalisation_of,
+    timm_model,
+    timm_width,
+)
 from dgbench.errors import UserError
+from dgbench.graphs import gin
 from dgbench.language import language_model
 from dgbench.setting import Setting
 
@@ -64,8 +73,8 @@ class Network(nn.Module):
     def stages(self) -> list[nn.Module]:
         """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
 
-        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP. A
-        featurizer without weights is one stage.
+        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP,
+        (atoms, C) in a graph network. A featurizer without weights is one stage.
         """
         if hasattr(self.featurizer, "feature_info"):
             infos: Any = self.featurizer.feature_info
@@ -220,8 +229,10 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
         return mnist_cnn(input_shape[0])
     if name == "SmallCNN":
         return small_cnn(input_shape[0], min(input_shape[1:]))
-    if len(input_shape) == 2:
-        return language_model(name, input_shape[1], pretrained=pretrained)
+    if name == "GIN":
+        return gin(input_shape)
+    if is_language_model(name):
+        return language_model(name, input_shape[-1], pretrained=pretrained)
     try:
         return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
     except Exception as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from dgbench.backbones import resolve_backbone
+from dgbench.backbones import resolve_backbone, starts_without_statistics
 from dgbench.catalogue import Catalogue
 from dgbench.names import Row, parse_row
 from dgbench.protocol import Fold
@@ -180,9 +180,7 @@ class _Planner:
         """The row that teaches a row's run, and its backbone."""
         hparams = self.values("algorithm", row.algorithm, dataset, seed, trial).hparams
         backbone = str(hparams["teacher_backbone"]) or self.settings[dataset].backbone
-        return parse_row(str(hparams["teacher"]), self.catalogue), resolve_backbone(
-            backbone, self.facts[dataset].input_shape
-        )
+        return parse_row(str(hparams["teacher"]), self.catalogue), _backbone(backbone, self.facts[dataset])
 
     def _teachers(self, row: Row, spot: Spot, seed: int) -> tuple[Input, ...]:
         """The models among which a run's teacher is chosen, or those that are its teacher together."""
@@ -254,8 +252,17 @@ def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
-    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name."""
+    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name.
+
+    Batch norm is live where there are no statistics that could be frozen.
+    """
     resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
-    backbone = (setting.backbone == "auto" and facts.backbone) or resolve_backbone(setting.backbone, facts.input_shape)
+    backbone = _backbone(setting.backbone, facts)
     domains = setting.domains_per_step or facts.domains_per_step
-    return dataclasses.replace(resolved, backbone=backbone, domains_per_step=domains)
+    batch_norm = setting.batch_norm if setting.weights or not starts_without_statistics(backbone) else "live"
+    return dataclasses.replace(resolved, backbone=backbone, domains_per_step=domains, batch_norm=batch_norm)
+
+
+def _backbone(name: str, facts: DatasetFacts) -> str:
+    """The own name of a network on a data set."""
+    return (name == "auto" and facts.backbone) or resolve_backbone(name, facts.input_kind, facts.input_shape)

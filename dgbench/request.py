@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.backbones import FLAT, SMALL, check_backbone
+from dgbench.backbones import OWN, check_backbone, lacking
 from dgbench.cards import GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
@@ -43,6 +43,7 @@ class DatasetFacts:
     shared_identities: bool = False
     metric: str = "accuracy"
     task: str = "classification"
+    input_kind: str = "images"
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
 
@@ -117,7 +118,7 @@ def refuse(
             for problem in (
                 *_unfit_mergers(request, dataset, setting, catalogue),
                 *_data_apart(request.rows, facts[dataset], setting, catalogue),
-                *_nothing_to_freeze(setting, dataset),
+                *_not_of_backbone(setting, dataset),
                 *_not_followed(request.rows, setting, catalogue),
                 *_unmet_needs(request, facts[dataset], setting, catalogue, values),
                 *_not_of_classes(facts[dataset], setting),
@@ -198,12 +199,7 @@ def _data_apart(rows: Iterable[Row], facts: DatasetFacts, setting: Setting, cata
 def _unmet_needs(
     request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
-    lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
-    if setting.backbone in SMALL:
-        lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone in FLAT else {"batch_norm"}
-    if setting.backbone == "Linear" or setting.freeze == "featurizer":
-        lacking.add("learning_features")
-    lacking |= set[str]() if facts.task == "classification" else {"classes"}
+    lacks = frozenset(_lacking(facts, setting))
     for row in request.rows:
         asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
         if row.merger:
@@ -216,11 +212,30 @@ def _unmet_needs(
             asking.append((entry, (*(entry.card.needs if bound else ()), "classes")))
         for entry, needs in asking:
             for need in needs:
-                if need in lacking:
+                if need in lacks:
                     yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
 
 
-def _nothing_to_freeze(setting: Setting, dataset: str) -> Iterator[str]:
+def _lacking(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of `NEEDS` a data set and the network on it have not."""
+    yield from lacking(setting.backbone)
+    if setting.nonlinear_classifier:
+        yield "linear_classifier"
+    if setting.freeze == "featurizer":
+        yield "learning_features"
+    if facts.task != "classification":
+        yield "classes"
+    if facts.input_kind != "images":
+        yield from ("images", "feature_maps")
+    if facts.input_kind not in ("images", "vectors"):
+        yield "real_inputs"
+
+
+def _not_of_backbone(setting: Setting, dataset: str) -> Iterator[str]:
+    """What of a setting our own networks can't follow."""
+    own = OWN.get(setting.backbone)
+    if setting.compile and own and own.no_compile:
+        yield f"backbone {setting.backbone!r} can't be trained with compile true: it {own.no_compile}"
     if setting.backbone == "Linear" and setting.freeze == "embedding":
         yield f"backbone 'Linear' is a classifier alone, so on {dataset} freeze can't be 'embedding'"
 

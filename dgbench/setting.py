@@ -27,7 +27,7 @@ class Setting:
     holdout_fraction: float = 0.2
     """Share of each domain that is its `out` part."""
     backbone: str = "auto"
-    """A network's name; `auto` is the one that fits the shape of the data set's inputs."""
+    """A network's name; `auto` is the one that fits the data set's inputs."""
     pretrained: bool = True
     weights: str = ""
     """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
@@ -35,7 +35,8 @@ class Setting:
     image_size: int = 0
     """Side of the square that images are resized to; 0 stands for the data set's own."""
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper)."""
+    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network of
+    ours that starts without any (`GIN`) are live whatever this says."""
     nonlinear_classifier: bool = False
     augmentation: bool = True
     """DomainBed's image augmentation on training views; data sets without one ignore it."""

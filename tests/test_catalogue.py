@@ -45,7 +45,7 @@ from dgbench.dataset import Dataset
 
 class Stars(Dataset):
     """{doc}"""
-    card = DatasetCard(source="sky", licence="free", input_shape=(3,), counts={{"north": 7}}, domains=("north",))
+    card = DatasetCard(source="sky", licence="free", input_shape=(3, 8, 8), counts={{"north": 7}}, domains=("north",))
 '''
 
 

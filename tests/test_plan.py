@@ -301,7 +301,7 @@ def test_traits_of_the_data_decide_the_space(make_plan: MakePlan) -> None:
 
 
 def test_a_run_has_nothing_open(make_facts: MakeFacts) -> None:
-    facts = make_facts(input_shape=(7,))
+    facts = make_facts(input_kind="vectors", input_shape=(7,))
     assert resolve_setting(setting(), facts) == setting(steps=11, checkpoint_freq=5, backbone="MLP")
     asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18")
     assert resolve_setting(asked, facts) == asked
@@ -344,11 +344,11 @@ def test_all_that_cannot_be_planned_is_told_at_once(make_plan: MakePlan) -> None
 
 
 def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(make_plan: MakePlan) -> None:
-    assert problems(make_plan, "MixStyle", "ERM", input_shape=(7,)) == (
+    assert problems(make_plan, "MixStyle", "ERM", input_kind="vectors", input_shape=(7,)) == (
         "MixStyle needs images and a convolutional backbone, which it would not have on Toy",
     )
     assert make_plan("MixStyle", how=setting(backbone="resnet18")).runs
-    linear = {"input_shape": (7,), "backbone": "Linear"}
+    linear = {"input_kind": "vectors", "input_shape": (7,), "backbone": "Linear"}
     assert make_plan("ERM", **linear).runs[0].setting.backbone == "Linear"
     nothing_learns = "KNN needs a featurizer that learns, which it would not have on Toy"
     assert problems(make_plan, "MixStyle", "KNN", **linear) == (

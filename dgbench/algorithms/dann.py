@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithm import FROM_SCRATCH, Algorithm, Batch
 from dgbench.algorithms._adversary import check_turns, discriminator, domain_labels, is_discriminators_turn
 from dgbench.cards import AlgorithmCard
 from dgbench.space import choice, hparam, power
-
-_LR = {"small_images": (1e-3, power(10, -4.5, -2.5))}
 
 
 class DANN(Algorithm):
@@ -46,8 +44,12 @@ class DANN(Algorithm):
         """Defaults and draws are DomainBed's; `dann_lambda` is its `lambda`, which is a word of Python."""
 
         dann_lambda: float = hparam(1.0, power(10, -2, 2), help="weight of the discriminator's loss", stream="lambda")
-        lr_g: float = hparam(5e-5, power(10, -5, -3.5), help="learning rate of featurizer and classifier", variants=_LR)
-        lr_d: float = hparam(5e-5, power(10, -5, -3.5), help="learning rate of the discriminator", variants=_LR)
+        lr_g: float = hparam(
+            5e-5, power(10, -5, -3.5), help="learning rate of featurizer and classifier", variants=FROM_SCRATCH
+        )
+        lr_d: float = hparam(
+            5e-5, power(10, -5, -3.5), help="learning rate of the discriminator", variants=FROM_SCRATCH
+        )
         weight_decay_g: float = hparam(
             0.0,
             power(10, -6, -2),

@@ -133,7 +133,7 @@ def test_inputs_have_the_shape_that_the_data_set_states(copy: Copy) -> None:
     for rng in (None, np.random.default_rng(0)):
         inputs = examples.batch(np.array([5, 0, 5]), rng)
         assert inputs.shape == (3, *copy.dataset.input_shape)
-        assert inputs.dtype in (np.uint8, np.float32, np.int64)
+        assert inputs.dtype in (np.uint8, np.float32, np.int64, np.int16)
     clean = examples.batch(np.array([5, 0, 5]), None)
     assert same(clean[0], clean[2])
     assert not same(clean[0], clean[1])
@@ -273,18 +273,46 @@ def test_ogb_reports_the_mean_average_precision_over_assays(one: Copy) -> None:
 
 
 @pytest.mark.parametrize("one", ["OGBMolPCBA"], indirect=True)
-def test_molecules_are_their_atoms_then_both_directions_of_their_bonds(one: Copy) -> None:
-    inputs = one.examples().batch(np.array([3]), None)[0]
-    atoms, bonds = inputs[inputs[:, 0] == 1], inputs[inputs[:, 0] == 2]
-    assert len(bonds) == 2 * (len(atoms) - 1)
-    chain = {(n, n + 1) for n in range(len(atoms) - 1)}
-    assert {(a, b) for a, b in bonds[:, 1:3].tolist()} == chain | {(b, a) for a, b in chain}
-    assert not inputs[len(atoms) + len(bonds) :].any()
-    assert set(atoms[:, 4]) == {5}
-    before = int(np.sum([len(one.examples().source.get_input(n).edge_attr) // 2 for n in range(3)]))
-    for start, end, *features in bonds[:, 1:6].tolist():
-        n = before + min(start, end)
-        assert features == [n % 4, 0, n % 2]
+def test_molecules_are_their_atoms_then_their_bonds_as_ogb_reads_them(one: Copy) -> None:
+    examples, chosen = one.examples(), np.array([3, 39, 0, 3])
+    for row, table in zip(chosen.tolist(), examples.batch(chosen, None), strict=True):
+        theirs = examples.source.get_input(row)
+        atoms, bonds = len(theirs.x), theirs.edge_index.shape[1] // 2
+        assert table[:, 0].tolist() == [1] * atoms + [2] * bonds + [0] * (len(table) - atoms - bonds)
+        assert same(table[:atoms, 1:], theirs.x)
+        of_bonds = table[atoms : atoms + bonds]
+        assert same(of_bonds[:, 1:3].T, theirs.edge_index[:, ::2])
+        assert same(of_bonds[:, [2, 1]].T, theirs.edge_index[:, 1::2])
+        assert same(of_bonds[:, 3:6], theirs.edge_attr[::2])
+        assert same(of_bonds[:, 3:6], theirs.edge_attr[1::2])
+        assert not of_bonds[:, 6:].any()
+        assert not table[atoms + bonds :].any()
+
+
+@pytest.mark.parametrize("one", ["OGBMolPCBA"], indirect=True)
+def test_molecules_that_no_table_holds_are_refused(one: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls, source = type(one.dataset), one.dataset.source("official")
+    largest = int(np.max(np.count_nonzero(one.examples().batch(np.arange(40), None)[..., 0], axis=1)))
+    monkeypatch.setattr(cls, "card", dataclasses.replace(cls.card, input_shape=(largest, 10)))
+    cls.check(source, "official")
+    monkeypatch.setattr(cls, "card", dataclasses.replace(cls.card, input_shape=(largest - 1, 10)))
+    source.ogb_dataset._data.edge_index[:, 1] = 0
+    with pytest.raises(UserError) as caught:
+        cls.check(source, "official")
+    assert caught.value.problems == (
+        f"OGBMolPCBA: a molecule has {largest} atoms and bonds, at most {largest - 1} are expected",
+        "OGBMolPCBA: bonds are expected in pairs, each direction after the other",
+    )
+    with pytest.raises(UserError, match="OGBMolPCBA has molecules, not images: leave out image_size"):
+        cls(data_dir=one.dataset.data_dir, image_size=64)
+
+
+@pytest.mark.parametrize("one", ["OGBMolPCBA"], indirect=True)
+def test_a_network_that_has_diverged_is_scored(one: Copy) -> None:
+    examples = one.examples()
+    indices = examples.parts["test"]
+    nothing, nan = (np.full((len(indices), 128), value, np.float32) for value in (0, np.nan))
+    assert examples.score(nan, indices) == examples.score(nothing, indices)
 
 
 @pytest.mark.parametrize("one", ["RxRx1"], indirect=True)
