@@ -206,7 +206,7 @@ class DatasetCard:
             raise UserError(unknown("input_kind of a data set", self.input_kind, INPUTS))
         if len(self.input_shape) not in INPUTS[self.input_kind]:
             shape = " x ".join(map(str, self.input_shape))
-            raise UserError(f"the card of a data set says input_kind {self.input_kind!r}, and inputs of shape {shape} are none")
+            raise UserError(f"a data set's card says input_kind {self.input_kind!r}, and inputs of {shape} are none")
 
 
 INPUTS: Mapping[str, tuple[int, ...]] = {"images": (3,), "vectors": (1,), "texts": (1, 2), "graphs": (2,)}

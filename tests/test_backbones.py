@@ -92,7 +92,11 @@ def test_inputs_that_a_network_can_take(name: str, shape: tuple[int, ...]) -> No
         ("resnet18", (7,), "'resnet18' takes images, and these inputs are vectors (7): leave it out, or say 'MLP'"),
         ("SmallCNN", (7,), "backbone 'SmallCNN' takes images"),
         ("Linear", (2, 300), "'Linear' takes vectors or images, and these inputs are texts (2 x 300): leave it out"),
-        ("GIN", (3, 64, 64), "backbone 'GIN' takes graphs, and these inputs are images (3 x 64 x 64): leave it out, or"),
+        (
+            "GIN",
+            (3, 64, 64),
+            "backbone 'GIN' takes graphs, and these inputs are images (3 x 64 x 64): leave it out, or",
+        ),
         ("vit_tiny_patch16_224", (3, 8, 8), "can't take images of 3 x 8 x 8"),
         ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --hparams '{\"image_size\": 240}'"),
         ("mobilenetv5_300m_enc", (3, 224, 224), "numbers an image, not a vector"),

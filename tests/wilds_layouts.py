@@ -236,7 +236,7 @@ def write_py150(data_dir: Path, files: int = 3) -> list[Row]:
 
 
 def write_ogb(data_dir: Path, molecules: int = 40) -> list[Row]:
-    """Chains of four to eight atoms; an assay asks which are the long ones, or the short; two labels in five are missing."""
+    """Chains of four to eight atoms; assays ask which are long, or which short; two labels in five are missing."""
     folder, rng = data_dir / "ogbg_molpcba", np.random.default_rng(0)
     (folder / "raw").mkdir(parents=True)
     (folder / "split" / "scaffold").mkdir(parents=True)
