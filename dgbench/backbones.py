@@ -10,7 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from dgbench.cards import INPUTS, NEEDS
+from dgbench.cards import INPUTS
 from dgbench.errors import UserError, unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
@@ -27,6 +27,7 @@ class Own(NamedTuple):
     """Why it can't be compiled, if it can't."""
 
 
+_ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps"})
 _FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features"})
 _CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps"})
 OWN: Mapping[str, Own] = {
@@ -42,7 +43,6 @@ OWN: Mapping[str, Own] = {
 }
 """Our networks; `Linear` is a classifier alone, and it and `MLP` take an image as one vector."""
 SMALL = tuple(OWN)
-_OF_NETWORKS = frozenset(NEEDS) - {"linear_classifier", "classes", "images", "real_inputs"}
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
@@ -107,7 +107,7 @@ def takes(name: str) -> tuple[str, ...]:
 def lacking(name: str) -> frozenset[str]:
     """What of `cards.NEEDS` the network of that name (no alias) has not, as far as the name says."""
     if name in OWN:
-        return _OF_NETWORKS - OWN[name].has
+        return _ANY - OWN[name].has
     return frozenset({"feature_maps", "batch_norm"}) if is_language_model(name) else frozenset()
 
 

@@ -163,7 +163,8 @@ class Embeddings(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
-        return reduce(torch.add, (table(one) for table, one in zip(self.of, features.unbind(1), strict=True)))
+        found: Tensor = reduce(torch.add, (table(one) for table, one in zip(self.of, features.unbind(1), strict=True)))
+        return found
 
 
 def _mlp(width: int) -> nn.Sequential:

@@ -110,7 +110,7 @@ def _dataset_facts(entry: Entry) -> Iterator[str]:
     yield f"domains: {', '.join(card.domains) or 'the folders or values found'}"
     classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
     shape = " x ".join(map(str, card.input_shape))
-    yield f"{classes}; inputs {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
+    yield f"{classes}; {card.input_kind} {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
     if card.parts or card.counts:
         yield f"examples: {_counts(card.parts or card.counts)}"
     for name, counts in card.generations.items():

@@ -46,7 +46,7 @@ def test_every_entry_is_listed_with_its_objective_paper_and_hyperparameters(
             "datasets",
             [
                 "domains: 0, 15, 30, 45, 60, 75",
-                "10 classes; inputs 1 x 8 x 8; 301 steps, evaluated every 50",
+                "10 classes; images 1 x 8 x 8; 301 steps, evaluated every 50",
                 "examples: 1,797 (300, 300, 300, 299, 299, 299)",
                 "domains: the folders or values found",
                 "lies in: DATA_DIR/PACS",

@@ -361,6 +361,36 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
     )
 
 
+def test_what_a_method_needs_of_the_inputs_is_asked_for_too(make_plan: MakePlan) -> None:
+    rows = ("ARM", "BANG", "DSU", "Mixup", "TENT", "UDIM", "VREx", "SAM")
+    texts = {"input_kind": "texts", "input_shape": (2, 9), "backbone": "bert-base-cased"}
+    told = sorted(problem.partition(", which")[0] for problem in problems(make_plan, *rows, **texts))
+    assert told == [
+        "ARM needs inputs that are images",
+        "BANG needs inputs that are images or vectors",
+        "DSU needs images and a convolutional backbone",
+        "Mixup needs inputs that are images or vectors",
+        "TENT needs a network with batch norm",
+        "UDIM needs inputs that are images or vectors",
+    ]
+    vectors = {"input_kind": "vectors", "input_shape": (9,)}
+    told = sorted(problem.partition(", which")[0] for problem in problems(make_plan, *rows, **vectors))
+    assert told == [
+        "ARM needs inputs that are images",
+        "DSU needs images and a convolutional backbone",
+        "TENT needs a network with batch norm",
+    ]
+
+
+def test_batch_norm_that_starts_without_statistics_is_live(make_facts: MakeFacts) -> None:
+    molecules = make_facts(input_kind="graphs", input_shape=(40, 10))
+    for asked in ("frozen", "live"):
+        found = resolve_setting(setting(batch_norm=asked), molecules)
+        assert (found.backbone, found.batch_norm) == ("GIN", "live")
+        assert resolve_setting(setting(batch_norm=asked, weights="0" * 64), molecules).batch_norm == asked
+        assert resolve_setting(setting(batch_norm=asked), make_facts()).batch_norm == asked
+
+
 def test_rows_that_are_shown_more_than_the_input_at_hand_are_noted(make_plan: MakePlan) -> None:
     found = make_plan("ERM", "ARM", "ARM+SWAD", "T3A").shown
     assert found == {
