@@ -17,6 +17,8 @@ from dgbench.cards import Archive, DatasetCard
 class Recipe:
     """How training images are augmented: a crop at random, a flip, colour jitter, now and then gray."""
 
+    crop: bool = True
+    """Else inputs show whole images."""
     resize_first: bool = False
     """Images are squashed to the size of inputs before a box is drawn, not after."""
 

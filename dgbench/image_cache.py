@@ -226,7 +226,7 @@ class CachedImages:
                 split(image, channels)
                 continue
             scale = image.shape[1] / w, image.shape[0] / h
-            split(augmented(image, draw(w, h, rng), height, width, scale), channels)
+            split(augmented(image, draw(w, h, rng, recipe), height, width, scale), channels)
         return inputs
 
 

@@ -65,7 +65,7 @@ def augmented(
     """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
     if recipe.resize_first:
         image = resized(image, height, width)
-    drawn = draw(image.width, image.height, rng)
+    drawn = draw(image.width, image.height, rng, recipe)
     image = resized(image.crop(drawn.box), height, width)
     if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -73,12 +73,13 @@ def augmented(
     return gray(image) if drawn.gray else image
 
 
-def draw(width: int, height: int, rng: np.random.Generator) -> Augmentation:
+def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED) -> Augmentation:
     """Draw the training transform of an image of that size: one and the same order of calls.
 
     Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3].
     """
-    box, flip = crop_box(width, height, rng), rng.random() < 0.5
+    box = crop_box(width, height, rng) if recipe.crop else (0, 0, width, height)
+    flip = rng.random() < 0.5
     brightness, contrast, saturation = map(float, rng.uniform(1 - JITTER, 1 + JITTER, size=3))
     turn = float(rng.uniform(-JITTER, JITTER))
     order = tuple(map(int, rng.permutation(4)))
