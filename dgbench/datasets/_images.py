@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -81,7 +81,10 @@ class ImageExamples:
 
 
 class ImageDataset(Dataset):
-    """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`."""
+    """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`.
+
+    One of which more is known than a number of images for each domain writes `doubts`.
+    """
 
     recipe: ClassVar[Recipe] = DOMAINBED
     """How training images are augmented."""
@@ -100,6 +103,10 @@ class ImageDataset(Dataset):
             raise UserError(f"{name} is expected in the folder {root}, which does not exist{instead(root.parent)}")
         return root, read_tree(root, self.card.domains)
 
+    def doubts(self, tree: Tree) -> Iterable[str]:
+        """What else is wrong with the files, in the user's words."""
+        return ()
+
     def given_path(self) -> Path:
         """The path that the name of the data set carries."""
         name = type(self).__name__
@@ -110,6 +117,7 @@ class ImageDataset(Dataset):
     def open(self) -> None:
         """List the files and refuse, all at once, what is wrong with names, classes, counts and sizes."""
         self.root, tree = self.find()
+        self.found = tree  # with those that can't be decoded
         self.domains = self.card.domains or tuple(sorted(tree))
         self.classes = self.card.classes or tuple(sorted({name for classes in tree.values() for name in classes}))
         place = self.path or self.root
@@ -118,6 +126,7 @@ class ImageDataset(Dataset):
             *domain_problems(place, tree, self.card.domains),
             *class_problems(place, tree, self.card.classes),
             *count_problems(tree, self.card.counts),
+            *self.doubts(tree),
         ):
             problems.add(problem)
         if self.skip_bad_images:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgbench.cards import Archive, DatasetCard
 from dgbench.dataset import Progress
-from dgbench.datasets._published import PublishedImages
+from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, matching
 from dgbench.duplicates import remove
 from dgbench.errors import UserError
@@ -42,7 +42,7 @@ _HOST = "http://csr.bu.edu/ftp/visda/2019/multi-source/"
 _LIST = "domain_net_duplicates.txt"
 
 
-class DomainNet(PublishedImages):
+class DomainNet(ImageDataset):
     """345 classes as clip art, infographics, paintings, quick drawings, photographs and sketches.
 
     Images of any size. Without the 9,431 files that DomainBed's list names as duplicates: with them it is another data
