@@ -6,7 +6,10 @@ What is drawn is kept apart from how it is applied, so that another path can app
 
 from __future__ import annotations
 
+import io
+import logging
 import math
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +24,8 @@ JITTER = 0.3
 GRAY_PROBABILITY = 0.1
 _CROP_TRIES = 10
 _ADVICE = "repair it, or use --skip_bad_images"
+JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
+_log = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; the last two are outside."""
@@ -52,6 +57,41 @@ def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise UserError(f"image {path} can't be decoded ({error}): {advice}") from error
+
+
+def decoded_as_far(path: Path) -> Image.Image:
+    """The same, but of a JPEG that ends early what there is, which is logged.
+
+    The pixels are those that Pillow finds under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets: it adds the same marker.
+    But that holds for every image of the process, and so hides files that a copy or a download has damaged.
+    """
+    try:
+        return decoded(path)
+    except UserError:
+        found = _completed(path)
+        if found is None:
+            raise
+    _log_cut_off(path)
+    return found
+
+
+def _completed(path: Path) -> Image.Image | None:
+    """The image of a JPEG to which the marker of the end is added; None if that doesn't help."""
+    try:
+        content = path.read_bytes()
+        if not content.startswith(JPEG_BEGINS):
+            return None
+        with Image.open(io.BytesIO(content + _JPEG_ENDS)) as image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception:  # as many kinds as in `decoded`, which has told
+        return None
+
+
+@cache
+def _log_cut_off(path: Path) -> None:
+    _log.warning("image %s ends early: decoded as far as it goes", path)
 
 
 def resized(image: Image.Image, height: int, width: int) -> Image.Image:

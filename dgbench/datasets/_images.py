@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.datasets._tree import (
@@ -26,11 +27,12 @@ from dgbench.datasets._tree import (
     domain_problems,
     file_problems,
     instead,
+    listed,
     read_tree,
 )
 from dgbench.errors import Problems, UserError
 from dgbench.image_cache import FOLDER, CachedImages, ImageCache
-from dgbench.transforms import augmented, decoded, resized
+from dgbench.transforms import augmented, decoded, decoded_as_far, resized
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,8 @@ class ImageDataset(Dataset):
 
     recipe: ClassVar[Recipe] = DOMAINBED
     """How training images are augmented."""
+    cut_off: ClassVar[tuple[str, ...]] = ()
+    """Domains in which published JPEGs end early: they are decoded as far as they go."""
     cache_dir: Path | None = None
 
     def find(self) -> tuple[Path, Tree]:
@@ -156,11 +160,18 @@ class ImageDataset(Dataset):
         name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
         place, files = self.cache_dir or given / FOLDER, partial(files_of, self.tree, self.domains, self.classes)
         _, height, width = self.input_shape
-        return ImageCache(place, name, identity, self.root, files, height, width, decoded)
+        decode = partial(_decoded, [self.root / domain for domain in self.cut_off])
+        return ImageCache(place, name, identity, self.root, files, height, width, decode)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""
         return [count(self.tree[domain]) for domain in self.domains]
+
+    def remarks(self) -> Sequence[str]:
+        """Which files may be decoded in part."""
+        if not self.cut_off or self.skip_bad_images:
+            return ()
+        return (f"JPEGs of {listed(self.cut_off)} that end early are decoded as far as they go, and logged by name",)
 
     def fingerprint(self) -> str:
         """A hash of domains, classes, relative paths and sizes; the same wherever the files lie."""
@@ -179,6 +190,10 @@ class ImageDataset(Dataset):
 def files_of(tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The image files of some domains, class after class in each of them."""
     return [file.path for domain in domains for name in classes for file in tree[domain][name]]
+
+
+def _decoded(cut_off: Sequence[Path], path: Path) -> Image.Image:
+    return decoded_as_far(path) if any(folder in path.parents for folder in cut_off) else decoded(path)
 
 
 def without_bad_images(root: Path, tree: Tree) -> Tree:
