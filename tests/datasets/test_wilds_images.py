@@ -55,7 +55,7 @@ def place(written: tuple[Path, dict[str, list[Row]]], monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def data_dir(place: Path, written: tuple[Path, dict[str, list[Row]]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Their place, and cards that say what is there: nothing may read the catalogue now, which would remember them."""
+    """Their place, and cards that say what is there."""
     for cls in SPLIT:
         monkeypatch.setattr(cls, "card", fitted(cls.card, written[1][cls.__name__]))
     monkeypatch.setattr(WILDSCamelyon, "card", dataclasses.replace(WILDSCamelyon.card, counts={}))
