@@ -48,14 +48,7 @@ def tables(root: Path) -> list[dict[str, Any]]:
 
 def test_pacs(tmp_path: Path) -> None:
     write(tmp_path / "PACS", TinyPACS.card, TinyPACS.card.counts)
-    words = (
-        "--sweep",
-        str(HERE.parent / "sweeps" / "pacs.toml"),
-        "--datasets",
-        "TinyPACS",
-        "--data_dir",
-        str(tmp_path),
-    )
+    words = ("--sweep", str(SWEEPS / "pacs.toml"), "--datasets", "TinyPACS", "--data_dir", str(tmp_path))
     root = tmp_path / "sweep"
     command("sweep", "launch", *words, *TINY, *SHORT, *HPARAMS, "--n_hparams", "2", "--test_envs", "sketch", "0",
             "--output_dir", str(root))  # fmt: skip
