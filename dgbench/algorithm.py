@@ -148,6 +148,10 @@ class Algorithm(nn.Module):
         """The live tensors that `forward` reads in evaluation, by their names in this module; not copies."""
         return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Those of `predictor_tensors` that training goes on from, which an average may set."""
+        return self.predictor_tensors()
+
     def validated(self, accuracy: float) -> None:
         """Hear the mean accuracy on the training domains' validation parts, after each evaluation."""
 

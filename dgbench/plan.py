@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from dgbench.backbones import resolve_backbone
 from dgbench.catalogue import Catalogue
@@ -40,6 +40,8 @@ class Plan:
     """(row, data set) -> candidates over all folds, trials and hyperparameter seeds."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict; rows without: none."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the row whose models taught its runs, with its backbone where that is another; rows without: none."""
 
     @cached_property
     def read_by_others(self) -> Mapping[str, frozenset[str]]:
@@ -49,6 +51,10 @@ class Plan:
             for source in run.inputs:
                 read.setdefault(source.run, set()).add(source.predictor)
         return {run: frozenset(predictors) for run, predictors in read.items()}
+
+
+Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[int]]
+"""(fold, trial) -> hyperparameter seeds."""
 
 
 class Spot(NamedTuple):
@@ -113,6 +119,7 @@ class _Planner:
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates={key: tuple(cell) for key, cell in candidates.items()},
             shown={row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
+            taught=self._taught_by(grid),
         )
 
     def _shown(self, row: Row) -> str:
@@ -134,13 +141,12 @@ class _Planner:
                             spots.setdefault((fold, trial), {}).update(dict.fromkeys(request.hparams_seeds))
         return {key: {spot: sorted(seeds) for spot, seeds in spots.items()} for key, spots in grid.items()}
 
-    def _watch(self, grid: Mapping[tuple[Row, str], Mapping[tuple[Fold, int], Sequence[int]]]) -> None:
+    def _watch(self, grid: Mapping[tuple[Row, str], Spots]) -> None:
         """Note which averages watch an algorithm's runs together, which those don't that feed back."""
         for (row, dataset), spots in grid.items():
             asked = [(row, self.settings[dataset].backbone)]
             if self._taught(row):
-                draws = {(seed, trial) for (_, trial), seeds in spots.items() for seed in seeds}
-                asked += {self._teacher(row, dataset, seed, trial) for seed, trial in sorted(draws)}
+                asked += self._all_teachers(row, dataset, spots)
             for asked_row, backbone in asked:
                 watching = self.watching.setdefault((dataset, asked_row.algorithm, backbone), set())
                 if asked_row.average and not self._feeds_back(asked_row.average):
@@ -183,6 +189,19 @@ class _Planner:
         return parse_row(str(hparams["teacher"]), self.catalogue), resolve_backbone(
             backbone, self.facts[dataset].input_shape
         )
+
+    def _all_teachers(self, row: Row, dataset: str, spots: Spots) -> list[tuple[Row, str]]:
+        """Those of all hyperparameter seeds and trials, each once."""
+        draws = {(seed, trial) for (_, trial), seeds in spots.items() for seed in seeds}
+        return list(dict.fromkeys(self._teacher(row, dataset, seed, trial) for seed, trial in sorted(draws)))
+
+    def _taught_by(self, grid: Mapping[tuple[Row, str], Spots]) -> dict[str, str]:
+        found: dict[str, dict[str, None]] = {}
+        for (row, dataset), spots in grid.items():
+            for teacher, backbone in self._all_teachers(row, dataset, spots) if self._taught(row) else ():
+                of = "" if backbone == self.settings[dataset].backbone else f" with {backbone}"
+                found.setdefault(row.name, {})[teacher.name + of] = None
+        return {row: " or ".join(teachers) for row, teachers in found.items()}
 
     def _teachers(self, row: Row, spot: Spot, seed: int) -> tuple[Input, ...]:
         """The models among which a run's teacher is chosen, or those that are its teacher together."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from dgbench.backbones import FLAT, SMALL, check_backbone
-from dgbench.cards import GENERATED, NEEDS
+from dgbench.cards import FEEDBACK, GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
@@ -283,12 +283,9 @@ def _not_followed(rows: Iterable[Row], setting: Setting, catalogue: Catalogue) -
     for row in rows:
         entry = catalogue.get("algorithm", row.algorithm)
         yield from entry.refusals(setting)
-        feeds_back = row.average and catalogue.get("average", row.average).card.feeds_back
-        if feeds_back and (not entry.features or "network" in entry.card.followers):
-            yield (
-                f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
-                f"to {row.algorithm}'s"
-            )
+        for what in catalogue.get("average", row.average).card.feeds_back if row.average else ():
+            if why := entry.card.no_feedback.get(what):
+                yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"
         if row.adapter and not entry.features and catalogue.get("adapter", row.adapter).card.needs_features:
             yield (
                 f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "

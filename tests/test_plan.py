@@ -134,19 +134,21 @@ class Foreign(torch.nn.Module):
 """
 
 
-def test_nothing_feeds_back_into_a_training_that_nobody_can_change_from_outside(
+def test_an_average_that_sets_what_an_algorithm_keeps_to_itself_is_refused_with_the_reason(
     make_facts: MakeFacts, make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    told = "{0}+{1}: {1} changes the training that it watches, which can't be done from outside to {0}'s"
     file = tmp_path / "algorithms.py"
     file.write_text(FOREIGN)
     catalogue = Catalogue([f"{file}:Foreign"])
     rows = request(catalogue, "Foreign", "Foreign+EMA", "Foreign+SWA", "Foreign+SwitchEMA", "SAM+SWA")
     overrides = Overrides(parts={"Foreign": {"batch_size": 4}})
     found = problems(plan, [rows], {"Toy": make_facts(4)}, setting(), catalogue, overrides)
-    assert found == tuple(told.format("Foreign", name) for name in ("SWA", "SwitchEMA"))
-    assert problems(make_plan, "ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "SWA") == (
-        told.format("ERMPlusPlus", "SwitchEMA"),
+    assert found == ("Foreign+SWA: SWA sets the learning rate, but Foreign makes its own optimizers",)
+    rows = ("ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "ERMPlusPlus+SWA", "DCA+SwitchEMA", "SWA")
+    sets = "SwitchEMA sets the weights that training goes on from, but"
+    assert problems(make_plan, *rows) == (
+        f"ERMPlusPlus+SwitchEMA: {sets} ERMPlusPlus predicts by the mean of those that it trains",
+        f"DCA+SwitchEMA: {sets} DCA predicts by the mean of the copies that it trains",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dgbench import collect
 from dgbench.errors import UserError
 from dgbench.plan import Plan
 from dgbench.predictor import find_model, predict_with
@@ -99,6 +101,19 @@ def test_what_can_not_teach_is_refused(values: Mapping[str, Any], why: str, make
 def test_a_model_of_all_trials_can_not_teach(make_plan: MakePlan) -> None:
     with pytest.raises(UserError, match="have seen what this trial validates on"):
         make_plan("KD", overrides=taught(teacher="DiWADagger"), how=setting(init="sweep"))
+
+
+def test_who_taught_is_known_and_stands_below_the_table(
+    make_plan: MakePlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_plan("ERM+SWAD", "KD", "KD+WAKD").taught == {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
+    assert make_plan("ERM").taught == {}
+    other = taught(teacher="SAM+EoA", teacher_backbone="resnet18.tv_in1k")
+    assert make_plan("KD", overrides=other).taught == {"KD": "SAM+EoA with resnet18.tv_in1k"}
+    assert make_plan("KD", overrides=taught(teacher_backbone="resnet50.tv_in1k")).taught == {"KD": "ERM+SWAD"}
+    execute_all(sweep(tmp_path, "ERM+SMA"))
+    assert collect.main(["--input_dir", str(tmp_path), "--selector", "training-domain"]) == 0
+    assert re.search(r"taught by:? +KD: ERM\+SMA with MLP", capsys.readouterr().out)
 
 
 def sweep(root: Path, teacher: str = "ERM+SMA", *rows: str, **asked: Any) -> Sweep:
