@@ -21,6 +21,8 @@ _LARGE = {
     "domainbed-2020": "resnet50.tv_in1k",
     "domainbed-2024": "resnet50.ram_in1k",
 }
+_INTERPOLATION = {"resnet50.tv_in1k": "bilinear", "resnet50.ram_in1k": "bicubic"}
+"""timm's for the networks of aliases, so that planning does without timm."""
 
 
 def check_backbone(name: str) -> None:
@@ -131,6 +133,21 @@ def has_weights(name: str) -> bool:
 
     facts = timm.get_pretrained_cfg(name)
     return bool(facts and facts.has_weights)
+
+
+def interpolation_of(name: str, input_shape: Sequence[int]) -> str:
+    """`bilinear` or `bicubic`: how images were resized for the weights of the network of that name (no alias).
+
+    It is timm's for the tag of the name, pretrained or not; bilinear for networks and inputs that timm doesn't know.
+    """
+    if name in SMALL or len(input_shape) != 3:
+        return "bilinear"
+    if name in _INTERPOLATION:
+        return _INTERPOLATION[name]
+    import timm
+
+    facts = timm.get_pretrained_cfg(name)
+    return str(facts.interpolation) if facts else "bilinear"
 
 
 def normalisation_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -71,6 +71,8 @@ class Dataset:
     """
 
     card: ClassVar[DatasetCard]
+    interpolation: str = "bilinear"
+    """How image files are resized, `bilinear` or `bicubic`; whoever opens a data set for a run says it."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """The files that it is published as, from which `fetch` makes its folder."""
 

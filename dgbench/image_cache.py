@@ -79,6 +79,8 @@ class Index:
     width: int
     size: int
     """Bytes of `pixels`."""
+    interpolation: str
+    """How they were and are resized, but for the short side of JPEGs, which is bicubic."""
 
     @staticmethod
     def read(folder: Path) -> Index | None:
@@ -95,7 +97,7 @@ class Index:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The cache of a data set's images at one size, built or not."""
+    """The cache of a data set's images at one size and by one interpolation, built or not."""
 
     place: Path
     """The folder of caches."""
@@ -106,11 +108,12 @@ class ImageCache:
     """The image files; asked for when the cache is built."""
     height: int
     width: int
+    interpolation: str
 
     @property
     def folder(self) -> Path:
         """Where it is."""
-        said = f"{self.identity}\0{self.height}\0{self.width}\0{VERSION}"
+        said = f"{self.identity}\0{self.height}\0{self.width}\0{self.interpolation}\0{VERSION}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
 
     def open(self) -> CachedImages:
@@ -197,15 +200,16 @@ class CachedImages:
         from dgbench.augmentation import augmented, resized, split  # OpenCV, which planning does without
         from dgbench.transforms import draw
 
+        how = self.index.interpolation
         inputs = np.empty((len(rows), 3, height, width), np.uint8)
         for channels, row in zip(inputs, rows.tolist(), strict=True):
             image = self[row]
             if rng is None:
-                split(resized(image, height, width), channels)
+                split(resized(image, height, width, how), channels)
                 continue
             w, h = map(int, self.sizes[row, :2])
             scale = image.shape[1] / w, image.shape[0] / h
-            split(augmented(image, draw(w, h, rng), height, width, scale), channels)
+            split(augmented(image, draw(w, h, rng), height, width, scale, how), channels)
         return inputs
 
 

@@ -128,12 +128,13 @@ class Sweep:
 
     def _datasets(self) -> Iterator[tuple[str, Dataset]]:
         catalogue = Catalogue(self.site.include)
-        for name, size, backbone in self._opened():
-            yield name, open_dataset(name, self.site, catalogue, size, backbone)
+        for name, size, backbone, interpolation in self._opened():
+            yield name, open_dataset(name, self.site, catalogue, size, backbone, interpolation)
 
-    def _opened(self) -> list[tuple[str, int, str]]:
-        """The data sets of the runs, with the image size and the network that they are opened for."""
-        return sorted({(run.dataset, run.setting.image_size, run.setting.backbone) for run in self.plan.runs})
+    def _opened(self) -> list[tuple[str, int, str, str]]:
+        """The data sets of the runs, with image size, network and interpolation that they are opened for."""
+        asked = {(run.dataset, run.setting) for run in self.plan.runs}
+        return sorted({(name, how.image_size, how.backbone, how.interpolation) for name, how in asked})
 
     def _preloaded(self) -> dict[str, Any]:
         """What the process that runs are forked from should read before."""

@@ -1,5 +1,6 @@
 """DomainBed's image transforms on PIL images: one for evaluation, and one that augments, with a generator it is given.
 
+DomainBed resizes by bilinear interpolation; both also take the backbone's, as torchvision's and timm's transforms do.
 This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
 What is drawn is kept apart from how it is applied, so that another path can apply the same draws.
 """
@@ -7,6 +8,7 @@ What is drawn is kept apart from how it is applied, so that another path can app
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,12 @@ CROP_AREA, CROP_RATIO = (0.7, 1.0), (3 / 4, 4 / 3)
 JITTER = 0.3
 GRAY_PROBABILITY = 0.1
 _CROP_TRIES = 10
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+"""Interpolation -> Pillow's; both antialias."""
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; the last two are outside."""
@@ -49,15 +57,17 @@ def decoded(path: Path) -> Image.Image:
         raise UserError(f"image {path} can't be decoded ({error}): repair it, or use --skip_bad_images") from error
 
 
-def resized(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The whole image squashed to `height` x `width`, bilinear with antialiasing."""
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
+    """The whole image squashed to `height` x `width`, with antialiasing."""
+    return image.resize((width, height), FILTERS[interpolation])
 
 
-def augmented(image: Image.Image, height: int, width: int, rng: np.random.Generator) -> Image.Image:
+def augmented(
+    image: Image.Image, height: int, width: int, rng: np.random.Generator, interpolation: str = "bilinear"
+) -> Image.Image:
     """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
     drawn = draw(image.width, image.height, rng)
-    image = resized(image.crop(drawn.box), height, width)
+    image = resized(image.crop(drawn.box), height, width, interpolation)
     if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = jittered(image, drawn)

@@ -58,6 +58,11 @@ def test_a_teacher_may_have_another_network(make_plan: MakePlan) -> None:
     assert {by_id[s.run].setting.backbone for run in students(found) for s in run.inputs} == {"resnet18.tv_in1k"}
 
 
+def test_a_teacher_learns_from_images_as_its_student_will_show_them(make_plan: MakePlan) -> None:
+    found = make_plan("KD", how=setting(backbone="resnet18"), overrides=taught(teacher_backbone="resnet18.tv_in1k"))
+    assert {run.setting.interpolation for run in found.runs} == {"bicubic"}, "that of resnet18.tv_in1k is bilinear"
+
+
 def test_merged_models_teach_and_ensembles_by_their_members(make_plan: MakePlan) -> None:
     merged = make_plan("KD", overrides=taught(teacher="SAM+DiWA"), hparams=3)
     by_id = {run.id: run for run in merged.runs}

@@ -50,6 +50,7 @@ class ImageExamples:
         width: int,
         cache: ImageCache | None = None,
         first: int = 0,
+        interpolation: str = "bilinear",
     ) -> None:
         self.paths = paths
         self.labels = labels
@@ -57,6 +58,7 @@ class ImageExamples:
         self.width = width
         self.cache = cache
         self.first = first
+        self.interpolation = interpolation
         self.images: CachedImages | None = None
 
     @property
@@ -78,9 +80,9 @@ class ImageExamples:
         for row, index in enumerate(indices):
             image = decoded(self.paths[index])
             if rng is None:
-                image = resized(image, self.height, self.width)
+                image = resized(image, self.height, self.width, self.interpolation)
             else:
-                image = augmented(image, self.height, self.width, rng)
+                image = augmented(image, self.height, self.width, rng, self.interpolation)
             inputs[row] = np.asarray(image).transpose(2, 0, 1)
         return inputs
 
@@ -140,7 +142,7 @@ class ImageDataset(Dataset):
         first = sum(self.counts()[: self.domains.index(domain)])
         _, height, width = self.input_shape
         paths = paths_of(self.root, self.tree, [domain], self.classes)
-        return ImageExamples(paths, labels, height, width, self.image_cache(), first)
+        return ImageExamples(paths, labels, height, width, self.image_cache(), first, self.interpolation)
 
     def image_cache(self) -> ImageCache:
         """The cache of all images, domain after domain."""
@@ -150,7 +152,7 @@ class ImageDataset(Dataset):
         name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
         paths = partial(paths_of, self.root, self.tree, self.domains, self.classes)
         _, height, width = self.input_shape
-        return ImageCache(self.cache_dir or given / FOLDER, name, identity, paths, height, width)
+        return ImageCache(self.cache_dir or given / FOLDER, name, identity, paths, height, width, self.interpolation)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""

@@ -248,9 +248,9 @@ class WildsPooled(_WildsFiles):
         height, width = self.input_shape[1:]
         found = np.empty((len(rows), 3, height, width), np.uint8)
         for place, row in enumerate(rows.tolist()):
-            image = resized(rgb(type(self).__name__, source, row), height, width)
+            image = resized(rgb(type(self).__name__, source, row), height, width, self.interpolation)
             if rng is not None:
-                image = augmented(image, height, width, rng)
+                image = augmented(image, height, width, rng, self.interpolation)
             found[place] = np.asarray(image).transpose(2, 0, 1)
         return found
 
