@@ -29,6 +29,7 @@ from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
 from dgbench.store import BEST, State, Store, model_path
+from dgbench.weights import fetch
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
 """Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
@@ -77,6 +78,23 @@ class Sweep:
             for source in run.inputs:
                 wanted.setdefault(source.run, set()).add(source.predictor)
         return tuple(found)
+
+    def fetch(self, retries: int = 0) -> None:
+        """Have on this machine, before any run starts, what hubs have and runs that are not done need: weights, words.
+
+        It is fetched once and found by all runs, also on other machines that share the hub's cache (HF_HOME). Raises
+        `UserError` with everything that can't be had; writes nothing to the sweep's folder.
+        """
+        if all(state is State.DONE for state in self.states(retries).values()) and not self.without_weights():
+            return
+        problems = Problems()
+        for dataset, setting in dict.fromkeys((run.dataset, run.setting) for run in self.plan.runs):
+            with problems.collecting():
+                fetch(setting, self.plan.datasets[dataset].input_shape)
+        for _, opened in self._datasets():
+            with problems.collecting():
+                opened.equip()
+        problems.raise_if_any()
 
     def write(self) -> None:
         """Write what was asked for and the plan; make runs whose weights are read, but gone, run again."""

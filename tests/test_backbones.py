@@ -8,7 +8,7 @@ from dgbench.backbones import (
     ALIASES,
     check_backbone,
     check_inputs,
-    has_weights,
+    check_weights,
     interpolation_of,
     resolve_backbone,
     timm_model,
@@ -150,7 +150,8 @@ def test_what_was_made_for_images_of_another_size_is_made_for_those_of_the_data(
 
 
 def test_what_has_pretrained_weights() -> None:
-    assert has_weights("resnet50.ram_in1k")
-    assert has_weights("vit_base_patch16_clip_224.openai")
-    assert has_weights("SmallCNN"), "it needs none"
-    assert not has_weights("darknet17")
+    check_weights("resnet50.ram_in1k")
+    check_weights("vit_base_patch16_clip_224.openai")
+    check_weights("SmallCNN")  # which needs none
+    with pytest.raises(UserError, match="there are no pretrained weights for backbone 'darknet17'"):
+        check_weights("darknet17")

@@ -93,6 +93,16 @@ def test_every_run_comes_after_its_inputs(make_plan: MakePlan) -> None:
             "KD's teacher: an adapter learns from what it is shown, so 'ERM+T3A' can't be a teacher",
         ),
         ({"teacher_backbone": "resnet5"}, "KD's teacher: unknown backbone 'resnet5': did you mean 'resnet50'?"),
+        (
+            {"teacher_backbone": "distilbert-base-uncased"},
+            "KD's teacher: backbone 'distilbert-base-uncased' takes texts, and these inputs are 3 x 224 x 224: "
+            "leave it out, or say 'MLP'",
+        ),
+        (
+            {"teacher_backbone": "darknet17"},
+            "KD's teacher: there are no pretrained weights for backbone 'darknet17': give a file by "
+            "--backbone_weights, or train from scratch with --hparams '{\"pretrained\": false}'",
+        ),
     ],
 )
 def test_what_can_not_teach_is_refused(values: Mapping[str, Any], why: str, make_plan: MakePlan) -> None:
