@@ -93,7 +93,7 @@ def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> No
     image, found, kinds = photo(6), [], set()
     for seed in range(60):
         drawn = transforms.draw(227, 227, np.random.default_rng(seed))
-        expected = transforms.augmented(image, 224, 224, np.random.default_rng(seed), interpolation)
+        expected = transforms.augmented(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
         ours = augmentation.augmented(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
         found.append(difference(ours, expected))
         kinds.add((drawn.flip, drawn.gray))

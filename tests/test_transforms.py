@@ -30,7 +30,7 @@ def test_domainbeds_interpolation_is_bilinear() -> None:
     image = noise(1)
     assert same(transforms.resized(image, 48, 32), transforms.resized(image, 48, 32, "bilinear"))
     found = transforms.augmented(image, 48, 32, np.random.default_rng(0))
-    assert same(found, transforms.augmented(image, 48, 32, np.random.default_rng(0), "bilinear"))
+    assert same(found, transforms.augmented(image, 48, 32, np.random.default_rng(0), interpolation="bilinear"))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -68,7 +68,9 @@ def test_the_pieces_make_the_augmentation(interpolation: str) -> None:
         grayed = rng.random() < 0.1
         expected = F.rgb_to_grayscale(expected, num_output_channels=3) if grayed else expected
         kinds.add((flipped, grayed))
-        assert same(transforms.augmented(image, 32, 32, np.random.default_rng(seed), interpolation), expected)
+        assert same(
+            transforms.augmented(image, 32, 32, np.random.default_rng(seed), interpolation=interpolation), expected
+        )
     assert len(kinds) >= 3
 
 
