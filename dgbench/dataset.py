@@ -86,6 +86,8 @@ class Dataset:
     """
 
     card: ClassVar[DatasetCard]
+    interpolation: str = "bilinear"
+    """How image files are resized, `bilinear` or `bicubic`; whoever opens a data set for a run says it."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """The files that it is published as, from which `fetch` makes its folder."""
 
@@ -114,6 +116,12 @@ class Dataset:
 
     def open(self) -> None:
         """Read names and counts; refuse what is wrong with the files, all at once."""
+
+    def equip(self) -> None:
+        """Have on this machine what inputs are made with and a hub has: a vocabulary. Called before runs start.
+
+        What is here is not asked for; raises `UserError` with the ways out if it can't be had.
+        """
 
     def preload(self) -> None:
         """Read what every run needs, once, in the process that runs are forked from; starts no threads."""

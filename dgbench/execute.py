@@ -40,8 +40,8 @@ def preload(wanted: dict[str, Any]) -> None:
     catalogue = Catalogue(site.include)
     for name in wanted["names"]:
         catalogue.entries[name].load()
-    for dataset, image_size, backbone in wanted["datasets"]:
-        open_dataset(dataset, site, catalogue, image_size, backbone).preload()
+    for dataset, *how in wanted["datasets"]:
+        open_dataset(dataset, site, catalogue, *how).preload()
     versions()
     commit()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dgbench import weights
 from dgbench.backbones import SMALL, check_backbone, check_inputs, normalisation_of, timm_model, timm_width
 from dgbench.errors import UserError
+from dgbench.hub import timm_file
 from dgbench.language import language_model
 from dgbench.setting import Setting
 
@@ -222,13 +223,5 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
         return small_cnn(input_shape[0], min(input_shape[1:]))
     if len(input_shape) == 2:
         return language_model(name, input_shape[1], pretrained=pretrained)
-    try:
-        return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
-    except Exception as error:
-        if not pretrained or isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {error}). Fetch them once "
-            "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
-            "train from scratch with --hparams '{\"pretrained\": false}'"
-        ) from error
+    file = timm_file(name) if pretrained else None
+    return timm_model(name, input_shape, file), timm_width(name, tuple(input_shape))

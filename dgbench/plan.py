@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
-from dgbench.backbones import resolve_backbone
+from dgbench.backbones import interpolation_of, resolve_backbone
 from dgbench.catalogue import Catalogue
 from dgbench.names import Row, parse_row
 from dgbench.protocol import Fold
@@ -213,6 +213,7 @@ class _Planner:
         return tuple(Input(candidate.run.id, candidate.predictor) for candidate in chosen)
 
     def _setting(self, dataset: str, backbone: str) -> Setting:
+        """That of the data set's runs; a teacher's differs in the network alone, for it is shown the same images."""
         setting = self.settings[dataset]
         return setting if setting.backbone == backbone else dataclasses.replace(setting, backbone=backbone, weights="")
 
@@ -278,8 +279,11 @@ def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
-    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name."""
+    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name,
+    and how images are resized for it."""
     resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
     backbone = (setting.backbone == "auto" and facts.backbone) or resolve_backbone(setting.backbone, facts.input_shape)
     domains = setting.domains_per_step or facts.domains_per_step
-    return dataclasses.replace(resolved, backbone=backbone, domains_per_step=domains)
+    own = interpolation_of(backbone, facts.input_shape) if setting.interpolation == "auto" else setting.interpolation
+    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own}
+    return dataclasses.replace(resolved, **changes)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from dgbench.backbones import FLAT, SMALL, check_backbone
+from dgbench.backbones import FLAT, SMALL, check_backbone, resolve_backbone
 from dgbench.cards import FEEDBACK, GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
@@ -16,6 +16,7 @@ from dgbench.protocol import NEW, OUT, Fold, Protocol, View
 from dgbench.run import Part
 from dgbench.setting import Setting
 from dgbench.space import Draw, Value
+from dgbench.weights import check_start
 
 Values = Callable[[str, str, str, int, int], Part]
 """Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
@@ -122,7 +123,7 @@ def refuse(
                 _not_followed(request.rows, setting, catalogue),
                 _unmet_needs(request, facts[dataset], setting, catalogue, values),
                 _not_of_classes(facts[dataset], setting),
-                _unfit_teachers(request, dataset, setting, catalogue, values),
+                _unfit_teachers(request, facts[dataset], setting, catalogue, values),
                 _wrong_values(request, dataset, values),
             ):
                 with problems.collecting():
@@ -248,16 +249,20 @@ def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
 
 
 def _unfit_teachers(
-    request: Request, dataset: str, setting: Setting, catalogue: Catalogue, values: Values
+    request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
     """What is wrong with the rows that are to teach others."""
+    dataset = facts.name
     for row in request.rows:
         if not catalogue.get("algorithm", row.algorithm).card.taught:
             continue
         hparams = values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0]).hparams
         problems = Problems()
-        with problems.collecting():
-            check_backbone(str(hparams["teacher_backbone"]) or setting.backbone)
+        if backbone := str(hparams["teacher_backbone"]):
+            with problems.collecting():
+                check_backbone(backbone)
+                own = resolve_backbone(backbone, facts.input_shape)
+                check_start(dataclasses.replace(setting, backbone=own, weights=""), facts.input_shape, "")
         with problems.collecting():
             teacher = parse_row(str(hparams["teacher"]), catalogue)
             if teacher.adapter:

@@ -14,6 +14,7 @@ import pytest
 from dgbench import collect
 from dgbench.catalogue import Catalogue
 from dgbench.data import Minibatches, ViewData
+from dgbench.datasets import _texts
 from dgbench.errors import UserError
 from dgbench.predictor import find_model
 from dgbench.protocol import FixedSplit, LeaveOneDomainOut, View
@@ -191,6 +192,16 @@ def test_a_language_model_reads_the_texts(data_dir: Path, tmp_path: Path) -> Non
     assert training.data.input_shape == (2, 12)
     names = [name for name, _ in training.algorithm.network.named_parameters()]
     assert "featurizer.model.embeddings.word_embeddings.weight" in names
+
+
+def test_words_that_can_not_be_read_are_told_before_any_run_starts(data_dir: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    made = sweep_of(tmp_path / "sweep", data_dir, "ERM", dataset="TinyComments", setting={"backbone": model})
+    made.fetch()
+    Path(model, "vocab.txt").unlink()
+    _texts._tokenizer.cache_clear()
+    with pytest.raises(UserError, match=r"the vocabulary of .*model.* could not be had"):
+        made.fetch()
 
 
 def test_pooled_hospitals_are_left_out_one_by_one(data_dir: Path, tmp_path: Path) -> None:

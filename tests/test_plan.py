@@ -304,9 +304,23 @@ def test_traits_of_the_data_decide_the_space(make_plan: MakePlan) -> None:
 
 def test_a_run_has_nothing_open(make_facts: MakeFacts) -> None:
     facts = make_facts(input_shape=(7,))
-    assert resolve_setting(setting(), facts) == setting(steps=11, checkpoint_freq=5, backbone="MLP")
-    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18")
+    expected = setting(steps=11, checkpoint_freq=5, backbone="MLP", interpolation="bilinear")
+    assert resolve_setting(setting(), facts) == expected
+    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18", interpolation="bicubic")
     assert resolve_setting(asked, facts) == asked
+
+
+def test_images_are_resized_for_the_network_unless_the_setting_says_how(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+
+    def found(*preset: str, **changes: Any) -> str:
+        return resolve_setting(setting(*preset, **changes), facts).interpolation
+
+    assert found() == found(backbone="resnet50.tv2_in1k") == "bilinear"
+    assert found(backbone="vit_small_patch14_dinov2.lvd142m") == found(backbone="domainbed-2024") == "bicubic"
+    assert found("domainbed-2024") == found("domainbed-2020", backbone="resnet18") == "bilinear"
+    assert found(backbone="resnet18", interpolation="bilinear") == "bilinear"
+    assert found(interpolation="bicubic") == "bicubic"
 
 
 def test_too_few_training_domains_are_told_with_the_way_out(make_plan: MakePlan) -> None:

@@ -60,6 +60,11 @@ def test_a_teacher_may_have_another_network(make_plan: MakePlan) -> None:
     assert {by_id[s.run].setting.backbone for run in students(found) for s in run.inputs} == {"resnet18.tv_in1k"}
 
 
+def test_a_teacher_learns_from_images_as_its_student_will_show_them(make_plan: MakePlan) -> None:
+    found = make_plan("KD", how=setting(backbone="resnet18"), overrides=taught(teacher_backbone="resnet18.tv_in1k"))
+    assert {run.setting.interpolation for run in found.runs} == {"bicubic"}, "that of resnet18.tv_in1k is bilinear"
+
+
 def test_merged_models_teach_and_ensembles_by_their_members(make_plan: MakePlan) -> None:
     merged = make_plan("KD", overrides=taught(teacher="SAM+DiWA"), hparams=3)
     by_id = {run.id: run for run in merged.runs}
@@ -90,6 +95,16 @@ def test_every_run_comes_after_its_inputs(make_plan: MakePlan) -> None:
             "KD's teacher: an adapter learns from what it is shown, so 'ERM+T3A' can't be a teacher",
         ),
         ({"teacher_backbone": "resnet5"}, "KD's teacher: unknown backbone 'resnet5': did you mean 'resnet50'?"),
+        (
+            {"teacher_backbone": "distilbert-base-uncased"},
+            "KD's teacher: backbone 'distilbert-base-uncased' takes texts, and these inputs are 3 x 224 x 224: "
+            "leave it out, or say 'MLP'",
+        ),
+        (
+            {"teacher_backbone": "darknet17"},
+            "KD's teacher: there are no pretrained weights for backbone 'darknet17': give a file by "
+            "--backbone_weights, or train from scratch with --hparams '{\"pretrained\": false}'",
+        ),
     ],
 )
 def test_what_can_not_teach_is_refused(values: Mapping[str, Any], why: str, make_plan: MakePlan) -> None:

@@ -315,7 +315,10 @@ def test_poverty_map_is_mirrored_in_training(one: Copy) -> None:
 @pytest.mark.parametrize("one", ["Camelyon17"], indirect=True)
 def test_image_size_is_followed(one: Copy) -> None:
     dataset = type(one.dataset)(data_dir=one.dataset.data_dir, image_size=32)
-    assert dataset.examples("official", 0).batch(np.arange(2), None).shape == (2, 3, 32, 32)
+    small = dataset.examples("official", 0).batch(np.arange(2), None)
+    assert small.shape == (2, 3, 32, 32)
+    dataset.interpolation = "bicubic"
+    assert same(dataset.examples("official", 0).batch(np.arange(2), None), small), "WILDS' own transforms stay its own"
 
 
 @pytest.mark.parametrize("one", ["Camelyon17"], indirect=True)
