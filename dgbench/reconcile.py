@@ -111,9 +111,11 @@ class Sweep:
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""
+        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
+        if self.site.device == "cuda" and not gpus:
+            raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
             self._build_caches()
-        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, slots) as observer:
             summary = run_local(

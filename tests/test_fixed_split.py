@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from dgbench import collect
+from dgbench import cli, collect
 from dgbench.catalogue import Catalogue
 from dgbench.data import Minibatches, ViewData
 from dgbench.datasets import _texts
@@ -21,6 +22,7 @@ from dgbench.protocol import FixedSplit, LeaveOneDomainOut, View
 from dgbench.reconcile import Sweep, prepare
 from dgbench.sources import Site, open_dataset
 from dgbench.store import BEST
+from dgbench.train import main as by_hand
 from tests.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.language_models import save_model
 from tests.wilds_layouts import WRITERS
@@ -111,6 +113,15 @@ def test_each_record_has_the_data_sets_own_metric(finished: Sweep) -> None:
             assert set(record["views"]) == {"official/id_val", "official/val", "official/test"}
             for scores in record["views"].values():
                 assert scores["acc_avg"] == pytest.approx(scores["accuracy"])
+
+
+def test_a_run_by_hand_names_the_split(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--algorithm", "ERM", "--dataset", "TinyCamelyon", "--test", "official", "--include", str(TINY)]
+    words += ["--data_dir", str(data_dir), "--output_dir", str(tmp_path / "out"), "--threads", "1", "--device", "cpu"]
+    words += ["--steps", "3", "--hparams", '{"batch_size": 8, "backbone": "MLP", "image_size": 16}']
+    assert cli.run(by_hand, words) == 0
+    assert "model selection method: validation domains" in capsys.readouterr().out
+    torch.set_num_threads(1)
 
 
 def tables(sweep: Sweep, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
