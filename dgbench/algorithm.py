@@ -23,7 +23,7 @@ from dgbench.cards import AlgorithmCard
 from dgbench.criteria import CRITERIA
 from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
-from dgbench.space import choice, hparam, power
+from dgbench.space import Checked, choice, hparam, power
 
 
 class Batch(NamedTuple):
@@ -70,11 +70,11 @@ FROM_SCRATCH = dict.fromkeys(("small_images", "from_scratch"), (1e-3, power(10, 
 
 
 @dataclass(frozen=True)
-class Hparams:
+class Hparams(Checked):
     """The hyperparameters that every algorithm has; defaults and draws are DomainBed's."""
 
-    lr: float = hparam(5e-5, power(10, -5, -3.5), variants=FROM_SCRATCH)
-    weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)})
+    lr: float = hparam(5e-5, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
+    weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)}, within="[0, inf)")
     batch_size: int = hparam(
         32,
         power(2, 3, 5.5, integer=True),
@@ -84,8 +84,11 @@ class Hparams:
             "many_classes": (32, power(2, 3, 5, integer=True)),
             "small_images": (64, power(2, 3, 9, integer=True)),
         },
+        within="[1, inf)",
     )
-    resnet_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout between features and classifier")
+    resnet_dropout: float = hparam(
+        0.0, choice(0.0, 0.1, 0.5), help="dropout between features and classifier", within="[0, 1]"
+    )
 
 
 class Algorithm(nn.Module):
@@ -146,6 +149,10 @@ class Algorithm(nn.Module):
     def predictor_tensors(self) -> dict[str, Tensor]:
         """The live tensors that `forward` reads in evaluation, by their names in this module; not copies."""
         return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Those of `predictor_tensors` that training goes on from, which an average may set."""
+        return self.predictor_tensors()
 
     def validated(self, accuracy: float) -> None:
         """Hear the mean accuracy on the training domains' validation parts, after each evaluation."""

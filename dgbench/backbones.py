@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgbench.cards import INPUTS
@@ -48,6 +49,8 @@ _LARGE = {
     "domainbed-2020": "resnet50.tv_in1k",
     "domainbed-2024": "resnet50.ram_in1k",
 }
+_INTERPOLATION = {"resnet50.tv_in1k": "bilinear", "resnet50.ram_in1k": "bicubic"}
+"""timm's for the networks of aliases, so that planning does without timm."""
 
 
 def check_backbone(name: str) -> None:
@@ -133,16 +136,18 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
         timm_width(name, tuple(input_shape))
 
 
-def timm_model(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> Any:
-    """timm's network of that name without its classifier, for images (C, H, W).
+def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = None) -> Any:
+    """timm's network of that name without its classifier, for images (C, H, W); with timm's own `weights` in a file.
 
     Those that are made for images of one size are made for this one; timm then resamples what depends on it.
     """
     import timm
 
     facts = timm.get_pretrained_cfg(name)
-    sized: dict[str, Any] = {"img_size": tuple(input_shape[1:])} if facts and facts.fixed_input_size else {}
-    return timm.create_model(name, pretrained=pretrained, in_chans=input_shape[0], num_classes=0, **sized)
+    how: dict[str, Any] = {"img_size": tuple(input_shape[1:])} if facts and facts.fixed_input_size else {}
+    if weights:
+        how |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    return timm.create_model(name, in_chans=input_shape[0], num_classes=0, **how)
 
 
 @cache
@@ -177,17 +182,36 @@ def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
     )
 
 
-def has_weights(name: str) -> bool:
-    """Whether there are pretrained weights for the network of that name (no alias); ours need none.
+def check_weights(name: str) -> None:
+    """Raise `UserError` if there are no pretrained weights for the network of that name (no alias); ours need none.
 
     Of language models their hub knows.
     """
     if name in (*SMALL, *_LARGE.values()) or is_language_model(name):
-        return True
+        return
     import timm
 
     facts = timm.get_pretrained_cfg(name)
-    return bool(facts and facts.has_weights)
+    if not (facts and facts.has_weights):
+        raise UserError(
+            f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
+            "scratch with --hparams '{\"pretrained\": false}'"
+        )
+
+
+def interpolation_of(name: str) -> str:
+    """`bilinear` or `bicubic`: how images were resized for the weights of the network of that name (no alias).
+
+    It is timm's for the tag of the name, pretrained or not; bilinear for networks that timm doesn't know.
+    """
+    if name in SMALL or is_language_model(name):
+        return "bilinear"
+    if name in _INTERPOLATION:
+        return _INTERPOLATION[name]
+    import timm
+
+    facts = timm.get_pretrained_cfg(name)
+    return str(facts.interpolation) if facts else "bilinear"
 
 
 def normalisation_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -46,6 +46,8 @@ class AlgorithmCard:
     """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
     run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
     each minibatch, whose `Batch.taught` are its logits."""
+    no_feedback: Mapping[str, str] = field(default_factory=dict)
+    """What an average can't change of its training, of `FEEDBACK` -> why not."""
     no_compile: str = ""
     """Why it can't be trained with a compiled featurizer, if it can't."""
     syncs: str = ""
@@ -69,6 +71,13 @@ NEEDS: Mapping[str, str] = {
 """What a method may need of the network, the labels or the inputs, in the user's words."""
 
 
+FEEDBACK: Mapping[str, str] = {
+    "weights": "the weights that training goes on from",
+    "learning_rate": "the learning rate",
+}
+"""What an average may change of the training that it watches, in the user's words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AverageCard:
     """What a user should know of an average along a run."""
@@ -78,8 +87,8 @@ class AverageCard:
     """`always`: a predictor at every evaluation. `end`: one predictor, when training is over."""
     copies: float = 1.0
     """Copies of the model that it holds at most."""
-    feeds_back: bool = False
-    """It changes the training that it watches, which is then a run of its own that nothing else watches."""
+    feeds_back: tuple[str, ...] = ()
+    """What it changes of the training that it watches, of `FEEDBACK`; that is then a run of its own."""
     batch_norm: str = "measured"
     """Where batch norm is live: `measured` afresh for the averaged weights, or `averaged` like them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -10,6 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.cards import Archive, DatasetCard
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training images are augmented: a crop at random, a flip, colour jitter, now and then gray."""
+
+    crop: bool = True
+    """Else inputs show whole images."""
+    resize_first: bool = False
+    """Images are squashed to the size of inputs before a box is drawn, not after."""
+
+
+DOMAINBED = Recipe()
+"""As DomainBed augments its folders of images."""
 
 
 class Progress(Protocol):
@@ -72,6 +87,8 @@ class Dataset:
     """
 
     card: ClassVar[DatasetCard]
+    interpolation: str = "bilinear"
+    """How image files are resized, `bilinear` or `bicubic`; whoever opens a data set for a run says it."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """The files that it is published as, from which `fetch` makes its folder."""
 
@@ -101,6 +118,12 @@ class Dataset:
 
     def open(self) -> None:
         """Read names and counts; refuse what is wrong with the files, all at once."""
+
+    def equip(self) -> None:
+        """Have on this machine what inputs are made with and a hub has: a vocabulary. Called before runs start.
+
+        What is here is not asked for; raises `UserError` with the ways out if it can't be had.
+        """
 
     def preload(self) -> None:
         """Read what every run needs, once, in the process that runs are forked from; starts no threads."""

@@ -108,6 +108,7 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
         module=module,
         doc=inspect.cleandoc(cls.__doc__ or "No docstring."),
         space=tuple(spec for spec in space if spec.name not in _OF_THE_LOOP),
+        checks=False,
         card=card_of(source),
         registry=registry,
     )
@@ -115,8 +116,13 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
 
 def card_of(source: str) -> AlgorithmCard:
     """What is known of any class for DomainBed; what a step costs is not, so it counts as one pass."""
-    syncs = "its update returns numbers, so each step waits for the device"
-    return AlgorithmCard(paper=source, base="", syncs=syncs, needs=("real_inputs",))
+    return AlgorithmCard(
+        paper=source,
+        base="",
+        needs=("real_inputs",),
+        no_feedback={"learning_rate": "makes its own optimizers"},
+        syncs="its update returns numbers, so each step waits for the device",
+    )
 
 
 def accepts(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:

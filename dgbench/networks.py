@@ -25,6 +25,7 @@ from dgbench.backbones import (
 )
 from dgbench.errors import UserError
 from dgbench.graphs import gin
+from dgbench.hub import timm_file
 from dgbench.language import language_model
 from dgbench.setting import Setting
 
@@ -233,13 +234,5 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
         return gin(input_shape)
     if is_language_model(name):
         return language_model(name, input_shape[-1], pretrained=pretrained)
-    try:
-        return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
-    except Exception as error:
-        if not pretrained or isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {error}). Fetch them once "
-            "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
-            "train from scratch with --hparams '{\"pretrained\": false}'"
-        ) from error
+    file = timm_file(name) if pretrained else None
+    return timm_model(name, input_shape, file), timm_width(name, tuple(input_shape))

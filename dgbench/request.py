@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
-from dgbench.backbones import OWN, check_backbone, lacking
-from dgbench.cards import GENERATED, NEEDS
+from dgbench.backbones import OWN, check_backbone, lacking, resolve_backbone
+from dgbench.cards import FEEDBACK, GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
@@ -15,6 +16,7 @@ from dgbench.protocol import NEW, OUT, Fold, Protocol, View
 from dgbench.run import Part
 from dgbench.setting import Setting
 from dgbench.space import Draw, Value
+from dgbench.weights import check_start
 
 Values = Callable[[str, str, str, int, int], Part]
 """Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
@@ -46,6 +48,10 @@ class DatasetFacts:
     input_kind: str = "images"
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
+
+    def network(self, backbone: str) -> str:
+        """The own name of a network, which may be an alias."""
+        return (backbone == "auto" and self.backbone) or resolve_backbone(backbone, self.input_kind, self.input_shape)
 
     def folds(self, protocol: Protocol) -> list[Fold]:
         """Those of a protocol; raises `UserError` if the data set can't follow it."""
@@ -115,20 +121,31 @@ def refuse(
                 for problem in _too_few_domains(request.rows, facts[dataset], fewest, catalogue):
                     problems.add(problem)
             setting = settings[dataset]
-            for problem in (
-                *_unfit_mergers(request, dataset, setting, catalogue),
-                *_data_apart(request.rows, facts[dataset], setting, catalogue),
-                *_not_of_backbone(setting, dataset),
-                *_not_followed(request.rows, setting, catalogue),
-                *_unmet_needs(request, facts[dataset], setting, catalogue, values),
-                *_not_of_classes(facts[dataset], setting),
-                *_unfit_teachers(request, dataset, setting, catalogue, values),
+            for refused in (
+                _unfit_mergers(request, dataset, setting, catalogue),
+                _data_apart(request.rows, facts[dataset], setting, catalogue),
+                _not_of_backbone(setting, dataset),
+                _not_followed(request.rows, setting, catalogue),
+                _unmet_needs(request, facts[dataset], setting, catalogue, values),
+                _not_of_classes(facts[dataset], setting),
+                _unfit_teachers(request, facts[dataset], setting, catalogue, values),
+                _wrong_values(request, dataset, values),
             ):
-                problems.add(problem)
-            for row in request.rows:
                 with problems.collecting():
-                    values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0])
+                    for problem in refused:
+                        problems.add(problem)
     problems.raise_if_any()
+
+
+def _wrong_values(request: Request, dataset: str, values: Values) -> Iterator[str]:
+    """What is wrong with the values of each entry, at the first of its draws with which anything is."""
+    entries = dict.fromkeys(entry for row in request.rows for entry in row.entries)
+    for kind, name in entries:
+        problems = Problems()
+        with problems.collecting():
+            for seed, trial in product(request.hparams_seeds, request.trials):
+                values(kind, name, dataset, seed, trial)
+        yield from problems.found
 
 
 def _too_few_domains(rows: Iterable[Row], facts: DatasetFacts, fewest: int, catalogue: Catalogue) -> Iterator[str]:
@@ -251,16 +268,20 @@ def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
 
 
 def _unfit_teachers(
-    request: Request, dataset: str, setting: Setting, catalogue: Catalogue, values: Values
+    request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
     """What is wrong with the rows that are to teach others."""
+    dataset = facts.name
     for row in request.rows:
         if not catalogue.get("algorithm", row.algorithm).card.taught:
             continue
         hparams = values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0]).hparams
         problems = Problems()
-        with problems.collecting():
-            check_backbone(str(hparams["teacher_backbone"]) or setting.backbone)
+        if backbone := str(hparams["teacher_backbone"]):
+            with problems.collecting():
+                check_backbone(backbone)
+                own = dataclasses.replace(setting, backbone=facts.network(backbone), weights="")
+                check_start(own, facts.input_shape, "", facts.input_kind)
         with problems.collecting():
             teacher = parse_row(str(hparams["teacher"]), catalogue)
             if teacher.adapter:
@@ -275,6 +296,8 @@ def _unfit_teachers(
             asked = dataclasses.replace(request, rows=(teacher,))
             for problem in _unfit_mergers(asked, dataset, setting, catalogue):
                 problems.add(problem)
+            for problem in _wrong_values(asked, dataset, values):
+                problems.add(problem)
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 
 
@@ -284,12 +307,9 @@ def _not_followed(rows: Iterable[Row], setting: Setting, catalogue: Catalogue) -
     for row in rows:
         entry = catalogue.get("algorithm", row.algorithm)
         yield from entry.refusals(setting)
-        feeds_back = row.average and catalogue.get("average", row.average).card.feeds_back
-        if feeds_back and (not entry.features or "network" in entry.card.followers):
-            yield (
-                f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
-                f"to {row.algorithm}'s"
-            )
+        for what in catalogue.get("average", row.average).card.feeds_back if row.average else ():
+            if why := entry.card.no_feedback.get(what):
+                yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"
         if row.adapter and not entry.features and catalogue.get("adapter", row.adapter).card.needs_features:
             yield (
                 f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "

@@ -34,6 +34,9 @@ class Setting:
     on this machine `--backbone_weights` says."""
     image_size: int = 0
     """Side of the square that images are resized to; 0 stands for the data set's own."""
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
+    """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
+    the backbone's weights, bilinear where it says nothing; DomainBed's is bilinear whatever the network."""
     batch_norm: Literal["frozen", "live"] = "frozen"
     """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network of
     ours that starts without any (`GIN`) are live whatever this says."""
@@ -111,6 +114,7 @@ PRESETS: Mapping[str, Setting] = {
         preset="domainbed-2020",
         cache="off",
         backbone="domainbed-2020",
+        interpolation="bilinear",
         validation_augmented=True,
         init="run",
         data_order="run",
@@ -121,6 +125,7 @@ PRESETS: Mapping[str, Setting] = {
         preset="domainbed-2024",
         cache="off",
         backbone="domainbed-2024",
+        interpolation="bilinear",
         batch_norm="live",
         validation_augmented=True,
         init="run",

@@ -6,6 +6,7 @@ apart from runs, in a `Site`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,14 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
 _open: dict[tuple[str, str, str, str, int, bool, str], Dataset] = {}
 
 
-def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0, backbone: str = "auto") -> Dataset:
+def open_dataset(
+    name: str,
+    site: Site,
+    catalogue: Catalogue,
+    image_size: int = 0,
+    backbone: str = "auto",
+    interpolation: str = Dataset.interpolation,
+) -> Dataset:
     """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
     backbone = backbone if entry.card.input_kind == "texts" else "auto"
@@ -100,7 +108,11 @@ def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 
         if isinstance(dataset, CachedDataset):
             dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
         _open[key] = dataset
-    return _open[key]
+    if interpolation == _open[key].interpolation:
+        return _open[key]
+    resized_otherwise = copy.copy(_open[key])
+    resized_otherwise.interpolation = interpolation
+    return resized_otherwise
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
-from dgbench.backbones import ALIASES, check_backbone, check_inputs, has_weights, resolve_backbone, timm_width
+from dgbench.backbones import (
+    ALIASES,
+    check_backbone,
+    check_inputs,
+    check_weights,
+    interpolation_of,
+    resolve_backbone,
+    timm_model,
+    timm_width,
+)
 from dgbench.errors import UserError
 
 
@@ -116,8 +126,42 @@ def test_asking_what_a_network_can_take_uses_up_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet50.tv_in1k", "bilinear"),
+        ("resnet50.tv2_in1k", "bilinear"),
+        ("resnet50.ram_in1k", "bicubic"),
+        ("resnet18", "bicubic"),
+        ("vit_small_patch14_dinov2.lvd142m", "bicubic"),
+        ("vit_base_patch16_clip_224.openai", "bicubic"),
+        ("tf_efficientnet_lite0", "bicubic"),
+    ],
+)
+def test_images_are_resized_as_timm_says_for_the_weights(name: str, expected: str) -> None:
+    assert interpolation_of(name) == timm.get_pretrained_cfg(name).interpolation == expected
+
+
+@pytest.mark.parametrize("name", ["SmallCNN", "MLP", "GIN", "distilbert-base-uncased"])
+def test_what_timm_does_not_know_is_bilinear(name: str) -> None:
+    assert interpolation_of(name) == "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("vit_small_patch14_dinov2.lvd142m", 1 + 16 * 16), ("vit_base_patch16_224.dino", 1 + 14 * 14)],
+)
+def test_what_was_made_for_images_of_another_size_is_made_for_those_of_the_data(name: str, tokens: int) -> None:
+    """DINOv2's weights are for 518 x 518; timm resamples their positions to 16 x 16 patches of 14 x 14."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = timm_model(name, (3, 224, 224))
+    assert network.pos_embed.shape[1] == tokens
+    assert network.patch_embed.img_size == (224, 224)
+
+
 def test_what_has_pretrained_weights() -> None:
-    assert has_weights("resnet50.ram_in1k")
-    assert has_weights("vit_base_patch16_clip_224.openai")
-    assert has_weights("SmallCNN"), "it needs none"
-    assert not has_weights("darknet17")
+    check_weights("resnet50.ram_in1k")
+    check_weights("vit_base_patch16_clip_224.openai")
+    check_weights("SmallCNN")  # which needs none
+    with pytest.raises(UserError, match="there are no pretrained weights for backbone 'darknet17'"):
+        check_weights("darknet17")

@@ -152,6 +152,20 @@ def test_a_file_that_is_not_python_is_refused(tmp_path: Path) -> None:
         _ = Catalogue([tmp_path / "notes.txt"]).entries
 
 
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("x = 1\ndef (\n", r"mine\.py:2: SyntaxError: invalid syntax"),
+        ("import json\n\njson.nothing()\n", r"mine\.py:3: AttributeError: .*has no attribute 'nothing'"),
+        ("import nowhere_at_all\n", r"mine\.py:1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_told_with_the_line(tmp_path: Path, source: str, problem: str) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(UserError, match=problem):
+        _ = Catalogue([tmp_path / "mine.py"]).entries
+
+
 def test_a_name_clash_names_both_files(tmp_path: Path) -> None:
     (tmp_path / "sam.py").write_text(ALGORITHM.format(name="SAM", year=2025))
     with pytest.raises(UserError, match=r"two files claim the name 'SAM': \S+/algorithms/sam\.py and \S+/sam\.py"):

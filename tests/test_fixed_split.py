@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from dgbench import collect
+from dgbench import cli, collect
 from dgbench.catalogue import Catalogue
 from dgbench.data import Minibatches, ViewData
+from dgbench.datasets import _texts
 from dgbench.errors import UserError
 from dgbench.predictor import find_model
 from dgbench.protocol import FixedSplit, LeaveOneDomainOut, View
 from dgbench.reconcile import Sweep, prepare
 from dgbench.sources import Site, open_dataset
 from dgbench.store import BEST
+from dgbench.train import main as by_hand
 from tests.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.language_models import save_model
 from tests.wilds_layouts import WRITERS
@@ -118,6 +121,15 @@ def test_each_record_has_the_data_sets_own_metric(finished: Sweep) -> None:
                 assert scores["acc_avg"] == pytest.approx(scores["accuracy"])
 
 
+def test_a_run_by_hand_names_the_split(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--algorithm", "ERM", "--dataset", "TinyCamelyon", "--test", "official", "--include", str(TINY)]
+    words += ["--data_dir", str(data_dir), "--output_dir", str(tmp_path / "out"), "--threads", "1", "--device", "cpu"]
+    words += ["--steps", "3", "--hparams", '{"batch_size": 8, "backbone": "MLP", "image_size": 16}']
+    assert cli.run(by_hand, words) == 0
+    assert "model selection method: validation domains" in capsys.readouterr().out
+    torch.set_num_threads(1)
+
+
 def tables(sweep: Sweep, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     assert collect.main(["--input_dir", str(sweep.root), "--format", "json", *words]) == 0
     return json.loads(capsys.readouterr().out)
@@ -197,6 +209,16 @@ def test_a_language_model_reads_the_texts(data_dir: Path, tmp_path: Path) -> Non
     assert training.data.input_shape == (2, 12)
     names = [name for name, _ in training.algorithm.network.named_parameters()]
     assert "featurizer.model.embeddings.word_embeddings.weight" in names
+
+
+def test_words_that_can_not_be_read_are_told_before_any_run_starts(data_dir: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    made = sweep_of(tmp_path / "sweep", data_dir, "ERM", dataset="TinyComments", setting={"backbone": model})
+    made.fetch()
+    Path(model, "vocab.txt").unlink()
+    _texts._tokenizer.cache_clear()
+    with pytest.raises(UserError, match=r"the vocabulary of .*model.* could not be had"):
+        made.fetch()
 
 
 def test_pooled_hospitals_are_left_out_one_by_one(data_dir: Path, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgbench import image_cache_build
 from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.dataset import ArrayExamples
+from dgbench.datasets import _images
 from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
@@ -32,8 +34,9 @@ from dgbench.launchers.base import STOPPED
 from dgbench.lease import claim
 from dgbench.sources import Site, open_dataset
 from dgbench.transforms import decoded
+from dgbench.workbench import open_workbench
 from tests.in_process import execute, execute_all, records_of, sweep_of, train, training_of
-from tests.layouts import truncate, write_csv, write_folders, write_image
+from tests.layouts import noise, truncate, write_csv, write_folders, write_image
 
 ROOT = Path(__file__).parents[1]
 DOMAINS, CLASSES = ("art", "photo", "sketch"), ("cat", "dog")
@@ -93,7 +96,7 @@ def refused(cache: ImageCache) -> tuple[str, ...]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What is decoded from now on."""
     found: list[Path] = []
-    monkeypatch.setattr(image_cache_build, "decoded", lambda path: found.append(path) or decoded(path))
+    monkeypatch.setattr(_images, "decoded", lambda path: found.append(path) or decoded(path))
     return found
 
 
@@ -103,7 +106,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
     dataset = folder(path=root, image_size=32)
     images = dataset.image_cache().open()
-    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3)
+    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
     assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
     for row, path in enumerate(dataset.image_cache().paths()):
         assert np.array_equal(images[row], np.asarray(decoded(path)))
@@ -146,6 +149,39 @@ def test_the_short_side_of_jpegs_and_the_limit_of_own_sizes_grow_with_what_is_as
     monkeypatch.setattr(image_cache_build, "LARGEST", 0)
     write_image(tmp_path / "own" / "art" / "cat" / "2.png", size=(700, 600))
     assert cache_of(tmp_path / "own", 448).open()[1].shape == (512, 597, 3)
+
+
+def test_images_of_one_small_size_may_take_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their JPEGs would have less of them at the same size; what is squashed may not."""
+    monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+    paths = cache_of(root).paths()
+    assert image_cache_build.planned(cache_of(root), paths).kind == "bytes"
+    monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 12 * 17 * 23 * 3)
+    assert image_cache_build.planned(cache_of(root), paths).kind == "bytes"
+    monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 12 * 17 * 23 * 3 - 1)
+    assert image_cache_build.planned(cache_of(root), paths).kind == "jpeg"
+
+
+def test_a_jpeg_that_is_small_enough_is_kept_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that says that it is to be turned; but none that OpenCV reads in another way."""
+    monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(root / "art" / "cat" / "a.jpg", seed=1, mode="L", size=(40, 30))
+    noise(2, (50, 30)).save(root / "art" / "cat" / "b.jpg", exif=exif, quality=60)
+    write_image(root / "art" / "cat" / "c.jpg", seed=3, mode="CMYK", size=(44, 30))
+    write_image(root / "art" / "cat" / "d.png", seed=4, size=(45, 30))
+    noise(5, (512, 300)).save(root / "art" / "cat" / "e.jpg", quality=60)
+    images, paths = cache_of(root).open(), cache_of(root).paths()
+    assert images.index.kind == "jpeg"
+    kept = {
+        path.name: images.pixels[end - size : end].tobytes() == path.read_bytes()
+        for path, end, size in zip(paths, images.ends, images.sizes[:, 2], strict=True)
+    }
+    assert [kept[name] for name in ("a.jpg", "b.jpg", "c.jpg", "d.png", "e.jpg")] == [True, True] + [False] * 3
+    for row, path in enumerate(paths):
+        if kept[path.name]:
+            assert np.array_equal(images[row], np.asarray(decoded(path)))
 
 
 # -- what is read -------------------------------------------------------------------------------------------------
@@ -206,6 +242,33 @@ def test_a_cache_is_found_by_what_is_in_it(root: Path, tmp_path: Path, monkeypat
     assert cache_of(root, 33).folder != cache.folder
     write_image(root / "art" / "cat" / "new.jpg", seed=99)
     assert cache_of(root).folder != cache.folder
+
+
+def test_caches_of_two_interpolations_share_no_pixels(mixed: Path) -> None:
+    by_bilinear, by_bicubic = folder(path=mixed, image_size=32), folder(path=mixed, image_size=32)
+    by_bicubic.interpolation = "bicubic"
+    caches = by_bilinear.image_cache(), by_bicubic.image_cache()
+    assert caches[0].folder != caches[1].folder
+    assert [cache.open().index.interpolation for cache in caches] == ["bilinear", "bicubic"]
+    for domain in DOMAINS:
+        files, other = by_bicubic.examples(domain, 0), by_bilinear.examples(domain, 0)
+        assert isinstance(files, ImageExamples)
+        assert isinstance(other, ImageExamples)
+        assert np.array_equal(everything(files.cached()), everything(files))
+        for seed in (None, 1):
+            assert difference(everything(files, seed), everything(other, seed)) > 0.5
+            assert not np.array_equal(everything(files.cached(), seed), everything(other.cached(), seed))
+
+
+@pytest.mark.parametrize("place", ["root", "mixed"])
+def test_bicubic_draws_are_applied_to_cached_images_as_to_files(place: str, request: pytest.FixtureRequest) -> None:
+    dataset = folder(path=request.getfixturevalue(place), image_size=32)
+    dataset.interpolation = "bicubic"
+    for domain in DOMAINS:
+        files = dataset.examples(domain, 0)
+        assert isinstance(files, ImageExamples)
+        for seed in range(5):
+            assert difference(everything(files.cached(), seed), everything(files, seed)) < 5, "but for resolution"
 
 
 def test_the_order_of_domains_and_classes_is_part_of_it(root: Path) -> None:
@@ -351,10 +414,11 @@ RACER = """
 import os, sys
 from pathlib import Path
 from dgbench import image_cache_build
+from dgbench.datasets import _images
 from dgbench.datasets.folder import folder
 image_cache_build.BLOCK, image_cache_build._WAIT = 2, 0.02
-decoded = image_cache_build.decoded
-image_cache_build.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
+decoded = _images.decoded
+_images.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
 sys.stdin.readline()
 images = folder(path=Path(sys.argv[1]), image_size=32).image_cache().open()
 print("bytes", int(images.pixels.sum()))
@@ -526,6 +590,29 @@ def test_runs_use_the_cache_unless_told_not_to(root: Path, tmp_path: Path) -> No
     losses = [[view["loss"] for record in found for view in record["views"].values()] for found in records]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_runs_see_images_as_their_backbones_weights_were_made_with(mixed: Path, tmp_path: Path, cache: str) -> None:
+    pixels = {}
+    for name, backbone in {"tv_in1k": "bilinear", "a1_in1k": "bicubic"}.items():
+        how = {"cache": cache, "backbone": f"resnet18.{name}", "image_size": 32, "holdout_fraction": 0.5}
+        sweep = sweep_of(tmp_path / name, "ERM", **asked(mixed, **how))
+        (run,) = sweep.plan.runs
+        assert run.setting.interpolation == backbone
+        sweep.store.folder(run.id).create(run)
+        data = open_workbench(run, sweep.store, sweep.site).data
+        (view,) = run.fold.test[:1]
+        pixels[backbone] = data.inputs(view, np.arange(2)).numpy()
+        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        examples = data.examples["sketch"]
+        assert isinstance(examples, ImageExamples)
+        expected = [
+            np.asarray(decoded(mixed / path).resize((32, 32), filters[backbone])).transpose(2, 0, 1)
+            for path in np.array(examples.files)[data.indices[view][:2]]
+        ]
+        assert np.array_equal(pixels[backbone], np.stack(expected))
+    assert not np.array_equal(*pixels.values())
 
 
 def test_a_resumed_run_repeats_an_uninterrupted_one(root: Path, tmp_path: Path) -> None:

@@ -134,19 +134,21 @@ class Foreign(torch.nn.Module):
 """
 
 
-def test_nothing_feeds_back_into_a_training_that_nobody_can_change_from_outside(
+def test_an_average_that_sets_what_an_algorithm_keeps_to_itself_is_refused_with_the_reason(
     make_facts: MakeFacts, make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    told = "{0}+{1}: {1} changes the training that it watches, which can't be done from outside to {0}'s"
     file = tmp_path / "algorithms.py"
     file.write_text(FOREIGN)
     catalogue = Catalogue([f"{file}:Foreign"])
     rows = request(catalogue, "Foreign", "Foreign+EMA", "Foreign+SWA", "Foreign+SwitchEMA", "SAM+SWA")
     overrides = Overrides(parts={"Foreign": {"batch_size": 4}})
     found = problems(plan, [rows], {"Toy": make_facts(4)}, setting(), catalogue, overrides)
-    assert found == tuple(told.format("Foreign", name) for name in ("SWA", "SwitchEMA"))
-    assert problems(make_plan, "ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "SWA") == (
-        told.format("ERMPlusPlus", "SwitchEMA"),
+    assert found == ("Foreign+SWA: SWA sets the learning rate, but Foreign makes its own optimizers",)
+    rows = ("ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "ERMPlusPlus+SWA", "DCA+SwitchEMA", "SWA")
+    sets = "SwitchEMA sets the weights that training goes on from, but"
+    assert problems(make_plan, *rows) == (
+        f"ERMPlusPlus+SwitchEMA: {sets} ERMPlusPlus predicts by the mean of those that it trains",
+        f"DCA+SwitchEMA: {sets} DCA predicts by the mean of the copies that it trains",
     )
 
 
@@ -302,9 +304,23 @@ def test_traits_of_the_data_decide_the_space(make_plan: MakePlan) -> None:
 
 def test_a_run_has_nothing_open(make_facts: MakeFacts) -> None:
     facts = make_facts(input_kind="vectors", input_shape=(7,))
-    assert resolve_setting(setting(), facts) == setting(steps=11, checkpoint_freq=5, backbone="MLP")
-    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18")
+    expected = setting(steps=11, checkpoint_freq=5, backbone="MLP", interpolation="bilinear")
+    assert resolve_setting(setting(), facts) == expected
+    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18", interpolation="bicubic")
     assert resolve_setting(asked, facts) == asked
+
+
+def test_images_are_resized_for_the_network_unless_the_setting_says_how(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+
+    def found(*preset: str, **changes: Any) -> str:
+        return resolve_setting(setting(*preset, **changes), facts).interpolation
+
+    assert found() == found(backbone="resnet50.tv2_in1k") == "bilinear"
+    assert found(backbone="vit_small_patch14_dinov2.lvd142m") == found(backbone="domainbed-2024") == "bicubic"
+    assert found("domainbed-2024") == found("domainbed-2020", backbone="resnet18") == "bilinear"
+    assert found(backbone="resnet18", interpolation="bilinear") == "bilinear"
+    assert found(interpolation="bicubic") == "bicubic"
 
 
 def test_too_few_training_domains_are_told_with_the_way_out(make_plan: MakePlan) -> None:

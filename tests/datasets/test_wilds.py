@@ -286,7 +286,10 @@ def test_poverty_map_is_mirrored_in_training(one: Copy) -> None:
 @pytest.mark.parametrize("one", ["Camelyon17"], indirect=True)
 def test_image_size_is_followed(one: Copy) -> None:
     dataset = type(one.dataset)(data_dir=one.dataset.data_dir, image_size=32)
-    assert dataset.examples("official", 0).batch(np.arange(2), None).shape == (2, 3, 32, 32)
+    small = dataset.examples("official", 0).batch(np.arange(2), None)
+    assert small.shape == (2, 3, 32, 32)
+    dataset.interpolation = "bicubic"
+    assert same(dataset.examples("official", 0).batch(np.arange(2), None), small), "WILDS' own transforms stay its own"
 
 
 @pytest.mark.parametrize("one", ["Camelyon17"], indirect=True)
@@ -329,7 +332,9 @@ def test_wrong_counts_and_classes_are_refused_together(one: Copy, monkeypatch: p
 def test_an_image_that_cant_be_read_is_named(one: Copy) -> None:
     examples = one.examples()
     next((one.folder / "patches").rglob("*.png")).write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"Camelyon17: the image of row \d+ can't be read \(.*\): get it anew"):
+    with pytest.raises(
+        UserError, match=r"image .*patch_.*\.png can't be decoded \(.*\): get it anew from https://wilds"
+    ):
         examples.batch(np.arange(len(examples.labels)), None)
 
 
