@@ -79,6 +79,7 @@ class Hparams:
             "few_examples": (32, power(2, 3, 5.5, integer=True)),
             "many_classes": (32, power(2, 3, 5, integer=True)),
             "small_images": (64, power(2, 3, 9, integer=True)),
+            "sequences": (2, power(2, 0, 2, integer=True)),
         },
     )
     resnet_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout between features and classifier")
@@ -158,7 +159,7 @@ class Algorithm(nn.Module):
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a minibatch: cross-entropy where labels are classes, otherwise what suits them."""
-        return CRITERIA[self.task.kind](logits, y)
+        return CRITERIA[self.task.kind].mean(logits, y)
 
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer along the gradient of `loss`."""

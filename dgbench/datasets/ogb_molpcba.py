@@ -84,7 +84,3 @@ class OGBMolPCBA(WildsDataset):
             found[place, len(atoms) : end, 0], found[place, len(atoms) : end, 1:3] = BOND, bonds
             found[place, len(atoms) : end, 3:6] = graph.edge_attr.numpy()
         return found
-
-    def predictions(self, logits: Any) -> Any:
-        """The logits, as they are."""
-        return logits
