@@ -72,7 +72,7 @@ def check_inputs(name: str, input_shape: Sequence[int]) -> None:
     if name == "MLP" or (name == "Linear" and len(input_shape) != 2):
         return
     takes = "vectors or images" if name == "Linear" else "texts" if is_language_model(name) else "images"
-    if len(input_shape) != {"texts": 2, "images": 3}.get(takes):
+    if len(input_shape) not in {"texts": (1, 2), "images": (3,)}.get(takes, ()):
         size = " x ".join(map(str, input_shape))
         raise UserError(f"backbone {name!r} takes {takes}, and these inputs are {size}: leave it out, or say 'MLP'")
     if takes == "images" and name not in (*SMALL, *_LARGE.values()):

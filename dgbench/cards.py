@@ -61,6 +61,9 @@ NEEDS: Mapping[str, str] = {
     "batch_norm": "a network with batch norm",
     "norm": "a network with batch, layer or group norm",
     "classes": "labels that are classes",
+    "real_inputs": "images or vectors",
+    "feature_vectors": "one vector of features an example",
+    "own_classifier": "a classifier with weights of its own",
 }
 """What a method may need of the network or the labels, in the user's words."""
 
@@ -193,7 +196,7 @@ class DatasetCard:
     path: bool = False
     """Its name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()
-    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `small_images`, ..."""
+    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `small_images`, `sequences`, ..."""
     steps: int = 5001
     checkpoint_freq: int = 300
 

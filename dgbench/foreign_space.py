@@ -115,7 +115,12 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
 
 def card_of(source: str) -> AlgorithmCard:
     """What is known of any class for DomainBed; what a step costs is not, so it counts as one pass."""
-    return AlgorithmCard(paper=source, base="", syncs="its update returns numbers, so each step waits for the device")
+    return AlgorithmCard(
+        paper=source,
+        base="",
+        syncs="its update returns numbers, so each step waits for the device",
+        needs=("classes", "real_inputs"),
+    )
 
 
 def accepts(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:

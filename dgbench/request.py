@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.backbones import FLAT, SMALL, check_backbone
-from dgbench.cards import GENERATED, NEEDS
+from dgbench.backbones import FLAT, SMALL, check_backbone, is_language_model
+from dgbench.cards import GENERATED, NEEDS, TASKS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
@@ -43,6 +43,8 @@ class DatasetFacts:
     shared_identities: bool = False
     metric: str = "accuracy"
     task: str = "classification"
+    outputs: int = 1
+    """Logits of an example."""
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
 
@@ -121,6 +123,7 @@ def refuse(
                 *_not_followed(request.rows, setting, catalogue),
                 *_unmet_needs(request, facts[dataset], setting, catalogue, values),
                 *_not_of_classes(facts[dataset], setting),
+                *_not_of_sequences(facts[dataset], setting),
                 *_unfit_teachers(request, dataset, setting, catalogue, values),
             ):
                 problems.add(problem)
@@ -204,6 +207,9 @@ def _unmet_needs(
     if setting.backbone == "Linear" or setting.freeze == "featurizer":
         lacking.add("learning_features")
     lacking |= set[str]() if facts.task == "classification" else {"classes"}
+    if facts.task == "tokens":
+        lacking |= {"real_inputs", "feature_maps", "feature_vectors"}
+        lacking |= set[str]() if setting.nonlinear_classifier else {"own_classifier"}
     for row in request.rows:
         asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
         if row.merger:
@@ -233,6 +239,22 @@ def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
         yield f"class_balanced needs {NEEDS['classes']}, which {facts.name} has not"
     if setting.classifier_init == "linear_probe":
         yield f"classifier_init 'linear_probe' needs {NEEDS['classes']}, which {facts.name} has not"
+
+
+def _not_of_sequences(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting can't be had where each place of a sequence has a label."""
+    if facts.task != "tokens":
+        return
+    if not is_language_model(setting.backbone):
+        yield (
+            f"{facts.name} asks for {TASKS['tokens']}, so its backbone is a language model, such as "
+            f"{facts.backbone!r}, and not {setting.backbone!r}"
+        )
+    if setting.freeze == "featurizer" and not setting.nonlinear_classifier:
+        yield (
+            f"on {facts.name} the classifier is the language model's own, so freeze can't be 'featurizer': nothing "
+            "would learn"
+        )
 
 
 def _unfit_teachers(

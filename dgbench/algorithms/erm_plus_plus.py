@@ -38,6 +38,7 @@ class ERMPlusPlus(Algorithm):
         paper="Teterwak et al., WACV 2025",
         followers=("network",),
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
+        needs=("own_classifier",),
     )
 
     @dataclass(frozen=True)
