@@ -217,7 +217,7 @@ def write_amazon(data_dir: Path) -> list[Row]:
 
 
 def write_py150(data_dir: Path, files: int = 3, length: int = 256, vocabulary: int = 50_000) -> list[Row]:
-    """Files in which each token follows from the one before; nothing is asked in the last twelfth of them."""
+    """Files that count, each from a token of its own; nothing is asked in the last twelfth of them."""
     folder, rows, rng = released(data_dir, "py150", "1.0"), list[Row](), np.random.default_rng(0)
     names = folder / "metadata" / "repo_file_names"
     write_table(names / "repo_ids.csv", ["id", "repo_name"], [[n, f"user/repo{n}"] for n in range(5)])
@@ -225,9 +225,8 @@ def write_py150(data_dir: Path, files: int = 3, length: int = 256, vocabulary: i
     kinds = {"train": "train", "IDval": "id_val", "OODval": "val", "IDtest": "id_test", "OODtest": "test"}
     for number, (kind, part) in enumerate(kinds.items()):
         repos = [number if kind.startswith("OOD") else n % 2 for n in range(files)]
-        tokens, types = rng.integers(2, vocabulary, (files, length)), rng.integers(0, 7, (files, length))
-        for place in range(1, length):
-            tokens[:, place] = 2 + (3 * tokens[:, place - 1] + 1) % (vocabulary - 2)
+        starts, types = rng.integers(vocabulary - 2, size=(files, 1)), rng.integers(0, 7, (files, length))
+        tokens = 2 + (starts + np.arange(length)) % (vocabulary - 2)
         types[:, -(length // 12) :] = -100
         for row, type_row, repo in zip(tokens, types, repos, strict=True):
             rows.append(Row(part, np.where(type_row == -100, -100, row)[1:], repo))
