@@ -23,7 +23,7 @@ from dgbench.cards import AlgorithmCard
 from dgbench.criteria import CRITERIA
 from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
-from dgbench.space import choice, hparam, power
+from dgbench.space import Checked, choice, hparam, power
 
 
 class Batch(NamedTuple):
@@ -66,11 +66,13 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Hparams:
+class Hparams(Checked):
     """The hyperparameters that every algorithm has; defaults and draws are DomainBed's."""
 
-    lr: float = hparam(5e-5, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))})
-    weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)})
+    lr: float = hparam(
+        5e-5, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))}, within="[0, inf)"
+    )
+    weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)}, within="[0, inf)")
     batch_size: int = hparam(
         32,
         power(2, 3, 5.5, integer=True),
@@ -81,8 +83,11 @@ class Hparams:
             "small_images": (64, power(2, 3, 9, integer=True)),
             "sequences": (2, power(2, 0, 2, integer=True)),
         },
+        within="[1, inf)",
     )
-    resnet_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout between features and classifier")
+    resnet_dropout: float = hparam(
+        0.0, choice(0.0, 0.1, 0.5), help="dropout between features and classifier", within="[0, 1]"
+    )
 
 
 class Algorithm(nn.Module):

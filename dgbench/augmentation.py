@@ -22,6 +22,12 @@ _TRUNCATES = -0.499  # OpenCV rounds where Pillow truncates
 _HUE_OF_PILLOW = -1  # on average, for the same reason, and because its circle has 255 levels for OpenCV's 256
 
 
+def from_jpeg(content: NDArray[np.uint8]) -> Pixels | None:
+    """The image in the bytes of a JPEG, not turned by its EXIF; None if it can't be decoded."""
+    found = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if found is None else cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
+
+
 def split(image: Pixels, channels: Pixels) -> None:
     """Write an image to (3, H, W), which is contiguous."""
     cv2.split(image, list(channels))

@@ -27,7 +27,7 @@ import orjson
 from dgbench import cards
 from dgbench.errors import UserError, unknown
 from dgbench.setting import Setting
-from dgbench.space import Draw, HparamSpec, Space, Value, resolve, space_of
+from dgbench.space import Checked, Draw, HparamSpec, Space, Value, resolve, space_of
 
 KINDS = {
     "algorithm": ("algorithms", "dgbench.algorithm", "Algorithm", cards.AlgorithmCard),
@@ -61,6 +61,8 @@ class Entry:
     """Dotted name to import; empty for an included file, which is imported by its path."""
     doc: str
     space: Space
+    checks: bool
+    """Its `Hparams` check more than what the space says: what values must be to each other."""
     card: Any
     """The card of its kind (`dgbench.cards`)."""
 
@@ -75,6 +77,14 @@ class Entry:
     def load(self) -> Any:
         """The class itself; imports its file."""
         return getattr(import_source(self.module, Path(self.file)), self.name)
+
+    def check(self, hparams: Mapping[str, Value]) -> None:
+        """Refuse values that its `Hparams` do, of which each by itself is right; imports its file if that must be."""
+        if self.checks:
+            try:
+                self.load().Hparams(**hparams)
+            except UserError as error:
+                raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from None
 
     @property
     def open(self) -> bool:
@@ -202,8 +212,10 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
             card = getattr(cls, "card", None)
             if not isinstance(card, card_type):
                 raise UserError(f"{file}: {name}.card must be a {card_type.__name__}; begin a mere base's name with _")
-            space = space_of(cls.Hparams) if hasattr(cls, "Hparams") else ()
-            yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, card)
+            hparams = getattr(cls, "Hparams", None)
+            checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
+            space = space_of(hparams) if hparams else ()
+            yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, checks, card)
 
 
 def import_source(module: str, file: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -13,6 +14,18 @@ from dgbench.cards import Archive, DatasetCard
 
 NOT_ASKED = -100
 """Label of a place in a sequence at which nothing is asked."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training images are augmented: a crop at random, a flip, colour jitter, now and then gray."""
+
+    resize_first: bool = False
+    """Images are squashed to the size of inputs before a box is drawn, not after."""
+
+
+DOMAINBED = Recipe()
+"""As DomainBed augments its folders of images."""
 
 
 class Progress(Protocol):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dgbench.backbones import check_backbone
 from dgbench.cards import DatasetCard
@@ -24,7 +24,7 @@ from dgbench.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut
 from dgbench.request import DatasetFacts, Overrides, Request
 from dgbench.setting import FIELD_NAMES, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
-from dgbench.space import Draw, HparamSpec, Value, check_fixed, check_value
+from dgbench.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_value
 from dgbench.store import read_sweep_json, write_json
 from dgbench.weights import check_start
 
@@ -32,6 +32,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+T = TypeVar("T")
 
 FILE = "sweep.json"
 FORMAT = 1
@@ -285,9 +287,10 @@ def _overrides(
     problems = Problems()
     rows = [*rows, *_teachers(rows, hparams, catalogue)]
     algorithms = [catalogue.get("algorithm", name) for name in dict.fromkeys(row.algorithm for row in rows)]
-    spaces: dict[str, list[HparamSpec]] = {}
-    for spec in (spec for entry in algorithms for spec in entry.space):
-        spaces.setdefault(spec.name, []).append(spec)
+    spaces: dict[str, dict[str, HparamSpec]] = {}
+    for entry in algorithms:
+        for spec in entry.space:
+            spaces.setdefault(spec.name, {})[entry.name] = spec
     entries = {word: catalogue.entries[word] for row in rows for word in (*row.name.split("+"), row.average) if word}
     fixed: dict[str, Value] = {}
     parts: dict[str, Mapping[str, Value]] = {}
@@ -302,8 +305,8 @@ def _overrides(
                     check_fixed(entries[name].space, value, name)
             parts[name] = value
             continue
-        for wrong in filter(None, (check_value(spec, value) for spec in spaces.get(name, ()))):
-            problems.add(wrong)
+        for owners, wrong in _wrong(check_value, spaces.get(name, {}), value):
+            problems.add(f"{owners}: {name} {wrong}")
         if any(entry.takes(name) for entry in algorithms):
             fixed[name] = value
         if name in FIELD_NAMES:
@@ -329,8 +332,19 @@ def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalo
                 yield parse_row(str(own.get("teacher", default) if isinstance(own, Mapping) else default), catalogue)
 
 
-def _draws(space: Mapping[str, Any], spaces: Mapping[str, Sequence[HparamSpec]]) -> dict[str, Draw]:
-    """The distributions that a sweep file declares; each must draw values of the hyperparameter's type."""
+def _wrong(
+    check: Callable[[HparamSpec, T], str | None], specs: Mapping[str, HparamSpec], value: T
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with a value for each of several methods: (all of which that is true, what it is)."""
+    owners: dict[str, list[str]] = {}
+    for name, spec in specs.items():
+        if wrong := check(spec, value):
+            owners.setdefault(wrong, []).append(name)
+    yield from ((", ".join(names), wrong) for wrong, names in owners.items())
+
+
+def _draws(space: Mapping[str, Any], spaces: Mapping[str, Mapping[str, HparamSpec]]) -> dict[str, Draw]:
+    """The distributions that a sweep file declares; each must draw values that the hyperparameter may have."""
     problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
         if name not in spaces:
@@ -341,7 +355,7 @@ def _draws(space: Mapping[str, Any], spaces: Mapping[str, Sequence[HparamSpec]])
         except ValueError as error:
             problems.add(f"[space] {name}: {error}")
         else:
-            for wrong in filter(None, (check_value(spec, draws[name].sample(0)) for spec in spaces[name])):
-                problems.add(f"[space] {name}: {wrong}, as {text} draws it")
+            for owners, wrong in _wrong(check_draw, spaces[name], draws[name]):
+                problems.add(f"[space] {owners}: {name} {wrong}, as {text} draws it")
     problems.raise_if_any()
     return draws

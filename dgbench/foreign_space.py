@@ -108,6 +108,7 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
         module=module,
         doc=inspect.cleandoc(cls.__doc__ or "No docstring."),
         space=tuple(spec for spec in space if spec.name not in _OF_THE_LOOP),
+        checks=False,
         card=card_of(source),
         registry=registry,
     )

@@ -7,8 +7,9 @@ A data set's cache is a folder of three files, and is there once the last of the
     index.json  how `pixels` is to be read
 
 Bytes are the image's own where all have one size that is not larger than needed, else the image squashed to the size
-that is asked for. Where they would take more than `LARGEST`, JPEGs keep a short side a little larger than that size.
-Boxes of crops are drawn in the size of the original, so that crops are distributed as without a cache.
+that is asked for. Where they would take more than `LARGEST_OWN` or `LARGEST`, JPEGs keep a short side a little larger
+than that size; a file that is such a JPEG already is kept as it is. Boxes of crops are drawn in the size of the
+original, so that crops are distributed as without a cache.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from dgbench.dataset import Dataset, Examples
+from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FOLDER = ".dgbench-cache"
 """Name of the folder of caches, in the data directory unless the user names another."""
-LARGEST = 10 * 10**9
-"""Most bytes of a cache that is not of JPEGs."""
-VERSION = 1
+LARGEST_OWN, LARGEST = 30 * 10**9, 10 * 10**9
+"""Most bytes of a cache that is not of JPEGs: of images as they are, and of squashed ones.
+
+JPEGs have more of an image than what it was squashed to has; but less than the image itself, so that is worth more.
+"""
+VERSION = 2
 """Of what is cached, and how: a change of either makes another cache."""
 PIXELS, SIZES, INDEX = "pixels", "sizes", "index.json"
 _SIZE = np.dtype("<u4")
@@ -102,16 +109,23 @@ class ImageCache:
     name: str
     identity: str
     """What tells these images, in this order, from all others."""
-    paths: Callable[[], Sequence[Path]]
-    """The image files; asked for when the cache is built."""
+    root: Path
+    files: Callable[[], Sequence[str]]
+    """The image files, as paths below the root; asked for when the cache is built."""
     height: int
     width: int
+    decode: Callable[[Path], Image.Image]
+    """A file's image in RGB; raises `UserError` that names the file."""
 
     @property
     def folder(self) -> Path:
         """Where it is."""
         said = f"{self.identity}\0{self.height}\0{self.width}\0{VERSION}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
+
+    def paths(self) -> list[Path]:
+        """The image files."""
+        return [self.root / file for file in self.files()]
 
     def open(self) -> CachedImages:
         """The cached images; built now if they are not there, or waited for if somebody else builds them.
@@ -182,16 +196,21 @@ class CachedImages:
         if self.mapped:
             image: NDArray[Any] = self.pixels[row]
             return image
-        import cv2
+        from dgbench.augmentation import from_jpeg
 
         end = self.ends[row]
-        found = cv2.imdecode(self.pixels[end - self.sizes[row, 2] : end], cv2.IMREAD_COLOR)
+        found = from_jpeg(self.pixels[end - self.sizes[row, 2] : end])
         if found is None:
             raise UserError(f"the cache of images {self.folder} is damaged: remove it, and it is built again")
-        return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
+        return found
 
     def batch(
-        self, rows: NDArray[np.int64], height: int, width: int, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        height: int,
+        width: int,
+        rng: np.random.Generator | None,
+        recipe: Recipe = DOMAINBED,
     ) -> NDArray[np.uint8]:
         """(B, 3, height, width): squashed to that size, or with `rng`, augmented with the draws of `transforms`."""
         from dgbench.augmentation import augmented, resized, split  # OpenCV, which planning does without
@@ -200,10 +219,12 @@ class CachedImages:
         inputs = np.empty((len(rows), 3, height, width), np.uint8)
         for channels, row in zip(inputs, rows.tolist(), strict=True):
             image = self[row]
-            if rng is None:
-                split(resized(image, height, width), channels)
-                continue
             w, h = map(int, self.sizes[row, :2])
+            if rng is None or recipe.resize_first:
+                image, w, h = resized(image, height, width), width, height
+            if rng is None:
+                split(image, channels)
+                continue
             scale = image.shape[1] / w, image.shape[0] / h
             split(augmented(image, draw(w, h, rng), height, width, scale), channels)
         return inputs

@@ -27,20 +27,33 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from dgbench.augmentation import from_jpeg
 from dgbench.errors import Problems, UserError
-from dgbench.image_cache import INDEX, LARGEST, PIXELS, SIZES, SIZES_OF_ONE, ImageCache, Index, read_sizes, size_bytes
+from dgbench.image_cache import (
+    INDEX,
+    LARGEST,
+    LARGEST_OWN,
+    PIXELS,
+    SIZES,
+    SIZES_OF_ONE,
+    ImageCache,
+    Index,
+    read_sizes,
+    size_bytes,
+)
 from dgbench.launchers.base import STOPPED
 from dgbench.launchers.slots import usable_cores
 from dgbench.lease import Lease, LeaseLost, claim
 from dgbench.progress import INTERVAL, clock
 from dgbench.store import write_json
-from dgbench.transforms import decoded, resized
+from dgbench.transforms import resized
 
 BLOCK = 64
 """Images that are decoded and written together."""
 _THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
 _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
 """The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
+_JPEG_BEGINS = b"\xff\xd8"
 _WAIT = 1.0
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -81,7 +94,7 @@ def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
     first = _size(paths[0])
     if first and max(first) <= side:
         own = index(first[1], first[0])
-        if own.size <= LARGEST and all(_size(path) == first for path in paths):
+        if own.size <= LARGEST_OWN and all(_size(path) == first for path in paths):
             return own
     squashed = index(cache.height, cache.width)
     if squashed.size <= LARGEST:
@@ -98,18 +111,28 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def kept(path: Path, index: Index) -> Entry:
-    """Decode an image; raises `UserError` naming it if that can't be done."""
-    image = decoded(path)
+def kept(path: Path, image: Image.Image, index: Index) -> Entry:
+    """What is kept of the image that a file has been decoded to."""
     if index.kind == "bytes":
         fits = image.size == (index.width, index.height)
         return *image.size, (image if fits else resized(image, index.height, index.width)).tobytes()
     scale = min(1.0, index.height / min(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
+    if scale == 1 and (content := _as_it_is(path, image)):
+        return *image.size, content
     small = image if scale == 1 else image.resize((width, height), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4")
     return *image.size, file.getvalue()
+
+
+def _as_it_is(path: Path, image: Image.Image) -> bytes:
+    """The content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
+    content = path.read_bytes()
+    if not content.startswith(_JPEG_BEGINS):
+        return b""
+    found = from_jpeg(np.frombuffer(content, np.uint8))
+    return content if found is not None and np.array_equal(found, np.asarray(image)) else b""
 
 
 def _build(cache: ImageCache, lease: Lease) -> None:
@@ -123,7 +146,7 @@ def _build(cache: ImageCache, lease: Lease) -> None:
             raise UserError(f"{told}, {_ways_out(cache)}")
         problems: list[str] = []
         with _told(cache, files.count, len(paths)) as tell:
-            for entries, wrong in _blocks(paths[files.count :], index):
+            for entries, wrong in _blocks(cache, paths[files.count :], index):
                 if lease.stop_requested:
                     raise SystemExit(STOPPED)
                 problems += wrong
@@ -191,26 +214,26 @@ def _write(file: int, place: int, content: bytes) -> None:
     os.fsync(file)
 
 
-def _blocks(paths: Sequence[Path], index: Index) -> Iterator[tuple[list[Entry], list[str]]]:
+def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[tuple[list[Entry], list[str]]]:
     """Block after block what is kept of the images, and what is wrong with those that can't be decoded."""
     threads = min(_THREADS, usable_cores())
     blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
     with ThreadPoolExecutor(threads) as pool:
-        ahead = deque(pool.submit(_block, block, index) for block in islice(blocks, threads + 1))
+        ahead = deque(pool.submit(_block, cache, block, index) for block in islice(blocks, threads + 1))
         try:
             while ahead:
                 yield ahead.popleft().result()
-                ahead.extend(pool.submit(_block, block, index) for block in islice(blocks, 1))
+                ahead.extend(pool.submit(_block, cache, block, index) for block in islice(blocks, 1))
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _block(paths: Sequence[Path], index: Index) -> tuple[list[Entry], list[str]]:
+def _block(cache: ImageCache, paths: Sequence[Path], index: Index) -> tuple[list[Entry], list[str]]:
     entries, problems = list[Entry](), Problems()
     for path in paths:
         with problems.collecting():
-            entries.append(kept(path, index))
+            entries.append(kept(path, cache.decode(path), index))
     return entries, problems.found
 
 

@@ -146,7 +146,9 @@ def _protocol(card: DatasetCard) -> str:
 def _space(space: Space) -> Iterator[str]:
     for spec in space:
         help_text = f"  ({spec.help})" if spec.help else ""
-        yield f"{spec.name} = {_choice(spec.default, spec.draw)}{help_text}"
+        options = f"{{{', '.join(map(str, spec.options))}}}" if spec.options else spec.within
+        within = f" in {options}" if options else ""
+        yield f"{spec.name} = {_choice(spec.default, spec.draw)}{within}{help_text}"
         for trait, (default, draw) in spec.variants.items():
             yield f"    {trait}: {_choice(default, draw)}"
 

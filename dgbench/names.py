@@ -21,6 +21,11 @@ class Row:
     merger: str = ""
     adapter: str = ""
 
+    @property
+    def entries(self) -> tuple[tuple[str, str], ...]:
+        """(kind, name) of all that it is made of."""
+        return tuple((kind, name) for kind in ORDER if (name := getattr(self, kind)))
+
 
 def parse_row(text: str, catalogue: Catalogue) -> Row:
     """Read a name; raises `UserError` for an unknown word (with the nearest) and a wrong order (with the right one)."""

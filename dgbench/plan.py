@@ -235,13 +235,18 @@ class _Planner:
         return self.runs[key]
 
     def _values(self, kind: str, name: str, dataset: str, seed: int, trial: int) -> Part:
-        """The entry with its values; what is overridden for all algorithms touches only names that it has."""
+        """The entry with its values; what is overridden for all algorithms touches only names that it has.
+
+        Raises `UserError` if values that were overridden don't go together with the others.
+        """
         entry, of_all = self.catalogue.get(kind, name), self.overrides if kind == "algorithm" else Overrides()
         fixed = {key: value for key, value in of_all.fixed.items() if entry.takes(key)}
         draws = {key: draw for key, draw in of_all.draws.items() if entry.takes(key)}
         fixed |= self.overrides.parts.get(name, {})
         traits = self.facts[dataset].traits
         hparams = entry.resolve(dataset, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
+        if fixed or draws:
+            entry.check(hparams)
         return Part(name, hparams)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from dgbench.backbones import FLAT, SMALL, check_backbone, is_language_model
 from dgbench.cards import GENERATED, NEEDS, TASKS
@@ -116,21 +117,32 @@ def refuse(
                 for problem in _too_few_domains(request.rows, facts[dataset], fewest, catalogue):
                     problems.add(problem)
             setting = settings[dataset]
-            for problem in (
-                *_unfit_mergers(request, dataset, setting, catalogue),
-                *_data_apart(request.rows, facts[dataset], setting, catalogue),
-                *_nothing_to_freeze(setting, dataset),
-                *_not_followed(request.rows, setting, catalogue),
-                *_unmet_needs(request, facts[dataset], setting, catalogue, values),
-                *_not_of_classes(facts[dataset], setting),
-                *_not_of_sequences(facts[dataset], setting),
-                *_unfit_teachers(request, dataset, setting, catalogue, values),
+            for refused in (
+                _unfit_mergers(request, dataset, setting, catalogue),
+                _data_apart(request.rows, facts[dataset], setting, catalogue),
+                _nothing_to_freeze(setting, dataset),
+                _not_followed(request.rows, setting, catalogue),
+                _unmet_needs(request, facts[dataset], setting, catalogue, values),
+                _not_of_classes(facts[dataset], setting),
+                _not_of_sequences(facts[dataset], setting),
+                _unfit_teachers(request, dataset, setting, catalogue, values),
+                _wrong_values(request, dataset, values),
             ):
-                problems.add(problem)
-            for row in request.rows:
                 with problems.collecting():
-                    values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0])
+                    for problem in refused:
+                        problems.add(problem)
     problems.raise_if_any()
+
+
+def _wrong_values(request: Request, dataset: str, values: Values) -> Iterator[str]:
+    """What is wrong with the values of each entry, at the first of its draws with which anything is."""
+    entries = dict.fromkeys(entry for row in request.rows for entry in row.entries)
+    for kind, name in entries:
+        problems = Problems()
+        with problems.collecting():
+            for seed, trial in product(request.hparams_seeds, request.trials):
+                values(kind, name, dataset, seed, trial)
+        yield from problems.found
 
 
 def _too_few_domains(rows: Iterable[Row], facts: DatasetFacts, fewest: int, catalogue: Catalogue) -> Iterator[str]:
@@ -281,6 +293,8 @@ def _unfit_teachers(
                 )
             asked = dataclasses.replace(request, rows=(teacher,))
             for problem in _unfit_mergers(asked, dataset, setting, catalogue):
+                problems.add(problem)
+            for problem in _wrong_values(asked, dataset, values):
                 problems.add(problem)
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeAlias, cast, get_type_hints
 
 import numpy as np
@@ -22,6 +22,7 @@ from dgbench.seeding import hparams_stream, seed_hash
 Value: TypeAlias = bool | int | float | str
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_INTERVAL = re.compile(rf"(?P<open>[\[(])(?P<low>{_NUMBER}), (?P<high>{_NUMBER}|inf)(?P<close>[\])])")
 _RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{_NUMBER})\^)?U\((?P<low>{_NUMBER}), ?(?P<high>{_NUMBER})\)")
 
 
@@ -46,6 +47,13 @@ class Draw:
             picked: Value = rng.choice(np.array(self.options)).item()
             return picked
         exponent = rng.uniform(self.low, self.high)
+        return self._value(exponent)
+
+    def ends(self) -> tuple[Value, ...]:
+        """All options, or the values at the ends of the range: whatever is drawn is one of them or lies between."""
+        return self.options or (self._value(self.low), self._value(self.high))
+
+    def _value(self, exponent: float) -> Value:
         value = float(exponent if self.base is None else self.base**exponent)
         return int(value) if self.integer else value
 
@@ -97,6 +105,8 @@ class HparamSpec:
     """Other default and draw for data sets that have a trait (`small_images`, ...) or a name; the first counts."""
     options: tuple[Value, ...] = ()
     """The values that there are, if they can be listed."""
+    within: str = ""
+    """The interval that its values must lie in: `[0, 1)`, `(0, inf)`; empty: any number."""
     stream: str = ""
     """The name whose stream it is drawn from, if not its own: DomainBed's, where that is a word of Python."""
 
@@ -119,18 +129,33 @@ def hparam(
     help: str = "",
     variants: Mapping[str, tuple[Value, Draw | None]] | None = None,
     options: tuple[Value, ...] = (),
+    within: str = "",
     stream: str = "",
 ) -> Any:
     """A field of an `Hparams` dataclass: its default, and the distribution that random search draws it from.
 
-    Without `draw`, every hyperparameter seed uses the default. A value that is not one of `options` (if given) is
-    refused before anything runs. `stream` is DomainBed's name where Python has no such fields (`lambda`), so that the
-    draws are the same.
+    Without `draw`, every hyperparameter seed uses the default. A value that is not one of `options`, or lies outside of
+    the interval `within` (`[0, 1)`, `(0, inf)`), is refused before anything runs; what values must be to each other is
+    for the dataclass' `__post_init__`. `stream` is DomainBed's name where Python has no such fields (`lambda`), so that
+    the draws are the same.
     """
-    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "stream": stream}
-    return field(default=default, metadata=metadata)
+    assert not within or _INTERVAL.fullmatch(within), f"write the interval {within!r} as '[0, 1)' or '(0, inf)'"
+    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
+    return field(default=default, metadata={**metadata, "stream": stream})
 
 
+class Checked:
+    """Base of every `Hparams` dataclass: one whose values are not what its fields say can't be made."""
+
+    def __post_init__(self) -> None:
+        problems, cls = Problems(), cast(type, type(self))
+        for spec in space_of(cls):
+            if wrong := _misplaced(spec, getattr(self, spec.name)):
+                problems.add(f"{spec.name} {wrong}")
+        problems.raise_if_any()
+
+
+@cache
 def space_of(hparams: type) -> Space:
     """The search space that an `Hparams` dataclass declares; fields of a base class come first."""
     types = get_type_hints(hparams)
@@ -143,6 +168,7 @@ def space_of(hparams: type) -> Space:
             help=f.metadata.get("help", ""),
             variants=f.metadata.get("variants", {}),
             options=f.metadata.get("options", ()),
+            within=f.metadata.get("within", ""),
             stream=f.metadata.get("stream", ""),
         )
         for f in dataclasses.fields(hparams)
@@ -184,7 +210,10 @@ def resolve(
 
 
 def check_value(spec: HparamSpec, value: object) -> str | None:
-    """What is wrong with a value given for this hyperparameter, or None; an int is a fine float, infinity is not."""
+    """What is wrong with a value given for this hyperparameter (`is a float, not 'fast'`), or None.
+
+    An int is a fine float, infinity is not.
+    """
     fine = {
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
@@ -193,22 +222,43 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
         "str": isinstance(value, str),
     }.get(spec.type, True)
     if not fine:
-        return f"hyperparameter {spec.name!r} is a {spec.type}, not {value!r}"
-    if spec.options and value not in spec.options:
-        return f"hyperparameter {spec.name!r} is one of {', '.join(map(str, spec.options))}, not {value!r}"
-    return None
+        return f"is a {spec.type}, not {value!r}"
+    return _misplaced(spec, cast(Value, value))
+
+
+def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
+    """What is wrong with a distribution for this hyperparameter, or None: some of its values are not to be had."""
+    closed = dataclasses.replace(spec, within=spec.within.replace("(", "[").replace(")", "]"))  # ends are hardly drawn
+    return next(filter(None, (check_value(spec if draw.options else closed, value) for value in draw.ends())), None)
 
 
 def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
-    """Refuse unknown names and wrong types, all at once."""
+    """Refuse unknown names, wrong types and values that are not to be had, all at once."""
     problems = Problems()
     by_name = {spec.name: spec for spec in space}
     for name, value in fixed.items():
         if name not in by_name:
             problems.add(unknown(f"hyperparameter of {owner}", name, by_name))
         elif wrong := check_value(by_name[name], value):
-            problems.add(wrong)
+            problems.add(f"{owner}: {name} {wrong}")
     problems.raise_if_any()
+
+
+def _misplaced(spec: HparamSpec, value: Value) -> str | None:
+    """What is wrong with a value of the right type."""
+    if spec.options and value not in spec.options:
+        return f"is one of {', '.join(map(str, spec.options))}, not {value!r}"
+    match = _INTERVAL.fullmatch(spec.within)
+    if match is None:
+        return None
+    number, low, high = float(value), float(match["low"]), float(match["high"])
+    above = number >= low if match["open"] == "[" else number > low
+    below = number <= high if match["close"] == "]" else number < high
+    if above and below:
+        return None
+    if match["high"] != "inf":
+        return f"must lie in {spec.within}, not {value!r}"
+    return f"must be {'at least' if match['open'] == '[' else 'above'} {match['low']}, not {value!r}"
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,7 @@ died meanwhile. Everything is written beside and renamed, `done` last.
 
 <root>/sweep.json  cancel  runs/<id>/
     run.json  lease-0001 lease-0001.released ...  checkpoint.pt  models/  progress.json
-    records.jsonl  times.jsonl  log.txt  failed-0001.json ...  done
+    records.jsonl  times.jsonl  log.txt  failed-0001.json ...  lost-0001.json ...  done
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dgbench import lease as leases
 from dgbench.errors import UserError
 from dgbench.lease import TTL, Lease
 from dgbench.run import Run
+from dgbench.sealed import Garbled
 
 RUN, RECORDS, DONE, CANCEL = "run.json", "records.jsonl", "done", "cancel"
 
@@ -34,6 +35,7 @@ BEST, LAST = "best", "last"
 """Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
 
 _FAILED = re.compile(r"failed-(\d+)\.json")
+_LOST = re.compile(r"lost-(\d+)\.json")
 
 
 class State(str, Enum):
@@ -179,20 +181,26 @@ class RunFolder:
         finally:
             os.close(file)
 
-    def records_size(self) -> int:
-        """Bytes of records, for a checkpoint to remember."""
-        try:
-            return (self.path / RECORDS).stat().st_size
-        except FileNotFoundError:
-            return 0
+    def mark_records(self) -> tuple[int, str]:
+        """Bytes of records so far, and their sha256, for a checkpoint to remember."""
+        data = self._records()
+        return len(data), hashlib.sha256(data).hexdigest()
 
-    def truncate_records(self, size: int) -> None:
-        """Back to the bytes that a checkpoint remembers; ValueError if there are fewer."""
-        there = self.records_size()
-        if there < size:
-            raise ValueError(f"{self.path / RECORDS} has {there} bytes, the checkpoint has seen {size}")
-        if there > size:
+    def truncate_records(self, size: int, sha256: str = "") -> None:
+        """Back to the bytes that a checkpoint remembers; raises `Garbled` if there are fewer, or others (by sha256)."""
+        data = self._records()
+        if len(data) < size:
+            raise Garbled(f"{self.path / RECORDS} has {len(data)} bytes, the checkpoint has seen {size}")
+        if sha256 and hashlib.sha256(data[:size]).hexdigest() != sha256:
+            raise Garbled(f"{self.path / RECORDS} is not what the checkpoint has seen")
+        if len(data) > size:
             os.truncate(self.path / RECORDS, size)
+
+    def _records(self) -> bytes:
+        try:
+            return (self.path / RECORDS).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def read_records(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The records that can be believed, and warnings about what cannot.
@@ -201,11 +209,7 @@ class RunFolder:
         written is told too.
         """
         summary = self.summary()  # before the records: what is written meanwhile is no contradiction
-        path = self.path / RECORDS
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""
+        path, data = self.path / RECORDS, self._records()
         records, warnings = _parse(data, path)
         if summary and summary["sha256"] != hashlib.sha256(data).hexdigest():
             warnings.append(f"{path}: not the {summary['records']} records that were written, it was changed since")
@@ -215,8 +219,7 @@ class RunFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Say, last of all, that the run is done; the number of records and their sha256 are added."""
-        path = self.path / RECORDS
-        data = path.read_bytes() if path.exists() else b""
+        data = self._records()
         checked = {"records": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
         write_json(self.path / DONE, {**summary, **checked})
 
@@ -245,6 +248,15 @@ class RunFolder:
 
     def _failed_names(self) -> list[str]:
         return sorted((n for n in self._names() if _FAILED.fullmatch(n)), key=lambda n: int(n[7:-5]))
+
+    def lose(self, why: str) -> None:
+        """Record that what the attempts so far had done can't be used, so that the run begins anew."""
+        write_json(self.path / f"lost-{len(self.losses()) + 1:04d}.json", {"why": why, "log": str(self.log_path)})
+
+    def losses(self) -> list[dict[str, Any]]:
+        """What `lose` recorded, oldest first."""
+        names = sorted((n for n in self._names() if _LOST.fullmatch(n)), key=lambda n: int(n[5:-5]))
+        return [orjson.loads((self.path / name).read_bytes()) for name in names]
 
     def reset(self) -> bool:
         """Remove all but `run.json` and the leases, as if nothing had happened; False if somebody executes the run.

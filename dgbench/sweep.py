@@ -154,6 +154,8 @@ def _status(args: Any) -> int:
             print(f"failed: {table.name(run)}: {last['error']} (log: {folder.log_path})")
         elif states[run.id] is State.RUNNING and (progress := folder.progress()):
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
+        for loss in folder.losses():
+            print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
     unused = len(set(store.ids()) - {run.id for run in table.runs})
     if unused:
         print(f"{unused} runs in {args.output_dir} are not part of the sweep any more; `prune` removes them")

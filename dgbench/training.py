@@ -29,6 +29,7 @@ from dgbench.lease import Lease
 from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import MODEL
+from dgbench.sealed import Garbled, check_seal, sealed
 from dgbench.seeding import torch_seed
 from dgbench.store import BEST, LAST, write_atomic
 from dgbench.teacher import teacher_of
@@ -203,11 +204,11 @@ class Training:
             "algorithm": self.algorithm.training_state(),
             "averages": {name: average.state() for name, average in self.averages.items()},
             "progress": vars(self.progress),
-            "records_size": self.folder.records_size(),
+            "records": self.folder.mark_records(),
             "keep": sorted(self.keep),
         }
         try:
-            write_atomic(self.checkpoint, lambda file: torch.save(state, file))
+            write_atomic(self.checkpoint, sealed(lambda file: torch.save(state, file)))
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about a position
                 raise error.__context__ from None
@@ -218,18 +219,28 @@ class Training:
         if not self.checkpoint.is_file():
             self.folder.truncate_records(0)
             return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        try:
+            check_seal(self.checkpoint)
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.folder.truncate_records(*state["records"])
+        except Garbled as error:
+            log.warning("begun anew: %s", error)
+            self.folder.lose(str(error))
+            self._begin_anew()
+            return
         if not self.keep.issubset(state["keep"]):
             log.info("begun anew: the best weights so far, which others read now, were not kept")
-            self.checkpoint.unlink()
-            self.folder.truncate_records(0)
+            self._begin_anew()
             return
         self.algorithm.load_training_state(state["algorithm"])
         for name, average in self.averages.items():
             average.load(state["averages"][name])
         self.progress = Progress(**state["progress"])
-        self.folder.truncate_records(state["records_size"])
         log.info("resumed at step %d", self.progress.step)
+
+    def _begin_anew(self) -> None:
+        self.checkpoint.unlink()
+        self.folder.truncate_records(0)
 
 
 def seed_everything(device: torch.device, *purpose: object) -> None:

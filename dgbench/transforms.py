@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from dgbench.dataset import DOMAINBED, Recipe
 from dgbench.errors import UserError
 
 CROP_AREA, CROP_RATIO = (0.7, 1.0), (3 / 4, 4 / 3)
 JITTER = 0.3
 GRAY_PROBABILITY = 0.1
 _CROP_TRIES = 10
+_ADVICE = "repair it, or use --skip_bad_images"
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; the last two are outside."""
@@ -38,15 +40,18 @@ class Augmentation(NamedTuple):
     gray: bool
 
 
-def decoded(path: Path) -> Image.Image:
-    """The whole image in RGB, not turned by its EXIF; raises `UserError` naming the file if it can't be decoded."""
+def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
+    """The whole image in RGB, not turned by its EXIF.
+
+    Raises `UserError` that names the file if it can't be decoded, and what to do then.
+    """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UserError(f"image {path} can't be decoded ({error}): repair it, or use --skip_bad_images") from error
+        raise UserError(f"image {path} can't be decoded ({error}): {advice}") from error
 
 
 def resized(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -54,8 +59,12 @@ def resized(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def augmented(image: Image.Image, height: int, width: int, rng: np.random.Generator) -> Image.Image:
+def augmented(
+    image: Image.Image, height: int, width: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED
+) -> Image.Image:
     """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
+    if recipe.resize_first:
+        image = resized(image, height, width)
     drawn = draw(image.width, image.height, rng)
     image = resized(image.crop(drawn.box), height, width)
     if drawn.flip:

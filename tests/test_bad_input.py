@@ -105,12 +105,53 @@ def test_all_that_is_wrong_with_hparams_is_told_at_once(refused: Refused) -> Non
     lines = refused("--algorithms", "ERM+SWAD", "--hparams", hparams)
     assert [line.partition(":")[0] for line in lines] == [
         "unknown hyperparameter 'lrr'",
-        "hyperparameter 'lr' is a float, not 'fast'",
-        "hyperparameter 'batch_size' is a int, not 2.5",
+        "ERM",
+        "ERM",
         "unknown hyperparameter of SWAD 'tolerance'",
     ]
+    assert lines[1:3] == ["ERM: lr is a float, not 'fast'", "ERM: batch_size is a int, not 2.5"]
     (line,) = refused("--hparams", '{"steps": true}')
     assert line == "setting 'steps' is a int, not True"
+
+
+def test_values_that_a_method_can_t_work_with_are_told_at_once_with_its_name(refused: Refused) -> None:
+    rows = ("--algorithms", "ERM+SWAD", "SAM", "UDIM", "DiWA+TENT")
+    hparams = '{"SWAD": {"n_converge": 0, "form": "oficial"}, "lr": -1, "rho": -2, "TENT": {"steps": 0}}'
+    assert refused(*rows, "--hparams", hparams) == [
+        "SWAD: n_converge must be at least 1, not 0",
+        "SWAD: form is one of official, paper, not 'oficial'",
+        "ERM, SAM, UDIM: lr must be at least 0, not -1",
+        "SAM, UDIM: rho must be at least 0, not -2",
+        "TENT: steps must be at least 1, not 0",
+    ]
+
+
+def test_values_that_do_not_go_together_are_told_at_once_with_the_methods_name(refused: Refused) -> None:
+    rows = ("--algorithms", "ERM+SWA", "KNN", "SMA", "T3A", "KD")
+    hparams = """{"SWA": {"lowest": 0.7}, "k": 5000, "SMA": {"start": 1}, "T3A": {"filter_K": 0},
+        "KD": {"teacher": "SMA"}}"""
+    assert sorted(refused(*rows, "--hparams", hparams)) == [
+        "KD's teacher: SMA: start must be at least 2, not 1: the step before it is averaged too",
+        "KNN: k must not be above queue_size, 1000, but it is 5000",
+        "SMA: start must be at least 2, not 1: the step before it is averaged too",
+        "SWA: lowest must not be above factor, 0.5, but it is 0.7",
+        "T3A: filter_K must be at least 1, or -1 for all, not 0",
+    ]
+
+
+def test_a_declared_draw_of_values_that_a_method_can_t_work_with_is_told(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        'algorithms = ["SAM", "KNN"]\ndatasets = ["RotatedDigits"]\n[space]\nrho = "U(-1, 0)"\n'
+    )
+    assert refused("--sweep", f"{tmp_path}/own.toml") == [
+        "[space] SAM: rho must be at least 0, not -1.0, as U(-1, 0) draws it"
+    ]
+    (tmp_path / "own.toml").write_text(
+        'algorithms = ["SAM", "KNN"]\ndatasets = ["RotatedDigits"]\n[space]\nk = "{10, 20000}"\n'
+    )
+    (line,) = refused("--sweep", f"{tmp_path}/own.toml")
+    assert line.startswith("KNN: k must not be above queue_size, ")
+    assert line.endswith(", but it is 20000")
 
 
 def test_all_that_is_wrong_with_a_command_line_is_told_at_once(refused: Refused, tmp_path: Path) -> None:

@@ -270,19 +270,19 @@ def test_all_that_is_wrong_with_hparams_is_told_at_once(catalogue: Catalogue) ->
     found = refused(asking, catalogue, algorithms=["ERM+SWAD"], hparams=hparams, space=space, setting={"preset": "x"})
     assert found[:3] == (
         "unknown hyperparameter 'lrr': did you mean 'lr'?",
-        "hyperparameter 'lr' is a float, not 'fast'",
-        "hyperparameter 'batch_size' is a int, not 1.5",
+        "ERM: lr is a float, not 'fast'",
+        "ERM: batch_size is a int, not 1.5",
     )
     assert [problem.partition(":")[0] for problem in found[3:8]] == [
         "unknown hyperparameter 'rho'",
         "unknown hyperparameter of SWAD 'tolerance'",
-        "hyperparameter 'form' is a str, not 3",
+        "SWAD",
         "unknown entry in --hparams 'SAM'",
         "unknown hyperparameter 'stepz'",
     ]
     assert found[8].startswith("[space] lr: cannot read the draw 'U(1'")
-    assert found[9].startswith("[space] batch_size: hyperparameter 'batch_size' is a int, not ")
-    assert found[10].startswith("[space] weight_decay: hyperparameter 'weight_decay' is a float, not ")
+    assert found[9].startswith("[space] ERM: batch_size is a int, not ")
+    assert found[10].startswith("[space] ERM: weight_decay is a float, not ")
     assert found[11].startswith("unknown hyperparameter in [space] 'rho'")
     assert found[12:] == ("unknown setting 'preset': did you mean 'precision'?",)
 

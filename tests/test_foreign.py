@@ -472,14 +472,14 @@ def test_what_is_fixed_or_drawn_otherwise_holds(fork: Path, tmp_path: Path) -> N
     ("hparams", "message"),
     [
         ({"tillt": 1}, "unknown hyperparameter 'tillt': did you mean 'tilt'?"),
-        ({"tilt": "much"}, "hyperparameter 'tilt' is a number, not 'much'"),
+        ({"tilt": "much"}, "Tilted: tilt is a number, not 'much'"),
         ({"data_augmentation": False}, "unknown hyperparameter 'data_augmentation': did you mean 'augmentation'?"),
         ({"Tilted": {"tillt": 1}}, "unknown hyperparameter of Tilted 'tillt': did you mean 'tilt'?"),
         (
             {"Tilted": {"batch_size": 2.5}},
             "Tilted needs batch_size, a whole number of examples of each domain, not 2.5",
         ),
-        ({"batch_size": 8.5}, "hyperparameter 'batch_size' is a int, not 8.5"),
+        ({"batch_size": 8.5}, "batch_size is a int, not 8.5"),
         ({"optimizer": "sgd", "Tilted": {}}, "optimizer 'sgd' would not reach it"),
         ({"freeze": "embedding"}, "Tilted is written for DomainBed and makes its own network and optimizers: freeze"),
     ],

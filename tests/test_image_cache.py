@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgbench import image_cache_build
 from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.dataset import ArrayExamples
+from dgbench.datasets import _images
 from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
@@ -33,7 +35,7 @@ from dgbench.lease import claim
 from dgbench.sources import Site, open_dataset
 from dgbench.transforms import decoded
 from tests.in_process import execute, execute_all, records_of, sweep_of, train, training_of
-from tests.layouts import truncate, write_csv, write_folders, write_image
+from tests.layouts import noise, truncate, write_csv, write_folders, write_image
 
 ROOT = Path(__file__).parents[1]
 DOMAINS, CLASSES = ("art", "photo", "sketch"), ("cat", "dog")
@@ -93,7 +95,7 @@ def refused(cache: ImageCache) -> tuple[str, ...]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What is decoded from now on."""
     found: list[Path] = []
-    monkeypatch.setattr(image_cache_build, "decoded", lambda path: found.append(path) or decoded(path))
+    monkeypatch.setattr(_images, "decoded", lambda path: found.append(path) or decoded(path))
     return found
 
 
@@ -146,6 +148,39 @@ def test_the_short_side_of_jpegs_and_the_limit_of_own_sizes_grow_with_what_is_as
     monkeypatch.setattr(image_cache_build, "LARGEST", 0)
     write_image(tmp_path / "own" / "art" / "cat" / "2.png", size=(700, 600))
     assert cache_of(tmp_path / "own", 448).open()[1].shape == (512, 597, 3)
+
+
+def test_images_of_one_small_size_may_take_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their JPEGs would have less of them at the same size; what is squashed may not."""
+    monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+    paths = cache_of(root).paths()
+    assert image_cache_build.planned(cache_of(root), paths).kind == "bytes"
+    monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 12 * 17 * 23 * 3)
+    assert image_cache_build.planned(cache_of(root), paths).kind == "bytes"
+    monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 12 * 17 * 23 * 3 - 1)
+    assert image_cache_build.planned(cache_of(root), paths).kind == "jpeg"
+
+
+def test_a_jpeg_that_is_small_enough_is_kept_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that says that it is to be turned; but none that OpenCV reads in another way."""
+    monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(root / "art" / "cat" / "a.jpg", seed=1, mode="L", size=(40, 30))
+    noise(2, (50, 30)).save(root / "art" / "cat" / "b.jpg", exif=exif, quality=60)
+    write_image(root / "art" / "cat" / "c.jpg", seed=3, mode="CMYK", size=(44, 30))
+    write_image(root / "art" / "cat" / "d.png", seed=4, size=(45, 30))
+    noise(5, (512, 300)).save(root / "art" / "cat" / "e.jpg", quality=60)
+    images, paths = cache_of(root).open(), cache_of(root).paths()
+    assert images.index.kind == "jpeg"
+    kept = {
+        path.name: images.pixels[end - size : end].tobytes() == path.read_bytes()
+        for path, end, size in zip(paths, images.ends, images.sizes[:, 2], strict=True)
+    }
+    assert [kept[name] for name in ("a.jpg", "b.jpg", "c.jpg", "d.png", "e.jpg")] == [True, True] + [False] * 3
+    for row, path in enumerate(paths):
+        if kept[path.name]:
+            assert np.array_equal(images[row], np.asarray(decoded(path)))
 
 
 # -- what is read -------------------------------------------------------------------------------------------------
@@ -351,10 +386,11 @@ RACER = """
 import os, sys
 from pathlib import Path
 from dgbench import image_cache_build
+from dgbench.datasets import _images
 from dgbench.datasets.folder import folder
 image_cache_build.BLOCK, image_cache_build._WAIT = 2, 0.02
-decoded = image_cache_build.decoded
-image_cache_build.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
+decoded = _images.decoded
+_images.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
 sys.stdin.readline()
 images = folder(path=Path(sys.argv[1]), image_size=32).image_cache().open()
 print("bytes", int(images.pixels.sum()))

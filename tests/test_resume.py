@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from dgbench import sweep
 from dgbench.lease import Process, newest
 from dgbench.planfile import read_plan
 from dgbench.store import State, Store
+from tests.in_process import execute, execute_all, sweep_of, train, training_of
 
 ROWS = ["ERM+SWAD", "Fish", "SAM"]
 COMMAND = [
@@ -70,3 +72,35 @@ def test_records_survive_ten_kills_of_runs_and_two_of_the_launcher(tmp_path: Pat
     assert launcher.wait(timeout=120) == 0
     assert kills >= KILLS
     assert records(disturbed) == records(undisturbed)
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "cut short":
+        del content[len(content) // 2 :]
+    elif how == "empty":
+        content.clear()
+    else:
+        content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pt", "records.jsonl"])
+@pytest.mark.parametrize("how", ["cut short", "empty", "one bit"])
+def test_a_run_whose_checkpoint_is_garbled_begins_anew_and_says_so(
+    file: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, disturbed = (sweep_of(tmp_path / name, "ERM+SWAD") for name in ("undisturbed", "disturbed"))
+    execute_all(undisturbed)
+    (run,) = disturbed.plan.runs
+    folder = disturbed.store.folder(run.id)
+    assert train(training_of(disturbed, run), stop_after=14)
+    damage(folder.path / file, how)
+    assert execute(disturbed, run) == 0
+    assert records(tmp_path / "disturbed") == records(tmp_path / "undisturbed")
+    assert folder.failures() == []
+    assert "begun anew: " in caplog.text
+    assert sweep.main(["status", "--output_dir", str(tmp_path / "disturbed")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "begun anew" in line]
+    assert line.startswith(f"begun anew: {run.name}: {folder.path / file} ")
+    assert line.endswith(f"(log: {folder.log_path})")

@@ -183,8 +183,9 @@ def test_what_can_not_be_had_of_sequences_is_refused_in_words(data_dir: Path, mo
         "on TinyPy150 the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn",
     )
     (told,) = problems(tmp_path, data_dir, "MLP", "ERM")
-    assert told.startswith(
-        "TinyPy150 asks for one class at each place of a sequence, so its backbone is a language model"
+    assert told == (
+        "TinyPy150 asks for one class at each place of a sequence, so its backbone is a language model, such as "
+        "'microsoft/CodeGPT-small-py', and not 'MLP'"
     )
     sweep_of(tmp_path, data_dir, model, "Transfer", "ERMPlusPlus", setting={"nonlinear_classifier": True})
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgbench.catalogue import Catalogue
+from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import UserError
 from dgbench.space import (
+    Checked,
     Draw,
     HparamSpec,
     Value,
+    check_draw,
     check_fixed,
     check_value,
     choice,
@@ -211,14 +213,83 @@ def test_a_whole_number_given_for_a_float_is_one() -> None:
 def test_types_of_values(name: str, value: object, fine: bool) -> None:
     spec = next(spec for spec in SPACE if spec.name == name)
     wrong = check_value(spec, value)
-    assert wrong is None if fine else wrong == f"hyperparameter {name!r} is a {spec.type}, not {value!r}"
+    assert wrong is None if fine else wrong == f"is a {spec.type}, not {value!r}"
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         check_fixed(SPACE, {"lr": "x", "sise": 1, "on": True, "size": 0.5}, "Toy")
     assert caught.value.problems == (
-        "hyperparameter 'lr' is a float, not 'x'",
+        "Toy: lr is a float, not 'x'",
         "unknown hyperparameter of Toy 'sise': did you mean 'size'?",
-        "hyperparameter 'size' is a int, not 0.5",
+        "Toy: size is a int, not 0.5",
     )
+
+
+@dataclass(frozen=True)
+class Ranged(Checked):
+    share: float = hparam(0.5, uniform(0, 1), within="[0, 1)")
+    rho: float = hparam(0.1, within="[0, inf)")
+    width: int = hparam(4, power(2, 0, 3, integer=True), within="[1, inf)")
+    heat: float = hparam(1.0, within="(0, inf)")
+    form: str = hparam("a", choice("a", "b"), options=("a", "b"))
+
+
+RANGED = {spec.name: spec for spec in space_of(Ranged)}
+
+
+def test_all_values_outside_of_what_the_fields_say_are_refused_at_once() -> None:
+    Ranged(share=0, rho=0.0, width=1, heat=1e-9, form="b")
+    with pytest.raises(UserError) as caught:
+        Ranged(share=1, rho=-1e-9, width=0, heat=0.0, form="c")
+    assert caught.value.problems == (
+        "share must lie in [0, 1), not 1",
+        "rho must be at least 0, not -1e-09",
+        "width must be at least 1, not 0",
+        "heat must be above 0, not 0.0",
+        "form is one of a, b, not 'c'",
+    )
+    with pytest.raises(UserError) as told:
+        check_fixed(space_of(Ranged), {"share": -0.1, "width": 0.5}, "Toy")
+    assert told.value.problems == ("Toy: share must lie in [0, 1), not -0.1", "Toy: width is a int, not 0.5")
+
+
+@pytest.mark.parametrize(
+    ("name", "draw", "wrong"),
+    [
+        ("share", "U(0, 1)", None),
+        ("share", "{0.0, 1.0}", "must lie in [0, 1), not 1.0"),
+        ("share", "U(0, 1.1)", "must lie in [0, 1), not 1.1"),
+        ("share", "U(-0.1, 1)", "must lie in [0, 1), not -0.1"),
+        ("heat", "U(0, 1)", None),
+        ("rho", "U(0, -1)", "must be at least 0, not -1.0"),
+        ("width", "int 2^U(0, 9)", None),
+        ("width", "int 2^U(-1, 9)", "must be at least 1, not 0"),
+        ("width", "U(1, 2)", "is a int, not 1.0"),
+        ("form", "{a, c}", "is one of a, b, not 'c'"),
+    ],
+)
+def test_a_draw_of_values_that_are_not_to_be_had_is_refused(name: str, draw: str, wrong: str | None) -> None:
+    found = check_draw(RANGED[name], Draw.parse(draw))
+    assert (found and found.replace("[0, 1]", "[0, 1)")) == wrong
+
+
+METHODS = [entry for entry in Catalogue().entries.values() if entry.kind != "dataset"]
+TRAITS: list[tuple[str, ...]] = [(), ("small_images",), ("few_examples",), ("many_classes",), ("DomainNet",)]
+
+
+@pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), trial=st.integers(0, 99), traits=st.sampled_from(TRAITS))
+def test_what_a_method_draws_passes_its_own_checks(
+    entry: Entry, seed: int, trial: int, traits: tuple[str, ...]
+) -> None:
+    entry.load().Hparams(**resolve(entry.space, traits=traits, hparams_seed=seed, trial=trial))
+
+
+@pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
+def test_no_declared_draw_can_leave_the_declared_interval(entry: Entry) -> None:
+    for spec in entry.space:
+        for default, draw in ((spec.default, spec.draw), *spec.variants.values()):
+            assert check_value(spec, default) is None
+            assert draw is None or check_draw(spec, draw) is None, (spec.name, str(draw))

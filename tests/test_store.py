@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dgbench.lease import lease_name
 from dgbench.protocol import Fold, View
 from dgbench.run import Part, Run
+from dgbench.sealed import Garbled
 from dgbench.setting import setting
 from dgbench.store import RECORDS, RunFolder, State, Store, write_atomic, write_json
 
@@ -272,10 +273,10 @@ RECORD = st.dictionaries(st.text(), JSON, max_size=4)
 def test_records_come_back(tmp_path_factory: pytest.TempPathFactory, batches: list[list[dict]]) -> None:
     folder = RunFolder(tmp_path_factory.mktemp("sweep"), TOY.id)
     folder.create(TOY)
-    sizes = [folder.records_size()]
+    sizes = [folder.mark_records()[0]]
     for batch in batches:
         folder.append_records(batch)
-        sizes.append(folder.records_size())
+        sizes.append(folder.mark_records()[0])
     everything = [record for batch in batches for record in batch]
     assert folder.read_records() == (everything, [])
     folder.finish({"more": 1})
@@ -358,8 +359,29 @@ def test_appending_to_a_torn_line_is_our_mistake(folder: RunFolder) -> None:
 
 def test_a_checkpoint_that_has_seen_more_than_there_is(folder: RunFolder) -> None:
     folder.truncate_records(0)
-    with pytest.raises(ValueError, match=r"records\.jsonl has 0 bytes, the checkpoint has seen 8"):
+    with pytest.raises(Garbled, match=r"records\.jsonl has 0 bytes, the checkpoint has seen 8"):
         folder.truncate_records(8)
+
+
+def test_a_checkpoint_that_has_seen_other_records_than_there_are(folder: RunFolder) -> None:
+    folder.append_records([{"i": 0}])
+    size, sha256 = folder.mark_records()
+    folder.append_records([{"i": 1}])
+    folder.truncate_records(size, sha256)
+    assert folder.read_records() == ([{"i": 0}], [])
+    (folder.path / RECORDS).write_bytes(b'{"i":7}\n')
+    with pytest.raises(Garbled, match=r"records\.jsonl is not what the checkpoint has seen"):
+        folder.truncate_records(size, sha256)
+
+
+def test_what_was_lost_is_told_until_the_run_is_reset(folder: RunFolder) -> None:
+    assert folder.losses() == []
+    folder.lose("the disk died")
+    folder.lose("and again")
+    assert [loss["why"] for loss in folder.losses()] == ["the disk died", "and again"]
+    assert folder.state(0) is State.WAITING
+    assert folder.reset()
+    assert folder.losses() == []
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from dgbench.adaptation._neighbours import scores
 from dgbench.adapter import Adapter
 from dgbench.cards import AdapterCard
-from dgbench.errors import Problems
 from dgbench.networks import Network
-from dgbench.space import choice, hparam
+from dgbench.space import Checked, choice, hparam
 
 
 class AdaNPC(Adapter):
@@ -37,22 +36,16 @@ class AdaNPC(Adapter):
     card = AdapterCard(paper="Zhang et al., ICML 2023", needs_source=True)
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """Defaults with which the authors' code begins, and the grid that it searches."""
 
-        beta: float = hparam(0.1, choice(0.0, 0.25, 0.75, 1.1), help="least score to be remembered; above 1: never")
-        k: int = hparam(100, choice(1, 5, 10, 25, 50, 75, 100, 150, 200), help="neighbours that vote")
-        temperature: float = hparam(0.1, choice(0.01, 0.05, 0.1, 0.25, 0.5), help="of the cosines")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.beta < 0:
-                problems.add(f"AdaNPC's beta must not be negative, but it is {self.beta}")
-            if self.k < 1:
-                problems.add(f"AdaNPC's k must be at least 1, not {self.k}")
-            if self.temperature <= 0:
-                problems.add(f"AdaNPC's temperature must be above 0, not {self.temperature}")
-            problems.raise_if_any()
+        beta: float = hparam(
+            0.1, choice(0.0, 0.25, 0.75, 1.1), help="least score to be remembered; above 1: never", within="[0, inf)"
+        )
+        k: int = hparam(
+            100, choice(1, 5, 10, 25, 50, 75, 100, 150, 200), help="neighbours that vote", within="[1, inf)"
+        )
+        temperature: float = hparam(0.1, choice(0.01, 0.05, 0.1, 0.25, 0.5), help="of the cosines", within="(0, inf)")
 
     hparams: Hparams
 

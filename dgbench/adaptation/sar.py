@@ -15,9 +15,9 @@ from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, u
 from dgbench.adapter import Adapter
 from dgbench.algorithms._ascent import displaced, gradient, of_length
 from dgbench.cards import AdapterCard
-from dgbench.errors import Problems, UserError
+from dgbench.errors import UserError
 from dgbench.networks import Network
-from dgbench.space import choice, hparam
+from dgbench.space import Checked, choice, hparam
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -45,23 +45,18 @@ class SAR(Adapter):
     card = AdapterCard(needs=("norm",), paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """Defaults are the authors', of ResNets; a ViT has 0.0005. Only the learning rate is drawn, around it."""
 
-        lr: float = hparam(2.5e-4, choice(2.5e-5, 2.5e-4, 2.5e-3), help="learning rate at test time")
-        rho: float = hparam(0.05, help="length of the step uphill")
-        margin: float = hparam(0.4, help="E0 by the entropy of a uniform prediction; above 1 all inputs are reliable")
-        recovery: float = hparam(0.2, help="mean entropy below which all is as before; 0 for never")
-        top: float = hparam(0.25, help="share of the network's stages, from the top, that stays as it is")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            for name in ("lr", "rho", "margin", "recovery"):
-                if getattr(self, name) < 0:
-                    problems.add(f"SAR's {name} must not be negative, but it is {getattr(self, name)}")
-            if not 0 <= self.top < 1:
-                problems.add(f"SAR's top must lie in [0, 1), but it is {self.top}")
-            problems.raise_if_any()
+        lr: float = hparam(2.5e-4, choice(2.5e-5, 2.5e-4, 2.5e-3), help="learning rate at test time", within="[0, inf)")
+        rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
+        margin: float = hparam(
+            0.4, help="E0 by the entropy of a uniform prediction; above 1 all inputs are reliable", within="[0, inf)"
+        )
+        recovery: float = hparam(0.2, help="mean entropy below which all is as before; 0 for never", within="[0, inf)")
+        top: float = hparam(
+            0.25, help="share of the network's stages, from the top, that stays as it is", within="[0, 1)"
+        )
 
     hparams: Hparams
 

@@ -14,7 +14,7 @@ from dgbench.adapter import Adapter
 from dgbench.cards import AdapterCard
 from dgbench.errors import UserError
 from dgbench.networks import Network
-from dgbench.space import choice, hparam
+from dgbench.space import Checked, choice, hparam
 
 
 class T3A(Adapter):
@@ -35,15 +35,16 @@ class T3A(Adapter):
     card = AdapterCard(needs=("linear_classifier",), paper="Iwasawa and Matsuo, NeurIPS 2021", forwards=1.0)
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The paper's values to choose from."""
 
         filter_K: int = hparam(100, choice(1, 5, 20, 50, 100, -1), help="supports kept of each class; -1 keeps all")
         compat: bool = hparam(False, help="-1 drops the worst support of each class at every batch")
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.filter_K < 1 and self.filter_K != -1:
-                raise UserError(f"T3A's filter_K must be at least 1, or -1 for all, not {self.filter_K}")
+                raise UserError(f"filter_K must be at least 1, or -1 for all, not {self.filter_K}")
 
     hparams: Hparams
 

@@ -12,9 +12,9 @@ from torch.optim import SGD, Adam, Optimizer
 from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
 from dgbench.adapter import Adapter
 from dgbench.cards import AdapterCard
-from dgbench.errors import Problems, UserError, unknown
+from dgbench.errors import UserError
 from dgbench.networks import Network
-from dgbench.space import choice, hparam
+from dgbench.space import Checked, choice, hparam
 
 OPTIMIZERS = ("adam", "sgd")
 ADAPTS = ("batch_norm", "head", "head_norm")
@@ -47,26 +47,14 @@ class TENT(Adapter):
     )
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """Defaults are of the authors' code on CIFAR; draws are the ports' factors and numbers of steps."""
 
-        lr: float = hparam(1e-3, choice(1e-4, 1e-3, 1e-2), help="learning rate at test time")
-        steps: int = hparam(1, choice(1, 3), help="optimizer steps on each batch")
+        lr: float = hparam(1e-3, choice(1e-4, 1e-3, 1e-2), help="learning rate at test time", within="[0, inf)")
+        steps: int = hparam(1, choice(1, 3), help="optimizer steps on each batch", within="[1, inf)")
         episodic: bool = hparam(False, help="begin each batch with the weights of training")
         optimizer: str = hparam("adam", help="sgd has momentum 0.9", options=OPTIMIZERS)
         adapts: str = hparam("batch_norm", help="what learns", options=ADAPTS)
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.lr < 0:
-                problems.add(f"TENT's lr must not be negative, but it is {self.lr}")
-            if self.steps < 1:
-                problems.add(f"TENT's steps must be at least 1, not {self.steps}")
-            if self.optimizer not in OPTIMIZERS:
-                problems.add(unknown("optimizer of TENT", self.optimizer, OPTIMIZERS))
-            if self.adapts not in ADAPTS:
-                problems.add(unknown("adapts of TENT", self.adapts, ADAPTS))
-            problems.raise_if_any()
 
     hparams: Hparams
 

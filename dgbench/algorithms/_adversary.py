@@ -9,17 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithm import Batch
-from dgbench.errors import UserError
 
 
 def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequential:
     """`mlp_depth` linear layers of `mlp_width`, ReLU and dropout (`mlp_dropout`) between them: DomainBed's MLP."""
-    if hparams.mlp_depth < 2:
-        raise UserError(f"mlp_depth is {hparams.mlp_depth}; the discriminator has at least 2 layers")
-    if hparams.mlp_width < 1:
-        raise UserError(f"mlp_width is {hparams.mlp_width}; it must be at least 1")
-    if not 0 <= hparams.mlp_dropout < 1:
-        raise UserError(f"mlp_dropout is {hparams.mlp_dropout}; it must lie in [0, 1)")
     layers: list[nn.Module] = []
     width = num_inputs
     for _ in range(hparams.mlp_depth - 1):
@@ -31,12 +24,6 @@ def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequent
 def domain_labels(batches: Sequence[Batch]) -> Tensor:
     """The number of the domain that each example comes from, in the order of the concatenated minibatches."""
     return torch.cat([torch.full_like(batch.positions, batch.domain) for batch in batches])
-
-
-def check_turns(d_steps_per_g_step: int) -> None:
-    """Refuse a discriminator without a turn."""
-    if d_steps_per_g_step < 1:
-        raise UserError(f"d_steps_per_g_step is {d_steps_per_g_step}; the discriminator needs at least 1 step in turn")
 
 
 def is_discriminators_turn(step: int, d_steps_per_g_step: int) -> bool:

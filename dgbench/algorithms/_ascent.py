@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.errors import UserError
 
 
 def gradient(
@@ -93,13 +92,6 @@ def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     assert len(found) == len(parameters), "the second pass reaches what the first reached"
     return found
-
-
-def refuse_negative(method: str, **values: float) -> None:
-    """Raise `UserError` for each of these hyperparameters that is below 0."""
-    wrong = [f"{method}'s {name} is {value}; it must not be negative" for name, value in values.items() if value < 0]
-    if wrong:
-        raise UserError(*wrong)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._adversary import check_turns, discriminator, domain_labels, is_discriminators_turn
+from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
 from dgbench.cards import AlgorithmCard
 from dgbench.networks import Network, build_network, classifier
 from dgbench.setting import Setting
@@ -57,19 +57,19 @@ class ADRMX(Algorithm):
             3e-5,
             choice(2e-5, 3e-5, 4e-5, 5e-5),
             variants={"small_images": (3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3))},
+            within="[0, inf)",
         )
         cnt_lambda: float = hparam(1.0, help="weight of both SupCon losses")
         dclf_lambda: float = hparam(1.0, help="weight of the loss of telling domains from the domain features")
         rmxd_lambda: float = hparam(1.0, help="weight of the remix loss")
         disc_lambda: float = hparam(0.75, help="weight of the discriminator's loss")
-        d_steps_per_g_step: int = hparam(2, help="the discriminator's steps for each of the network's")
-        beta1: float = hparam(0.5, help="first beta of Adam; the second is 0.9")
-        mlp_width: int = hparam(256, help="width of the discriminator")
-        mlp_depth: int = hparam(9, choice(8, 9, 10), help="linear layers of the discriminator")
-        mlp_dropout: float = hparam(0.0, help="dropout in the discriminator")
-
-        def __post_init__(self) -> None:
-            check_turns(self.d_steps_per_g_step)
+        d_steps_per_g_step: int = hparam(
+            2, help="the discriminator's steps for each of the network's", within="[1, inf)"
+        )
+        beta1: float = hparam(0.5, help="first beta of Adam; the second is 0.9", within="[0, 1)")
+        mlp_width: int = hparam(256, help="width of the discriminator", within="[1, inf)")
+        mlp_depth: int = hparam(9, choice(8, 9, 10), help="linear layers of the discriminator", within="[2, inf)")
+        mlp_dropout: float = hparam(0.0, help="dropout in the discriminator", within="[0, 1)")
 
     hparams: Hparams
 

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, refuse_negative, within_ball
+from dgbench.algorithms._ascent import backward_at, gradient, within_ball
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
 from dgbench.space import hparam
 
 BALLS = ("tensor", "global")
@@ -39,17 +38,12 @@ class AMP(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults are those of the authors' code, for training on CIFAR from scratch."""
 
-        epsilon: float = hparam(0.5, help="radius of the ball; for fine-tuning try 0.01 to 0.1")
-        inner_lr: float = hparam(1.0, help="step of the ascent, in gradients")
-        inner_iter: int = hparam(1, help="steps of the ascent; each costs a forward and a backward pass")
+        epsilon: float = hparam(0.5, help="radius of the ball; for fine-tuning try 0.01 to 0.1", within="[0, inf)")
+        inner_lr: float = hparam(1.0, help="step of the ascent, in gradients", within="[0, inf)")
+        inner_iter: int = hparam(
+            1, help="steps of the ascent; each costs a forward and a backward pass", within="[1, inf)"
+        )
         ball: str = hparam("tensor", help="what each ball holds", options=BALLS)
-
-        def __post_init__(self) -> None:
-            refuse_negative("AMP", epsilon=self.epsilon, inner_lr=self.inner_lr)
-            if self.inner_iter < 1:
-                raise UserError(f"AMP's inner_iter is {self.inner_iter}; below 1 nothing is perturbed, so take ERM")
-            if self.ball not in BALLS:
-                raise UserError(unknown("ball of AMP", self.ball, BALLS))
 
     hparams: Hparams
 

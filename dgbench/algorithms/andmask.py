@@ -11,7 +11,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._gradients import agreement, of_each_domain, step_masked
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, uniform
 
 
@@ -31,11 +30,9 @@ class ANDMask(Algorithm):
     class Hparams(algorithm.Hparams):
         """Default and draw are DomainBed's."""
 
-        tau: float = hparam(1.0, uniform(0.5, 1), help="agreement from which a coordinate counts; 1 is all domains")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.tau <= 1:
-                raise UserError(f"ANDMask's tau must lie between 0 and 1, not at {self.tau}: more can't agree than all")
+        tau: float = hparam(
+            1.0, uniform(0.5, 1), help="agreement from which a coordinate counts; 1 is all domains", within="[0, 1]"
+        )
 
     hparams: Hparams
 

@@ -71,7 +71,9 @@ class ARM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and draws are DomainBed's; there `context_width` is fixed."""
 
-        context_width: int = hparam(64, help="channels between the convolutions of the context network")
+        context_width: int = hparam(
+            64, help="channels between the convolutions of the context network", within="[1, inf)"
+        )
         batch_size: int = hparam(
             8,
             help="examples of each domain in a step; inputs that share a context at prediction",
@@ -79,11 +81,8 @@ class ARM(Algorithm):
                 "few_examples": (32, power(2, 3, 5.5, integer=True)),
                 "small_images": (64, power(2, 3, 9, integer=True)),
             },
+            within="[1, inf)",
         )
-
-        def __post_init__(self) -> None:
-            if self.context_width < 1:
-                raise UserError(f"context_width is {self.context_width}; it must be at least 1")
 
     hparams: Hparams
     network: ContextNetwork

@@ -12,7 +12,7 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems, UserError
+from dgbench.errors import UserError
 from dgbench.space import hparam
 
 
@@ -43,16 +43,10 @@ class ASA(Algorithm):
     class Hparams(algorithm.Hparams):
         """The values of the authors' script."""
 
-        adv_weight: float = hparam(10.0, help="factor of the styles' gradient; for Adam, hardly more than its sign")
-        asa_style_steps: int = hparam(3, help="updates of the styles before each of the network")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.adv_weight < 0:
-                problems.add(f"ASA's adv_weight must not be negative: {self.adv_weight}")
-            if self.asa_style_steps < 1:
-                problems.add(f"ASA's asa_style_steps must be at least 1, not {self.asa_style_steps}")
-            problems.raise_if_any()
+        adv_weight: float = hparam(
+            10.0, help="factor of the styles' gradient; for Adam, hardly more than its sign", within="[0, inf)"
+        )
+        asa_style_steps: int = hparam(3, help="updates of the styles before each of the network", within="[1, inf)")
 
     hparams: Hparams
 

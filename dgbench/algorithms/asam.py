@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import adaptive_scales, backward_at, gradient, of_adaptive_length, refuse_negative
+from dgbench.algorithms._ascent import adaptive_scales, backward_at, gradient, of_adaptive_length
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam
 
@@ -32,11 +32,10 @@ class ASAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults are those of the authors' optimizer and of their CIFAR-10; ten times SAM's radius is usual."""
 
-        rho: float = hparam(0.5, help="length of the step uphill, measured relative to the weights")
-        eta: float = hparam(0.01, help="what is added to the size of a weight, so that small ones move too")
-
-        def __post_init__(self) -> None:
-            refuse_negative("ASAM", rho=self.rho, eta=self.eta)
+        rho: float = hparam(0.5, help="length of the step uphill, measured relative to the weights", within="[0, inf)")
+        eta: float = hparam(
+            0.01, help="what is added to the size of a weight, so that small ones move too", within="[0, inf)"
+        )
 
     hparams: Hparams
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems
 from dgbench.space import choice, hparam, power
 
 
@@ -43,19 +42,14 @@ class BANG(Algorithm):
         """Of `mixup_alpha` default and draw are those of DomainBed's Mixup; the smoothing is the customary one."""
 
         mixup_alpha: float = hparam(
-            0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the share comes from; 0: none"
+            0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the share comes from; 0: none", within="[0, inf)"
         )
         label_smoothing: float = hparam(
-            0.1, choice(0.05, 0.1, 0.2), help="share of each label that is spread evenly over all classes"
+            0.1,
+            choice(0.05, 0.1, 0.2),
+            help="share of each label that is spread evenly over all classes",
+            within="[0, 1)",
         )
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.mixup_alpha < 0:
-                problems.add(f"BANG's mixup_alpha must not be negative: {self.mixup_alpha}")
-            if not 0 <= self.label_smoothing < 1:
-                problems.add(f"BANG's label_smoothing must be at least 0 and below 1, not {self.label_smoothing}")
-            problems.raise_if_any()
 
     hparams: Hparams
 

@@ -13,7 +13,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._adversary import domain_labels
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import choice, hparam
 
 BASE_TEMPERATURE, PROJECTED = 0.07, 128
@@ -42,14 +41,12 @@ class CAD(Algorithm):
         """Defaults and draws are DomainBed's."""
 
         lmbda: float = hparam(0.1, choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), help="weight of the bottleneck")
-        temperature: float = hparam(0.1, choice(0.05, 0.1), help="T; small values look at near neighbours alone")
+        temperature: float = hparam(
+            0.1, choice(0.05, 0.1), help="T; small values look at near neighbours alone", within="(0, inf)"
+        )
         is_normalized: bool = hparam(False, help="features of length 1 in the bottleneck")
         is_project: bool = hparam(False, help="a learned projection of the features in the bottleneck")
         is_flipped: bool = hparam(True, help="raise the share of other domains; off: lower that of the same")
-
-        def __post_init__(self) -> None:
-            if not self.temperature > 0:
-                raise UserError(f"temperature is {self.temperature}; it must be above 0")
 
     hparams: Hparams
 

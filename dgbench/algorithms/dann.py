@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._adversary import check_turns, discriminator, domain_labels, is_discriminators_turn
+from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
 from dgbench.cards import AlgorithmCard
 from dgbench.space import choice, hparam, power
 
@@ -47,26 +47,39 @@ class DANN(Algorithm):
         """Defaults and draws are DomainBed's; `dann_lambda` is its `lambda`, which is a word of Python."""
 
         dann_lambda: float = hparam(1.0, power(10, -2, 2), help="weight of the discriminator's loss", stream="lambda")
-        lr_g: float = hparam(5e-5, power(10, -5, -3.5), help="learning rate of featurizer and classifier", variants=_LR)
-        lr_d: float = hparam(5e-5, power(10, -5, -3.5), help="learning rate of the discriminator", variants=_LR)
+        lr_g: float = hparam(
+            5e-5,
+            power(10, -5, -3.5),
+            help="learning rate of featurizer and classifier",
+            variants=_LR,
+            within="[0, inf)",
+        )
+        lr_d: float = hparam(
+            5e-5, power(10, -5, -3.5), help="learning rate of the discriminator", variants=_LR, within="[0, inf)"
+        )
         weight_decay_g: float = hparam(
             0.0,
             power(10, -6, -2),
             help="weight decay of featurizer and classifier",
             variants={"small_images": (0.0, None)},
+            within="[0, inf)",
         )
-        weight_decay_d: float = hparam(0.0, power(10, -6, -2), help="weight decay of the discriminator")
+        weight_decay_d: float = hparam(
+            0.0, power(10, -6, -2), help="weight decay of the discriminator", within="[0, inf)"
+        )
         d_steps_per_g_step: int = hparam(
-            1, power(2, 0, 3, integer=True), help="the discriminator's steps for each of the network's"
+            1,
+            power(2, 0, 3, integer=True),
+            help="the discriminator's steps for each of the network's",
+            within="[1, inf)",
         )
         grad_penalty: float = hparam(0.0, power(10, -2, 1), help="weight of the discriminator's gradient penalty")
-        beta1: float = hparam(0.5, choice(0.0, 0.5), help="first beta of Adam; the second is 0.9")
-        mlp_width: int = hparam(256, power(2, 6, 10, integer=True), help="width of the discriminator")
-        mlp_depth: int = hparam(3, choice(3, 4, 5), help="linear layers of the discriminator")
-        mlp_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout in the discriminator")
-
-        def __post_init__(self) -> None:
-            check_turns(self.d_steps_per_g_step)
+        beta1: float = hparam(0.5, choice(0.0, 0.5), help="first beta of Adam; the second is 0.9", within="[0, 1)")
+        mlp_width: int = hparam(
+            256, power(2, 6, 10, integer=True), help="width of the discriminator", within="[1, inf)"
+        )
+        mlp_depth: int = hparam(3, choice(3, 4, 5), help="linear layers of the discriminator", within="[2, inf)")
+        mlp_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout in the discriminator", within="[0, 1)")
 
     hparams: Hparams
 

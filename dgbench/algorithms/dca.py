@@ -15,7 +15,6 @@ from torch.optim import SGD
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems
 from dgbench.space import hparam
 
 
@@ -47,15 +46,10 @@ class DCA(Algorithm):
     class Hparams(algorithm.Hparams):
         """The authors' values."""
 
-        dca_copies: int = hparam(5, help="K, copies of each layer")
-        dca_rounds: int = hparam(5, help="R, draws that learn in a step; one more pass is made before")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            for name in ("dca_copies", "dca_rounds"):
-                if getattr(self, name) < 1:
-                    problems.add(f"DCA's {name} must be at least 1, not {getattr(self, name)}")
-            problems.raise_if_any()
+        dca_copies: int = hparam(5, help="K, copies of each layer", within="[1, inf)")
+        dca_rounds: int = hparam(
+            5, help="R, draws that learn in a step; one more pass is made before", within="[1, inf)"
+        )
 
     hparams: Hparams
 

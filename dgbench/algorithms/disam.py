@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length, refuse_negative
+from dgbench.algorithms._ascent import backward_at, gradient, of_length
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
 from dgbench.space import choice, hparam
 
 WEIGHTINGS = ("domains", "examples")
@@ -45,14 +44,9 @@ class DISAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults are the paper's; the draw of `rho` is SAM's."""
 
-        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill")
-        disam_lambda: float = hparam(0.1, help="weight of the domains' variance in the ascent")
+        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
+        disam_lambda: float = hparam(0.1, help="weight of the domains' variance in the ascent", within="[0, inf)")
         weighting: str = hparam("domains", help="what counts alike in the variance", options=WEIGHTINGS)
-
-        def __post_init__(self) -> None:
-            refuse_negative("DISAM", rho=self.rho, disam_lambda=self.disam_lambda)
-            if self.weighting not in WEIGHTINGS:
-                raise UserError(unknown("weighting of DISAM", self.weighting, WEIGHTINGS))
 
     hparams: Hparams
 

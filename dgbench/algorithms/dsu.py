@@ -11,7 +11,7 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems, UserError
+from dgbench.errors import UserError
 from dgbench.space import hparam
 
 
@@ -38,16 +38,8 @@ class DSU(Algorithm):
     class Hparams(algorithm.Hparams):
         """The authors' values."""
 
-        dsu_p: float = hparam(0.5, help="probability that a stage's maps are changed")
-        dsu_factor: float = hparam(1.0, help="what the noise is multiplied by")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if not 0 <= self.dsu_p <= 1:
-                problems.add(f"DSU's dsu_p is a probability, not {self.dsu_p}")
-            if self.dsu_factor < 0:
-                problems.add(f"DSU's dsu_factor must not be negative: {self.dsu_factor}")
-            problems.raise_if_any()
+        dsu_p: float = hparam(0.5, help="probability that a stage's maps are changed", within="[0, 1]")
+        dsu_factor: float = hparam(1.0, help="what the noise is multiplied by", within="[0, inf)")
 
     hparams: Hparams
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, power, uniform
 
 _POINTS, _ROUNDS = 256, 7
@@ -44,13 +43,11 @@ class EQRM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and draws are DomainBed's, but that the burn-in is whole."""
 
-        eqrm_quantile: float = hparam(0.75, uniform(0.5, 0.99), help="alpha, the share of domains to be good in")
+        eqrm_quantile: float = hparam(
+            0.75, uniform(0.5, 0.99), help="alpha, the share of domains to be good in", within="(0, 1)"
+        )
         eqrm_burnin_iters: int = hparam(2500, power(10, 2.5, 3.5, integer=True), help="first step that isn't ERM's")
-        eqrm_lr: float = hparam(1e-6, power(10, -7, -5), help="learning rate from that step on")
-
-        def __post_init__(self) -> None:
-            if not 0 < self.eqrm_quantile < 1:
-                raise UserError(f"EQRM's eqrm_quantile must lie between 0 and 1, not {self.eqrm_quantile}")
+        eqrm_lr: float = hparam(1e-6, power(10, -7, -5), help="learning rate from that step on", within="[0, inf)")
 
     hparams: Hparams
 

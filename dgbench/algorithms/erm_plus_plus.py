@@ -12,7 +12,6 @@ from torch import Tensor
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems
 from dgbench.space import hparam, power
 
 
@@ -45,17 +44,15 @@ class ERMPlusPlus(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and draws are DomainBed's; `sma_start` is a constant there."""
 
-        linear_steps: int = hparam(500, help="last step, counted from 0, in which the classifier learns alone")
-        linear_lr: float = hparam(5e-5, power(10, -5, -3.5), help="learning rate of the classifier alone")
-        sma_start: int = hparam(600, help="first step, counted from 1, whose weights are averaged, with those before")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.linear_steps < 0:
-                problems.add(f"ERMPlusPlus's linear_steps must not be negative: {self.linear_steps}")
-            if self.sma_start < 1:
-                problems.add(f"ERMPlusPlus's sma_start must be at least 1, not {self.sma_start}")
-            problems.raise_if_any()
+        linear_steps: int = hparam(
+            500, help="last step, counted from 0, in which the classifier learns alone", within="[0, inf)"
+        )
+        linear_lr: float = hparam(
+            5e-5, power(10, -5, -3.5), help="learning rate of the classifier alone", within="[0, inf)"
+        )
+        sma_start: int = hparam(
+            600, help="first step, counted from 1, whose weights are averaged, with those before", within="[1, inf)"
+        )
 
     hparams: Hparams
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
+from dgbench.errors import UserError
 from dgbench.space import choice, hparam
 
 FORMS = ("domainbed", "wilds")
@@ -42,11 +42,7 @@ class Fish(Algorithm):
 
         meta_lr: float = hparam(0.5, choice(0.05, 0.1, 0.5), help="how far to go towards the end of the inner steps")
         form: str = hparam("domainbed", help="which published form", options=FORMS)
-        meta_steps: int = hparam(3, help="domains drawn a step, in the form wilds alone")
-
-        def __post_init__(self) -> None:
-            if self.form not in FORMS:
-                raise UserError(unknown("form of Fish", self.form, FORMS))
+        meta_steps: int = hparam(3, help="domains drawn a step, in the form wilds alone", within="[1, inf)")
 
     hparams: Hparams
 

@@ -14,7 +14,6 @@ from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import places
 from dgbench.algorithms._head import moments, per_example
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, power, uniform
 
 
@@ -47,11 +46,9 @@ class Fishr(Algorithm):
         penalty_anneal_iters: int = hparam(
             1500, uniform(0, 5000, integer=True), help="first step with that weight; 0 before"
         )
-        ema: float = hparam(0.95, uniform(0.9, 0.99), help="how much of the variances is kept from step to step")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.ema < 1:
-                raise UserError(f"Fishr's ema is {self.ema}; it must lie in [0, 1), or nothing new would ever count")
+        ema: float = hparam(
+            0.95, uniform(0.9, 0.99), help="how much of the variances is kept from step to step", within="[0, 1)"
+        )
 
     hparams: Hparams
     variances: Tensor

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length, orthogonal, refuse_negative
+from dgbench.algorithms._ascent import backward_at, gradient, of_length, orthogonal
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam
 
@@ -43,16 +43,15 @@ class GAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults are those of UDIM's authors, who ran GAM on DomainBed's data sets; `beta_0` is the paper's."""
 
-        grad_rho: float = hparam(0.05, help="length of the step along a gradient")
-        grad_norm_rho: float = hparam(0.05, help="length of the step along the gradient of the gradient's norm")
-        gamma: float = hparam(0.05, help="weight of the direction that leaves h's descent as it is")
+        grad_rho: float = hparam(0.05, help="length of the step along a gradient", within="[0, inf)")
+        grad_norm_rho: float = hparam(
+            0.05, help="length of the step along the gradient of the gradient's norm", within="[0, inf)"
+        )
+        gamma: float = hparam(0.05, help="weight of the direction that leaves h's descent as it is", within="[0, inf)")
         beta_0: float = hparam(0.1, help="share of the gradient here, in k")
         beta_1: float = hparam(0.1, help="share of the gradient uphill, in h")
         beta_2: float = hparam(0.9, help="share of the gradient where gradients are larger, in k")
         beta_3: float = hparam(0.9, help="share of the gradient uphill from there, in h")
-
-        def __post_init__(self) -> None:
-            refuse_negative("GAM", grad_rho=self.grad_rho, grad_norm_rho=self.grad_norm_rho, gamma=self.gamma)
 
     hparams: Hparams
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithm import Batch
-from dgbench.algorithms._ascent import backward_at, global_norm, gradient, refuse_negative
+from dgbench.algorithms._ascent import backward_at, global_norm, gradient
 from dgbench.algorithms.qtdog import QTDoG
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems
 from dgbench.space import hparam
 
 
@@ -45,21 +44,11 @@ class GAQAT(QTDoG):
     class Hparams(QTDoG.Hparams):
         """Four bits are the paper's, rho and alpha SAGM's; the rest is ours."""
 
-        bits: int = hparam(4, help="bits of a weight")
-        rho: float = hparam(0.05, help="length of the step uphill")
-        alpha: float = hparam(0.001, help="length of the step back down, in gradients")
-        gaqat_interval: int = hparam(100, help="K, steps between decisions which scales to freeze")
-        gaqat_threshold: float = hparam(0.2, help="disorder below which a layer's scales are frozen")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            with problems.collecting():
-                super().__post_init__()
-            with problems.collecting():
-                refuse_negative("GAQAT", rho=self.rho, alpha=self.alpha, gaqat_threshold=self.gaqat_threshold)
-            if self.gaqat_interval < 1:
-                problems.add(f"GAQAT's gaqat_interval must be at least 1, not {self.gaqat_interval}")
-            problems.raise_if_any()
+        bits: int = hparam(4, help="bits of a weight", within="[2, 16]")
+        rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
+        alpha: float = hparam(0.001, help="length of the step back down, in gradients", within="[0, inf)")
+        gaqat_interval: int = hparam(100, help="K, steps between decisions which scales to freeze", within="[1, inf)")
+        gaqat_threshold: float = hparam(0.2, help="disorder below which a layer's scales are frozen", within="[0, inf)")
 
     hparams: Hparams
 

@@ -11,9 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, refuse_negative
+from dgbench.algorithms._ascent import backward_at, gradient
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
 from dgbench.space import hparam
 
 FORMS = ("forward", "backward", "double")
@@ -46,16 +45,11 @@ class GR(Algorithm):
     class Hparams(algorithm.Hparams):
         """The default of `epsilon` is what is reported to be best for F-GR; that of `gamma` is ours."""
 
-        gamma: float = hparam(0.01, help="weight of the squared norm of the gradient")
-        epsilon: float = hparam(0.05, help="step of the finite difference, in gradients; not in the form double")
+        gamma: float = hparam(0.01, help="weight of the squared norm of the gradient", within="[0, inf)")
+        epsilon: float = hparam(
+            0.05, help="step of the finite difference, in gradients; not in the form double", within="(0, inf)"
+        )
         form: str = hparam("forward", help="how the penalty's gradient is found", options=FORMS)
-
-        def __post_init__(self) -> None:
-            refuse_negative("GR", gamma=self.gamma)
-            if self.epsilon <= 0:
-                raise UserError(f"GR's epsilon is {self.epsilon}; it divides, so it must be above 0")
-            if self.form not in FORMS:
-                raise UserError(unknown("form of GR", self.form, FORMS))
 
     hparams: Hparams
 

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length, orthogonal, refuse_negative
+from dgbench.algorithms._ascent import backward_at, gradient, of_length, orthogonal
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import choice, hparam
 
 
@@ -38,14 +37,13 @@ class GSAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """`rho` is as in SAM; the default of `alpha` is that of the author's example."""
 
-        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill at the full lr")
-        rho_floor: float = hparam(1.0, help="share of rho that remains where the schedule has brought lr to 0")
-        alpha: float = hparam(0.4, help="weight of the surrogate gap")
-
-        def __post_init__(self) -> None:
-            refuse_negative("GSAM", rho=self.rho, alpha=self.alpha)
-            if not 0 <= self.rho_floor <= 1:
-                raise UserError(f"GSAM's rho_floor is {self.rho_floor}; it is a share of rho, between 0 and 1")
+        rho: float = hparam(
+            0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill at the full lr", within="[0, inf)"
+        )
+        rho_floor: float = hparam(
+            1.0, help="share of rho that remains where the schedule has brought lr to 0", within="[0, 1]"
+        )
+        alpha: float = hparam(0.4, help="weight of the surrogate gap", within="[0, inf)")
 
     hparams: Hparams
 

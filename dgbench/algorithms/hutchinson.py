@@ -13,7 +13,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_products, linear_head, losses_by_copies
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
 from dgbench.space import hparam, power
 
 Products = Callable[[Tensor], Tensor]
@@ -52,14 +51,8 @@ class Hutchinson(Algorithm):
 
         hutchinson_alpha: float = hparam(1e-3, power(10, 1, 4), help="weight of the Hessians' diagonals")
         hutchinson_beta: float = hparam(5e-3, power(10, 2, 6), help="weight of the gradients")
-        hutchinson_samples: int = hparam(300, help="probes for each diagonal")
+        hutchinson_samples: int = hparam(300, help="probes for each diagonal", within="[1, inf)")
         estimator: str = hparam("probes", help="how the diagonals are found", options=ESTIMATORS)
-
-        def __post_init__(self) -> None:
-            if self.estimator not in ESTIMATORS:
-                raise UserError(unknown("estimator of Hutchinson", self.estimator, ESTIMATORS))
-            if self.hutchinson_samples < 1:
-                raise UserError(f"hutchinson_samples is {self.hutchinson_samples}; it must be at least 1")
 
     hparams: Hparams
 

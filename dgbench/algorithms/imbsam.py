@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import displaced, gradient, gradients_of, of_length, refuse_negative
+from dgbench.algorithms._ascent import displaced, gradient, gradients_of, of_length
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam
 
@@ -43,12 +43,11 @@ class ImbSAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults are the authors', but for `tail_below`: theirs is 20 on CIFAR-100-LT."""
 
-        rho: float = hparam(0.05, help="length of the step uphill")
-        tail_below: int = hparam(0, help="classes with fewer training examples are rare; 0: fewer than the mean class")
-        tail_weight: float = hparam(2.0, help="weight of an example of a rare class; others weigh 1")
-
-        def __post_init__(self) -> None:
-            refuse_negative("ImbSAM", rho=self.rho, tail_below=self.tail_below, tail_weight=self.tail_weight)
+        rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
+        tail_below: int = hparam(
+            0, help="classes with fewer training examples are rare; 0: fewer than the mean class", within="[0, inf)"
+        )
+        tail_weight: float = hparam(2.0, help="weight of an example of a rare class; others weigh 1", within="[0, inf)")
 
     hparams: Hparams
     is_rare: Tensor

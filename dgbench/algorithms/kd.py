@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam
 
 
@@ -42,11 +41,7 @@ class KD(Algorithm):
 
         teacher: str = hparam("ERM+SWAD", help="the row whose best model teaches")
         teacher_backbone: str = hparam("", help="the teacher's network; empty: the student's own")
-        temperature: float = hparam(5.0, help="T")
-
-        def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise UserError(f"KD's temperature must be above 0, not {self.temperature}")
+        temperature: float = hparam(5.0, help="T", within="(0, inf)")
 
     hparams: Hparams
 

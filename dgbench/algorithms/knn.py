@@ -14,7 +14,7 @@ from dgbench import algorithm
 from dgbench.adaptation._neighbours import scores
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems
+from dgbench.errors import UserError
 from dgbench.space import choice, hparam, power
 
 _FIRST_TEMPERATURE = 1.0
@@ -43,30 +43,29 @@ class KNN(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and draws are the authors'; the first two differ from those of small images."""
 
-        lr: float = hparam(1e-4, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))})
+        lr: float = hparam(
+            1e-4, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))}, within="[0, inf)"
+        )
         queue_size: int = hparam(
             3500,
             choice(1000, 1500, 2000, 2500, 3500, 5000),
             help="examples that the queue holds",
             variants={"small_images": (1000, choice(500, 1000, 2000, 2500, 3500))},
+            within="[1, inf)",
         )
         k: int = hparam(
             150,
             choice(25, 50, 75, 100, 125, 150, 200, 500),
             help="neighbours that vote",
             variants={"small_images": (10, choice(5, 10, 20, 50, 100, 150))},
+            within="[1, inf)",
         )
-        temperature: float = hparam(0.1, help="of the cosines, at the last step and in prediction")
+        temperature: float = hparam(0.1, help="of the cosines, at the last step and in prediction", within="(0, inf)")
 
         def __post_init__(self) -> None:
-            problems = Problems()
-            if self.queue_size < 1:
-                problems.add(f"KNN's queue_size must be at least 1, not {self.queue_size}")
-            if not 1 <= self.k <= max(1, self.queue_size):
-                problems.add(f"KNN's k must lie between 1 and its queue_size, {self.queue_size}, but it is {self.k}")
-            if self.temperature <= 0:
-                problems.add(f"KNN's temperature must be above 0, not {self.temperature}")
-            problems.raise_if_any()
+            super().__post_init__()
+            if self.k > self.queue_size:
+                raise UserError(f"k must not be above queue_size, {self.queue_size}, but it is {self.k}")
 
     hparams: Hparams
 

@@ -45,7 +45,7 @@ class MIRO(Algorithm):
             help="weight of the distance to the initial network",
             variants={"PACS": (0.01, None), "VLCS": (0.01, None)},
         )
-        lr_mult: float = hparam(10.0, help="learning rate of the variances, in that of the network")
+        lr_mult: float = hparam(10.0, help="learning rate of the variances, in that of the network", within="[0, inf)")
 
     hparams: Hparams
 

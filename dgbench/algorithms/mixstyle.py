@@ -12,7 +12,7 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._stages import coin, restyled, style, styled_stages, through_stages
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems, UserError, unknown
+from dgbench.errors import UserError
 from dgbench.space import hparam
 
 PARTNERS = ("random", "crossdomain")
@@ -43,24 +43,12 @@ class MixStyle(Algorithm):
     class Hparams(algorithm.Hparams):
         """The authors' values."""
 
-        mixstyle_p: float = hparam(0.5, help="probability that a stage's maps are mixed")
-        mixstyle_alpha: float = hparam(0.1, help="a of Beta(a, a); small: one style prevails")
+        mixstyle_p: float = hparam(0.5, help="probability that a stage's maps are mixed", within="[0, 1]")
+        mixstyle_alpha: float = hparam(0.1, help="a of Beta(a, a); small: one style prevails", within="(0, inf)")
         mixstyle_stages: int = hparam(
-            3, help="stages after the stem that are mixed", variants={"OfficeHome": (2, None)}
+            3, help="stages after the stem that are mixed", variants={"OfficeHome": (2, None)}, within="[1, inf)"
         )
         mixstyle_partner: str = hparam("random", help="whose style is mixed in", options=PARTNERS)
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if not 0 <= self.mixstyle_p <= 1:
-                problems.add(f"MixStyle's mixstyle_p is a probability, not {self.mixstyle_p}")
-            if self.mixstyle_alpha <= 0:
-                problems.add(f"MixStyle's mixstyle_alpha must be positive, not {self.mixstyle_alpha}")
-            if self.mixstyle_stages < 1:
-                problems.add(f"MixStyle's mixstyle_stages must be at least 1, not {self.mixstyle_stages}")
-            if self.mixstyle_partner not in PARTNERS:
-                problems.add(unknown("mixstyle_partner", self.mixstyle_partner, PARTNERS))
-            problems.raise_if_any()
 
     hparams: Hparams
 

@@ -13,7 +13,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import parts
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, power
 
 
@@ -36,11 +35,9 @@ class Mixup(Algorithm):
     class Hparams(algorithm.Hparams):
         """Default and draw are DomainBed's."""
 
-        mixup_alpha: float = hparam(0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the shares come from")
-
-        def __post_init__(self) -> None:
-            if self.mixup_alpha <= 0:
-                raise UserError(f"Mixup's mixup_alpha must be above 0, not {self.mixup_alpha}")
+        mixup_alpha: float = hparam(
+            0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the shares come from", within="(0, inf)"
+        )
 
     hparams: Hparams
 

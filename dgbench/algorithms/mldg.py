@@ -12,7 +12,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._ascent import gradient
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import choice, hparam, power
 
 
@@ -45,11 +44,9 @@ class MLDG(Algorithm):
         """Defaults and draws are DomainBed's."""
 
         mldg_beta: float = hparam(1.0, power(10, -1, 1), help="weight of the loss on the meta-test domains")
-        n_meta_test: int = hparam(2, choice(1, 2), help="meta-test domains; at least one domain is left to train on")
-
-        def __post_init__(self) -> None:
-            if self.n_meta_test < 1:
-                raise UserError(f"MLDG's n_meta_test must be at least 1, not {self.n_meta_test}")
+        n_meta_test: int = hparam(
+            2, choice(1, 2), help="meta-test domains; at least one domain is left to train on", within="[1, inf)"
+        )
 
     hparams: Hparams
 

@@ -14,7 +14,6 @@ from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import places
 from dgbench.algorithms._networks import rebuilt
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
 from dgbench.space import choice, hparam
@@ -59,11 +58,9 @@ class MTL(Algorithm):
     class Hparams(algorithm.Hparams):
         """Default and draw are DomainBed's."""
 
-        mtl_ema: float = hparam(0.99, choice(0.5, 0.9, 0.99, 1.0), help="weight of the minibatch in the embedding")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.mtl_ema <= 1:
-                raise UserError(f"mtl_ema is {self.mtl_ema}; it must lie in [0, 1]")
+        mtl_ema: float = hparam(
+            0.99, choice(0.5, 0.9, 0.99, 1.0), help="weight of the minibatch in the embedding", within="[0, 1]"
+        )
 
     hparams: Hparams
     network: MarginalNetwork

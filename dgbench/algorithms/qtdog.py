@@ -12,7 +12,7 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._lsq import add_quantizers
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems, UserError
+from dgbench.errors import UserError
 from dgbench.space import hparam
 
 
@@ -36,16 +36,8 @@ class QTDoG(Algorithm):
     class Hparams(algorithm.Hparams):
         """The authors' values."""
 
-        q_steps: int = hparam(2000, help="first step with quantised weights")
-        bits: int = hparam(7, help="bits of a weight")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.q_steps < 0:
-                problems.add(f"q_steps must not be negative: {self.q_steps}")
-            if not 2 <= self.bits <= 16:
-                problems.add(f"bits must lie between 2 and 16, not {self.bits}")
-            problems.raise_if_any()
+        q_steps: int = hparam(2000, help="first step with quantised weights", within="[0, inf)")
+        bits: int = hparam(7, help="bits of a weight", within="[2, 16]")
 
     hparams: Hparams
 

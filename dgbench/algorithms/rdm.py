@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, power, uniform
 
 _GAMMAS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100, 1000)
@@ -54,6 +53,7 @@ class RDM(Algorithm):
                 "DomainNet": (40, uniform(30, 60, integer=True)),
                 "TerraIncognita": (40, uniform(30, 60, integer=True)),
             },
+            within="[2, inf)",
         )
         rdm_lambda: float = hparam(
             5.0,
@@ -77,11 +77,9 @@ class RDM(Algorithm):
             help="weight of the variances",
             variants=dict.fromkeys(("TerraIncognita", "OfficeHome", "DomainNet"), (0.0, None)),
         )
-        rdm_lr: float = hparam(1.5e-5, uniform(8e-6, 2e-5), help="learning rate from the annealing step on")
-
-        def __post_init__(self) -> None:
-            if self.batch_size < 2:
-                raise UserError(f"RDM's batch_size must be at least 2, as it takes variances, not {self.batch_size}")
+        rdm_lr: float = hparam(
+            1.5e-5, uniform(8e-6, 2e-5), help="learning rate from the annealing step on", within="[0, inf)"
+        )
 
     hparams: Hparams
 

@@ -13,7 +13,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._head import linear_head
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, power
 
 
@@ -40,11 +39,9 @@ class RIDG(Algorithm):
         """Defaults and draws are those of the authors' code."""
 
         ridg_alpha: float = hparam(0.01, power(10, -2, -1), help="weight of the invariance")
-        ridg_momentum: float = hparam(0.001, power(10, -4, -1), help="weight of a minibatch in the running means")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.ridg_momentum <= 1:
-                raise UserError(f"ridg_momentum is {self.ridg_momentum}; it must lie in [0, 1]")
+        ridg_momentum: float = hparam(
+            0.001, power(10, -4, -1), help="weight of a minibatch in the running means", within="[0, 1]"
+        )
 
     hparams: Hparams
     means: Tensor

@@ -13,7 +13,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import pooled_features
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, uniform
 
 
@@ -36,13 +35,12 @@ class RSC(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and draws are DomainBed's."""
 
-        rsc_f_drop_factor: float = hparam(1 / 3, uniform(0, 0.5), help="share f of an example's features that is muted")
-        rsc_b_drop_factor: float = hparam(1 / 3, uniform(0, 0.5), help="share b of the examples in which they are")
-
-        def __post_init__(self) -> None:
-            for name in ("rsc_f_drop_factor", "rsc_b_drop_factor"):
-                if not 0 <= getattr(self, name) < 1:
-                    raise UserError(f"RSC's {name} must lie in [0, 1), not at {getattr(self, name)}: it is a share")
+        rsc_f_drop_factor: float = hparam(
+            1 / 3, uniform(0, 0.5), help="share f of an example's features that is muted", within="[0, 1)"
+        )
+        rsc_b_drop_factor: float = hparam(
+            1 / 3, uniform(0, 0.5), help="share b of the examples in which they are", within="[0, 1)"
+        )
 
     hparams: Hparams
 

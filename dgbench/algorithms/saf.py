@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam
 
 
@@ -22,12 +21,8 @@ from dgbench.space import hparam
 class _Hparams(algorithm.Hparams):
     """What both forms have; none is searched by the paper."""
 
-    temperature: float = hparam(5.0, help="what past and present logits are divided by")
+    temperature: float = hparam(5.0, help="what past and present logits are divided by", within="(0, inf)")
     start_epoch: int = hparam(5, help="a domain's examples are held to the past in epochs after this, counted from 0")
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise UserError(f"temperature is {self.temperature}; it must be above 0")
 
 
 class SAF(Algorithm):
@@ -54,12 +49,7 @@ class SAF(Algorithm):
         """Defaults are those of the authors' ImageNet runs."""
 
         saf_lambda: float = hparam(0.3, help="weight of the divergence")
-        past_epochs: int = hparam(2, help="epochs between the past logits and the present")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.past_epochs < 1:
-                raise UserError(f"past_epochs is {self.past_epochs}; it must be at least 1")
+        past_epochs: int = hparam(2, help="epochs between the past logits and the present", within="[1, inf)")
 
     hparams: Hparams
     past: Tensor
@@ -120,12 +110,7 @@ class MESA(Algorithm):
         """Defaults are those of the authors' ImageNet runs."""
 
         mesa_lambda: float = hparam(0.8, help="weight of the divergence")
-        mesa_decay: float = hparam(0.9998, help="how much of the average is kept from step to step")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 0 <= self.mesa_decay <= 1:
-                raise UserError(f"mesa_decay is {self.mesa_decay}; it must lie in [0, 1]")
+        mesa_decay: float = hparam(0.9998, help="how much of the average is kept from step to step", within="[0, 1]")
 
     hparams: Hparams
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, global_norm, gradient, refuse_negative
+from dgbench.algorithms._ascent import backward_at, global_norm, gradient
 from dgbench.cards import AlgorithmCard
 from dgbench.space import choice, hparam
 
@@ -33,11 +33,10 @@ class SAGM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and the draw of `rho` are the authors'; `alpha` is drawn from the values that they report with."""
 
-        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill")
-        alpha: float = hparam(0.001, choice(0.0005, 0.001), help="length of the step back down, in gradients")
-
-        def __post_init__(self) -> None:
-            refuse_negative("SAGM", rho=self.rho, alpha=self.alpha)
+        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
+        alpha: float = hparam(
+            0.001, choice(0.0005, 0.001), help="length of the step back down, in gradients", within="[0, inf)"
+        )
 
     hparams: Hparams
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length, refuse_negative
+from dgbench.algorithms._ascent import backward_at, gradient, of_length
 from dgbench.cards import AlgorithmCard
 from dgbench.space import choice, hparam
 
@@ -33,10 +33,7 @@ class SAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """The default is the paper's, the draw that of the re-runs on DomainBed."""
 
-        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill")
-
-        def __post_init__(self) -> None:
-            refuse_negative("SAM", rho=self.rho)
+        rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
 
     hparams: Hparams
 

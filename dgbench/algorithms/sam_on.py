@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length, refuse_negative
+from dgbench.algorithms._ascent import backward_at, gradient, of_length
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam
 
@@ -37,10 +37,7 @@ class SAMON(Algorithm):
     class Hparams(algorithm.Hparams):
         """The default is that of the authors' command line; few parameters need a larger radius than all."""
 
-        rho: float = hparam(0.5, help="length of the step uphill")
-
-        def __post_init__(self) -> None:
-            refuse_negative("SAMON", rho=self.rho)
+        rho: float = hparam(0.5, help="length of the step uphill", within="[0, inf)")
 
     hparams: Hparams
 

@@ -11,7 +11,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._gradients import agreement, of_each_domain, step_masked
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import hparam, power, uniform
 
 
@@ -40,12 +39,10 @@ class SANDMask(Algorithm):
     class Hparams(algorithm.Hparams):
         """Draws and the default of `k` are DomainBed's."""
 
-        tau: float = hparam(0.5, uniform(0, 1), help="agreement above which a coordinate counts; 1 is all domains")
+        tau: float = hparam(
+            0.5, uniform(0, 1), help="agreement above which a coordinate counts; 1 is all domains", within="[0, 1)"
+        )
         k: float = hparam(1e1, power(10, -3, 5), help="how steeply the mask rises with agreement")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.tau < 1:
-                raise UserError(f"SANDMask's tau must lie in [0, 1), not at {self.tau}: from 1 on its mask is 0")
 
     hparams: Hparams
 

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, gradient_reversal
-from dgbench.algorithms._ascent import displaced, gradient, of_length, refuse_negative
+from dgbench.algorithms._ascent import displaced, gradient, of_length
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import choice, hparam, power
 
 
@@ -48,17 +47,16 @@ class SDAT(Algorithm):
     class Hparams(algorithm.Hparams):
         """Those of the method are the authors', those of the discriminator DomainBed's."""
 
-        rho: float = hparam(0.05, help="length of the step uphill")
+        rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
         trade_off: float = hparam(1.0, help="weight of the discriminator's loss")
-        reversal_steps: int = hparam(1000, help="steps in which the reversed gradient grows to about half its weight")
-        mlp_width: int = hparam(256, power(2, 6, 10, integer=True), help="width of the discriminator")
-        mlp_depth: int = hparam(3, choice(3, 4, 5), help="linear layers of the discriminator")
-        mlp_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout in the discriminator")
-
-        def __post_init__(self) -> None:
-            refuse_negative("SDAT", rho=self.rho)
-            if self.reversal_steps < 1:
-                raise UserError(f"reversal_steps is {self.reversal_steps}; it must be at least 1")
+        reversal_steps: int = hparam(
+            1000, help="steps in which the reversed gradient grows to about half its weight", within="[1, inf)"
+        )
+        mlp_width: int = hparam(
+            256, power(2, 6, 10, integer=True), help="width of the discriminator", within="[1, inf)"
+        )
+        mlp_depth: int = hparam(3, choice(3, 4, 5), help="linear layers of the discriminator", within="[2, inf)")
+        mlp_dropout: float = hparam(0.0, choice(0.0, 0.1, 0.5), help="dropout in the discriminator", within="[0, 1)")
 
     hparams: Hparams
 

@@ -16,11 +16,9 @@ from dgbench.algorithms._ascent import (
     backward_at,
     gradient,
     of_adaptive_length,
-    refuse_negative,
     remembering_nothing,
 )
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
 from dgbench.space import hparam
 
 DISTANCES = ("previous", "pretrained", "noise", "fisher")
@@ -57,16 +55,11 @@ class TRAM(Algorithm):
 
         distance: str = hparam("previous", help="what predictions are compared with", options=DISTANCES)
         kl_reduction: str = hparam("batchmean", help="mean over examples, or the authors' code's", options=REDUCTIONS)
-        sigma: float = hparam(0.1, help="standard deviation of the noise of noise and fisher")
-        fisher_gamma: float = hparam(0.1, help="length of the step uphill of fisher")
-        fisher_eta: float = hparam(0.1, help="how much the Fisher information shortens a weight's step in fisher")
-
-        def __post_init__(self) -> None:
-            refuse_negative("TRAM", sigma=self.sigma, fisher_gamma=self.fisher_gamma, fisher_eta=self.fisher_eta)
-            if self.distance not in DISTANCES:
-                raise UserError(unknown("distance of TRAM", self.distance, DISTANCES))
-            if self.kl_reduction not in REDUCTIONS:
-                raise UserError(unknown("kl_reduction of TRAM", self.kl_reduction, REDUCTIONS))
+        sigma: float = hparam(0.1, help="standard deviation of the noise of noise and fisher", within="[0, inf)")
+        fisher_gamma: float = hparam(0.1, help="length of the step uphill of fisher", within="[0, inf)")
+        fisher_eta: float = hparam(
+            0.1, help="how much the Fisher information shortens a weight's step in fisher", within="[0, inf)"
+        )
 
     hparams: Hparams
 

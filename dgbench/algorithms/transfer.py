@@ -15,7 +15,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._ascent import global_norm
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
 from dgbench.space import choice, hparam, power, uniform
 
 
@@ -49,18 +48,14 @@ class Transfer(Algorithm):
         """Defaults and draws are DomainBed's."""
 
         t_lambda: float = hparam(1.0, power(10, -2, 1), help="weight of the gap; the ascent's steps grow with it")
-        delta: float = hparam(2.0, uniform(0.1, 3.0), help="radius of the ball around the classifier")
-        d_steps_per_g: int = hparam(10, choice(1, 2, 5), help="steps of ascent")
+        delta: float = hparam(
+            2.0, uniform(0.1, 3.0), help="radius of the ball around the classifier", within="(0, inf)"
+        )
+        d_steps_per_g: int = hparam(10, choice(1, 2, 5), help="steps of ascent", within="[1, inf)")
         gda: bool = hparam(False, choice(True), help="descend by plain gradient descent")
-        lr_d: float = hparam(1e-3, power(10, -4.5, -2.5), help="learning rate of the ascent")
+        lr_d: float = hparam(1e-3, power(10, -4.5, -2.5), help="learning rate of the ascent", within="[0, inf)")
         weight_decay_d: float = hparam(0.0, power(10, -6, -2), help="as in DomainBed, nothing reads it")
         beta1: float = hparam(0.5, choice(0.0, 0.5), help="as in DomainBed, nothing reads it")
-
-        def __post_init__(self) -> None:
-            if self.d_steps_per_g < 1:
-                raise UserError(f"d_steps_per_g is {self.d_steps_per_g}; the ascent needs at least 1 step")
-            if not self.delta > 0:
-                raise UserError(f"delta is {self.delta}; the radius must be above 0")
 
     hparams: Hparams
 

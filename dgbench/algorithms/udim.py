@@ -19,7 +19,7 @@ from dgbench.algorithms._ascent import backward_at, global_norm, gradient, of_le
 from dgbench.algorithms._head import Layer, moments, per_example
 from dgbench.algorithms.sam import SAM
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
+from dgbench.errors import UserError
 from dgbench.space import hparam
 
 PERTURBATIONS = ("raw", "style")
@@ -65,16 +65,7 @@ class UDIM(SAM):
         perturbation: str = hparam("raw", help="what of the inputs is moved", options=PERTURBATIONS)
         syn_lr: float = hparam(10.0, help="length of that move")
         step_length: str = hparam("example", help="of what that is the length, in raw", options=LENGTHS)
-        warm_up_ratio: int = hparam(5, help="the run's steps, by those of SAM that come first")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.perturbation not in PERTURBATIONS:
-                raise UserError(unknown("perturbation of UDIM", self.perturbation, PERTURBATIONS))
-            if self.step_length not in LENGTHS:
-                raise UserError(unknown("step_length of UDIM", self.step_length, LENGTHS))
-            if self.warm_up_ratio < 1:
-                raise UserError(f"warm_up_ratio is {self.warm_up_ratio}; it must be at least 1")
+        warm_up_ratio: int = hparam(5, help="the run's steps, by those of SAM that come first", within="[1, inf)")
 
     hparams: Hparams
 

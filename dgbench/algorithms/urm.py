@@ -14,7 +14,6 @@ from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._networks import rebuilt
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError, unknown
 from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
 from dgbench.space import choice, hparam, power, uniform
@@ -54,8 +53,12 @@ class URM(Algorithm):
         """Defaults and draws are DomainBed's."""
 
         urm_adv_lambda: float = hparam(0.1, uniform(0, 0.2), help="weight of the discriminator's say")
-        urm_discriminator_label_smoothing: float = hparam(0.0, help="its labels are drawn up to this far from 0 and 1")
-        urm_discriminator_hidden_layers: int = hparam(1, choice(1, 2, 3), help="its layers between the first and last")
+        urm_discriminator_label_smoothing: float = hparam(
+            0.0, help="its labels are drawn up to this far from 0 and 1", within="[0, 0.5]"
+        )
+        urm_discriminator_hidden_layers: int = hparam(
+            1, choice(1, 2, 3), help="its layers between the first and last", within="[0, inf)"
+        )
         urm_generator_output: str = hparam(
             "tanh", choice("tanh", "relu"), help="what features go through last", options=OUTPUTS
         )
@@ -64,20 +67,8 @@ class URM(Algorithm):
             power(10, -6, -4.5),
             help="learning rate of the discriminator",
             variants={"small_images": (1e-3, power(10, -5.5, -3.5))},
+            within="[0, inf)",
         )
-
-        def __post_init__(self) -> None:
-            if self.urm_generator_output not in OUTPUTS:
-                raise UserError(unknown("urm_generator_output", self.urm_generator_output, OUTPUTS))
-            if not 0 <= self.urm_discriminator_label_smoothing <= 0.5:
-                raise UserError(
-                    f"urm_discriminator_label_smoothing is {self.urm_discriminator_label_smoothing}; "
-                    "it must lie in [0, 0.5]"
-                )
-            if self.urm_discriminator_hidden_layers < 0:
-                raise UserError(
-                    f"urm_discriminator_hidden_layers is {self.urm_discriminator_hidden_layers}; it must be at least 0"
-                )
 
     hparams: Hparams
     network: BoundedNetwork

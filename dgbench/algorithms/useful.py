@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.cards import AlgorithmCard
-from dgbench.errors import Problems, unknown
 from dgbench.space import hparam
 
 GROUPS = ("class", "class_and_domain")
@@ -44,19 +43,9 @@ class USEFUL(Algorithm):
     class Hparams(algorithm.Hparams):
         """The paper's survey comes after 5 to 10 % of training; its examples come twice."""
 
-        useful_share: float = hparam(0.1, help="share of the steps before the survey")
-        useful_copies: int = hparam(2, help="k, how many times the examples learned late are there")
+        useful_share: float = hparam(0.1, help="share of the steps before the survey", within="(0, 1)")
+        useful_copies: int = hparam(2, help="k, how many times the examples learned late are there", within="[1, inf)")
         useful_groups: str = hparam("class", help="what is clustered by itself", options=GROUPS)
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if not 0 < self.useful_share < 1:
-                problems.add(f"USEFUL's useful_share must lie between 0 and 1, not {self.useful_share}")
-            if self.useful_copies < 1:
-                problems.add(f"USEFUL's useful_copies must be at least 1, not {self.useful_copies}")
-            if self.useful_groups not in GROUPS:
-                problems.add(unknown("useful_groups", self.useful_groups, GROUPS))
-            problems.raise_if_any()
 
     hparams: Hparams
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dgbench.average import Average, Weights, copied, move_towards
 from dgbench.cards import AverageCard
-from dgbench.errors import UserError
-from dgbench.space import hparam
+from dgbench.space import Checked, hparam
 
 
 class BMA(Average):
@@ -28,14 +27,12 @@ class BMA(Average):
     card = AverageCard(paper="Shu et al., ICML 2023", when="end")
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The paper's value."""
 
-        beta: float = hparam(0.5, help="below 1 the ends of the run weigh most, at 1 all alike, above 1 its middle")
-
-        def __post_init__(self) -> None:
-            if self.beta <= 0:
-                raise UserError(f"BMA's beta must be positive, not {self.beta}")
+        beta: float = hparam(
+            0.5, help="below 1 the ends of the run weigh most, at 1 all alike, above 1 its middle", within="(0, inf)"
+        )
 
     hparams: Hparams
 

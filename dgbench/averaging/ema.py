@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dgbench.average import Average, Weights, copied, move_towards
 from dgbench.cards import AverageCard
-from dgbench.errors import UserError
-from dgbench.space import hparam
+from dgbench.space import Checked, hparam
 
 
 class EMA(Average):
@@ -28,14 +27,10 @@ class EMA(Average):
     card = AverageCard(paper="Tarvainen and Valpola, NeurIPS 2017", when="always", batch_norm="averaged")
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The authors' default."""
 
-        decay: float = hparam(0.999, help="how much of the average is kept from step to step")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.decay < 1:
-                raise UserError(f"an exponential average's decay must lie in [0, 1), not {self.decay}")
+        decay: float = hparam(0.999, help="how much of the average is kept from step to step", within="[0, 1)")
 
     hparams: Hparams
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dgbench.average import Average, RunningMean, Weights
 from dgbench.cards import AverageCard
-from dgbench.errors import Problems, unknown
-from dgbench.space import hparam
+from dgbench.errors import UserError
+from dgbench.space import Checked, hparam
 
 FORMS = ("paper", "diwa")
 
@@ -33,21 +33,16 @@ class SMA(Average):
     card = AverageCard(paper="Arpit et al., NeurIPS 2022", when="always", batch_norm="averaged")
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The paper's start."""
 
-        start: int = hparam(100, help="t0, the first optimizer step, counted from 1, that averages")
+        start: int = hparam(100, help="t0, the first optimizer step, counted from 1, that averages", within="[1, inf)")
         form: str = hparam("paper", help="the paper's, or that of DiWA's code", options=FORMS)
 
         def __post_init__(self) -> None:
-            problems = Problems()
-            if self.form not in FORMS:
-                problems.add(unknown("form of SMA", self.form, FORMS))
-            elif self.form == "paper" and self.start < 2:
-                problems.add(f"SMA's start must be at least 2, not {self.start}: the step before it is averaged too")
-            elif self.start < 1:
-                problems.add(f"SMA's start must be at least 1, not {self.start}")
-            problems.raise_if_any()
+            super().__post_init__()
+            if self.form == "paper" and self.start < 2:
+                raise UserError(f"start must be at least 2, not {self.start}: the step before it is averaged too")
 
     hparams: Hparams
 

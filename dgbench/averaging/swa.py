@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dgbench.average import Average, RunningMean, Weights
 from dgbench.cards import AverageCard
-from dgbench.errors import Problems, unknown
-from dgbench.space import hparam
+from dgbench.errors import UserError
+from dgbench.space import Checked, hparam
 
 FORMS = ("constant", "cyclic")
 _LOG = logging.getLogger(__name__)
@@ -40,28 +40,25 @@ class SWA(Average):
     card = AverageCard(paper="Izmailov et al., UAI 2018", when="always", feeds_back=True)
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """When to average, and the learning rate."""
 
-        start: float = hparam(0.54, help="share of the run's steps after which weights are first taken")
-        cycle: int = hparam(100, help="c, steps from one taking to the next")
+        start: float = hparam(
+            0.54, help="share of the run's steps after which weights are first taken", within="(0, 1]"
+        )
+        cycle: int = hparam(100, help="c, steps from one taking to the next", within="[1, inf)")
         form: str = hparam("constant", help="the learning rate from the start on", options=FORMS)
-        factor: float = hparam(0.5, help="share of the learning rate from the start on; the highest of a cycle")
-        lowest: float = hparam(0.01, help="share of the learning rate at the end of a cycle, in the form cyclic alone")
+        factor: float = hparam(
+            0.5, help="share of the learning rate from the start on; the highest of a cycle", within="(0, inf)"
+        )
+        lowest: float = hparam(
+            0.01, help="share of the learning rate at the end of a cycle, in the form cyclic alone", within="[0, inf)"
+        )
 
         def __post_init__(self) -> None:
-            problems = Problems()
-            if not 0 < self.start <= 1:
-                problems.add(f"SWA's start is a share of the run, above 0 and at most 1, not {self.start}")
-            if self.cycle < 1:
-                problems.add(f"SWA's cycle must be at least 1, not {self.cycle}")
-            if self.form not in FORMS:
-                problems.add(unknown("form of SWA", self.form, FORMS))
-            if self.factor <= 0:
-                problems.add(f"SWA's factor must be positive, not {self.factor}")
-            if not 0 <= self.lowest <= self.factor:
-                problems.add(f"SWA's lowest must lie between 0 and its factor, {self.factor}, not {self.lowest}")
-            problems.raise_if_any()
+            super().__post_init__()
+            if self.lowest > self.factor:
+                raise UserError(f"lowest must not be above factor, {self.factor}, but it is {self.lowest}")
 
     hparams: Hparams
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from dgbench.average import Average, RunningMean, Weights
 from dgbench.cards import AverageCard
-from dgbench.errors import Problems, unknown
-from dgbench.space import hparam
+from dgbench.space import Checked, hparam
 
 FORMS = ("official", "paper")
 _LOG = logging.getLogger(__name__)
@@ -58,24 +57,17 @@ class SWAD(Average):
     card = AverageCard(paper="Cha et al., NeurIPS 2021", when="end", copies=8.0)
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The paper's values."""
 
-        n_converge: int = hparam(3, help="N_s, evaluations that must not fall below the first of them")
-        n_tolerance: int = hparam(6, help="N_e, evaluations that must all lie above the threshold")
-        tolerance_ratio: float = hparam(0.3, help="r - 1, by how much the threshold exceeds the loss at convergence")
+        n_converge: int = hparam(
+            3, help="N_s, evaluations that must not fall below the first of them", within="[1, inf)"
+        )
+        n_tolerance: int = hparam(6, help="N_e, evaluations that must all lie above the threshold", within="[1, inf)")
+        tolerance_ratio: float = hparam(
+            0.3, help="r - 1, by how much the threshold exceeds the loss at convergence", within="[0, inf)"
+        )
         form: str = hparam("official", help="the authors' code or their paper", options=FORMS)
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            for name in ("n_converge", "n_tolerance"):
-                if getattr(self, name) < 1:
-                    problems.add(f"SWAD's {name} must be at least 1, not {getattr(self, name)}")
-            if self.tolerance_ratio < 0:
-                problems.add(f"SWAD's tolerance_ratio must not be negative: {self.tolerance_ratio}")
-            if self.form not in FORMS:
-                problems.add(unknown("form of SWAD", self.form, FORMS))
-            problems.raise_if_any()
 
     hparams: Hparams
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dgbench.average import Average, RunningMean, Weights
 from dgbench.cards import AverageCard
-from dgbench.errors import UserError
-from dgbench.space import hparam
+from dgbench.space import Checked, hparam
 
 
 class WAKD(Average):
@@ -27,14 +26,10 @@ class WAKD(Average):
     card = AverageCard(paper="Berezovskiy and Morozov, ICCV-W 2023", when="end")
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The paper's share."""
 
-        start: float = hparam(0.1, help="share of the steps that pass before any weights count")
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.start < 1:
-                raise UserError(f"WAKD's start is a share of the run in [0, 1), not {self.start}")
+        start: float = hparam(0.1, help="share of the steps that pass before any weights count", within="[0, 1)")
 
     hparams: Hparams
 

@@ -6,17 +6,18 @@ sorted union over the domains, never of one domain's folders.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.dataset import Dataset, Examples
+from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.datasets._tree import (
     Tree,
     class_problems,
@@ -34,30 +35,25 @@ from dgbench.transforms import augmented, decoded, resized
 _log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class ImageExamples:
-    """Image files of one domain: decoded, turned to RGB and resized when asked for, or read from a cache.
+    """Image files of one domain: decoded, turned to RGB and resized when asked for, or read from a cache."""
 
-    `labels` are (n,); the images of a domain are those from row `first` of `cache` on.
-    """
-
+    root: Path
+    files: Sequence[str]
+    """Their paths below the root."""
+    labels: NDArray[np.int64]
+    """(n,)"""
+    height: int
+    width: int
+    recipe: Recipe | None
+    """How they are augmented; None: not at all."""
+    cache: ImageCache
+    rows: NDArray[np.int64]
+    """(n,), which images of the cache they are."""
     groups: NDArray[np.int64] | None = None
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        labels: NDArray[np.int64],
-        height: int,
-        width: int,
-        cache: ImageCache | None = None,
-        first: int = 0,
-    ) -> None:
-        self.paths = paths
-        self.labels = labels
-        self.height = height
-        self.width = width
-        self.cache = cache
-        self.first = first
-        self.images: CachedImages | None = None
+    images: CachedImages | None = None
+    """The cache, if it is open."""
 
     @property
     def mapped(self) -> bool:
@@ -65,22 +61,21 @@ class ImageExamples:
         return self.images is not None and self.images.mapped
 
     def cached(self) -> ImageExamples:
-        """The same examples, read from the cache if there is to be one; it is built if it is not there."""
-        found = copy.copy(self)
-        found.images = self.cache.open() if self.cache else None
-        return found
+        """The same examples, read from the cache, which is built if it is not there."""
+        return replace(self, images=self.cache.open())
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[np.uint8]:
         """(B, 3, H, W): squashed to that size, or with `rng`, augmented. Raises `UserError` naming a bad image."""
+        recipe, rng = self.recipe or DOMAINBED, rng if self.recipe else None
         if self.images:
-            return self.images.batch(self.first + indices, self.height, self.width, rng)
+            return self.images.batch(self.rows[indices], self.height, self.width, rng, recipe)
         inputs = np.empty((len(indices), 3, self.height, self.width), np.uint8)
         for row, index in enumerate(indices):
-            image = decoded(self.paths[index])
+            image = self.cache.decode(self.root / self.files[index])
             if rng is None:
                 image = resized(image, self.height, self.width)
             else:
-                image = augmented(image, self.height, self.width, rng)
+                image = augmented(image, self.height, self.width, rng, recipe)
             inputs[row] = np.asarray(image).transpose(2, 0, 1)
         return inputs
 
@@ -88,6 +83,8 @@ class ImageExamples:
 class ImageDataset(Dataset):
     """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`."""
 
+    recipe: ClassVar[Recipe] = DOMAINBED
+    """How training images are augmented."""
     cache_dir: Path | None = None
 
     def find(self) -> tuple[Path, Tree]:
@@ -138,9 +135,9 @@ class ImageDataset(Dataset):
         """The images of a domain, class after class, each by name; nothing is drawn."""
         labels = np.repeat(np.arange(len(self.classes)), [len(self.tree[domain][name]) for name in self.classes])
         first = sum(self.counts()[: self.domains.index(domain)])
-        _, height, width = self.input_shape
-        paths = paths_of(self.root, self.tree, [domain], self.classes)
-        return ImageExamples(paths, labels, height, width, self.image_cache(), first)
+        rows, (_, height, width) = np.arange(first, first + len(labels)), self.input_shape
+        files = files_of(self.tree, [domain], self.classes)
+        return ImageExamples(self.root, files, labels, height, width, self.recipe, self.image_cache(), rows)
 
     def image_cache(self) -> ImageCache:
         """The cache of all images, domain after domain."""
@@ -148,9 +145,9 @@ class ImageDataset(Dataset):
         assert given, "open() has refused a data set that lies nowhere"
         identity = "\0".join((self.fingerprint(), *self.domains, "", *self.classes))
         name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
-        paths = partial(paths_of, self.root, self.tree, self.domains, self.classes)
+        place, files = self.cache_dir or given / FOLDER, partial(files_of, self.tree, self.domains, self.classes)
         _, height, width = self.input_shape
-        return ImageCache(self.cache_dir or given / FOLDER, name, identity, paths, height, width)
+        return ImageCache(place, name, identity, self.root, files, height, width, decoded)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""
@@ -170,9 +167,9 @@ class ImageDataset(Dataset):
         return digest.hexdigest()
 
 
-def paths_of(root: Path, tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[Path]:
+def files_of(tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The image files of some domains, class after class in each of them."""
-    return [root / file.path for domain in domains for name in classes for file in tree[domain][name]]
+    return [file.path for domain in domains for name in classes for file in tree[domain][name]]
 
 
 def without_bad_images(root: Path, tree: Tree) -> Tree:

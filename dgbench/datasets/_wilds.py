@@ -1,4 +1,4 @@
-"""Data sets of the WILDS benchmark, read and scored by the wilds package: in their own splits, or pooled by domain.
+"""Data sets of the WILDS benchmark, read and scored by the wilds package, in their own splits.
 
 WILDS' loaders, splits, groupers and evaluation are used as they are; `_wilds_patches` says what had to be mended.
 Nothing here asks the network, and nothing is downloaded.
@@ -17,12 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dgbench.dataset import Dataset, Examples
 from dgbench.datasets import _wilds_patches as patches
 from dgbench.errors import Problems, UserError
-from dgbench.transforms import augmented, resized
 
 Indices = NDArray[np.int64]
 
@@ -31,42 +29,34 @@ _CHUNK = 2**20
 
 
 class WildsExamples:
-    """Rows of a wilds data set, in their order there; `parts` and `domains` are empty where it is pooled by domain.
+    """All rows that one way of splitting a data set uses, their parts, their domains and the data set's own scores.
 
     `labels` are (n,) for classes and numbers, (n, length) for sequences, (n, questions) for several questions.
     """
 
     groups: NDArray[np.int64] | None = None
 
-    def __init__(self, dataset: _WildsFiles, source: Any, rows: Indices) -> None:
+    def __init__(self, dataset: WildsDataset, source: Any) -> None:
         self.dataset = dataset
         self.source = source
-        self.rows = rows
-        self.labels: NDArray[Any] = dataset.labels(source)[rows]
+        self.rows = dataset.used(source)
+        self.labels: NDArray[Any] = dataset.labels(source)[self.rows]
+        split = np.asarray(source.split_array)[self.rows]
+        self.parts: Mapping[str, Indices] = {
+            part: np.flatnonzero(split == source.split_dict[part]) for part in dataset.card.parts
+        }
+        self.domains: Indices = dataset.grouped(source)[self.rows]
 
     def batch(self, indices: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
         """(B, *input_shape); augmented if `rng` is given. Raises `UserError` naming what can't be read."""
         return self.dataset.inputs(self.source, self.rows[indices], rng)
 
-
-class WildsSplitExamples(WildsExamples):
-    """All rows that one way of splitting a data set uses, their parts, their domains and the data set's own scores."""
-
-    def __init__(self, dataset: WildsDataset, source: Any) -> None:
-        split = np.asarray(source.split_array)
-        codes = {part: source.split_dict[part] for part in dataset.card.parts}
-        super().__init__(dataset, source, np.flatnonzero(np.isin(split, list(codes.values()))))
-        used = split[self.rows]
-        self.own = dataset
-        self.parts: Mapping[str, Indices] = {part: np.flatnonzero(used == code) for part, code in codes.items()}
-        self.domains: Indices = dataset.grouped(source)[self.rows]
-
     def score(self, predicted: NDArray[Any], indices: Indices) -> dict[str, float]:
         """What wilds' own evaluation says of what is predicted, by its own names."""
-        return self.own.scores(self.source, predicted, self.rows[indices])
+        return self.dataset.scores(self.source, predicted, self.rows[indices])
 
 
-class _WildsFiles(Dataset):
+class WildsFiles(Dataset):
     """What all data sets that wilds reads have in common: their files, and how wilds reads them."""
 
     wilds_name: ClassVar[str]
@@ -124,8 +114,8 @@ class _WildsFiles(Dataset):
         """The labels of all rows; classes unless overridden."""
         return np.asarray(source.y_array).astype(np.int64)
 
-    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
-        """The inputs of those rows (B, *input_shape); augmented if `rng` is given."""
+    def used(self, source: Any) -> Indices:
+        """The rows that there are examples of, ascending."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -138,7 +128,7 @@ class _WildsFiles(Dataset):
         return digest.hexdigest()
 
 
-class WildsDataset(_WildsFiles):
+class WildsDataset(WildsFiles):
     """Base of the data sets in WILDS' own splits. A subclass declares `card`, the names below, and writes `inputs`.
 
     The card's `domains` are the ways in which it is split: `official`, or folds.
@@ -156,11 +146,19 @@ class WildsDataset(_WildsFiles):
 
     def examples(self, domain: str, seed: int) -> Examples:
         """All examples that this way of splitting uses; nothing is drawn."""
-        return WildsSplitExamples(self, self.source(domain))
+        return WildsExamples(self, self.source(domain))
 
     def counts(self) -> Sequence[int]:
         """Number of examples in each way of splitting."""
-        return [len(WildsSplitExamples(self, self.source(scheme)).rows) for scheme in self.domains]
+        return [len(self.used(self.source(scheme))) for scheme in self.domains]
+
+    def used(self, source: Any) -> Indices:
+        """The rows of its parts."""
+        return np.flatnonzero(np.isin(source.split_array, [source.split_dict[part] for part in self.card.parts]))
+
+    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
+        """The inputs of those rows (B, *input_shape); augmented if `rng` is given."""
+        raise NotImplementedError
 
     def grouped(self, source: Any) -> Indices:
         """The domain of each row: the value of WILDS' standard grouper."""
@@ -200,92 +198,11 @@ class WildsDataset(_WildsFiles):
         problems.raise_if_any()
 
 
-class WildsPooled(_WildsFiles):
-    """Base of WILDS data for leave-one-domain-out, as DomainBed has them: official splits are ignored.
-
-    A domain is all rows with one value of a field of the metadata. Images are augmented as DomainBed's others are,
-    after they are resized.
-    """
-
-    field: ClassVar[str]
-    """Domains are called by it and its value: `hospital_0`."""
-
-    def preload(self) -> None:
-        """Let wilds read the tables."""
-        self.source("official")
-
-    def examples(self, domain: str, seed: int) -> Examples:
-        """All images of the domain; nothing is drawn."""
-        return WildsExamples(self, self.source("official"), self._rows(domain))
-
-    def counts(self) -> Sequence[int]:
-        """Number of images of each domain."""
-        return [len(self._rows(domain)) for domain in self.domains]
-
-    def _rows(self, domain: str) -> Indices:
-        return np.flatnonzero(_values(self.source("official"), self.field) == int(domain.rpartition("_")[2]))
-
-    @classmethod
-    def check(cls, source: Any, scheme: str) -> None:
-        """Refuse domains that are not the card's, and numbers of images that are not."""
-        problems = Problems()
-        values, counts = np.unique(_values(source, cls.field), return_counts=True)
-        found = {f"{cls.field}_{value}": int(n) for value, n in zip(values.tolist(), counts.tolist(), strict=True)}
-        if tuple(found) != cls.card.domains:
-            problems.add(f"{cls.__name__} has the domains {', '.join(found)}, expected {', '.join(cls.card.domains)}")
-        for domain, expected in cls.card.counts.items():
-            if domain in found and found[domain] != expected:
-                problems.add(f"{cls.__name__}: {domain} has {found[domain]:,} images, expected {expected:,}")
-        problems.raise_if_any()
-
-    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.uint8]:
-        """(B, 3, H, W), resized, and with `rng` then augmented."""
-        height, width = self.input_shape[1:]
-        found = np.empty((len(rows), 3, height, width), np.uint8)
-        for place, row in enumerate(rows.tolist()):
-            image = resized(rgb(type(self).__name__, source, row), height, width)
-            if rng is not None:
-                image = augmented(image, height, width, rng)
-            found[place] = np.asarray(image).transpose(2, 0, 1)
-        return found
-
-
-class WildsImages(WildsDataset):
-    """Base of those whose inputs are images: in RGB, squashed to the card's size, not augmented, as WILDS has them."""
-
-    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
-        """(B, 3, H, W), bytes."""
-        height, width = self.input_shape[1:]
-        found = np.empty((len(rows), 3, height, width), np.uint8)
-        for place, row in enumerate(rows.tolist()):
-            image = rgb(type(self).__name__, source, row)
-            image = image if image.size == (width, height) else resized(image, height, width)
-            found[place] = np.asarray(image).transpose(2, 0, 1)
-        return found
-
-
-def rgb(name: str, source: Any, row: int) -> Image.Image:
-    """A row's image in RGB; raises `UserError` if it can't be read."""
-    try:
-        image: Image.Image = source.get_input(row)
-        with image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UserError(f"{name}: the image of row {row} can't be read ({error}): get it anew from {HOST}") from error
-
-
-def _values(source: Any, field: str) -> Indices:
-    values: Indices = source.metadata_array[:, source.metadata_fields.index(field)].numpy()
-    return values
-
-
 _read: dict[tuple[str, str, str], Any] = {}
 """(data set, data directory, way of splitting) -> what wilds made of it."""
 
 
-def _checked(cls: type[_WildsFiles], data_dir: Path, scheme: str) -> Any:
+def _checked(cls: type[WildsFiles], data_dir: Path, scheme: str) -> Any:
     """What wilds reads; raises `UserError` if the packages or the data are not as they should be."""
     name = cls.__name__
     try:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from dgbench.cards import DatasetCard
-from dgbench.datasets._wilds import WildsImages, WildsPooled
+from dgbench.datasets._wilds_images import WildsImages, WildsPooled
 
 _PAPER = "Bandi et al., From Detection of Individual Metastases to Classification of Lymph Node Status, IEEE TMI 2018"
 _SOURCE = "https://worksheets.codalab.org/rest/bundles/0xe45e15f39fb54e9d9e919556af67aabe/contents/blob/ (wilds)"
 _CLASSES = ("normal", "tumor")
+_SIDE = 96
+
+
+def _image_files(source: Any) -> Sequence[str]:
+    files: Sequence[str] = source._input_array
+    return files
 
 
 class Camelyon17(WildsImages):
@@ -21,7 +30,7 @@ class Camelyon17(WildsImages):
         source=_SOURCE,
         licence="CC0",
         paper=_PAPER,
-        input_shape=(3, 96, 96),
+        input_shape=(3, _SIDE, _SIDE),
         domains=("official",),
         classes=_CLASSES,
         counts={"official": 455_954},
@@ -37,6 +46,8 @@ class Camelyon17(WildsImages):
     files = ("metadata.csv",)
     grouped_by = ("hospital",)
     scored = ("acc_avg",)
+    side = _SIDE
+    image_files = staticmethod(_image_files)
 
 
 class WILDSCamelyon(WildsPooled):
@@ -65,3 +76,5 @@ class WILDSCamelyon(WildsPooled):
     wilds_name = "camelyon17"
     files = ("metadata.csv",)
     field = "hospital"
+    side = _SIDE
+    image_files = staticmethod(_image_files)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from dgbench.cards import DatasetCard
-from dgbench.datasets._wilds import WildsImages, WildsPooled
+from dgbench.datasets._wilds_images import WildsImages, WildsPooled
 
 _PAPER = "Christie et al., Functional Map of the World, CVPR 2018"
 _SOURCE = "https://worksheets.codalab.org/rest/bundles/0xaec91eb7c9d548ebb15e1b5e60f966ab/contents/blob/ (wilds)"
 _LICENCE = "FMoW Challenge Public License"
+_SIDE = 224
 _FILES = ("rgb_metadata.csv", "country_code_mapping.csv")
 _CLASSES = """
 airport airport_hangar airport_terminal amusement_park aquaculture archaeological_site barn border_checkpoint
@@ -19,6 +23,10 @@ prison race_track railway_bridge recreational_facility road_bridge runway shipya
 single-unit_residential smokestack solar_farm space_facility stadium storage_tank surface_mine swimming_pool toll_booth
 tower tunnel_opening waste_disposal water_treatment_facility wind_farm zoo
 """
+
+
+def _image_files(source: Any) -> Sequence[str]:
+    return [f"images/rgb_img_{line}.png" for line in source.full_idxs.tolist()]
 
 
 class FMoW(WildsImages):
@@ -49,6 +57,8 @@ class FMoW(WildsImages):
     files = _FILES
     grouped_by = ("year",)
     scored = ("acc_worst_region", "acc_worst_year", "acc_avg")
+    side = _SIDE
+    image_files = staticmethod(_image_files)
 
 
 class WILDSFMoW(WildsPooled):
@@ -70,3 +80,5 @@ class WILDSFMoW(WildsPooled):
     wilds_name = "fmow"
     files = _FILES
     field = "region"
+    side = _SIDE
+    image_files = staticmethod(_image_files)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from dgbench.cards import DatasetCard
-from dgbench.datasets._wilds import WildsImages
+from dgbench.datasets._wilds_images import WildsImages
 
 
 class iWildCam(WildsImages):
@@ -33,3 +36,8 @@ class iWildCam(WildsImages):
     files = ("metadata.csv", "categories.csv")
     grouped_by = ("location",)
     scored = ("F1-macro_all", "recall-macro_all", "acc_avg")
+
+    @staticmethod
+    def image_files(source: Any) -> Sequence[str]:
+        """Those of all parts lie in `train`."""
+        return [f"train/{name}" for name in source._input_array]

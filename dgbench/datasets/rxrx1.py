@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.cards import DatasetCard
-from dgbench.datasets._wilds import Indices, WildsImages
+from dgbench.datasets._wilds_images import WildsImages
 
 
 class RxRx1(WildsImages):
@@ -39,17 +40,24 @@ class RxRx1(WildsImages):
     files = ("metadata.csv",)
     grouped_by = ("experiment",)
     scored = ("acc_avg",)
+    side = 256
 
-    def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.float32]:
+    @staticmethod
+    def image_files(source: Any) -> Sequence[str]:
+        """As wilds has them."""
+        files: Sequence[str] = source._input_array
+        return files
+
+    def prepared(self, images: NDArray[np.uint8], rng: np.random.Generator | None) -> NDArray[np.float32]:
         """(B, 3, H, W), standardised, and with `rng` turned and mirrored."""
-        images: NDArray[np.float32] = super().inputs(source, rows, None).astype(np.float32)
-        mean = images.mean((2, 3), keepdims=True)
-        spread = images.std((2, 3), keepdims=True)
-        images -= mean
-        images /= np.where(spread == 0, 1, spread)
+        inputs = images.astype(np.float32)
+        mean = inputs.mean((2, 3), keepdims=True)
+        spread = inputs.std((2, 3), keepdims=True)
+        inputs -= mean
+        inputs /= np.where(spread == 0, 1, spread)
         if rng is not None:
-            turns, mirrored = rng.integers(4, size=len(rows)).tolist(), rng.random(len(rows)) < 0.5
-            for place in range(len(rows)):
-                turned = np.rot90(images[place], turns[place], (1, 2))
-                images[place] = (turned[:, :, ::-1] if mirrored[place] else turned).copy()
-        return images
+            turns, mirrored = rng.integers(4, size=len(inputs)).tolist(), rng.random(len(inputs)) < 0.5
+            for place in range(len(inputs)):
+                turned = np.rot90(inputs[place], turns[place], (1, 2))
+                inputs[place] = (turned[:, :, ::-1] if mirrored[place] else turned).copy()
+        return inputs

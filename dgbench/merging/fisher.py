@@ -9,9 +9,8 @@ import torch
 
 from dgbench.average import RunningMean, Weights
 from dgbench.cards import MergerCard
-from dgbench.errors import Problems
 from dgbench.merger import Member, Merger, Tools
-from dgbench.space import hparam
+from dgbench.space import Checked, hparam
 
 
 class FisherMerging(Merger):
@@ -29,20 +28,14 @@ class FisherMerging(Merger):
     card = MergerCard(paper="Matena and Raffel, NeurIPS 2022", needs=("classes",))
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The authors' defaults."""
 
-        examples: int = hparam(4096, help="training examples that each Fisher information is estimated on")
-        floor: float = hparam(1e-6, help="lowest Fisher information of a parameter")
+        examples: int = hparam(
+            4096, help="training examples that each Fisher information is estimated on", within="[1, inf)"
+        )
+        floor: float = hparam(1e-6, help="lowest Fisher information of a parameter", within="(0, inf)")
         normalise: bool = hparam(True, help="scale each model's Fisher information to length 1")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.examples < 1:
-                problems.add(f"FisherMerging's examples must be at least 1, not {self.examples}")
-            if self.floor <= 0:
-                problems.add(f"FisherMerging's floor must be above 0, not {self.floor}: it is divided by")
-            problems.raise_if_any()
 
     hparams: Hparams
 
@@ -85,25 +78,17 @@ class UBGM(Merger):
     card = MergerCard(paper="Daheim et al., ICLR 2024", needs=("classes",))
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """`delta` and `initial_examples` are the release's."""
 
-        alpha: float = hparam(1.0, help="M a: how often the data that all members have seen counts")
-        delta: float = hparam(1e-12, help="d, added to the Hessian of the initial weights' loss")
-        initial_examples: int = hparam(25000, help="examples that the initial weights stand for; 0: H_0 = 0")
-        examples: int = hparam(4096, help="training examples that each Fisher information is estimated on")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.alpha <= 0:
-                problems.add(f"UBGM's alpha must be above 0, not {self.alpha}: at 0 the initial weights remain")
-            if self.delta <= 0:
-                problems.add(f"UBGM's delta must be above 0, not {self.delta}: where nothing is known it is divided by")
-            if self.initial_examples < 0:
-                problems.add(f"UBGM's initial_examples must not be negative: {self.initial_examples}")
-            if self.examples < 1:
-                problems.add(f"UBGM's examples must be at least 1, not {self.examples}")
-            problems.raise_if_any()
+        alpha: float = hparam(1.0, help="M a: how often the data that all members have seen counts", within="(0, inf)")
+        delta: float = hparam(1e-12, help="d, added to the Hessian of the initial weights' loss", within="(0, inf)")
+        initial_examples: int = hparam(
+            25000, help="examples that the initial weights stand for; 0: H_0 = 0", within="[0, inf)"
+        )
+        examples: int = hparam(
+            4096, help="training examples that each Fisher information is estimated on", within="[1, inf)"
+        )
 
     hparams: Hparams
 

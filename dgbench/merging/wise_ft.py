@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dgbench.cards import MergerCard
-from dgbench.errors import Problems
 from dgbench.merger import Member, Merged, Merger, Tools
-from dgbench.space import hparam
+from dgbench.space import Checked, hparam
 
 
 class WiSEFT(Merger):
@@ -35,19 +34,11 @@ class WiSEFT(Merger):
     card = MergerCard(paper="Wortsman et al., CVPR 2022", shared_init=False, min_members=1, each=True)
 
     @dataclass(frozen=True)
-    class Hparams:
+    class Hparams(Checked):
         """The paper's grid and its recommendation."""
 
-        points: int = hparam(11, help="alphas of the grid, evenly from 0 to 1")
-        recommended: float = hparam(0.5, help="the alpha to take where nothing chooses")
-
-        def __post_init__(self) -> None:
-            problems = Problems()
-            if self.points < 2:
-                problems.add(f"WiSEFT's points must be at least 2, the ends, not {self.points}")
-            if not 0 <= self.recommended <= 1:
-                problems.add(f"WiSEFT's recommended alpha must lie between 0 and 1: {self.recommended}")
-            problems.raise_if_any()
+        points: int = hparam(11, help="alphas of the grid, evenly from 0 to 1", within="[2, inf)")
+        recommended: float = hparam(0.5, help="the alpha to take where nothing chooses", within="[0, 1]")
 
     hparams: Hparams
 

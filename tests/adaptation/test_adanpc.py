@@ -148,5 +148,5 @@ def test_the_source_is_read_once() -> None:
 def test_refuses_what_means_nothing() -> None:
     with pytest.raises(UserError) as error:
         AdaNPC.Hparams(beta=-0.1, k=0, temperature=0.0)
-    for words in ("beta must not be negative", "k must be at least 1, not 0", "temperature must be above 0, not 0.0"):
+    for words in ("beta must be at least 0", "k must be at least 1, not 0", "temperature must be above 0, not 0.0"):
         assert words in str(error.value)

@@ -214,5 +214,5 @@ def test_refuses_what_it_cannot_do() -> None:
     with pytest.raises(UserError) as error:
         SAR.Hparams(lr=-1.0, rho=-1.0, margin=-1.0, recovery=-1.0, top=1.0)
     for name in ("lr", "rho", "margin", "recovery"):
-        assert f"SAR's {name} must not be negative" in str(error.value)
-    assert "top must lie in [0, 1), but it is 1.0" in str(error.value)
+        assert f"{name} must be at least 0" in str(error.value)
+    assert "top must lie in [0, 1), not 1.0" in str(error.value)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from dgbench.algorithms._adversary import discriminator, gradient_reversal
+from dgbench.algorithms.adrmx import ADRMX
+from dgbench.algorithms.dann import CDANN, DANN
+from dgbench.algorithms.sdat import SDAT
 from dgbench.errors import UserError
 
 
@@ -35,10 +39,12 @@ def test_dropout_acts_between_its_layers() -> None:
     assert (hidden[0] == 0).sum() > (hidden[1] == 0).sum()
 
 
+@pytest.mark.parametrize("cls", [DANN, CDANN, SDAT, ADRMX])
 @pytest.mark.parametrize("wrong", [{"depth": 1}, {"width": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
-def test_impossible_discriminators_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"mlp_{next(iter(wrong))}"):
-        discriminator(4, 2, hparams(**wrong))
+def test_impossible_discriminators_are_refused(cls: Any, wrong: dict[str, float]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"^mlp_{name} must "):
+        cls.Hparams(**{f"mlp_{name}": value})
 
 
 def test_reversal_is_the_identity_forward_and_its_negative_multiple_backward() -> None:

@@ -91,7 +91,7 @@ def test_without_perturbation_it_is_erm(toy: SimpleNamespace, off: str, ball: st
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [({"inner_iter": 0}, "take ERM"), ({"ball": "tensors"}, "did you mean 'tensor'")]
+    ("values", "words"), [({"inner_iter": 0}, "at least 1"), ({"ball": "tensors"}, "is one of tensor")]
 )
 def test_impossible_values_are_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -82,7 +82,7 @@ def test_a_frozen_featurizer_stays(toy: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("tau", [-0.1, 1.1])
 def test_threshold_is_a_share_of_the_domains(tau: float) -> None:
-    with pytest.raises(UserError, match="tau must lie between 0 and 1"):
+    with pytest.raises(UserError, match=r"tau must lie in \[0, 1\]"):
         ANDMask.Hparams(tau=tau)
 
 

@@ -131,7 +131,7 @@ def test_prediction_is_never_changed(toy: SimpleNamespace) -> None:
 
 
 def test_impossible_values_are_refused(toy: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match="negative") as caught:
+    with pytest.raises(UserError, match="adv_weight must be at least 0") as caught:
         ASA.Hparams(adv_weight=-1.0, asa_style_steps=0)
     assert len(caught.value.problems) == 2
     with pytest.raises(UserError, match="feature maps"):

@@ -100,7 +100,7 @@ def test_of_equal_domains_it_is_sam(toy: SimpleNamespace) -> None:
 
 
 def test_an_unknown_weighting_is_refused() -> None:
-    with pytest.raises(UserError, match="did you mean 'domains'"):
+    with pytest.raises(UserError, match="is one of domains"):
         DISAM.Hparams(weighting="domain")
 
 

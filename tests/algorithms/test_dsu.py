@@ -74,7 +74,7 @@ def test_maps_of_one_position_are_left_out(toy: SimpleNamespace, monkeypatch: py
 
 
 def test_impossible_values_are_refused(toy: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match="probability") as caught:
+    with pytest.raises(UserError, match=r"dsu_p must lie in \[0, 1\]") as caught:
         DSU.Hparams(dsu_p=-0.1, dsu_factor=-1.0)
     assert len(caught.value.problems) == 2
     with pytest.raises(UserError, match="feature maps"):

@@ -111,7 +111,7 @@ def test_the_learning_rate_falls_at_the_end_of_the_burn_in(toy: SimpleNamespace)
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_a_quantile_outside_is_refused(alpha: float) -> None:
-    with pytest.raises(UserError, match="must lie between 0 and 1"):
+    with pytest.raises(UserError, match=r"must lie in \(0, 1\)"):
         EQRM.Hparams(eqrm_quantile=alpha)
 
 

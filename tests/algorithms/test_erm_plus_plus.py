@@ -96,7 +96,7 @@ def test_space_is_domainbeds() -> None:
 
 
 def test_impossible_values_are_refused() -> None:
-    with pytest.raises(UserError, match="linear_steps must not be negative") as caught:
+    with pytest.raises(UserError, match="linear_steps must be at least 0") as caught:
         ERMPlusPlus.Hparams(linear_steps=-1, sma_start=0)
     assert len(caught.value.problems) == 2
 

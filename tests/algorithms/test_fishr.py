@@ -66,7 +66,7 @@ def test_the_first_step_is_corrected_for_the_zero_that_the_average_starts_at(toy
 
 
 def test_the_average_must_let_something_in() -> None:
-    with pytest.raises(UserError, match=r"ema is 1.0; it must lie in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"ema must lie in \[0, 1\), not 1.0"):
         Fishr.Hparams(ema=1.0)
 
 

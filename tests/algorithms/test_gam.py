@@ -91,7 +91,7 @@ def test_without_radii_it_is_erm(toy: SimpleNamespace, optimizer: str) -> None:
 
 
 def test_negative_radii_are_refused() -> None:
-    with pytest.raises(UserError, match="GAM's grad_norm_rho is -1"):
+    with pytest.raises(UserError, match="grad_norm_rho must be at least 0, not -1"):
         GAM.Hparams(grad_norm_rho=-1.0)
 
 

@@ -69,7 +69,7 @@ def test_radius_follows_the_learning_rate_down_to_its_floor(
 
 
 def test_a_floor_that_is_no_share_is_refused() -> None:
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(UserError, match=r"rho_floor must lie in \[0, 1\]"):
         GSAM.Hparams(rho_floor=1.5)
 
 

@@ -157,9 +157,9 @@ def test_the_diagonals_reach_the_features(toy: SimpleNamespace) -> None:
 def test_what_cannot_be_is_refused(toy: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="'exact' needs a linear classifier"):
         toy.make(Hutchinson, nonlinear=True, estimator="exact")
-    with pytest.raises(UserError, match="hutchinson_samples is 0"):
+    with pytest.raises(UserError, match="hutchinson_samples must be at least 1"):
         Hutchinson.Hparams(hutchinson_samples=0)
-    with pytest.raises(UserError, match="did you mean 'exact'"):
+    with pytest.raises(UserError, match="estimator is one of"):
         Hutchinson.Hparams(estimator="exct")
 
 

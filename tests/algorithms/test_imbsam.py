@@ -123,7 +123,7 @@ def test_logs_the_loss_at_the_weights(toy: SimpleNamespace) -> None:
 
 
 def test_negative_values_are_refused() -> None:
-    with pytest.raises(UserError, match="ImbSAM's tail_below is -1"):
+    with pytest.raises(UserError, match="tail_below must be at least 0, not -1"):
         ImbSAM.Hparams(tail_below=-1)
 
 

@@ -63,5 +63,5 @@ def test_resumes() -> None:
 
 
 def test_no_temperature_is_refused() -> None:
-    with pytest.raises(UserError, match="KD's temperature must be above 0, not 0"):
+    with pytest.raises(UserError, match="temperature must be above 0, not 0"):
         KD.Hparams(temperature=0.0)

@@ -143,7 +143,7 @@ def test_resumes(toy: SimpleNamespace, optimizer: str) -> None:
 def test_refuses_what_means_nothing() -> None:
     with pytest.raises(UserError) as error:
         KNN.Hparams(queue_size=0, k=0, temperature=-1.0)
-    for words in ("queue_size must be at least 1, not 0", "k must lie between", "temperature must be above 0"):
+    for words in ("queue_size must be at least 1, not 0", "k must be at least 1, not 0", "temperature must be above 0"):
         assert words in str(error.value)
-    with pytest.raises(UserError, match="between 1 and its queue_size, 100, but it is 150"):
+    with pytest.raises(UserError, match="k must not be above queue_size, 100, but it is 150"):
         KNN.Hparams(queue_size=100)

@@ -127,7 +127,7 @@ def test_stages_after_the_stem_but_never_the_last(
 
 
 def test_impossible_values_are_refused(toy: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match="probability") as caught:
+    with pytest.raises(UserError, match=r"mixstyle_p must lie in \[0, 1\]") as caught:
         MixStyle.Hparams(mixstyle_p=1.5, mixstyle_alpha=0.0, mixstyle_stages=0, mixstyle_partner="nobody")
     assert len(caught.value.problems) == 4
     with pytest.raises(UserError, match="feature maps"):

@@ -79,7 +79,7 @@ def test_without_weight_it_is_erm(toy: SimpleNamespace) -> None:
 def test_what_cannot_be_is_refused(toy: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="RIDG needs a linear classifier"):
         toy.make(RIDG, nonlinear=True)
-    with pytest.raises(UserError, match="ridg_momentum is 2"):
+    with pytest.raises(UserError, match=r"ridg_momentum must lie in \[0, 1\], not 2"):
         RIDG.Hparams(ridg_momentum=2)
 
 

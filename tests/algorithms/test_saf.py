@@ -147,9 +147,9 @@ def test_nothing_is_held_before_its_time(toy: SimpleNamespace, cls: type[Algorit
 @pytest.mark.parametrize(
     ("cls", "wrong", "told"),
     [
-        (SAF, {"past_epochs": 0}, "past_epochs is 0"),
-        (SAF, {"temperature": 0.0}, "temperature is 0.0"),
-        (MESA, {"mesa_decay": 1.5}, "mesa_decay is 1.5"),
+        (SAF, {"past_epochs": 0}, "past_epochs must be"),
+        (SAF, {"temperature": 0.0}, "temperature must be"),
+        (MESA, {"mesa_decay": 1.5}, "mesa_decay must lie"),
     ],
 )
 def test_what_cannot_be_is_refused(cls: type[Algorithm], wrong: dict[str, float], told: str) -> None:

@@ -47,7 +47,7 @@ def test_space() -> None:
 
 
 def test_negative_values_are_refused() -> None:
-    with pytest.raises(UserError, match="alpha is -0"):
+    with pytest.raises(UserError, match="alpha must be at least 0, not -0"):
         SAGM.Hparams(alpha=-0.1)
 
 

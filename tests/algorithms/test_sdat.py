@@ -86,7 +86,7 @@ def test_the_discriminator_is_not_perturbed(toy: SimpleNamespace) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(UserError, match="reversal_steps is 0"):
+    with pytest.raises(UserError, match="reversal_steps must be at least 1"):
         SDAT.Hparams(reversal_steps=0)
 
 

@@ -108,7 +108,7 @@ def test_initial_weights_survive_a_checkpoint(toy: SimpleNamespace) -> None:
 
 
 def test_impossible_values_are_refused() -> None:
-    with pytest.raises(UserError, match="between 0 and 1") as caught:
+    with pytest.raises(UserError, match=r"useful_share must lie in \(0, 1\)") as caught:
         USEFUL.Hparams(useful_share=1.0, useful_copies=0, useful_groups="domain")
     assert len(caught.value.problems) == 3
 

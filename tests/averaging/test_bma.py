@@ -67,5 +67,5 @@ def test_resumes_exactly(cut: int) -> None:
 
 
 def test_refuses_what_is_no_density() -> None:
-    with pytest.raises(UserError, match="must be positive, not 0"):
+    with pytest.raises(UserError, match="must be above 0, not 0"):
         BMA.Hparams(beta=0)

@@ -81,5 +81,5 @@ def test_refuses_a_start_before_which_there_is_nothing() -> None:
         sma(1)
     with pytest.raises(UserError, match="at least 1, not 0"):
         sma(0, "diwa")
-    with pytest.raises(UserError, match="did you mean 'diwa'"):
+    with pytest.raises(UserError, match="form is one of paper, diwa"):
         sma(100, "DiWA1")

@@ -231,4 +231,4 @@ def test_refuses_all_that_is_wrong_at_once() -> None:
     with pytest.raises(UserError) as error:
         SWAD.Hparams(n_converge=0, n_tolerance=-1, tolerance_ratio=-0.1, form="oficial")
     assert len(error.value.problems) == 4
-    assert "did you mean 'official'?" in str(error.value)
+    assert "form is one of official, paper" in str(error.value)

@@ -37,5 +37,5 @@ def test_goes_on_where_it_stopped() -> None:
 
 @pytest.mark.parametrize("start", [-0.1, 1.0, 5000])
 def test_a_start_outside_the_run_is_refused(start: float) -> None:
-    with pytest.raises(UserError, match=r"a share of the run in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"start must lie in \[0, 1\)"):
         WAKD.Hparams(start=start)

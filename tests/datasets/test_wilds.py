@@ -350,7 +350,9 @@ def test_wrong_counts_and_classes_are_refused_together(one: Copy, monkeypatch: p
 def test_an_image_that_cant_be_read_is_named(one: Copy) -> None:
     examples = one.examples()
     next((one.folder / "patches").rglob("*.png")).write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"Camelyon17: the image of row \d+ can't be read \(.*\): get it anew"):
+    with pytest.raises(
+        UserError, match=r"image .*patch_.*\.png can't be decoded \(.*\): get it anew from https://wilds"
+    ):
         examples.batch(np.arange(len(examples.labels)), None)
 
 

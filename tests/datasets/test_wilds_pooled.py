@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgbench.datasets._wilds import WildsPooled
+from dgbench.datasets._wilds_images import WildsPooled
 from dgbench.datasets.camelyon17 import WILDSCamelyon
 from dgbench.datasets.fmow import WILDSFMoW
 from dgbench.errors import UserError

@@ -61,7 +61,7 @@ class TinyPy150(Py150):
     """Six files a part of 23 tokens, of which there are 30."""
 
     card = dataclasses.replace(
-        Py150.card, counts={"official": 30}, parts=dict.fromkeys(Py150.card.parts, 6), input_shape=(23,), backbone=""
+        Py150.card, counts={"official": 30}, parts=dict.fromkeys(Py150.card.parts, 6), input_shape=(23,)
     )
 
     def open(self) -> None:
