@@ -28,7 +28,7 @@ Shown = tuple[NDArray[np.int64], Tensor]
 """A batch: positions in a view (B,), and the logits of the examples there, on the device."""
 
 HELD = 2**26
-"""Most logits that are held together, but for a single example's: 256 MiB in float32, 512 MiB in double precision."""
+"""Most logits that are held together, but for a single example's: 256 MiB in float32; scoring them takes 1.2 GiB."""
 _VALUES_PER_BATCH = 2**22
 
 
