@@ -83,6 +83,7 @@ class Hparams(Checked):
             "few_examples": (32, power(2, 3, 5.5, integer=True)),
             "many_classes": (32, power(2, 3, 5, integer=True)),
             "small_images": (64, power(2, 3, 9, integer=True)),
+            "sequences": (2, power(2, 0, 2, integer=True)),
         },
         within="[1, inf)",
     )
@@ -169,7 +170,7 @@ class Algorithm(nn.Module):
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a minibatch: cross-entropy where labels are classes, otherwise what suits them."""
-        return CRITERIA[self.task.kind](logits, y)
+        return CRITERIA[self.task.kind].mean(logits, y)
 
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer along the gradient of `loss`."""

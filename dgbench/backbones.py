@@ -87,12 +87,13 @@ def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
     """The network's own name; an alias is resolved by the inputs, as DomainBed does.
 
     Vectors: `MLP`. Graphs: `GIN`. Images of 28 x 28: `MNIST_CNN`, others under 112 pixels: `SmallCNN`, larger: the
-    alias's ResNet-50. Raises `UserError` for texts, whose language models nothing tells apart.
+    alias's ResNet-50. Raises `UserError` for texts and sequences, whose language models nothing tells apart.
     """
     if name not in ALIASES:
         return name
-    if kind == "texts":
-        raise UserError(f"backbone {name!r} stands for no network of texts: say 'MLP', or a language model's name")
+    if kind in ("texts", "sequences"):
+        bags = "'MLP', or " if kind == "texts" else ""
+        raise UserError(f"backbone {name!r} stands for no network of {kind}: say {bags}a language model's name")
     if kind != "images":
         return {"vectors": "MLP", "graphs": "GIN"}[kind]
     if tuple(input_shape[1:]) == (28, 28):
@@ -104,7 +105,7 @@ def takes(name: str) -> tuple[str, ...]:
     """The kinds of inputs (`cards.INPUTS`) that the network of that name (no alias) takes."""
     if name in OWN:
         return OWN[name].takes
-    return ("texts",) if is_language_model(name) else ("images",)
+    return ("texts", "sequences") if is_language_model(name) else ("images",)
 
 
 def lacking(name: str) -> frozenset[str]:
@@ -125,10 +126,10 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
     Without a `kind`, they are of one that the network takes and that has so many axes.
     """
     known = takes(name)
-    kind = kind or next((other for other in (*known, *INPUTS) if len(input_shape) in INPUTS[other]), "inputs")
+    kind = kind or next((other for other in (*known, *INPUTS) if len(input_shape) == INPUTS[other]), "inputs")
     if kind not in known:
         size = " x ".join(map(str, input_shape))
-        instead = "" if kind == "graphs" else ", or say 'MLP'"
+        instead = "" if kind in ("sequences", "graphs") else ", or say 'MLP'"
         raise UserError(
             f"backbone {name!r} takes {' or '.join(known)}, and these inputs are {kind} ({size}): leave it out{instead}"
         )

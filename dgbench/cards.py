@@ -67,6 +67,8 @@ NEEDS: Mapping[str, str] = {
     "classes": "labels that are classes",
     "images": "inputs that are images",
     "real_inputs": "inputs that are images or vectors",
+    "feature_vectors": "one vector of features an example",
+    "own_classifier": "a classifier with weights of its own",
 }
 """What a method may need of the network, the labels or the inputs, in the user's words."""
 
@@ -206,21 +208,24 @@ class DatasetCard:
     path: bool = False
     """Its name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()
-    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `small_images`, `from_scratch`, ..."""
+    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `from_scratch`, `sequences`, ..."""
     steps: int = 5001
     checkpoint_freq: int = 300
 
     def __post_init__(self) -> None:
         if self.input_kind not in INPUTS:
             raise UserError(unknown("input_kind of a data set", self.input_kind, INPUTS))
-        if len(self.input_shape) not in INPUTS[self.input_kind]:
+        if len(self.input_shape) != INPUTS[self.input_kind]:
             shape = " x ".join(map(str, self.input_shape))
             raise UserError(f"a data set's card says input_kind {self.input_kind!r}, and inputs of {shape} are none")
 
 
-INPUTS: Mapping[str, tuple[int, ...]] = {"images": (3,), "vectors": (1,), "texts": (1, 2), "graphs": (2,)}
-"""What an input may be -> how many axes it then has. Images are channels, height, width; texts are tokens, with a mask
-if they end early, or what else the network takes instead; graphs are tables, see `graphs`."""
+INPUTS: Mapping[str, int] = {"images": 3, "vectors": 1, "texts": 2, "sequences": 1, "graphs": 2}
+"""What an input may be -> how many axes it then has.
+
+Images are channels, height, width. Texts are tokens, and 1 below each that counts, 0 below those after the end.
+Sequences are tokens that all count. Graphs are tables, see `graphs`.
+"""
 
 TASKS: Mapping[str, str] = {
     "classification": "one class an example",

@@ -119,7 +119,7 @@ def card_of(source: str) -> AlgorithmCard:
     return AlgorithmCard(
         paper=source,
         base="",
-        needs=("real_inputs",),
+        needs=("classes", "real_inputs"),
         no_feedback={"learning_rate": "makes its own optimizers"},
         syncs="its update returns numbers, so each step waits for the device",
     )

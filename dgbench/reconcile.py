@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.catalogue import Catalogue
-from dgbench.cost import refuse_small_domains
+from dgbench.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.dataset import Dataset
 from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
 from dgbench.errors import Problems, UserError
@@ -211,6 +211,8 @@ def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalo
     _refuse_other_data(root, facts)
     plan = declaration.plan(facts, catalogue)
     refuse_small_domains(plan)
+    if site.save_predictions:
+        refuse_large_predictions(plan)
     return Sweep(root, declaration, plan, site)
 
 

@@ -46,6 +46,8 @@ class DatasetFacts:
     metric: str = "accuracy"
     task: str = "classification"
     input_kind: str = "images"
+    outputs: int = 1
+    """Logits of an example."""
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
 
@@ -128,6 +130,7 @@ def refuse(
                 _not_followed(request.rows, setting, catalogue),
                 _unmet_needs(request, facts[dataset], setting, catalogue, values),
                 _not_of_classes(facts[dataset], setting),
+                _not_of_sequences(facts[dataset], setting),
                 _unfit_teachers(request, facts[dataset], setting, catalogue, values),
                 _wrong_values(request, dataset, values),
             ):
@@ -246,6 +249,10 @@ def _lacking(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
         yield from ("images", "feature_maps")
     if facts.input_kind not in ("images", "vectors"):
         yield "real_inputs"
+    if facts.input_kind == "sequences":
+        yield "feature_vectors"
+        if not setting.nonlinear_classifier:
+            yield "own_classifier"
 
 
 def _not_of_backbone(setting: Setting, dataset: str) -> Iterator[str]:
@@ -265,6 +272,15 @@ def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
         yield f"class_balanced needs {NEEDS['classes']}, which {facts.name} has not"
     if setting.classifier_init == "linear_probe":
         yield f"classifier_init 'linear_probe' needs {NEEDS['classes']}, which {facts.name} has not"
+
+
+def _not_of_sequences(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting can't be had where the classifier is the language model's own."""
+    if facts.input_kind == "sequences" and setting.freeze == "featurizer" and not setting.nonlinear_classifier:
+        yield (
+            f"on {facts.name} the classifier is the language model's own, so freeze can't be 'featurizer': nothing "
+            "would learn"
+        )
 
 
 def _unfit_teachers(

@@ -141,5 +141,6 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         domains_per_step=card.domains_per_step,
         metric=card.metric,
         task=card.task,
+        outputs=dataset.outputs,
         backbone=card.backbone,
     )

@@ -184,7 +184,9 @@ class Training:
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
     ) -> dict[str, dict[str, float]]:
-        scores, logits = evaluate_views(predict_with(self.algorithm, weights), self.data, self.run.views, self.device)
+        logits: dict[View, Tensor] | None = {} if last and self.site.save_predictions else None
+        predict = predict_with(self.algorithm, weights)
+        scores = evaluate_views(predict, self.data, self.run.views, self.device, logits)
         if predictor in self.keep:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
@@ -193,7 +195,7 @@ class Training:
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)
-        if last and self.site.save_predictions:
+        if logits is not None:
             save_predictions(self.folder.path, predictor, logits, self.data)
         return scores
 

@@ -308,7 +308,7 @@ def test_what_needs_classes_is_refused_where_there_are_none(tmp_path: Path, data
     )
 
 
-@pytest.mark.parametrize("dataset", ["GlobalWheat", "Py150"])
+@pytest.mark.parametrize("dataset", ["GlobalWheat"])
 def test_what_sweeps_do_not_support_is_refused_with_the_reason(tmp_path: Path, data_dir: Path, dataset: str) -> None:
     (told,) = problems(tmp_path, data_dir, "ERM", dataset=dataset)
     assert told.startswith(f"{dataset} is not supported: ")

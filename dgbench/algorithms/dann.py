@@ -37,6 +37,7 @@ class DANN(Algorithm):
         penalties=("dann_lambda", "grad_penalty"),
         base=None,
         rehearsal={"lr_g": 3e-3, "lr_d": 1e-3, "dann_lambda": 0.1},
+        needs=("feature_vectors",),
     )
 
     @dataclass(frozen=True)

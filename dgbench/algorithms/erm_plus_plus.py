@@ -38,6 +38,7 @@ class ERMPlusPlus(Algorithm):
         followers=("network",),
         no_feedback={"weights": "predicts by the mean of those that it trains"},
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
+        needs=("own_classifier",),
     )
 
     @dataclass(frozen=True)

@@ -97,9 +97,9 @@ class OGBMolPCBA(WildsDataset):
         once = np.hstack([content.edge_index.numpy().T[2 * bonds], content.edge_attr.numpy()[2 * bonds]])
         return tables(content.x.numpy()[atoms], atom_counts, once, bond_counts, self.input_shape[0])
 
-    def predictions(self, logits: Any) -> Any:
-        """The logits; ranked as 0 where they are no numbers, as a network that has diverged leaves them."""
-        return logits.nan_to_num()
+    def scores(self, source: Any, predicted: NDArray[Any], rows: Indices) -> dict[str, float]:
+        """WILDS' average precision of logits, which count as 0 where a network that has diverged gives no numbers."""
+        return super().scores(source, np.nan_to_num(predicted), rows)
 
 
 def _content(source: Any) -> tuple[Any, Any]:
