@@ -87,7 +87,8 @@ def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
     """How the images will be kept, with an estimate of the bytes that they take."""
 
     def index(height: int, width: int) -> Index:
-        return Index(cache.name, len(paths), "bytes", height, width, len(paths) * height * width * 3)
+        size = len(paths) * height * width * 3
+        return Index(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
 
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
     first = _size(paths[0])
@@ -113,8 +114,9 @@ def _size(path: Path) -> tuple[int, int] | None:
 def kept(path: Path, image: Image.Image, index: Index) -> Entry:
     """What is kept of the image that a file has been decoded to."""
     if index.kind == "bytes":
-        fits = image.size == (index.width, index.height)
-        return *image.size, (image if fits else resized(image, index.height, index.width)).tobytes()
+        if image.size == (index.width, index.height):
+            return *image.size, image.tobytes()
+        return *image.size, resized(image, index.height, index.width, index.interpolation).tobytes()
     scale = min(1.0, index.height / min(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     if scale == 1 and (content := _as_it_is(path, image)):

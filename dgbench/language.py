@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.errors import UserError
+from dgbench.hub import from_hub
 
 
 class TextFeaturizer(nn.Module):
@@ -49,8 +50,8 @@ def language_model(name: str, length: int, *, pretrained: bool = False) -> tuple
         raise UserError(f"backbone {name!r} needs the package transformers: pip install 'dgbench[text]'") from error
     models: Any = AutoModel
     try:
-        config = AutoConfig.from_pretrained(name)
-        model = models.from_pretrained(name) if pretrained else models.from_config(config)
+        config = from_hub(AutoConfig.from_pretrained, name)
+        model = from_hub(models.from_pretrained, name) if pretrained else models.from_config(config)
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise UserError(

@@ -1,5 +1,6 @@
 """DomainBed's image transforms on PIL images: one for evaluation, and one that augments, with a generator it is given.
 
+DomainBed resizes by bilinear interpolation; both also take the backbone's, as torchvision's and timm's transforms do.
 This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
 What is drawn is kept apart from how it is applied, so that another path can apply the same draws.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +28,12 @@ _CROP_TRIES = 10
 _ADVICE = "repair it, or use --skip_bad_images"
 JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
 _log = logging.getLogger(__name__)
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+"""Interpolation -> Pillow's; both antialias."""
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; the last two are outside."""
@@ -94,19 +102,24 @@ def _log_cut_off(path: Path) -> None:
     _log.warning("image %s ends early: decoded as far as it goes", path)
 
 
-def resized(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The whole image squashed to `height` x `width`, bilinear with antialiasing."""
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
+    """The whole image squashed to `height` x `width`, with antialiasing."""
+    return image.resize((width, height), FILTERS[interpolation])
 
 
 def augmented(
-    image: Image.Image, height: int, width: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED
+    image: Image.Image,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    recipe: Recipe = DOMAINBED,
+    interpolation: str = "bilinear",
 ) -> Image.Image:
     """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
     if recipe.resize_first:
-        image = resized(image, height, width)
+        image = resized(image, height, width, interpolation)
     drawn = draw(image.width, image.height, rng, recipe)
-    image = resized(image.crop(drawn.box), height, width)
+    image = resized(image.crop(drawn.box), height, width, interpolation)
     if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = jittered(image, drawn)

@@ -71,13 +71,14 @@ class ImageExamples:
         recipe, rng = self.recipe or DOMAINBED, rng if self.recipe else None
         if self.images:
             return self.images.batch(self.rows[indices], self.height, self.width, rng, recipe)
+        how = self.cache.interpolation
         inputs = np.empty((len(indices), 3, self.height, self.width), np.uint8)
         for row, index in enumerate(indices):
             image = self.cache.decode(self.root / self.files[index])
             if rng is None:
-                image = resized(image, self.height, self.width)
+                image = resized(image, self.height, self.width, how)
             else:
-                image = augmented(image, self.height, self.width, rng, recipe)
+                image = augmented(image, self.height, self.width, rng, recipe, how)
             inputs[row] = np.asarray(image).transpose(2, 0, 1)
         return inputs
 
@@ -161,7 +162,7 @@ class ImageDataset(Dataset):
         place, files = self.cache_dir or given / FOLDER, partial(files_of, self.tree, self.domains, self.classes)
         _, height, width = self.input_shape
         decode = partial(_decoded, [self.root / domain for domain in self.cut_off])
-        return ImageCache(place, name, identity, self.root, files, height, width, decode)
+        return ImageCache(place, name, identity, self.root, files, height, width, self.interpolation, decode)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""
