@@ -20,6 +20,8 @@ NOT_ASKED = -100
 class Recipe:
     """How training images are augmented: a crop at random, a flip, colour jitter, now and then gray."""
 
+    crop: bool = True
+    """Else inputs show whole images."""
     resize_first: bool = False
     """Images are squashed to the size of inputs before a box is drawn, not after."""
 
@@ -47,8 +49,8 @@ class Examples(Protocol):
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
         """The inputs at `indices`, (B, *input_shape); augmented if `rng` is given.
 
-        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`. Of texts, int64 are tokens:
-        (B, 2, length) with 1 where there is one below them, or (B, 1, length) for sequences without an end.
+        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`. Of texts, int64 are tokens,
+        (B, length), or over 1 where there is one, (B, 2, length). Graphs are int16, as `graphs` has them.
         """
         ...
 
@@ -91,6 +93,8 @@ class Dataset:
     """
 
     card: ClassVar[DatasetCard]
+    interpolation: str = "bilinear"
+    """How image files are resized, `bilinear` or `bicubic`; whoever opens a data set for a run says it."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """The files that it is published as, from which `fetch` makes its folder."""
 
@@ -115,6 +119,7 @@ class Dataset:
         self.classes: tuple[str, ...] = self.card.classes
         shape = self.card.input_shape
         self.input_shape = (shape[0], image_size, image_size) if image_size else shape
+        self.input_kind = self.card.input_kind
         self.open()
 
     @property
@@ -125,6 +130,12 @@ class Dataset:
 
     def open(self) -> None:
         """Read names and counts; refuse what is wrong with the files, all at once."""
+
+    def equip(self) -> None:
+        """Have on this machine what inputs are made with and a hub has: a vocabulary. Called before runs start.
+
+        What is here is not asked for; raises `UserError` with the ways out if it can't be had.
+        """
 
     def preload(self) -> None:
         """Read what every run needs, once, in the process that runs are forked from; starts no threads."""

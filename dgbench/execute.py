@@ -22,6 +22,7 @@ import torch
 import dgbench
 from dgbench.catalogue import Catalogue
 from dgbench.derived import execute_adapt, execute_merge
+from dgbench.errors import UserError
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease, LeaseLost
 from dgbench.run import Run
@@ -40,8 +41,8 @@ def preload(wanted: dict[str, Any]) -> None:
     catalogue = Catalogue(site.include)
     for name in wanted["names"]:
         catalogue.entries[name].load()
-    for dataset, image_size, backbone in wanted["datasets"]:
-        open_dataset(dataset, site, catalogue, image_size, backbone).preload()
+    for dataset, *how in wanted["datasets"]:
+        open_dataset(dataset, site, catalogue, *how).preload()
     versions()
     commit()
 
@@ -69,7 +70,10 @@ def run_job(job: dict[str, Any]) -> int:
             log.info("%s", error)
             return TAKEN
         except Exception as error:
-            log.exception("failed")
+            if isinstance(error, UserError):  # said in the user's words, to which a traceback adds nothing
+                log.error("failed: %s", error)
+            else:
+                log.exception("failed")
             error_line = f"{type(error).__name__}: {error}"
             info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
             folder.fail(info, lease.number)

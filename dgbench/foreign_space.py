@@ -119,8 +119,9 @@ def card_of(source: str) -> AlgorithmCard:
     return AlgorithmCard(
         paper=source,
         base="",
-        syncs="its update returns numbers, so each step waits for the device",
         needs=("classes", "real_inputs"),
+        no_feedback={"learning_rate": "makes its own optimizers"},
+        syncs="its update returns numbers, so each step waits for the device",
     )
 
 

@@ -14,9 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from dgbench import weights
-from dgbench.backbones import SMALL, check_backbone, check_inputs, normalisation_of, timm_model, timm_width
+from dgbench.backbones import (
+    SMALL,
+    check_backbone,
+    check_inputs,
+    is_language_model,
+    normalisation_of,
+    timm_model,
+    timm_width,
+)
 from dgbench.errors import UserError
-from dgbench.language import SequenceFeaturizer, language_model, sequence_model
+from dgbench.graphs import gin
+from dgbench.hub import timm_file
+from dgbench.language import SequenceFeaturizer, language_model
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -70,8 +80,8 @@ class Network(nn.Module):
     def stages(self) -> list[nn.Module]:
         """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
 
-        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP. A
-        featurizer without weights is one stage.
+        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP,
+        (atoms, C) in a graph network. A featurizer without weights is one stage.
         """
         if hasattr(self.featurizer, "feature_info"):
             infos: Any = self.featurizer.feature_info
@@ -238,17 +248,9 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
         return mnist_cnn(input_shape[0])
     if name == "SmallCNN":
         return small_cnn(input_shape[0], min(input_shape[1:]))
-    if len(input_shape) == 2:
-        return language_model(name, input_shape[1], pretrained=pretrained)
-    if len(input_shape) == 1:
-        return sequence_model(name, input_shape[0], pretrained=pretrained)
-    try:
-        return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
-    except Exception as error:
-        if not pretrained or isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {error}). Fetch them once "
-            "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
-            "train from scratch with --hparams '{\"pretrained\": false}'"
-        ) from error
+    if name == "GIN":
+        return gin(input_shape)
+    if is_language_model(name):
+        return language_model(name, input_shape, pretrained=pretrained)
+    file = timm_file(name) if pretrained else None
+    return timm_model(name, input_shape, file), timm_width(name, tuple(input_shape))

@@ -52,6 +52,8 @@ class PlanTable:
     """(row, data set) -> positions in `runs`, each with the name of the predictor."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """As in the plan."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """As in the plan."""
 
     def name(self, run: PlannedRun) -> str:
         """For people, as `Run.name`."""
@@ -79,7 +81,7 @@ def tabulate(plan: Plan, setting: Setting, protocol: str) -> PlanTable:
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
-    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown)
+    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown, plan.taught)
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -94,6 +96,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
         "runs": [list(run) for run in table.runs],
         "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
         "shown": table.shown,
+        "taught": table.taught,
     }
     write_atomic(root / FILE, orjson.dumps(content))
 
@@ -110,4 +113,5 @@ def read_plan(root: Path) -> PlanTable:
         runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
         cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
         shown=data["shown"],
+        taught=data.get("taught", {}),
     )

@@ -90,6 +90,8 @@ class Results:
     """Row -> how many runs each of its models is merged from, for rows that merge."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the row whose models taught its runs."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -194,6 +196,7 @@ class _Reader:
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             shown=table.shown,
+            taught=table.taught,
             origin=self.origin,
             notes=tuple(self.notes),
         )

@@ -169,10 +169,10 @@ class Training:
 
     @torch.no_grad()
     def _feed_back(self) -> None:
-        live = self.algorithm.predictor_tensors()
         for average in self._feeding_back():
-            for name, tensor in (average.feedback() or {}).items():
-                live[name].copy_(tensor)
+            if fed := average.feedback():
+                for name, tensor in self.algorithm.trained_tensors().items():
+                    tensor.copy_(fed[name])
 
     def _with_statistics(self, weights: Weights) -> Weights:
         """The weights with batch-norm statistics of their own, where batch norm is live."""

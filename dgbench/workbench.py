@@ -72,10 +72,13 @@ def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = fr
     catalogue = Catalogue(site.include)
     if run.setting.weights:
         provide(run.setting.weights, Path(site.backbone_weights))
-    dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size, run.setting.backbone)
+    how = run.setting
+    dataset = open_dataset(run.dataset, site, catalogue, how.image_size, how.backbone, how.interpolation)
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
     device = pick_device(site.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU on this machine")
     check_precision(run.setting, device)
     return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data)
 

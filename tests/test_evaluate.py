@@ -55,7 +55,7 @@ class Toy:
     """Views whose inputs are their own positions, and a record of what was asked for."""
 
     input_shape, outputs = (2,), 3
-    card = DatasetCard(source="made up", licence="none", input_shape=input_shape)
+    card = DatasetCard(source="made up", licence="none", input_kind="vectors", input_shape=input_shape)
 
     def __init__(self, sizes: dict[View, int]) -> None:
         self.sizes = sizes

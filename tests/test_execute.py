@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import orjson
 import pytest
 import torch
 
+from dgbench.errors import UserError
 from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
@@ -21,7 +23,7 @@ from dgbench.run import Run
 from dgbench.sources import Site
 from dgbench.store import RunFolder, State
 from dgbench.training import CHECKPOINT, Training
-from dgbench.workbench import pick_device
+from dgbench.workbench import open_workbench, pick_device
 from tests.in_process import execute, execute_all, records_of, sweep_of
 from tests.layouts import truncate, write_folders
 
@@ -225,7 +227,10 @@ def images(root: Path, **site: Any) -> tuple[Sweep, Run, RunFolder]:
     )
 
 
-def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     toy = write_folders(tmp_path / "toy", {"a": 12, "b": 12, "c": 12}, ["x", "y"])
     bad = toy / "a" / "x" / "0004.jpg"
     truncate(bad)
@@ -234,6 +239,8 @@ def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(tmp_path:
     (failure,) = folder.failures()
     assert failure["error"].startswith(f"UserError: image {bad} can't be decoded (")
     assert "--skip_bad_images" in failure["error"]
+    assert "--skip_bad_images" in caplog.text
+    assert "Traceback" not in caplog.text
     assert folder.state(0) is State.FAILED
     sweep, run, folder = images(tmp_path / "lenient", skip_bad_images=True)
     assert execute(sweep, run) == 0
@@ -259,3 +266,14 @@ def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
         assert pick_device("auto").type == expected
         assert pick_device("cpu").type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    sweep = sweep_of(tmp_path, "ERM")
+    sweep = dataclasses.replace(sweep, site=dataclasses.replace(sweep.site, device="cuda"))
+    with pytest.raises(UserError, match="--device cuda: this machine shows no GPU"):
+        sweep.execute(jobs=1, jobs_per_gpu=1, retries=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
+        open_workbench(sweep.plan.runs[0], sweep.store, sweep.site)

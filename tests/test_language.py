@@ -166,12 +166,12 @@ def test_names_of_language_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("distilbert-base-uncased", "microsoft/CodeGPT-small-py", str(tmp_path), "bert-base-cased"):
         assert is_language_model(name)
         check_backbone(name)
-        check_inputs(name, (2, 300))
+        check_inputs(name, (2, 300), "texts")
     assert not any(is_language_model(name) for name in ("resnet18", "MLP", "SmallCNN", "distilbart", "nonsense"))
-    with pytest.raises(UserError, match="'distilbert-base-uncased' takes texts, and these inputs are 3 x 64 x 64"):
-        check_inputs("distilbert-base-uncased", (3, 64, 64))
-    with pytest.raises(UserError, match="'resnet18' takes images, and these inputs are 2 x 300"):
-        check_inputs("resnet18", (2, 300))
+    with pytest.raises(UserError, match="'distilbert-base-uncased' takes texts, and these inputs are images"):
+        check_inputs("distilbert-base-uncased", (3, 64, 64), "images")
+    with pytest.raises(UserError, match="'resnet18' takes images, and these inputs are texts"):
+        check_inputs("resnet18", (2, 300), "texts")
 
 
 def test_what_can_not_be_read_is_told(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Py150(WildsDataset):
         source="https://worksheets.codalab.org/rest/bundles/0x442a0661a84649e69c0a946cc5f84237/contents/blob/ (wilds)",
         licence="MIT",
         paper="Lu et al., CodeXGLUE, 2021; Raychev et al., Probabilistic Model for Code with Decision Trees, 2016",
+        input_kind="texts",
         input_shape=(_LENGTH,),
         domains=("official",),
         counts={"official": 150_000},

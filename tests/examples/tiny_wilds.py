@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dgbench.datasets._wilds import Indices
 from dgbench.datasets.camelyon17 import Camelyon17, WILDSCamelyon
 from dgbench.datasets.civil_comments import CivilComments
+from dgbench.datasets.ogb_molpcba import OGBMolPCBA
 from dgbench.datasets.poverty_map import PovertyMap
 from dgbench.datasets.py150 import Py150
 
@@ -55,6 +56,17 @@ class TinyPoverty(PovertyMap):
         """(B, 8, 14, 14): every village's is one of four images."""
         small = [source.get_input(row).numpy()[:, ::16, ::16] for row in range(4)]
         return np.stack([small[row % 4] for row in rows.tolist()])
+
+
+class TinyMolecules(OGBMolPCBA):
+    """Forty molecules."""
+
+    card = dataclasses.replace(
+        OGBMolPCBA.card,
+        counts={"official": 40},
+        parts={"train": 20, "val": 10, "test": 10},
+        input_shape=(24, OGBMolPCBA.card.input_shape[1]),
+    )
 
 
 class TinyPy150(Py150):
