@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from dgbench.hub import from_hub
 class TextFeaturizer(nn.Module):
     """The state in which a language model leaves the first token of a text (encoders), or the last (all others).
 
-    Takes (B, 2, length), int64: tokens, and 1 where there is one, 0 behind the end. Gives (B, hidden size).
+    Takes (B, 2, length), whole numbers: tokens, and 1 where there is one, 0 behind the end. Gives (B, hidden size).
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,7 +30,7 @@ class TextFeaturizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        tokens, mask = x.unbind(1)
+        tokens, mask = x.long().unbind(1)
         states: Tensor = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
         if self.reads_both_ways:
             return states[:, 0]
@@ -39,7 +40,7 @@ class TextFeaturizer(nn.Module):
 class SequenceFeaturizer(nn.Module):
     """The states of a causal language model at each place, in which it knows the tokens up to there.
 
-    Takes tokens (B, length), int64, all of which count. Gives (B, length, hidden size).
+    Takes tokens (B, length), whole numbers, all of which count. Gives (B, length, hidden size).
     """
 
     def __init__(self, model: Any) -> None:
@@ -60,7 +61,7 @@ class SequenceFeaturizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        states: Tensor = self.model(input_ids=x, use_cache=False).last_hidden_state
+        states: Tensor = self.model(input_ids=x.long(), use_cache=False).last_hidden_state
         return states
 
 
@@ -80,46 +81,38 @@ class OutputOfEmbedding(nn.Module):
         return F.linear(states, self._embedding[0].weight, self.bias)
 
 
-def language_model(name: str, length: int, *, pretrained: bool = False) -> tuple[nn.Module, int]:
-    """The featurizer of texts of that name (a folder, or what the hub calls it), and its number of features.
+def language_model(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
+    """The featurizer of that name (a folder, or what the hub calls it), and its number of features.
 
-    Raises `UserError` if it can't be had, or reads no texts of so many tokens.
+    Of texts (2, length), or of sequences (length,). Raises `UserError` if it can't be had, reads no so many tokens, or
+    would see the tokens of a sequence that it is asked for.
     """
-    model = _model("AutoModel", name, length, ', or use --hparams \'{"backbone": "MLP"}\' on bags of words', pretrained)
-    return TextFeaturizer(model), int(model.config.hidden_size)
-
-
-def sequence_model(name: str, length: int, *, pretrained: bool = False) -> tuple[SequenceFeaturizer, int]:
-    """The same of sequences. Raises `UserError` also if the model sees the tokens that it is asked for."""
-    model = _model("AutoModelForCausalLM", name, length, "", pretrained)
-    if _reads_both_ways(model.config):
-        raise UserError(
-            f"backbone {name!r} reads both ways, so it would see the tokens that it is asked for: name a causal "
-            "language model"
-        )
-    return SequenceFeaturizer(model), int(model.config.hidden_size)
-
-
-def _model(kind: str, name: str, length: int, way_out: str, pretrained: bool) -> Any:
-    """A model of transformers of that kind, with its weights or fresh ones."""
+    length, sequences = input_shape[-1], len(input_shape) == 1
     try:
         import transformers
     except ImportError as error:
         raise UserError(f"backbone {name!r} needs the package transformers: pip install 'dgbench[text]'") from error
-    models: Any = getattr(transformers, kind)
+    models: Any = transformers.AutoModelForCausalLM if sequences else transformers.AutoModel
     try:
         config = from_hub(transformers.AutoConfig.from_pretrained, name)
         model = from_hub(models.from_pretrained, name) if pretrained else models.from_config(config)
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
+        instead = "" if sequences else ', or use --hparams \'{"backbone": "MLP"}\' on bags of words'
         raise UserError(
             f"the language model {name!r} could not be had ({why}). Fetch it once where there is a network and copy "
-            f"~/.cache/huggingface here, or name a folder that holds it (./folder){way_out}"
+            f"~/.cache/huggingface here, or name a folder that holds it (./folder){instead}"
         ) from error
     longest = getattr(config, "max_position_embeddings", length)
     if length > longest:
         raise UserError(f"backbone {name!r} reads texts of at most {longest} tokens, and these have {length}")
-    return model.float()  # whatever its file holds: precision is the setting's
+    if sequences and _reads_both_ways(config):
+        raise UserError(
+            f"backbone {name!r} reads both ways, so it would see the tokens that it is asked for: name a causal "
+            "language model"
+        )
+    model = model.float()  # whatever its file holds: precision is the setting's
+    return SequenceFeaturizer(model) if sequences else TextFeaturizer(model), int(config.hidden_size)
 
 
 def _reads_both_ways(config: Any) -> bool:

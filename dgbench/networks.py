@@ -26,7 +26,7 @@ from dgbench.backbones import (
 from dgbench.errors import UserError
 from dgbench.graphs import gin
 from dgbench.hub import timm_file
-from dgbench.language import SequenceFeaturizer, language_model, sequence_model
+from dgbench.language import SequenceFeaturizer, language_model
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -251,7 +251,6 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
     if name == "GIN":
         return gin(input_shape)
     if is_language_model(name):
-        model = sequence_model if len(input_shape) == 1 else language_model
-        return model(name, input_shape[-1], pretrained=pretrained)
+        return language_model(name, input_shape, pretrained=pretrained)
     file = timm_file(name) if pretrained else None
     return timm_model(name, input_shape, file), timm_width(name, tuple(input_shape))

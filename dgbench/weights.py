@@ -82,7 +82,7 @@ def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
     if is_language_model(name):
         from dgbench.language import language_model  # which imports torch
 
-        language_model(name, input_shape[-1], pretrained=pretrained)
+        language_model(name, input_shape, pretrained=pretrained)
     elif pretrained and name not in WHEELS:
         timm_file(name)
 

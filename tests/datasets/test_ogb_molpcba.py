@@ -12,7 +12,7 @@ import sklearn.metrics
 
 from dgbench.errors import UserError
 from tests.datasets.no_network import cut_off
-from tests.datasets.test_wilds import Copy, logits_for, made, same
+from tests.datasets.test_wilds import Copy, made, predicted_for, same
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def one(tmp_path: Path) -> Iterator[Copy]:
 def test_ogb_reports_the_mean_average_precision_over_assays(one: Copy) -> None:
     examples = one.examples()
     indices = examples.parts["train"]
-    logits, labels = logits_for(examples, one.dataset, indices), examples.labels[indices]
+    predicted, labels = predicted_for(examples, one.dataset, indices), examples.labels[indices]
     each = [
         sklearn.metrics.average_precision_score(y[~np.isnan(y)], z[~np.isnan(y)])
-        for y, z in zip(labels.T, logits.T, strict=True)
+        for y, z in zip(labels.T, predicted.T, strict=True)
         if {0, 1} <= set(y)
     ]
-    assert examples.score(logits, indices)["ap"] == pytest.approx(np.mean(each))
+    assert examples.score(predicted, indices)["ap"] == pytest.approx(np.mean(each))
 
 
 def test_molecules_are_their_atoms_then_their_bonds_as_ogb_reads_them(one: Copy) -> None:
