@@ -78,8 +78,8 @@ class PovertyMap(WildsDataset):
         return logits
 
     def scores(self, source: Any, logits: NDArray[np.float32], rows: Indices) -> dict[str, float]:
-        """WILDS' correlations and error; the correlation of what doesn't vary is told as 0, not as no number."""
-        if np.ptp(logits) == 0:
+        """WILDS' correlations and error; the correlation of what doesn't vary, or is no number, is told as 0."""
+        if not np.isfinite(logits).all() or np.ptp(logits) == 0:
             error = float(np.mean((logits[:, 0] - self.labels(source)[rows]) ** 2))
             return {"r_wg": 0.0, "r_all": 0.0, "mse_avg": error}
         return super().scores(source, logits, rows)
