@@ -84,7 +84,8 @@ class Sweep:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
-        table = tabulate(self.plan, self.declaration.setting, self.declaration.protocol)
+        declaration = self.declaration
+        table = tabulate(self.plan, declaration.setting, declaration.protocol, declaration.overrides)
         write_plan(self.root, table)
         write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
         for run in self.without_weights():

@@ -90,6 +90,8 @@ class Results:
     """Row -> how many runs each of its models is merged from, for rows that merge."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
+    asked: tuple[str, ...] = ()
+    """What its runs have otherwise than preset and search spaces say, each in words."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -194,6 +196,7 @@ class _Reader:
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             shown=table.shown,
+            asked=table.asked,
             origin=self.origin,
             notes=tuple(self.notes),
         )

@@ -97,6 +97,11 @@ class Setting:
             return 1.0
         return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
 
+    def departures(self) -> dict[str, Any]:
+        """The fields that are not the preset's, with their values."""
+        preset = PRESETS[self.preset]
+        return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
+
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
         """The steps after which models are evaluated, counted from 0 as DomainBed counts."""

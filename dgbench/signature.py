@@ -20,6 +20,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
         "preset": results.preset,
+        "beside the preset": ", ".join(results.asked),
         "trials": f"{len(trials)} ({ranges(trials)})",
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
         "one model of all trials": _of_all_trials(results, datasets),

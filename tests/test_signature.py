@@ -42,6 +42,12 @@ def test_runs_that_disagree_are_warned_of() -> None:
     assert len(disagreements(results, ["E"])) == 1
 
 
+def test_what_is_not_the_presets_is_told() -> None:
+    asked = signature(Results("p", "s", 0, (), {}, (), {}, asked=("steps 7", "lr 0.1")), TrainingDomain(), [])
+    assert asked["beside the preset"] == "steps 7, lr 0.1"
+    assert "beside the preset" not in signature(Results("p", "s", 0, (), {}, (), {}), TrainingDomain(), [])
+
+
 def test_who_saw_more_of_the_test_domain_is_told() -> None:
     shown = {"ARM": "its batch", "T3A": "the stream", "ARM+SWAD": "its batch"}
     results = Results("p", "s", 0, ("ARM", "T3A", "ARM+SWAD", "ERM"), {}, (), {}, shown=shown)
