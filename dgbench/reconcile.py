@@ -6,6 +6,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -119,7 +120,15 @@ class Sweep:
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
-        """What is worth knowing of the data sets' files."""
+        """What is worth knowing of the data sets' files, and of methods that were changed since."""
+        catalogue, changed = Catalogue(self.site.include), Counter[str]()
+        for run in self.plan.runs:
+            parts = (run.method, *run.averages)
+            now = {part.name: source for part in parts if (source := catalogue.entries[part.name].source)}
+            then = (self.store.folder(run.id).summary() or {}).get("sources", {}) if now else {}
+            changed.update(name for name, source in then.items() if source != now.get(name))
+        for name, runs in changed.items():
+            yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
         for name, dataset in self._datasets():
             yield from (f"{name}: {remark}" for remark in dataset.remarks())
 

@@ -68,6 +68,8 @@ class Origin:
     """Data set -> fingerprint of its data."""
     versions: Counter[str] = field(default_factory=Counter)
     commits: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    """Method -> file and hash of it, for methods that the package doesn't hold."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,8 @@ class _Reader:
         self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
         self.origin.commits[str(summary["commit"])] += 1
+        for name, source in summary.get("sources", {}).items():
+            self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}
 
     def _believed(self, folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]] | str:

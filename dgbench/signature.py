@@ -34,6 +34,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
             if (found := results.origin.fingerprints.get(dataset))
         ),
         "commit": "|".join(results.origin.commits),
+        "methods from": ", ".join(f"{name}: {'|'.join(found)}" for name, found in results.origin.sources.items()),
         "run by": "|".join(results.origin.versions),
         "collected by": f"dgbench {__version__}",
     }
@@ -44,6 +45,7 @@ def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
     """Warnings where runs of one table stand on different data or were made by different code."""
     found = [(f"on different data of {name}", results.origin.fingerprints.get(name, Counter())) for name in datasets]
     found += [("by different versions", results.origin.versions), ("at different commits", results.origin.commits)]
+    found += [(f"by different versions of {name}", counts) for name, counts in results.origin.sources.items()]
     return tuple(
         f"WARNING: its runs were made {what}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
         for what, counts in found
