@@ -135,6 +135,8 @@ PRESETS: Mapping[str, Setting] = {
 }
 
 _TYPES = get_type_hints(Setting)
+OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
+"""Fields whose 0 stands for the data set's own value."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
 _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
