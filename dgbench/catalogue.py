@@ -76,6 +76,11 @@ class Entry:
         """First line of the docstring: for a method, its objective."""
         return self.doc.strip().partition("\n")[0]
 
+    @property
+    def source(self) -> str:
+        """Name and hash of the file that it is from, `mine.py 0123456789ab`; empty for what the package holds."""
+        return source_of(Path(self.file))
+
     def load(self) -> Any:
         """The class itself; imports its file."""
         return getattr(import_source(self.module, Path(self.file)), self.name)
@@ -178,6 +183,13 @@ class Catalogue:
                 yield foreign_entry(Path(included), name)
             else:
                 yield from _entries("", Path(included))
+
+
+def source_of(file: Path) -> str:
+    """As `Entry.source`, of its file as it is now."""
+    if file.is_relative_to(_PACKAGE):
+        return ""
+    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
 def _split(include: str) -> tuple[str, str]:

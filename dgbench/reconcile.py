@@ -6,6 +6,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -102,7 +103,8 @@ class Sweep:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
-        table = tabulate(self.plan, self.declaration.setting, self.declaration.protocol)
+        declaration = self.declaration
+        table = tabulate(self.plan, declaration.setting, declaration.protocol, declaration.overrides)
         write_plan(self.root, table)
         write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
         for run in self.without_weights():
@@ -136,7 +138,15 @@ class Sweep:
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
-        """What is worth knowing of the data sets' files."""
+        """What is worth knowing of the data sets' files, and of methods that were changed since."""
+        catalogue, changed = Catalogue(self.site.include), Counter[str]()
+        for run in self.plan.runs:
+            parts = (run.method, *run.averages)
+            now = {part.name: source for part in parts if (source := catalogue.entries[part.name].source)}
+            then = (self.store.folder(run.id).summary() or {}).get("sources", {}) if now else {}
+            changed.update(name for name, source in then.items() if source != now.get(name))
+        for name, runs in changed.items():
+            yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
         for name, dataset in self._datasets():
             yield from (f"{name}: {remark}" for remark in dataset.remarks())
 

@@ -105,6 +105,12 @@ class Overrides:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
 
+    def told(self) -> Iterator[str]:
+        """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
+        yield from (f"{name} {value}" for name, value in self.fixed.items())
+        yield from (f"{entry} {name} {value}" for entry, own in self.parts.items() for name, value in own.items())
+        yield from (f"{name} ~ {draw}" for name, draw in self.draws.items())
+
 
 def refuse(
     requests: Sequence[Request],

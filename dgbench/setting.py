@@ -101,6 +101,11 @@ class Setting:
             return 1.0
         return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
 
+    def departures(self) -> dict[str, Any]:
+        """The fields that are not the preset's, with their values."""
+        preset = PRESETS[self.preset]
+        return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
+
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
         """The steps after which models are evaluated, counted from 0 as DomainBed counts."""
@@ -136,6 +141,8 @@ PRESETS: Mapping[str, Setting] = {
 }
 
 _TYPES = get_type_hints(Setting)
+OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
+"""Fields whose 0 stands for the data set's own value."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
 _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
 from dgbench.reconcile import Sweep
+from dgbench.results import read_results
 from dgbench.run import Run
+from dgbench.select import TrainingDomain
+from dgbench.signature import signature
 from dgbench.sources import Site
 from dgbench.store import RunFolder, State
 from dgbench.training import CHECKPOINT, Training
@@ -277,3 +281,23 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
         open_workbench(sweep.plan.runs[0], sweep.store, sweep.site)
+
+
+def test_a_run_says_which_file_its_method_is_from_and_a_launch_that_it_was_changed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text((Path(__file__).parent / "examples" / "smooth.py").read_text())
+    site = Site(device="cpu", include=(str(mine),))
+    sweep = execute_all(sweep_of(tmp_path / "sweep", "ERM", "Smooth", site=site))
+    erm, smooth = (sweep.store.folder(run.id).summary() for run in sweep.plan.runs)
+    assert erm is not None
+    assert "sources" not in erm
+    said = f"mine.py {hashlib.sha256(mine.read_bytes()).hexdigest()[:12]}"
+    assert smooth is not None
+    assert smooth["sources"] == {"Smooth": said}
+    results = read_results(sweep.root)
+    assert results.origin.sources == {"Smooth": {said: 1}}
+    assert signature(results, TrainingDomain(), ["RotatedDigits"])["methods from"] == f"Smooth: {said}"
+    assert list(sweep.remarks()) == []
+    mine.write_text(mine.read_text() + "\n# changed\n")
+    (remark,) = sweep.remarks()
+    assert remark == "WARNING: Smooth is not what 1 finished runs were made by. They stay: use another folder for it"

@@ -133,3 +133,21 @@ def test_a_run_whose_checkpoint_is_garbled_begins_anew_and_says_so(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "begun anew" in line]
     assert line.startswith(f"begun anew: {run.name}: {folder.path / file} ")
     assert line.endswith(f"(log: {folder.log_path})")
+
+
+def test_who_sits_at_a_terminal_is_asked_before_checkpoints_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = sweep_of(tmp_path, "ERM")
+    (run,) = begun.plan.runs
+    assert train(training_of(begun, run), stop_after=14)
+    checkpoint = begun.store.folder(run.id).path / "checkpoint.pt"
+    words, asked = ["delete_incomplete", "--output_dir", str(tmp_path)], list[str]()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    assert sweep.main(words) == 1
+    assert "what 1 unfinished runs left, their checkpoints too" in asked[0]
+    assert checkpoint.exists()
+    assert sweep.main([*words, "--skip_confirmation"]) == 0
+    assert not checkpoint.exists()
+    assert len(asked) == 1

@@ -236,6 +236,8 @@ def test_poverty_map_reports_the_lower_correlation_of_town_and_country_in_each_f
         assert examples.score(predicted, indices)["r_wg"] == pytest.approx(min(found), abs=1e-5)
     flat = examples.score(np.zeros_like(predicted), indices)
     assert flat == {"r_wg": 0, "r_all": 0, "mse_avg": pytest.approx(np.mean(wealth**2))}
+    diverged = examples.score(np.full((len(examples.labels), 1), np.nan, np.float32), np.arange(len(examples.labels)))
+    assert (diverged["r_wg"], diverged["r_all"]) == (0, 0)
 
 
 @pytest.mark.parametrize("one", ["Py150"], indirect=True)
