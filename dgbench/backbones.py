@@ -6,6 +6,7 @@ Imports no torch by itself; timm, which does, only for names other than ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,8 @@ ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
 FLAT = ("Linear", "MLP")
 """They take each input as one vector; `Linear` is a classifier alone."""
 SMALL = (*FLAT, "MNIST_CNN", "SmallCNN")
+EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
+"""What timm calls the layers that read the input, in transformers, ConvNeXts, ResNets and EfficientNets."""
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
@@ -79,7 +82,7 @@ def check_inputs(name: str, input_shape: Sequence[int]) -> None:
         size = " x ".join(map(str, input_shape))
         raise UserError(f"backbone {name!r} takes {takes}, and these inputs are {size}: leave it out, or say 'MLP'")
     if takes == "images" and name not in (*SMALL, *_LARGE.values()):
-        timm_width(name, tuple(input_shape))
+        timm_look(name, tuple(input_shape))
 
 
 def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = None) -> Any:
@@ -96,25 +99,75 @@ def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = Non
     return timm.create_model(name, in_chans=input_shape[0], num_classes=0, **how)
 
 
-@cache
-def timm_width(name: str, input_shape: tuple[int, ...]) -> int:
-    """How many features timm's network of that name makes of an image; raises `UserError` if it can't take such.
+@dataclass(frozen=True)
+class Look:
+    """What is known of a network of timm once an image has passed through one without memory."""
 
-    It is asked by passing an image through a network without memory, which takes a fraction of a second. What timm
-    calls `num_features` is another number where the network ends in a hidden layer (MobileNetV3, VGG).
+    width: int
+    """How many features it makes. What timm calls `num_features` is another number where the network ends in a hidden
+    layer (MobileNetV3, VGG)."""
+    lacking: frozenset[str]
+    """As `lacking_of` has it."""
+
+
+@cache
+def timm_look(name: str, input_shape: tuple[int, ...]) -> Look:
+    """Look at timm's network of that name, for a fraction of a second; raises `UserError` if it can't take images so.
+
+    It is never called in earnest, so the caller's random numbers are left alone.
     """
     import torch
 
-    # Such a network is never called in earnest, so it must not use up the caller's random numbers.
+    outputs: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         try:
-            features = timm_model(name, input_shape).eval()(torch.empty(1, *input_shape))
+            model = timm_model(name, input_shape).eval()
+            for module_name, module in model.named_modules():
+                module.register_forward_hook(lambda _, __, out, n=module_name: outputs.update({n: out}))
+            features = model(torch.empty(1, *input_shape))
         except Exception as error:
             raise UserError(_refused(name, input_shape, str(error).partition("\n")[0])) from error
     if features.dim() != 2:
         found = " x ".join(map(str, features.shape[1:]))
         raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
-    return int(features.shape[1])
+    infos = getattr(model, "feature_info", ())
+    stages = [_kind_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
+    return Look(int(features.shape[1]), _lacking(model, stages))
+
+
+def _kind_of(output: Any, channels: int) -> str:
+    """`maps` of (B, C, H, W), `tokens` of (B, n, C), or nothing that methods know to read."""
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) == 4 and shape[1] == channels:
+        return "maps"
+    return "tokens" if len(shape) == 3 and shape[2] == channels else ""
+
+
+def _lacking(model: Any, stages: Sequence[str]) -> frozenset[str]:
+    from torch import nn
+
+    batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    norms = {
+        "batch_norm": any(isinstance(module, batch) for module in model.modules()),
+        "norm": any(isinstance(module, (*batch, nn.LayerNorm, nn.GroupNorm)) for module in model.modules()),
+        "feature_maps": bool(stages) and set(stages) == {"maps"},
+        "stages": bool(stages) and set(stages) <= {"maps", "tokens"},
+        "embedding": any(name in EMBEDDINGS for name, _ in model.named_children()),
+    }
+    return frozenset(name for name, has in norms.items() if not has)
+
+
+def lacking_of(name: str, input_shape: Sequence[int]) -> frozenset[str]:
+    """What of `cards.NEEDS` the network of that name (no alias) lacks, and `embedding`: layers that read the input."""
+    if name == "Linear":
+        return frozenset({"batch_norm", "norm", "feature_maps", "embedding"})
+    if name in SMALL:
+        return frozenset({"batch_norm", "norm", "feature_maps"} if name in FLAT else {"batch_norm"})
+    if name in _LARGE.values():
+        return frozenset()
+    if len(input_shape) != 3:
+        return frozenset({"batch_norm", "feature_maps"})
+    return timm_look(name, tuple(input_shape)).lacking
 
 
 def _refused(name: str, input_shape: Sequence[int], why: str) -> str:

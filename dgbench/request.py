@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from dgbench.backbones import FLAT, SMALL, check_backbone, resolve_backbone
-from dgbench.cards import GENERATED, NEEDS
-from dgbench.catalogue import Catalogue
+from dgbench.backbones import check_backbone, lacking_of, resolve_backbone
+from dgbench.cards import GENERATED, NEEDS, holds, with_values
+from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
 from dgbench.protocol import NEW, OUT, Fold, Protocol, View
@@ -113,14 +113,14 @@ def refuse(
             with problems.collecting():
                 folds = facts[dataset].folds(request.protocol)
                 fewest = min(facts[dataset].domains_in_step(fold, settings[dataset]) for fold in folds)
-                for problem in _too_few_domains(request.rows, facts[dataset], fewest, catalogue):
+                for problem in _too_few_domains(request, facts[dataset], fewest, catalogue, values):
                     problems.add(problem)
             setting = settings[dataset]
             for refused in (
                 _unfit_mergers(request, dataset, setting, catalogue),
                 _data_apart(request.rows, facts[dataset], setting, catalogue),
-                _nothing_to_freeze(setting, dataset),
-                _not_followed(request.rows, setting, catalogue),
+                _nothing_to_freeze(facts[dataset], setting),
+                _not_followed(request, dataset, setting, catalogue, values),
                 _unmet_needs(request, facts[dataset], setting, catalogue, values),
                 _not_of_classes(facts[dataset], setting),
                 _unfit_teachers(request, facts[dataset], setting, catalogue, values),
@@ -143,19 +143,37 @@ def _wrong_values(request: Request, dataset: str, values: Values) -> Iterator[st
         yield from problems.found
 
 
-def _too_few_domains(rows: Iterable[Row], facts: DatasetFacts, fewest: int, catalogue: Catalogue) -> Iterator[str]:
-    for row in rows:
-        needed = catalogue.get("algorithm", row.algorithm).card.min_domains
+def _too_few_domains(
+    request: Request, facts: DatasetFacts, fewest: int, catalogue: Catalogue, values: Values
+) -> Iterator[str]:
+    for row in request.rows:
+        entry = catalogue.get("algorithm", row.algorithm)
+        who, needed = _domains_needed(entry, _drawn(request, entry, facts.name, values))
         if fewest < needed and facts.pools:
             yield (
-                f"{row.algorithm} needs at least {needed} training domains in a step; on {facts.name} there are "
+                f"{who} needs at least {needed} training domains in a step; on {facts.name} there are "
                 f"{fewest}. Add --hparams '{{\"domains_per_step\": {needed}}}'"
             )
         elif fewest < needed:
             yield (
-                f"{row.algorithm} needs at least {needed} training domains; on {facts.name} a fold has {fewest}. "
+                f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}. "
                 "--single_test_envs leaves out the folds with two test domains"
             )
+
+
+def _domains_needed(entry: Entry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:
+    """Most training domains that an algorithm needs in any draw, and what it is called there."""
+    who, most = entry.name, int(entry.card.min_domains)
+    for hparams in drawn:
+        for name, by_value in entry.card.min_domains_with.items():
+            number = by_value.get(hparams[name], 0)
+            condition = {name: hparams[name]}
+            if isinstance(number, str):
+                condition[number] = hparams[number]
+                number = int(hparams[number])
+            if number > most:
+                who, most = entry.name + with_values(condition), number
+    return who, most
 
 
 def _unfit_mergers(request: Request, dataset: str, setting: Setting, catalogue: Catalogue) -> Iterator[str]:
@@ -211,31 +229,63 @@ def _data_apart(rows: Iterable[Row], facts: DatasetFacts, setting: Setting, cata
 def _unmet_needs(
     request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
-    lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
-    if setting.backbone in SMALL:
-        lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone in FLAT else {"batch_norm"}
+    lacking = _lacking(facts, setting)
+    found = []
+    for entry in _entries(request.rows, catalogue):
+        always = (*entry.card.needs, "classes") if entry.kind == "adapter" else entry.card.needs
+        found += [(entry.name, need) for need in always if need in lacking]
+        if entry.kind != "merger":
+            drawn = _drawn(request, entry, facts.name, values)
+            for need, condition in entry.card.needs_with.items():
+                if need in lacking and any(holds(condition, hparams) for hparams in drawn):
+                    found.append((entry.name + with_values(condition), need))
+    for who, need in found:
+        yield f"{who} needs {NEEDS[need]}, which it would not have on {facts.name}"
+
+
+def _lacking(facts: DatasetFacts, setting: Setting) -> set[str]:
+    """What of `NEEDS` there is not."""
+    lacking = set(lacking_of(setting.backbone, facts.input_shape))
+    if len(facts.input_shape) != 3:
+        lacking.add("images")
+    if setting.nonlinear_classifier:
+        lacking.add("linear_classifier")
+    if setting.classifier_init != "random":
+        lacking.add("random_classifier")
     if setting.backbone == "Linear" or setting.freeze == "featurizer":
         lacking.add("learning_features")
-    lacking |= set[str]() if facts.task == "classification" else {"classes"}
-    for row in request.rows:
-        asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
-        if row.merger:
-            entry = catalogue.get("merger", row.merger)
-            asking.append((entry, entry.card.needs))
-        if row.adapter:
-            entry = catalogue.get("adapter", row.adapter)
-            hparams = values("adapter", row.adapter, facts.name, request.hparams_seeds[0], request.trials[0]).hparams
-            bound = all(hparams[name] == value for name, value in entry.card.needs_with.items())
-            asking.append((entry, (*(entry.card.needs if bound else ()), "classes")))
-        for entry, needs in asking:
-            for need in needs:
-                if need in lacking:
-                    yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
+    if facts.task != "classification":
+        lacking.add("classes")
+    return lacking
 
 
-def _nothing_to_freeze(setting: Setting, dataset: str) -> Iterator[str]:
-    if setting.backbone == "Linear" and setting.freeze == "embedding":
-        yield f"backbone 'Linear' is a classifier alone, so on {dataset} freeze can't be 'embedding'"
+def _entries(rows: Iterable[Row], catalogue: Catalogue) -> Iterator[Entry]:
+    """What takes part in making the predictors of rows, but for averages, each once."""
+    entries = dict.fromkeys(entry for row in rows for entry in row.entries)
+    return (catalogue.get(kind, name) for kind, name in entries if kind != "average")
+
+
+def _drawn(request: Request, entry: Entry, dataset: str, values: Values) -> list[Mapping[str, Value]]:
+    """An entry's hyperparameters, of each draw; none if some are wrong, which `_wrong_values` tells."""
+    try:
+        return [
+            values(entry.kind, entry.name, dataset, seed, trial).hparams
+            for seed, trial in product(request.hparams_seeds, request.trials)
+        ]
+    except UserError:
+        return []
+
+
+def _nothing_to_freeze(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    if setting.freeze != "embedding":
+        return
+    if setting.backbone == "Linear":
+        yield f"backbone 'Linear' is a classifier alone, so on {facts.name} freeze can't be 'embedding'"
+    elif "embedding" in lacking_of(setting.backbone, facts.input_shape):
+        yield (
+            f"which layers of backbone {setting.backbone!r} read the input is not known, so on {facts.name} freeze "
+            "can't be 'embedding'"
+        )
 
 
 def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
@@ -257,12 +307,14 @@ def _unfit_teachers(
         if not catalogue.get("algorithm", row.algorithm).card.taught:
             continue
         hparams = values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0]).hparams
-        problems = Problems()
+        problems, how = Problems(), setting
         if backbone := str(hparams["teacher_backbone"]):
             with problems.collecting():
                 check_backbone(backbone)
                 own = resolve_backbone(backbone, facts.input_shape)
-                check_start(dataclasses.replace(setting, backbone=own, weights=""), facts.input_shape, "")
+                others = dataclasses.replace(setting, backbone=own, weights="")
+                check_start(others, facts.input_shape, "")
+                how = others
         with problems.collecting():
             teacher = parse_row(str(hparams["teacher"]), catalogue)
             if teacher.adapter:
@@ -275,19 +327,25 @@ def _unfit_teachers(
                     "can't be a teacher"
                 )
             asked = dataclasses.replace(request, rows=(teacher,))
-            for problem in _unfit_mergers(asked, dataset, setting, catalogue):
-                problems.add(problem)
-            for problem in _wrong_values(asked, dataset, values):
+            for problem in (
+                *_unfit_mergers(asked, dataset, how, catalogue),
+                *_wrong_values(asked, dataset, values),
+                *_not_followed(asked, dataset, how, catalogue, values),
+                *_unmet_needs(asked, facts, how, catalogue, values),
+            ):
                 problems.add(problem)
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 
 
-def _not_followed(rows: Iterable[Row], setting: Setting, catalogue: Catalogue) -> Iterator[str]:
+def _not_followed(
+    request: Request, dataset: str, setting: Setting, catalogue: Catalogue, values: Values
+) -> Iterator[str]:
     """What of the setting an algorithm can't follow, averages that can't feed back into it, and adapters that would
     need more of it than it shows."""
-    for row in rows:
+    for row in request.rows:
         entry = catalogue.get("algorithm", row.algorithm)
-        yield from entry.refusals(setting)
+        drawn = _drawn(request, entry, dataset, values)
+        yield from dict.fromkeys(problem for hparams in drawn for problem in entry.refusals(setting, hparams))
         feeds_back = row.average and catalogue.get("average", row.average).card.feeds_back
         if feeds_back and (not entry.features or "network" in entry.card.followers):
             yield (
