@@ -47,8 +47,10 @@ def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path
         files = list(sources)
     else:
         by_hand = [archive.name for archive in archives if not archive.url]
-        if by_hand or not archives:
-            raise Unreachable(f"no program can fetch {', '.join(by_hand) or 'it'}: get it with a browser")
+        if by_hand:
+            raise Unreachable(f"no program can fetch {', '.join(by_hand)}: get it with a browser")
+        if not archives:
+            raise Unreachable("dgbench doesn't fetch it: get it yourself")
         downloads = data_dir / "downloads"
         files = [get(a.url, downloads / a.name, progress, md5=a.md5) for a in archives]
     published = {archive.name: archive for archive in archives}
@@ -150,6 +152,8 @@ def _target(archive: Path, folder: Path, name: str) -> Path:
 def _begin_of(file: Path) -> str:
     with file.open("rb") as opened:
         begin = opened.read(64)
+    if begin.startswith(b"PK\x03\x04"):  # the index, by which a zip file is known, stands at its end
+        return "it begins as a zip file and was cut short, get it again"
     return "it is empty" if not begin else f"it begins with {begin[:24]!r}"
 
 

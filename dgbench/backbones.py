@@ -1,25 +1,54 @@
-"""Which network a name stands for on inputs of some shape, and whether it can take them; `networks` builds them.
+"""Which network a name stands for on some inputs, what it takes and what it has; `networks` builds them.
 
 Imports no torch by itself; timm, which does, only for names other than ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dgbench.cards import INPUTS
 from dgbench.errors import UserError, unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
-FLAT = ("Linear", "MLP")
-"""They take each input as one vector; `Linear` is a classifier alone."""
-SMALL = (*FLAT, "MNIST_CNN", "SmallCNN")
+EMBEDDING = "embedding"
+"""What a network has of which is known what layers read the input."""
 EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
-"""What timm calls the layers that read the input, in transformers, ConvNeXts, ResNets and EfficientNets."""
+"""What timm calls those layers, in transformers, ConvNeXts, ResNets and EfficientNets."""
+
+
+class Own(NamedTuple):
+    """What is known of a network of ours without building it. All of them start from scratch."""
+
+    takes: tuple[str, ...]
+    """Kinds of inputs, of `cards.INPUTS`."""
+    has: frozenset[str]
+    """What methods may need of a network, of `cards.NEEDS`."""
+    no_compile: str = ""
+    """Why it can't be compiled, if it can't."""
+
+
+_ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps", "stages", EMBEDDING})
+_FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features", "stages", EMBEDDING})
+_CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps"})
+OWN: Mapping[str, Own] = {
+    "Linear": Own(_FLAT, frozenset({"stages"})),
+    "MLP": Own(_FLAT, _LEARNING),
+    "MNIST_CNN": _CONVOLUTIONAL,
+    "SmallCNN": _CONVOLUTIONAL,
+    "GIN": Own(
+        ("graphs",),
+        _LEARNING | {"norm", "batch_norm"},
+        "sees other numbers of atoms in each minibatch, and would be compiled anew for each",
+    ),
+}
+"""Our networks; `Linear` is a classifier alone, and it and `MLP` take an image as one vector."""
+SMALL = tuple(OWN)
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
@@ -59,29 +88,62 @@ def is_language_model(name: str) -> bool:
     return kind in CONFIG_MAPPING
 
 
-def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
-    """The network's own name; an alias is resolved by the shape of an input, as DomainBed does.
+def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
+    """The network's own name; an alias is resolved by the inputs, as DomainBed does.
 
-    Vectors: `MLP`. 28 x 28: `MNIST_CNN`. Other images under 112 pixels: `SmallCNN`. Larger: the alias's ResNet-50.
+    Vectors: `MLP`. Graphs: `GIN`. Images of 28 x 28: `MNIST_CNN`, others under 112 pixels: `SmallCNN`, larger: the
+    alias's ResNet-50. Raises `UserError` for texts and sequences, whose language models nothing tells apart.
     """
     if name not in ALIASES:
         return name
-    if len(input_shape) == 1:
-        return "MLP"
+    if kind in ("texts", "sequences"):
+        bags = "'MLP', or " if kind == "texts" else ""
+        raise UserError(f"backbone {name!r} stands for no network of {kind}: say {bags}a language model's name")
+    if kind != "images":
+        return {"vectors": "MLP", "graphs": "GIN"}[kind]
     if tuple(input_shape[1:]) == (28, 28):
         return "MNIST_CNN"
     return "SmallCNN" if min(input_shape[1:]) < 112 else _LARGE[name]
 
 
-def check_inputs(name: str, input_shape: Sequence[int]) -> None:
-    """Raise `UserError` if the network of that name (no alias) can't take inputs of that shape."""
-    if name == "MLP" or (name == "Linear" and len(input_shape) != 2):
-        return
-    takes = "vectors or images" if name == "Linear" else "texts" if is_language_model(name) else "images"
-    if len(input_shape) != {"texts": 2, "images": 3}.get(takes):
+def takes(name: str) -> tuple[str, ...]:
+    """The kinds of inputs (`cards.INPUTS`) that the network of that name (no alias) takes."""
+    if name in OWN:
+        return OWN[name].takes
+    return ("texts", "sequences") if is_language_model(name) else ("images",)
+
+
+def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
+    """What of `cards.NEEDS` the network of that name (no alias) has not, for such inputs; and `EMBEDDING`.
+
+    Raises `UserError` if it can't take them.
+    """
+    if name in OWN:
+        return _ANY - OWN[name].has
+    if is_language_model(name):
+        return frozenset({"feature_maps", "batch_norm"})
+    return frozenset() if name in _LARGE.values() else timm_look(name, tuple(input_shape)).lacking
+
+
+def starts_without_statistics(name: str) -> bool:
+    """Whether the network of that name has batch norm, and no weights that anybody's statistics come with."""
+    return name in OWN and "batch_norm" in OWN[name].has
+
+
+def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
+    """Raise `UserError` if the network of that name (no alias) can't take inputs of that kind and shape.
+
+    Without a `kind`, they are of one that the network takes and that has so many axes.
+    """
+    known = takes(name)
+    kind = kind or next((other for other in (*known, *INPUTS) if len(input_shape) == INPUTS[other]), "inputs")
+    if kind not in known:
         size = " x ".join(map(str, input_shape))
-        raise UserError(f"backbone {name!r} takes {takes}, and these inputs are {size}: leave it out, or say 'MLP'")
-    if takes == "images" and name not in (*SMALL, *_LARGE.values()):
+        instead = "" if kind in ("sequences", "graphs") else ", or say 'MLP'"
+        raise UserError(
+            f"backbone {name!r} takes {' or '.join(known)}, and these inputs are {kind} ({size}): leave it out{instead}"
+        )
+    if name not in (*SMALL, *_LARGE.values()) and kind == "images":
         timm_look(name, tuple(input_shape))
 
 
@@ -107,7 +169,7 @@ class Look:
     """How many features it makes. What timm calls `num_features` is another number where the network ends in a hidden
     layer (MobileNetV3, VGG)."""
     lacking: frozenset[str]
-    """As `lacking_of` has it."""
+    """What of `cards.NEEDS` it has not."""
 
 
 @cache
@@ -132,7 +194,7 @@ def timm_look(name: str, input_shape: tuple[int, ...]) -> Look:
         raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
     infos = getattr(model, "feature_info", ())
     stages = [_kind_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
-    return Look(int(features.shape[1]), _lacking(model, stages))
+    return Look(int(features.shape[1]), _lacking_of(model, stages))
 
 
 def _kind_of(output: Any, channels: int) -> str:
@@ -143,7 +205,7 @@ def _kind_of(output: Any, channels: int) -> str:
     return "tokens" if len(shape) == 3 and shape[2] == channels else ""
 
 
-def _lacking(model: Any, stages: Sequence[str]) -> frozenset[str]:
+def _lacking_of(model: Any, stages: Sequence[str]) -> frozenset[str]:
     from torch import nn
 
     batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -152,22 +214,9 @@ def _lacking(model: Any, stages: Sequence[str]) -> frozenset[str]:
         "norm": any(isinstance(module, (*batch, nn.LayerNorm, nn.GroupNorm)) for module in model.modules()),
         "feature_maps": bool(stages) and set(stages) == {"maps"},
         "stages": bool(stages) and set(stages) <= {"maps", "tokens"},
-        "embedding": any(name in EMBEDDINGS for name, _ in model.named_children()),
+        EMBEDDING: any(name in EMBEDDINGS for name, _ in model.named_children()),
     }
     return frozenset(name for name, has in norms.items() if not has)
-
-
-def lacking_of(name: str, input_shape: Sequence[int]) -> frozenset[str]:
-    """What of `cards.NEEDS` the network of that name (no alias) lacks, and `embedding`: layers that read the input."""
-    if name == "Linear":
-        return frozenset({"batch_norm", "norm", "feature_maps", "embedding"})
-    if name in SMALL:
-        return frozenset({"batch_norm", "norm", "feature_maps"} if name in FLAT else {"batch_norm"})
-    if name in _LARGE.values():
-        return frozenset()
-    if len(input_shape) != 3:
-        return frozenset({"batch_norm", "feature_maps"})
-    return timm_look(name, tuple(input_shape)).lacking
 
 
 def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
@@ -182,8 +231,11 @@ def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
 
 
 def check_weights(name: str) -> None:
-    """Raise `UserError` if there are no pretrained weights for the network of that name (no alias); ours need none."""
-    if name in (*SMALL, *_LARGE.values()):
+    """Raise `UserError` if there are no pretrained weights for the network of that name (no alias); ours need none.
+
+    Of language models their hub knows.
+    """
+    if name in (*SMALL, *_LARGE.values()) or is_language_model(name):
         return
     import timm
 
@@ -195,12 +247,12 @@ def check_weights(name: str) -> None:
         )
 
 
-def interpolation_of(name: str, input_shape: Sequence[int]) -> str:
+def interpolation_of(name: str) -> str:
     """`bilinear` or `bicubic`: how images were resized for the weights of the network of that name (no alias).
 
-    It is timm's for the tag of the name, pretrained or not; bilinear for networks and inputs that timm doesn't know.
+    It is timm's for the tag of the name, pretrained or not; bilinear for networks that timm doesn't know.
     """
-    if name in SMALL or len(input_shape) != 3:
+    if name in SMALL or is_language_model(name):
         return "bilinear"
     if name in _INTERPOLATION:
         return _INTERPOLATION[name]

@@ -15,7 +15,9 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -73,6 +75,11 @@ class Entry:
     def summary(self) -> str:
         """First line of the docstring: for a method, its objective."""
         return self.doc.strip().partition("\n")[0]
+
+    @property
+    def source(self) -> str:
+        """Name and hash of the file that it is from, `mine.py 0123456789ab`; empty for what the package holds."""
+        return source_of(Path(self.file))
 
     def load(self) -> Any:
         """The class itself; imports its file."""
@@ -179,6 +186,13 @@ class Catalogue:
                 yield from _entries("", Path(included))
 
 
+def source_of(file: Path) -> str:
+    """As `Entry.source`, of its file as it is now."""
+    if file.is_relative_to(_PACKAGE):
+        return ""
+    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+
+
 def _split(include: str) -> tuple[str, str]:
     """File and class of `file.py:Name`; the class is empty where a file is included whole."""
     stem, colon, name = include.rpartition(".py:")
@@ -193,16 +207,20 @@ def _entries(module: str, file: Path) -> list[Entry]:
     """The entries that a file defines, from the index if the file and the base classes are what they were."""
     digest = hashlib.sha256(_base_digest() + module.encode() + str(file).encode() + file.read_bytes()).hexdigest()[:24]
     cached = _index_folder() / f"{digest}.json"
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return [_from_json(item) for item in orjson.loads(cached.read_bytes())]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        entries = list(_inspect(module, file))
-        _write_index(cached, entries)
-        return entries
+    entries = list(_inspect(module, file))
+    _write_index(cached, entries)
+    return entries
 
 
 def _inspect(module: str, file: Path) -> Iterator[Entry]:
-    loaded = import_source(module, file)
+    try:
+        loaded = import_source(module, file)
+    except Exception as error:
+        if module or isinstance(error, UserError):
+            raise
+        raise UserError(f"--include {_place(file, error)}: {type(error).__name__}: {error}") from error
     for name, cls in inspect.getmembers(loaded, inspect.isclass):
         if cls.__module__ != loaded.__name__ or name.startswith("_"):
             continue
@@ -217,6 +235,14 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
             checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
             space = space_of(hparams) if hparams else ()
             yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, checks, card)
+
+
+def _place(file: Path, error: Exception) -> str:
+    """The file, and where in it importing went wrong, if that is known."""
+    if isinstance(error, SyntaxError):
+        return f"{file}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{file}:{lines[-1]}" if lines else str(file)
 
 
 def import_source(module: str, file: Path) -> Any:

@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from dgbench.errors import UserError, unknown
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as a shell gives it."""
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -52,7 +56,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     """Call `main` with the words of the command line; returns its exit code, or 2 after telling a `UserError`.
 
     `main` is free to raise `UserError` anywhere; a disk that is full or read-only is told as one. A reader of the
-    output who has gone away ends the command quietly.
+    output who has gone away ends the command quietly, Ctrl-C in a word.
     """
     try:
         code = main(sys.argv[1:] if argv is None else argv)
@@ -62,6 +66,9 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         for problem in error.problems:
             print(f"dgbench: error: {problem}", file=sys.stderr)
         return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("dgbench: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -22,7 +22,7 @@ from dgbench.plain import revive
 from dgbench.plan import Plan, plan, resolve_setting
 from dgbench.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import DatasetFacts, Overrides, Request
-from dgbench.setting import FIELD_NAMES, Setting, setting
+from dgbench.setting import FIELD_NAMES, OF_DATASET, Setting, setting
 from dgbench.sources import Site, facts_of, open_dataset, split_datasets
 from dgbench.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_value
 from dgbench.store import read_sweep_json, write_json
@@ -95,7 +95,11 @@ class Declaration:
         problems = Problems()
         mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
         for name in (name for name in mine if mine[name] != theirs[name]):
-            problems.add(f"{root} holds a sweep with {name} {mine[name]!r}, not {theirs[name]!r}: use another folder")
+            here, asked = (
+                "the data set's own" if name in OF_DATASET and not values[name] else repr(values[name])
+                for values in (mine, theirs)
+            )
+            problems.add(f"{root} holds a sweep with {name} {here}, not {asked}: use another folder")
         if self.overrides != other.overrides:
             problems.add(f"{root} holds a sweep with other --hparams or space: use another folder")
         if self.protocol != other.protocol:
@@ -186,9 +190,8 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
                 asked = declaration.setting
                 dataset = open_dataset(name, site, catalogue, asked.image_size, asked.backbone)
                 facts[name] = facts_of(name, dataset)
-                check_start(
-                    resolve_setting(declaration.setting, facts[name]), dataset.input_shape, site.backbone_weights
-                )
+                resolved = resolve_setting(asked, facts[name])
+                check_start(resolved, dataset.input_shape, site.backbone_weights, dataset.input_kind)
     problems.raise_if_any()
     return facts
 

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 import dgbench
-from dgbench.catalogue import Catalogue
+from dgbench.catalogue import Catalogue, source_of
 from dgbench.derived import execute_adapt, execute_merge
+from dgbench.errors import UserError
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease, LeaseLost
 from dgbench.run import Run
@@ -39,7 +40,9 @@ def preload(wanted: dict[str, Any]) -> None:
     site = Site.from_json(wanted["site"])
     catalogue = Catalogue(site.include)
     for name in wanted["names"]:
-        catalogue.entries[name].load()
+        entry = catalogue.entries[name]
+        _as_imported(entry.file)
+        entry.load()
     for dataset, *how in wanted["datasets"]:
         open_dataset(dataset, site, catalogue, *how).preload()
     versions()
@@ -69,7 +72,10 @@ def run_job(job: dict[str, Any]) -> int:
             log.info("%s", error)
             return TAKEN
         except Exception as error:
-            log.exception("failed")
+            if isinstance(error, UserError):  # said in the user's words, to which a traceback adds nothing
+                log.error("failed: %s", error)
+            else:
+                log.exception("failed")
             error_line = f"{type(error).__name__}: {error}"
             info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
             folder.fail(info, lease.number)
@@ -81,6 +87,7 @@ def execute(run: Run, store: Store, site: Site, keep: frozenset[str], lease: Lea
     """Execute a claimed run and write `done`; raises whatever goes wrong."""
     started = time.time()
     bench = open_workbench(run, store, site, keep)
+    sources = sources_of(run, bench.catalogue)
     log.info("%s on %s: %s", run.id, bench.device, run.name)
     if run.kind == "train":
         Training(bench).execute(lease)
@@ -89,9 +96,24 @@ def execute(run: Run, store: Store, site: Site, keep: frozenset[str], lease: Lea
         (execute_merge if run.kind == "merge" else execute_adapt)(bench)
     write_times(bench.folder, started, bench.device)
     lease.confirm()
-    summary = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
-    bench.folder.finish({**summary, "weights": started_from.get((run.setting.backbone, run.setting.weights), "")})
+    summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
+    summary["weights"] = started_from.get((run.setting.backbone, run.setting.weights), "")
+    if sources:
+        summary["sources"] = sources
+    bench.folder.finish(summary)
     (bench.folder.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:
+    """Name -> file and hash of the run's entries that the package, and so the commit, doesn't hold."""
+    names = (run.method.name, *(average.name for average in run.averages))
+    return {name: source for name in names if (source := _as_imported(catalogue.entries[name].file))}
+
+
+@cache
+def _as_imported(file: str) -> str:
+    """What it was when it was first asked for: when it was imported, whatever becomes of it while runs are executed."""
+    return source_of(Path(file))
 
 
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:

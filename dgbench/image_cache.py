@@ -230,7 +230,7 @@ class CachedImages:
                 split(image, channels)
                 continue
             scale = image.shape[1] / w, image.shape[0] / h
-            split(augmented(image, draw(w, h, rng), height, width, scale, how), channels)
+            split(augmented(image, draw(w, h, rng, recipe), height, width, scale, how), channels)
         return inputs
 
 

@@ -46,14 +46,13 @@ from dgbench.launchers.slots import usable_cores
 from dgbench.lease import Lease, LeaseLost, claim
 from dgbench.progress import INTERVAL, clock
 from dgbench.store import write_json
-from dgbench.transforms import resized
+from dgbench.transforms import JPEG_BEGINS, resized
 
 BLOCK = 64
 """Images that are decoded and written together."""
 _THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
 _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
 """The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
-_JPEG_BEGINS = b"\xff\xd8"
 _WAIT = 1.0
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -131,7 +130,7 @@ def kept(path: Path, image: Image.Image, index: Index) -> Entry:
 def _as_it_is(path: Path, image: Image.Image) -> bytes:
     """The content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
     content = path.read_bytes()
-    if not content.startswith(_JPEG_BEGINS):
+    if not content.startswith(JPEG_BEGINS):
         return b""
     found = from_jpeg(np.frombuffer(content, np.uint8))
     return content if found is not None and np.array_equal(found, np.asarray(image)) else b""

@@ -187,7 +187,8 @@ def _create(folder: Path, number: int, cancel: Path, ttl: float) -> Lease | None
 
 
 class Lease:
-    """The right to execute a run. As a context manager it gives signs of life and answers SIGTERM until it ends.
+    """The right to execute a run. As a context manager it gives signs of life, and answers SIGTERM and Ctrl-C, until it
+    ends.
 
     with folder.claim() as lease:
         for step in ...:
@@ -208,12 +209,12 @@ class Lease:
         self._steps = self._written = (0, 0)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._old_handler: Any = None
+        self._old_handlers: dict[int, Any] = {}
         self._touched = time.monotonic()
 
     @property
     def stop_requested(self) -> bool:
-        """Whether to save and leave: SIGTERM came, the sweep was cancelled, or the lease is lost."""
+        """Whether to save and leave: SIGTERM or Ctrl-C came, the sweep was cancelled, or the lease is lost."""
         return self._stop or self.lost
 
     def beat(self, step: int, steps: int) -> None:
@@ -228,7 +229,9 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has it for jobs in the background
+                    self._old_handlers[number] = signal.signal(number, self._on_signal)
         self._thread = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
         self._thread.start()
         return self
@@ -244,12 +247,13 @@ class Lease:
         if self._thread:
             self._thread.join(timeout=BEAT)
             self._thread = None
-        if self._old_handler is not None:
-            signal.signal(signal.SIGTERM, self._old_handler)
-            self._old_handler = None
+        while self._old_handlers:
+            signal.signal(*self._old_handlers.popitem())
         mark_released(self.folder, self.number)
 
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop and number == signal.SIGINT:  # who insists does not wait for the end of a step
+            raise KeyboardInterrupt
         self._stop = True
 
     def _beats(self) -> None:

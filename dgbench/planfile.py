@@ -16,13 +16,13 @@ import orjson
 from dgbench.plain import revive
 from dgbench.plan import Plan
 from dgbench.protocol import Fold
-from dgbench.request import DatasetFacts
+from dgbench.request import DatasetFacts, Overrides
 from dgbench.run import run_name
 from dgbench.setting import Setting
 from dgbench.store import read_sweep_json, write_atomic
 
 FILE = "plan.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class PlannedRun(NamedTuple):
@@ -52,14 +52,21 @@ class PlanTable:
     """(row, data set) -> positions in `runs`, each with the name of the predictor."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """As in the plan."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """As in the plan."""
+    asked: tuple[str, ...] = ()
+    """What the sweep's runs have otherwise than preset and search spaces say, each in words: `steps 300`."""
 
     def name(self, run: PlannedRun) -> str:
         """For people, as `Run.name`."""
         return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
 
 
-def tabulate(plan: Plan, setting: Setting, protocol: str) -> PlanTable:
+def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides | None = None) -> PlanTable:
     """The table of a plan; `setting` is the sweep's, before data sets filled it in."""
+    departures = (
+        f"{name} {value[:12] if name == 'weights' else value}" for name, value in setting.departures().items()
+    )
     folds = {fold: i for i, fold in enumerate(dict.fromkeys(run.fold for run in plan.runs))}
     places = {run.id: i for i, run in enumerate(plan.runs)}
     runs = tuple(
@@ -79,7 +86,10 @@ def tabulate(plan: Plan, setting: Setting, protocol: str) -> PlanTable:
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
-    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown)
+    asked = (*departures, *(overrides or Overrides()).told())
+    return PlanTable(
+        protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown, plan.taught, asked
+    )
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -94,6 +104,8 @@ def write_plan(root: Path, table: PlanTable) -> None:
         "runs": [list(run) for run in table.runs],
         "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
         "shown": table.shown,
+        "taught": table.taught,
+        "asked": table.asked,
     }
     write_atomic(root / FILE, orjson.dumps(content))
 
@@ -110,4 +122,6 @@ def read_plan(root: Path) -> PlanTable:
         runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
         cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
         shown=data["shown"],
+        taught=data["taught"],
+        asked=tuple(data["asked"]),
     )

@@ -21,6 +21,9 @@ from dgbench.store import Store
 INTERVAL = 5.0
 """Seconds between two plain lines, at least."""
 
+LONG = 60.0
+"""Seconds after which a plain line comes even if no run has begun or ended, and says how far one is."""
+
 _MOST_ROWS = 20  # running runs that the table shows
 _TELLS = ("retry", "failed", "blocked", "stopping")
 
@@ -70,6 +73,15 @@ class Tally:
             work -= min(expected, time.monotonic() - since)
         return work / self.jobs
 
+    def furthest(self) -> str:
+        """The run that is nearest to its end of those that execute here; empty if none does."""
+        steps = {id: self.store.folder(id).progress() or (0, 0) for id in self.running}
+        if not steps:
+            return ""
+        id = max(steps, key=lambda id: steps[id][0] / max(1, steps[id][1]))
+        step, of = steps[id]
+        return f"{self.running[id][0].name}: " + (f"step {step:,} of {of:,}" if of else "before its first step")
+
     def line(self) -> str:
         """Counts and the estimate."""
         eta = self.eta()
@@ -112,9 +124,13 @@ def _plain(tally: Tally, console: Console, now: Callable[[], float]) -> Observer
         if event.what in _TELLS:
             console.print(_told(event), markup=False, highlight=False, soft_wrap=True)
         line = tally.line()
-        if now() - last_time >= INTERVAL and line != last_line:
+        since = now() - last_time
+        if since >= INTERVAL and line != last_line:
             last_time, last_line = now(), line
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif since >= LONG and (far := tally.furthest()):
+            last_time = now()
+            console.print(f"{line}; {far}", markup=False, highlight=False, soft_wrap=True)
 
     return observe
 
@@ -139,7 +155,8 @@ def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | No
     """An observer for `run_local` that shows what happens, on standard error unless a console is given.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
-    most every `INTERVAL` seconds. Failures are told at once, with reason and log; the last line says how it ended.
+    most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.
+    Failures are told at once, with reason and log; the last line says how it ended.
     """
     console = console or Console(stderr=True)
     tally = Tally(store, runs, jobs)

@@ -6,6 +6,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.catalogue import Catalogue
-from dgbench.cost import refuse_small_domains
+from dgbench.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.dataset import Dataset
 from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
 from dgbench.errors import Problems, UserError
@@ -102,7 +103,8 @@ class Sweep:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
-        table = tabulate(self.plan, self.declaration.setting, self.declaration.protocol)
+        declaration = self.declaration
+        table = tabulate(self.plan, declaration.setting, declaration.protocol, declaration.overrides)
         write_plan(self.root, table)
         write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
         for run in self.without_weights():
@@ -111,9 +113,11 @@ class Sweep:
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""
+        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
+        if self.site.device == "cuda" and not gpus:
+            raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
             self._build_caches()
-        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, slots) as observer:
             summary = run_local(
@@ -134,7 +138,15 @@ class Sweep:
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
-        """What is worth knowing of the data sets' files."""
+        """What is worth knowing of the data sets' files, and of methods that were changed since."""
+        catalogue, changed = Catalogue(self.site.include), Counter[str]()
+        for run in self.plan.runs:
+            parts = (run.method, *run.averages)
+            now = {part.name: source for part in parts if (source := catalogue.entries[part.name].source)}
+            then = (self.store.folder(run.id).summary() or {}).get("sources", {}) if now else {}
+            changed.update(name for name, source in then.items() if source != now.get(name))
+        for name, runs in changed.items():
+            yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
         for name, dataset in self._datasets():
             yield from (f"{name}: {remark}" for remark in dataset.remarks())
 
@@ -209,6 +221,8 @@ def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalo
     _refuse_other_data(root, facts)
     plan = declaration.plan(facts, catalogue)
     refuse_small_domains(plan)
+    if site.save_predictions:
+        refuse_large_predictions(plan)
     return Sweep(root, declaration, plan, site)
 
 

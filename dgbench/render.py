@@ -158,8 +158,12 @@ def _first(notes: Sequence[str]) -> Iterator[str]:
 
 def _lines(signature: Mapping[str, str]) -> Iterator[str]:
     """The signature in lines: how, from which runs, with what."""
-    groups = [("protocol", "metric", "selector", "preset", "trials", "+/-"), ("hparams", "runs", "merged")]
-    groups += [("shown of the test domain",), ("data", "commit")]
+    groups = [
+        ("protocol", "metric", "selector", "preset", "trials", "+/-"),
+        ("beside the preset",),
+        ("hparams", "runs", "merged"),
+    ]
+    groups += [("shown of the test domain",), ("data", "commit", "methods from")]
     named = {key for group in groups for key in group}
     for group in (*groups, tuple(key for key in signature if key not in named)):
         if line := _one_line({key: signature[key] for key in group if key in signature}):

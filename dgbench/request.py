@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from dgbench.backbones import check_backbone, lacking_of, resolve_backbone
-from dgbench.cards import GENERATED, NEEDS, holds, with_values
+from dgbench.backbones import EMBEDDING, OWN, check_backbone, lacking, resolve_backbone
+from dgbench.cards import FEEDBACK, GENERATED, NEEDS, holds, with_values
 from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
@@ -45,8 +45,15 @@ class DatasetFacts:
     shared_identities: bool = False
     metric: str = "accuracy"
     task: str = "classification"
+    input_kind: str = "images"
+    outputs: int = 1
+    """Logits of an example."""
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
+
+    def network(self, backbone: str) -> str:
+        """The own name of a network, which may be an alias."""
+        return (backbone == "auto" and self.backbone) or resolve_backbone(backbone, self.input_kind, self.input_shape)
 
     def folds(self, protocol: Protocol) -> list[Fold]:
         """Those of a protocol; raises `UserError` if the data set can't follow it."""
@@ -98,6 +105,12 @@ class Overrides:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
 
+    def told(self) -> Iterator[str]:
+        """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
+        yield from (f"{name} {value}" for name, value in self.fixed.items())
+        yield from (f"{entry} {name} {value}" for entry, own in self.parts.items() for name, value in own.items())
+        yield from (f"{name} ~ {draw}" for name, draw in self.draws.items())
+
 
 def refuse(
     requests: Sequence[Request],
@@ -119,10 +132,11 @@ def refuse(
             for refused in (
                 _unfit_mergers(request, dataset, setting, catalogue),
                 _data_apart(request.rows, facts[dataset], setting, catalogue),
-                _nothing_to_freeze(facts[dataset], setting),
+                _not_of_backbone(facts[dataset], setting),
                 _not_followed(request, dataset, setting, catalogue, values),
                 _unmet_needs(request, facts[dataset], setting, catalogue, values),
                 _not_of_classes(facts[dataset], setting),
+                _not_of_sequences(facts[dataset], setting),
                 _unfit_teachers(request, facts[dataset], setting, catalogue, values),
                 _wrong_values(request, dataset, values),
             ):
@@ -229,34 +243,18 @@ def _data_apart(rows: Iterable[Row], facts: DatasetFacts, setting: Setting, cata
 def _unmet_needs(
     request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
-    lacking = _lacking(facts, setting)
+    lacks = frozenset(_lacking(facts, setting))
     found = []
     for entry in _entries(request.rows, catalogue):
         always = (*entry.card.needs, "classes") if entry.kind == "adapter" else entry.card.needs
-        found += [(entry.name, need) for need in always if need in lacking]
+        found += [(entry.name, need) for need in always if need in lacks]
         if entry.kind != "merger":
             drawn = _drawn(request, entry, facts.name, values)
             for need, condition in entry.card.needs_with.items():
-                if need in lacking and any(holds(condition, hparams) for hparams in drawn):
+                if need in lacks and any(holds(condition, hparams) for hparams in drawn):
                     found.append((entry.name + with_values(condition), need))
     for who, need in found:
         yield f"{who} needs {NEEDS[need]}, which it would not have on {facts.name}"
-
-
-def _lacking(facts: DatasetFacts, setting: Setting) -> set[str]:
-    """What of `NEEDS` there is not."""
-    lacking = set(lacking_of(setting.backbone, facts.input_shape))
-    if len(facts.input_shape) != 3:
-        lacking.add("images")
-    if setting.nonlinear_classifier:
-        lacking.add("linear_classifier")
-    if setting.classifier_init != "random":
-        lacking.add("random_classifier")
-    if setting.backbone == "Linear" or setting.freeze == "featurizer":
-        lacking.add("learning_features")
-    if facts.task != "classification":
-        lacking.add("classes")
-    return lacking
 
 
 def _entries(rows: Iterable[Row], catalogue: Catalogue) -> Iterator[Entry]:
@@ -276,12 +274,37 @@ def _drawn(request: Request, entry: Entry, dataset: str, values: Values) -> list
         return []
 
 
-def _nothing_to_freeze(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+def _lacking(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of `NEEDS` a data set and the network on it have not."""
+    yield from lacking(setting.backbone, facts.input_shape)
+    if setting.nonlinear_classifier:
+        yield "linear_classifier"
+    if setting.classifier_init != "random":
+        yield "random_classifier"
+    if setting.freeze == "featurizer":
+        yield "learning_features"
+    if facts.task != "classification":
+        yield "classes"
+    if facts.input_kind != "images":
+        yield from ("images", "feature_maps")
+    if facts.input_kind not in ("images", "vectors"):
+        yield "real_inputs"
+    if facts.input_kind == "sequences":
+        yield "feature_vectors"
+        if not setting.nonlinear_classifier:
+            yield "own_classifier"
+
+
+def _not_of_backbone(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting the network can't follow."""
+    own = OWN.get(setting.backbone)
+    if setting.compile and own and own.no_compile:
+        yield f"backbone {setting.backbone!r} can't be trained with compile true: it {own.no_compile}"
     if setting.freeze != "embedding":
         return
     if setting.backbone == "Linear":
         yield f"backbone 'Linear' is a classifier alone, so on {facts.name} freeze can't be 'embedding'"
-    elif "embedding" in lacking_of(setting.backbone, facts.input_shape):
+    elif EMBEDDING in lacking(setting.backbone, facts.input_shape):
         yield (
             f"which layers of backbone {setting.backbone!r} read the input is not known, so on {facts.name} freeze "
             "can't be 'embedding'"
@@ -298,6 +321,15 @@ def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
         yield f"classifier_init 'linear_probe' needs {NEEDS['classes']}, which {facts.name} has not"
 
 
+def _not_of_sequences(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting can't be had where the classifier is the language model's own."""
+    if facts.input_kind == "sequences" and setting.freeze == "featurizer" and not setting.nonlinear_classifier:
+        yield (
+            f"on {facts.name} the classifier is the language model's own, so freeze can't be 'featurizer': nothing "
+            "would learn"
+        )
+
+
 def _unfit_teachers(
     request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
@@ -311,10 +343,9 @@ def _unfit_teachers(
         if backbone := str(hparams["teacher_backbone"]):
             with problems.collecting():
                 check_backbone(backbone)
-                own = resolve_backbone(backbone, facts.input_shape)
-                others = dataclasses.replace(setting, backbone=own, weights="")
-                check_start(others, facts.input_shape, "")
-                how = others
+                own = dataclasses.replace(setting, backbone=facts.network(backbone), weights="")
+                check_start(own, facts.input_shape, "", facts.input_kind)
+                how = own
         with problems.collecting():
             teacher = parse_row(str(hparams["teacher"]), catalogue)
             if teacher.adapter:
@@ -346,12 +377,9 @@ def _not_followed(
         entry = catalogue.get("algorithm", row.algorithm)
         drawn = _drawn(request, entry, dataset, values)
         yield from dict.fromkeys(problem for hparams in drawn for problem in entry.refusals(setting, hparams))
-        feeds_back = row.average and catalogue.get("average", row.average).card.feeds_back
-        if feeds_back and (not entry.features or "network" in entry.card.followers):
-            yield (
-                f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
-                f"to {row.algorithm}'s"
-            )
+        for what in catalogue.get("average", row.average).card.feeds_back if row.average else ():
+            if why := entry.card.no_feedback.get(what):
+                yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"
         if row.adapter and not entry.features and catalogue.get("adapter", row.adapter).card.needs_features:
             yield (
                 f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "

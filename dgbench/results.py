@@ -68,6 +68,8 @@ class Origin:
     """Data set -> fingerprint of its data."""
     versions: Counter[str] = field(default_factory=Counter)
     commits: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    """Method -> file and hash of it, for methods that the package doesn't hold."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,10 @@ class Results:
     """Row -> how many runs each of its models is merged from, for rows that merge."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the row whose models taught its runs."""
+    asked: tuple[str, ...] = ()
+    """What its runs have otherwise than preset and search spaces say, each in words."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -194,6 +200,8 @@ class _Reader:
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             shown=table.shown,
+            taught=table.taught,
+            asked=table.asked,
             origin=self.origin,
             notes=tuple(self.notes),
         )
@@ -232,6 +240,8 @@ class _Reader:
         self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
         self.origin.commits[str(summary["commit"])] += 1
+        for name, source in summary.get("sources", {}).items():
+            self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}
 
     def _believed(self, folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]] | str:

@@ -27,7 +27,7 @@ class Setting:
     holdout_fraction: float = 0.2
     """Share of each domain that is its `out` part."""
     backbone: str = "auto"
-    """A network's name; `auto` is the one that fits the shape of the data set's inputs."""
+    """A network's name; `auto` is the one that fits the data set's inputs."""
     pretrained: bool = True
     weights: str = ""
     """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
@@ -38,7 +38,8 @@ class Setting:
     """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
     the backbone's weights, bilinear where it says nothing; DomainBed's is bilinear whatever the network."""
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper)."""
+    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network of
+    ours that starts without any (`GIN`) are live whatever this says."""
     nonlinear_classifier: bool = False
     augmentation: bool = True
     """DomainBed's image augmentation on training views; data sets without one ignore it."""
@@ -100,6 +101,11 @@ class Setting:
             return 1.0
         return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
 
+    def departures(self) -> dict[str, Any]:
+        """The fields that are not the preset's, with their values."""
+        preset = PRESETS[self.preset]
+        return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
+
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
         """The steps after which models are evaluated, counted from 0 as DomainBed counts."""
@@ -135,6 +141,8 @@ PRESETS: Mapping[str, Setting] = {
 }
 
 _TYPES = get_type_hints(Setting)
+OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
+"""Fields whose 0 stands for the data set's own value."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
 _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),

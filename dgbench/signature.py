@@ -20,12 +20,14 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
         "preset": results.preset,
+        "beside the preset": ", ".join(results.asked),
         "trials": f"{len(trials)} ({ranges(trials)})",
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
         "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, datasets),
         "runs": _runs(results, selector, datasets),
-        "shown of the test domain": _shown(results.shown),
+        "shown of the test domain": _alike(results.shown),
+        "taught by": _alike(results.taught),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
             f"{dataset} {'|'.join(fingerprint[:12] for fingerprint in found)}"
@@ -33,6 +35,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
             if (found := results.origin.fingerprints.get(dataset))
         ),
         "commit": "|".join(results.origin.commits),
+        "methods from": ", ".join(f"{name}: {'|'.join(found)}" for name, found in results.origin.sources.items()),
         "run by": "|".join(results.origin.versions),
         "collected by": f"dgbench {__version__}",
     }
@@ -43,6 +46,7 @@ def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
     """Warnings where runs of one table stand on different data or were made by different code."""
     found = [(f"on different data of {name}", results.origin.fingerprints.get(name, Counter())) for name in datasets]
     found += [("by different versions", results.origin.versions), ("at different commits", results.origin.commits)]
+    found += [(f"by different versions of {name}", counts) for name, counts in results.origin.sources.items()]
     return tuple(
         f"WARNING: its runs were made {what}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
         for what, counts in found
@@ -102,10 +106,10 @@ def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
     return f"{', '.join(rows)}: nothing was selected" if rows else ""
 
 
-def _shown(shown: Mapping[str, str]) -> str:
-    """Rows whose predictors see more of the held-out domain than the input at hand, those that see alike together."""
+def _alike(told: Mapping[str, str]) -> str:
+    """What is told of rows, those of which the same is told together."""
     rows: dict[str, list[str]] = {}
-    for row, what in shown.items():
+    for row, what in told.items():
         rows.setdefault(what, []).append(row)
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 

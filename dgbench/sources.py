@@ -92,7 +92,7 @@ def open_dataset(
 ) -> Dataset:
     """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
-    backbone = backbone if entry.card.texts else "auto"
+    backbone = backbone if entry.card.input_kind == "texts" else "auto"
     key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
     if key not in _open:
         cls = entry.load()
@@ -129,6 +129,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         counts=tuple(dataset.counts()),
         num_classes=len(dataset.classes),
         input_shape=dataset.input_shape,
+        input_kind=dataset.input_kind,
         traits=card.traits,
         steps=card.steps,
         checkpoint_freq=card.checkpoint_freq,
@@ -140,5 +141,6 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         domains_per_step=card.domains_per_step,
         metric=card.metric,
         task=card.task,
+        outputs=dataset.outputs,
         backbone=card.backbone,
     )

@@ -53,7 +53,8 @@ def parser() -> cli.Parser:
         "prune": "remove weights that no run reads any more, and runs that the sweep no longer asks for",
     }
     plain = [commands.add_parser(name, help=text) for name, text in helps.items()]
-    plain[-1].add_argument("--skip_confirmation", action="store_true", help="don't ask before removing")
+    for removing in plain[1:]:
+        removing.add_argument("--skip_confirmation", action="store_true", help="don't ask before removing")
     for command in (launch, retry, status, *plain):
         command.add_argument("--output_dir", type=Path, required=True, help="the sweep's folder")
     return top
@@ -103,11 +104,15 @@ def _execute(sweep: Sweep, jobs: Mapping[str, Any], *, ask: bool) -> int:
         again = len(sweep.without_weights())
         repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
         question = f"About to launch {missing + again:,} runs of {len(sweep.plan.runs):,}{repeats}. Go on? [y/N] "
-        if missing and input(question).strip().lower() not in ("y", "yes"):
+        if missing and not _agreed(question):
             return 1
     sweep.fetch(jobs["retries"])
     sweep.write()
     return sweep.execute(**jobs)
+
+
+def _agreed(question: str) -> bool:
+    return input(question).strip().lower() in ("y", "yes")
 
 
 def _tell_dry_run(plan: Plan, catalogue: Catalogue, *, as_json: bool) -> None:
@@ -172,10 +177,15 @@ def _cancel(args: Any) -> int:
 
 def _delete_incomplete(args: Any) -> int:
     table, store = read_plan(args.output_dir), Store(args.output_dir)
-    removed = 0
-    for id, state in store.states((run.id for run in table.runs), 0).items():
-        if state in (State.WAITING, State.FAILED):
-            removed += store.folder(id).reset()
+    states = store.states((run.id for run in table.runs), 0)
+    unfinished = [id for id, state in states.items() if state in (State.WAITING, State.FAILED)]
+    if unfinished and not args.skip_confirmation and sys.stdin.isatty():
+        question = (
+            f"About to remove what {len(unfinished):,} unfinished runs left, their checkpoints too. Go on? [y/N] "
+        )
+        if not _agreed(question):
+            return 1
+    removed = sum(store.folder(id).reset() for id in unfinished)
     print(f"{removed} unfinished runs start from nothing next time")
     return 0
 

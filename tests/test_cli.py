@@ -52,6 +52,14 @@ def test_what_argparse_refuses_is_a_user_error(parser: Parser) -> None:
         parser.parse_args([])
 
 
+def test_ctrl_c_is_told_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
+        raise KeyboardInterrupt
+
+    assert run(main, []) == 130
+    assert capsys.readouterr().err == "dgbench: interrupted\n"
+
+
 def test_run_prints_every_problem_and_gives_2(capsys: pytest.CaptureFixture[str]) -> None:
     def main(argv: Sequence[str]) -> int:
         raise UserError("one", "two")

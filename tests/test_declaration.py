@@ -395,7 +395,7 @@ def test_a_sweep_grows_by_requests_alone(catalogue: Catalogue, tmp_path: Path) -
 def test_other_ways_to_train_are_refused_and_named(catalogue: Catalogue, tmp_path: Path) -> None:
     other = asking(catalogue, setting={"steps": 5, "precision": "bf16"}, hparams={"lr": 0.5}, single_source=True)
     assert refused(asking(catalogue).grown_by, other, tmp_path) == (
-        f"{tmp_path} holds a sweep with steps 0, not 5: use another folder",
+        f"{tmp_path} holds a sweep with steps the data set's own, not 5: use another folder",
         f"{tmp_path} holds a sweep with precision 'fp32', not 'bf16': use another folder",
         f"{tmp_path} holds a sweep with other --hparams or space: use another folder",
         f"{tmp_path} holds a leave-one-domain-out sweep, not single-source: use another folder",

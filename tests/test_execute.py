@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,15 +15,19 @@ import orjson
 import pytest
 import torch
 
+from dgbench.errors import UserError
 from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
 from dgbench.reconcile import Sweep
+from dgbench.results import read_results
 from dgbench.run import Run
+from dgbench.select import TrainingDomain
+from dgbench.signature import signature
 from dgbench.sources import Site
 from dgbench.store import RunFolder, State
 from dgbench.training import CHECKPOINT, Training
-from dgbench.workbench import pick_device
+from dgbench.workbench import open_workbench, pick_device
 from tests.in_process import execute, execute_all, records_of, sweep_of
 from tests.layouts import truncate, write_folders
 
@@ -225,7 +231,10 @@ def images(root: Path, **site: Any) -> tuple[Sweep, Run, RunFolder]:
     )
 
 
-def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     toy = write_folders(tmp_path / "toy", {"a": 12, "b": 12, "c": 12}, ["x", "y"])
     bad = toy / "a" / "x" / "0004.jpg"
     truncate(bad)
@@ -234,6 +243,8 @@ def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(tmp_path:
     (failure,) = folder.failures()
     assert failure["error"].startswith(f"UserError: image {bad} can't be decoded (")
     assert "--skip_bad_images" in failure["error"]
+    assert "--skip_bad_images" in caplog.text
+    assert "Traceback" not in caplog.text
     assert folder.state(0) is State.FAILED
     sweep, run, folder = images(tmp_path / "lenient", skip_bad_images=True)
     assert execute(sweep, run) == 0
@@ -259,3 +270,34 @@ def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
         assert pick_device("auto").type == expected
         assert pick_device("cpu").type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    sweep = sweep_of(tmp_path, "ERM")
+    sweep = dataclasses.replace(sweep, site=dataclasses.replace(sweep.site, device="cuda"))
+    with pytest.raises(UserError, match="--device cuda: this machine shows no GPU"):
+        sweep.execute(jobs=1, jobs_per_gpu=1, retries=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
+        open_workbench(sweep.plan.runs[0], sweep.store, sweep.site)
+
+
+def test_a_run_says_which_file_its_method_is_from_and_a_launch_that_it_was_changed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text((Path(__file__).parent / "examples" / "smooth.py").read_text())
+    site = Site(device="cpu", include=(str(mine),))
+    sweep = execute_all(sweep_of(tmp_path / "sweep", "ERM", "Smooth", site=site))
+    erm, smooth = (sweep.store.folder(run.id).summary() for run in sweep.plan.runs)
+    assert erm is not None
+    assert "sources" not in erm
+    said = f"mine.py {hashlib.sha256(mine.read_bytes()).hexdigest()[:12]}"
+    assert smooth is not None
+    assert smooth["sources"] == {"Smooth": said}
+    results = read_results(sweep.root)
+    assert results.origin.sources == {"Smooth": {said: 1}}
+    assert signature(results, TrainingDomain(), ["RotatedDigits"])["methods from"] == f"Smooth: {said}"
+    assert list(sweep.remarks()) == []
+    mine.write_text(mine.read_text() + "\n# changed\n")
+    (remark,) = sweep.remarks()
+    assert remark == "WARNING: Smooth is not what 1 finished runs were made by. They stay: use another folder for it"

@@ -187,15 +187,25 @@ def test_signs_of_life_and_progress(tmp_path: Path) -> None:
     assert (tmp_path / "lease-0001").stat().st_mtime == 1, "no sign of life after the release"
 
 
-def test_sigterm_asks_to_stop_and_the_old_handler_comes_back(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_to_stop_and_the_old_handler_comes_back(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     lease = take(tmp_path)
     assert lease is not None
     with lease:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert lease.stop_requested
         assert not lease.lost
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_again_does_not_wait(tmp_path: Path) -> None:
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.usefixtures("quick")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dgbench.algorithm import Batch, Task
-from dgbench.backbones import check_backbone, check_inputs, check_weights, lacking_of
+from dgbench.backbones import check_backbone, check_inputs, check_weights, lacking
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.networks import build_network
@@ -92,14 +92,14 @@ def test_it_trains_on_images_of_224(name: str, catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize("name", WIDTHS)
 def test_miro_reads_its_stages(name: str, catalogue: Catalogue) -> None:
-    assert "stages" not in lacking_of(name, SHAPE)
+    assert "stages" not in lacking(name, SHAPE)
     assert step(catalogue, "MIRO", name)[0]["penalty"].shape == ()
 
 
 @pytest.mark.parametrize("method", ["ASA", "DSU", "QTDoG"])
 @pytest.mark.parametrize("name", ["resnet50.tv_in1k", "resnet50_clip.openai", "tf_efficientnet_lite0"])
 def test_what_changes_feature_maps_trains_on_convolutions(name: str, method: str, catalogue: Catalogue) -> None:
-    assert "feature_maps" not in lacking_of(name, SHAPE)
+    assert "feature_maps" not in lacking(name, SHAPE)
     assert step(catalogue, method, name)[0]["loss"].shape == ()
 
 

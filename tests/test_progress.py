@@ -88,6 +88,27 @@ def test_plain_lines_are_few_but_failures_are_told_at_once(tmp_path: Path, now: 
     ]
 
 
+def test_plain_lines_say_how_far_a_long_run_is(tmp_path: Path, now: list[float]) -> None:
+    store, (screen, out) = Store(tmp_path), console(terminal=False)
+    for run in SLOW[:2]:
+        store.folder(run.id).create(run)
+    with progress(store, SLOW, 2, screen) as observe:
+        for run in SLOW[:2]:
+            observe(Event("started", run))
+        now[0] += 5
+        observe(Event("tick"))
+        assert out.getvalue() == "0/4 done, 2 running, 2 waiting\n"
+        for number, told in enumerate(("before its first step", "step 1,030 of 1,200", "step 1,030 of 1,200")):
+            for _ in range(60):
+                now[0] += 1
+                observe(Event("tick"))
+            assert out.getvalue().splitlines()[number + 1 :] == [
+                f"0/4 done, 2 running, 2 waiting; {SLOW[min(1, number)].name}: {told}"
+            ]
+            for run, far in zip(SLOW[:2], ("[30,1200]", "[1030,1200]"), strict=True):
+                (store.folder(run.id).path / "progress.json").write_text(far)
+
+
 def test_live_view_shows_how_far_each_run_is(tmp_path: Path, now: list[float]) -> None:
     store = Store(tmp_path)
     folder = store.folder(SLOW[0].id)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dgbench.errors import UserError
+from dgbench.planfile import FORMAT
 from dgbench.protocol import LeaveOneDomainOut, SingleSource, View
 from dgbench.results import Candidate, Gap, Results, Series, read_results
 
@@ -175,7 +176,7 @@ def test_an_unreadable_done_is_damage(tmp_path: Path) -> None:
 
 def test_a_plan_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     OWN["make"](tmp_path, hparams=1, trials=1)
-    for content in ("{", json.dumps({"format": 1})):
+    for content in ("{", json.dumps({"format": FORMAT})):
         (tmp_path / "plan.json").write_text(content)
         with pytest.raises(UserError, match=r"plan\.json can't be read"):
             read_results(tmp_path)

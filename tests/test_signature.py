@@ -33,13 +33,23 @@ def test_trials_that_lack_different_seeds_stand_apart() -> None:
 
 
 def test_runs_that_disagree_are_warned_of() -> None:
-    origin = Origin({"D": Counter(x=3, y=1), "E": Counter(x=2)}, Counter({"torch 2": 6}), Counter(abc=5, dirty=1))
+    sources = {"Mine": Counter({"mine.py 1": 2, "mine.py 2": 4}), "Ours": Counter({"ours.py 1": 6})}
+    origin = Origin(
+        {"D": Counter(x=3, y=1), "E": Counter(x=2)}, Counter({"torch 2": 6}), Counter(abc=5, dirty=1), sources
+    )
     results = Results("p", "s", 0, (), {}, (), {}, origin=origin)
     assert disagreements(results, ["D", "E"]) == (
         "WARNING: its runs were made on different data of D: x (3 runs), y (1 runs)",
         "WARNING: its runs were made at different commits: abc (5 runs), dirty (1 runs)",
+        "WARNING: its runs were made by different versions of Mine: mine.py 1 (2 runs), mine.py 2 (4 runs)",
     )
-    assert len(disagreements(results, ["E"])) == 1
+    assert len(disagreements(results, ["E"])) == 2
+
+
+def test_what_is_not_the_presets_is_told() -> None:
+    asked = signature(Results("p", "s", 0, (), {}, (), {}, asked=("steps 7", "lr 0.1")), TrainingDomain(), [])
+    assert asked["beside the preset"] == "steps 7, lr 0.1"
+    assert "beside the preset" not in signature(Results("p", "s", 0, (), {}, (), {}), TrainingDomain(), [])
 
 
 def test_who_saw_more_of_the_test_domain_is_told() -> None:
@@ -49,3 +59,10 @@ def test_who_saw_more_of_the_test_domain_is_told() -> None:
     assert found["shown of the test domain"] == "ARM, ARM+SWAD: its batch; T3A: the stream"
     bare = signature(Results("p", "s", 0, ("ERM",), {}, (), {}), TrainingDomain(), [])
     assert "shown of the test domain" not in bare
+    assert not any(key.startswith("taught") for key in bare)
+
+
+def test_who_taught_is_told() -> None:
+    taught = {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
+    results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, taught=taught)
+    assert signature(results, TrainingDomain(), [])["taught by"] == "KD, KD+WAKD: ERM+SWAD"

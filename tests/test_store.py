@@ -71,8 +71,9 @@ def test_write_atomic_on_a_full_disk_leaves_what_was(
     write_json(path, {"a": 1})
     before = path.read_bytes()
     monkeypatch.setattr(os, broken, no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         write_json(path, {"a": 2})
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["done"]
 

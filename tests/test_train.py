@@ -11,7 +11,7 @@ import torch
 from dgbench import cli, train
 from dgbench.planfile import read_plan
 from dgbench.store import RunFolder
-from dgbench.training import Training
+from dgbench.training import Stopped, Training
 from tests.in_process import records_of
 
 BRIEF = ("--steps", "8", "--checkpoint_freq", "4", "--hparams", '{"batch_size": 16}', "--device", "cpu")
@@ -101,3 +101,16 @@ def test_what_is_asked_to_be_kept_is_kept(tmp_path: Path) -> None:
     }
     assert (folder.path / "predictions" / "model.safetensors").exists()
     assert "0/in" in records_of(folder)[0]["views"]
+
+
+def test_a_run_that_another_process_executes_is_left_to_it_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "execute", lambda self, lease: (_ for _ in ()).throw(Stopped))
+    assert by_hand(tmp_path) == 1
+    folder = folders(tmp_path)["ERM"]
+    lease = folder.claim()
+    assert lease
+    assert by_hand(tmp_path) == 1
+    assert "another process executes ERM RotatedDigits [75] hparams 0 trial 0" in capsys.readouterr().err
+    lease.release()

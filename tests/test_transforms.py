@@ -8,6 +8,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from dgbench import transforms
+from dgbench.dataset import DOMAINBED, Recipe
 from tests.layouts import noise
 
 SIZES = [(23, 17), (64, 64), (30, 90)]
@@ -50,15 +51,20 @@ def test_gray_is_torchvisions() -> None:
     assert same(transforms.gray(noise(4)), F.rgb_to_grayscale(noise(4), num_output_channels=3))
 
 
+@pytest.mark.parametrize("recipe", [DOMAINBED, Recipe(resize_first=True), Recipe(crop=False)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_the_pieces_make_the_augmentation(interpolation: str) -> None:
-    """The order of operations: crop, resize, flip, jitter, gray; replayed with torchvision's operations."""
-    image, kinds = noise(5, (60, 40)), set()
+def test_the_pieces_make_the_augmentation(recipe: Recipe, interpolation: str) -> None:
+    """The order of operations: crop, resize, flip, jitter, gray; replayed with torchvision's operations.
+
+    WILDS' images are resized before they are cropped, too; Spawrious' are resized and not cropped.
+    """
+    image, kinds, mode = noise(5, (60, 40)), set(), InterpolationMode(interpolation)
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        left, upper, right, lower = transforms.crop_box(60, 40, rng)
-        box = upper, left, lower - upper, right - left
-        expected = F.resized_crop(image, *box, [32, 32], InterpolationMode(interpolation))
+        expected = image if recipe == DOMAINBED else F.resize(image, [32, 32], mode)
+        if recipe.crop:
+            left, upper, right, lower = transforms.crop_box(*expected.size, rng)
+            expected = F.resized_crop(expected, upper, left, lower - upper, right - left, [32, 32], mode)
         flipped = rng.random() < 0.5
         expected = F.horizontal_flip(expected) if flipped else expected
         factors, turn = rng.uniform(0.7, 1.3, 3), rng.uniform(-0.3, 0.3)
@@ -68,9 +74,8 @@ def test_the_pieces_make_the_augmentation(interpolation: str) -> None:
         grayed = rng.random() < 0.1
         expected = F.rgb_to_grayscale(expected, num_output_channels=3) if grayed else expected
         kinds.add((flipped, grayed))
-        assert same(
-            transforms.augmented(image, 32, 32, np.random.default_rng(seed), interpolation=interpolation), expected
-        )
+        found = transforms.augmented(image, 32, 32, np.random.default_rng(seed), recipe, interpolation)
+        assert same(found, expected)
     assert len(kinds) >= 3
 
 

@@ -17,7 +17,9 @@ class WildsTexts(WildsDataset):
     def open(self) -> None:
         """Decide by the backbone what an input is; texts have no image size."""
         super().open()
-        self.input_shape = (BAG,) if self.backbone == "MLP" else self.card.input_shape
+        self.input_shape = self.card.input_shape
+        if self.backbone == "MLP":
+            self.input_shape, self.input_kind = (BAG,), "vectors"
 
     def equip(self) -> None:
         """Have the tokenizer here."""
