@@ -6,6 +6,7 @@ Imports no torch by itself; timm, which does, only for names other than ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,10 @@ from dgbench.cards import INPUTS
 from dgbench.errors import UserError, unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
+EMBEDDING = "embedding"
+"""What a network has of which is known what layers read the input."""
+EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
+"""What timm calls those layers, in transformers, ConvNeXts, ResNets and EfficientNets."""
 
 
 class Own(NamedTuple):
@@ -28,11 +33,11 @@ class Own(NamedTuple):
     """Why it can't be compiled, if it can't."""
 
 
-_ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps"})
-_FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features"})
+_ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps", "stages", EMBEDDING})
+_FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features", "stages", EMBEDDING})
 _CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps"})
 OWN: Mapping[str, Own] = {
-    "Linear": Own(_FLAT, frozenset()),
+    "Linear": Own(_FLAT, frozenset({"stages"})),
     "MLP": Own(_FLAT, _LEARNING),
     "MNIST_CNN": _CONVOLUTIONAL,
     "SmallCNN": _CONVOLUTIONAL,
@@ -108,11 +113,16 @@ def takes(name: str) -> tuple[str, ...]:
     return ("texts", "sequences") if is_language_model(name) else ("images",)
 
 
-def lacking(name: str) -> frozenset[str]:
-    """What of `cards.NEEDS` the network of that name (no alias) has not, as far as the name says."""
+def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
+    """What of `cards.NEEDS` the network of that name (no alias) has not, for such inputs; and `EMBEDDING`.
+
+    Raises `UserError` if it can't take them.
+    """
     if name in OWN:
         return _ANY - OWN[name].has
-    return frozenset({"feature_maps", "batch_norm"}) if is_language_model(name) else frozenset()
+    if is_language_model(name):
+        return frozenset({"feature_maps", "batch_norm"})
+    return frozenset() if name in _LARGE.values() else timm_look(name, tuple(input_shape)).lacking
 
 
 def starts_without_statistics(name: str) -> bool:
@@ -134,7 +144,7 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
             f"backbone {name!r} takes {' or '.join(known)}, and these inputs are {kind} ({size}): leave it out{instead}"
         )
     if name not in (*SMALL, *_LARGE.values()) and kind == "images":
-        timm_width(name, tuple(input_shape))
+        timm_look(name, tuple(input_shape))
 
 
 def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = None) -> Any:
@@ -151,25 +161,62 @@ def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = Non
     return timm.create_model(name, in_chans=input_shape[0], num_classes=0, **how)
 
 
-@cache
-def timm_width(name: str, input_shape: tuple[int, ...]) -> int:
-    """How many features timm's network of that name makes of an image; raises `UserError` if it can't take such.
+@dataclass(frozen=True)
+class Look:
+    """What is known of a network of timm once an image has passed through one without memory."""
 
-    It is asked by passing an image through a network without memory, which takes a fraction of a second. What timm
-    calls `num_features` is another number where the network ends in a hidden layer (MobileNetV3, VGG).
+    width: int
+    """How many features it makes. What timm calls `num_features` is another number where the network ends in a hidden
+    layer (MobileNetV3, VGG)."""
+    lacking: frozenset[str]
+    """What of `cards.NEEDS` it has not."""
+
+
+@cache
+def timm_look(name: str, input_shape: tuple[int, ...]) -> Look:
+    """Look at timm's network of that name, for a fraction of a second; raises `UserError` if it can't take images so.
+
+    It is never called in earnest, so the caller's random numbers are left alone.
     """
     import torch
 
-    # Such a network is never called in earnest, so it must not use up the caller's random numbers.
+    outputs: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         try:
-            features = timm_model(name, input_shape).eval()(torch.empty(1, *input_shape))
+            model = timm_model(name, input_shape).eval()
+            for module_name, module in model.named_modules():
+                module.register_forward_hook(lambda _, __, out, n=module_name: outputs.update({n: out}))
+            features = model(torch.empty(1, *input_shape))
         except Exception as error:
             raise UserError(_refused(name, input_shape, str(error).partition("\n")[0])) from error
     if features.dim() != 2:
         found = " x ".join(map(str, features.shape[1:]))
         raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
-    return int(features.shape[1])
+    infos = getattr(model, "feature_info", ())
+    stages = [_kind_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
+    return Look(int(features.shape[1]), _lacking_of(model, stages))
+
+
+def _kind_of(output: Any, channels: int) -> str:
+    """`maps` of (B, C, H, W), `tokens` of (B, n, C), or nothing that methods know to read."""
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) == 4 and shape[1] == channels:
+        return "maps"
+    return "tokens" if len(shape) == 3 and shape[2] == channels else ""
+
+
+def _lacking_of(model: Any, stages: Sequence[str]) -> frozenset[str]:
+    from torch import nn
+
+    batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    norms = {
+        "batch_norm": any(isinstance(module, batch) for module in model.modules()),
+        "norm": any(isinstance(module, (*batch, nn.LayerNorm, nn.GroupNorm)) for module in model.modules()),
+        "feature_maps": bool(stages) and set(stages) == {"maps"},
+        "stages": bool(stages) and set(stages) <= {"maps", "tokens"},
+        EMBEDDING: any(name in EMBEDDINGS for name, _ in model.named_children()),
+    }
+    return frozenset(name for name, has in norms.items() if not has)
 
 
 def _refused(name: str, input_shape: Sequence[int], why: str) -> str:

@@ -26,6 +26,8 @@ class AlgorithmCard:
     """The same of backward passes. A backward pass through a backward pass counts again."""
     min_domains: int = 1
     """Training domains below which the method says nothing, so the run is refused."""
+    min_domains_with: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    """Hyperparameter -> by its value, how many there must be then: a number, or the hyperparameter that says it."""
     transductive: bool = False
     """A prediction depends on the other inputs that are predicted with it."""
     baseline: bool = False
@@ -42,6 +44,8 @@ class AlgorithmCard:
     """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
     needs: tuple[str, ...] = ()
     """What the inputs, the labels or the network must be or have, of `NEEDS`."""
+    needs_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What else they must have -> the values of hyperparameters with which that is so."""
     taught: bool = False
     """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
     run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
@@ -50,6 +54,8 @@ class AlgorithmCard:
     """What an average can't change of its training, of `FEEDBACK` -> why not."""
     no_compile: str = ""
     """Why it can't be trained with a compiled featurizer, if it can't."""
+    no_compile_with: Mapping[str, Any] = field(default_factory=dict)
+    """The values of hyperparameters with which that is so; empty: any."""
     syncs: str = ""
     """Why a step waits for the device, if it does."""
     unlike_domainbed: str = ""
@@ -60,7 +66,9 @@ class AlgorithmCard:
 
 NEEDS: Mapping[str, str] = {
     "feature_maps": "images and a convolutional backbone",
+    "stages": "a backbone of which is known what passes between its stages",
     "linear_classifier": "a linear classifier",
+    "random_classifier": "a classifier that starts at random",
     "learning_features": "a featurizer that learns",
     "batch_norm": "a network with batch norm",
     "norm": "a network with batch, layer or group norm",
@@ -78,6 +86,16 @@ FEEDBACK: Mapping[str, str] = {
     "learning_rate": "the learning rate",
 }
 """What an average may change of the training that it watches, in the user's words."""
+
+
+def holds(condition: Mapping[str, Any], hparams: Mapping[str, Any]) -> bool:
+    """Whether hyperparameters have the values of a condition."""
+    return all(hparams[name] == value for name, value in condition.items())
+
+
+def with_values(condition: Mapping[str, Any]) -> str:
+    """A condition behind a method's name: ` with form 'double'`; nothing if there is none."""
+    return f" with {' and '.join(f'{name} {value!r}' for name, value in condition.items())}" if condition else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +143,8 @@ class AdapterCard:
     backwards: float = 0.0
     needs: tuple[str, ...] = ()
     """What the network or the labels must have, of `NEEDS`."""
-    needs_with: Mapping[str, Any] = field(default_factory=dict)
-    """Hyperparameters with whose values alone it `needs` that; empty: always."""
+    needs_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What else they must have -> the values of hyperparameters with which that is so."""
     needs_features: bool = True
     """Works on one network's features, so not on an ensemble."""
     needs_source: bool = False

@@ -116,10 +116,11 @@ class Entry:
         traits = (*traits, dataset)
         return resolve(self.space, traits=traits, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws)
 
-    def refusals(self, setting: Setting) -> Iterator[str]:
-        """What of a setting it can't follow, in the user's words."""
-        if self.kind == "algorithm" and setting.compile and self.card.no_compile:
-            yield f"{self.name} can't be trained with compile true: it {self.card.no_compile}"
+    def refusals(self, setting: Setting, hparams: Mapping[str, Value]) -> Iterator[str]:
+        """What of a setting an algorithm can't follow with such hyperparameters, in the user's words."""
+        if setting.compile and self.card.no_compile and cards.holds(self.card.no_compile_with, hparams):
+            values = cards.with_values(self.card.no_compile_with)
+            yield f"{self.name}{values} can't be trained with compile true: it {self.card.no_compile}"
 
 
 class Catalogue:

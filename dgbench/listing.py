@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dgbench import cli
-from dgbench.cards import FEEDBACK, NEEDS, DatasetCard
+from dgbench.cards import FEEDBACK, NEEDS, DatasetCard, with_values
 from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import UserError
 from dgbench.space import Draw, Space, Value
@@ -77,6 +77,7 @@ def _algorithm_facts(entry: Entry) -> Iterator[str]:
     yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
     needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
     needs += [NEEDS[need] for need in card.needs]
+    needs += [NEEDS[need] + with_values(condition) for need, condition in card.needs_with.items()]
     if needs:
         yield f"needs {' and '.join(needs)}"
     if card.transductive:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from dgbench import weights
 from dgbench.backbones import (
+    EMBEDDINGS,
     SMALL,
     check_backbone,
     check_inputs,
     is_language_model,
     normalisation_of,
+    timm_look,
     timm_model,
-    timm_width,
 )
 from dgbench.errors import UserError
 from dgbench.graphs import gin
@@ -31,8 +32,6 @@ from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What DomainBed normalises images by, whatever the network."""
-_EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
-"""What timm calls the layers that read the input, in transformers, ConvNeXts, ResNets and EfficientNets."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -114,14 +113,14 @@ class Network(nn.Module):
         if tables:
             found = list[nn.Module](tables)
         elif hasattr(self.featurizer, "feature_info"):
-            found = [children[name] for name in _EMBEDDINGS if name in children]
+            found = [children[name] for name in EMBEDDINGS if name in children]
         else:
             weights = [m for m in self.featurizer.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
             found = list[nn.Module](weights[:1])
         if not found:
             raise UserError(
                 f"which layers of {type(self.featurizer).__name__} read the input is not known, so freeze can't be "
-                f"'embedding'; known are the names {', '.join(_EMBEDDINGS)}"
+                f"'embedding'; known are the names {', '.join(EMBEDDINGS)}"
             )
         return found
 
@@ -253,4 +252,4 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
     if is_language_model(name):
         return language_model(name, input_shape, pretrained=pretrained)
     file = timm_file(name) if pretrained else None
-    return timm_model(name, input_shape, file), timm_width(name, tuple(input_shape))
+    return timm_model(name, input_shape, file), timm_look(name, tuple(input_shape)).width

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from dgbench.backbones import OWN, check_backbone, lacking, resolve_backbone
-from dgbench.cards import FEEDBACK, GENERATED, NEEDS
-from dgbench.catalogue import Catalogue
+from dgbench.backbones import EMBEDDING, OWN, check_backbone, lacking, resolve_backbone
+from dgbench.cards import FEEDBACK, GENERATED, NEEDS, holds, with_values
+from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
 from dgbench.protocol import NEW, OUT, Fold, Protocol, View
@@ -126,14 +126,14 @@ def refuse(
             with problems.collecting():
                 folds = facts[dataset].folds(request.protocol)
                 fewest = min(facts[dataset].domains_in_step(fold, settings[dataset]) for fold in folds)
-                for problem in _too_few_domains(request.rows, facts[dataset], fewest, catalogue):
+                for problem in _too_few_domains(request, facts[dataset], fewest, catalogue, values):
                     problems.add(problem)
             setting = settings[dataset]
             for refused in (
                 _unfit_mergers(request, dataset, setting, catalogue),
                 _data_apart(request.rows, facts[dataset], setting, catalogue),
-                _not_of_backbone(setting, dataset),
-                _not_followed(request.rows, setting, catalogue),
+                _not_of_backbone(facts[dataset], setting),
+                _not_followed(request, dataset, setting, catalogue, values),
                 _unmet_needs(request, facts[dataset], setting, catalogue, values),
                 _not_of_classes(facts[dataset], setting),
                 _not_of_sequences(facts[dataset], setting),
@@ -157,19 +157,37 @@ def _wrong_values(request: Request, dataset: str, values: Values) -> Iterator[st
         yield from problems.found
 
 
-def _too_few_domains(rows: Iterable[Row], facts: DatasetFacts, fewest: int, catalogue: Catalogue) -> Iterator[str]:
-    for row in rows:
-        needed = catalogue.get("algorithm", row.algorithm).card.min_domains
+def _too_few_domains(
+    request: Request, facts: DatasetFacts, fewest: int, catalogue: Catalogue, values: Values
+) -> Iterator[str]:
+    for row in request.rows:
+        entry = catalogue.get("algorithm", row.algorithm)
+        who, needed = _domains_needed(entry, _drawn(request, entry, facts.name, values))
         if fewest < needed and facts.pools:
             yield (
-                f"{row.algorithm} needs at least {needed} training domains in a step; on {facts.name} there are "
+                f"{who} needs at least {needed} training domains in a step; on {facts.name} there are "
                 f"{fewest}. Add --hparams '{{\"domains_per_step\": {needed}}}'"
             )
         elif fewest < needed:
             yield (
-                f"{row.algorithm} needs at least {needed} training domains; on {facts.name} a fold has {fewest}. "
+                f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}. "
                 "--single_test_envs leaves out the folds with two test domains"
             )
+
+
+def _domains_needed(entry: Entry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:
+    """Most training domains that an algorithm needs in any draw, and what it is called there."""
+    who, most = entry.name, int(entry.card.min_domains)
+    for hparams in drawn:
+        for name, by_value in entry.card.min_domains_with.items():
+            number = by_value.get(hparams[name], 0)
+            condition = {name: hparams[name]}
+            if isinstance(number, str):
+                condition[number] = hparams[number]
+                number = int(hparams[number])
+            if number > most:
+                who, most = entry.name + with_values(condition), number
+    return who, most
 
 
 def _unfit_mergers(request: Request, dataset: str, setting: Setting, catalogue: Catalogue) -> Iterator[str]:
@@ -226,27 +244,43 @@ def _unmet_needs(
     request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
     lacks = frozenset(_lacking(facts, setting))
-    for row in request.rows:
-        asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
-        if row.merger:
-            entry = catalogue.get("merger", row.merger)
-            asking.append((entry, entry.card.needs))
-        if row.adapter:
-            entry = catalogue.get("adapter", row.adapter)
-            hparams = values("adapter", row.adapter, facts.name, request.hparams_seeds[0], request.trials[0]).hparams
-            bound = all(hparams[name] == value for name, value in entry.card.needs_with.items())
-            asking.append((entry, (*(entry.card.needs if bound else ()), "classes")))
-        for entry, needs in asking:
-            for need in needs:
-                if need in lacks:
-                    yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
+    found = []
+    for entry in _entries(request.rows, catalogue):
+        always = (*entry.card.needs, "classes") if entry.kind == "adapter" else entry.card.needs
+        found += [(entry.name, need) for need in always if need in lacks]
+        if entry.kind != "merger":
+            drawn = _drawn(request, entry, facts.name, values)
+            for need, condition in entry.card.needs_with.items():
+                if need in lacks and any(holds(condition, hparams) for hparams in drawn):
+                    found.append((entry.name + with_values(condition), need))
+    for who, need in found:
+        yield f"{who} needs {NEEDS[need]}, which it would not have on {facts.name}"
+
+
+def _entries(rows: Iterable[Row], catalogue: Catalogue) -> Iterator[Entry]:
+    """What takes part in making the predictors of rows, but for averages, each once."""
+    entries = dict.fromkeys(entry for row in rows for entry in row.entries)
+    return (catalogue.get(kind, name) for kind, name in entries if kind != "average")
+
+
+def _drawn(request: Request, entry: Entry, dataset: str, values: Values) -> list[Mapping[str, Value]]:
+    """An entry's hyperparameters, of each draw; none if some are wrong, which `_wrong_values` tells."""
+    try:
+        return [
+            values(entry.kind, entry.name, dataset, seed, trial).hparams
+            for seed, trial in product(request.hparams_seeds, request.trials)
+        ]
+    except UserError:
+        return []
 
 
 def _lacking(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
     """What of `NEEDS` a data set and the network on it have not."""
-    yield from lacking(setting.backbone)
+    yield from lacking(setting.backbone, facts.input_shape)
     if setting.nonlinear_classifier:
         yield "linear_classifier"
+    if setting.classifier_init != "random":
+        yield "random_classifier"
     if setting.freeze == "featurizer":
         yield "learning_features"
     if facts.task != "classification":
@@ -261,13 +295,20 @@ def _lacking(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
             yield "own_classifier"
 
 
-def _not_of_backbone(setting: Setting, dataset: str) -> Iterator[str]:
-    """What of a setting our own networks can't follow."""
+def _not_of_backbone(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting the network can't follow."""
     own = OWN.get(setting.backbone)
     if setting.compile and own and own.no_compile:
         yield f"backbone {setting.backbone!r} can't be trained with compile true: it {own.no_compile}"
-    if setting.backbone == "Linear" and setting.freeze == "embedding":
-        yield f"backbone 'Linear' is a classifier alone, so on {dataset} freeze can't be 'embedding'"
+    if setting.freeze != "embedding":
+        return
+    if setting.backbone == "Linear":
+        yield f"backbone 'Linear' is a classifier alone, so on {facts.name} freeze can't be 'embedding'"
+    elif EMBEDDING in lacking(setting.backbone, facts.input_shape):
+        yield (
+            f"which layers of backbone {setting.backbone!r} read the input is not known, so on {facts.name} freeze "
+            "can't be 'embedding'"
+        )
 
 
 def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
@@ -298,12 +339,13 @@ def _unfit_teachers(
         if not catalogue.get("algorithm", row.algorithm).card.taught:
             continue
         hparams = values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0]).hparams
-        problems = Problems()
+        problems, how = Problems(), setting
         if backbone := str(hparams["teacher_backbone"]):
             with problems.collecting():
                 check_backbone(backbone)
                 own = dataclasses.replace(setting, backbone=facts.network(backbone), weights="")
                 check_start(own, facts.input_shape, "", facts.input_kind)
+                how = own
         with problems.collecting():
             teacher = parse_row(str(hparams["teacher"]), catalogue)
             if teacher.adapter:
@@ -316,19 +358,25 @@ def _unfit_teachers(
                     "can't be a teacher"
                 )
             asked = dataclasses.replace(request, rows=(teacher,))
-            for problem in _unfit_mergers(asked, dataset, setting, catalogue):
-                problems.add(problem)
-            for problem in _wrong_values(asked, dataset, values):
+            for problem in (
+                *_unfit_mergers(asked, dataset, how, catalogue),
+                *_wrong_values(asked, dataset, values),
+                *_not_followed(asked, dataset, how, catalogue, values),
+                *_unmet_needs(asked, facts, how, catalogue, values),
+            ):
                 problems.add(problem)
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 
 
-def _not_followed(rows: Iterable[Row], setting: Setting, catalogue: Catalogue) -> Iterator[str]:
+def _not_followed(
+    request: Request, dataset: str, setting: Setting, catalogue: Catalogue, values: Values
+) -> Iterator[str]:
     """What of the setting an algorithm can't follow, averages that can't feed back into it, and adapters that would
     need more of it than it shows."""
-    for row in rows:
+    for row in request.rows:
         entry = catalogue.get("algorithm", row.algorithm)
-        yield from entry.refusals(setting)
+        drawn = _drawn(request, entry, dataset, values)
+        yield from dict.fromkeys(problem for hparams in drawn for problem in entry.refusals(setting, hparams))
         for what in catalogue.get("average", row.average).card.feeds_back if row.average else ():
             if why := entry.card.no_feedback.get(what):
                 yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"

@@ -377,6 +377,64 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "values", "how", "told"),
+    [
+        ("Hutchinson", {"estimator": "exact"}, {"nonlinear_classifier": True}, " with estimator 'exact' needs a"),
+        ("Hutchinson", {"estimator": "probes"}, {"nonlinear_classifier": True}, ""),
+        ("ADRMX", {}, {"classifier_init": "linear_probe"}, " needs a classifier that starts at random"),
+        ("QTDoG", {}, {"freeze": "featurizer"}, " needs a featurizer that learns"),
+        ("GAQAT", {}, {"freeze": "featurizer"}, " needs a featurizer that learns"),
+        ("GR", {"form": "double"}, {"compile": True}, " with form 'double' can't be trained with compile"),
+        ("GR", {"form": "forward"}, {"compile": True}, ""),
+        ("DSU", {}, {"backbone": "vit_small_patch14_dinov2"}, " needs images and a convolutional backbone"),
+        ("MIRO", {}, {"backbone": "vit_small_patch14_dinov2"}, ""),
+        ("MIRO", {}, {"backbone": "swin_tiny_patch4_window7_224"}, " needs a backbone of which is known what passes"),
+        ("TENT", {}, {"backbone": "convnext_atto"}, " with adapts 'batch_norm' needs a network with batch norm"),
+        ("TENT", {"adapts": "head"}, {"backbone": "convnext_atto"}, ""),
+        ("BNAdapt", {}, {"backbone": "resnet18"}, ""),
+        ("SAR", {}, {"backbone": "vgg11"}, " needs a network with batch, layer or group norm"),
+    ],
+)  # fmt: skip
+def test_what_can_not_follow_a_setting_is_refused_and_nothing_else(
+    row: str, values: dict[str, Any], how: dict[str, Any], told: str, make_plan: MakePlan
+) -> None:
+    asked = {"how": setting(**how), "overrides": Overrides(parts={row: values}), "hparams": 1}
+    if told:
+        (problem,) = problems(make_plan, row, **asked)
+        assert problem.startswith(row + told)
+    else:
+        assert make_plan(row, **asked).runs
+
+
+def test_what_values_need_of_the_inputs_is_asked_for_too(make_plan: MakePlan) -> None:
+    vectors = {"input_shape": (7,), "input_kind": "vectors"}
+    assert problems(
+        make_plan, "UDIM", "ERM", **vectors, overrides=Overrides(parts={"UDIM": {"perturbation": "style"}})
+    ) == ("UDIM with perturbation 'style' needs inputs that are images, which it would not have on Toy",)
+    assert make_plan("UDIM", **vectors).runs
+
+
+def test_values_may_ask_for_more_training_domains(make_plan: MakePlan) -> None:
+    wilds = {"overrides": Overrides(parts={"Fish": {"form": "wilds"}, "MixStyle": {"mixstyle_partner": "crossdomain"}})}
+    more = "--single_test_envs leaves out the folds with two test domains"
+    assert problems(make_plan, "Fish", **wilds) == (
+        f"Fish with form 'wilds' and meta_steps 3 needs at least 3 training domains; on Toy a fold has 2. {more}",
+    )
+    assert problems(make_plan, "MixStyle", domains=3, **wilds) == (
+        f"MixStyle with mixstyle_partner 'crossdomain' needs at least 2 training domains; on Toy a fold has 1. {more}",
+    )
+    assert make_plan("Fish", protocol=SINGLES, **wilds).runs
+    assert make_plan("Fish", "MixStyle", domains=4).runs
+
+
+def test_an_embedding_that_nobody_knows_can_not_be_frozen(make_plan: MakePlan) -> None:
+    assert problems(make_plan, "ERM", how=setting(backbone="vgg11", freeze="embedding")) == (
+        "which layers of backbone 'vgg11' read the input is not known, so on Toy freeze can't be 'embedding'",
+    )
+    assert make_plan("ERM", how=setting(backbone="vit_small_patch14_dinov2", freeze="embedding")).runs
+
+
 def test_what_a_method_needs_of_the_inputs_is_asked_for_too(make_plan: MakePlan) -> None:
     rows = ("ARM", "BANG", "DSU", "Mixup", "TENT", "UDIM", "VREx", "SAM")
     texts = {"input_kind": "texts", "input_shape": (2, 9), "backbone": "bert-base-cased"}
@@ -386,7 +444,7 @@ def test_what_a_method_needs_of_the_inputs_is_asked_for_too(make_plan: MakePlan)
         "BANG needs inputs that are images or vectors",
         "DSU needs images and a convolutional backbone",
         "Mixup needs inputs that are images or vectors",
-        "TENT needs a network with batch norm",
+        "TENT with adapts 'batch_norm' needs a network with batch norm",
         "UDIM needs inputs that are images or vectors",
     ]
     vectors = {"input_kind": "vectors", "input_shape": (9,)}
@@ -394,7 +452,7 @@ def test_what_a_method_needs_of_the_inputs_is_asked_for_too(make_plan: MakePlan)
     assert told == [
         "ARM needs inputs that are images",
         "DSU needs images and a convolutional backbone",
-        "TENT needs a network with batch norm",
+        "TENT with adapts 'batch_norm' needs a network with batch norm",
     ]
 
 

@@ -44,6 +44,12 @@ def test_a_student_stands_on_every_candidate_of_its_teachers_row(make_plan: Make
         assert {(t.fold, t.trial, t.method.name) for t in teachers} == {(student.fold, student.trial, "ERM")}
 
 
+def problems(make: MakePlan, *rows: str, **asked: Any) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        make(*rows, **asked)
+    return caught.value.problems
+
+
 def test_teachers_are_the_runs_that_the_sweep_has_anyway(make_plan: MakePlan) -> None:
     alone = make_plan("ERM+SWAD", "ERM+SMA")
     both = make_plan("ERM+SWAD", "ERM+SMA", "KD", "KD+WAKD")
@@ -111,6 +117,17 @@ def test_what_can_not_teach_is_refused(values: Mapping[str, Any], why: str, make
     with pytest.raises(UserError) as caught:
         make_plan("KD", overrides=taught(**values))
     assert caught.value.problems == (why,)
+
+
+def test_a_teacher_must_follow_the_setting_and_have_what_it_needs(make_plan: MakePlan) -> None:
+    assert problems(make_plan, "KD", overrides=taught(teacher="IGA"), how=setting(compile=True)) == (
+        "KD's teacher: IGA can't be trained with compile true: it takes gradients of gradients, which PyTorch has no "
+        "compiled form of",
+    )
+    maps = taught(teacher="DSU", teacher_backbone="vit_tiny_patch16_224")
+    assert problems(make_plan, "KD", overrides=maps) == (
+        "KD's teacher: DSU needs images and a convolutional backbone, which it would not have on Toy",
+    )
 
 
 def test_a_model_of_all_trials_can_not_teach(make_plan: MakePlan) -> None:

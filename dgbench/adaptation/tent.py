@@ -42,8 +42,7 @@ class TENT(Adapter):
         paper="Wang et al., ICLR 2021",
         forwards=1.0,
         backwards=1.0,
-        needs=("batch_norm",),
-        needs_with={"adapts": "batch_norm"},
+        needs_with={"batch_norm": {"adapts": "batch_norm"}},
     )
 
     @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class ADRMX(Algorithm):
         penalties=("cnt_lambda", "dclf_lambda", "rmxd_lambda", "disc_lambda"),
         base=None,
         unlike_domainbed="remix mixes up rank in a class with rank in the minibatch: pairs of any class and domain",
-        needs=("classes",),
+        needs=("classes", "random_classifier"),
     )
 
     @dataclass(frozen=True)

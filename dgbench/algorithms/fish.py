@@ -34,7 +34,9 @@ class Fish(Algorithm):
     network and no optimizer are made a step.
     """
 
-    card = AlgorithmCard(paper="Shi et al., ICLR 2022", min_domains=2)
+    card = AlgorithmCard(
+        paper="Shi et al., ICLR 2022", min_domains=2, min_domains_with={"form": {"wilds": "meta_steps"}}
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

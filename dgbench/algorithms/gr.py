@@ -38,6 +38,8 @@ class GR(Algorithm):
         forwards=2.0,
         backwards=2.0,
         penalties=("gamma",),
+        no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
+        no_compile_with={"form": "double"},
         experimental="the default of gamma, from the middle of the range that papers use",
     )
 

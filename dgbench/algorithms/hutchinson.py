@@ -43,6 +43,7 @@ class Hutchinson(Algorithm):
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
         needs=("classes",),
+        needs_with={"linear_classifier": {"estimator": "exact"}},
     )
 
     @dataclass(frozen=True)

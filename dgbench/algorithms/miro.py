@@ -34,7 +34,7 @@ class MIRO(Algorithm):
     paper's encoder of the mean is the identity, as there.
     """
 
-    card = AlgorithmCard(paper="Cha et al., ECCV 2022", forwards=2.0, penalties=("ld",))
+    card = AlgorithmCard(paper="Cha et al., ECCV 2022", forwards=2.0, penalties=("ld",), needs=("stages",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

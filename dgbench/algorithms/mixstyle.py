@@ -35,6 +35,7 @@ class MixStyle(Algorithm):
     card = AlgorithmCard(
         paper="Zhou et al., ICLR 2021",
         penalties=("mixstyle_p",),
+        min_domains_with={"mixstyle_partner": {"crossdomain": 2}},
         needs=("feature_maps",),
         no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
     )

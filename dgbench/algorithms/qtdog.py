@@ -30,7 +30,12 @@ class QTDoG(Algorithm):
     the merger's business.
     """
 
-    card = AlgorithmCard(paper="Javed et al., ICML 2025", base=None, rehearsal={"q_steps": 5}, needs=("feature_maps",))
+    card = AlgorithmCard(
+        paper="Javed et al., ICML 2025",
+        base=None,
+        rehearsal={"q_steps": 5},
+        needs=("feature_maps", "learning_features"),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -55,6 +55,7 @@ class UDIM(SAM):
         rehearsal={"warm_up_ratio": 60},
         no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
         needs=("classes", "real_inputs"),
+        needs_with={"images": {"perturbation": "style"}},
     )
 
     @dataclass(frozen=True)

@@ -137,12 +137,12 @@ def failure(root: Path, row: str, method: str, **asked: Any) -> str:
     return str(found["error"])
 
 
-@pytest.mark.parametrize("name", ["BNAdapt", "TENT"])
-def test_a_network_without_batch_norm_is_refused_in_the_users_words(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "who"), [("BNAdapt", "BNAdapt"), ("TENT", "TENT with adapts 'batch_norm'")])
+def test_a_network_without_batch_norm_is_refused_in_the_users_words(name: str, who: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         sweep_of(tmp_path, f"ERM+{name}", setting={"steps": 2})
     assert caught.value.problems == (
-        f"{name} needs a network with batch norm, which it would not have on RotatedDigits",
+        f"{who} needs a network with batch norm, which it would not have on RotatedDigits",
     )
 
 
