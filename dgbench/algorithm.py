@@ -65,13 +65,15 @@ class Task:
         return tuple(sum(counts) for counts in self.class_counts)
 
 
+FROM_SCRATCH = dict.fromkeys(("small_images", "from_scratch"), (1e-3, power(10, -4.5, -2.5)))
+"""The learning rate of networks that know nothing yet, as DomainBed has it for small images."""
+
+
 @dataclass(frozen=True)
 class Hparams(Checked):
     """The hyperparameters that every algorithm has; defaults and draws are DomainBed's."""
 
-    lr: float = hparam(
-        5e-5, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))}, within="[0, inf)"
-    )
+    lr: float = hparam(5e-5, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
     weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)}, within="[0, inf)")
     batch_size: int = hparam(
         32,
@@ -81,6 +83,7 @@ class Hparams(Checked):
             "few_examples": (32, power(2, 3, 5.5, integer=True)),
             "many_classes": (32, power(2, 3, 5, integer=True)),
             "small_images": (64, power(2, 3, 9, integer=True)),
+            "sequences": (2, power(2, 0, 2, integer=True)),
         },
         within="[1, inf)",
     )
@@ -148,6 +151,10 @@ class Algorithm(nn.Module):
         """The live tensors that `forward` reads in evaluation, by their names in this module; not copies."""
         return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Those of `predictor_tensors` that training goes on from, which an average may set."""
+        return self.predictor_tensors()
+
     def validated(self, accuracy: float) -> None:
         """Hear the mean accuracy on the training domains' validation parts, after each evaluation."""
 
@@ -163,7 +170,7 @@ class Algorithm(nn.Module):
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a minibatch: cross-entropy where labels are classes, otherwise what suits them."""
-        return CRITERIA[self.task.kind](logits, y)
+        return CRITERIA[self.task.kind].mean(logits, y)
 
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer along the gradient of `loss`."""

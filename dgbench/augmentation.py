@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.transforms import Augmentation
+from dgbench.transforms import FILTERS, Augmentation
 
 Pixels = NDArray[Any]
 """(H, W, 3) uint8; OpenCV's own annotations don't tell the type of its arrays."""
@@ -33,18 +33,25 @@ def split(image: Pixels, channels: Pixels) -> None:
     cv2.split(image, list(channels))
 
 
-def resized(image: Pixels, height: int, width: int) -> Pixels:
+def resized(image: Pixels, height: int, width: int, interpolation: str = "bilinear") -> Pixels:
     """The whole image squashed to `height` x `width`; itself if that is its size."""
     if image.shape[:2] == (height, width):
         return image
-    return cropped(image, (0, 0, image.shape[1], image.shape[0]), height, width)
+    return cropped(image, (0, 0, image.shape[1], image.shape[0]), height, width, interpolation)
 
 
-def augmented(image: Pixels, drawn: Augmentation, height: int, width: int, scale: tuple[float, float]) -> Pixels:
+def augmented(
+    image: Pixels,
+    drawn: Augmentation,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    interpolation: str = "bilinear",
+) -> Pixels:
     """An image as drawn; `scale` is its width and height by those of the original, for which the box was drawn."""
     (left, upper, right, lower), (x, y) = drawn.box, scale
     box = (left * x, upper * y, min(right * x, image.shape[1]), min(lower * y, image.shape[0]))
-    image = cropped(image, box, height, width)
+    image = cropped(image, box, height, width, interpolation)
     if drawn.flip:
         image = cv2.flip(image, 1)
     for operation in drawn.order:
@@ -55,16 +62,18 @@ def augmented(image: Pixels, drawn: Augmentation, height: int, width: int, scale
     return gray(image) if drawn.gray else image
 
 
-def cropped(image: Pixels, box: tuple[float, float, float, float], height: int, width: int) -> Pixels:
+def cropped(
+    image: Pixels, box: tuple[float, float, float, float], height: int, width: int, interpolation: str = "bilinear"
+) -> Pixels:
     """The box (left, upper, right, lower), in pixels and fractions of them, squashed to `height` x `width`.
 
     OpenCV interpolates where the box grows; where it shrinks by more than two percent, Pillow does, for OpenCV has no
     antialiasing for fractions of pixels, and where there are none it takes as long and is further from the reference.
+    Bicubic is always Pillow's, for OpenCV's is another curve.
     """
     left, upper, right, lower = box
-    if max((right - left) / width, (lower - upper) / height) > _MOST_SHRINKING:
-        shrunk = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
-        return np.asarray(shrunk)
+    if interpolation != "bilinear" or max((right - left) / width, (lower - upper) / height) > _MOST_SHRINKING:
+        return np.asarray(Image.fromarray(image).resize((width, height), FILTERS[interpolation], box))
     if all(float(edge).is_integer() for edge in box):
         return cv2.resize(image[int(upper) : int(lower), int(left) : int(right)], (width, height))
     x, y = (right - left) / width, (lower - upper) / height

@@ -52,11 +52,11 @@ class Average:
         raise NotImplementedError
 
     def lr_factor(self, step: int) -> float:
-        """What every learning rate is multiplied by in a step, for a card that says "feeds_back"."""
+        """What every learning rate is multiplied by in a step, for a card that feeds back the "learning_rate"."""
         return 1.0
 
     def feedback(self) -> Weights | None:
-        """After an evaluation, the weights that training goes on from, for a card that says "feeds_back"."""
+        """After an evaluation, the weights that training goes on from, for a card that feeds back "weights"."""
         return None
 
     def state(self) -> dict[str, Any]:

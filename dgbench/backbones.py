@@ -1,26 +1,56 @@
-"""Which network a name stands for on inputs of some shape, and whether it can take them; `networks` builds them.
+"""Which network a name stands for on some inputs, what it takes and what it has; `networks` builds them.
 
 Imports no torch by itself; timm, which does, only for names other than ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from dgbench.cards import INPUTS
 from dgbench.errors import UserError, unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
-FLAT = ("Linear", "MLP")
-"""They take each input as one vector; `Linear` is a classifier alone."""
-SMALL = (*FLAT, "MNIST_CNN", "SmallCNN")
+
+
+class Own(NamedTuple):
+    """What is known of a network of ours without building it. All of them start from scratch."""
+
+    takes: tuple[str, ...]
+    """Kinds of inputs, of `cards.INPUTS`."""
+    has: frozenset[str]
+    """What methods may need of a network, of `cards.NEEDS`."""
+    no_compile: str = ""
+    """Why it can't be compiled, if it can't."""
+
+
+_ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps"})
+_FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features"})
+_CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps"})
+OWN: Mapping[str, Own] = {
+    "Linear": Own(_FLAT, frozenset()),
+    "MLP": Own(_FLAT, _LEARNING),
+    "MNIST_CNN": _CONVOLUTIONAL,
+    "SmallCNN": _CONVOLUTIONAL,
+    "GIN": Own(
+        ("graphs",),
+        _LEARNING | {"norm", "batch_norm"},
+        "sees other numbers of atoms in each minibatch, and would be compiled anew for each",
+    ),
+}
+"""Our networks; `Linear` is a classifier alone, and it and `MLP` take an image as one vector."""
+SMALL = tuple(OWN)
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
     "domainbed-2024": "resnet50.ram_in1k",
 }
+_INTERPOLATION = {"resnet50.tv_in1k": "bilinear", "resnet50.ram_in1k": "bicubic"}
+"""timm's for the networks of aliases, so that planning does without timm."""
 
 
 def check_backbone(name: str) -> None:
@@ -53,42 +83,72 @@ def is_language_model(name: str) -> bool:
     return kind in CONFIG_MAPPING
 
 
-def resolve_backbone(name: str, input_shape: Sequence[int]) -> str:
-    """The network's own name; an alias is resolved by the shape of an input, as DomainBed does.
+def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
+    """The network's own name; an alias is resolved by the inputs, as DomainBed does.
 
-    Vectors: `MLP`. 28 x 28: `MNIST_CNN`. Other images under 112 pixels: `SmallCNN`. Larger: the alias's ResNet-50.
+    Vectors: `MLP`. Graphs: `GIN`. Images of 28 x 28: `MNIST_CNN`, others under 112 pixels: `SmallCNN`, larger: the
+    alias's ResNet-50. Raises `UserError` for texts and sequences, whose language models nothing tells apart.
     """
     if name not in ALIASES:
         return name
-    if len(input_shape) == 1:
-        return "MLP"
+    if kind in ("texts", "sequences"):
+        bags = "'MLP', or " if kind == "texts" else ""
+        raise UserError(f"backbone {name!r} stands for no network of {kind}: say {bags}a language model's name")
+    if kind != "images":
+        return {"vectors": "MLP", "graphs": "GIN"}[kind]
     if tuple(input_shape[1:]) == (28, 28):
         return "MNIST_CNN"
     return "SmallCNN" if min(input_shape[1:]) < 112 else _LARGE[name]
 
 
-def check_inputs(name: str, input_shape: Sequence[int]) -> None:
-    """Raise `UserError` if the network of that name (no alias) can't take inputs of that shape."""
-    if name == "MLP" or (name == "Linear" and len(input_shape) != 2):
-        return
-    takes = "vectors or images" if name == "Linear" else "texts" if is_language_model(name) else "images"
-    if len(input_shape) != {"texts": 2, "images": 3}.get(takes):
+def takes(name: str) -> tuple[str, ...]:
+    """The kinds of inputs (`cards.INPUTS`) that the network of that name (no alias) takes."""
+    if name in OWN:
+        return OWN[name].takes
+    return ("texts", "sequences") if is_language_model(name) else ("images",)
+
+
+def lacking(name: str) -> frozenset[str]:
+    """What of `cards.NEEDS` the network of that name (no alias) has not, as far as the name says."""
+    if name in OWN:
+        return _ANY - OWN[name].has
+    return frozenset({"feature_maps", "batch_norm"}) if is_language_model(name) else frozenset()
+
+
+def starts_without_statistics(name: str) -> bool:
+    """Whether the network of that name has batch norm, and no weights that anybody's statistics come with."""
+    return name in OWN and "batch_norm" in OWN[name].has
+
+
+def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
+    """Raise `UserError` if the network of that name (no alias) can't take inputs of that kind and shape.
+
+    Without a `kind`, they are of one that the network takes and that has so many axes.
+    """
+    known = takes(name)
+    kind = kind or next((other for other in (*known, *INPUTS) if len(input_shape) == INPUTS[other]), "inputs")
+    if kind not in known:
         size = " x ".join(map(str, input_shape))
-        raise UserError(f"backbone {name!r} takes {takes}, and these inputs are {size}: leave it out, or say 'MLP'")
-    if takes == "images" and name not in (*SMALL, *_LARGE.values()):
+        instead = "" if kind in ("sequences", "graphs") else ", or say 'MLP'"
+        raise UserError(
+            f"backbone {name!r} takes {' or '.join(known)}, and these inputs are {kind} ({size}): leave it out{instead}"
+        )
+    if name not in (*SMALL, *_LARGE.values()) and kind == "images":
         timm_width(name, tuple(input_shape))
 
 
-def timm_model(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> Any:
-    """timm's network of that name without its classifier, for images (C, H, W).
+def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = None) -> Any:
+    """timm's network of that name without its classifier, for images (C, H, W); with timm's own `weights` in a file.
 
     Those that are made for images of one size are made for this one; timm then resamples what depends on it.
     """
     import timm
 
     facts = timm.get_pretrained_cfg(name)
-    sized: dict[str, Any] = {"img_size": tuple(input_shape[1:])} if facts and facts.fixed_input_size else {}
-    return timm.create_model(name, pretrained=pretrained, in_chans=input_shape[0], num_classes=0, **sized)
+    how: dict[str, Any] = {"img_size": tuple(input_shape[1:])} if facts and facts.fixed_input_size else {}
+    if weights:
+        how |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    return timm.create_model(name, in_chans=input_shape[0], num_classes=0, **how)
 
 
 @cache
@@ -123,14 +183,36 @@ def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
     )
 
 
-def has_weights(name: str) -> bool:
-    """Whether there are pretrained weights for the network of that name (no alias); ours need none."""
-    if name in (*SMALL, *_LARGE.values()):
-        return True
+def check_weights(name: str) -> None:
+    """Raise `UserError` if there are no pretrained weights for the network of that name (no alias); ours need none.
+
+    Of language models their hub knows.
+    """
+    if name in (*SMALL, *_LARGE.values()) or is_language_model(name):
+        return
     import timm
 
     facts = timm.get_pretrained_cfg(name)
-    return bool(facts and facts.has_weights)
+    if not (facts and facts.has_weights):
+        raise UserError(
+            f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
+            "scratch with --hparams '{\"pretrained\": false}'"
+        )
+
+
+def interpolation_of(name: str) -> str:
+    """`bilinear` or `bicubic`: how images were resized for the weights of the network of that name (no alias).
+
+    It is timm's for the tag of the name, pretrained or not; bilinear for networks that timm doesn't know.
+    """
+    if name in SMALL or is_language_model(name):
+        return "bilinear"
+    if name in _INTERPOLATION:
+        return _INTERPOLATION[name]
+    import timm
+
+    facts = timm.get_pretrained_cfg(name)
+    return str(facts.interpolation) if facts else "bilinear"
 
 
 def normalisation_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgbench.errors import UserError, unknown
+
 GENERATED = "generated"
 """Trait of data sets that draw something (noise, membership of domains) by a seed."""
 
@@ -39,11 +41,13 @@ class AlgorithmCard:
     followers: tuple[str, ...] = ()
     """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
     needs: tuple[str, ...] = ()
-    """What the network or the labels must have, of `NEEDS`."""
+    """What the inputs, the labels or the network must be or have, of `NEEDS`."""
     taught: bool = False
     """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
     run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
     each minibatch, whose `Batch.taught` are its logits."""
+    no_feedback: Mapping[str, str] = field(default_factory=dict)
+    """What an average can't change of its training, of `FEEDBACK` -> why not."""
     no_compile: str = ""
     """Why it can't be trained with a compiled featurizer, if it can't."""
     syncs: str = ""
@@ -61,8 +65,19 @@ NEEDS: Mapping[str, str] = {
     "batch_norm": "a network with batch norm",
     "norm": "a network with batch, layer or group norm",
     "classes": "labels that are classes",
+    "images": "inputs that are images",
+    "real_inputs": "inputs that are images or vectors",
+    "feature_vectors": "one vector of features an example",
+    "own_classifier": "a classifier with weights of its own",
 }
-"""What a method may need of the network or the labels, in the user's words."""
+"""What a method may need of the network, the labels or the inputs, in the user's words."""
+
+
+FEEDBACK: Mapping[str, str] = {
+    "weights": "the weights that training goes on from",
+    "learning_rate": "the learning rate",
+}
+"""What an average may change of the training that it watches, in the user's words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +89,8 @@ class AverageCard:
     """`always`: a predictor at every evaluation. `end`: one predictor, when training is over."""
     copies: float = 1.0
     """Copies of the model that it holds at most."""
-    feeds_back: bool = False
-    """It changes the training that it watches, which is then a run of its own that nothing else watches."""
+    feeds_back: tuple[str, ...] = ()
+    """What it changes of the training that it watches, of `FEEDBACK`; that is then a run of its own."""
     batch_norm: str = "measured"
     """Where batch norm is live: `measured` afresh for the averaged weights, or `averaged` like them."""
 
@@ -146,6 +161,8 @@ class DatasetCard:
     licence: str
     input_shape: tuple[int, ...]
     """Shape of one input as the network sees it."""
+    input_kind: str = "images"
+    """What an input is, a key of `INPUTS`: a network takes some kinds and no others."""
     domains: tuple[str, ...] = ()
     """In the order of the tables; empty where the files decide."""
     classes: tuple[str, ...] = ()
@@ -164,13 +181,11 @@ class DatasetCard:
     task: str = "classification"
     """What the labels are, a key of `TASKS`."""
     backbone: str = ""
-    """The network that `auto` stands for; empty: the one that fits the shape of the inputs."""
+    """The network that `auto` stands for; empty: the one that fits the inputs."""
     normalised: bool = False
     """Images come normalised in a way of their own, so that the network doesn't normalise them."""
     unsupported: str = ""
     """Why sweeps refuse it, of data that are listed all the same."""
-    texts: bool = False
-    """Inputs are texts, which become what the network takes: its tokens, or for `MLP` bags of words."""
     domains_per_step: int = 0
     """How many of its training domains make up a step, drawn anew each time; 0: all of them."""
     generations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -193,10 +208,24 @@ class DatasetCard:
     path: bool = False
     """Its name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()
-    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `small_images`, ..."""
+    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `from_scratch`, `sequences`, ..."""
     steps: int = 5001
     checkpoint_freq: int = 300
 
+    def __post_init__(self) -> None:
+        if self.input_kind not in INPUTS:
+            raise UserError(unknown("input_kind of a data set", self.input_kind, INPUTS))
+        if len(self.input_shape) != INPUTS[self.input_kind]:
+            shape = " x ".join(map(str, self.input_shape))
+            raise UserError(f"a data set's card says input_kind {self.input_kind!r}, and inputs of {shape} are none")
+
+
+INPUTS: Mapping[str, int] = {"images": 3, "vectors": 1, "texts": 2, "sequences": 1, "graphs": 2}
+"""What an input may be -> how many axes it then has.
+
+Images are channels, height, width. Texts are tokens, and 1 below each that counts, 0 below those after the end.
+Sequences are tokens that all count. Graphs are tables, see `graphs`.
+"""
 
 TASKS: Mapping[str, str] = {
     "classification": "one class an example",

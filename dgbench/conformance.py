@@ -68,6 +68,8 @@ def learns(subject: Subject, domains: int, seed: int) -> str:
 
 def moves(subject: Subject, domains: int, seed: int) -> str:
     """Parameters that require a gradient move; others don't, unless the card names them as followers."""
+    if "network" in subject.card.followers and "weights" not in subject.card.no_feedback:
+        return "network follows others, so the card must say in no_feedback why no average can set its weights"
     wrong = _moved_wrongly(subject, subject.rehearse(domains, seed))
     if not wrong and seed == 0 and subject.entry.features:
         wrong = _moved_wrongly(subject, subject.rehearse(domains, seed, freeze="embedding"))

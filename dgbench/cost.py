@@ -14,6 +14,9 @@ from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.splits import NEW_SHARE
 
+_MOST_SAVED = 2**34
+"""Bytes of logits that a run may save, which it holds until then."""
+
 
 @dataclass
 class Cost:
@@ -106,4 +109,20 @@ def refuse_small_domains(plan: Plan) -> None:
                     f"domain {view.domain} of {run.dataset} has {size} examples to train on, fewer than a batch of "
                     f"{batch}: give a smaller one, --hparams '{{\"batch_size\": {max(1, size)}}}'"
                 )
+    problems.raise_if_any()
+
+
+def refuse_large_predictions(plan: Plan) -> None:
+    """Refuse to save the logits of runs that evaluate more of them than a machine holds, naming each data set once."""
+    most: dict[str, int] = {}
+    for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values():
+        facts = plan.datasets[run.dataset]
+        most[run.dataset] = max(most.get(run.dataset, 0), 4 * facts.outputs * _evaluated_examples(facts, run))
+    problems = Problems()
+    for name, size in most.items():
+        if size > _MOST_SAVED:
+            problems.add(
+                f"--save_predictions keeps {plan.datasets[name].outputs:,} logits of each example of {name}, "
+                f"{size / 1e9:,.0f} GB a model: leave it out"
+            )
     problems.raise_if_any()

@@ -34,6 +34,7 @@ class ViewData:
 
     def __init__(self, dataset: Dataset, run: Run, trained: Run | None = None) -> None:
         self.input_shape = dataset.input_shape
+        self.outputs = dataset.outputs
         self.card = dataset.card
         self.seed = run.seed
         fraction, shared = run.setting.holdout_fraction, dataset.card.shared_identities

@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from dgbench.cards import Archive, DatasetCard
 
+NOT_ASKED = -100
+"""Label of a place in a sequence at which nothing is asked."""
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How training images are augmented: a crop at random, a flip, colour jitter, now and then gray."""
 
+    crop: bool = True
+    """Else inputs show whole images."""
     resize_first: bool = False
     """Images are squashed to the size of inputs before a box is drawn, not after."""
 
@@ -36,15 +41,16 @@ class Progress(Protocol):
 class Examples(Protocol):
     """The examples of one domain, in a fixed order."""
 
-    labels: NDArray[np.int64]
-    """(n,), known without decoding anything."""
+    labels: NDArray[Any]
+    """(n,), or (n, answers) where the card's task asks for several; known without decoding anything."""
     groups: NDArray[np.int64] | None
     """(n,) identities that must not lie in two parts, numbered alike in every domain; None if there are none."""
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
         """The inputs at `indices`, (B, *input_shape); augmented if `rng` is given.
 
-        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`; of texts, int64 are tokens.
+        Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`; of texts and sequences, int64
+        are tokens; graphs are int16, as `graphs` has them.
         """
         ...
 
@@ -58,8 +64,11 @@ class SplitExamples(Examples, Protocol):
     domains: NDArray[np.int64]
     """(n,), which of many small domains each example is from; equal numbers in two parts are the same domain."""
 
-    def score(self, logits: NDArray[np.float32], indices: NDArray[np.int64]) -> dict[str, float]:
-        """The data set's own scores of `logits` (B, outputs), for the examples at `indices`; `card.metric` is one."""
+    def score(self, predicted: NDArray[Any], indices: NDArray[np.int64]) -> dict[str, float]:
+        """The data set's own scores of what is predicted for the examples at `indices`; `card.metric` is one.
+
+        `predicted` is shaped as their labels: classes, numbers, or the logits of yes-no questions, as `card.task` says.
+        """
         ...
 
 
@@ -84,6 +93,8 @@ class Dataset:
     """
 
     card: ClassVar[DatasetCard]
+    interpolation: str = "bilinear"
+    """How image files are resized, `bilinear` or `bicubic`; whoever opens a data set for a run says it."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """The files that it is published as, from which `fetch` makes its folder."""
 
@@ -108,10 +119,23 @@ class Dataset:
         self.classes: tuple[str, ...] = self.card.classes
         shape = self.card.input_shape
         self.input_shape = (shape[0], image_size, image_size) if image_size else shape
+        self.input_kind = self.card.input_kind
         self.open()
+
+    @property
+    def outputs(self) -> int:
+        """How many logits an example has: one a class or question, at each place of a sequence; 1 for a number."""
+        places = self.input_shape[-1] if self.card.task == "tokens" else 1
+        return places * max(1, len(self.classes))
 
     def open(self) -> None:
         """Read names and counts; refuse what is wrong with the files, all at once."""
+
+    def equip(self) -> None:
+        """Have on this machine what inputs are made with and a hub has: a vocabulary. Called before runs start.
+
+        What is here is not asked for; raises `UserError` with the ways out if it can't be had.
+        """
 
     def preload(self) -> None:
         """Read what every run needs, once, in the process that runs are forked from; starts no threads."""

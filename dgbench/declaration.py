@@ -190,9 +190,8 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
                 asked = declaration.setting
                 dataset = open_dataset(name, site, catalogue, asked.image_size, asked.backbone)
                 facts[name] = facts_of(name, dataset)
-                check_start(
-                    resolve_setting(declaration.setting, facts[name]), dataset.input_shape, site.backbone_weights
-                )
+                resolved = resolve_setting(asked, facts[name])
+                check_start(resolved, dataset.input_shape, site.backbone_weights, dataset.input_kind)
     problems.raise_if_any()
     return facts
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dgbench.adapter import Adapter
 from dgbench.algorithm import Algorithm
-from dgbench.evaluate import logits_of, mean_score, score
+from dgbench.evaluate import HELD, Predict, Shown, exact, examples_per_batch, mean_score, score_views, show
 from dgbench.merge_tools import MergeTools
 from dgbench.merger import Member, Merger
 from dgbench.predictor import Saved, build, find_model, predict_with, save_model
@@ -40,16 +41,16 @@ def execute_merge(bench: Workbench) -> None:
     seed_everything(bench.device, bench.run.seed, "merge")
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
-        _record(bench, last, _mean_logits(bench, algorithm, chosen), {"members": [member.run for member in chosen]})
+        shown = partial(_averaged, bench, algorithm, chosen)
+        _record(bench, last, shown, {"members": [member.run for member in chosen]})
         return
     tools = MergeTools(bench, algorithm)
     keep = MODEL in bench.keep or bench.site.save_models
     first, best = max(0, last + 1 - merger.choices), -math.inf
     for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
         weights = tools.with_statistics(merged.weights)
-        predict = predict_with(algorithm, weights)
-        logits = {view: logits_of(predict, bench.data, view, bench.device) for view in bench.run.views}
-        accuracy = _record(bench, step, logits, {"members": [member.run for member in merged.members], **merged.by})
+        shown = partial(show, predict_with(algorithm, weights), bench.data, device=bench.device)
+        accuracy = _record(bench, step, shown, {"members": [member.run for member in merged.members], **merged.by})
         if keep and not accuracy <= best:  # a single candidate without an accuracy is the best too
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
         if keep and step == first + merger.choices - 1:
@@ -72,7 +73,7 @@ def execute_adapt(bench: Workbench) -> None:
             fresh: Adapter = cls(network, hparams)
             return fresh
 
-        _record(bench, step, {view: _adapted_logits(bench, adapter, view) for view in bench.run.views})
+        _record(bench, step, partial(_adapted, bench, adapter))
 
 
 def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,28 +95,41 @@ def _member(bench: Workbench, source: Input) -> Member:
     )
 
 
-def _record(bench: Workbench, step: int, logits: Mapping[View, Tensor], extra: dict[str, Any] | None = None) -> float:
-    """Record the scores of one model from its logits; returns its mean score in validation, or NaN."""
-    scores = {str(view): score(values, bench.data, view) for view, values in logits.items()}
+def _record(
+    bench: Workbench, step: int, shown: Callable[[View], Iterable[Shown]], extra: dict[str, Any] | None = None
+) -> float:
+    """Record the scores of one model, by which each view is `shown`; returns its mean one in validation, or NaN."""
+    logits: dict[View, Tensor] | None = {} if bench.site.save_predictions else None
+    scores = score_views(shown, bench.data, bench.run.views, logits)
     bench.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
-    if bench.site.save_predictions:
+    if logits is not None:
         save_predictions(bench.folder.path, MODEL, logits, bench.data)
     return mean_score(scores, bench.run.validation, bench.data.card.metric) if bench.run.validation else math.nan
 
 
-def _mean_logits(bench: Workbench, algorithm: Algorithm, members: Sequence[Member]) -> dict[View, Tensor]:
-    """The members' mean logits, one member in memory at a time."""
-    total: dict[View, Tensor] = {}
-    for member in members:
-        predict = predict_with(algorithm, member.load())
-        for view in bench.run.views:
-            logits = logits_of(predict, bench.data, view, bench.device).double()
-            total[view] = total[view] + logits if view in total else logits
-    return {view: logits / len(members) for view, logits in total.items()}
+def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member], view: View) -> Iterator[Shown]:
+    """The members' mean logits of a view, in double precision.
+
+    What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
+    """
+    positions, each = np.arange(bench.data.size(view)), examples_per_batch(bench.data)
+    models: Iterable[Predict] = (predict_with(algorithm, member.load()) for member in members)
+    parts = [positions]
+    if len(positions) * bench.data.outputs > HELD:
+        models, parts = list(models), np.split(positions, range(each, len(positions), each))
+    for part in parts:
+        total: list[Shown] = []
+        for predict in models:
+            for i, (where, logits) in enumerate(show(predict, bench.data, view, bench.device, order=part)):
+                if i == len(total):
+                    total.append((where, exact(logits)))
+                else:
+                    total[i][1].add_(logits.to(total[i][1].device))
+        yield from ((where, logits / len(members)) for where, logits in total)
 
 
-def _adapted_logits(bench: Workbench, make: Callable[[], Adapter], view: View) -> Tensor:
-    """Logits of a view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
+def _adapted(bench: Workbench, make: Callable[[], Adapter], view: View) -> Iterator[Shown]:
+    """A view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
     seed_everything(bench.device, bench.run.seed, "adapt", str(view))
     adapter = make()
     prepare = adapter.network.prepare
@@ -127,5 +141,4 @@ def _adapted_logits(bench: Workbench, make: Callable[[], Adapter], view: View) -
         with torch.enable_grad():
             return adapter.predict(prepare(x)).detach()
 
-    batch_size = adapter.batch_size
-    return logits_of(predict, bench.data, view, bench.device, batch_size=batch_size, order=order)
+    return show(predict, bench.data, view, bench.device, batch_size=adapter.batch_size, order=order)

@@ -43,8 +43,8 @@ def preload(wanted: dict[str, Any]) -> None:
         entry = catalogue.entries[name]
         _as_imported(entry.file)
         entry.load()
-    for dataset, image_size, backbone in wanted["datasets"]:
-        open_dataset(dataset, site, catalogue, image_size, backbone).preload()
+    for dataset, *how in wanted["datasets"]:
+        open_dataset(dataset, site, catalogue, *how).preload()
     versions()
     commit()
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.errors import UserError
 from dgbench.foreign_space import accepts, card_of
-from dgbench.foreign_state import give, take
+from dgbench.foreign_state import give, stepped, take
 from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD, Network
 from dgbench.setting import Setting
 
@@ -83,6 +84,35 @@ class Foreign(Algorithm):
         """The tensors that it was made with; those that come and go can't be averaged."""
         state = self.inner.state_dict()
         return {f"inner.{name}": tensor for name, tensor in state.items() if name in self._names}
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What its optimizers step, and the buffers of the same modules (running statistics of a batch norm).
+
+        Raises `UserError` if it predicts by anything else, such as a mean of weights.
+        """
+        trained = stepped(self.inner)
+        if not self._read_in_prediction() <= trained:
+            raise UserError(
+                f"{type(self).__name__} predicts by weights that none of its optimizers steps, so an average can't set "
+                "the weights that its training goes on from"
+            )
+        names = set()
+        for module_name, module in self.inner.named_modules():
+            mine = [name for name, p in module.named_parameters(recurse=False) if p in trained]
+            mine += [name for name, _ in module.named_buffers(recurse=False)] if mine else []
+            names |= {".".join(filter(None, ("inner", module_name, name))) for name in mine}
+        return {name: tensor for name, tensor in self.predictor_tensors().items() if name in names}
+
+    def _read_in_prediction(self) -> set[Tensor]:
+        """The learning parameters that its predictions depend on."""
+        parameters = [p for p in self.inner.parameters() if p.requires_grad]
+        self.eval()
+        with torch.enable_grad():
+            total = self(torch.zeros(2, *self.task.input_shape, device=parameters[0].device)).sum()
+        if not total.requires_grad:  # it predicts without gradients, so nobody can tell
+            return set(parameters)
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        return {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
     def training_state(self) -> dict[str, Any]:
         """What it remembers, as far as an object that was not written for it can be asked."""

@@ -116,7 +116,13 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
 
 def card_of(source: str) -> AlgorithmCard:
     """What is known of any class for DomainBed; what a step costs is not, so it counts as one pass."""
-    return AlgorithmCard(paper=source, base="", syncs="its update returns numbers, so each step waits for the device")
+    return AlgorithmCard(
+        paper=source,
+        base="",
+        needs=("classes", "real_inputs"),
+        no_feedback={"learning_rate": "makes its own optimizers"},
+        syncs="its update returns numbers, so each step waits for the device",
+    )
 
 
 def accepts(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:

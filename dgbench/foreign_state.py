@@ -62,6 +62,12 @@ def give(root: nn.Module, taken: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def stepped(root: nn.Module) -> set[Tensor]:
+    """The parameters that optimizers step which `root` holds."""
+    optimizers = _Places(root).optimizers.values()
+    return {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
 class _Places:
     """Where an object and all that it is made of keep what they remember."""
 

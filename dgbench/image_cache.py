@@ -86,6 +86,8 @@ class Index:
     width: int
     size: int
     """Bytes of `pixels`."""
+    interpolation: str
+    """How they were and are resized, but for the short side of JPEGs, which is bicubic."""
 
     @staticmethod
     def read(folder: Path) -> Index | None:
@@ -102,7 +104,7 @@ class Index:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The cache of a data set's images at one size, built or not."""
+    """The cache of a data set's images at one size and by one interpolation, built or not."""
 
     place: Path
     """The folder of caches."""
@@ -114,13 +116,14 @@ class ImageCache:
     """The image files, as paths below the root; asked for when the cache is built."""
     height: int
     width: int
+    interpolation: str
     decode: Callable[[Path], Image.Image]
     """A file's image in RGB; raises `UserError` that names the file."""
 
     @property
     def folder(self) -> Path:
         """Where it is."""
-        said = f"{self.identity}\0{self.height}\0{self.width}\0{VERSION}"
+        said = f"{self.identity}\0{self.height}\0{self.width}\0{self.interpolation}\0{VERSION}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
 
     def paths(self) -> list[Path]:
@@ -216,17 +219,18 @@ class CachedImages:
         from dgbench.augmentation import augmented, resized, split  # OpenCV, which planning does without
         from dgbench.transforms import draw
 
+        how = self.index.interpolation
         inputs = np.empty((len(rows), 3, height, width), np.uint8)
         for channels, row in zip(inputs, rows.tolist(), strict=True):
             image = self[row]
             w, h = map(int, self.sizes[row, :2])
             if rng is None or recipe.resize_first:
-                image, w, h = resized(image, height, width), width, height
+                image, w, h = resized(image, height, width, how), width, height
             if rng is None:
                 split(image, channels)
                 continue
             scale = image.shape[1] / w, image.shape[0] / h
-            split(augmented(image, draw(w, h, rng), height, width, scale), channels)
+            split(augmented(image, draw(w, h, rng, recipe), height, width, scale, how), channels)
         return inputs
 
 

@@ -46,14 +46,13 @@ from dgbench.launchers.slots import usable_cores
 from dgbench.lease import Lease, LeaseLost, claim
 from dgbench.progress import INTERVAL, clock
 from dgbench.store import write_json
-from dgbench.transforms import resized
+from dgbench.transforms import JPEG_BEGINS, resized
 
 BLOCK = 64
 """Images that are decoded and written together."""
 _THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
 _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
 """The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
-_JPEG_BEGINS = b"\xff\xd8"
 _WAIT = 1.0
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -88,7 +87,8 @@ def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
     """How the images will be kept, with an estimate of the bytes that they take."""
 
     def index(height: int, width: int) -> Index:
-        return Index(cache.name, len(paths), "bytes", height, width, len(paths) * height * width * 3)
+        size = len(paths) * height * width * 3
+        return Index(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
 
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
     first = _size(paths[0])
@@ -114,8 +114,9 @@ def _size(path: Path) -> tuple[int, int] | None:
 def kept(path: Path, image: Image.Image, index: Index) -> Entry:
     """What is kept of the image that a file has been decoded to."""
     if index.kind == "bytes":
-        fits = image.size == (index.width, index.height)
-        return *image.size, (image if fits else resized(image, index.height, index.width)).tobytes()
+        if image.size == (index.width, index.height):
+            return *image.size, image.tobytes()
+        return *image.size, resized(image, index.height, index.width, index.interpolation).tobytes()
     scale = min(1.0, index.height / min(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     if scale == 1 and (content := _as_it_is(path, image)):
@@ -129,7 +130,7 @@ def kept(path: Path, image: Image.Image, index: Index) -> Entry:
 def _as_it_is(path: Path, image: Image.Image) -> bytes:
     """The content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
     content = path.read_bytes()
-    if not content.startswith(_JPEG_BEGINS):
+    if not content.startswith(JPEG_BEGINS):
         return b""
     found = from_jpeg(np.frombuffer(content, np.uint8))
     return content if found is not None and np.array_equal(found, np.asarray(image)) else b""

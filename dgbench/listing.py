@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dgbench import cli
-from dgbench.cards import NEEDS, DatasetCard
+from dgbench.cards import FEEDBACK, NEEDS, DatasetCard
 from dgbench.catalogue import Catalogue, Entry
 from dgbench.errors import UserError
 from dgbench.space import Draw, Space, Value
@@ -81,6 +81,8 @@ def _algorithm_facts(entry: Entry) -> Iterator[str]:
         yield f"needs {' and '.join(needs)}"
     if card.transductive:
         yield "transductive: a prediction depends on the other inputs predicted with it"
+    for what, why in card.no_feedback.items():
+        yield f"no average can set {FEEDBACK[what]}: it {why}"
     if card.syncs:
         yield f"a step waits for the device: {card.syncs}"
     if card.unlike_domainbed:
@@ -95,7 +97,7 @@ def _other_facts(entry: Entry) -> Iterator[str]:
         when = "at every evaluation" if card.when == "always" else "when training is over"
         yield f"evaluated: {when}; cost: {card.copies:g} copies of the model in memory"
         if card.feeds_back:
-            yield "changes the training that it watches, which is a run of its own"
+            yield f"changes {' and '.join(FEEDBACK[what] for what in card.feeds_back)}, so it watches a run of its own"
     elif entry.kind == "merger":
         result = "several networks, logits averaged" if card.ensemble else "one network"
         models = f"models averaged by {card.average}" if card.average else "models at their best validation"
@@ -110,7 +112,7 @@ def _dataset_facts(entry: Entry) -> Iterator[str]:
     yield f"domains: {', '.join(card.domains) or 'the folders or values found'}"
     classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
     shape = " x ".join(map(str, card.input_shape))
-    yield f"{classes}; inputs {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
+    yield f"{classes}; {card.input_kind} {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
     if card.parts or card.counts:
         yield f"examples: {_counts(card.parts or card.counts)}"
     for name, counts in card.generations.items():

@@ -49,7 +49,7 @@ class MergeTools:
     def score(self, weights: Weights) -> float:
         """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
         predict = predict_with(self.algorithm, self.with_statistics(weights))
-        scores, _ = evaluate_views(predict, self.bench.data, self.bench.run.validation, self.bench.device)
+        scores = evaluate_views(predict, self.bench.data, self.bench.run.validation, self.bench.device)
         total = sum(view[self.bench.data.card.metric] * view["n"] for view in scores.values())
         return total / sum(view["n"] for view in scores.values())
 

@@ -14,9 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from dgbench import weights
-from dgbench.backbones import SMALL, check_backbone, check_inputs, normalisation_of, timm_model, timm_width
+from dgbench.backbones import (
+    SMALL,
+    check_backbone,
+    check_inputs,
+    is_language_model,
+    normalisation_of,
+    timm_model,
+    timm_width,
+)
 from dgbench.errors import UserError
-from dgbench.language import language_model
+from dgbench.graphs import gin
+from dgbench.hub import timm_file
+from dgbench.language import SequenceFeaturizer, language_model
 from dgbench.setting import Setting
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,7 +37,10 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class Network(nn.Module):
-    """`classifier(features(x))`; features are (B, num_features) in float32 whatever the precision inside."""
+    """`classifier(features(x))`; features are (B, num_features) in float32 whatever the precision inside.
+
+    Of sequences they are (B, length, num_features), and logits (B, length, classes).
+    """
 
     mean: Tensor
     std: Tensor
@@ -40,12 +53,15 @@ class Network(nn.Module):
         setting: Setting,
         dropout: float = 0.0,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.featurizer = featurizer
         self.num_features = num_features
         self.dropout = nn.Dropout(dropout)
-        self.classifier = classifier(num_features, num_classes, nonlinear=setting.nonlinear_classifier)
+        if head is None:
+            head = classifier(num_features, num_classes, nonlinear=setting.nonlinear_classifier)
+        self.classifier = head
         self.precision = setting.precision
         self.frozen_batch_norm = setting.batch_norm == "frozen"
         mean, std = normalisation or ((0.0,), (1.0,))
@@ -64,8 +80,8 @@ class Network(nn.Module):
     def stages(self) -> list[nn.Module]:
         """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
 
-        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP. A
-        featurizer without weights is one stage.
+        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP,
+        (atoms, C) in a graph network. A featurizer without weights is one stage.
         """
         if hasattr(self.featurizer, "feature_info"):
             infos: Any = self.featurizer.feature_info
@@ -189,8 +205,9 @@ def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, i
 def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting, dropout: float = 0.0) -> Network:
     """The network of the setting's (resolved) backbone, freshly initialised from torch's global generator.
 
-    Raises `UserError` for an unknown name, for inputs that the network can't take, and where pretrained weights can't
-    be had, with the ways out.
+    The classifier of sequences is the language model's own output layer, which stays tied to the embedding where the
+    model has it so (GPT-2), as in WILDS. Raises `UserError` for an unknown name, for inputs that the network can't
+    take, and where pretrained weights can't be had, with the ways out.
     """
     name = setting.backbone
     pretrained = setting.pretrained and name not in SMALL and not setting.weights
@@ -203,8 +220,19 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
         weights.load(featurizer, weights.provided(setting.weights), weights.THE_FILE, input_shape[0])
     if pretrained or setting.weights:
         weights.note(setting, featurizer)
-    normalisation = normalisation_of(name, input_shape[0])
-    return Network(featurizer, width, num_classes, setting, dropout, normalisation)
+    head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
+    normalisation = normalisation_of(name, input_shape[0]) if len(input_shape) == 3 else None
+    return Network(featurizer, width, num_classes, setting, dropout, normalisation, head)
+
+
+def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setting) -> nn.Module | None:
+    """A language model's output layer, unless the setting wants another classifier."""
+    if featurizer.vocabulary != num_classes:
+        raise UserError(
+            f"backbone {setting.backbone!r} knows {featurizer.vocabulary:,} tokens, and these data are of "
+            f"{num_classes:,}: name the model that they are made for"
+        )
+    return None if setting.nonlinear_classifier else featurizer.output
 
 
 def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
@@ -220,15 +248,9 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
         return mnist_cnn(input_shape[0])
     if name == "SmallCNN":
         return small_cnn(input_shape[0], min(input_shape[1:]))
-    if len(input_shape) == 2:
-        return language_model(name, input_shape[1], pretrained=pretrained)
-    try:
-        return timm_model(name, input_shape, pretrained=pretrained), timm_width(name, tuple(input_shape))
-    except Exception as error:
-        if not pretrained or isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {error}). Fetch them once "
-            "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
-            "train from scratch with --hparams '{\"pretrained\": false}'"
-        ) from error
+    if name == "GIN":
+        return gin(input_shape)
+    if is_language_model(name):
+        return language_model(name, input_shape, pretrained=pretrained)
+    file = timm_file(name) if pretrained else None
+    return timm_model(name, input_shape, file), timm_width(name, tuple(input_shape))

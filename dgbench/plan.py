@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from dgbench.backbones import resolve_backbone
+from dgbench.backbones import interpolation_of, starts_without_statistics
 from dgbench.catalogue import Catalogue
 from dgbench.names import Row, parse_row
 from dgbench.protocol import Fold
@@ -40,6 +40,8 @@ class Plan:
     """(row, data set) -> candidates over all folds, trials and hyperparameter seeds."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict; rows without: none."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the row whose models taught its runs, with its backbone where that is another; rows without: none."""
 
     @cached_property
     def read_by_others(self) -> Mapping[str, frozenset[str]]:
@@ -49,6 +51,10 @@ class Plan:
             for source in run.inputs:
                 read.setdefault(source.run, set()).add(source.predictor)
         return {run: frozenset(predictors) for run, predictors in read.items()}
+
+
+Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[int]]
+"""(fold, trial) -> hyperparameter seeds."""
 
 
 class Spot(NamedTuple):
@@ -113,6 +119,7 @@ class _Planner:
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates={key: tuple(cell) for key, cell in candidates.items()},
             shown={row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
+            taught=self._taught_by(grid),
         )
 
     def _shown(self, row: Row) -> str:
@@ -134,13 +141,12 @@ class _Planner:
                             spots.setdefault((fold, trial), {}).update(dict.fromkeys(request.hparams_seeds))
         return {key: {spot: sorted(seeds) for spot, seeds in spots.items()} for key, spots in grid.items()}
 
-    def _watch(self, grid: Mapping[tuple[Row, str], Mapping[tuple[Fold, int], Sequence[int]]]) -> None:
+    def _watch(self, grid: Mapping[tuple[Row, str], Spots]) -> None:
         """Note which averages watch an algorithm's runs together, which those don't that feed back."""
         for (row, dataset), spots in grid.items():
             asked = [(row, self.settings[dataset].backbone)]
             if self._taught(row):
-                draws = {(seed, trial) for (_, trial), seeds in spots.items() for seed in seeds}
-                asked += {self._teacher(row, dataset, seed, trial) for seed, trial in sorted(draws)}
+                asked += self._all_teachers(row, dataset, spots)
             for asked_row, backbone in asked:
                 watching = self.watching.setdefault((dataset, asked_row.algorithm, backbone), set())
                 if asked_row.average and not self._feeds_back(asked_row.average):
@@ -180,9 +186,20 @@ class _Planner:
         """The row that teaches a row's run, and its backbone."""
         hparams = self.values("algorithm", row.algorithm, dataset, seed, trial).hparams
         backbone = str(hparams["teacher_backbone"]) or self.settings[dataset].backbone
-        return parse_row(str(hparams["teacher"]), self.catalogue), resolve_backbone(
-            backbone, self.facts[dataset].input_shape
-        )
+        return parse_row(str(hparams["teacher"]), self.catalogue), self.facts[dataset].network(backbone)
+
+    def _all_teachers(self, row: Row, dataset: str, spots: Spots) -> list[tuple[Row, str]]:
+        """Those of all hyperparameter seeds and trials, each once."""
+        draws = {(seed, trial) for (_, trial), seeds in spots.items() for seed in seeds}
+        return list(dict.fromkeys(self._teacher(row, dataset, seed, trial) for seed, trial in sorted(draws)))
+
+    def _taught_by(self, grid: Mapping[tuple[Row, str], Spots]) -> dict[str, str]:
+        found: dict[str, dict[str, None]] = {}
+        for (row, dataset), spots in grid.items():
+            for teacher, backbone in self._all_teachers(row, dataset, spots) if self._taught(row) else ():
+                of = "" if backbone == self.settings[dataset].backbone else f" with {backbone}"
+                found.setdefault(row.name, {})[teacher.name + of] = None
+        return {row: " or ".join(teachers) for row, teachers in found.items()}
 
     def _teachers(self, row: Row, spot: Spot, seed: int) -> tuple[Input, ...]:
         """The models among which a run's teacher is chosen, or those that are its teacher together."""
@@ -194,6 +211,7 @@ class _Planner:
         return tuple(Input(candidate.run.id, candidate.predictor) for candidate in chosen)
 
     def _setting(self, dataset: str, backbone: str) -> Setting:
+        """That of the data set's runs; a teacher's differs in the network alone, for it is shown the same images."""
         setting = self.settings[dataset]
         return setting if setting.backbone == backbone else dataclasses.replace(setting, backbone=backbone, weights="")
 
@@ -259,8 +277,12 @@ def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
-    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name."""
+    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name,
+    and how images are resized for it. Batch norm is live where there are no statistics that could be frozen."""
     resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
-    backbone = (setting.backbone == "auto" and facts.backbone) or resolve_backbone(setting.backbone, facts.input_shape)
+    backbone = facts.network(setting.backbone)
     domains = setting.domains_per_step or facts.domains_per_step
-    return dataclasses.replace(resolved, backbone=backbone, domains_per_step=domains)
+    own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation
+    batch_norm = setting.batch_norm if setting.weights or not starts_without_statistics(backbone) else "live"
+    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own, "batch_norm": batch_norm}
+    return dataclasses.replace(resolved, **changes)  # type: ignore[arg-type]

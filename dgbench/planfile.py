@@ -52,6 +52,8 @@ class PlanTable:
     """(row, data set) -> positions in `runs`, each with the name of the predictor."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """As in the plan."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """As in the plan."""
     asked: tuple[str, ...] = ()
     """What the sweep's runs have otherwise than preset and search spaces say, each in words: `steps 300`."""
 
@@ -85,7 +87,9 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
         for key, candidates in plan.candidates.items()
     }
     asked = (*departures, *(overrides or Overrides()).told())
-    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown, asked)
+    return PlanTable(
+        protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown, plan.taught, asked
+    )
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -100,6 +104,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
         "runs": [list(run) for run in table.runs],
         "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
         "shown": table.shown,
+        "taught": table.taught,
         "asked": table.asked,
     }
     write_atomic(root / FILE, orjson.dumps(content))
@@ -117,5 +122,6 @@ def read_plan(root: Path) -> PlanTable:
         runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
         cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
         shown=data["shown"],
+        taught=data["taught"],
         asked=tuple(data["asked"]),
     )

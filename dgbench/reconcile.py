@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.catalogue import Catalogue
-from dgbench.cost import refuse_small_domains
+from dgbench.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.dataset import Dataset
 from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
 from dgbench.errors import Problems, UserError
@@ -30,6 +30,7 @@ from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
 from dgbench.store import BEST, State, Store, model_path
+from dgbench.weights import fetch
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
 """Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
@@ -78,6 +79,23 @@ class Sweep:
             for source in run.inputs:
                 wanted.setdefault(source.run, set()).add(source.predictor)
         return tuple(found)
+
+    def fetch(self, retries: int = 0) -> None:
+        """Have on this machine, before any run starts, what hubs have and runs that are not done need: weights, words.
+
+        It is fetched once and found by all runs, also on other machines that share the hub's cache (HF_HOME). Raises
+        `UserError` with everything that can't be had; writes nothing to the sweep's folder.
+        """
+        if all(state is State.DONE for state in self.states(retries).values()) and not self.without_weights():
+            return
+        problems = Problems()
+        for dataset, setting in dict.fromkeys((run.dataset, run.setting) for run in self.plan.runs):
+            with problems.collecting():
+                fetch(setting, self.plan.datasets[dataset].input_shape)
+        for _, opened in self._datasets():
+            with problems.collecting():
+                opened.equip()
+        problems.raise_if_any()
 
     def write(self) -> None:
         """Write what was asked for and the plan; make runs whose weights are read, but gone, run again."""
@@ -140,12 +158,13 @@ class Sweep:
 
     def _datasets(self) -> Iterator[tuple[str, Dataset]]:
         catalogue = Catalogue(self.site.include)
-        for name, size, backbone in self._opened():
-            yield name, open_dataset(name, self.site, catalogue, size, backbone)
+        for name, size, backbone, interpolation in self._opened():
+            yield name, open_dataset(name, self.site, catalogue, size, backbone, interpolation)
 
-    def _opened(self) -> list[tuple[str, int, str]]:
-        """The data sets of the runs, with the image size and the network that they are opened for."""
-        return sorted({(run.dataset, run.setting.image_size, run.setting.backbone) for run in self.plan.runs})
+    def _opened(self) -> list[tuple[str, int, str, str]]:
+        """The data sets of the runs, with image size, network and interpolation that they are opened for."""
+        asked = {(run.dataset, run.setting) for run in self.plan.runs}
+        return sorted({(name, how.image_size, how.backbone, how.interpolation) for name, how in asked})
 
     def _preloaded(self) -> dict[str, Any]:
         """What the process that runs are forked from should read before."""
@@ -202,6 +221,8 @@ def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalo
     _refuse_other_data(root, facts)
     plan = declaration.plan(facts, catalogue)
     refuse_small_domains(plan)
+    if site.save_predictions:
+        refuse_large_predictions(plan)
     return Sweep(root, declaration, plan, site)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from dgbench.backbones import FLAT, SMALL, check_backbone
-from dgbench.cards import GENERATED, NEEDS
+from dgbench.backbones import OWN, check_backbone, lacking, resolve_backbone
+from dgbench.cards import FEEDBACK, GENERATED, NEEDS
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems, UserError
 from dgbench.names import Row, parse_row
@@ -16,6 +16,7 @@ from dgbench.protocol import NEW, OUT, Fold, Protocol, View
 from dgbench.run import Part
 from dgbench.setting import Setting
 from dgbench.space import Draw, Value
+from dgbench.weights import check_start
 
 Values = Callable[[str, str, str, int, int], Part]
 """Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
@@ -44,8 +45,15 @@ class DatasetFacts:
     shared_identities: bool = False
     metric: str = "accuracy"
     task: str = "classification"
+    input_kind: str = "images"
+    outputs: int = 1
+    """Logits of an example."""
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
+
+    def network(self, backbone: str) -> str:
+        """The own name of a network, which may be an alias."""
+        return (backbone == "auto" and self.backbone) or resolve_backbone(backbone, self.input_kind, self.input_shape)
 
     def folds(self, protocol: Protocol) -> list[Fold]:
         """Those of a protocol; raises `UserError` if the data set can't follow it."""
@@ -124,11 +132,12 @@ def refuse(
             for refused in (
                 _unfit_mergers(request, dataset, setting, catalogue),
                 _data_apart(request.rows, facts[dataset], setting, catalogue),
-                _nothing_to_freeze(setting, dataset),
+                _not_of_backbone(setting, dataset),
                 _not_followed(request.rows, setting, catalogue),
                 _unmet_needs(request, facts[dataset], setting, catalogue, values),
                 _not_of_classes(facts[dataset], setting),
-                _unfit_teachers(request, dataset, setting, catalogue, values),
+                _not_of_sequences(facts[dataset], setting),
+                _unfit_teachers(request, facts[dataset], setting, catalogue, values),
                 _wrong_values(request, dataset, values),
             ):
                 with problems.collecting():
@@ -216,12 +225,7 @@ def _data_apart(rows: Iterable[Row], facts: DatasetFacts, setting: Setting, cata
 def _unmet_needs(
     request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
-    lacking = {"linear_classifier"} if setting.nonlinear_classifier else set[str]()
-    if setting.backbone in SMALL:
-        lacking |= {"batch_norm", "norm", "feature_maps"} if setting.backbone in FLAT else {"batch_norm"}
-    if setting.backbone == "Linear" or setting.freeze == "featurizer":
-        lacking.add("learning_features")
-    lacking |= set[str]() if facts.task == "classification" else {"classes"}
+    lacks = frozenset(_lacking(facts, setting))
     for row in request.rows:
         asking = [(entry, entry.card.needs) for entry in (catalogue.get("algorithm", row.algorithm),)]
         if row.merger:
@@ -234,11 +238,34 @@ def _unmet_needs(
             asking.append((entry, (*(entry.card.needs if bound else ()), "classes")))
         for entry, needs in asking:
             for need in needs:
-                if need in lacking:
+                if need in lacks:
                     yield f"{entry.name} needs {NEEDS[need]}, which it would not have on {facts.name}"
 
 
-def _nothing_to_freeze(setting: Setting, dataset: str) -> Iterator[str]:
+def _lacking(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of `NEEDS` a data set and the network on it have not."""
+    yield from lacking(setting.backbone)
+    if setting.nonlinear_classifier:
+        yield "linear_classifier"
+    if setting.freeze == "featurizer":
+        yield "learning_features"
+    if facts.task != "classification":
+        yield "classes"
+    if facts.input_kind != "images":
+        yield from ("images", "feature_maps")
+    if facts.input_kind not in ("images", "vectors"):
+        yield "real_inputs"
+    if facts.input_kind == "sequences":
+        yield "feature_vectors"
+        if not setting.nonlinear_classifier:
+            yield "own_classifier"
+
+
+def _not_of_backbone(setting: Setting, dataset: str) -> Iterator[str]:
+    """What of a setting our own networks can't follow."""
+    own = OWN.get(setting.backbone)
+    if setting.compile and own and own.no_compile:
+        yield f"backbone {setting.backbone!r} can't be trained with compile true: it {own.no_compile}"
     if setting.backbone == "Linear" and setting.freeze == "embedding":
         yield f"backbone 'Linear' is a classifier alone, so on {dataset} freeze can't be 'embedding'"
 
@@ -253,17 +280,30 @@ def _not_of_classes(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
         yield f"classifier_init 'linear_probe' needs {NEEDS['classes']}, which {facts.name} has not"
 
 
+def _not_of_sequences(facts: DatasetFacts, setting: Setting) -> Iterator[str]:
+    """What of a setting can't be had where the classifier is the language model's own."""
+    if facts.input_kind == "sequences" and setting.freeze == "featurizer" and not setting.nonlinear_classifier:
+        yield (
+            f"on {facts.name} the classifier is the language model's own, so freeze can't be 'featurizer': nothing "
+            "would learn"
+        )
+
+
 def _unfit_teachers(
-    request: Request, dataset: str, setting: Setting, catalogue: Catalogue, values: Values
+    request: Request, facts: DatasetFacts, setting: Setting, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
     """What is wrong with the rows that are to teach others."""
+    dataset = facts.name
     for row in request.rows:
         if not catalogue.get("algorithm", row.algorithm).card.taught:
             continue
         hparams = values("algorithm", row.algorithm, dataset, request.hparams_seeds[0], request.trials[0]).hparams
         problems = Problems()
-        with problems.collecting():
-            check_backbone(str(hparams["teacher_backbone"]) or setting.backbone)
+        if backbone := str(hparams["teacher_backbone"]):
+            with problems.collecting():
+                check_backbone(backbone)
+                own = dataclasses.replace(setting, backbone=facts.network(backbone), weights="")
+                check_start(own, facts.input_shape, "", facts.input_kind)
         with problems.collecting():
             teacher = parse_row(str(hparams["teacher"]), catalogue)
             if teacher.adapter:
@@ -289,12 +329,9 @@ def _not_followed(rows: Iterable[Row], setting: Setting, catalogue: Catalogue) -
     for row in rows:
         entry = catalogue.get("algorithm", row.algorithm)
         yield from entry.refusals(setting)
-        feeds_back = row.average and catalogue.get("average", row.average).card.feeds_back
-        if feeds_back and (not entry.features or "network" in entry.card.followers):
-            yield (
-                f"{row.name}: {row.average} changes the training that it watches, which can't be done from outside "
-                f"to {row.algorithm}'s"
-            )
+        for what in catalogue.get("average", row.average).card.feeds_back if row.average else ():
+            if why := entry.card.no_feedback.get(what):
+                yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"
         if row.adapter and not entry.features and catalogue.get("adapter", row.adapter).card.needs_features:
             yield (
                 f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "

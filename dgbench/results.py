@@ -92,6 +92,8 @@ class Results:
     """Row -> how many runs each of its models is merged from, for rows that merge."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the row whose models taught its runs."""
     asked: tuple[str, ...] = ()
     """What its runs have otherwise than preset and search spaces say, each in words."""
     diverged: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -202,6 +204,7 @@ class _Reader:
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             shown=table.shown,
+            taught=table.taught,
             asked=table.asked,
             diverged=self.diverged,
             origin=self.origin,

@@ -27,15 +27,19 @@ class Setting:
     holdout_fraction: float = 0.2
     """Share of each domain that is its `out` part."""
     backbone: str = "auto"
-    """A network's name; `auto` is the one that fits the shape of the data set's inputs."""
+    """A network's name; `auto` is the one that fits the data set's inputs."""
     pretrained: bool = True
     weights: str = ""
     """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
     on this machine `--backbone_weights` says."""
     image_size: int = 0
     """Side of the square that images are resized to; 0 stands for the data set's own."""
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
+    """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
+    the backbone's weights, bilinear where it says nothing; DomainBed's is bilinear whatever the network."""
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper)."""
+    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network of
+    ours that starts without any (`GIN`) are live whatever this says."""
     nonlinear_classifier: bool = False
     augmentation: bool = True
     """DomainBed's image augmentation on training views; data sets without one ignore it."""
@@ -115,6 +119,7 @@ PRESETS: Mapping[str, Setting] = {
         preset="domainbed-2020",
         cache="off",
         backbone="domainbed-2020",
+        interpolation="bilinear",
         validation_augmented=True,
         init="run",
         data_order="run",
@@ -125,6 +130,7 @@ PRESETS: Mapping[str, Setting] = {
         preset="domainbed-2024",
         cache="off",
         backbone="domainbed-2024",
+        interpolation="bilinear",
         batch_norm="live",
         validation_augmented=True,
         init="run",

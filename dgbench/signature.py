@@ -27,7 +27,8 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "hparams": _hparams(results, datasets),
         "runs": _runs(results, selector, datasets),
         "diverged": _diverged(results, datasets),
-        "shown of the test domain": _shown(results.shown),
+        "shown of the test domain": _alike(results.shown),
+        "taught by": _alike(results.taught),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
             f"{dataset} {'|'.join(fingerprint[:12] for fingerprint in found)}"
@@ -114,10 +115,10 @@ def _diverged(results: Results, datasets: Sequence[str]) -> str:
     return ", ".join(f"{n} of {method}" for method, n in runs.items() if n)
 
 
-def _shown(shown: Mapping[str, str]) -> str:
-    """Rows whose predictors see more of the held-out domain than the input at hand, those that see alike together."""
+def _alike(told: Mapping[str, str]) -> str:
+    """What is told of rows, those of which the same is told together."""
     rows: dict[str, list[str]] = {}
-    for row, what in shown.items():
+    for row, what in told.items():
         rows.setdefault(what, []).append(row)
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 

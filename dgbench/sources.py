@@ -6,6 +6,7 @@ apart from runs, in a `Site`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,10 +82,17 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
 _open: dict[tuple[str, str, str, str, int, bool, str], Dataset] = {}
 
 
-def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 0, backbone: str = "auto") -> Dataset:
+def open_dataset(
+    name: str,
+    site: Site,
+    catalogue: Catalogue,
+    image_size: int = 0,
+    backbone: str = "auto",
+    interpolation: str = Dataset.interpolation,
+) -> Dataset:
     """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
-    backbone = backbone if entry.card.texts else "auto"
+    backbone = backbone if entry.card.input_kind == "texts" else "auto"
     key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
     if key not in _open:
         cls = entry.load()
@@ -100,7 +108,11 @@ def open_dataset(name: str, site: Site, catalogue: Catalogue, image_size: int = 
         if isinstance(dataset, CachedDataset):
             dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
         _open[key] = dataset
-    return _open[key]
+    if interpolation == _open[key].interpolation:
+        return _open[key]
+    resized_otherwise = copy.copy(_open[key])
+    resized_otherwise.interpolation = interpolation
+    return resized_otherwise
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
@@ -117,6 +129,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         counts=tuple(dataset.counts()),
         num_classes=len(dataset.classes),
         input_shape=dataset.input_shape,
+        input_kind=dataset.input_kind,
         traits=card.traits,
         steps=card.steps,
         checkpoint_freq=card.checkpoint_freq,
@@ -128,5 +141,6 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         domains_per_step=card.domains_per_step,
         metric=card.metric,
         task=card.task,
+        outputs=dataset.outputs,
         backbone=card.backbone,
     )

@@ -106,6 +106,7 @@ def _execute(sweep: Sweep, jobs: Mapping[str, Any], *, ask: bool) -> int:
         question = f"About to launch {missing + again:,} runs of {len(sweep.plan.runs):,}{repeats}. Go on? [y/N] "
         if missing and not _agreed(question):
             return 1
+    sweep.fetch(jobs["retries"])
     sweep.write()
     return sweep.execute(**jobs)
 

@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
     fold = _fold(args.test, catalogue.get("dataset", args.dataset.partition(":")[0]).card)
     asked = {**asked_of(args), **fold, **seeds, "algorithms": [args.algorithm], "datasets": [args.dataset]}
     sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
+    sweep.fetch()
     sweep.write()
     if not _execute(sweep, args.threads or usable_cores()):
         return 1

@@ -169,10 +169,10 @@ class Training:
 
     @torch.no_grad()
     def _feed_back(self) -> None:
-        live = self.algorithm.predictor_tensors()
         for average in self._feeding_back():
-            for name, tensor in (average.feedback() or {}).items():
-                live[name].copy_(tensor)
+            if fed := average.feedback():
+                for name, tensor in self.algorithm.trained_tensors().items():
+                    tensor.copy_(fed[name])
 
     def _with_statistics(self, weights: Weights) -> Weights:
         """The weights with batch-norm statistics of their own, where batch norm is live."""
@@ -184,7 +184,9 @@ class Training:
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
     ) -> dict[str, dict[str, float]]:
-        scores, logits = evaluate_views(predict_with(self.algorithm, weights), self.data, self.run.views, self.device)
+        logits: dict[View, Tensor] | None = {} if last and self.site.save_predictions else None
+        predict = predict_with(self.algorithm, weights)
+        scores = evaluate_views(predict, self.data, self.run.views, self.device, logits)
         if predictor in self.keep:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
@@ -193,7 +195,7 @@ class Training:
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)
-        if last and self.site.save_predictions:
+        if logits is not None:
             save_predictions(self.folder.path, predictor, logits, self.data)
         return scores
 

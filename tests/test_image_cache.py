@@ -34,6 +34,7 @@ from dgbench.launchers.base import STOPPED
 from dgbench.lease import claim
 from dgbench.sources import Site, open_dataset
 from dgbench.transforms import decoded
+from dgbench.workbench import open_workbench
 from tests.in_process import execute, execute_all, records_of, sweep_of, train, training_of
 from tests.layouts import noise, truncate, write_csv, write_folders, write_image
 
@@ -105,7 +106,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
     dataset = folder(path=root, image_size=32)
     images = dataset.image_cache().open()
-    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3)
+    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
     assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
     for row, path in enumerate(dataset.image_cache().paths()):
         assert np.array_equal(images[row], np.asarray(decoded(path)))
@@ -241,6 +242,33 @@ def test_a_cache_is_found_by_what_is_in_it(root: Path, tmp_path: Path, monkeypat
     assert cache_of(root, 33).folder != cache.folder
     write_image(root / "art" / "cat" / "new.jpg", seed=99)
     assert cache_of(root).folder != cache.folder
+
+
+def test_caches_of_two_interpolations_share_no_pixels(mixed: Path) -> None:
+    by_bilinear, by_bicubic = folder(path=mixed, image_size=32), folder(path=mixed, image_size=32)
+    by_bicubic.interpolation = "bicubic"
+    caches = by_bilinear.image_cache(), by_bicubic.image_cache()
+    assert caches[0].folder != caches[1].folder
+    assert [cache.open().index.interpolation for cache in caches] == ["bilinear", "bicubic"]
+    for domain in DOMAINS:
+        files, other = by_bicubic.examples(domain, 0), by_bilinear.examples(domain, 0)
+        assert isinstance(files, ImageExamples)
+        assert isinstance(other, ImageExamples)
+        assert np.array_equal(everything(files.cached()), everything(files))
+        for seed in (None, 1):
+            assert difference(everything(files, seed), everything(other, seed)) > 0.5
+            assert not np.array_equal(everything(files.cached(), seed), everything(other.cached(), seed))
+
+
+@pytest.mark.parametrize("place", ["root", "mixed"])
+def test_bicubic_draws_are_applied_to_cached_images_as_to_files(place: str, request: pytest.FixtureRequest) -> None:
+    dataset = folder(path=request.getfixturevalue(place), image_size=32)
+    dataset.interpolation = "bicubic"
+    for domain in DOMAINS:
+        files = dataset.examples(domain, 0)
+        assert isinstance(files, ImageExamples)
+        for seed in range(5):
+            assert difference(everything(files.cached(), seed), everything(files, seed)) < 5, "but for resolution"
 
 
 def test_the_order_of_domains_and_classes_is_part_of_it(root: Path) -> None:
@@ -562,6 +590,29 @@ def test_runs_use_the_cache_unless_told_not_to(root: Path, tmp_path: Path) -> No
     losses = [[view["loss"] for record in found for view in record["views"].values()] for found in records]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_runs_see_images_as_their_backbones_weights_were_made_with(mixed: Path, tmp_path: Path, cache: str) -> None:
+    pixels = {}
+    for name, backbone in {"tv_in1k": "bilinear", "a1_in1k": "bicubic"}.items():
+        how = {"cache": cache, "backbone": f"resnet18.{name}", "image_size": 32, "holdout_fraction": 0.5}
+        sweep = sweep_of(tmp_path / name, "ERM", **asked(mixed, **how))
+        (run,) = sweep.plan.runs
+        assert run.setting.interpolation == backbone
+        sweep.store.folder(run.id).create(run)
+        data = open_workbench(run, sweep.store, sweep.site).data
+        (view,) = run.fold.test[:1]
+        pixels[backbone] = data.inputs(view, np.arange(2)).numpy()
+        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        examples = data.examples["sketch"]
+        assert isinstance(examples, ImageExamples)
+        expected = [
+            np.asarray(decoded(mixed / path).resize((32, 32), filters[backbone])).transpose(2, 0, 1)
+            for path in np.array(examples.files)[data.indices[view][:2]]
+        ]
+        assert np.array_equal(pixels[backbone], np.stack(expected))
+    assert not np.array_equal(*pixels.values())
 
 
 def test_a_resumed_run_repeats_an_uninterrupted_one(root: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_every_entry_is_listed_with_its_objective_paper_and_hyperparameters(
             "datasets",
             [
                 "domains: 0, 15, 30, 45, 60, 75",
-                "10 classes; inputs 1 x 8 x 8; 301 steps, evaluated every 50",
+                "10 classes; images 1 x 8 x 8; 301 steps, evaluated every 50",
                 "examples: 1,797 (300, 300, 300, 299, 299, 299)",
                 "domains: the folders or values found",
                 "lies in: DATA_DIR/PACS",
@@ -71,8 +71,8 @@ def test_a_data_set_with_splits_of_its_own_says_so(tmp_path: Path, capsys: pytes
     file = tmp_path / "split.py"
     file.write_text(
         "from dgbench.cards import DatasetCard\nfrom dgbench.dataset import Dataset\n"
-        "class Split(Dataset):\n    'Cut.'\n    card = DatasetCard(source='sky', licence='free', input_shape=(3,), "
-        "domains=('official',), parts={'train': 5, 'test': 2}, metric='F1')\n"
+        "class Split(Dataset):\n    'Cut.'\n    card = DatasetCard(source='sky', licence='free', "
+        "input_shape=(3, 8, 8), domains=('official',), parts={'train': 5, 'test': 2}, metric='F1')\n"
     )
     said = listed(capsys, "datasets", "--include", str(file))
     assert "\nSplit\n" in said
@@ -83,7 +83,8 @@ def test_included_files_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture
     file = tmp_path / "stars.py"
     file.write_text(
         "from dgbench.cards import DatasetCard\nfrom dgbench.dataset import Dataset\n"
-        "class Stars(Dataset):\n    'Bright.'\n    card = DatasetCard(source='sky', licence='free', input_shape=(3,))\n"
+        "class Stars(Dataset):\n    'Bright.'\n    card = DatasetCard(source='sky', licence='free', "
+        "input_shape=(3, 8, 8))\n"
     )
     assert "\nStars\n    Bright.\n" in listed(capsys, "datasets", "--include", str(file))
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -194,19 +193,6 @@ def test_normalisation_is_not_part_of_the_weights(resnet: Network) -> None:
 def test_an_unknown_backbone_is_told_with_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UserError, match=f"unknown backbone {name!r}: did you mean '{near}"):
         network(name, (3, 64, 64))
-
-
-def test_weights_that_cannot_be_fetched_are_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(name: str, pretrained: bool, **more: Any) -> nn.Module:
-        raise OSError(f"no route to host, {pretrained=}")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError) as caught:
-        build_network((3, 224, 224), 7, setting(backbone="resnet50.tv_in1k"))
-    (told,) = caught.value.problems
-    assert told.startswith("the weights of backbone 'resnet50.tv_in1k' could not be fetched (OSError: no route to host")
-    assert "give a file by --backbone_weights" in told
-    assert "--hparams '{\"pretrained\": false}'" in told
 
 
 def test_channels_last_changes_the_order_in_memory_alone() -> None:

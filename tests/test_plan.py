@@ -134,19 +134,21 @@ class Foreign(torch.nn.Module):
 """
 
 
-def test_nothing_feeds_back_into_a_training_that_nobody_can_change_from_outside(
+def test_an_average_that_sets_what_an_algorithm_keeps_to_itself_is_refused_with_the_reason(
     make_facts: MakeFacts, make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    told = "{0}+{1}: {1} changes the training that it watches, which can't be done from outside to {0}'s"
     file = tmp_path / "algorithms.py"
     file.write_text(FOREIGN)
     catalogue = Catalogue([f"{file}:Foreign"])
     rows = request(catalogue, "Foreign", "Foreign+EMA", "Foreign+SWA", "Foreign+SwitchEMA", "SAM+SWA")
     overrides = Overrides(parts={"Foreign": {"batch_size": 4}})
     found = problems(plan, [rows], {"Toy": make_facts(4)}, setting(), catalogue, overrides)
-    assert found == tuple(told.format("Foreign", name) for name in ("SWA", "SwitchEMA"))
-    assert problems(make_plan, "ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "SWA") == (
-        told.format("ERMPlusPlus", "SwitchEMA"),
+    assert found == ("Foreign+SWA: SWA sets the learning rate, but Foreign makes its own optimizers",)
+    rows = ("ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "ERMPlusPlus+SWA", "DCA+SwitchEMA", "SWA")
+    sets = "SwitchEMA sets the weights that training goes on from, but"
+    assert problems(make_plan, *rows) == (
+        f"ERMPlusPlus+SwitchEMA: {sets} ERMPlusPlus predicts by the mean of those that it trains",
+        f"DCA+SwitchEMA: {sets} DCA predicts by the mean of the copies that it trains",
     )
 
 
@@ -301,10 +303,24 @@ def test_traits_of_the_data_decide_the_space(make_plan: MakePlan) -> None:
 
 
 def test_a_run_has_nothing_open(make_facts: MakeFacts) -> None:
-    facts = make_facts(input_shape=(7,))
-    assert resolve_setting(setting(), facts) == setting(steps=11, checkpoint_freq=5, backbone="MLP")
-    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18")
+    facts = make_facts(input_kind="vectors", input_shape=(7,))
+    expected = setting(steps=11, checkpoint_freq=5, backbone="MLP", interpolation="bilinear")
+    assert resolve_setting(setting(), facts) == expected
+    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18", interpolation="bicubic")
     assert resolve_setting(asked, facts) == asked
+
+
+def test_images_are_resized_for_the_network_unless_the_setting_says_how(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+
+    def found(*preset: str, **changes: Any) -> str:
+        return resolve_setting(setting(*preset, **changes), facts).interpolation
+
+    assert found() == found(backbone="resnet50.tv2_in1k") == "bilinear"
+    assert found(backbone="vit_small_patch14_dinov2.lvd142m") == found(backbone="domainbed-2024") == "bicubic"
+    assert found("domainbed-2024") == found("domainbed-2020", backbone="resnet18") == "bilinear"
+    assert found(backbone="resnet18", interpolation="bilinear") == "bilinear"
+    assert found(interpolation="bicubic") == "bicubic"
 
 
 def test_too_few_training_domains_are_told_with_the_way_out(make_plan: MakePlan) -> None:
@@ -344,11 +360,11 @@ def test_all_that_cannot_be_planned_is_told_at_once(make_plan: MakePlan) -> None
 
 
 def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(make_plan: MakePlan) -> None:
-    assert problems(make_plan, "MixStyle", "ERM", input_shape=(7,)) == (
+    assert problems(make_plan, "MixStyle", "ERM", input_kind="vectors", input_shape=(7,)) == (
         "MixStyle needs images and a convolutional backbone, which it would not have on Toy",
     )
     assert make_plan("MixStyle", how=setting(backbone="resnet18")).runs
-    linear = {"input_shape": (7,), "backbone": "Linear"}
+    linear = {"input_kind": "vectors", "input_shape": (7,), "backbone": "Linear"}
     assert make_plan("ERM", **linear).runs[0].setting.backbone == "Linear"
     nothing_learns = "KNN needs a featurizer that learns, which it would not have on Toy"
     assert problems(make_plan, "MixStyle", "KNN", **linear) == (
@@ -359,6 +375,36 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
     assert problems(make_plan, "ERM", how=setting(freeze="embedding"), **linear) == (
         "backbone 'Linear' is a classifier alone, so on Toy freeze can't be 'embedding'",
     )
+
+
+def test_what_a_method_needs_of_the_inputs_is_asked_for_too(make_plan: MakePlan) -> None:
+    rows = ("ARM", "BANG", "DSU", "Mixup", "TENT", "UDIM", "VREx", "SAM")
+    texts = {"input_kind": "texts", "input_shape": (2, 9), "backbone": "bert-base-cased"}
+    told = sorted(problem.partition(", which")[0] for problem in problems(make_plan, *rows, **texts))
+    assert told == [
+        "ARM needs inputs that are images",
+        "BANG needs inputs that are images or vectors",
+        "DSU needs images and a convolutional backbone",
+        "Mixup needs inputs that are images or vectors",
+        "TENT needs a network with batch norm",
+        "UDIM needs inputs that are images or vectors",
+    ]
+    vectors = {"input_kind": "vectors", "input_shape": (9,)}
+    told = sorted(problem.partition(", which")[0] for problem in problems(make_plan, *rows, **vectors))
+    assert told == [
+        "ARM needs inputs that are images",
+        "DSU needs images and a convolutional backbone",
+        "TENT needs a network with batch norm",
+    ]
+
+
+def test_batch_norm_that_starts_without_statistics_is_live(make_facts: MakeFacts) -> None:
+    molecules = make_facts(input_kind="graphs", input_shape=(40, 10))
+    for asked in ("frozen", "live"):
+        found = resolve_setting(setting(batch_norm=asked), molecules)
+        assert (found.backbone, found.batch_norm) == ("GIN", "live")
+        assert resolve_setting(setting(batch_norm=asked, weights="0" * 64), molecules).batch_norm == asked
+        assert resolve_setting(setting(batch_norm=asked), make_facts()).batch_norm == asked
 
 
 def test_rows_that_are_shown_more_than_the_input_at_hand_are_noted(make_plan: MakePlan) -> None:

@@ -13,7 +13,7 @@ from dgbench.setting import setting
 from dgbench.space import Draw
 from tests.conftest import MakePlan
 
-ROWS = ("ERM", "SAM+SWAD", "DiWA", "EoA", "SWAD+T3A", "DiWA+T3A")
+ROWS = ("ERM", "SAM+SWAD", "DiWA", "EoA", "SWAD+T3A", "DiWA+T3A", "KD+WAKD")
 
 
 def test_a_plan_is_read_as_it_was_written(make_plan: MakePlan, tmp_path: Path) -> None:

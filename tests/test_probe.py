@@ -21,7 +21,7 @@ def training(tmp_path: Path, algorithm: str = "ERM", **setting: object) -> Train
 
 
 def accuracy(found: Training) -> float:
-    scores, _ = evaluate_views(predict_with(found.algorithm), found.data, found.run.fold.source_val, CPU)
+    scores = evaluate_views(predict_with(found.algorithm), found.data, found.run.fold.source_val, CPU)
     return mean_score(scores, found.run.fold.source_val)
 
 

@@ -9,27 +9,50 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dgbench import sweep
+from dgbench import collect, sweep
 from dgbench.lease import Process, newest
 from dgbench.planfile import read_plan
 from dgbench.store import State, Store
 from tests.in_process import execute, execute_all, sweep_of, train, training_of
+from tests.language_models import save_model
+from tests.wilds_layouts import write_civilcomments
 
 ROWS = ["ERM+SWAD", "Fish", "SAM"]
 COMMAND = [
-    *(sys.executable, "-m", "dgbench.sweep", "launch", "--algorithms", *ROWS, "--datasets", "RotatedDigits"),
-    *("--test_envs", "75", "--single_test_envs", "--n_hparams", "1", "--n_trials", "1"),
-    *("--steps", "120", "--checkpoint_freq", "8", "--jobs", "2", "--device", "cpu", "--retries", "1000"),
+    *(sys.executable, "-m", "dgbench.sweep", "launch", "--algorithms", *ROWS, "--n_hparams", "1", "--n_trials", "1"),
+    *("--checkpoint_freq", "8", "--jobs", "2", "--device", "cpu", "--retries", "1000"),
 ]
-KILLS = 10
 
 
-def start(root: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*COMMAND, "--output_dir", str(root)], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+def digits(_: Path) -> list[str]:
+    return ["--datasets", "RotatedDigits", "--test_envs", "75", "--single_test_envs", "--steps", "120"]
+
+
+def comments(backbone: str, data_dir: Path) -> list[str]:
+    """Toxic and kind comments, of which a batch is that of four of their groups."""
+    write_civilcomments(data_dir)
+    include = str(Path(__file__).parent / "examples" / "tiny_wilds.py")
+    hparams = json.dumps({"backbone": backbone, "batch_size": 4, "domains_per_step": 4, "lr": 0.01})
+    where = ["--include", include, "--data_dir", str(data_dir)]
+    return ["--datasets", "TinyComments", *where, "--hparams", hparams, "--steps", "40"]
+
+
+def bags_of_words(place: Path) -> list[str]:
+    return comments("MLP", place / "data")
+
+
+def language_model(place: Path) -> list[str]:
+    return comments(save_model(place / "model"), place / "data")
+
+
+def start(root: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    command = [*COMMAND, *words, "--output_dir", str(root)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 
 
 def records(root: Path) -> dict[str, bytes]:
@@ -50,16 +73,20 @@ def executing(root: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_records_survive_ten_kills_of_runs_and_two_of_the_launcher(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "enough"), [(digits, 10), (bags_of_words, 3), (language_model, 3)])
+def test_records_survive_kills_of_runs_and_of_the_launcher(
+    asked: Callable[[Path], list[str]], enough: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = asked(tmp_path)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert start(undisturbed).wait(timeout=120) == 0
+    assert start(undisturbed, words).wait(timeout=120) == 0
     rng = random.Random(0)
-    launcher = start(disturbed)
+    launcher = start(disturbed, words)
     kills = 0
     deadline = time.monotonic() + 200
     while launcher.poll() is None and time.monotonic() < deadline:
         time.sleep(rng.uniform(0.05, 0.4))
-        if kills >= KILLS:
+        if kills >= enough:
             continue
         for pid in executing(disturbed):
             os.kill(pid, signal.SIGKILL)
@@ -67,11 +94,13 @@ def test_records_survive_ten_kills_of_runs_and_two_of_the_launcher(tmp_path: Pat
         if kills in (4, 8):
             launcher.kill()
             launcher.wait()
-            launcher = start(disturbed)
+            launcher = start(disturbed, words)
             kills += 1
     assert launcher.wait(timeout=120) == 0
-    assert kills >= KILLS
+    assert kills >= enough
     assert records(disturbed) == records(undisturbed)
+    assert collect.main(["--input_dir", str(disturbed)]) == 0
+    assert "0 missing, 0 failed" in capsys.readouterr().out
 
 
 def damage(path: Path, how: str) -> None:

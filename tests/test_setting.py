@@ -12,9 +12,9 @@ from dgbench.errors import UserError
 from dgbench.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "5f13cc0e2248e643896e8f2a0766b048711b0db7e0f91499c57f4b2100598f75",
-    "domainbed-2020": "d2ccf3ecdb4c9869847dc5380effa5bc4c545be8deb3bbefa0fa7f1b82c7bda1",
-    "domainbed-2024": "28224b84cc9f90feeb609c75f5c5e1dc762fc5d6670b488942fd9d72cffb891f",
+    "dgbench": "689e42d4889a84d2640c3bd5efb29cb10406b1452c2c51a158596cbb5320b8bb",
+    "domainbed-2020": "ec5cef9f3bddfd08ccfd03609e077c657b7d6964beaf2751e0a29d3bc0bb3f68",
+    "domainbed-2024": "10914e418761dd4ecec0889a3bcf4216385a56d5e6ec7e296e530ab7091094e7",
 }
 
 
@@ -41,6 +41,7 @@ def test_the_domainbed_presets_say_what_domainbed_does() -> None:
         preset = PRESETS[name]
         assert (preset.batch_norm, preset.backbone, preset.ddof) == (batch_norm, name, 0)
         assert (preset.init, preset.data_order, preset.generated_data) == ("run", "run", "run")
+        assert (preset.cache, preset.interpolation) == ("off", "bilinear")
         assert (preset.holdout_fraction, preset.validation_augmented, preset.optimizer) == (0.2, True, "adam")
 
 

@@ -25,6 +25,7 @@ class Same(Dataset):
     card = DatasetCard(
         source="",
         licence="",
+        input_kind="vectors",
         input_shape=(1,),
         domains=DOMAINS,
         classes=("even", "odd"),

@@ -59,3 +59,10 @@ def test_who_saw_more_of_the_test_domain_is_told() -> None:
     assert found["shown of the test domain"] == "ARM, ARM+SWAD: its batch; T3A: the stream"
     bare = signature(Results("p", "s", 0, ("ERM",), {}, (), {}), TrainingDomain(), [])
     assert "shown of the test domain" not in bare
+    assert not any(key.startswith("taught") for key in bare)
+
+
+def test_who_taught_is_told() -> None:
+    taught = {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
+    results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, taught=taught)
+    assert signature(results, TrainingDomain(), [])["taught by"] == "KD, KD+WAKD: ERM+SWAD"

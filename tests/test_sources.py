@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import orjson
@@ -70,6 +71,17 @@ def test_a_path_is_opened_where_the_site_says(catalogue: Catalogue, tmp_path: Pa
     facts = facts_of("folder:mine", open_dataset("folder:mine", site, catalogue, image_size=32))
     assert (facts.name, facts.domains, facts.counts) == ("folder:mine", ("a", "b"), (6, 6))
     assert (facts.num_classes, facts.input_shape) == (3, (3, 32, 32))
+
+
+def test_for_another_interpolation_the_files_are_not_listed_again(catalogue: Catalogue, tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "mine", ["a", "b"], ["x", "y"])
+    site = Site(paths={"folder:mine": str(root)})
+    plain = open_dataset("folder:mine", site, catalogue, 32)
+    shutil.rmtree(root)
+    other = open_dataset("folder:mine", site, catalogue, 32, interpolation="bicubic")
+    assert (plain.interpolation, other.interpolation) == ("bilinear", "bicubic")
+    assert facts_of("folder:mine", other) == facts_of("folder:mine", plain)
+    assert open_dataset("folder:mine", site, catalogue, 32) is plain
 
 
 def test_data_that_need_a_folder_say_so(catalogue: Catalogue, tmp_path: Path) -> None:

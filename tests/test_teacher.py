@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dgbench import collect
 from dgbench.errors import UserError
 from dgbench.plan import Plan
 from dgbench.predictor import find_model, predict_with
@@ -58,6 +60,11 @@ def test_a_teacher_may_have_another_network(make_plan: MakePlan) -> None:
     assert {by_id[s.run].setting.backbone for run in students(found) for s in run.inputs} == {"resnet18.tv_in1k"}
 
 
+def test_a_teacher_learns_from_images_as_its_student_will_show_them(make_plan: MakePlan) -> None:
+    found = make_plan("KD", how=setting(backbone="resnet18"), overrides=taught(teacher_backbone="resnet18.tv_in1k"))
+    assert {run.setting.interpolation for run in found.runs} == {"bicubic"}, "that of resnet18.tv_in1k is bilinear"
+
+
 def test_merged_models_teach_and_ensembles_by_their_members(make_plan: MakePlan) -> None:
     merged = make_plan("KD", overrides=taught(teacher="SAM+DiWA"), hparams=3)
     by_id = {run.id: run for run in merged.runs}
@@ -88,6 +95,16 @@ def test_every_run_comes_after_its_inputs(make_plan: MakePlan) -> None:
             "KD's teacher: an adapter learns from what it is shown, so 'ERM+T3A' can't be a teacher",
         ),
         ({"teacher_backbone": "resnet5"}, "KD's teacher: unknown backbone 'resnet5': did you mean 'resnet50'?"),
+        (
+            {"teacher_backbone": "distilbert-base-uncased"},
+            "KD's teacher: backbone 'distilbert-base-uncased' takes texts, and these inputs are images (3 x 224 x 224)"
+            ": leave it out, or say 'MLP'",
+        ),
+        (
+            {"teacher_backbone": "darknet17"},
+            "KD's teacher: there are no pretrained weights for backbone 'darknet17': give a file by "
+            "--backbone_weights, or train from scratch with --hparams '{\"pretrained\": false}'",
+        ),
     ],
 )
 def test_what_can_not_teach_is_refused(values: Mapping[str, Any], why: str, make_plan: MakePlan) -> None:
@@ -99,6 +116,19 @@ def test_what_can_not_teach_is_refused(values: Mapping[str, Any], why: str, make
 def test_a_model_of_all_trials_can_not_teach(make_plan: MakePlan) -> None:
     with pytest.raises(UserError, match="have seen what this trial validates on"):
         make_plan("KD", overrides=taught(teacher="DiWADagger"), how=setting(init="sweep"))
+
+
+def test_who_taught_is_known_and_stands_below_the_table(
+    make_plan: MakePlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_plan("ERM+SWAD", "KD", "KD+WAKD").taught == {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
+    assert make_plan("ERM").taught == {}
+    other = taught(teacher="SAM+EoA", teacher_backbone="resnet18.tv_in1k")
+    assert make_plan("KD", overrides=other).taught == {"KD": "SAM+EoA with resnet18.tv_in1k"}
+    assert make_plan("KD", overrides=taught(teacher_backbone="resnet50.tv_in1k")).taught == {"KD": "ERM+SWAD"}
+    execute_all(sweep(tmp_path, "ERM+SMA"))
+    assert collect.main(["--input_dir", str(tmp_path), "--selector", "training-domain"]) == 0
+    assert re.search(r"taught by:? +KD: ERM\+SMA with MLP", capsys.readouterr().out)
 
 
 def sweep(root: Path, teacher: str = "ERM+SMA", *rows: str, **asked: Any) -> Sweep:

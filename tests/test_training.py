@@ -102,7 +102,7 @@ def test_the_best_model_is_the_earliest_of_the_best(
         saved = find_model(training.folder.path, "model", which)
         assert (saved.step, saved.accuracy) == (step, accuracy)
         predict = predict_with(training.algorithm, saved.load(CPU))
-        scores, _ = evaluate_views(predict, training.data, training.run.views, CPU)
+        scores = evaluate_views(predict, training.data, training.run.views, CPU)
         (record,) = (record for record in records_of(training.folder) if record["step"] == step)
         assert scores == record["views"], "the weights are those that were measured at that step"
 
@@ -131,7 +131,7 @@ def test_predictions_that_are_kept_give_the_recorded_scores(tmp_path: Path) -> N
         assert {name.rpartition("/")[0] for name in content} == set(recorded)
         for view, scores in recorded.items():
             logits, labels, positions = (content[f"{view}/{what}"] for what in ("logits", "labels", "positions"))
-            assert evaluate(logits, labels.numpy()) == scores
+            assert evaluate([(np.arange(len(labels)), logits)], labels.numpy())[0] == scores
             examples = training.data.examples[View.parse(view).domain]
             assert np.array_equal(examples.labels[positions.numpy()], labels.numpy())
             assert len(set(positions.tolist())) == len(positions)

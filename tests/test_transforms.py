@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from dgbench import transforms
+from dgbench.dataset import DOMAINBED, Recipe
 from tests.layouts import noise
 
 SIZES = [(23, 17), (64, 64), (30, 90)]
@@ -20,8 +21,17 @@ def same(ours: Image.Image, theirs: Image.Image) -> bool:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_resized_is_torchvisions_squash(size: tuple[int, int]) -> None:
-    assert same(transforms.resized(noise(1, size), 48, 32), F.resize(noise(1, size), [48, 32]))
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resized_is_torchvisions_squash(size: tuple[int, int], interpolation: str) -> None:
+    image, how = noise(1, size), InterpolationMode(interpolation)
+    assert same(transforms.resized(image, 48, 32, interpolation), F.resize(image, [48, 32], how))
+
+
+def test_domainbeds_interpolation_is_bilinear() -> None:
+    image = noise(1)
+    assert same(transforms.resized(image, 48, 32), transforms.resized(image, 48, 32, "bilinear"))
+    found = transforms.augmented(image, 48, 32, np.random.default_rng(0))
+    assert same(found, transforms.augmented(image, 48, 32, np.random.default_rng(0), interpolation="bilinear"))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -41,13 +51,20 @@ def test_gray_is_torchvisions() -> None:
     assert same(transforms.gray(noise(4)), F.rgb_to_grayscale(noise(4), num_output_channels=3))
 
 
-def test_the_pieces_make_the_augmentation() -> None:
-    """The order of operations: crop, resize, flip, jitter, gray; replayed with torchvision's operations."""
-    image, kinds = noise(5, (60, 40)), set()
+@pytest.mark.parametrize("recipe", [DOMAINBED, Recipe(resize_first=True), Recipe(crop=False)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_pieces_make_the_augmentation(recipe: Recipe, interpolation: str) -> None:
+    """The order of operations: crop, resize, flip, jitter, gray; replayed with torchvision's operations.
+
+    WILDS' images are resized before they are cropped, too; Spawrious' are resized and not cropped.
+    """
+    image, kinds, mode = noise(5, (60, 40)), set(), InterpolationMode(interpolation)
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        left, upper, right, lower = transforms.crop_box(60, 40, rng)
-        expected = F.resized_crop(image, upper, left, lower - upper, right - left, [32, 32])
+        expected = image if recipe == DOMAINBED else F.resize(image, [32, 32], mode)
+        if recipe.crop:
+            left, upper, right, lower = transforms.crop_box(*expected.size, rng)
+            expected = F.resized_crop(expected, upper, left, lower - upper, right - left, [32, 32], mode)
         flipped = rng.random() < 0.5
         expected = F.horizontal_flip(expected) if flipped else expected
         factors, turn = rng.uniform(0.7, 1.3, 3), rng.uniform(-0.3, 0.3)
@@ -57,7 +74,8 @@ def test_the_pieces_make_the_augmentation() -> None:
         grayed = rng.random() < 0.1
         expected = F.rgb_to_grayscale(expected, num_output_channels=3) if grayed else expected
         kinds.add((flipped, grayed))
-        assert same(transforms.augmented(image, 32, 32, np.random.default_rng(seed)), expected)
+        found = transforms.augmented(image, 32, 32, np.random.default_rng(seed), recipe, interpolation)
+        assert same(found, expected)
     assert len(kinds) >= 3
 
 

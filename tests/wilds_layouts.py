@@ -216,33 +216,34 @@ def write_amazon(data_dir: Path) -> list[Row]:
     return rows
 
 
-def write_py150(data_dir: Path, files: int = 3) -> list[Row]:
-    """Files of 256 tokens, of which the last 20 are not asked for."""
+def write_py150(data_dir: Path, files: int = 3, length: int = 256, vocabulary: int = 50_000) -> list[Row]:
+    """Files that count, each from a token of its own; nothing is asked in the last twelfth of them."""
     folder, rows, rng = released(data_dir, "py150", "1.0"), list[Row](), np.random.default_rng(0)
     names = folder / "metadata" / "repo_file_names"
     write_table(names / "repo_ids.csv", ["id", "repo_name"], [[n, f"user/repo{n}"] for n in range(5)])
     (folder / "processed").mkdir()
     kinds = {"train": "train", "IDval": "id_val", "OODval": "val", "IDtest": "id_test", "OODtest": "test"}
     for number, (kind, part) in enumerate(kinds.items()):
-        repo = number if kind.startswith("OOD") else 0
-        tokens, types = rng.integers(2, 50_000, (files, 256)), rng.integers(0, 7, (files, 256))
-        types[:, -20:] = -100
-        for row, type_row in zip(tokens, types, strict=True):
+        repos = [number if kind.startswith("OOD") else n % 2 for n in range(files)]
+        starts, types = rng.integers(vocabulary - 2, size=(files, 1)), rng.integers(0, 7, (files, length))
+        tokens = 2 + (starts + np.arange(length)) % (vocabulary - 2)
+        types[:, -(length // 12) :] = -100
+        for row, type_row, repo in zip(tokens, types, repos, strict=True):
             rows.append(Row(part, np.where(type_row == -100, -100, row)[1:], repo))
         (folder / "processed" / f"{kind}_input.json").write_text(json.dumps(tokens.tolist()))
         (folder / "processed" / f"{kind}_input_tok_type.json").write_text(json.dumps(types.tolist()))
-        (names / f"{kind}.txt").write_text("".join(f"user/repo{repo}/file{n}.py\n" for n in range(files)))
+        (names / f"{kind}.txt").write_text("".join(f"user/repo{repo}/file{n}.py\n" for n, repo in enumerate(repos)))
     return rows
 
 
 def write_ogb(data_dir: Path, molecules: int = 40) -> list[Row]:
-    """Chains of four to eight atoms; two labels in five are missing."""
+    """Chains of four to eight atoms; assays ask which are long, or which short; two labels in five are missing."""
     folder, rng = data_dir / "ogbg_molpcba", np.random.default_rng(0)
     (folder / "raw").mkdir(parents=True)
     (folder / "split" / "scaffold").mkdir(parents=True)
     (folder / "RELEASE_v1.txt").write_text("")
     atoms = rng.integers(4, 9, molecules)
-    labels = rng.integers(0, 2, (molecules, 128)).astype(np.float32)
+    labels = ((atoms[:, None] > 5) ^ (np.arange(128) % 2 > 0)).astype(np.float32)
     labels[rng.random(labels.shape) < 0.4] = np.nan
     columns: Mapping[str, list[str]] = {
         "num-node-list": list(map(str, atoms)),

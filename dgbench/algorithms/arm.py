@@ -64,7 +64,7 @@ class ARM(Algorithm):
         transductive=True,
         rehearsal={"context_width": 4},
         unlike_domainbed="the context network is made after the optimizer and never trained",
-        needs=("classes",),
+        needs=("classes", "images"),
     )
 
     @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class BANG(Algorithm):
         paper="Lin et al., ICLR 2024",
         penalties=("mixup_alpha", "label_smoothing"),
         experimental="mixup_alpha and label_smoothing, and how examples are paired",
-        needs=("classes",),
+        needs=("classes", "real_inputs"),
     )
 
     @dataclass(frozen=True)

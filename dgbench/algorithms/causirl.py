@@ -41,7 +41,7 @@ class CausIRL_CORAL(Algorithm):
     Departures from DomainBed's code: none in the numbers.
     """
 
-    card = AlgorithmCard(paper=_PAPER, min_domains=2, penalties=("mmd_gamma",))
+    card = AlgorithmCard(paper=_PAPER, min_domains=2, penalties=("mmd_gamma",), needs=("feature_vectors",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
@@ -65,7 +65,7 @@ class CausIRL_MMD(Algorithm):
     Departures from DomainBed's code: those of MMD.
     """
 
-    card = AlgorithmCard(paper=_PAPER, min_domains=2, penalties=("mmd_gamma",))
+    card = AlgorithmCard(paper=_PAPER, min_domains=2, penalties=("mmd_gamma",), needs=("feature_vectors",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -26,7 +26,12 @@ class CORAL(Algorithm):
     code: none in the numbers, but the covariance of a single example is 0 instead of NaN.
     """
 
-    card = AlgorithmCard(paper="Sun and Saenko, ECCV Workshops 2016", min_domains=2, penalties=("mmd_gamma",))
+    card = AlgorithmCard(
+        paper="Sun and Saenko, ECCV Workshops 2016",
+        min_domains=2,
+        penalties=("mmd_gamma",),
+        needs=("feature_vectors",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.algorithm import FROM_SCRATCH, Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
 from dgbench.cards import AlgorithmCard
 from dgbench.space import choice, hparam, power
-
-_LR = {"small_images": (1e-3, power(10, -4.5, -2.5))}
 
 
 class DANN(Algorithm):
@@ -39,6 +37,7 @@ class DANN(Algorithm):
         penalties=("dann_lambda", "grad_penalty"),
         base=None,
         rehearsal={"lr_g": 3e-3, "lr_d": 1e-3, "dann_lambda": 0.1},
+        needs=("feature_vectors",),
     )
 
     @dataclass(frozen=True)
@@ -50,11 +49,15 @@ class DANN(Algorithm):
             5e-5,
             power(10, -5, -3.5),
             help="learning rate of featurizer and classifier",
-            variants=_LR,
+            variants=FROM_SCRATCH,
             within="[0, inf)",
         )
         lr_d: float = hparam(
-            5e-5, power(10, -5, -3.5), help="learning rate of the discriminator", variants=_LR, within="[0, inf)"
+            5e-5,
+            power(10, -5, -3.5),
+            help="learning rate of the discriminator",
+            variants=FROM_SCRATCH,
+            within="[0, inf)",
         )
         weight_decay_g: float = hparam(
             0.0,

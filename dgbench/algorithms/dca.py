@@ -39,6 +39,7 @@ class DCA(Algorithm):
         backwards=5.0,
         base=None,
         followers=("network",),
+        no_feedback={"weights": "predicts by the mean of the copies that it trains"},
         needs=("classes",),
     )
 

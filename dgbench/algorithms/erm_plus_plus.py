@@ -36,7 +36,9 @@ class ERMPlusPlus(Algorithm):
     card = AlgorithmCard(
         paper="Teterwak et al., WACV 2025",
         followers=("network",),
+        no_feedback={"weights": "predicts by the mean of those that it trains"},
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
+        needs=("own_classifier",),
     )
 
     @dataclass(frozen=True)

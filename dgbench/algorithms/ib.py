@@ -38,6 +38,7 @@ class IB_ERM(Algorithm):
         penalties=("ib_lambda",),
         rehearsal={"ib_penalty_anneal_iters": 12},
         without={"ib_penalty_anneal_iters": 0},
+        needs=("feature_vectors",),
     )
 
     @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Mixup(Algorithm):
     shorter minibatch, as there.
     """
 
-    card = AlgorithmCard(paper="Yan et al., arXiv 2020", min_domains=2)
+    card = AlgorithmCard(paper="Yan et al., arXiv 2020", min_domains=2, needs=("real_inputs",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -26,7 +26,9 @@ class MMD(Algorithm):
     distances are computed about the mean; at the sharper kernels that matters in single precision.
     """
 
-    card = AlgorithmCard(paper="Li et al., CVPR 2018", min_domains=2, penalties=("mmd_gamma",))
+    card = AlgorithmCard(
+        paper="Li et al., CVPR 2018", min_domains=2, penalties=("mmd_gamma",), needs=("feature_vectors",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

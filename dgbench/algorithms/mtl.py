@@ -51,6 +51,7 @@ class MTL(Algorithm):
         paper="Blanchard et al., JMLR 2021",
         min_domains=2,
         unlike_domainbed="the embedding is overwritten by Gaussian noise, so predictions are random",
+        needs=("feature_vectors",),
     )
 
     @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class UDIM(SAM):
         base="SAM",
         rehearsal={"warm_up_ratio": 60},
         no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
-        needs=("classes",),
+        needs=("classes", "real_inputs"),
     )
 
     @dataclass(frozen=True)

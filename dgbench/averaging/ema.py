@@ -77,7 +77,7 @@ class SwitchEMA(EMA):
     (CIFAR-100); for ImageNet it is 0.9999.
     """
 
-    card = AverageCard(paper="Li et al., 2024", when="always", feeds_back=True, batch_norm="averaged")
+    card = AverageCard(paper="Li et al., 2024", when="always", feeds_back=("weights",), batch_norm="averaged")
 
     def feedback(self) -> Weights | None:
         """The average."""

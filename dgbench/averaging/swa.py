@@ -37,7 +37,7 @@ class SWA(Average):
     `cycle` and `lowest` are ours: 100 steps of 32 images a domain are about an epoch of most of DomainBed's data sets.
     """
 
-    card = AverageCard(paper="Izmailov et al., UAI 2018", when="always", feeds_back=True)
+    card = AverageCard(paper="Izmailov et al., UAI 2018", when="always", feeds_back=("learning_rate",))
 
     @dataclass(frozen=True)
     class Hparams(Checked):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.datasets._tree import (
@@ -26,11 +27,12 @@ from dgbench.datasets._tree import (
     domain_problems,
     file_problems,
     instead,
+    listed,
     read_tree,
 )
 from dgbench.errors import Problems, UserError
 from dgbench.image_cache import FOLDER, CachedImages, ImageCache
-from dgbench.transforms import augmented, decoded, resized
+from dgbench.transforms import augmented, decoded, decoded_as_far, resized
 
 _log = logging.getLogger(__name__)
 
@@ -69,22 +71,28 @@ class ImageExamples:
         recipe, rng = self.recipe or DOMAINBED, rng if self.recipe else None
         if self.images:
             return self.images.batch(self.rows[indices], self.height, self.width, rng, recipe)
+        how = self.cache.interpolation
         inputs = np.empty((len(indices), 3, self.height, self.width), np.uint8)
         for row, index in enumerate(indices):
             image = self.cache.decode(self.root / self.files[index])
             if rng is None:
-                image = resized(image, self.height, self.width)
+                image = resized(image, self.height, self.width, how)
             else:
-                image = augmented(image, self.height, self.width, rng, recipe)
+                image = augmented(image, self.height, self.width, rng, recipe, how)
             inputs[row] = np.asarray(image).transpose(2, 0, 1)
         return inputs
 
 
 class ImageDataset(Dataset):
-    """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`."""
+    """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`.
+
+    One of which more is known than a number of images for each domain writes `doubts`.
+    """
 
     recipe: ClassVar[Recipe] = DOMAINBED
     """How training images are augmented."""
+    cut_off: ClassVar[tuple[str, ...]] = ()
+    """Domains in which published JPEGs end early: they are decoded as far as they go."""
     cache_dir: Path | None = None
 
     def find(self) -> tuple[Path, Tree]:
@@ -100,6 +108,10 @@ class ImageDataset(Dataset):
             raise UserError(f"{name} is expected in the folder {root}, which does not exist{instead(root.parent)}")
         return root, read_tree(root, self.card.domains)
 
+    def doubts(self, tree: Tree) -> Iterable[str]:
+        """What else is wrong with the files, in the user's words."""
+        return ()
+
     def given_path(self) -> Path:
         """The path that the name of the data set carries."""
         name = type(self).__name__
@@ -110,6 +122,7 @@ class ImageDataset(Dataset):
     def open(self) -> None:
         """List the files and refuse, all at once, what is wrong with names, classes, counts and sizes."""
         self.root, tree = self.find()
+        self.found = tree  # with those that can't be decoded
         self.domains = self.card.domains or tuple(sorted(tree))
         self.classes = self.card.classes or tuple(sorted({name for classes in tree.values() for name in classes}))
         place = self.path or self.root
@@ -118,6 +131,7 @@ class ImageDataset(Dataset):
             *domain_problems(place, tree, self.card.domains),
             *class_problems(place, tree, self.card.classes),
             *count_problems(tree, self.card.counts),
+            *self.doubts(tree),
         ):
             problems.add(problem)
         if self.skip_bad_images:
@@ -147,11 +161,18 @@ class ImageDataset(Dataset):
         name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
         place, files = self.cache_dir or given / FOLDER, partial(files_of, self.tree, self.domains, self.classes)
         _, height, width = self.input_shape
-        return ImageCache(place, name, identity, self.root, files, height, width, decoded)
+        decode = partial(_decoded, [self.root / domain for domain in self.cut_off])
+        return ImageCache(place, name, identity, self.root, files, height, width, self.interpolation, decode)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""
         return [count(self.tree[domain]) for domain in self.domains]
+
+    def remarks(self) -> Sequence[str]:
+        """Which files may be decoded in part."""
+        if not self.cut_off or self.skip_bad_images:
+            return ()
+        return (f"JPEGs of {listed(self.cut_off)} that end early are decoded as far as they go, and logged by name",)
 
     def fingerprint(self) -> str:
         """A hash of domains, classes, relative paths and sizes; the same wherever the files lie."""
@@ -170,6 +191,10 @@ class ImageDataset(Dataset):
 def files_of(tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The image files of some domains, class after class in each of them."""
     return [file.path for domain in domains for name in classes for file in tree[domain][name]]
+
+
+def _decoded(cut_off: Sequence[Path], path: Path) -> Image.Image:
+    return decoded_as_far(path) if any(folder in path.parents for folder in cut_off) else decoded(path)
 
 
 def without_bad_images(root: Path, tree: Tree) -> Tree:

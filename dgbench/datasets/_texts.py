@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.errors import UserError
+from dgbench.hub import from_hub, here
 
 BAG = 4096
 """Length of a bag of words."""
@@ -39,18 +40,34 @@ def tokens(texts: Sequence[str], model: str, length: int) -> NDArray[np.int64]:
     return np.stack([made["input_ids"], made["attention_mask"]], axis=1).astype(np.int64)
 
 
+def check_tokenizer(model: str) -> None:
+    """Have the tokenizer of a language model on this machine; raises `UserError` with the ways out if it can't be."""
+    _tokenizer(model)
+
+
 @cache
 def _tokenizer(model: str) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive the fork of loaders
     try:
-        from transformers import AutoTokenizer
+        import transformers  # noqa: F401
     except ImportError as error:
         raise UserError(f"{model} needs the package transformers: pip install 'dgbench[text]'") from error
     try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+        return from_hub(_whole_tokenizer, model)
+    except OSError as error:
         raise UserError(
-            f"the vocabulary of {model!r} could not be had ({str(error).splitlines()[0]}). Fetch the model once where "
+            f"the vocabulary of {model!r} could not be had ({error}). Fetch the model once where "
             "there is a network and copy ~/.cache/huggingface here, name a folder that holds it, or use "
             '--hparams \'{"backbone": "MLP"}\' on bags of words'
         ) from error
+
+
+def _whole_tokenizer(model: str, local_files_only: bool) -> Any:
+    """Raises OSError where its vocabulary lacks: its library would then make one that knows no words."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(model, local_files_only=local_files_only)
+    files = {"tokenizer.json": None, **dict.fromkeys(found.vocab_files_names.values())}
+    if found.vocab_files_names and not any(here(model, file) for file in files):
+        raise OSError(f"it has no {' or '.join(files)}")
+    return found

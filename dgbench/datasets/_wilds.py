@@ -51,9 +51,9 @@ class WildsExamples:
         """(B, *input_shape); augmented if `rng` is given. Raises `UserError` naming what can't be read."""
         return self.dataset.inputs(self.source, self.rows[indices], rng)
 
-    def score(self, logits: NDArray[np.float32], indices: Indices) -> dict[str, float]:
-        """What wilds' own evaluation says of `logits` (B, outputs), by its own names."""
-        return self.dataset.scores(self.source, logits, self.rows[indices])
+    def score(self, predicted: NDArray[Any], indices: Indices) -> dict[str, float]:
+        """What wilds' own evaluation says of what is predicted, by its own names."""
+        return self.dataset.scores(self.source, predicted, self.rows[indices])
 
 
 class WildsFiles(Dataset):
@@ -166,17 +166,12 @@ class WildsDataset(WildsFiles):
         groups: Indices = grouper(source, list(self.grouped_by)).metadata_to_group(source.metadata_array).numpy()
         return groups
 
-    def predictions(self, logits: Any) -> Any:
-        """What wilds' evaluation takes, a tensor, from logits (n, outputs), a tensor: the likeliest class."""
-        return logits.argmax(1)
-
-    def scores(self, source: Any, logits: NDArray[np.float32], rows: Indices) -> dict[str, float]:
-        """What wilds' evaluation says of logits (B, outputs) for those rows, by its own names."""
+    def scores(self, source: Any, predicted: NDArray[Any], rows: Indices) -> dict[str, float]:
+        """What wilds' evaluation says of what is predicted for those rows, by its own names."""
         import torch
 
         at = torch.from_numpy(rows)
-        predicted = self.predictions(torch.from_numpy(logits))
-        results, _ = source.eval(predicted, source.y_array[at], source.metadata_array[at])
+        results, _ = source.eval(torch.from_numpy(predicted), source.y_array[at], source.metadata_array[at])
         return {name: float(results[name]) for name in self.scored}
 
     @classmethod

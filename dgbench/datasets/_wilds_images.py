@@ -36,6 +36,11 @@ class _ImageFiles(WildsFiles):
     """How training images are augmented; None: not at all."""
     cache_dir: Path | None = None
 
+    @property
+    def resized_by(self) -> str:
+        """How images are resized."""
+        return self.interpolation
+
     @staticmethod
     def image_files(source: Any) -> Sequence[str]:
         """The file of each row, as a path below the data set's folder."""
@@ -62,7 +67,8 @@ class _ImageFiles(WildsFiles):
         height, width = (self.side, self.side) if self.side else self.input_shape[1:]
         place, files = self.cache_dir or self.folder.parent / FOLDER, partial(_chosen, self.image_files(source), rows)
         decode = partial(decoded, advice=f"get it anew from {HOST}")
-        return ImageCache(place, type(self).__name__, identity, self.folder, files, height, width, decode)
+        name, how = type(self).__name__, self.resized_by
+        return ImageCache(place, name, identity, self.folder, files, height, width, how, decode)
 
 
 def _chosen(files: Sequence[str], rows: Indices) -> list[str]:
@@ -97,6 +103,11 @@ class WildsImages(_ImageFiles, WildsDataset):
     """Base of those in WILDS' own splits: in RGB, squashed to the card's size, not augmented, as WILDS has them."""
 
     recipe = None
+
+    @property
+    def resized_by(self) -> str:
+        """As in WILDS' own transforms, whatever the network."""
+        return "bilinear"
 
     def examples(self, domain: str, seed: int) -> Examples:
         """All examples that the splits use; nothing is drawn."""

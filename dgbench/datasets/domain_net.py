@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgbench.cards import Archive, DatasetCard
 from dgbench.dataset import Progress
-from dgbench.datasets._published import PublishedImages
+from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, matching
 from dgbench.duplicates import remove
 from dgbench.errors import UserError
@@ -42,7 +42,7 @@ _HOST = "http://csr.bu.edu/ftp/visda/2019/multi-source/"
 _LIST = "domain_net_duplicates.txt"
 
 
-class DomainNet(PublishedImages):
+class DomainNet(ImageDataset):
     """345 classes as clip art, infographics, paintings, quick drawings, photographs and sketches.
 
     Images of any size. Without the 9,431 files that DomainBed's list names as duplicates: with them it is another data
@@ -72,7 +72,10 @@ class DomainNet(PublishedImages):
             "real": 2_380,
             "sketch": 1_258,
         },
-        known_bad={"some files of painting": "are cut off at the end; --skip_bad_images leaves them out"},
+        known_bad={
+            "some files of painting": "are cut off at the end; as in DomainBed, they are decoded as far as they go, "
+            "unless --skip_bad_images leaves them out"
+        },
         mirrors=("https://ai.bu.edu/M3SDA/", f"misc/{_LIST} in DomainBed's repository, for the list of duplicates"),
         note="586,575 images; the 596,006 of the archives hold duplicates, which `download` removes",
         folder="domain_net",
@@ -87,6 +90,8 @@ class DomainNet(PublishedImages):
         Archive("sketch.zip", f"{_HOST}sketch.zip"),
         Archive(_LIST, f"https://raw.githubusercontent.com/facebookresearch/DomainBed/main/domainbed/misc/{_LIST}"),
     )
+
+    cut_off = ("painting",)
 
     def doubts(self, tree: Tree) -> Iterator[str]:
         """Duplicates that are still there are told as such."""

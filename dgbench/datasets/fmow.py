@@ -65,7 +65,8 @@ class WILDSFMoW(WildsPooled):
     """FMoW for leave-one-domain-out: each region in turn is tested, all its images together (DomainBed).
 
     Regions are numbered as they first appear, the rest of the world among them; images that WILDS uses in none of its
-    splits are used too, so that numbers can't be compared with FMoW's.
+    splits are used too, so that numbers can't be compared with FMoW's. These are so many that the cache holds them as
+    JPEGs, where FMoW's are bytes.
     """
 
     card = DatasetCard(

@@ -40,6 +40,7 @@ class GlyphsFeatures(Dataset):
         Glyphs.card,
         source=f"Glyphs, and the weights of {_PACKAGE} (extra `weights`); computed by `download`",
         licence=f"{Glyphs.card.licence}. The network's weights: Apache-2.0",
+        input_kind="vectors",
         input_shape=(1280,),
         folder="GlyphsFeatures",
         derived_from=Glyphs.card.folder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dgbench.cards import DatasetCard
-from dgbench.datasets._published import PublishedImages
+from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, count
 
 _CLASSES = """
@@ -18,7 +18,7 @@ umbrella, wheat, wolf
 _TOTAL = 88_866
 
 
-class NICOPlusPlus(PublishedImages):
+class NICOPlusPlus(ImageDataset):
     """Sixty classes of photographs in six surroundings: NICO++, the public training part of its challenge's track 1.
 
     Images of any size; of `public_dg_0416`, the folder `train` is renamed `NICO++`.

@@ -73,13 +73,9 @@ class PovertyMap(WildsDataset):
                 found[place] = found[place][:, down, right].copy()
         return found
 
-    def predictions(self, logits: Any) -> Any:
-        """The one output, as it is."""
-        return logits
-
-    def scores(self, source: Any, logits: NDArray[np.float32], rows: Indices) -> dict[str, float]:
+    def scores(self, source: Any, predicted: NDArray[Any], rows: Indices) -> dict[str, float]:
         """WILDS' correlations and error; the correlation of what doesn't vary, or is no number, is told as 0."""
-        if not np.isfinite(logits).all() or np.ptp(logits) == 0:
-            error = float(np.mean((logits[:, 0] - self.labels(source)[rows]) ** 2))
+        if not np.isfinite(predicted).all() or np.ptp(predicted) == 0:
+            error = float(np.mean((predicted - self.labels(source)[rows]) ** 2))
             return {"r_wg": 0.0, "r_all": 0.0, "mse_avg": error}
-        return super().scores(source, logits, rows)
+        return super().scores(source, predicted[:, None], rows)

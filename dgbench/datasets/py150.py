@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.cards import DatasetCard
+from dgbench.dataset import NOT_ASKED
 from dgbench.datasets import _wilds_patches as patches
 from dgbench.datasets._wilds import Indices, WildsDataset
 
@@ -22,13 +23,14 @@ class Py150(WildsDataset):
     """Each next token of Python code; trained and tested on other repositories (WILDS).
 
     Reported is the accuracy on the tokens that name classes and methods; the domains for algorithms are repositories.
-    An input is 255 tokens of CodeGPT, a label the 255 tokens that follow, -100 where nothing is asked.
+    An input is 255 tokens of CodeGPT, a label the 255 tokens that follow, where something is asked.
     """
 
     card = DatasetCard(
         source="https://worksheets.codalab.org/rest/bundles/0x442a0661a84649e69c0a946cc5f84237/contents/blob/ (wilds)",
         licence="MIT",
         paper="Lu et al., CodeXGLUE, 2021; Raychev et al., Probabilistic Model for Code with Decision Trees, 2016",
+        input_kind="sequences",
         input_shape=(_LENGTH,),
         domains=("official",),
         counts={"official": 150_000},
@@ -36,10 +38,12 @@ class Py150(WildsDataset):
         domains_per_step=4,
         metric="acc",
         task="tokens",
-        unsupported="a view's logits, 50,001 for each of an example's 255 tokens, are more than can be kept until they "
-        "are scored; it can be loaded and scored from Python",
         backbone="microsoft/CodeGPT-small-py",
         folder="py150_v1.0",
+        traits=("sequences",),
+        note="steps show as many examples as WILDS' 3 epochs, at 2 of each domain",
+        steps=30_001,
+        checkpoint_freq=5_000,
     )
     wilds_name = "py150"
     files = (
@@ -67,13 +71,9 @@ class Py150(WildsDataset):
     def labels(self, source: Any) -> NDArray[np.int64]:
         """(n, 255)"""
         y = source.y_array.numpy()
-        return np.where(np.isnan(y), -100, y).astype(np.int64)
+        return np.where(np.isnan(y), NOT_ASKED, y).astype(np.int64)
 
     def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.int64]:
         """(B, 255)"""
         found: NDArray[np.int64] = source._input_array[rows].numpy()
         return found
-
-    def predictions(self, logits: Any) -> Any:
-        """(B, 255), of (B, 255, tokens)"""
-        return logits.argmax(-1)

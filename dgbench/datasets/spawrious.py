@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 from dgbench.archives import move_folder_of
 from dgbench.cards import Archive, DatasetCard
-from dgbench.dataset import Progress
+from dgbench.dataset import Progress, Recipe
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import ImageFile, Tree, images_in, instead
 from dgbench.errors import Problems, UserError
@@ -38,7 +38,7 @@ _CARD = DatasetCard(
         "https://www.dropbox.com/s/hofkueo8qvaqlp3/spawrious224__entire_dataset.tar.gz?dl=1",
         "https://github.com/aengusl/spawrious",
     ),
-    note="DomainBed augments it without cropping; its many-to-many backgrounds, used here, are not the paper's",
+    note="as in DomainBed, training images are not cropped, and many-to-many backgrounds are not the paper's",
     folder="spawrious224",
     checkpoint_freq=100,
 )
@@ -58,6 +58,7 @@ class _Spawrious(ImageDataset):
 
     card = _CARD
     archives = (Archive("spawrious224.tar.gz", _CARD.source),)
+    recipe = Recipe(crop=False)
 
     one_to_one: ClassVar[bool]
     group: ClassVar[tuple[str, str, str, str]]

@@ -11,7 +11,7 @@ from typing import Any
 from dgbench.archives import link_or_copy
 from dgbench.cards import Archive, DatasetCard
 from dgbench.dataset import Progress
-from dgbench.datasets._published import PublishedImages
+from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, generation_problems, in_two_classes, matching
 from dgbench.errors import UserError
 
@@ -20,7 +20,7 @@ _CLASSES = ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbi
 _HOST = "https://storage.googleapis.com/public-datasets-lila/caltechcameratraps/"
 
 
-class TerraIncognita(PublishedImages):
+class TerraIncognita(ImageDataset):
     """Animals before camera traps at four places, day and night, most of them small in the picture.
 
     Images of about 1024 x 747. They were published in two generations, with which different numbers are reached; both

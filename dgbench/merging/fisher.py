@@ -75,7 +75,7 @@ class UBGM(Merger):
     all. What is no parameter is averaged plainly.
     """
 
-    card = MergerCard(paper="Daheim et al., ICLR 2024")
+    card = MergerCard(paper="Daheim et al., ICLR 2024", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(Checked):

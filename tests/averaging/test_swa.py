@@ -83,7 +83,7 @@ def test_the_shortest_of_runs_has_an_average_too(caplog: pytest.LogCaptureFixtur
 
 
 def test_feeds_back_a_rate_but_no_weights() -> None:
-    assert SWA.card.feeds_back
+    assert SWA.card.feeds_back == ("learning_rate",)
     assert swa().feedback() is None
 
 

@@ -1,7 +1,9 @@
-"""Makes whatever asks for a network fail, in this process."""
+"""Makes whatever asks for a network fail, in this process: the test that asks, or as where there is none."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import Any, NoReturn
 
@@ -17,3 +19,14 @@ def cut_off(patch: pytest.MonkeyPatch) -> None:
     for name in ("connect", "connect_ex"):
         patch.setattr(socket.socket, name, refuse)
     patch.setattr(socket, "getaddrinfo", refuse)
+
+
+def unplugged(patch: pytest.MonkeyPatch) -> None:
+    """From now on every look-up and every connection ends as on a machine that has no network."""
+
+    def fail(*asked: Any) -> NoReturn:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, fail)
+    patch.setattr(socket, "getaddrinfo", fail)

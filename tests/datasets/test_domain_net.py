@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFile
 
-from dgbench import cli
+from dgbench import cli, image_cache_build
 from dgbench.datasets.domain_net import DomainNet
 from dgbench.download import main
 from dgbench.errors import UserError
@@ -104,9 +105,61 @@ def test_made_of_six_archives_and_the_list(root: Path, listed: Path, tmp_path: P
     assert {archive.name for archive in archives} < {archive.name for archive in DomainNet.archives}
 
 
-def test_a_cut_off_image_is_named_or_left_out(root: Path, listed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def clean(root: Path, listed: Path) -> Path:
+    """DomainNet without its duplicates, and a painting that is cut off at the end."""
     cli.run(main, ["DomainNet", "--data_dir", str(root.parent), "--remove_duplicates", str(listed)])
     truncate(root / "painting" / "The_Mona_Lisa" / "0000.jpg")
-    with pytest.raises(UserError, match=r"painting/The_Mona_Lisa/0000.jpg can't be decoded"):
-        DomainNet(data_dir=root.parent, image_size=8).examples("painting", 0).batch(np.array([0]), None)
-    assert DomainNet(data_dir=root.parent, skip_bad_images=True).counts() == [4, 5, 5, 7, 8, 9]
+    return root
+
+
+@pytest.mark.parametrize("kind", ["bytes", "jpeg"])
+def test_paintings_that_are_cut_off_are_decoded_as_far_as_they_go(
+    clean: Path, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the pixels that DomainBed's switch finds, from the files and from the cache."""
+    if kind == "jpeg":
+        monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+        monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        with Image.open(clean / "painting" / "The_Mona_Lisa" / "0000.jpg") as image:
+            expected = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    dataset = DomainNet(data_dir=clean.parent, image_size=16)
+    (remark,) = dataset.remarks()
+    assert remark.startswith("JPEGs of 'painting' that end early are decoded as far as they go")
+    examples = dataset.examples("painting", 0)
+    assert np.array_equal(examples.batch(np.array([0]), None)[0], expected)
+    cached = examples.cached()
+    assert cached.images.index.kind == kind
+    away = np.abs(cached.batch(np.array([0]), None)[0].astype(int) - expected).mean()
+    assert away == 0 if kind == "bytes" else away < 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"image {clean}/painting/The_Mona_Lisa/0000.jpg ends early: decoded as far as it goes"
+    ]
+
+
+def test_they_are_left_out_if_asked(clean: Path) -> None:
+    dataset = DomainNet(data_dir=clean.parent, skip_bad_images=True)
+    assert dataset.counts() == [4, 5, 5, 7, 8, 9]
+    assert dataset.remarks() == ()
+
+
+def test_images_of_other_domains_that_are_cut_off_are_refused_as_ever(clean: Path) -> None:
+    truncate(clean / "real" / "The_Mona_Lisa" / "0000.jpg")
+    dataset = DomainNet(data_dir=clean.parent, image_size=8)
+    with pytest.raises(UserError, match=r"real/The_Mona_Lisa/0000.jpg can't be decoded"):
+        dataset.examples("real", 0).batch(np.array([0]), None)
+    with pytest.raises(UserError) as caught:
+        dataset.image_cache().build()
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"image {clean}/real/The_Mona_Lisa/0000.jpg can't be decoded")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>quota exceeded</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_paintings_of_which_nothing_can_be_decoded_are_refused(clean: Path, content: bytes) -> None:
+    path = clean / "painting" / "airplane" / "0001.jpg"
+    dataset = DomainNet(data_dir=clean.parent, image_size=8)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"painting/airplane/0001.jpg can't be decoded"):
+        dataset.examples("painting", 0).batch(np.arange(6), None)

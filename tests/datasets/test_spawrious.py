@@ -4,7 +4,9 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dgbench.datasets import spawrious
 from dgbench.datasets.spawrious import (
@@ -120,6 +122,30 @@ def test_folders_that_lack_or_are_not_complete_are_told_at_once(written: Path, t
         f"{root} lacks the folder 1/beach/corgi",
     }
     assert SpawriousM2M_hard(data_dir=written).counts() == [80, 40, 40]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("size", [24, 32])
+def test_training_images_are_augmented_but_not_cropped(
+    cached: bool, size: int, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images that are black on the left and brown on the right, each half keeps its place or takes the other's."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, 16:] = (150, 90, 40)
+    for file in files_under(written, ""):
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path.with_suffix(".png"))
+    (tmp_path / "one.png").unlink()
+    examples = SpawriousO2O_easy(data_dir=tmp_path, image_size=size).examples("SC_group_1", 0)
+    examples = examples.cached() if cached else examples
+    half, margin = size // 2, int(size != 32)  # where a resize blurs it
+    inputs = examples.batch(np.arange(40), np.random.default_rng(0)).astype(int)
+    halves = inputs[..., : half - margin], inputs[..., half + margin :]
+    assert all((np.ptp(part, axis=(2, 3)) <= 1).all() for part in halves)
+    left, right = (part.mean((1, 2, 3)) for part in halves)
+    assert 10 < (left > right).sum() < 30, "mirrored in about half of the draws"
+    assert len({tuple(image) for image in np.maximum(*(part.mean((2, 3)) for part in halves))}) > 30, "jittered"
 
 
 def test_the_folder_is_expected_under_data_dir(written: Path) -> None:

@@ -46,15 +46,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
 
 
 @pytest.fixture
-def data_dir(written: tuple[Path, dict[str, list[Row]]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Their place; the cards say what is there, and no cache is."""
+def place(written: tuple[Path, dict[str, list[Row]]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Their place, without a cache."""
     cut_off(monkeypatch)
-    data_dir, rows = written
-    shutil.rmtree(data_dir / ".dgbench-cache", ignore_errors=True)
+    shutil.rmtree(written[0] / ".dgbench-cache", ignore_errors=True)
+    return written[0]
+
+
+@pytest.fixture
+def data_dir(place: Path, written: tuple[Path, dict[str, list[Row]]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Their place, and cards that say what is there."""
     for cls in SPLIT:
-        monkeypatch.setattr(cls, "card", fitted(cls.card, rows[cls.__name__]))
+        monkeypatch.setattr(cls, "card", fitted(cls.card, written[1][cls.__name__]))
     monkeypatch.setattr(WILDSCamelyon, "card", dataclasses.replace(WILDSCamelyon.card, counts={}))
-    return data_dir
+    return place
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -203,12 +208,12 @@ def sweep_of(root: Path, data_dir: Path, **setting: Any) -> Sweep:
 
 
 def test_a_sweep_builds_it_once_and_reads_it_in_all_runs(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decodings = counted(monkeypatch)
-    auto = execute_all(sweep_of(tmp_path / "auto", data_dir))
+    auto = execute_all(sweep_of(tmp_path / "auto", place))
     assert len(decodings) == 100
-    off = execute_all(sweep_of(tmp_path / "off", data_dir, cache="off"))
+    off = execute_all(sweep_of(tmp_path / "off", place, cache="off"))
     assert len(decodings) > 200
     for one, other in zip(auto.plan.runs, off.plan.runs, strict=True):
         ours, theirs = (records_of(sweep.store.folder(run.id)) for sweep, run in ((auto, one), (off, other)))
@@ -216,9 +221,9 @@ def test_a_sweep_builds_it_once_and_reads_it_in_all_runs(
 
 
 @pytest.mark.slow
-def test_the_launcher_builds_it_before_the_runs(data_dir: Path, tmp_path: Path) -> None:
+def test_the_launcher_builds_it_before_the_runs(place: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dgbench.sweep", "launch", "--skip_confirmation", "--output_dir", str(tmp_path)]
-    command += ["--include", str(TINY), "--datasets", "TinyCamelyon", "--data_dir", str(data_dir), "--jobs", "2"]
+    command += ["--include", str(TINY), "--datasets", "TinyCamelyon", "--data_dir", str(place), "--jobs", "2"]
     command += ["--algorithms", "ERM", "--n_hparams", "1", "--n_trials", "2", "--steps", "3", "--device", "cpu"]
     command += ["--hparams", '{"backbone": "MLP", "image_size": 16, "batch_size": 4}']
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -53,6 +53,16 @@ def test_images_are_enlarged_before_they_are_augmented(camelyon: WildsPooled) ->
     assert not np.array_equal(found, clean)
 
 
+def test_images_are_resized_for_the_network_as_those_of_other_data_sets(camelyon: WildsPooled) -> None:
+    camelyon.interpolation = "bicubic"
+    examples = camelyon.examples("hospital_1", 0)
+    with camelyon.source("official").get_input(examples.rows[1]) as image:  # type: ignore[attr-defined]
+        small = image.convert("RGB")
+    clean = examples.batch(np.array([1]), None)[0]
+    assert np.array_equal(clean, np.asarray(resized(small, 224, 224, "bicubic")).transpose(2, 0, 1))
+    assert not np.array_equal(clean, np.asarray(resized(small, 224, 224)).transpose(2, 0, 1))
+
+
 def test_regions_are_numbered_as_they_appear_and_hold_what_wilds_discards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from dgbench.datasets._wilds import Indices
 from dgbench.datasets.camelyon17 import Camelyon17, WILDSCamelyon
 from dgbench.datasets.civil_comments import CivilComments
+from dgbench.datasets.ogb_molpcba import OGBMolPCBA
 from dgbench.datasets.poverty_map import PovertyMap
+from dgbench.datasets.py150 import Py150
 
 
 class TinyCamelyon(Camelyon17):
@@ -54,3 +56,27 @@ class TinyPoverty(PovertyMap):
         """(B, 8, 14, 14): every village's is one of four images."""
         small = [source.get_input(row).numpy()[:, ::16, ::16] for row in range(4)]
         return np.stack([small[row % 4] for row in rows.tolist()])
+
+
+class TinyMolecules(OGBMolPCBA):
+    """Forty molecules."""
+
+    card = dataclasses.replace(
+        OGBMolPCBA.card,
+        counts={"official": 40},
+        parts={"train": 20, "val": 10, "test": 10},
+        input_shape=(24, OGBMolPCBA.card.input_shape[1]),
+    )
+
+
+class TinyPy150(Py150):
+    """Six files a part of 23 tokens, of which there are 30."""
+
+    card = dataclasses.replace(
+        Py150.card, counts={"official": 30}, parts=dict.fromkeys(Py150.card.parts, 6), input_shape=(23,)
+    )
+
+    def open(self) -> None:
+        """Of these tokens."""
+        super().open()
+        self.classes = self.classes[:30]

@@ -125,7 +125,7 @@ def test_model_stock_goes_back_towards_the_weights_that_the_runs_began_with(swee
 def views_of(sweep: Sweep, run: Run, content: Weights) -> dict[str, Any]:
     """What a record says of those weights."""
     training = training_of(sweep, run)
-    return evaluate_views(predict_with(training.algorithm, content), training.data, run.views, CPU)[0]
+    return evaluate_views(predict_with(training.algorithm, content), training.data, run.views, CPU)
 
 
 @pytest.mark.parametrize("base", BASES)
