@@ -168,7 +168,7 @@ def test_names_of_language_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         check_backbone(name)
         check_inputs(name, (2, 300), "texts")
     assert not any(is_language_model(name) for name in ("resnet18", "MLP", "SmallCNN", "distilbart", "nonsense"))
-    with pytest.raises(UserError, match="'distilbert-base-uncased' takes texts, and these inputs are images"):
+    with pytest.raises(UserError, match="'distilbert-base-uncased' takes texts or sequences, and these inputs are images"):
         check_inputs("distilbert-base-uncased", (3, 64, 64), "images")
     with pytest.raises(UserError, match="'resnet18' takes images, and these inputs are texts"):
         check_inputs("resnet18", (2, 300), "texts")

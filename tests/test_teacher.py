@@ -97,7 +97,7 @@ def test_every_run_comes_after_its_inputs(make_plan: MakePlan) -> None:
         ({"teacher_backbone": "resnet5"}, "KD's teacher: unknown backbone 'resnet5': did you mean 'resnet50'?"),
         (
             {"teacher_backbone": "distilbert-base-uncased"},
-            "KD's teacher: backbone 'distilbert-base-uncased' takes texts, and these inputs are images (3 x 224 x 224)"
+            "KD's teacher: backbone 'distilbert-base-uncased' takes texts or sequences, and these inputs are images (3 x 224 x 224)"
             ": leave it out, or say 'MLP'",
         ),
         (
