@@ -161,7 +161,7 @@ def _lines(signature: Mapping[str, str]) -> Iterator[str]:
     groups = [
         ("protocol", "metric", "selector", "preset", "trials", "+/-"),
         ("beside the preset",),
-        ("hparams", "runs", "merged"),
+        ("hparams", "runs", "diverged", "merged"),
     ]
     groups += [("shown of the test domain",), ("data", "commit", "methods from")]
     named = {key for group in groups for key in group}

@@ -96,6 +96,9 @@ class Results:
     """Row -> the row whose models taught its runs."""
     asked: tuple[str, ...] = ()
     """What its runs have otherwise than preset and search spaces say, each in words."""
+    diverged: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(method, data set) -> finished runs that ended with a loss that is no number. They count: what they predict is
+    right by chance."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -155,6 +158,7 @@ class _Reader:
         self.root, self.table = root, table
         self.notes: list[str] = []
         self.records = 0
+        self.diverged = Counter[tuple[str, str]]()
         self.origin = Origin(fingerprints={name: Counter() for name in table.datasets})
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -202,6 +206,7 @@ class _Reader:
             shown=table.shown,
             taught=table.taught,
             asked=table.asked,
+            diverged=self.diverged,
             origin=self.origin,
             notes=tuple(self.notes),
         )
@@ -237,6 +242,7 @@ class _Reader:
         if isinstance(records, str):
             return dict.fromkeys(predictors, self._gap(position, "damaged", records))
         self.records += len(records)
+        self.diverged[run.method, run.dataset] += _diverged(records)
         self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
         self.origin.commits[str(summary["commit"])] += 1
@@ -286,6 +292,12 @@ def numbers(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
     if not np.isfinite(table).all():
         raise ValueError("a value is no number")
     return table
+
+
+def _diverged(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last record has a loss that is no number, which JSON has as null."""
+    views = records[-1].get("views") if records else None
+    return isinstance(views, dict) and any(scores.get("loss", 0.0) is None for scores in views.values())
 
 
 def _merged(table: PlanTable, position: int) -> int:

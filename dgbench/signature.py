@@ -26,6 +26,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, datasets),
         "runs": _runs(results, selector, datasets),
+        "diverged": _diverged(results, datasets),
         "shown of the test domain": _alike(results.shown),
         "taught by": _alike(results.taught),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
@@ -104,6 +105,14 @@ def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
         if any(trial == ALL_TRIALS for name in datasets for _, trial in results.candidates.get((row, name), {}))
     ]
     return f"{', '.join(rows)}: nothing was selected" if rows else ""
+
+
+def _diverged(results: Results, datasets: Sequence[str]) -> str:
+    """Methods with finished runs that ended with a loss that is no number, and how many."""
+    runs = Counter[str]()
+    for (method, dataset), n in results.diverged.items():
+        runs[method] += n if dataset in datasets else 0
+    return ", ".join(f"{n} of {method}" for method, n in runs.items() if n)
 
 
 def _alike(told: Mapping[str, str]) -> str:

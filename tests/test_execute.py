@@ -147,6 +147,11 @@ def test_a_run_that_diverges_finishes_with_records_that_can_be_read(tmp_path: Pa
         assert last, run.name
         if run.kind == "train":
             assert any(view["loss"] is None or view["loss"] > 1e6 for view in last[0]["views"].values()), run.name
+    results = read_results(sweep.root)
+    assert results.diverged["SAM", "RotatedDigits"] == 2
+    assert "2 of SAM" in signature(results, TrainingDomain(), ["RotatedDigits"])["diverged"]
+    fine = read_results(execute_all(sweep_of(tmp_path / "fine", "ERM", setting={"steps": 8})).root)
+    assert "diverged" not in signature(fine, TrainingDomain(), ["RotatedDigits"])
 
 
 def test_an_unknown_run_is_no_crash_of_others(tmp_path: Path) -> None:
