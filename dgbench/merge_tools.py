@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from dgbench.average import Weights
 from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.evaluate import evaluate_views
 from dgbench.merger import Tools
+from dgbench.networks import Network
 from dgbench.predictor import predict_with
 from dgbench.seeding import numpy_stream, torch_seed
 from dgbench.workbench import Workbench
@@ -56,7 +58,8 @@ class MergeTools:
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """By parameter, the mean square of an example's gradient; labels from the model's predictions.
 
-        Also of parameters that learn nothing by themselves: those that follow others differ between members too.
+        Also of parameters that learn nothing by themselves: those that follow others differ between members too. It is
+        found in full precision whatever the setting's.
         """
         algorithm, device = self.algorithm.eval(), self.bench.device
         parameters = {name for name, _ in algorithm.named_parameters()}
@@ -73,12 +76,13 @@ class MergeTools:
 
         per_example = vmap(grad(loss), in_dims=(None, 0, 0))
         total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
-        for x in self._examples(examples):
-            with torch.no_grad():
-                y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
-            for name, gradient in per_example(moving, x, y).items():
-                total[name] += gradient.square().sum(dim=0)
-            count += len(x)
+        with _in_full_precision(algorithm):
+            for x in self._examples(examples):
+                with torch.no_grad():
+                    y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
+                for name, gradient in per_example(moving, x, y).items():
+                    total[name] += gradient.square().sum(dim=0)
+                count += len(x)
         return {name: square / count for name, square in total.items()}
 
     def _examples(self, count: int) -> Iterator[Tensor]:
@@ -90,3 +94,17 @@ class MergeTools:
             chosen = order[: max(1, count // len(views))]
             for positions in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
                 yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.bench.device))
+
+
+@contextmanager
+def _in_full_precision(algorithm: Algorithm) -> Iterator[None]:
+    """PyTorch has no batch norm of half precision in gradients of single examples, whose squares it would spoil."""
+    networks = [module for module in algorithm.modules() if isinstance(module, Network)]
+    before = [network.precision for network in networks]
+    try:
+        for network in networks:
+            network.precision = "fp32"
+        yield
+    finally:
+        for network, precision in zip(networks, before, strict=True):
+            network.precision = precision

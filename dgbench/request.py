@@ -124,9 +124,9 @@ def refuse(
     for request in requests:
         for dataset in request.datasets:
             with problems.collecting():
-                folds = facts[dataset].folds(request.protocol)
+                folds, per_step = facts[dataset].folds(request.protocol), settings[dataset].domains_per_step
                 fewest = min(facts[dataset].domains_in_step(fold, settings[dataset]) for fold in folds)
-                for problem in _too_few_domains(request, facts[dataset], fewest, catalogue, values):
+                for problem in _too_few_domains(request, facts[dataset], per_step, fewest, catalogue, values):
                     problems.add(problem)
             setting = settings[dataset]
             for refused in (
@@ -158,12 +158,12 @@ def _wrong_values(request: Request, dataset: str, values: Values) -> Iterator[st
 
 
 def _too_few_domains(
-    request: Request, facts: DatasetFacts, fewest: int, catalogue: Catalogue, values: Values
+    request: Request, facts: DatasetFacts, per_step: int, fewest: int, catalogue: Catalogue, values: Values
 ) -> Iterator[str]:
     for row in request.rows:
         entry = catalogue.get("algorithm", row.algorithm)
         who, needed = _domains_needed(entry, _drawn(request, entry, facts.name, values))
-        if fewest < needed and facts.pools:
+        if fewest < needed and (facts.pools or 0 < per_step < needed):
             yield (
                 f"{who} needs at least {needed} training domains in a step; on {facts.name} there are "
                 f"{fewest}. Add --hparams '{{\"domains_per_step\": {needed}}}'"

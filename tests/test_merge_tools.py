@@ -162,6 +162,15 @@ def test_parameters_that_follow_others_have_information_too(sweep: Sweep) -> Non
     assert found[W].sum() > 0
 
 
+def test_fisher_is_found_in_full_precision(sweep: Sweep) -> None:
+    tools, weights = tools_of(sweep), trained(sweep)
+    expected = tools.fisher(weights, 20)
+    tools.algorithm.network.precision = "bf16"
+    found = tools.fisher(weights, 20)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert tools.algorithm.network.precision == "bf16"
+
+
 def test_fisher_leaves_the_algorithm_as_it_is(sweep: Sweep) -> None:
     tools = tools_of(sweep)
     before = {name: tensor.clone() for name, tensor in tools.algorithm.state_dict().items()}

@@ -424,6 +424,10 @@ def test_values_may_ask_for_more_training_domains(make_plan: MakePlan) -> None:
     assert problems(make_plan, "MixStyle", domains=3, **wilds) == (
         f"MixStyle with mixstyle_partner 'crossdomain' needs at least 2 training domains; on Toy a fold has 1. {more}",
     )
+    assert problems(make_plan, "Fish", protocol=SINGLES, how=setting(domains_per_step=2), **wilds) == (
+        "Fish with form 'wilds' and meta_steps 3 needs at least 3 training domains in a step; on Toy there are 2. "
+        "Add --hparams '{\"domains_per_step\": 3}'",
+    )
     assert make_plan("Fish", protocol=SINGLES, **wilds).runs
     assert make_plan("Fish", "MixStyle", domains=4).runs
 
