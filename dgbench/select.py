@@ -177,8 +177,11 @@ class LeaveOneDomainOut(Selector):
     )
 
     def unavailable(self, results: Results, dataset: str) -> str:
-        if all(results.pairs(dataset, position) for position in results.reported(dataset)):
+        reported = results.reported(dataset)
+        if all(results.pairs(dataset, position) for position in reported):
             return ""
+        if any(len(results.folds[position].held_out) > 1 for position in reported):
+            return "the sweep has no folds with one test domain"
         return "the sweep has no folds with two test domains"
 
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
