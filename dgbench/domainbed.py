@@ -120,8 +120,9 @@ def is_sweep(root: Path) -> bool:
 def read_sweep(root: Path) -> Results:
     """Read a DomainBed sweep folder.
 
-    It holds no plan: what the sweep should have is inferred. A row that has any run of a data set should have all
-    test domains (all pairs too, if any row has one), all trials of the folder, and all the row's hyperparameter seeds.
+    It holds no plan: what the sweep should have is inferred. A row that has any run of a data set should have all test
+    domains that some row has, all trials of the folder, and all the row's hyperparameter seeds. Test domains that no
+    row has were not asked for, while DomainBed's tables show an X there and in the average.
     """
     reader = _Reader()
     for folder in _folders(root):
@@ -234,16 +235,15 @@ class _Reader:
     def results(self) -> Results:
         """Everything read so far, with gaps for what the sweep should have."""
         if self.silent:
-            self.notes.append(f"{self.silent} folders hold no {RECORDS}")
+            self.notes.append(f"{self.silent} folders hold no {RECORDS}: which runs they are for is not known")
         rows = _ordered({args.algorithm for args in self.found}, ALGORITHMS)
         datasets = _ordered({args.dataset for args in self.found}, ENVIRONMENTS)
         folds: list[Fold] = []
         positions: dict[str, dict[frozenset[int], int]] = {}
         for name in datasets:
-            sizes = {len(args.test_envs) for args in self.found if args.dataset == name} | {1}
-            used = {envs: fold for envs, fold in self.folds[name].items() if len(envs) in sizes}
-            positions[name] = {envs: len(folds) + i for i, envs in enumerate(used)}
-            folds += used.values()
+            asked = self._asked(name)
+            positions[name] = {envs: len(folds) + i for i, envs in enumerate(asked)}
+            folds += asked.values()
         return Results(
             protocol=LeaveOneDomainOut.name,
             preset="DomainBed's own",
@@ -255,6 +255,21 @@ class _Reader:
             records=self.records,
             notes=tuple(self.notes),
         )
+
+    def _asked(self, dataset: str) -> dict[frozenset[int], Fold]:
+        """The folds that some row has a run of, and the further pairs that leave-one-domain-out selection needs.
+
+        It was meant if a pair holds a domain that is also held out alone; a pair that can't serve it becomes a note.
+        """
+        begun = {frozenset(args.test_envs) for args in self.found if args.dataset == dataset}
+        alone = frozenset[int]().union(*(envs for envs in begun if len(envs) == 1))
+        pairs = {envs for envs in self.folds[dataset] if len(envs) == 2 and envs & alone}
+        asked = begun | pairs if begun & pairs else begun
+        for envs in sorted(begun - pairs, key=sorted):
+            if alone and len(envs) == 2:
+                held_out = "+".join(self.folds[dataset][envs].held_out)
+                self.notes.append(f"{dataset}: no table reads the runs of [{held_out}], as neither was held out alone")
+        return {envs: fold for envs, fold in self.folds[dataset].items() if envs in asked}
 
     def _grid(
         self, positions: Mapping[str, Mapping[frozenset[int], int]]

@@ -160,6 +160,7 @@ def _lines(signature: Mapping[str, str]) -> Iterator[str]:
     """The signature in lines: how, from which runs, with what."""
     groups = [
         ("protocol", "metric", "selector", "preset", "trials", "+/-"),
+        ("not tested",),
         ("beside the preset",),
         ("hparams", "runs", "diverged", "merged"),
     ]

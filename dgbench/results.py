@@ -119,6 +119,13 @@ class Results:
         fewest = min(len(self.folds[position].held_out) for position in positions)
         return tuple(position for position in positions if len(self.folds[position].held_out) == fewest)
 
+    def untested(self, dataset: str) -> tuple[str, ...]:
+        """The domains that train or validate in some column and are tested in none."""
+        folds = [self.folds[position] for position in self.reported(dataset)]
+        tested = {view.domain for fold in folds for view in fold.test}
+        others = (view.domain for fold in folds for view in (*fold.train, *fold.target_val))
+        return tuple(dict.fromkeys(domain for domain in others if domain not in tested))
+
     def pairs(self, dataset: str, position: int) -> tuple[tuple[View, int], ...]:
         """For a fold that holds out one domain, each (test view of another domain, fold that holds out both).
 

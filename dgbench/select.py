@@ -96,6 +96,8 @@ class Selector(ABC):
 class _OneRun(Selector):
     """Selectors that look at views of the run itself: `views` says which, `last_only` at which steps."""
 
+    without: ClassVar[str]
+    """What is said of a sweep with a reported fold that has no such views."""
     last_only: ClassVar[bool] = False
 
     @staticmethod
@@ -106,7 +108,7 @@ class _OneRun(Selector):
     def unavailable(self, results: Results, dataset: str) -> str:
         if all(self.views(results.folds[position]) for position in results.reported(dataset)):
             return ""
-        return "the sweep has no such views"
+        return self.without
 
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
         return results.reported(dataset)
@@ -129,6 +131,7 @@ class TrainingDomain(_OneRun):
     name = "training-domain"
     label = "training-domain validation set"
     reads = "mean {metric} on the training domains' validation parts, at every evaluated step"
+    without = "the sweep keeps no validation parts of the training domains"
 
     @staticmethod
     def views(fold: Fold) -> tuple[View, ...]:
@@ -141,13 +144,11 @@ class ValidationDomain(_OneRun):
     name = "validation-domain"
     label = "validation domains"
     reads = "mean {metric} on the domains that were kept for validation, at every evaluated step"
+    without = "the sweep keeps no domains for validation"
 
     @staticmethod
     def views(fold: Fold) -> tuple[View, ...]:
         return fold.target_val
-
-    def unavailable(self, results: Results, dataset: str) -> str:
-        return super().unavailable(results, dataset) and "the sweep keeps no domains for validation"
 
 
 class Oracle(_OneRun):
@@ -156,14 +157,12 @@ class Oracle(_OneRun):
     name = "oracle"
     label = "test-domain validation set (oracle)"
     reads = "labelled data of the test domain that is not reported, at the last step only"
+    without = "the sweep keeps no labelled data of the test domains aside"
     last_only = True
 
     @staticmethod
     def views(fold: Fold) -> tuple[View, ...]:
         return fold.oracle
-
-    def unavailable(self, results: Results, dataset: str) -> str:
-        return super().unavailable(results, dataset) and "the sweep keeps no labelled data of the test domains aside"
 
 
 class LeaveOneDomainOut(Selector):
@@ -177,8 +176,11 @@ class LeaveOneDomainOut(Selector):
     )
 
     def unavailable(self, results: Results, dataset: str) -> str:
-        if all(results.pairs(dataset, position) for position in results.reported(dataset)):
+        reported = results.reported(dataset)
+        if all(results.pairs(dataset, position) for position in reported):
             return ""
+        if any(len(results.folds[position].held_out) > 1 for position in reported):
+            return "the sweep has no folds with one test domain"
         return "the sweep has no folds with two test domains"
 
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:

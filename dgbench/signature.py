@@ -23,6 +23,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "beside the preset": ", ".join(results.asked),
         "trials": f"{len(trials)} ({ranges(trials)})",
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
+        "not tested": _untested(results, datasets),
         "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, datasets),
         "runs": _runs(results, selector, datasets),
@@ -95,6 +96,12 @@ def _trials(trials: Sequence[int]) -> str:
     if ALL_TRIALS in trials:
         return "all trials"
     return f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)}"
+
+
+def _untested(results: Results, datasets: Sequence[str]) -> str:
+    """Domains without a column, and that they are in no average; a sweep may test some domains alone."""
+    found = [f"{dataset} {', '.join(names)}" for dataset in datasets if (names := results.untested(dataset))]
+    return f"{'; '.join(found)} (averages are over the other domains)" if found else ""
 
 
 def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from dgbench.domainbed import ENVIRONMENTS, RunArgs, folder_name, is_sweep, read
 from dgbench.errors import UserError
 from dgbench.render import text
 from dgbench.report import build
-from dgbench.results import Gap, Series
+from dgbench.results import Gap, Results, Series
 from dgbench.select import SELECTORS, default_selectors
 
 LABELS = {
@@ -242,6 +242,89 @@ def test_runs_with_one_test_domain_alone_have_no_pairs_to_miss(tmp_path: Path) -
     assert "no folds with two test domains" in SELECTORS["leave-one-domain-out"].unavailable(results, "VLCS")
 
 
+def keep(root: Path, *held_out: str) -> None:
+    """Leave only the runs with these test domains, as numbers in a row: `03` are two of them."""
+    for file in list(root.glob("*/results.jsonl")):
+        tested = "".join(map(str, json.loads(file.read_text().splitlines()[0])["args"]["test_envs"]))
+        if tested not in held_out:
+            shutil.rmtree(file.parent)
+
+
+def columns(results: Results, dataset: str = "VLCS") -> list[tuple[str, ...]]:
+    return [results.folds[position].held_out for position in results.reported(dataset)]
+
+
+def test_domains_that_no_row_holds_out_have_no_column_and_are_told(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), algorithms=("ERM", "IRM"), datasets=("VLCS", "ColoredMNIST"), pairs=False)
+    whole = build(read_sweep(tmp_path), [SELECTORS["oracle"]]).tables
+    for file in list(tmp_path.glob("*/results.jsonl")):
+        args = json.loads(file.read_text().splitlines()[0])["args"]
+        if args["dataset"] == "VLCS" and args["test_envs"] in ([0], [2]):
+            shutil.rmtree(file.parent)
+    colored, vlcs, averages = build(read_sweep(tmp_path), [SELECTORS["oracle"]]).tables
+    assert vlcs.columns == ("L", "V", "Avg")
+    expected = [str(whole[1].rows["IRM"][place]) for place in (1, 3)]
+    *cells, mean = vlcs.rows["IRM"]
+    assert [str(cell) for cell in cells] == expected
+    assert mean.estimate is not None
+    assert mean.estimate.mean == np.mean([cell.estimate.mean for cell in cells if cell.estimate])
+    assert vlcs.notes == averages.notes == ()
+    assert vlcs.signature["not tested"] == "VLCS C, S (averages are over the other domains)"
+    assert averages.signature["not tested"] == vlcs.signature["not tested"]
+    assert "not tested" not in colored.signature
+    assert vlcs.signature["runs"] == "16 counted, 0 missing, 0 failed"
+
+
+def test_a_domain_that_one_row_holds_out_is_missing_of_the_others(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), algorithms=("ERM", "IRM"), pairs=False, trials=1, hparams=1)
+    keep(tmp_path, "1", "3")
+    record = [{"step": 0, **accuracies(4, np.random.default_rng(0))}]
+    put(tmp_path, "begun", RunArgs("VLCS", "IRM", (2,), 0, 0), record, done=False)
+    table, _ = build(read_sweep(tmp_path), [SELECTORS["oracle"]]).tables
+    assert table.columns == ("L", "S", "V", "Avg")
+    assert [str(table.rows[row][1]) for row in ("ERM", "IRM")] == ["1 run missing", "1 run unfinished"]
+    assert str(table.rows["ERM"][-1]) == "1 run missing"
+
+
+def test_leave_one_domain_out_of_one_domain_asks_for_its_pairs_alone(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0))
+    loo = SELECTORS["leave-one-domain-out"]
+    whole, *_ = build(read_sweep(tmp_path), [loo]).tables
+    keep(tmp_path, "1", "01", "12", "13")
+    table, _ = build(read_sweep(tmp_path), [loo]).tables
+    assert table.columns == ("L", "Avg")
+    assert str(table.rows["ERM"][0]) == str(whole.rows["ERM"][1])
+    keep(tmp_path, "1", "12", "13")
+    table, _ = build(read_sweep(tmp_path), [loo]).tables
+    assert str(table.rows["ERM"][0]) == "4 runs missing"
+    assert table.notes == ("ERM without ERM [C+L], trials 0-1 hparams 0-1: missing",)
+
+
+def test_pairs_without_a_run_that_holds_out_either_domain_serve_no_selection(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0))
+    keep(tmp_path, "0", "12", "23")
+    results = read_sweep(tmp_path)
+    assert columns(results) == [("C",)]
+    assert "no folds with two test domains" in SELECTORS["leave-one-domain-out"].unavailable(results, "VLCS")
+    assert results.notes == tuple(
+        f"VLCS: no table reads the runs of [{pair}], as neither was held out alone" for pair in ("L+S", "S+V")
+    )
+
+
+def test_pairs_alone_are_columns(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0))
+    keep(tmp_path, "03")
+    results = read_sweep(tmp_path)
+    assert columns(results) == [("C", "V")]
+    assert results.notes == ()
+    assert SELECTORS["leave-one-domain-out"].unavailable(results, "VLCS") == (
+        "the sweep has no folds with one test domain"
+    )
+    table, _ = build(results, [SELECTORS["training-domain"]]).tables
+    assert table.columns == ("C+V", "Avg")
+    assert all(cell.estimate for cell in table.rows["ERM"])
+
+
 def test_a_second_series_in_the_same_folder_replaces_the_first_and_is_told(tmp_path: Path) -> None:
     make(tmp_path, np.random.default_rng(0), pairs=False)
     before = tables(tmp_path).rpartition("\nleave")[0]
@@ -310,7 +393,7 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
         "other: its VLCS has fewer than 2 domains, or another number than other runs', left out",
         "strange: no record of a run, left out",
         "twice repeats the run in run0, left out",
-        "1 folders hold no results.jsonl",
+        "1 folders hold no results.jsonl: which runs they are for is not known",
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dgbench.collect import open_results
 from dgbench.export import main
-from dgbench.protocol import SingleSource
+from dgbench.protocol import LeaveOneDomainOut, SingleSource
 from dgbench.report import build
 from dgbench.select import default_selectors
 
@@ -41,6 +41,18 @@ def test_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = cells(source)
     assert len(expected) == 3 * 3 * (4 + 2)
     assert cells(target) == expected
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_round_trip_of_one_test_domain(tmp_path: Path, pairs: bool) -> None:
+    source, target = tmp_path / "own", tmp_path / "out"
+    source.mkdir()
+    OWN["make"](source, protocol=LeaveOneDomainOut(pairs=pairs, only=("-90%",)))
+    export(source, target)
+    expected = cells(source)
+    assert {column for _, _, column in expected} == {"-90%", "Avg", "ColoredMNIST"}
+    assert cells(target) == expected
+    assert all(said[0].isdigit() for said in expected.values())
 
 
 def test_records_are_domainbeds(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_there_are_no_averages_over_different_metrics(
     of = "TinyCamelyon acc_avg, TinyComments acc_wg"
     assert report["absent"] == [
         f"validation-domain: no averages over data sets of different metrics ({of})",
-        "training-domain on TinyComments: not available, the sweep has no such views",
+        "training-domain on TinyComments: not available, the sweep keeps no validation parts of the training domains",
     ]
 
 

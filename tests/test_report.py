@@ -161,6 +161,17 @@ def test_columns_of_single_source() -> None:
     assert table.columns == ("from a", "from b", "from c", "Avg")
 
 
+def test_domains_that_train_and_are_never_tested_are_told() -> None:
+    (fold,) = LeaveOneDomainOut(pairs=False, only=("b",)).folds(("a", "b", "c"))
+    series = Series("r", (0,), fold.evaluated, np.full((1, len(fold.evaluated)), 0.5))
+    results = Results("p", "p", 0, ("ERM",), {"D": (0,)}, (fold,), {("ERM", "D"): {(0, 0): {0: series}}})
+    table, averages = only(build(results, TRAINING))
+    assert table.columns == ("b", "Avg")
+    assert table.signature["not tested"] == averages.signature["not tested"]
+    assert table.signature["not tested"] == "D a, c (averages are over the other domains)"
+    assert "not tested" not in only(build(sweep(ERM=WHOLE), TRAINING))[0].signature
+
+
 def test_runs_on_different_data_are_warned_of() -> None:
     results = sweep(ERM=WHOLE)
     results.origin.fingerprints.update(D={"x": 3, "y": 1})  # type: ignore[attr-defined]

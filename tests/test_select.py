@@ -198,7 +198,7 @@ def test_what_a_sweep_cannot_answer_is_said() -> None:
     assert [selector.unavailable(with_pairs, "D") for selector in default_selectors(with_pairs)] == ["", "", ""]
     loo = SELECTORS["leave-one-domain-out"]
     assert loo.unavailable(without, "D") == "the sweep has no folds with two test domains"
-    assert loo.unavailable(results({}, SingleSource()), "D")
+    assert loo.unavailable(results({}, SingleSource()), "D") == "the sweep has no folds with one test domain"
     assert "validation" in SELECTORS["validation-domain"].unavailable(with_pairs, "D")
 
 

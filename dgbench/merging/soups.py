@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dgbench.average import RunningMean, Weights
 from dgbench.cards import MergerCard
 from dgbench.merger import Member, Merged, Merger, Tools
 from dgbench.merging._greedy import greedy
+from dgbench.merging.diwa import DiWA
 
 _PAPER = "Wortsman et al., ICML 2022"
 
 
-class UniformSoup(Merger):
+class UniformSoup(DiWA):
     """theta = (1/M) sum_m theta_m, over the runs of one trial: what DiWA is too.
 
     Wortsman, Ilharco, Gadre, Roelofs, Gontijo-Lopes, Morcos, Namkoong, Farhadi, Carmon, Kornblith and Schmidt, "Model
@@ -24,13 +24,6 @@ class UniformSoup(Merger):
     """
 
     card = MergerCard(paper=_PAPER)
-
-    def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
-        """The uniform mean; two copies of the model in memory."""
-        mean = RunningMean()
-        for member in members:
-            mean.add(member.load())
-        return mean.mean
 
 
 class GreedySoup(Merger):
