@@ -49,6 +49,19 @@ def test_it_is_told_in_words(make_plan: MakePlan, catalogue: Catalogue) -> None:
     assert lines[3] == "44,000 optimizer steps"
 
 
+def test_the_models_that_stay_on_disk_are_counted(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    merged = make_plan("ERM", "ERM+SWAD", "DiWA", protocol=SINGLES, hparams=3)
+    assert cost_of(merged, catalogue).kept == 4 * 3, "a merger reads the best"
+    assert cost_of(merged, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2)
+    adapted = make_plan("DiWA", "EoA", "T3A", "DiWA+T3A", protocol=SINGLES, hparams=3)
+    cost = cost_of(adapted, catalogue)
+    assert cost.kept == 4 * (3 * (2 + 1) + 2), "an adapter the last too, also of what DiWA made"
+    assert list(cost.lines())[-1] == "44 models kept on disk"
+    assert cost_of(adapted, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2), "an ensemble has no weights"
+    alone = cost_of(make_plan("ERM", protocol=SINGLES), catalogue)
+    assert (alone.kept, list(alone.lines())[-1][-9:]) == (0, "evaluated")
+
+
 def test_parts_have_domainbeds_sizes(make_facts: MakeFacts) -> None:
     facts = make_facts(2, counts=(99, 7))
     sizes = {str(view): view_size(facts, view, 0.2) for view in (View(d, p) for d in "ab" for p in (IN, OUT))}
