@@ -29,7 +29,7 @@ class Cost:
     """Examples trained on, each counted as many times as its method's forward and backward passes cost, where one
     forward and one backward (twice the forward) count 1."""
     evaluated: int = 0
-    """Examples predicted, each predictor and evaluation counted."""
+    """Examples predicted, each predictor and evaluation counted, as if no run's best model were its last."""
     kept: int = 0
     """Models whose weights stay on disk."""
 
@@ -66,7 +66,7 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> C
             cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
             cost.evaluated += views * _predictions(run, catalogue)
         else:
-            cost.evaluated += views
+            cost.evaluated += views * (2 if run.kind == "adapt" else 1)
     return cost
 
 

@@ -22,7 +22,10 @@ from dgbench.merging.diwa import DiWA
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import View
 from dgbench.reconcile import Sweep
+from dgbench.results import read_results
 from dgbench.run import BEST, LAST, MODEL, Run
+from dgbench.select import TrainingDomain
+from dgbench.signature import signature
 from dgbench.sources import Site
 from dgbench.store import RunFolder
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
@@ -220,6 +223,13 @@ def test_the_best_and_the_last_model_are_adapted(sweep: Sweep) -> None:
         assert [record["step"] for record in records_of(folder(sweep, run))] == expected
         steps.add(len(expected))
     assert steps == {1, 2}, "some run's best is its last"
+
+
+def test_tables_say_that_an_adapter_has_these_two_alone(sweep: Sweep) -> None:
+    told = signature(read_results(sweep.root), TrainingDomain(), ["RotatedDigits"])["evaluated steps"]
+    merged = "1 (ERM+DiWA, ERM+DiWARestricted, ERM+EoA)"
+    adapted = "1-2: best model and last (ERM+T3A); 1: best model, which is the last (ERM+DiWA+T3A)"
+    assert told == f"6 (ERM); {merged}; {adapted}"
 
 
 def test_each_view_is_shown_once_in_a_seeded_order_to_an_adapter_of_its_own(
