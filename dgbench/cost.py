@@ -29,7 +29,9 @@ class Cost:
     """Examples trained on, each counted as many times as its method's forward and backward passes cost, where one
     forward and one backward (twice the forward) count 1."""
     evaluated: int = 0
-    """Examples predicted, each predictor and evaluation counted."""
+    """Examples predicted, each predictor and evaluation counted, as if no run's best model were its last."""
+    kept: int = 0
+    """Models whose weights stay on disk."""
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -40,14 +42,18 @@ class Cost:
         yield f"{self.steps:,} optimizer steps"
         yield f"{self.passes / 1e6:,.1f} million examples passed forward and backward in training"
         yield f"{self.evaluated / 1e6:,.1f} million examples evaluated"
+        if self.kept:
+            yield f"{self.kept:,} models kept on disk"
 
 
-def cost_of(plan: Plan, catalogue: Catalogue) -> Cost:
-    """The cost of all runs of a plan."""
+def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> Cost:
+    """The cost of all runs of a plan; to `save_models` is to keep all, not those alone that runs read."""
     cost = Cost(Counter())
     sizes: dict[tuple[str, int], int] = {}
     for run in plan.runs:
         cost.runs[run.kind, run.method.name] += 1
+        read = plan.read_by_others.get(run.id, {})
+        cost.kept += _models(run, catalogue) if save_models else sum(map(len, read.values()))
         place = (run.dataset, id(run.fold))
         if place not in sizes:
             sizes[place] = _evaluated_examples(plan.datasets[run.dataset], run)
@@ -60,7 +66,7 @@ def cost_of(plan: Plan, catalogue: Catalogue) -> Cost:
             cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
             cost.evaluated += views * _predictions(run, catalogue)
         else:
-            cost.evaluated += views
+            cost.evaluated += views * (2 if run.kind == "adapt" else 1)
     return cost
 
 
@@ -73,6 +79,13 @@ def _predictions(run: Run, catalogue: Catalogue) -> int:
     evaluations = len(run.setting.evaluation_steps)
     always = [catalogue.get("average", part.name).card.when == "always" for part in run.averages]
     return evaluations + sum(evaluations if each else 1 for each in always)
+
+
+def _models(run: Run, catalogue: Catalogue) -> int:
+    """How many models a run has: the best and the last of each predictor that has weights of its own."""
+    if run.kind == "train":
+        return 2 * (1 + len(run.averages))
+    return 2 if run.kind == "merge" and not catalogue.get("merger", run.method.name).card.ensemble else 0
 
 
 def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:

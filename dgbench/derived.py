@@ -19,9 +19,8 @@ from dgbench.merge_tools import MergeTools
 from dgbench.merger import Member, Merger
 from dgbench.predictor import Saved, build, find_model, predict_with, save_model
 from dgbench.protocol import View
-from dgbench.run import MODEL, Input
+from dgbench.run import BEST, LAST, MODEL, Input
 from dgbench.seeding import numpy_stream
-from dgbench.store import BEST, LAST
 from dgbench.training import save_predictions, seed_everything
 from dgbench.workbench import Workbench
 
@@ -45,15 +44,15 @@ def execute_merge(bench: Workbench) -> None:
         _record(bench, last, shown, {"members": [member.run for member in chosen]})
         return
     tools = MergeTools(bench, algorithm)
-    keep = MODEL in bench.keep or bench.site.save_models
+    keep = bench.kept(MODEL)
     first, best = max(0, last + 1 - merger.choices), -math.inf
     for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
         weights = tools.with_statistics(merged.weights)
         shown = partial(show, predict_with(algorithm, weights), bench.data, device=bench.device)
         accuracy = _record(bench, step, shown, {"members": [member.run for member in merged.members], **merged.by})
-        if keep and not accuracy <= best:  # a single candidate without an accuracy is the best too
+        if BEST in keep and not accuracy <= best:  # a single candidate without an accuracy is the best too
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
-        if keep and step == first + merger.choices - 1:
+        if LAST in keep and step == first + merger.choices - 1:
             save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
         best = max(accuracy, best)
 
@@ -63,7 +62,7 @@ def execute_adapt(bench: Workbench) -> None:
     cls, hparams = build(bench.catalogue, "adapter", bench.run.method)
     (source,) = bench.run.inputs
     algorithm = bench.algorithm()
-    models = {saved.step: saved for saved in (_saved(bench, source, BEST), _saved(bench, source, LAST))}
+    models = {saved.step: saved for saved in (_saved(bench, source, which) for which in bench.run.reads)}
     for step, saved in sorted(models.items()):
         algorithm.load_state_dict(saved.load(bench.device), strict=False)
         algorithm.eval()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def preload(wanted: dict[str, Any]) -> None:
 
 
 def run_job(job: dict[str, Any]) -> int:
-    """Execute one run of a sweep: `root`, `id`, `site`, `keep` (predictors whose weights to keep), `threads`.
+    """Execute one run of a sweep: `root`, `id`, `site`, `keep` (predictor -> which models), `threads`.
 
     Returns the exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
     """
@@ -64,7 +65,7 @@ def run_job(job: dict[str, Any]) -> int:
         return TAKEN
     with lease:
         try:
-            execute(folder.run(), store, Site.from_json(job["site"]), frozenset(job["keep"]), lease)
+            execute(folder.run(), store, Site.from_json(job["site"]), job["keep"], lease)
         except Stopped:
             log.info("stopped on request; the checkpoint is saved")
             return STOPPED
@@ -83,7 +84,7 @@ def run_job(job: dict[str, Any]) -> int:
     return 0
 
 
-def execute(run: Run, store: Store, site: Site, keep: frozenset[str], lease: Lease) -> None:
+def execute(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]], lease: Lease) -> None:
     """Execute a claimed run and write `done`; raises whatever goes wrong."""
     started = time.time()
     bench = open_workbench(run, store, site, keep)

@@ -1,7 +1,7 @@
 """From what was asked for to the runs that answer it. Pure: no files, no torch, the same answer everywhere.
 
 A plan knows three things: the runs, in an order in which each comes after its inputs; for each row of a table the
-predictors that may stand in its cells; and which predictors' weights another run reads.
+predictors that may stand in its cells; and which models' weights another run reads.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class Plan:
     """Row -> the row whose models taught its runs, with its backbone where that is another; rows without: none."""
 
     @cached_property
-    def read_by_others(self) -> Mapping[str, frozenset[str]]:
-        """Run id -> the predictors whose weights another run reads, so that they must be kept."""
-        read: dict[str, set[str]] = {}
+    def read_by_others(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
+        """Run id -> predictor -> which of its models another run reads, so that their weights must be kept."""
+        read: dict[str, dict[str, frozenset[str]]] = {}
         for run in self.runs:
             for source in run.inputs:
-                read.setdefault(source.run, set()).add(source.predictor)
-        return {run: frozenset(predictors) for run, predictors in read.items()}
+                models = read.setdefault(source.run, {})
+                models[source.predictor] = models.get(source.predictor, frozenset()).union(run.reads)
+        return read
 
 
 Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[int]]

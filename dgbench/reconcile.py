@@ -29,7 +29,7 @@ from dgbench.progress import progress
 from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
-from dgbench.store import BEST, State, Store, model_path
+from dgbench.store import State, Store, model_path
 from dgbench.weights import fetch
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -61,23 +61,23 @@ class Sweep:
             "root": str(self.root),
             "id": run.id,
             "site": self.site.to_json(),
-            "keep": sorted(self.plan.read_by_others.get(run.id, ())),
+            "keep": {name: sorted(models) for name, models in self.plan.read_by_others.get(run.id, {}).items()},
             "threads": slot.threads,
         }
 
     def without_weights(self) -> tuple[Run, ...]:
-        """Finished runs that kept no weights, which an unfinished one reads, and so on down: to be made again."""
+        """Finished runs that didn't keep models that an unfinished one reads, and so on down: to be made again."""
         states = self.states(0)
-        wanted: dict[str, set[str]] = {}
+        wanted: dict[str, set[tuple[str, str]]] = {}
         found = []
         for run in reversed(self.plan.runs):
-            folder, names = self.store.folder(run.id), wanted.get(run.id, ())
+            folder, models = self.store.folder(run.id), wanted.get(run.id, ())
             if states[run.id] is State.DONE:
-                if all(model_path(folder.path, name, BEST).is_file() for name in names):
+                if all(model_path(folder.path, name, which).is_file() for name, which in models):
                     continue
                 found.append(run)
             for source in run.inputs:
-                wanted.setdefault(source.run, set()).add(source.predictor)
+                wanted.setdefault(source.run, set()).update((source.predictor, which) for which in run.reads)
         return tuple(found)
 
     def fetch(self, retries: int = 0) -> None:
@@ -108,7 +108,7 @@ class Sweep:
         write_plan(self.root, table)
         write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
         for run in self.without_weights():
-            print(f"{run.name} kept no weights and others read them now: it runs again")
+            print(f"{run.name} did not keep the weights that others read now: it runs again")
             self.store.folder(run.id).reset()
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:

@@ -164,7 +164,7 @@ def _lines(signature: Mapping[str, str]) -> Iterator[str]:
         ("beside the preset",),
         ("hparams", "runs", "diverged", "merged"),
     ]
-    groups += [("shown of the test domain",), ("data", "commit", "methods from")]
+    groups += [("evaluated steps",), ("shown of the test domain",), ("data", "commit", "methods from")]
     named = {key for group in groups for key in group}
     for group in (*groups, tuple(key for key in signature if key not in named)):
         if line := _one_line({key: signature[key] for key in group if key in signature}):

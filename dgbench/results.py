@@ -90,6 +90,8 @@ class Results:
     """Records of finished runs."""
     members: Mapping[str, str] = field(default_factory=dict)
     """Row -> how many runs each of its models is merged from, for rows that merge."""
+    adapted: frozenset[str] = frozenset()
+    """Rows whose runs adapt a finished model, the best and the last of another run."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
     taught: Mapping[str, str] = field(default_factory=dict)
@@ -210,6 +212,9 @@ class _Reader:
             metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
+            adapted=frozenset(
+                row for (row, _), cell in table.cells.items() if any(table.runs[i].kind == "adapt" for i, _ in cell)
+            ),
             shown=table.shown,
             taught=table.taught,
             asked=table.asked,

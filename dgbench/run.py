@@ -22,6 +22,9 @@ FORMAT = 1
 MODEL = "model"
 """The predictor that every run yields; an average that watched adds one under its own name."""
 
+BEST, LAST = "best", "last"
+"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
+
 ALL_TRIALS = -1
 """The trial of a run that stands on runs of all trials: its splits are its own."""
 
@@ -38,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Input:
-    """A predictor of another run: its last model, and the one at its best training-domain validation accuracy."""
+    """A predictor of another run; which of its models is read, `Run.reads` says."""
 
     run: str
     predictor: str = MODEL
@@ -78,6 +81,13 @@ class Run:
         """What is evaluated: what some selector may read, and the training views where the setting says so."""
         more = self.fold.train if self.setting.evaluate == "all" else ()
         return (*evaluated_views(self.fold, self.trial), *more)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Which models of its inputs: an adapter tries both, mergers and students take the best alone."""
+        if not self.inputs:
+            return ()
+        return (BEST, LAST) if self.kind == "adapt" else (BEST,)
 
     @property
     def validation(self) -> tuple[View, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dgbench import __version__
-from dgbench.results import Gap, Results
+from dgbench.results import Gap, Results, Series
 from dgbench.run import ALL_TRIALS
 from dgbench.select import Selector
 
@@ -26,6 +26,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "not tested": _untested(results, datasets),
         "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, datasets),
+        "evaluated steps": _evaluated(results, datasets),
         "runs": _runs(results, selector, datasets),
         "diverged": _diverged(results, datasets),
         "shown of the test domain": _alike(results.shown),
@@ -137,7 +138,24 @@ def _hparams(results: Results, datasets: Sequence[str]) -> str:
         spots = [spot for dataset in datasets for spot in results.candidates.get((row, dataset), {}).values()]
         if seeds := {seed for spot in spots for seed in spot}:
             rows.setdefault(ranges(seeds), []).append(row)
-    return "; ".join(seeds if len(rows) == 1 else f"{seeds} ({', '.join(names)})" for seeds, names in rows.items())
+    return _by_row(rows)
+
+
+def _evaluated(results: Results, datasets: Sequence[str]) -> str:
+    """How many models of a run a selector can choose among; by row where rows differ."""
+    rows: dict[str, list[str]] = {}
+    for row in results.rows:
+        spots = [spot for dataset in datasets for spot in results.candidates.get((row, dataset), {}).values()]
+        if steps := {len(found.steps) for spot in spots for found in spot.values() if isinstance(found, Series)}:
+            both = "best model and last" if max(steps) > 1 else "best model, which is the last"
+            told = f"{ranges(steps)}: {both}" if row in results.adapted else ranges(steps)
+            rows.setdefault(told, []).append(row)
+    return _by_row(rows)
+
+
+def _by_row(rows: Mapping[str, Sequence[str]]) -> str:
+    """What is told, each with the rows that it is told of, if they are not all."""
+    return "; ".join(told if len(rows) == 1 else f"{told} ({', '.join(names)})" for told, names in rows.items())
 
 
 def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:

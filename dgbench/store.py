@@ -31,9 +31,6 @@ from dgbench.sealed import Garbled
 
 RUN, RECORDS, DONE, CANCEL = "run.json", "records.jsonl", "done", "cancel"
 
-BEST, LAST = "best", "last"
-"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
-
 _FAILED = re.compile(r"failed-(\d+)\.json")
 _LOST = re.compile(r"lost-(\d+)\.json")
 
@@ -91,7 +88,7 @@ def read_sweep_json(root: Path, name: str, version: int) -> dict[str, Any]:
 
 
 def model_path(folder: Path, predictor: str, which: str) -> Path:
-    """Where a run's folder holds the weights of a predictor, if they were kept; `which` is `BEST` or `LAST`."""
+    """Where a run's folder holds the weights of a predictor, if they were kept; `which` is `run.BEST` or `run.LAST`."""
     return folder / "models" / f"{predictor}.{which}.safetensors"
 
 

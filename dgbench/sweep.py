@@ -22,7 +22,6 @@ from dgbench.cost import cost_of
 from dgbench.declaration import overlaid, read_declaration, read_sweep_file
 from dgbench.errors import Problems, UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
-from dgbench.plan import Plan
 from dgbench.planfile import read_plan
 from dgbench.reconcile import Sweep, prepare, prune, reopen
 from dgbench.run import Run
@@ -83,7 +82,7 @@ def _launch(args: Any) -> int:
         sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     problems.raise_if_any()
     if args.dry_run:
-        _tell_dry_run(sweep.plan, catalogue, as_json=args.json)
+        _tell_dry_run(sweep, catalogue, as_json=args.json)
         return 0
     for remark in sweep.remarks():
         print(remark)
@@ -115,12 +114,12 @@ def _agreed(question: str) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _tell_dry_run(plan: Plan, catalogue: Catalogue, *, as_json: bool) -> None:
+def _tell_dry_run(sweep: Sweep, catalogue: Catalogue, *, as_json: bool) -> None:
     if as_json:
-        for run in plan.runs:
+        for run in sweep.plan.runs:
             sys.stdout.buffer.write(orjson.dumps(_describe(run), option=orjson.OPT_APPEND_NEWLINE))
         return
-    for line in cost_of(plan, catalogue).lines():
+    for line in cost_of(sweep.plan, catalogue, save_models=sweep.site.save_models).lines():
         print(line)
 
 

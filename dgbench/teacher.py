@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dgbench.names import parse_row
 from dgbench.predictor import Saved, find_model, predict_with
-from dgbench.run import Input
-from dgbench.store import BEST
+from dgbench.run import BEST, Input
 from dgbench.workbench import Workbench
 
 

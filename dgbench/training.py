@@ -28,10 +28,10 @@ from dgbench.evaluate import evaluate_views, logits_of, mean_score
 from dgbench.lease import Lease
 from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
-from dgbench.run import MODEL
+from dgbench.run import BEST, LAST, MODEL
 from dgbench.sealed import Garbled, check_seal, sealed
 from dgbench.seeding import torch_seed
-from dgbench.store import BEST, LAST, write_atomic
+from dgbench.store import write_atomic
 from dgbench.teacher import teacher_of
 from dgbench.workbench import Workbench
 
@@ -72,7 +72,7 @@ class Training:
         for part in bench.run.averages:
             cls, hparams = build(bench.catalogue, "average", part)
             self.averages[part.name] = cls(hparams)
-        self.keep = frozenset((MODEL, *self.averages)) if bench.site.save_models else bench.keep
+        self.keep = {name: bench.kept(name) for name in (MODEL, *self.averages)}
         self.checkpoint = self.folder.path / CHECKPOINT
         self.progress = Progress()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
@@ -187,13 +187,13 @@ class Training:
         logits: dict[View, Tensor] | None = {} if last and self.site.save_predictions else None
         predict = predict_with(self.algorithm, weights)
         scores = evaluate_views(predict, self.data, self.run.views, self.device, logits)
-        if predictor in self.keep:
+        if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
-            if score > self.progress.best.get(predictor, -math.inf):
+            if BEST in keep and score > self.progress.best.get(predictor, -math.inf):
                 self.progress.best[predictor] = score
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
-            if last:
+            if LAST in keep and last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)
         if logits is not None:
             save_predictions(self.folder.path, predictor, logits, self.data)
@@ -205,7 +205,7 @@ class Training:
             "averages": {name: average.state() for name, average in self.averages.items()},
             "progress": vars(self.progress),
             "records": self.folder.mark_records(),
-            "keep": sorted(self.keep),
+            "keep": self._best_kept(),
         }
         try:
             write_atomic(self.checkpoint, sealed(lambda file: torch.save(state, file)))
@@ -214,6 +214,9 @@ class Training:
                 raise error.__context__ from None
             raise
         self.saved_at = time.monotonic()
+
+    def _best_kept(self) -> list[str]:
+        return [name for name, models in self.keep.items() if BEST in models]
 
     def _resume(self) -> None:
         if not self.checkpoint.is_file():
@@ -228,7 +231,7 @@ class Training:
             self.folder.lose(str(error))
             self._begin_anew()
             return
-        if not self.keep.issubset(state["keep"]):
+        if not set(self._best_kept()).issubset(state["keep"]):
             log.info("begun anew: the best weights so far, which others read now, were not kept")
             self._begin_anew()
             return

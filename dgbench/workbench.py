@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,11 +18,13 @@ from dgbench.dataset import Dataset
 from dgbench.errors import UserError
 from dgbench.networks import Network
 from dgbench.predictor import build_algorithm
-from dgbench.run import Input, Run
+from dgbench.run import BEST, LAST, Input, Run
 from dgbench.setting import Setting
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
 from dgbench.weights import provide
+
+_NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Workbench:
     catalogue: Catalogue
     site: Site
     device: torch.device
-    keep: frozenset[str]
-    """Predictors whose weights to keep, for other runs to read."""
+    keep: Mapping[str, Collection[str]]
+    """Predictor -> which of its models other runs read."""
     dataset: Dataset
     data: ViewData
 
@@ -43,6 +47,10 @@ class Workbench:
     def folder(self) -> RunFolder:
         """The run's own folder."""
         return self.store.folder(self.run.id)
+
+    def kept(self, predictor: str) -> Collection[str]:
+        """Which of a predictor's models are to stay on disk: those that other runs read, or all if that was asked."""
+        return (BEST, LAST) if self.site.save_models else self.keep.get(predictor, ())
 
     def algorithm(self, *, begin: bool = False) -> Algorithm:
         """The algorithm of the training run, with its initial weights; to `begin` it, the classifier's are fitted."""
@@ -67,7 +75,7 @@ class Workbench:
             fit_classifier(network, self.data, self.run.fold, self.device)
 
 
-def open_workbench(run: Run, store: Store, site: Site, keep: frozenset[str] = frozenset()) -> Workbench:
+def open_workbench(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]] = _NOTHING) -> Workbench:
     """Lay out what a run needs; raises `UserError` with everything wrong with the data."""
     catalogue = Catalogue(site.include)
     if run.setting.weights:

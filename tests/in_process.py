@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,11 +60,11 @@ def runs_of(sweep: Sweep, method: str) -> list[Run]:
     return [run for run in sweep.plan.runs if run.method.name == method]
 
 
-def training_of(sweep: Sweep, run: Run, keep: Sequence[str] = ()) -> Training:
+def training_of(sweep: Sweep, run: Run, keep: Mapping[str, Collection[str]] | None = None) -> Training:
     """The training of a run, not begun or where its checkpoint is."""
     torch.set_num_threads(1)
     sweep.store.folder(run.id).create(run)
-    return Training(open_workbench(run, sweep.store, sweep.site, frozenset(keep)))
+    return Training(open_workbench(run, sweep.store, sweep.site, keep or {}))
 
 
 class Patience:

@@ -31,7 +31,7 @@ def test_a_runs_cost_worked_out_by_hand(make_plan: MakePlan, catalogue: Catalogu
     watched = cost_of(make_plan("ERM", "SMA", "SWAD", protocol=SINGLES, hparams=1), catalogue)
     assert watched.evaluated == 4 * views * (2 * evaluations + 1), "one average always, one at the end"
     adapted = cost_of(make_plan("ERM", "T3A", protocol=SINGLES, hparams=1), catalogue)
-    assert adapted.evaluated == 4 * views * (evaluations + 1)
+    assert adapted.evaluated == 4 * views * (evaluations + 2), "the best model and the last"
 
 
 def test_training_views_cost_where_they_are_evaluated(make_plan: MakePlan, catalogue: Catalogue) -> None:
@@ -47,6 +47,19 @@ def test_it_is_told_in_words(make_plan: MakePlan, catalogue: Catalogue) -> None:
         ["20", "merge", "DiWA"],
     ]
     assert lines[3] == "44,000 optimizer steps"
+
+
+def test_the_models_that_stay_on_disk_are_counted(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    merged = make_plan("ERM", "ERM+SWAD", "DiWA", protocol=SINGLES, hparams=3)
+    assert cost_of(merged, catalogue).kept == 4 * 3, "a merger reads the best"
+    assert cost_of(merged, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2)
+    adapted = make_plan("DiWA", "EoA", "T3A", "DiWA+T3A", protocol=SINGLES, hparams=3)
+    cost = cost_of(adapted, catalogue)
+    assert cost.kept == 4 * (3 * (2 + 1) + 2), "an adapter the last too, also of what DiWA made"
+    assert list(cost.lines())[-1] == "44 models kept on disk"
+    assert cost_of(adapted, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2), "an ensemble has no weights"
+    alone = cost_of(make_plan("ERM", protocol=SINGLES), catalogue)
+    assert (alone.kept, list(alone.lines())[-1][-9:]) == (0, "evaluated")
 
 
 def test_parts_have_domainbeds_sizes(make_facts: MakeFacts) -> None:

@@ -22,9 +22,12 @@ from dgbench.merging.diwa import DiWA
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import View
 from dgbench.reconcile import Sweep
-from dgbench.run import MODEL, Run
+from dgbench.results import read_results
+from dgbench.run import BEST, LAST, MODEL, Run
+from dgbench.select import TrainingDomain
+from dgbench.signature import signature
 from dgbench.sources import Site
-from dgbench.store import BEST, LAST, RunFolder
+from dgbench.store import RunFolder
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ROWS = ("ERM", "ERM+DiWA", "ERM+DiWARestricted", "ERM+EoA", "ERM+T3A", "ERM+DiWA+T3A")
@@ -222,6 +225,13 @@ def test_the_best_and_the_last_model_are_adapted(sweep: Sweep) -> None:
     assert steps == {1, 2}, "some run's best is its last"
 
 
+def test_tables_say_that_an_adapter_has_these_two_alone(sweep: Sweep) -> None:
+    told = signature(read_results(sweep.root), TrainingDomain(), ["RotatedDigits"])["evaluated steps"]
+    merged = "1 (ERM+DiWA, ERM+DiWARestricted, ERM+EoA)"
+    adapted = "1-2: best model and last (ERM+T3A); 1: best model, which is the last (ERM+DiWA+T3A)"
+    assert told == f"6 (ERM); {merged}; {adapted}"
+
+
 def test_each_view_is_shown_once_in_a_seeded_order_to_an_adapter_of_its_own(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +342,28 @@ def test_what_needs_what_is_gone_is_made_again_however_far_below(sweep: Sweep, t
     copy.write()
     assert [folder(copy, run).summary() for run in (*runs_of(copy, "ERM"), merged)] == [None] * 4
     assert folder(copy, the(copy, "EoA")).summary() is not None, "nobody needs it"
+
+
+def kept(sweep: Sweep, run: Run) -> set[str]:
+    """Which models a run keeps."""
+    return {path.name.removesuffix(".safetensors") for path in (folder(sweep, run).path / "models").glob("*")}
+
+
+def test_only_what_is_read_is_kept_and_what_is_read_later_is_made_again(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"n_hparams": 2, "setting": {"steps": 4}}
+    sweep = execute_all(sweep_of(tmp_path, "ERM+DiWA", "SAM+DiWA+T3A", **few))
+    (adapted,) = runs_of(sweep, "T3A")
+    for run in sweep.plan.runs:
+        expected = {"model.best"} if run.kind == "train" else set()
+        if run.id == adapted.inputs[0].run:
+            expected = {"model.best", "model.last"}
+        assert kept(sweep, run) == expected, run.name
+    more = sweep_of(tmp_path, "ERM+T3A", **few)
+    again = [run for run in more.plan.runs if folder(more, run).summary() is None]
+    assert [run.method.name for run in again] == ["ERM"] * 2 + ["T3A"] * 2, "an adapter reads the last ones too"
+    for run in again:
+        assert execute(more, run) == 0
+    assert [kept(more, run) for run in runs_of(more, "ERM")] == [{"model.best", "model.last"}] * 2
 
 
 def test_a_finished_sweep_needs_no_weights(sweep: Sweep, tmp_path: Path) -> None:

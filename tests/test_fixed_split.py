@@ -20,8 +20,8 @@ from dgbench.errors import UserError
 from dgbench.predictor import find_model
 from dgbench.protocol import FixedSplit, LeaveOneDomainOut, View
 from dgbench.reconcile import Sweep, prepare
+from dgbench.run import BEST
 from dgbench.sources import Site, open_dataset
-from dgbench.store import BEST
 from dgbench.train import main as by_hand
 from tests.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.language_models import save_model
@@ -193,7 +193,7 @@ def test_a_data_set_without_id_val_is_watched_and_selected_by_val(
 
 def test_the_best_model_is_the_best_on_what_training_may_watch(comments: Sweep) -> None:
     run = runs_of(comments, "ERM")[0]
-    training = training_of(comments, run, keep=["model"])
+    training = training_of(comments, run, keep={"model": (BEST,)})
     train(training)
     views = [record["views"] for record in records_of(training.folder)]
     best, of_test = (max(of[f"official/{part}"]["acc_wg"] for of in views) for part in ("val", "test"))

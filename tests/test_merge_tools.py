@@ -14,9 +14,8 @@ from dgbench.average import Weights
 from dgbench.merge_tools import MergeTools
 from dgbench.predictor import find_model
 from dgbench.reconcile import Sweep
-from dgbench.run import Run
+from dgbench.run import BEST, Run
 from dgbench.sources import Site
-from dgbench.store import BEST
 from dgbench.workbench import Workbench, open_workbench
 from tests.in_process import CPU, execute_all, runs_of, sweep_of, training_of
 

@@ -15,7 +15,7 @@ from dgbench.names import parse_rows
 from dgbench.plan import Plan, plan, resolve_setting
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import Overrides, Request
-from dgbench.run import MODEL, Run
+from dgbench.run import BEST, LAST, MODEL, Run
 from dgbench.setting import setting
 from dgbench.space import choice
 from tests.conftest import MakeFacts, MakePlan
@@ -207,10 +207,11 @@ def test_what_others_read_is_known(make_plan: MakePlan) -> None:
     found = make_plan("ERM", "SWAD+T3A", "EoA", "DiWA+T3A", "SAM", protocol=SINGLES)
     read = found.read_by_others
     for run in found.runs:
-        expected = {"train": {MODEL, "SMA", "SWAD"}, "merge": {MODEL}, "adapt": set()}[run.kind]
+        trained = {MODEL: {BEST}, "SMA": {BEST}, "SWAD": {BEST, LAST}}
+        expected = {"train": trained, "merge": {MODEL: {BEST, LAST}}, "adapt": {}}[run.kind]
         if run.method.name in ("SAM", "EoA"):
-            expected = set()
-        assert read.get(run.id, frozenset()) == expected, run.name
+            expected = {}
+        assert read.get(run.id, {}) == expected, run.name
 
 
 def request(

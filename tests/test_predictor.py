@@ -11,9 +11,8 @@ from dgbench.algorithm import Algorithm, Batch, Task
 from dgbench.catalogue import Catalogue
 from dgbench.predictor import build, build_algorithm, find_model, predict_with, save_model
 from dgbench.protocol import LeaveOneDomainOut
-from dgbench.run import Part, Run
+from dgbench.run import BEST, LAST, Part, Run
 from dgbench.setting import setting
-from dgbench.store import BEST, LAST
 
 SHAPE, CLASSES = (1, 8, 8), 5
 CPU = torch.device("cpu")

@@ -51,10 +51,11 @@ def test_text_is_domainbeds_and_then_says_how() -> None:
         "# protocol: leave-one-domain-out | selector: oracle | preset: p_1 | trials: 2 (0-1) | +/-: "
     )
     assert lines[6] == "# hparams: 0 | runs: 4 counted, 0 missing, 0 failed"
-    assert lines[7] == f"# collected by: dgbench {__version__}"
-    assert lines[8] == f"# reads: {SELECTORS['oracle'].reads}"
-    assert lines[9] == "# in-domain accuracy of what was chosen (training domains' validation parts): ERM 42.5"
-    assert lines[10:14] == [
+    assert lines[7] == "# evaluated steps: 1"
+    assert lines[8] == f"# collected by: dgbench {__version__}"
+    assert lines[9] == f"# reads: {SELECTORS['oracle'].reads}"
+    assert lines[10] == "# in-domain accuracy of what was chosen (training domains' validation parts): ERM 42.5"
+    assert lines[11:15] == [
         "",
         "-------- Averages, model selection method: test-domain validation set (oracle)",
         "Algorithm                  D                          Avg                       ",
@@ -80,7 +81,7 @@ def test_no_text_is_cut_off() -> None:
 def test_long_lists_of_notes_are_cut_short_and_say_so() -> None:
     table = report(lost=MOST_NOTES + 5, why="reason ").tables[0]
     lines = list(below(table))
-    assert len(lines) == 4 + MOST_NOTES + 1
+    assert len(lines) == 5 + MOST_NOTES + 1
     assert lines[-1] == "... and 5 more, all of them with --format json"
     content = json.loads(FORMATS["json"](report(lost=MOST_NOTES + 5)))
     assert len(content["gaps"]) == MOST_NOTES + 5

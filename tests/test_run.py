@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dgbench.protocol import IN, OUT, Fold, View
-from dgbench.run import Input, Part, Run
+from dgbench.run import BEST, LAST, Input, Part, Run
 from dgbench.seeding import seed_hash
 from dgbench.setting import PRESETS, Setting
 
@@ -142,3 +142,9 @@ def test_generated_data_depend_on_the_trial_alone() -> None:
     assert with_(run, trial=1).data_seed != run.data_seed
     alone = with_(run, setting=dataclasses.replace(PAIRED, generated_data="run"))
     assert alone.data_seed == alone.seed
+
+
+def test_an_adapter_alone_reads_the_last_models_of_its_inputs() -> None:
+    reads = {kind: dataclasses.replace(RUN, kind=kind).reads for kind in ("train", "merge", "adapt")}
+    assert reads == {"train": (BEST,), "merge": (BEST,), "adapt": (BEST, LAST)}
+    assert dataclasses.replace(RUN, inputs=()).reads == ()

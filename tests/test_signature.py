@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
-from dgbench.results import Gap, Origin, Results
+import numpy as np
+
+from dgbench.protocol import LeaveOneDomainOut
+from dgbench.results import Candidate, Gap, Origin, Results, Series
 from dgbench.select import TrainingDomain
 from dgbench.signature import disagreements, lacking, ranges, signature
 
@@ -66,3 +70,24 @@ def test_who_taught_is_told() -> None:
     taught = {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
     results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, taught=taught)
     assert signature(results, TrainingDomain(), [])["taught by"] == "KD, KD+WAKD: ERM+SWAD"
+
+
+def test_among_how_many_steps_each_row_is_chosen_is_told() -> None:
+    def spots(*counts: int) -> dict[tuple[int, int], dict[int, Candidate]]:
+        series: Iterable[Candidate] = (Series("r", tuple(range(n)), (), np.zeros((n, 0))) for n in counts)
+        return {(0, 0): {**dict(enumerate(series)), 9: gap("a", 9, 0)}}
+
+    folds = tuple(LeaveOneDomainOut(only=("a",)).folds(("a", "b")))
+
+    def told(**rows: tuple[int, ...]) -> str | None:
+        candidates = {(row, "D"): spots(*counts) for row, counts in rows.items()}
+        results = Results("p", "s", 0, tuple(rows), {"D": (0,)}, folds, candidates, adapted=frozenset({"T3A", "TENT"}))
+        return signature(results, TrainingDomain(), ["D"]).get("evaluated steps")
+
+    found = told(ERM=(7, 7), SMA=(5, 7), SAM=(7,), T3A=(1, 2), TENT=(1,))
+    assert found == (
+        "7 (ERM, SAM); 5, 7 (SMA); 1-2: best model and last (T3A); 1: best model, which is the last (TENT)"
+    )
+    assert told(ERM=(7,), SAM=(7,)) == "7"
+    assert told(T3A=(2,)) == "2: best model and last"
+    assert told(ERM=()) is None, "nothing is finished"

@@ -16,9 +16,9 @@ from dgbench.plan import Plan
 from dgbench.predictor import find_model, predict_with
 from dgbench.reconcile import Sweep
 from dgbench.request import Overrides
-from dgbench.run import MODEL, Input, Run
+from dgbench.run import BEST, MODEL, Input, Run
 from dgbench.setting import setting
-from dgbench.store import BEST, State
+from dgbench.store import State
 from dgbench.teacher import teacher_of
 from dgbench.workbench import Workbench, open_workbench
 from tests.conftest import MakePlan

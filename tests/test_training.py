@@ -19,8 +19,9 @@ from dgbench.evaluate import evaluate, evaluate_views
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import IN, OUT, View
 from dgbench.reconcile import Sweep
+from dgbench.run import BEST, LAST
 from dgbench.sources import Site
-from dgbench.store import BEST, LAST, RunFolder
+from dgbench.store import RunFolder
 from dgbench.training import Training
 from tests.in_process import CPU, records_of, sweep_of, train, training_of
 from tests.layouts import write_folders
@@ -29,6 +30,7 @@ WATCHED = ("{}", "{}+SWAD", "{}+SMA", "{}+EMA", "{}+BMA", "{}+IIDMax")
 AVERAGES = {"SMA": {"start": 4}, "SWAD": {"n_converge": 1, "n_tolerance": 1}, "EMA": {"decay": 0.8}}
 AT_THE_END = ("BMA", "SWAD")
 KEEP = ("model", "SMA", "EMA", "IIDMax", *AT_THE_END)
+BOTH = dict.fromkeys(KEEP, (BEST, LAST))
 
 
 def only(sweep: Sweep) -> Training:
@@ -93,9 +95,9 @@ def test_the_best_model_is_the_earliest_of_the_best(
 ) -> None:
     accuracies |= dict(zip(STEPS, script, strict=True))
     sweep = sweep_of(tmp_path, "ERM")
-    training = training_of(sweep, sweep.plan.runs[0], keep=["model"])
+    training = training_of(sweep, sweep.plan.runs[0], keep={"model": (BEST, LAST)})
     if train(training, stop_after):
-        training = training_of(sweep, sweep.plan.runs[0], keep=["model"])
+        training = training_of(sweep, sweep.plan.runs[0], keep={"model": (BEST, LAST)})
         train(training)
     expected = {BEST: (best, max(script)), LAST: (19, script[-1])}
     for which, (step, accuracy) in expected.items():
@@ -109,16 +111,17 @@ def test_the_best_model_is_the_earliest_of_the_best(
 
 def test_weights_are_kept_where_somebody_reads_them(tmp_path: Path) -> None:
     rows = [row.format("ERM") for row in WATCHED]
+    read = {"SMA": (BEST,), "SWAD": (LAST,), "model": (BEST, LAST)}
     for name, keep, site, kept in (
-        ("none", (), Site(device="cpu"), set()),
-        ("one", ("SMA",), Site(device="cpu"), {"SMA"}),
-        ("all", (), Site(device="cpu", save_models=True), set(KEEP)),
+        ("none", {}, Site(device="cpu"), {}),
+        ("some", read, Site(device="cpu"), read),
+        ("all", {}, Site(device="cpu", save_models=True), BOTH),
     ):
         sweep = sweep_of(tmp_path / name, *rows, site=site, hparams=AVERAGES)
         training = training_of(sweep, sweep.plan.runs[0], keep)
         train(training)
         found = {path.name for path in (training.folder.path / "models").glob("*")}
-        assert found == {f"{predictor}.{which}.safetensors" for predictor in kept for which in (BEST, LAST)}
+        assert found == {f"{predictor}.{which}.safetensors" for predictor in kept for which in kept[predictor]}
 
 
 def test_predictions_that_are_kept_give_the_recorded_scores(tmp_path: Path) -> None:
@@ -145,13 +148,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(algorithm: str, tmp_pat
     rows = [row.format(algorithm) for row in WATCHED]
     hparams = {"resnet_dropout": 0.5, **AVERAGES}
     whole, cut = (sweep_of(tmp_path / name, *rows, hparams=hparams) for name in ("whole", "cut"))
-    undisturbed = training_of(whole, whole.plan.runs[0], KEEP)
+    undisturbed = training_of(whole, whole.plan.runs[0], BOTH)
     assert not train(undisturbed)
     for stop_after in (1, 3, 7, 13, 19):
-        stopped = training_of(cut, cut.plan.runs[0], KEEP)
+        stopped = training_of(cut, cut.plan.runs[0], BOTH)
         assert train(stopped, stop_after)
         assert stopped.progress.step == stop_after
-    last = training_of(cut, cut.plan.runs[0], KEEP)
+    last = training_of(cut, cut.plan.runs[0], BOTH)
     assert not train(last, stop_after=20), "asked after its last step, it finishes instead"
     assert files(last.folder) == files(undisturbed.folder)
 
@@ -181,7 +184,7 @@ def test_weights_that_somebody_reads_since_the_checkpoint_are_the_best_of_the_wh
     (run,) = sweep.plan.runs
     accuracies |= dict(zip(STEPS, [0.1, 0.9, 0.2, 0.3, 0.4], strict=True))
     train(training_of(sweep, run), stop_after=13)
-    training = training_of(sweep, run, keep=["model"])
+    training = training_of(sweep, run, keep={"model": (BEST, LAST)})
     train(training)
     assert find_model(training.folder.path, "model", BEST).step == 6
     assert [record["step"] for record in records_of(training.folder)] == [*STEPS]

@@ -18,10 +18,10 @@ from dgbench.cli import Parser
 from dgbench.errors import UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, moved_of, site_of
 from dgbench.networks import Network, build_network, featurizer_of
-from dgbench.run import MODEL
+from dgbench.run import BEST, MODEL
 from dgbench.setting import setting
 from dgbench.sources import Site
-from dgbench.store import BEST, model_path
+from dgbench.store import model_path
 from dgbench.weights import check_start, digest, load, of_wheel, provide, sha256_of, started_from
 from tests.in_process import execute_all, sweep_of
 

@@ -25,11 +25,10 @@ from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import View
 from dgbench.reconcile import Sweep
 from dgbench.results import read_results
-from dgbench.run import Input, Run
+from dgbench.run import LAST, Input, Run
 from dgbench.seeding import numpy_stream
 from dgbench.select import TrainingDomain
 from dgbench.sources import Site
-from dgbench.store import LAST
 from dgbench.training import Training, seed_everything
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 

@@ -16,8 +16,8 @@ from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.catalogue import Catalogue
 from dgbench.predictor import find_model
 from dgbench.reconcile import Sweep
+from dgbench.run import LAST
 from dgbench.sources import Site
-from dgbench.store import LAST
 from dgbench.training import Training
 from tests.in_process import CPU, execute_all, records_of, sweep_of, train, training_of
 

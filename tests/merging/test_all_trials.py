@@ -15,10 +15,9 @@ from dgbench.protocol import View
 from dgbench.reconcile import Sweep
 from dgbench.report import build
 from dgbench.results import read_results
-from dgbench.run import ALL_TRIALS, MODEL
+from dgbench.run import ALL_TRIALS, BEST, MODEL
 from dgbench.select import SELECTORS
 from dgbench.setting import setting
-from dgbench.store import BEST
 from tests.conftest import MakePlan
 from tests.in_process import execute_all, records_of, runs_of, sweep_of
 

@@ -17,10 +17,9 @@ from dgbench.evaluate import evaluate_views, mean_score
 from dgbench.predictor import find_model, predict_with
 from dgbench.reconcile import Sweep
 from dgbench.results import read_results
-from dgbench.run import MODEL, Run
+from dgbench.run import BEST, LAST, MODEL, Run
 from dgbench.select import SELECTORS
 from dgbench.sources import Site
-from dgbench.store import BEST, LAST
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 BASES = ("ERM", "SAM", "ERM+SWAD")
