@@ -33,7 +33,9 @@ def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureF
     assert "| Waits | 3 ok |" in out
     assert "| 3/3 WRONG |" in out
     told = [line for line in out.splitlines() if line.startswith("Waits: ")]
-    assert told == ["Waits: no sync (1-3 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense"]
+    assert told == [
+        "Waits: no sync (1-3 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense"
+    ]
 
 
 TYPO = '''

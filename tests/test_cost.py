@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from dgbench.catalogue import Catalogue
-from dgbench.cost import cost_of, refuse_large_predictions, refuse_small_domains, view_size
+from dgbench.cost import Cost, cost_of, refuse_large_predictions, refuse_small_domains, view_size
 from dgbench.errors import UserError
 from dgbench.protocol import IN, OUT, LeaveOneDomainOut, View
 from dgbench.request import Overrides
@@ -47,6 +49,14 @@ def test_it_is_told_in_words(make_plan: MakePlan, catalogue: Catalogue) -> None:
         ["20", "merge", "DiWA"],
     ]
     assert lines[3] == "44,000 optimizer steps"
+
+
+def test_examples_are_counted_in_millions_only_where_there_are_some() -> None:
+    told = list(Cost(Counter(), passes=2_345_678.0, evaluated=4_200).lines())
+    assert told[-2:] == [
+        "2.3 million examples passed forward and backward in training",
+        "4,200 examples evaluated",
+    ]
 
 
 def test_parts_have_domainbeds_sizes(make_facts: MakeFacts) -> None:
