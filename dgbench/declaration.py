@@ -222,13 +222,20 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
     write_json(root / FILE, content)
 
 
-def read_declaration(root: Path, catalogue: Catalogue | None = None) -> tuple[Declaration, Site]:
-    """Read `sweep.json`, and what the last launch said of this machine.
+def read_site(root: Path) -> Site:
+    """What the last launch said of this machine; raises `UserError` as `read_declaration`."""
+    return Site.from_json(read_sweep_json(root, FILE, FORMAT)["site"])
+
+
+def read_declaration(
+    root: Path, catalogue: Catalogue | None = None, include: Sequence[str] = ()
+) -> tuple[Declaration, Site]:
+    """Read `sweep.json`, and what the last launch said of this machine, with files that are included now.
 
     Raises `UserError` if there is none, or one of another format.
     """
     data = read_sweep_json(root, FILE, FORMAT)
-    site = Site.from_json(data["site"])
+    site = read_site(root).including(include)
     catalogue = catalogue or Catalogue(site.include)
     draws = {name: Draw.parse(text) for name, text in data["overrides"].pop("draws").items()}
     requests = tuple(

@@ -180,14 +180,14 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
         raise UserError(*error.problems, *_wrong_with_data(asked, site, catalogue)) from None
     site = replace(site, paths=paths)
     if (root / FILE).exists():
-        before, old_site = read_declaration(root)
+        before, old_site = read_declaration(root, include=site.include)
         declaration = before.grown_by(declaration, root)
         site = replace(
             site,
             paths={**old_site.paths, **site.paths},
             data_dir=site.data_dir or old_site.data_dir,
             cache_dir=site.cache_dir or old_site.cache_dir,
-            include=tuple(dict.fromkeys((*old_site.include, *site.include))),
+            include=old_site.include,
         )
         catalogue = Catalogue(site.include)
     elif root.exists() and not root.is_dir():
@@ -209,9 +209,12 @@ def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue)
     return problems.found
 
 
-def reopen(root: Path, **moved: Any) -> Sweep:
-    """The sweep that a folder holds, planned again; `moved` are fields of its site that have changed."""
-    declaration, site = read_declaration(root)
+def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
+    """The sweep that a folder holds, planned again; `moved` are fields of its site that have changed.
+
+    `include`: where included files lie now that are gone from where they were.
+    """
+    declaration, site = read_declaration(root, include=include)
     site = replace(site, **moved)
     return _planned(root, declaration, site, Catalogue(site.include))
 

@@ -19,7 +19,7 @@ import orjson
 from dgbench import cli
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of
-from dgbench.declaration import overlaid, read_declaration, read_sweep_file
+from dgbench.declaration import overlaid, read_site, read_sweep_file
 from dgbench.errors import Problems, UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
 from dgbench.plan import Plan
@@ -43,6 +43,7 @@ def parser() -> cli.Parser:
     retry = commands.add_parser("retry", help="let failed runs run again, and launch")
     retry.add_argument("--data_dir", help="where the data lie now, if they moved")
     retry.add_argument("--cache_dir", metavar="DIR", help="where decoded images are to be kept now")
+    retry.add_argument("--include", nargs="+", metavar="FILE", help="where included files lie now, if they moved")
     add_executing(retry)
     retry.set_defaults(device=None, workers=None)
     status = commands.add_parser("status", help="how far a sweep is, and what failed why")
@@ -191,8 +192,7 @@ def _delete_incomplete(args: Any) -> int:
 
 
 def _prune(args: Any) -> int:
-    _, site = read_declaration(args.output_dir)
-    if site.save_models and not args.skip_confirmation:
+    if read_site(args.output_dir).save_models and not args.skip_confirmation:
         raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
     runs, freed = prune(args.output_dir)
     print(f"{runs} runs removed, {freed / 1e6:,.1f} MB freed")

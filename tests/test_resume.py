@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import collect, sweep
+from dgbench import cli, collect, sweep
 from dgbench.lease import Process, newest
 from dgbench.planfile import read_plan
+from dgbench.reconcile import Sweep, reopen
+from dgbench.sources import Site
 from dgbench.store import State, Store
 from tests.in_process import execute, execute_all, sweep_of, train, training_of
 from tests.language_models import save_model
@@ -133,6 +135,45 @@ def test_a_run_whose_checkpoint_is_garbled_begins_anew_and_says_so(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "begun anew" in line]
     assert line.startswith(f"begun anew: {run.name}: {folder.path / file} ")
     assert line.endswith(f"(log: {folder.log_path})")
+
+
+OWN = """
+from dgbench.algorithm import Algorithm
+from dgbench.cards import AlgorithmCard
+
+
+class Own(Algorithm):
+    "Joint cross-entropy."
+
+    card = AlgorithmCard(paper="none")
+
+    def loss(self, batches):
+        return self.joint_loss(batches)
+"""
+
+
+@pytest.mark.parametrize("command", ["retry", "launch"])
+def test_an_included_file_may_move(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    begun = sweep_of(tmp_path / "sweep", "Own", site=Site(device="cpu", include=(str(tmp_path / "own.py"),)))
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "own.py").rename(tmp_path / "moved" / "own.py")
+    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: int(self.site.include != (str(moved),)))
+    words = [command, "--output_dir", str(tmp_path / "sweep")]
+    if command == "launch":
+        words += ["--algorithms", "Own", "--datasets", "RotatedDigits", "--test_envs", "75", "--single_test_envs"]
+        words += ["--n_hparams", "1", "--n_trials", "1", "--steps", "20", "--checkpoint_freq", "6"]
+        words += ["--hparams", '{"batch_size": 16}']
+    else:
+        assert cli.run(sweep.main, words) == 2
+        assert f"--include {tmp_path / 'own.py'}: there is no such file" in capsys.readouterr().err
+        assert cli.run(sweep.main, ["prune", "--output_dir", str(tmp_path / "sweep")]) == 0
+    assert cli.run(sweep.main, [*words, "--include", str(moved)]) == 0
+    again = reopen(tmp_path / "sweep")
+    assert again.site.include == (str(moved),)
+    assert again.plan == begun.plan
 
 
 def test_who_sits_at_a_terminal_is_asked_before_checkpoints_are_removed(
