@@ -29,7 +29,7 @@ from dgbench.progress import progress
 from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
-from dgbench.store import BEST, State, Store, model_path
+from dgbench.store import BEST, RunFolder, State, Store, model_path
 from dgbench.weights import fetch
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -243,23 +243,28 @@ def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
         )
 
 
-def prune(root: Path) -> tuple[int, int]:
-    """Remove runs that the plan no longer has, and weights that no unfinished run reads; (runs, bytes) removed."""
+def prunable(root: Path) -> tuple[list[RunFolder], list[Path]]:
+    """Runs that the plan no longer has, and folders of weights of finished runs that no unfinished run reads."""
     table, store = read_plan(root), Store(root)
     states = store.states((run.id for run in table.runs), 0)
     needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
+    unneeded = (id for id, state in states.items() if state is State.DONE and id not in needed)
+    weights = [models for id in unneeded if (models := store.folder(id).path / "models").is_dir()]
+    return [store.folder(id) for id in sorted(set(store.ids()) - states.keys())], weights
+
+
+def prune(root: Path) -> tuple[int, int]:
+    """Remove what is `prunable`, but for runs that somebody executes; (runs, bytes) removed."""
+    runs, weights = prunable(root)
     removed = freed = 0
-    for id in set(store.ids()) - {run.id for run in table.runs}:
-        folder = store.folder(id)
+    for folder in runs:
         if folder.reset():
             freed += _size(folder.path)
             shutil.rmtree(folder.path)
             removed += 1
-    for run in table.runs:
-        models = store.folder(run.id).path / "models"
-        if states[run.id] is State.DONE and run.id not in needed and models.is_dir():
-            freed += _size(models)
-            shutil.rmtree(models)
+    for models in weights:
+        freed += _size(models)
+        shutil.rmtree(models)
     return removed, freed
 
 

@@ -24,7 +24,7 @@ from dgbench.errors import Problems, UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
 from dgbench.plan import Plan
 from dgbench.planfile import read_plan
-from dgbench.reconcile import Sweep, prepare, prune, reopen
+from dgbench.reconcile import Sweep, prepare, prunable, prune, reopen
 from dgbench.run import Run
 from dgbench.store import State, Store
 
@@ -194,6 +194,14 @@ def _delete_incomplete(args: Any) -> int:
 def _prune(args: Any) -> int:
     if read_site(args.output_dir).save_models and not args.skip_confirmation:
         raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
+    unasked, weights = prunable(args.output_dir)
+    if (unasked or weights) and not args.skip_confirmation and sys.stdin.isatty():
+        question = (
+            f"About to remove {len(unasked):,} runs that the sweep no longer asks for, and the weights of "
+            f"{len(weights):,} finished ones. Go on? [y/N] "
+        )
+        if not _agreed(question):
+            return 1
     runs, freed = prune(args.output_dir)
     print(f"{runs} runs removed, {freed / 1e6:,.1f} MB freed")
     return 0

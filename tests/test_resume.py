@@ -192,3 +192,27 @@ def test_who_sits_at_a_terminal_is_asked_before_checkpoints_are_removed(
     assert sweep.main([*words, "--skip_confirmation"]) == 0
     assert not checkpoint.exists()
     assert len(asked) == 1
+
+
+def test_who_sits_at_a_terminal_is_asked_before_runs_and_weights_are_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = sweep_of(tmp_path, "ERM")
+    (run,) = begun.plan.runs
+    folder = begun.store.folder(run.id)
+    folder.create(run)
+    folder.finish({})
+    (folder.path / "models").mkdir()
+    (tmp_path / "runs" / ("0" * 20)).mkdir()
+    words, asked = ["prune", "--output_dir", str(tmp_path)], list[str]()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    assert sweep.main(words) == 1
+    (question,) = asked
+    assert "remove 1 runs that the sweep no longer asks for, and the weights of 1 finished ones" in question
+    assert (folder.path / "models").exists()
+    assert sweep.main([*words, "--skip_confirmation"]) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.id]
+    assert not (folder.path / "models").exists()
+    assert sweep.main(words) == 0, "nothing is left to ask about"
+    assert len(asked) == 1
