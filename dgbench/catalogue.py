@@ -127,7 +127,7 @@ class Catalogue:
     """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is."""
 
     def __init__(self, include: Sequence[str | Path] = ()) -> None:
-        split = [_split(str(path)) for path in include]
+        split = [split_include(str(path)) for path in include]
         files = [(Path(file).resolve(), name) for file, name in split]
         self.include = tuple(f"{file}:{name}" if name else str(file) for file, name in files)
         missing = [str(file) for file, _ in files if not file.is_file()]
@@ -177,7 +177,7 @@ class Catalogue:
                 raise UserError(f"entry point {point.name} of group {point.group}: there is no module {point.module}")
             yield from _entries(point.module, Path(spec.origin))
         for path in self.include:
-            included, name = _split(path)
+            included, name = split_include(path)
             if name:
                 from dgbench.foreign_space import foreign_entry  # which extends this module's Entry
 
@@ -193,7 +193,7 @@ def source_of(file: Path) -> str:
     return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
-def _split(include: str) -> tuple[str, str]:
+def split_include(include: str) -> tuple[str, str]:
     """File and class of `file.py:Name`; the class is empty where a file is included whole."""
     stem, colon, name = include.rpartition(".py:")
     return (f"{stem}.py", name) if colon else (include, "")

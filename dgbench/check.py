@@ -128,11 +128,50 @@ def _markdown(answers: Answers) -> Iterator[str]:
 
 
 def _wrong(answers: Answers) -> Iterator[str]:
+    """Each thing that is wrong with an algorithm once, with all the cases in which it is."""
     for name, findings in answers.items():
+        alike: dict[str, list[Finding]] = {}
         for finding in findings:
             if finding.wrong:
-                how = f"{finding.domains} domains, {f'draw {finding.seed}' if finding.seed else 'defaults'}"
-                yield f"\n{name}: {finding.question} ({how}): {finding.wrong}"
+                alike.setdefault(finding.wrong, []).append(finding)
+        for wrong, found in alike.items():
+            yield f"\n{name}: {_where(found)}: {wrong}"
+
+
+def _where(findings: Sequence[Finding]) -> str:
+    """Questions and cases of findings, short: `learns, moves (1-3 domains, defaults, draws 1-2); json (3 domains)`."""
+    cases: dict[str, list[Finding]] = {}
+    for finding in findings:
+        cases.setdefault(finding.question, []).append(finding)
+    questions: dict[str, list[str]] = {}
+    for question, found in cases.items():
+        questions.setdefault(_cases(found), []).append(question)
+    return "; ".join(f"{', '.join(names)} ({told})" for told, names in questions.items())
+
+
+def _cases(findings: Sequence[Finding]) -> str:
+    """Numbers of domains with which the same draws went wrong, together."""
+    from dgbench.signature import ranges
+
+    seeds: dict[int, list[int]] = {}
+    for finding in findings:
+        seeds.setdefault(finding.domains, []).append(finding.seed)
+    domains: dict[str, list[int]] = {}
+    for number, own in seeds.items():
+        domains.setdefault(_draws(own), []).append(number)
+    return "; ".join(
+        f"{ranges(numbers)} domain{'' if numbers == [1] else 's'}, {told}" for told, numbers in domains.items()
+    )
+
+
+def _draws(seeds: Sequence[int]) -> str:
+    from dgbench.signature import ranges
+
+    drawn = [seed for seed in seeds if seed]
+    told = ["defaults"] if 0 in seeds else []
+    if drawn:
+        told.append(f"draw{'s' if len(drawn) > 1 else ''} {ranges(drawn)}")
+    return ", ".join(told)
 
 
 def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:

@@ -40,10 +40,14 @@ class Cost:
         for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
             yield f"  {count:>9,}  {kind:<6} {method}"
         yield f"{self.steps:,} optimizer steps"
-        yield f"{self.passes / 1e6:,.1f} million examples passed forward and backward in training"
-        yield f"{self.evaluated / 1e6:,.1f} million examples evaluated"
+        yield f"{_amount(self.passes)} examples passed forward and backward in training"
+        yield f"{_amount(self.evaluated)} examples evaluated"
         if self.kept:
             yield f"{self.kept:,} models kept on disk"
+
+
+def _amount(number: float) -> str:
+    return f"{number / 1e6:,.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
 def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> Cost:

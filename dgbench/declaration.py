@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from dgbench.backbones import check_backbone
 from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
-from dgbench.errors import Problems, UserError, unknown
+from dgbench.errors import Problems, UserError, unknown, with_article
 from dgbench.names import Row, parse_row, parse_rows
 from dgbench.plain import revive
 from dgbench.plan import Plan, plan, resolve_setting
@@ -121,7 +121,7 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
         if key not in KEYS:
             problems.add(f"{path}: {unknown('key', key, KEYS)}")
         elif type(value) is not KEYS[key]:
-            problems.add(f"{path}: {key} is a {KEYS[key].__name__}, not {value!r}")
+            problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {value!r}")
         elif isinstance(value, list):
             for item in value:
                 if not isinstance(item, str) and not (key in _DOMAIN_KEYS and type(item) is int):
@@ -222,13 +222,20 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
     write_json(root / FILE, content)
 
 
-def read_declaration(root: Path, catalogue: Catalogue | None = None) -> tuple[Declaration, Site]:
-    """Read `sweep.json`, and what the last launch said of this machine.
+def read_site(root: Path) -> Site:
+    """What the last launch said of this machine; raises `UserError` as `read_declaration`."""
+    return Site.from_json(read_sweep_json(root, FILE, FORMAT)["site"])
+
+
+def read_declaration(
+    root: Path, catalogue: Catalogue | None = None, include: Sequence[str] = ()
+) -> tuple[Declaration, Site]:
+    """Read `sweep.json`, and what the last launch said of this machine, with files that are included now.
 
     Raises `UserError` if there is none, or one of another format.
     """
     data = read_sweep_json(root, FILE, FORMAT)
-    site = Site.from_json(data["site"])
+    site = read_site(root).including(include)
     catalogue = catalogue or Catalogue(site.include)
     draws = {name: Draw.parse(text) for name, text in data["overrides"].pop("draws").items()}
     requests = tuple(

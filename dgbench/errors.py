@@ -48,6 +48,11 @@ class Problems:
             raise UserError(*self.found)
 
 
+def with_article(noun: str) -> str:
+    """`a float`, `an int`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def unknown(what: str, name: str, options: Iterable[str]) -> str:
     """The message for a name that nobody has heard of, with the nearest that exists."""
     options = sorted(options)

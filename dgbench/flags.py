@@ -124,7 +124,8 @@ def moved_of(args: Namespace) -> dict[str, Any]:
         raise UserError("--workers must be at least 0")
     paths = {name: getattr(args, name) for name in ("data_dir", "cache_dir", "backbone_weights")}
     moved = {name: os.path.abspath(path) if path else None for name, path in paths.items()}
-    said = {**moved, "device": args.device, "workers": args.workers}
+    include = tuple(os.path.abspath(path) for path in args.include or ())
+    said = {**moved, "include": include, "device": args.device, "workers": args.workers}
     return {name: value for name, value in said.items() if value is not None}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dgbench.catalogue import Catalogue
-from dgbench.errors import Problems, UserError, unknown
+from dgbench.errors import Problems, UserError, unknown, with_article
 
 ORDER = ("algorithm", "average", "merger", "adapter")
 
@@ -38,8 +38,7 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
             what = "algorithm" if len(words) == 1 else f"word in {text!r}:"
             problems.add(unknown(what, word, options))
         elif entry.kind in kinds:
-            article = "an" if entry.kind[0] == "a" else "a"
-            problems.add(f"{text!r} has {article} {entry.kind} twice: {kinds[entry.kind]} and {word}")
+            problems.add(f"{text!r} has {with_article(entry.kind)} twice: {kinds[entry.kind]} and {word}")
         else:
             kinds[entry.kind] = word
     problems.raise_if_any()

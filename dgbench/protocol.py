@@ -248,7 +248,10 @@ def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
         elif name.isdecimal() and int(name) < len(domains):
             chosen.append(domains[int(name)])
         elif name.isdecimal():
-            raise UserError(f"domain {name} is out of range: there are {len(domains)}, {', '.join(domains)}")
+            last = len(domains) - 1
+            raise UserError(
+                f"no domain is called {name}, and numbers go from 0 to {last}: there are {', '.join(domains)}"
+            )
         else:
             raise UserError(unknown("domain", name, domains))
     return [domain for domain in domains if domain in chosen] if names else list(domains)

@@ -29,7 +29,7 @@ from dgbench.progress import progress
 from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset, split_datasets
-from dgbench.store import State, Store, model_path
+from dgbench.store import RunFolder, State, Store, model_path
 from dgbench.weights import fetch
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -180,14 +180,14 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
         raise UserError(*error.problems, *_wrong_with_data(asked, site, catalogue)) from None
     site = replace(site, paths=paths)
     if (root / FILE).exists():
-        before, old_site = read_declaration(root)
+        before, old_site = read_declaration(root, include=site.include)
         declaration = before.grown_by(declaration, root)
         site = replace(
             site,
             paths={**old_site.paths, **site.paths},
             data_dir=site.data_dir or old_site.data_dir,
             cache_dir=site.cache_dir or old_site.cache_dir,
-            include=tuple(dict.fromkeys((*old_site.include, *site.include))),
+            include=old_site.include,
         )
         catalogue = Catalogue(site.include)
     elif root.exists() and not root.is_dir():
@@ -209,9 +209,12 @@ def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue)
     return problems.found
 
 
-def reopen(root: Path, **moved: Any) -> Sweep:
-    """The sweep that a folder holds, planned again; `moved` are fields of its site that have changed."""
-    declaration, site = read_declaration(root)
+def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
+    """The sweep that a folder holds, planned again; `moved` are fields of its site that have changed.
+
+    `include`: where included files lie now that are gone from where they were.
+    """
+    declaration, site = read_declaration(root, include=include)
     site = replace(site, **moved)
     return _planned(root, declaration, site, Catalogue(site.include))
 
@@ -240,23 +243,28 @@ def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
         )
 
 
-def prune(root: Path) -> tuple[int, int]:
-    """Remove runs that the plan no longer has, and weights that no unfinished run reads; (runs, bytes) removed."""
+def prunable(root: Path) -> tuple[list[RunFolder], list[Path]]:
+    """Runs that the plan no longer has, and folders of weights of finished runs that no unfinished run reads."""
     table, store = read_plan(root), Store(root)
     states = store.states((run.id for run in table.runs), 0)
     needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
+    unneeded = (id for id, state in states.items() if state is State.DONE and id not in needed)
+    weights = [models for id in unneeded if (models := store.folder(id).path / "models").is_dir()]
+    return [store.folder(id) for id in sorted(set(store.ids()) - states.keys())], weights
+
+
+def prune(root: Path) -> tuple[int, int]:
+    """Remove what is `prunable`, but for runs that somebody executes; (runs, bytes) removed."""
+    runs, weights = prunable(root)
     removed = freed = 0
-    for id in set(store.ids()) - {run.id for run in table.runs}:
-        folder = store.folder(id)
+    for folder in runs:
         if folder.reset():
             freed += _size(folder.path)
             shutil.rmtree(folder.path)
             removed += 1
-    for run in table.runs:
-        models = store.folder(run.id).path / "models"
-        if states[run.id] is State.DONE and run.id not in needed and models.is_dir():
-            freed += _size(models)
-            shutil.rmtree(models)
+    for models in weights:
+        freed += _size(models)
+        shutil.rmtree(models)
     return removed, freed
 
 

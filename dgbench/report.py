@@ -228,4 +228,4 @@ def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
             alike.setdefault(gaps, []).append(row)
     for gaps, names in alike.items():
         for line in lacking(gaps):
-            yield f"{', '.join(names)} without {line}"
+            yield f"{', '.join(names)} {'lacks' if len(names) == 1 else 'lack'} {line}"

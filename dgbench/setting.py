@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dgbench.errors import Problems, unknown
+from dgbench.errors import Problems, unknown, with_article
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _wrong(name: str, value: object) -> str | None:
         fine = value in options and type(value) is type(options[0])
         return None if fine else f"setting {name!r} is one of {', '.join(map(str, options))}, not {value!r}"
     if not isinstance(value, (int, float) if kind is float else kind) or (kind is not bool and isinstance(value, bool)):
-        return f"setting {name!r} is a {kind.__name__}, not {value!r}"
+        return f"setting {name!r} is {with_article(kind.__name__)}, not {value!r}"
     if name in _LIMITS and not _LIMITS[name][0](value):
         return f"setting {name!r} {_LIMITS[name][1]}, not {value!r}"
     return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgbench.catalogue import Catalogue
+from dgbench.catalogue import Catalogue, split_include
 from dgbench.dataset import Dataset, SplitExamples
 from dgbench.errors import Problems, UserError
 from dgbench.image_cache import CachedDataset
@@ -48,6 +48,12 @@ class Site:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return dataclasses.asdict(self)
+
+    def including(self, files: Sequence[str]) -> Site:
+        """With these files included too; each takes the place of one of its name that is gone, as after a move."""
+        names = {Path(file).name for file in files}
+        stay = [file for file in self.include if Path(file).name not in names or Path(split_include(file)[0]).is_file()]
+        return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, cast, get_type_hints
 
 import numpy as np
 
-from dgbench.errors import Problems, unknown
+from dgbench.errors import Problems, unknown, with_article
 from dgbench.seeding import hparams_stream, seed_hash
 
 Value: TypeAlias = bool | int | float | str
@@ -222,7 +222,7 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
         "str": isinstance(value, str),
     }.get(spec.type, True)
     if not fine:
-        return f"is a {spec.type}, not {value!r}"
+        return f"is {with_article(spec.type)}, not {value!r}"
     return _misplaced(spec, cast(Value, value))
 
 

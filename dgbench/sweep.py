@@ -19,11 +19,11 @@ import orjson
 from dgbench import cli
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of
-from dgbench.declaration import overlaid, read_declaration, read_sweep_file
+from dgbench.declaration import overlaid, read_site, read_sweep_file
 from dgbench.errors import Problems, UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
 from dgbench.planfile import read_plan
-from dgbench.reconcile import Sweep, prepare, prune, reopen
+from dgbench.reconcile import Sweep, prepare, prunable, prune, reopen
 from dgbench.run import Run
 from dgbench.store import State, Store
 
@@ -42,6 +42,7 @@ def parser() -> cli.Parser:
     retry = commands.add_parser("retry", help="let failed runs run again, and launch")
     retry.add_argument("--data_dir", help="where the data lie now, if they moved")
     retry.add_argument("--cache_dir", metavar="DIR", help="where decoded images are to be kept now")
+    retry.add_argument("--include", nargs="+", metavar="FILE", help="where included files lie now, if they moved")
     add_executing(retry)
     retry.set_defaults(device=None, workers=None)
     status = commands.add_parser("status", help="how far a sweep is, and what failed why")
@@ -190,9 +191,16 @@ def _delete_incomplete(args: Any) -> int:
 
 
 def _prune(args: Any) -> int:
-    _, site = read_declaration(args.output_dir)
-    if site.save_models and not args.skip_confirmation:
+    if read_site(args.output_dir).save_models and not args.skip_confirmation:
         raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
+    unasked, weights = prunable(args.output_dir)
+    if (unasked or weights) and not args.skip_confirmation and sys.stdin.isatty():
+        question = (
+            f"About to remove {len(unasked):,} runs that the sweep no longer asks for, and the weights of "
+            f"{len(weights):,} finished ones. Go on? [y/N] "
+        )
+        if not _agreed(question):
+            return 1
     runs, freed = prune(args.output_dir)
     print(f"{runs} runs removed, {freed / 1e6:,.1f} MB freed")
     return 0

@@ -1,28 +1,36 @@
-"""One run by hand, in this process: what it logs is what there is to see.
+"""One run by hand, in this process: what it logs, on stderr, is what there is to see; the table goes to stdout.
 
     python -m dgbench.train --algorithm VREx --dataset RotatedDigits --test 75
 
-The output folder is a sweep of one run: `collect` reads it, the same command resumes it, another one adds to it.
+The output folder is a sweep of one run: `collect` reads it, the same command resumes it. Where no folder is named, each
+command has its own; in one that is named, another command adds to it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from dgbench import cli, collect, select
-from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
-from dgbench.errors import UserError
+from dgbench.errors import Problems
 from dgbench.flags import add_device, add_setting, asked_of, site_of
 from dgbench.launchers.base import TAKEN, Slot
 from dgbench.launchers.slots import usable_cores
 from dgbench.names import parse_row
 from dgbench.protocol import FixedSplit
 from dgbench.reconcile import Sweep, prepare
+from dgbench.sources import Site
 from dgbench.store import State
+
+PLACE = Path("train_output")
+"""Holds the folders of commands that name none."""
 
 
 def parser() -> cli.Parser:
@@ -38,37 +46,58 @@ def parser() -> cli.Parser:
     add_setting(found)
     add_device(found)
     found.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
-    found.add_argument("--output_dir", type=Path, default=Path("train_output"), help="(default: train_output)")
+    found.add_argument("--output_dir", type=Path, help=f"(default: one of its own in {PLACE})")
     return found
 
 
 def main(argv: Sequence[str]) -> int:
     """Train, then print what validation picks; returns 0, or 1 if the run failed."""
     args = parser().parse_args(argv)
-    catalogue = Catalogue(args.include or ())
-    if parse_row(args.algorithm, catalogue).merger:
-        raise UserError(f"{args.algorithm!r} merges several runs: `dgbench sweep launch` makes them")
+    with redirect_stdout(sys.stderr):
+        sweep = _asked(args)
+        folds = dict.fromkeys(f"{', '.join(run.fold.held_out)} of {run.dataset}" for run in sweep.plan.runs)
+        print(f"held out: {'; '.join(folds)}\noutput folder: {sweep.root}", *sweep.remarks(), sep="\n")
+        sweep.fetch()
+        sweep.write()
+        if not _execute(sweep, args.threads or usable_cores()):
+            return 1
+    own = sweep.declaration.protocol == FixedSplit.name
+    selector = select.ValidationDomain.name if own else select.TrainingDomain.name
+    return collect.main(["--input_dir", str(sweep.root), "--selector", selector])
+
+
+def _asked(args: Any) -> Sweep:
+    """The sweep of what was asked for; raises `UserError` with everything wrong with it."""
+    catalogue, problems = Catalogue(args.include or ()), Problems()
+    name, entry = args.algorithm, catalogue.of_kind("dataset").get(args.dataset.partition(":")[0])
+    with problems.collecting():
+        row = parse_row(name, catalogue)
+        if row.merger:
+            problems.add(f"{name!r} merges several runs: `dgbench sweep launch` makes them")
+            name = row.algorithm  # with which the rest is checked all the same
     seeds = {
         "n_hparams_from": args.hparams_seed,
         "n_hparams": args.hparams_seed + 1,
         "n_trials_from": args.trial_seed,
         "n_trials": args.trial_seed + 1,
     }
-    fold = _fold(args.test, catalogue.get("dataset", args.dataset.partition(":")[0]).card)
-    asked = {**asked_of(args), **fold, **seeds, "algorithms": [args.algorithm], "datasets": [args.dataset]}
-    sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
-    sweep.fetch()
-    sweep.write()
-    if not _execute(sweep, args.threads or usable_cores()):
-        return 1
-    own = sweep.declaration.protocol == FixedSplit.name
-    selector = select.ValidationDomain.name if own else select.TrainingDomain.name
-    return collect.main(["--input_dir", str(args.output_dir), "--selector", selector])
+    fold = _fold(args.test, own_splits=bool(entry and entry.card.parts))
+    with problems.collecting():
+        site = site_of(args)
+        asked = {**asked_of(args), **fold, **seeds, "algorithms": [name], "datasets": [args.dataset]}
+        sweep = prepare(args.output_dir or PLACE / f"{name}-{_digest(asked, site)}", asked, site, catalogue)
+    problems.raise_if_any()
+    return sweep
 
 
-def _fold(held_out: Sequence[str], card: DatasetCard) -> dict[str, Any]:
+def _digest(asked: Mapping[str, Any], site: Site) -> str:
+    """Differs where commands ask for something else, or for a method in another file."""
+    return hashlib.sha256(orjson.dumps([asked, site.include], option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+
+
+def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
     """What asks for the fold, as a sweep file would."""
-    if card.parts:
+    if own_splits:
         return {"test_envs": held_out}
     return {"test_envs": held_out, "single_test_envs": True} if len(held_out) == 1 else {"test_domains": held_out}
 

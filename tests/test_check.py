@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dgbench import check, cli
+from dgbench.conformance import Finding
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -31,7 +32,46 @@ def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "| Waits | 3 ok |" in out
     assert "| 3/3 WRONG |" in out
-    assert "Waits: no sync (1 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense" in out
+    told = [line for line in out.splitlines() if line.startswith("Waits: ")]
+    assert told == [
+        "Waits: no sync (1-3 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense"
+    ]
+
+
+TYPO = '''
+from dgbench.algorithm import Algorithm
+from dgbench.cards import AlgorithmCard
+
+
+class Typo(Algorithm):
+    """Its loss names what is not there."""
+
+    card = AlgorithmCard(paper="none")
+
+    def loss(self, batches):
+        return joint_los(batches)
+'''
+
+
+def test_what_goes_wrong_everywhere_is_told_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "typo.py").write_text(TYPO)
+    assert run(str(tmp_path / "typo.py"), "--draws", "2") == 1
+    out = capsys.readouterr().out
+    (told,) = (line for line in out.splitlines() if "NameError" in line)
+    assert told.startswith(
+        "Typo: learns, moves, resumes, uneven (1-3 domains, defaults, draws 1-2); "
+        "alone, no sync, repeats (1-3 domains, defaults); cost (3 domains, defaults): NameError: name 'joint_los' "
+    )
+
+
+def test_cases_that_differ_are_told_apart() -> None:
+    at = [(1, 0), (1, 2), (2, 0), (2, 2), (3, 2)]
+    found = [Finding("learns", domains, seed, "off") for domains, seed in at] + [Finding("moves", 1, 0, "off")]
+    answers = {"Toy": [*found, Finding("alone", 2, 0, ""), Finding("moves", 2, 0, "way off")]}
+    assert [line.strip() for line in check._wrong(answers)] == [
+        "Toy: learns (1-2 domains, defaults, draw 2; 3 domains, draw 2); moves (1 domain, defaults): off",
+        "Toy: moves (2 domains, defaults): way off",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_incomplete_and_partial(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.count("1 run waiting") == 8, "in ERM and ERM+SWAD: cell, average, and both of the averages' table"
-    assert "ERM, ERM+SWAD without ERM [+90%], trial 0 hparams 1: waiting" in said
+    assert "ERM, ERM+SWAD lack ERM [+90%], trial 0 hparams 1: waiting" in said
     assert "*" not in said
     assert main([*words, "--partial"]) == 0
     said = capsys.readouterr().out

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from dgbench.catalogue import Catalogue
-from dgbench.cost import cost_of, refuse_large_predictions, refuse_small_domains, view_size
+from dgbench.cost import Cost, cost_of, refuse_large_predictions, refuse_small_domains, view_size
 from dgbench.errors import UserError
 from dgbench.protocol import IN, OUT, LeaveOneDomainOut, View
 from dgbench.request import Overrides
@@ -60,6 +62,14 @@ def test_the_models_that_stay_on_disk_are_counted(make_plan: MakePlan, catalogue
     assert cost_of(adapted, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2), "an ensemble has no weights"
     alone = cost_of(make_plan("ERM", protocol=SINGLES), catalogue)
     assert (alone.kept, list(alone.lines())[-1][-9:]) == (0, "evaluated")
+
+
+def test_examples_are_counted_in_millions_only_where_there_are_some() -> None:
+    told = list(Cost(Counter(), passes=2_345_678.0, evaluated=4_200).lines())
+    assert told[-2:] == [
+        "2.3 million examples passed forward and backward in training",
+        "4,200 examples evaluated",
+    ]
 
 
 def test_parts_have_domainbeds_sizes(make_facts: MakeFacts) -> None:

@@ -109,8 +109,8 @@ def test_all_that_is_wrong_with_a_file_is_told_at_once(tmp_path: Path) -> None:
         f"{path}: unknown key 'algorithm': did you mean 'algorithms'?",
         f"{path}: algorithms is a list of names, 3 is none",
         f"{path}: datasets is a list, not 'RotatedDigits'",
-        f"{path}: n_hparams is a int, not True",
-        f"{path}: n_trials is a int, not 2.0",
+        f"{path}: n_hparams is an int, not True",
+        f"{path}: n_trials is an int, not 2.0",
         f"{path}: single_source is a bool, not 1",
         f"{path}: test_envs is a list of names, True is none",
         f"{path}: test_envs is a list of names, 1.5 is none",
@@ -271,7 +271,7 @@ def test_all_that_is_wrong_with_hparams_is_told_at_once(catalogue: Catalogue) ->
     assert found[:3] == (
         "unknown hyperparameter 'lrr': did you mean 'lr'?",
         "ERM: lr is a float, not 'fast'",
-        "ERM: batch_size is a int, not 1.5",
+        "ERM: batch_size is an int, not 1.5",
     )
     assert [problem.partition(":")[0] for problem in found[3:8]] == [
         "unknown hyperparameter 'rho'",
@@ -281,7 +281,7 @@ def test_all_that_is_wrong_with_hparams_is_told_at_once(catalogue: Catalogue) ->
         "unknown hyperparameter 'stepz'",
     ]
     assert found[8].startswith("[space] lr: cannot read the draw 'U(1'")
-    assert found[9].startswith("[space] ERM: batch_size is a int, not ")
+    assert found[9].startswith("[space] ERM: batch_size is an int, not ")
     assert found[10].startswith("[space] ERM: weight_decay is a float, not ")
     assert found[11].startswith("unknown hyperparameter in [space] 'rho'")
     assert found[12:] == ("unknown setting 'preset': did you mean 'precision'?",)

@@ -502,7 +502,7 @@ def test_what_is_fixed_or_drawn_otherwise_holds(fork: Path, tmp_path: Path) -> N
             {"Tilted": {"batch_size": 2.5}},
             "Tilted needs batch_size, a whole number of examples of each domain, not 2.5",
         ),
-        ({"batch_size": 8.5}, "batch_size is a int, not 8.5"),
+        ({"batch_size": 8.5}, "batch_size is an int, not 8.5"),
         ({"optimizer": "sgd", "Tilted": {}}, "optimizer 'sgd' would not reach it"),
         ({"freeze": "embedding"}, "Tilted is written for DomainBed and makes its own network and optimizers: freeze"),
     ],

@@ -78,7 +78,7 @@ def test_an_incomplete_cell_is_no_number_and_names_its_runs() -> None:
     table, averages = only(build(sweep(ERM=rows), TRAINING))
     assert cells(table, "ERM") == ["60.0 +/- 7.1", "3 runs missing", "3 runs missing"]
     assert cells(averages, "ERM") == ["3 runs missing", "3 runs missing"]
-    assert table.notes == ("ERM without ERM [b], trial 0 hparams 1; trial 1 hparams 0-1: missing",)
+    assert table.notes == ("ERM lacks ERM [b], trial 0 hparams 1; trial 1 hparams 0-1: missing",)
 
 
 def test_partial_numbers_are_marked_and_say_what_they_stand_on() -> None:
@@ -112,7 +112,7 @@ def test_a_row_that_was_never_asked_for_on_a_data_set() -> None:
 def test_rows_that_lack_the_same_runs_share_a_note() -> None:
     rows = {**WHOLE, (0, 0): {0: gap(0)}}
     table, _ = only(build(sweep(ERM=rows, SWAD=rows), TRAINING))
-    assert table.notes == ("ERM, SWAD without ERM [a], trial 0 hparams 0: missing",)
+    assert table.notes == ("ERM, SWAD lack ERM [a], trial 0 hparams 0: missing",)
 
 
 @pytest.mark.parametrize(

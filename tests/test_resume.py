@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import collect, sweep
+from dgbench import cli, collect, sweep
 from dgbench.lease import Process, newest
 from dgbench.planfile import read_plan
+from dgbench.reconcile import Sweep, reopen
+from dgbench.sources import Site
 from dgbench.store import State, Store
 from tests.in_process import execute, execute_all, sweep_of, train, training_of
 from tests.language_models import save_model
@@ -135,6 +137,45 @@ def test_a_run_whose_checkpoint_is_garbled_begins_anew_and_says_so(
     assert line.endswith(f"(log: {folder.log_path})")
 
 
+OWN = """
+from dgbench.algorithm import Algorithm
+from dgbench.cards import AlgorithmCard
+
+
+class Own(Algorithm):
+    "Joint cross-entropy."
+
+    card = AlgorithmCard(paper="none")
+
+    def loss(self, batches):
+        return self.joint_loss(batches)
+"""
+
+
+@pytest.mark.parametrize("command", ["retry", "launch"])
+def test_an_included_file_may_move(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    begun = sweep_of(tmp_path / "sweep", "Own", site=Site(device="cpu", include=(str(tmp_path / "own.py"),)))
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "own.py").rename(tmp_path / "moved" / "own.py")
+    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: int(self.site.include != (str(moved),)))
+    words = [command, "--output_dir", str(tmp_path / "sweep")]
+    if command == "launch":
+        words += ["--algorithms", "Own", "--datasets", "RotatedDigits", "--test_envs", "75", "--single_test_envs"]
+        words += ["--n_hparams", "1", "--n_trials", "1", "--steps", "20", "--checkpoint_freq", "6"]
+        words += ["--hparams", '{"batch_size": 16}']
+    else:
+        assert cli.run(sweep.main, words) == 2
+        assert f"--include {tmp_path / 'own.py'}: there is no such file" in capsys.readouterr().err
+        assert cli.run(sweep.main, ["prune", "--output_dir", str(tmp_path / "sweep")]) == 0
+    assert cli.run(sweep.main, [*words, "--include", str(moved)]) == 0
+    again = reopen(tmp_path / "sweep")
+    assert again.site.include == (str(moved),)
+    assert again.plan == begun.plan
+
+
 def test_who_sits_at_a_terminal_is_asked_before_checkpoints_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,4 +191,28 @@ def test_who_sits_at_a_terminal_is_asked_before_checkpoints_are_removed(
     assert checkpoint.exists()
     assert sweep.main([*words, "--skip_confirmation"]) == 0
     assert not checkpoint.exists()
+    assert len(asked) == 1
+
+
+def test_who_sits_at_a_terminal_is_asked_before_runs_and_weights_are_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = sweep_of(tmp_path, "ERM")
+    (run,) = begun.plan.runs
+    folder = begun.store.folder(run.id)
+    folder.create(run)
+    folder.finish({})
+    (folder.path / "models").mkdir()
+    (tmp_path / "runs" / ("0" * 20)).mkdir()
+    words, asked = ["prune", "--output_dir", str(tmp_path)], list[str]()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    assert sweep.main(words) == 1
+    (question,) = asked
+    assert "remove 1 runs that the sweep no longer asks for, and the weights of 1 finished ones" in question
+    assert (folder.path / "models").exists()
+    assert sweep.main([*words, "--skip_confirmation"]) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.id]
+    assert not (folder.path / "models").exists()
+    assert sweep.main(words) == 0, "nothing is left to ask about"
     assert len(asked) == 1

@@ -78,7 +78,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "unknown setting 'stepz': did you mean 'steps'?",
         "unknown setting 'preset': did you mean 'precision'?",
         "setting 'steps' must be at least 1, not 0",
-        "setting 'checkpoint_freq' is a int, not True",
+        "setting 'checkpoint_freq' is an int, not True",
         "setting 'holdout_fraction' must lie between 0 and 1, so that both parts hold something, not 1",
         "setting 'pretrained' is a bool, not 1",
         "setting 'optimizer' is one of adam, adamw, sgd, not 'adams'",

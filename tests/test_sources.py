@@ -54,6 +54,18 @@ def test_a_site_is_read_as_it_was_written() -> None:
     assert Site.from_json(orjson.loads(orjson.dumps(site.to_json()))) == site
 
 
+def test_an_included_file_that_moved_takes_its_old_place(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    gone, there, moved, other = (str(tmp_path / name) for name in ("old/a.py", "old/b.py", "new/a.py", "new/b.py"))
+    for file in (there, moved, other):
+        Path(file).touch()
+    site = Site(include=(gone, f"{gone}:X", there))
+    assert site.including(()).include == site.include
+    assert site.including((moved,)).include == (f"{gone}:X", there, moved)
+    assert site.including((f"{moved}:X", moved, other)).include == (there, f"{moved}:X", moved, other)
+
+
 def test_a_data_set_is_opened_once_and_known_by_its_facts(catalogue: Catalogue) -> None:
     found = open_dataset("RotatedDigits", Site(), catalogue)
     assert open_dataset("RotatedDigits", Site(), catalogue) is found

@@ -213,7 +213,7 @@ def test_a_whole_number_given_for_a_float_is_one() -> None:
 def test_types_of_values(name: str, value: object, fine: bool) -> None:
     spec = next(spec for spec in SPACE if spec.name == name)
     wrong = check_value(spec, value)
-    assert wrong is None if fine else wrong == f"is a {spec.type}, not {value!r}"
+    assert wrong is None if fine else wrong == f"is {'an' if spec.type == 'int' else 'a'} {spec.type}, not {value!r}"
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
@@ -222,7 +222,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     assert caught.value.problems == (
         "Toy: lr is a float, not 'x'",
         "unknown hyperparameter of Toy 'sise': did you mean 'size'?",
-        "Toy: size is a int, not 0.5",
+        "Toy: size is an int, not 0.5",
     )
 
 
@@ -251,7 +251,7 @@ def test_all_values_outside_of_what_the_fields_say_are_refused_at_once() -> None
     )
     with pytest.raises(UserError) as told:
         check_fixed(space_of(Ranged), {"share": -0.1, "width": 0.5}, "Toy")
-    assert told.value.problems == ("Toy: share must lie in [0, 1), not -0.1", "Toy: width is a int, not 0.5")
+    assert told.value.problems == ("Toy: share must lie in [0, 1), not -0.1", "Toy: width is an int, not 0.5")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_all_values_outside_of_what_the_fields_say_are_refused_at_once() -> None
         ("rho", "U(0, -1)", "must be at least 0, not -1.0"),
         ("width", "int 2^U(0, 9)", None),
         ("width", "int 2^U(-1, 9)", "must be at least 1, not 0"),
-        ("width", "U(1, 2)", "is a int, not 1.0"),
+        ("width", "U(1, 2)", "is an int, not 1.0"),
         ("form", "{a, c}", "is one of a, b, not 'c'"),
     ],
 )

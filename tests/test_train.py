@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,60 @@ def test_it_trains_and_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFi
     chosen = max(records_of(folder), key=lambda r: sum(r["views"][f"{d}/out"]["accuracy"] for d in range(0, 75, 15)))
     row = next(line for line in said.splitlines() if line.startswith("ERM  "))
     assert row.split()[1] == f"{100 * chosen['views']['75/in']['accuracy']:.1f}"
+
+
+def test_the_log_goes_to_stderr_and_names_what_is_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+    assert by_hand(tmp_path, test=("5",)) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"held out: 75 of RotatedDigits\noutput folder: {tmp_path}\n")
+    assert "ERM RotatedDigits [75] hparams 0 trial 0" in said.err
+    assert said.out.startswith("Total records: 3\n")
+    assert "hparams 0 trial 0" not in said.out
+
+
+def test_each_command_has_its_own_folder_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--algorithm", "ERM", "--dataset", "RotatedDigits", "--test", "75", "--threads", "1", *BRIEF]
+    place = tmp_path / "train_output"
+    with monkeypatch.context() as failing:
+        failing.setattr(Training, "_step", None)
+        assert cli.run(train.main, words) == 1
+    (first,) = place.iterdir()
+    assert first.name.startswith("ERM-")
+    assert cli.run(train.main, [*words, "--steps", "5"]) == 0
+    assert len(list(place.iterdir())) == 2
+    assert cli.run(train.main, words) == 0
+    assert len(list(place.iterdir())) == 2
+    assert [record["step"] for record in records_of(folders(first)["ERM"])] == [0, 4, 7]
+
+
+def test_a_method_that_was_changed_since_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    source = "from dgbench.algorithms.erm import ERM\n\n\nclass Mine(ERM):\n    'ERM.'\n\n    card = ERM.card\n"
+    file.write_text(source.replace("ERM.card", "__import__('dataclasses').replace(ERM.card, baseline=False)"))
+    assert by_hand(tmp_path / "out", "--include", str(file), algorithm="Mine") == 0
+    assert "WARNING" not in capsys.readouterr().err
+    file.write_text(file.read_text() + "\n# better\n")
+    assert by_hand(tmp_path / "out", "--include", str(file), algorithm="Mine") == 0
+    assert "WARNING: Mine is not what 1 finished runs were made by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "said"),
+    [("VRex", "unknown algorithm 'VRex': did you mean 'VREx'?"), ("DiWA", "'DiWA' merges several runs")],
+)
+def test_everything_wrong_is_told_at_once(algorithm: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--algorithm", algorithm, "--dataset", "RotatedDigit", "--test", "75", "--preset", "domainbed"]
+    assert cli.run(train.main, words) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"dgbench: error: {said}")
+    assert len(others) == 2
+    assert "unknown data set 'RotatedDigit'" in others[0]
+    assert "unknown preset 'domainbed'" in others[1]
 
 
 def test_the_same_command_again_shows_the_table_and_trains_nothing(

@@ -71,7 +71,7 @@ def test_it_trains_from_another_folder(installed: Path, tmp_path: Path) -> None:
     words = ["--algorithm", "ERM+SMA", "--dataset", "RotatedDigits", "--test", "75", "--steps", "5", "--threads", "1"]
     said = run(installed / "python", "-m", "dgbench.train", *words, where=tmp_path)
     assert "\nERM+SMA " in said
-    assert (tmp_path / "train_output" / "plan.json").exists()
+    assert list(tmp_path.glob("train_output/ERM+SMA-*/plan.json"))
 
 
 def test_the_console_command_lists_the_catalogue(installed: Path, tmp_path: Path) -> None:
