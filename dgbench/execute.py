@@ -24,11 +24,11 @@ from dgbench.catalogue import Catalogue, source_of
 from dgbench.derived import execute_adapt, execute_merge
 from dgbench.errors import UserError
 from dgbench.launchers.base import STOPPED, TAKEN
-from dgbench.lease import Lease, LeaseLost
+from dgbench.lease import Lease, LeaseLost, Stopped
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
-from dgbench.training import CHECKPOINT, Stopped, Training
+from dgbench.training import CHECKPOINT, Training
 from dgbench.weights import started_from
 from dgbench.workbench import open_workbench
 
@@ -66,7 +66,7 @@ def run_job(job: dict[str, Any]) -> int:
         try:
             execute(folder.run(), store, Site.from_json(job["site"]), frozenset(job["keep"]), lease)
         except Stopped:
-            log.info("stopped on request; the checkpoint is saved")
+            log.info("stopped on request; launched again, it goes on")
             return STOPPED
         except LeaseLost as error:
             log.info("%s", error)
@@ -93,7 +93,7 @@ def execute(run: Run, store: Store, site: Site, keep: frozenset[str], lease: Lea
         Training(bench).execute(lease)
     else:
         bench.folder.truncate_records(0)
-        (execute_merge if run.kind == "merge" else execute_adapt)(bench)
+        (execute_merge if run.kind == "merge" else execute_adapt)(bench, lease.heeding)
     write_times(bench.folder, started, bench.device)
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}

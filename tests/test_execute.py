@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import orjson
 import pytest
 import torch
 
+from dgbench.data import ViewData
 from dgbench.errors import UserError
 from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
+from dgbench.protocol import View
 from dgbench.reconcile import Sweep
 from dgbench.results import read_results
 from dgbench.run import Run
@@ -90,6 +93,35 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(tmp_path: Path, mon
     assert torch.load(folder.path / CHECKPOINT, weights_only=True)["progress"]["step"] == 9
     assert execute(sweep, run) == 0
     assert records(sweep) == records(whole)
+
+
+def test_sigterm_within_an_evaluation_is_heard_before_its_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = (sweep_of(tmp_path / name, "ERM", "ERM+EMA", "DiWARestricted", "T3A", n_hparams=2) for name in "wc")
+    execute_all(whole)
+    inputs = ViewData.inputs
+    read = 0
+
+    def slow(self: ViewData, view: View, positions: Any) -> torch.Tensor:
+        nonlocal read
+        read += 1
+        if read == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert read <= 4, "the evaluation goes on"
+        return inputs(self, view, positions)
+
+    for run in cut.plan.runs:
+        folder = cut.store.folder(run.id)
+        with monkeypatch.context() as patch:
+            read = 0
+            patch.setattr(ViewData, "inputs", slow)
+            assert execute(cut, run) == STOPPED, run.name
+        assert (folder.state(0), folder.failures()) == (State.WAITING, [])
+        assert (folder.path / CHECKPOINT).exists() is (run.kind == "train")
+        assert execute(cut, run) == 0
+    assert {run.kind for run in cut.plan.runs} == {"train", "merge", "adapt"}
+    assert records(cut) == records(whole)
 
 
 def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

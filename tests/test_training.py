@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -16,13 +17,14 @@ from safetensors.torch import load_file
 
 from dgbench.data import Minibatch
 from dgbench.evaluate import evaluate, evaluate_views
+from dgbench.lease import Lease, Stopped
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import IN, OUT, View
 from dgbench.reconcile import Sweep
 from dgbench.sources import Site
 from dgbench.store import BEST, LAST, RunFolder
 from dgbench.training import Training
-from tests.in_process import CPU, records_of, sweep_of, train, training_of
+from tests.in_process import CPU, Patience, records_of, sweep_of, train, training_of
 from tests.layouts import write_folders
 
 WATCHED = ("{}", "{}+SWAD", "{}+SMA", "{}+EMA", "{}+BMA", "{}+IIDMax")
@@ -147,13 +149,51 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(algorithm: str, tmp_pat
     whole, cut = (sweep_of(tmp_path / name, *rows, hparams=hparams) for name in ("whole", "cut"))
     undisturbed = training_of(whole, whole.plan.runs[0], KEEP)
     assert not train(undisturbed)
-    for stop_after in (1, 3, 7, 13, 19):
+    for stop_after in (1, 3, 7, 13, 19, 20):
         stopped = training_of(cut, cut.plan.runs[0], KEEP)
         assert train(stopped, stop_after)
         assert stopped.progress.step == stop_after
+        assert stopped.progress.due is (stop_after != 3), "an evaluation that is due does not hold it up"
     last = training_of(cut, cut.plan.runs[0], KEEP)
-    assert not train(last, stop_after=20), "asked after its last step, it finishes instead"
+    assert not train(last)
     assert files(last.folder) == files(undisturbed.folder)
+
+
+class Restless(Patience):
+    """Asks to stop after so many parts of work: minibatches, and batches that are evaluated."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def heeding(self, parts: Iterable[Any]) -> Iterator[Any]:
+        for part in super().heeding(parts):
+            yield part
+            self.parts -= 1
+            self.stop_requested = self.parts <= 0
+
+
+@pytest.mark.parametrize(("algorithm", "own"), [("ERM", {}), ("UDIM", {"UDIM": {"warm_up_ratio": 2}})])
+def test_a_run_that_was_stopped_within_evaluations_goes_on_as_if_it_was_not(
+    algorithm: str, own: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [row.format(algorithm) for row in WATCHED]
+    hparams = {"resnet_dropout": 0.5, **own, **AVERAGES}
+    whole, cut = (sweep_of(tmp_path / name, *rows, hparams=hparams) for name in ("whole", "cut"))
+    undisturbed = training_of(whole, whole.plan.runs[0], KEEP)
+    assert not train(undisturbed)
+    within = set()
+    for parts in itertools.cycle((9, 13, 30, 8, 17)):
+        training = training_of(cut, cut.plan.runs[0], KEEP)
+        try:
+            training.execute(cast(Lease, Restless(parts)))
+        except Stopped:
+            if training.progress.due:
+                within.add(len(training.progress.measured))
+        else:
+            break
+    assert within >= {0, 1, 2}, "within the live model's, before and within that of averages"
+    assert files(training.folder) == files(undisturbed.folder)
 
 
 def test_what_was_recorded_after_the_checkpoint_is_recorded_once(tmp_path: Path) -> None:
