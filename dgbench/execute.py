@@ -72,13 +72,14 @@ def run_job(job: dict[str, Any]) -> int:
             log.info("%s", error)
             return TAKEN
         except Exception as error:
-            if isinstance(error, UserError):  # said in the user's words, to which a traceback adds nothing
+            told = isinstance(error, UserError)
+            if told:  # in the user's words, to which a traceback adds nothing
                 log.error("failed: %s", error)
             else:
                 log.exception("failed")
             error_line = f"{type(error).__name__}: {error}"
             info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
-            folder.fail(info, lease.number)
+            folder.fail(info, lease.number, final=told)  # what is wrong with files is so the next time too
             return 1
     return 0
 
