@@ -21,6 +21,7 @@ from dgbench.predictor import Saved, build, find_model, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import MODEL, Input
 from dgbench.seeding import numpy_stream
+from dgbench.stats import rank
 from dgbench.store import BEST, LAST
 from dgbench.training import save_predictions, seed_everything
 from dgbench.workbench import Workbench
@@ -52,11 +53,11 @@ def execute_merge(bench: Workbench, heeding: Heeding) -> None:
         shown = partial(show, predict_with(algorithm, weights), bench.data, device=bench.device)
         by = {"members": [member.run for member in merged.members], **merged.by}
         accuracy = _record(bench, heeding, step, shown, by)
-        if keep and not accuracy <= best:  # a single candidate without an accuracy is the best too
+        if keep and (step == first or rank(accuracy) > best):
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
         if keep and step == first + merger.choices - 1:
             save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
-        best = max(accuracy, best)
+        best = max(rank(accuracy), best)
 
 
 def execute_adapt(bench: Workbench, heeding: Heeding) -> None:
@@ -92,7 +93,10 @@ def _saved(bench: Workbench, source: Input, which: str) -> Saved:
 def _member(bench: Workbench, source: Input) -> Member:
     saved = _saved(bench, source, BEST)
     return Member(
-        source.run, saved.accuracy, lambda: saved.load(bench.device), lambda name: saved.tensor(name, bench.device)
+        source.run,
+        rank(saved.accuracy),
+        lambda: saved.load(bench.device),
+        lambda name: saved.tensor(name, bench.device),
     )
 
 

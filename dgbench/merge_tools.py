@@ -17,6 +17,7 @@ from dgbench.evaluate import Heeding, evaluate_views
 from dgbench.merger import Tools
 from dgbench.predictor import predict_with
 from dgbench.seeding import numpy_stream, torch_seed
+from dgbench.stats import rank
 from dgbench.workbench import Workbench
 
 _CHUNK = 16
@@ -54,7 +55,7 @@ class MergeTools:
         bench = self.bench
         scores = evaluate_views(predict, bench.data, bench.run.validation, bench.device, heeding=self.heeding)
         total = sum(view[self.bench.data.card.metric] * view["n"] for view in scores.values())
-        return total / sum(view["n"] for view in scores.values())
+        return rank(total / sum(view["n"] for view in scores.values()))
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """By parameter, the mean square of an example's gradient; labels from the model's predictions.

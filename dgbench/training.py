@@ -31,6 +31,7 @@ from dgbench.protocol import View
 from dgbench.run import MODEL
 from dgbench.sealed import Garbled, check_seal, sealed
 from dgbench.seeding import torch_seed
+from dgbench.stats import rank
 from dgbench.store import BEST, LAST, write_atomic
 from dgbench.teacher import teacher_of
 from dgbench.workbench import Workbench
@@ -57,7 +58,7 @@ class Progress:
     copies: list[Tensor] = field(default_factory=list)
     """How many times each training example stands in its domain, if the algorithm has surveyed them."""
     best: dict[str, float] = field(default_factory=dict)
-    """Predictor -> its best validation score so far."""
+    """Predictor -> its best validation score so far, as `rank` has it."""
 
 
 class Training:
@@ -214,8 +215,8 @@ class Training:
         if predictor in self.keep:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
-            if score > self.progress.best.get(predictor, -math.inf):
-                self.progress.best[predictor] = score
+            if predictor not in self.progress.best or rank(score) > self.progress.best[predictor]:
+                self.progress.best[predictor] = rank(score)
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -16,19 +17,22 @@ import orjson
 import pytest
 import torch
 
+from dgbench import evaluate
 from dgbench.data import ViewData
 from dgbench.errors import UserError
 from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
+from dgbench.predictor import find_model
 from dgbench.protocol import View
 from dgbench.reconcile import Sweep
+from dgbench.report import build
 from dgbench.results import read_results
 from dgbench.run import Run
 from dgbench.select import TrainingDomain
 from dgbench.signature import signature
 from dgbench.sources import Site
-from dgbench.store import RunFolder, State
+from dgbench.store import BEST, RunFolder, State
 from dgbench.training import CHECKPOINT, Training
 from dgbench.workbench import open_workbench, pick_device
 from tests.in_process import execute, execute_all, records_of, sweep_of
@@ -186,6 +190,35 @@ def test_a_run_that_diverges_finishes_with_records_that_can_be_read(tmp_path: Pa
     assert "diverged" not in signature(fine, TrainingDomain(), ["RotatedDigits"])
 
 
+def test_a_metric_that_is_no_number_is_the_worst_there_is_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = evaluate.score
+    worst: float | None = None
+
+    def diverged(batches: Any, data: ViewData, view: View) -> dict[str, float]:
+        found = made(batches, data, view)
+        return found if worst is None else {**found, "accuracy": worst}
+
+    monkeypatch.setattr(evaluate, "score", diverged)
+    sweep = sweep_of(tmp_path, "ERM", "ERM+IIDMax", "DiWARestricted", "WiSEFT", "T3A", n_hparams=2)
+    for run in sweep.plan.runs:
+        worst = None if run.hparams_seed == 0 and run.kind == "train" else math.nan
+        assert execute(sweep, run) == 0, sweep.store.folder(run.id).failures()
+    (first, second) = (run for run in sweep.plan.runs if run.kind == "train")
+    last = records_of(sweep.store.folder(second.id))[-1]
+    assert {view["accuracy"] for view in last["views"].values()} == {None}
+    assert find_model(sweep.store.folder(second.id).path, "model", BEST).step == 0, "the first of what is all alike"
+    results = read_results(sweep.root)
+    outcome = TrainingDomain().choose(results, "ERM", "RotatedDigits", 0, 0)
+    assert outcome.pick is not None
+    assert (outcome.pick.run, outcome.complete, outcome.gaps) == (first.id, 2, ())
+    assert results.diverged["ERM", "RotatedDigits"] == 1
+    (table, _) = build(results, [TrainingDomain()]).tables
+    assert [str(table.rows[row][0]) for row in ("DiWARestricted", "WiSEFT", "T3A")] == ["diverged"] * 3
+    assert "diverged" not in str(table.rows["ERM"][0])
+
+
 def test_an_unknown_run_is_no_crash_of_others(tmp_path: Path) -> None:
     sweep, run, folder = one(tmp_path)
     folder.create(run)
@@ -282,7 +315,7 @@ def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(
     assert "--skip_bad_images" in failure["error"]
     assert "--skip_bad_images" in caplog.text
     assert "Traceback" not in caplog.text
-    assert folder.state(0) is State.FAILED
+    assert folder.state(retries=9) is State.FAILED, "trying again does not mend it"
     sweep, run, folder = images(tmp_path / "lenient", skip_bad_images=True)
     assert execute(sweep, run) == 0
     summary = folder.summary()
