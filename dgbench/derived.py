@@ -14,20 +14,21 @@ from torch import Tensor
 
 from dgbench.adapter import Adapter
 from dgbench.algorithm import Algorithm
-from dgbench.evaluate import HELD, Predict, Shown, exact, examples_per_batch, mean_score, score_views, show
+from dgbench.evaluate import HELD, Heeding, Predict, Shown, exact, examples_per_batch, mean_score, score_views, show
 from dgbench.merge_tools import MergeTools
 from dgbench.merger import Member, Merger
 from dgbench.predictor import Saved, build, find_model, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import BEST, LAST, MODEL, Input
 from dgbench.seeding import numpy_stream
+from dgbench.stats import rank
 from dgbench.training import save_predictions, seed_everything
 from dgbench.workbench import Workbench
 
 _SOURCE_BATCH = 128
 
 
-def execute_merge(bench: Workbench) -> None:
+def execute_merge(bench: Workbench, heeding: Heeding) -> None:
     """Merge the inputs' best models and record the result, at the last step of training.
 
     A merger that leaves a choice records its candidates at the steps before, from step 0 on where those are too few.
@@ -40,24 +41,25 @@ def execute_merge(bench: Workbench) -> None:
     seed_everything(bench.device, bench.run.seed, "merge")
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
-        shown = partial(_averaged, bench, algorithm, chosen)
-        _record(bench, last, shown, {"members": [member.run for member in chosen]})
+        shown = partial(_averaged, bench, heeding, algorithm, chosen)
+        _record(bench, heeding, last, shown, {"members": [member.run for member in chosen]})
         return
-    tools = MergeTools(bench, algorithm)
+    tools = MergeTools(bench, algorithm, heeding)
     keep = bench.kept(MODEL)
     first, best = max(0, last + 1 - merger.choices), -math.inf
     for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
         weights = tools.with_statistics(merged.weights)
         shown = partial(show, predict_with(algorithm, weights), bench.data, device=bench.device)
-        accuracy = _record(bench, step, shown, {"members": [member.run for member in merged.members], **merged.by})
-        if BEST in keep and not accuracy <= best:  # a single candidate without an accuracy is the best too
+        by = {"members": [member.run for member in merged.members], **merged.by}
+        accuracy = _record(bench, heeding, step, shown, by)
+        if BEST in keep and (step == first or rank(accuracy) > best):
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
         if LAST in keep and step == first + merger.choices - 1:
             save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
-        best = max(accuracy, best)
+        best = max(rank(accuracy), best)
 
 
-def execute_adapt(bench: Workbench) -> None:
+def execute_adapt(bench: Workbench, heeding: Heeding) -> None:
     """Adapt the input's best and last model to each view by itself, and record both."""
     cls, hparams = build(bench.catalogue, "adapter", bench.run.method)
     (source,) = bench.run.inputs
@@ -72,7 +74,7 @@ def execute_adapt(bench: Workbench) -> None:
             fresh: Adapter = cls(network, hparams)
             return fresh
 
-        _record(bench, step, partial(_adapted, bench, adapter))
+        _record(bench, heeding, step, partial(_adapted, bench, heeding, adapter))
 
 
 def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,23 +92,32 @@ def _saved(bench: Workbench, source: Input, which: str) -> Saved:
 def _member(bench: Workbench, source: Input) -> Member:
     saved = _saved(bench, source, BEST)
     return Member(
-        source.run, saved.accuracy, lambda: saved.load(bench.device), lambda name: saved.tensor(name, bench.device)
+        source.run,
+        rank(saved.accuracy),
+        lambda: saved.load(bench.device),
+        lambda name: saved.tensor(name, bench.device),
     )
 
 
 def _record(
-    bench: Workbench, step: int, shown: Callable[[View], Iterable[Shown]], extra: dict[str, Any] | None = None
+    bench: Workbench,
+    heeding: Heeding,
+    step: int,
+    shown: Callable[[View], Iterable[Shown]],
+    extra: dict[str, Any] | None = None,
 ) -> float:
     """Record the scores of one model, by which each view is `shown`; returns its mean one in validation, or NaN."""
     logits: dict[View, Tensor] | None = {} if bench.site.save_predictions else None
-    scores = score_views(shown, bench.data, bench.run.views, logits)
+    scores = score_views(lambda view: heeding(shown(view)), bench.data, bench.run.views, logits)
     bench.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
     if logits is not None:
         save_predictions(bench.folder.path, MODEL, logits, bench.data)
     return mean_score(scores, bench.run.validation, bench.data.card.metric) if bench.run.validation else math.nan
 
 
-def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member], view: View) -> Iterator[Shown]:
+def _averaged(
+    bench: Workbench, heeding: Heeding, algorithm: Algorithm, members: Sequence[Member], view: View
+) -> Iterator[Shown]:
     """The members' mean logits of a view, in double precision.
 
     What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
@@ -119,7 +130,8 @@ def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member],
     for part in parts:
         total: list[Shown] = []
         for predict in models:
-            for i, (where, logits) in enumerate(show(predict, bench.data, view, bench.device, order=part)):
+            shown = heeding(show(predict, bench.data, view, bench.device, order=part))
+            for i, (where, logits) in enumerate(shown):
                 if i == len(total):
                     total.append((where, exact(logits)))
                 else:
@@ -127,13 +139,13 @@ def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member],
         yield from ((where, logits / len(members)) for where, logits in total)
 
 
-def _adapted(bench: Workbench, make: Callable[[], Adapter], view: View) -> Iterator[Shown]:
+def _adapted(bench: Workbench, heeding: Heeding, make: Callable[[], Adapter], view: View) -> Iterator[Shown]:
     """A view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
     seed_everything(bench.device, bench.run.seed, "adapt", str(view))
     adapter = make()
     prepare = adapter.network.prepare
     if adapter.card.needs_source:
-        adapter.begin(_source(bench, prepare))
+        adapter.begin(heeding(_source(bench, prepare)))
     order = numpy_stream(bench.run.seed, "adapt", str(view)).permutation(bench.data.size(view))
 
     def predict(x: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from dgbench.errors import UserError
 from dgbench.protocol import Fold, LeaveOneDomainOut
-from dgbench.results import Candidate, Gap, Results, Series, Spot, numbers
+from dgbench.results import Candidate, Gap, Results, Series, Spot
 from dgbench.seeding import seed_hash
 from dgbench.store import write_atomic
 
@@ -216,7 +217,9 @@ class _Reader:
         try:
             steps = tuple(record["step"] for record in records)
             start = _last_series(steps)
-            accuracy = numbers([[record[key] for key in keys] for record in records[start:]])
+            accuracy = np.array([[record[key] for key in keys] for record in records[start:]], dtype=np.float64)
+            if not np.isfinite(accuracy).all():
+                raise ValueError("an accuracy is no number")
         except (KeyError, TypeError, ValueError) as error:
             return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", folder.name)
         if start:

@@ -8,7 +8,6 @@ together at most `HELD` numbers are held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -26,6 +25,8 @@ Predict = Callable[[Tensor], Tensor]
 """Inputs (B, ...) on the device, as bytes or floats, to logits (B, ...)."""
 Shown = tuple[NDArray[np.int64], Tensor]
 """A batch: positions in a view (B,), and the logits of the examples there, on the device."""
+Heeding = Callable[[Iterable[Any]], Iterator[Any]]
+"""Hands on the parts of long work one by one, and may break it off between two, as `Lease.heeding` does."""
 
 HELD = 2**26
 """Most logits that are held together, but for a single example's: 256 MiB in float32; scoring them takes 1.2 GiB."""
@@ -119,9 +120,14 @@ def evaluate_views(
     views: tuple[View, ...],
     device: torch.device,
     kept: dict[View, Tensor] | None = None,
+    heeding: Heeding = iter,
 ) -> dict[str, dict[str, float]]:
-    """Scores of one model on each view, read once; as `score_views`."""
-    return score_views(partial(show, predict, data, device=device), data, views, kept)
+    """Scores of one model on each view, read once; as `score_views`. `heeding` may break off between two batches."""
+
+    def shown(view: View) -> Iterator[Shown]:
+        return heeding(show(predict, data, view, device))
+
+    return score_views(shown, data, views, kept)
 
 
 def score_views(

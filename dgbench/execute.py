@@ -25,11 +25,11 @@ from dgbench.catalogue import Catalogue, source_of
 from dgbench.derived import execute_adapt, execute_merge
 from dgbench.errors import UserError
 from dgbench.launchers.base import STOPPED, TAKEN
-from dgbench.lease import Lease, LeaseLost
+from dgbench.lease import Lease, LeaseLost, Stopped
 from dgbench.run import Run
 from dgbench.sources import Site, open_dataset
 from dgbench.store import RunFolder, Store
-from dgbench.training import CHECKPOINT, Stopped, Training
+from dgbench.training import CHECKPOINT, Training
 from dgbench.weights import started_from
 from dgbench.workbench import open_workbench
 
@@ -67,19 +67,20 @@ def run_job(job: dict[str, Any]) -> int:
         try:
             execute(folder.run(), store, Site.from_json(job["site"]), job["keep"], lease)
         except Stopped:
-            log.info("stopped on request; the checkpoint is saved")
+            log.info("stopped on request; launched again, it goes on")
             return STOPPED
         except LeaseLost as error:
             log.info("%s", error)
             return TAKEN
         except Exception as error:
-            if isinstance(error, UserError):  # said in the user's words, to which a traceback adds nothing
+            told = isinstance(error, UserError)
+            if told:  # in the user's words, to which a traceback adds nothing
                 log.error("failed: %s", error)
             else:
                 log.exception("failed")
             error_line = f"{type(error).__name__}: {error}"
             info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
-            folder.fail(info, lease.number)
+            folder.fail(info, lease.number, final=told)  # what is wrong with files is so the next time too
             return 1
     return 0
 
@@ -94,7 +95,7 @@ def execute(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[st
         Training(bench).execute(lease)
     else:
         bench.folder.truncate_records(0)
-        (execute_merge if run.kind == "merge" else execute_adapt)(bench)
+        (execute_merge if run.kind == "merge" else execute_adapt)(bench, lease.heeding)
     write_times(bench.folder, started, bench.device)
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}

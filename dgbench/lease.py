@@ -14,13 +14,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -32,7 +32,13 @@ BEAT = 3.0
 
 PROGRESS = "progress.json"
 
+Part = TypeVar("Part")
+
 _LEASE = re.compile(r"lease-(\d+)(\.released)?")
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and nothing of it is half-done."""
 
 
 class LeaseLost(RuntimeError):
@@ -220,6 +226,13 @@ class Lease:
     def beat(self, step: int, steps: int) -> None:
         """Tell how far the run is; costs nothing, the heartbeat writes it down."""
         self._steps = (step, steps)
+
+    def heeding(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """The parts of long work, such as batches; raises `Stopped` before one if asked to stop."""
+        for part in parts:
+            if self.stop_requested:
+                raise Stopped
+            yield part
 
     def confirm(self) -> None:
         """Raise `LeaseLost` if somebody else took the run over: call before writing what others will believe."""

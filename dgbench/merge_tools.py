@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from dgbench.algorithm import Algorithm
 from dgbench.average import Weights
 from dgbench.batch_norm import inputs_for, is_live, measured
-from dgbench.evaluate import evaluate_views
+from dgbench.evaluate import Heeding, evaluate_views
 from dgbench.merger import Tools
 from dgbench.networks import Network
 from dgbench.predictor import predict_with
 from dgbench.seeding import numpy_stream, torch_seed
+from dgbench.stats import rank
 from dgbench.workbench import Workbench
 
 _CHUNK = 16
@@ -28,9 +29,10 @@ _CHUNK = 16
 class MergeTools:
     """The tools of one merge, on one algorithm whose own weights nobody needs."""
 
-    def __init__(self, bench: Workbench, algorithm: Algorithm) -> None:
+    def __init__(self, bench: Workbench, algorithm: Algorithm, heeding: Heeding = iter) -> None:
         self.bench = bench
         self.algorithm = algorithm
+        self.heeding = heeding
 
     def tools(self) -> Tools:
         """As a merger takes them."""
@@ -46,14 +48,16 @@ class MergeTools:
         self.algorithm.train()
         if not is_live(self.algorithm):
             return weights
-        return measured(self.algorithm, weights, inputs_for(self.algorithm, self.bench.data, self.bench.trained))
+        inputs = inputs_for(self.algorithm, self.bench.data, self.bench.trained)
+        return measured(self.algorithm, weights, self.heeding(inputs))
 
     def score(self, weights: Weights) -> float:
         """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
         predict = predict_with(self.algorithm, self.with_statistics(weights))
-        scores = evaluate_views(predict, self.bench.data, self.bench.run.validation, self.bench.device)
+        bench = self.bench
+        scores = evaluate_views(predict, bench.data, bench.run.validation, bench.device, heeding=self.heeding)
         total = sum(view[self.bench.data.card.metric] * view["n"] for view in scores.values())
-        return total / sum(view["n"] for view in scores.values())
+        return rank(total / sum(view["n"] for view in scores.values()))
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """By parameter, the mean square of an example's gradient; labels from the model's predictions.
@@ -77,7 +81,7 @@ class MergeTools:
         per_example = vmap(grad(loss), in_dims=(None, 0, 0))
         total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
         with _in_full_precision(algorithm):
-            for x in self._examples(examples):
+            for x in self.heeding(self._examples(examples)):
                 with torch.no_grad():
                     y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
                 for name, gradient in per_example(moving, x, y).items():

@@ -18,7 +18,8 @@ class Member:
 
     run: str
     accuracy: float
-    """Its training-domain validation accuracy there: the unweighted mean over the training domains."""
+    """Its training-domain validation accuracy there, the unweighted mean over the training domains; -inf if that is no
+    number."""
     load: Callable[[], Weights]
     """Reads the weights from disk; nothing is held until it is called."""
     tensor: Callable[[str], Tensor]
@@ -30,7 +31,7 @@ class Tools:
     """What a merger may ask for beside its members."""
 
     score: Callable[[Weights], float]
-    """Accuracy of weights on the pooled `out` parts of the training domains."""
+    """Accuracy of weights on the pooled `out` parts of the training domains; -inf if that is no number."""
     initial: Callable[[], Weights]
     """The weights that the members started from; the same for all of them where the card says `shared_init`."""
     fisher: Callable[[Weights, int], Weights]

@@ -30,7 +30,7 @@ class Series:
     """Strictly increasing."""
     views: tuple[View, ...]
     values: NDArray[np.float64]
-    """(steps, views), of the data set's metric; accuracies lie between 0 and 1."""
+    """(steps, views), of the data set's metric; accuracies lie between 0 and 1. NaN where a model has diverged."""
 
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
         """Mean value over `views` at each step, (steps,), summed in the order of `views`."""
@@ -99,8 +99,8 @@ class Results:
     asked: tuple[str, ...] = ()
     """What its runs have otherwise than preset and search spaces say, each in words."""
     diverged: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(method, data set) -> finished runs that ended with a loss that is no number. They count: what they predict is
-    right by chance."""
+    """(method, data set) -> finished runs that ended with a loss or metric that is no number. They count: what they
+    predict is right by chance, and a metric that is no number is the worst there is."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -254,7 +254,8 @@ class _Reader:
         if isinstance(records, str):
             return dict.fromkeys(predictors, self._gap(position, "damaged", records))
         self.records += len(records)
-        self.diverged[run.method, run.dataset] += _diverged(records)
+        metric = self.table.datasets[run.dataset].metric
+        self.diverged[run.method, run.dataset] += _diverged(records, metric)
         self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
         self.origin.commits[str(summary["commit"])] += 1
@@ -287,7 +288,8 @@ class _Reader:
             mine = [record for record in records if record["predictor"] == predictor]
             steps = tuple(record["step"] for record in mine)
             metric = self.table.datasets[run.dataset].metric
-            values = numbers([[record["views"][name][metric] for name in names] for record in mine])
+            rows = [[record["views"][name][metric] for name in names] for record in mine]
+            values = np.array(rows, dtype=np.float64)  # null, of what is no number, becomes NaN
             ordered = all(earlier < later for earlier, later in pairwise(steps))
         except (KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
@@ -298,18 +300,12 @@ class _Reader:
         return Series(run.id, self.steps.setdefault(steps, steps), views, values)
 
 
-def numbers(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
-    """The values of records, (steps, views); raises ValueError or TypeError if one is no number."""
-    table = np.array(rows, dtype=np.float64)
-    if not np.isfinite(table).all():
-        raise ValueError("a value is no number")
-    return table
-
-
-def _diverged(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last record has a loss that is no number, which JSON has as null."""
+def _diverged(records: Sequence[Mapping[str, Any]], metric: str) -> bool:
+    """Whether the last record has a loss or metric that is no number, which JSON has as null."""
     views = records[-1].get("views") if records else None
-    return isinstance(views, dict) and any(scores.get("loss", 0.0) is None for scores in views.values())
+    if not isinstance(views, dict):
+        return False
+    return any(scores.get(what, 0.0) is None for scores in views.values() for what in ("loss", metric))
 
 
 def _merged(table: PlanTable, position: int) -> int:

@@ -18,6 +18,7 @@ from dgbench.errors import Problems, unknown
 from dgbench.protocol import FixedSplit, Fold, View
 from dgbench.results import Gap, Results, Series
 from dgbench.run import ALL_TRIALS
+from dgbench.stats import rank
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Pick:
     step: int
     run: str
     value: float
-    """What it was chosen by; NaN where there was one model and no choice."""
+    """What it was chosen by, -inf where that was no number; NaN where there was one model and no choice."""
     score: float
     """Mean value on the test views there: what is reported; accuracies lie between 0 and 1."""
     in_domain: float | None
@@ -120,9 +121,9 @@ class _OneRun(Selector):
         here = results.folds[fold]
         if trial == ALL_TRIALS:
             return Pick.of(series, here, seed, len(series.steps) - 1, math.nan)
-        values = series.mean(self.views(here))
+        values = [rank(value) for value in series.mean(self.views(here)).tolist()]
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
-        return Pick.of(series, here, seed, place, float(values[place]))
+        return Pick.of(series, here, seed, place, values[place])
 
 
 class TrainingDomain(_OneRun):
@@ -212,7 +213,7 @@ class LeaveOneDomainOut(Selector):
         best: tuple[float, int] | None = None
         for place, step in enumerate(single.steps):
             if all(step in table for table in tables):
-                value = float(np.mean([table[step] for table in tables]))
+                value = rank(float(np.mean([table[step] for table in tables])))
                 if best is None or value > best[0]:
                     best = value, place
         return Pick.of(single, fold, seed, best[1], best[0]) if best else None

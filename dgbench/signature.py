@@ -116,7 +116,7 @@ def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
 
 
 def _diverged(results: Results, datasets: Sequence[str]) -> str:
-    """Methods with finished runs that ended with a loss that is no number, and how many."""
+    """Methods with finished runs that ended with a loss or metric that is no number, and how many."""
     runs = Counter[str]()
     for (method, dataset), n in results.diverged.items():
         runs[method] += n if dataset in datasets else 0

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
+def rank(value: float) -> float:
+    """A value as it is compared with others: one that is no number, of a run that diverged, is the worst there is."""
+    return value if math.isfinite(value) else -math.inf
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` trials with its standard error, both in per cent; one trial has no error."""
+    """A mean over `n` trials with its standard error, both in per cent; one trial has no error.
+
+    NaN where a trial's value is no number.
+    """
 
     mean: float
     error: float | None
     n: int
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "diverged"
         return f"{self.mean:.1f}" if self.error is None else f"{self.mean:.1f} +/- {self.error:.1f}"
 
 

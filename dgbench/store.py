@@ -31,7 +31,10 @@ from dgbench.sealed import Garbled
 
 RUN, RECORDS, DONE, CANCEL = "run.json", "records.jsonl", "done", "cancel"
 
-_FAILED = re.compile(r"failed-(\d+)\.json")
+UNMENDED = "not tried again by itself: mend that, then `dgbench sweep retry`"
+"""What is said of a run whose failure is final."""
+
+_FAILED = re.compile(r"failed-(\d+)(\.final)?\.json")
 _LOST = re.compile(r"lost-(\d+)\.json")
 
 
@@ -44,7 +47,7 @@ class State(str, Enum):
     """Begun, not finished, and nobody executes it now."""
     RUNNING = "running"
     FAILED = "failed"
-    """Failed more often than it may be retried."""
+    """Failed more often than it may be retried, or in a way that trying again can't mend."""
     DONE = "done"
 
 
@@ -125,7 +128,8 @@ class RunFolder:
         number, released = leases.newest(names)
         if number and not released and leases.is_held(self.path, number, self.ttl, now or self._clock):
             return State.RUNNING
-        if sum(1 for name in names if _FAILED.fullmatch(name)) > retries:
+        failures = [failure for name in names if (failure := _FAILED.fullmatch(name))]
+        if len(failures) > retries or any(failure[2] for failure in failures):
             return State.FAILED
         return State.WAITING if RUN in names else State.MISSING
 
@@ -230,13 +234,20 @@ class RunFolder:
             return None
         return summary
 
-    def fail(self, info: Mapping[str, Any], number: int) -> None:
-        """Record that attempt `number` (of its lease) failed: `exit`, `error`, `traceback`, `log`."""
-        write_json(self.path / f"failed-{number:04d}.json", {"attempt": number, **info})
+    def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False) -> None:
+        """Record that attempt `number` (of its lease) failed: `exit`, `error`, `traceback`, `log`.
+
+        A `final` failure is one that trying again can't mend: the run stays failed until somebody forgives it.
+        """
+        write_json(self.path / f"failed-{number:04d}{'.final' if final else ''}.json", {"attempt": number, **info})
 
     def failures(self) -> list[dict[str, Any]]:
         """The failures that count, oldest first."""
         return [orjson.loads((self.path / name).read_bytes()) for name in self._failed_names()]
+
+    def failed_for_good(self) -> bool:
+        """Whether a failure that counts is final."""
+        return any(name.endswith(".final.json") for name in self._failed_names())
 
     def forgive(self) -> int:
         """Let the failures so far no longer count; gives their number."""
@@ -246,7 +257,7 @@ class RunFolder:
         return len(names)
 
     def _failed_names(self) -> list[str]:
-        return sorted((n for n in self._names() if _FAILED.fullmatch(n)), key=lambda n: int(n[7:-5]))
+        return sorted((n for n in self._names() if _FAILED.fullmatch(n)), key=lambda n: int(n.split(".")[0][7:]))
 
     def lose(self, why: str) -> None:
         """Record that what the attempts so far had done can't be used, so that the run begins anew."""

@@ -25,7 +25,7 @@ from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs
 from dgbench.planfile import read_plan
 from dgbench.reconcile import Sweep, prepare, prunable, prune, reopen
 from dgbench.run import Run
-from dgbench.store import State, Store
+from dgbench.store import UNMENDED, State, Store
 
 
 def parser() -> cli.Parser:
@@ -157,7 +157,8 @@ def _status(args: Any) -> int:
         folder = store.folder(run.id)
         if states[run.id] is State.FAILED:
             last = folder.failures()[-1]
-            print(f"failed: {table.name(run)}: {last['error']} (log: {folder.log_path})")
+            advice = f"{UNMENDED}; " if folder.failed_for_good() else ""
+            print(f"failed: {table.name(run)}: {last['error']} ({advice}log: {folder.log_path})")
         elif states[run.id] is State.RUNNING and (progress := folder.progress()):
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.losses():

@@ -10,6 +10,7 @@ from torch import Tensor
 from dgbench.names import parse_row
 from dgbench.predictor import Saved, find_model, predict_with
 from dgbench.run import BEST, Input
+from dgbench.stats import rank
 from dgbench.workbench import Workbench
 
 
@@ -25,7 +26,7 @@ def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
     }
     chosen = tuple(saved)
     if not (row.merger and bench.catalogue.get("merger", row.merger).card.ensemble):
-        chosen = (max(reversed(chosen), key=lambda source: saved[source].accuracy),)
+        chosen = (max(reversed(chosen), key=lambda source: rank(saved[source].accuracy)),)
     models = [_model(bench, source, saved[source]) for source in chosen]
 
     @torch.no_grad()

@@ -24,13 +24,14 @@ from dgbench.algorithm import Batch
 from dgbench.average import Average, Weights
 from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.data import Minibatch, Minibatches, ViewData
-from dgbench.evaluate import evaluate_views, logits_of, mean_score
-from dgbench.lease import Lease
+from dgbench.evaluate import evaluate_views, gathered, mean_score, show
+from dgbench.lease import Lease, Stopped
 from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import BEST, LAST, MODEL
 from dgbench.sealed import Garbled, check_seal, sealed
 from dgbench.seeding import torch_seed
+from dgbench.stats import rank
 from dgbench.store import write_atomic
 from dgbench.teacher import teacher_of
 from dgbench.workbench import Workbench
@@ -40,16 +41,16 @@ CHECKPOINT = "checkpoint.pt"
 log = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
-    """The run was asked to stop; its checkpoint is saved."""
-
-
 @dataclass
 class Progress:
     """What the loop itself remembers between steps; part of the checkpoint."""
 
     step: int = 0
     """The next step."""
+    due: bool = False
+    """Whether the evaluation after the last step is still to be recorded."""
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    """What will be recorded of it, as far as it is known: of the live model first."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sums of the logged scalars since the last evaluation, on the device."""
     summed: dict[str, int] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Progress:
     copies: list[Tensor] = field(default_factory=list)
     """How many times each training example stands in its domain, if the algorithm has surveyed them."""
     best: dict[str, float] = field(default_factory=dict)
-    """Predictor -> its best validation score so far."""
+    """Predictor -> its best validation score so far, as `rank` has it."""
 
 
 class Training:
@@ -80,40 +81,50 @@ class Training:
 
     def execute(self, lease: Lease) -> None:
         """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
+        self.lease = lease
         self._resume()
         steps, survey_at = self.run.setting.steps, self.algorithm.survey_at
         self.algorithm.train()
         if self.progress.step == 0:
             for average in self.averages.values():
                 average.begin(self.algorithm.predictor_tensors(), steps)
-        if self.progress.step < survey_at < steps:
-            self._train(survey_at, lease)
-        if self.progress.step == survey_at and not self.progress.copies:
-            self._survey()
-        self._train(steps, lease)
+        try:
+            self._after_step()
+            if self.progress.step < survey_at < steps:
+                self._train(survey_at)
+            if self.progress.step == survey_at and not self.progress.copies:
+                self._survey()
+            self._train(steps)
+        except Stopped:
+            lease.confirm()
+            if self.progress.step > 0:
+                self._save()
+            raise
 
-    def _train(self, end: int, lease: Lease) -> None:
+    def _train(self, end: int) -> None:
         """All steps before `end`, the loop itself."""
-        steps, progress = self.run.setting.steps, self.progress
-        minibatches = Minibatches(self.data, self.run, progress.copies)
-        for step, minibatch in enumerate(minibatches.between(progress.step, end, self.site.workers), progress.step):
+        minibatches = Minibatches(self.data, self.run, self.progress.copies)
+        batches = minibatches.between(self.progress.step, end, self.site.workers)
+        for step, minibatch in enumerate(self.lease.heeding(batches), self.progress.step):
             self._step(step, minibatch)
-            lease.beat(step + 1, steps)
-            stop = lease.stop_requested and step + 1 < steps
-            if step in self.evaluation_steps:
-                lease.confirm()
-                self._evaluate(step)
-                self._save()
-            elif stop or time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
-                lease.confirm()
-                self._save()
-            if stop:
-                raise Stopped
+            self.lease.beat(step + 1, self.run.setting.steps)
+            self._after_step()
+
+    def _after_step(self) -> None:
+        """Evaluate if that is due, and save if it was, or if that was long ago."""
+        evaluated = self.progress.due
+        if evaluated:
+            self.lease.confirm()
+            self._evaluate(self.progress.step - 1)
+        if evaluated or time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
+            self.lease.confirm()
+            self._save()
 
     def _survey(self) -> None:
         """Show the algorithm its own logits on every training example, as the examples are."""
-        predict, views = predict_with(self.algorithm), self.data.train
-        logits = [logits_of(predict, self.data, view, self.device) for view in views]
+        predict, views, heeding = predict_with(self.algorithm), self.data.train, self.lease.heeding
+        shown = (heeding(show(predict, self.data, view, self.device)) for view in views)
+        logits = [gathered(batches, self.data.size(view)) for batches, view in zip(shown, views, strict=True)]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
@@ -133,36 +144,48 @@ class Training:
         for name, value in algorithm.update(batches).items():
             progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
             progress.summed[name] = progress.summed.get(name, 0) + 1
-        progress.step = step + 1
+        progress.step, progress.due = step + 1, step in self.evaluation_steps
         if self.averages:
             weights = algorithm.predictor_tensors()
             for average in self.averages.values():
                 average.observe(weights)
 
     def _evaluate(self, step: int) -> None:
-        """Measure the live model and the averages that have one, each view once, and record it."""
+        """Measure the live model and the averages that have one, each view once, and record it.
+
+        Where it is stopped, `progress` has what is measured, and it goes on from there.
+        """
         last = step + 1 == self.run.setting.steps
         progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
-        scores = self._measure(step, MODEL, None, last)
-        train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
-        progress.sums, progress.summed = {}, {}
-        records: list[dict[str, Any]] = [{"step": step, "predictor": MODEL, "views": scores, "train": train}]
-        losses, values = ({view.domain: scores[str(view)][what] for view in validation} for what in ("loss", metric))
-        mean = mean_score(scores, validation, metric)
-        log.info("step %d: %s in validation %.4f", step, metric, mean)
+        if not progress.measured:
+            self._evaluate_live(step, last)
         for name, average in self.averages.items():
-            average.validate(step, losses, values)
-            if last or average.card.when == "always":
+            known = any(record["predictor"] == name for record in progress.measured)
+            if not known and (last or average.card.when == "always"):
                 weights = average.weights()
                 if weights is not None:
                     if average.card.batch_norm == "measured":
                         weights = self._with_statistics(weights)
                     views = self._measure(step, name, weights, last)
-                    records.append({"step": step, "predictor": name, "views": views})
-        self.folder.append_records(records)
+                    progress.measured.append({"step": step, "predictor": name, "views": views})
+        self.folder.append_records(progress.measured)
+        mean = mean_score(progress.measured[0]["views"], validation, metric)
+        progress.due, progress.measured = False, []
         self.algorithm.validated(mean)
         self._feed_back()
         self.algorithm.train()
+
+    def _evaluate_live(self, step: int, last: bool) -> None:
+        """Measure the live model, and tell the averages."""
+        progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
+        scores = self._measure(step, MODEL, None, last)
+        train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
+        progress.sums, progress.summed = {}, {}
+        progress.measured.append({"step": step, "predictor": MODEL, "views": scores, "train": train})
+        losses, values = ({view.domain: scores[str(view)][what] for view in validation} for what in ("loss", metric))
+        log.info("step %d: %s in validation %.4f", step, metric, mean_score(scores, validation, metric))
+        for average in self.averages.values():
+            average.validate(step, losses, values)
 
     def _feeding_back(self) -> list[Average]:
         return [average for average in self.averages.values() if average.card.feeds_back]
@@ -179,19 +202,21 @@ class Training:
         self.algorithm.train()
         if not is_live(self.algorithm):
             return weights
-        return measured(self.algorithm, weights, inputs_for(self.algorithm, self.data, self.run))
+        inputs = inputs_for(self.algorithm, self.data, self.run)
+        return measured(self.algorithm, weights, self.lease.heeding(inputs))
 
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
     ) -> dict[str, dict[str, float]]:
         logits: dict[View, Tensor] | None = {} if last and self.site.save_predictions else None
         predict = predict_with(self.algorithm, weights)
-        scores = evaluate_views(predict, self.data, self.run.views, self.device, logits)
+        seed_everything(self.device, self.run.seed, step, predictor)
+        scores = evaluate_views(predict, self.data, self.run.views, self.device, logits, self.lease.heeding)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
-            if BEST in keep and score > self.progress.best.get(predictor, -math.inf):
-                self.progress.best[predictor] = score
+            if BEST in keep and (predictor not in self.progress.best or rank(score) > self.progress.best[predictor]):
+                self.progress.best[predictor] = rank(score)
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if LAST in keep and last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)
@@ -239,6 +264,7 @@ class Training:
         for name, average in self.averages.items():
             average.load(state["averages"][name])
         self.progress = Progress(**state["progress"])
+        self.algorithm.step = max(0, self.progress.step - 1)
         log.info("resumed at step %d", self.progress.step)
 
     def _begin_anew(self) -> None:

@@ -12,12 +12,12 @@ import torch
 from dgbench.catalogue import Catalogue
 from dgbench.execute import run_job
 from dgbench.launchers.base import Slot
-from dgbench.lease import Lease
+from dgbench.lease import Lease, Stopped
 from dgbench.reconcile import Sweep, prepare
 from dgbench.run import Run
 from dgbench.sources import Site
 from dgbench.store import RunFolder
-from dgbench.training import Stopped, Training
+from dgbench.training import Training
 from dgbench.workbench import open_workbench
 
 CPU = torch.device("cpu")
@@ -79,6 +79,8 @@ class Patience:
 
     def confirm(self) -> None:
         pass
+
+    heeding = Lease.heeding
 
 
 def train(training: Training, stop_after: int = 10**9) -> bool:

@@ -6,7 +6,9 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,18 @@ import orjson
 import pytest
 import torch
 
+from dgbench import evaluate
+from dgbench.data import ViewData
 from dgbench.errors import UserError
 from dgbench.execute import commit, preload, versions
 from dgbench.launchers.base import STOPPED, TAKEN
 from dgbench.lease import Lease
+from dgbench.predictor import find_model
+from dgbench.protocol import View
 from dgbench.reconcile import Sweep
+from dgbench.report import build
 from dgbench.results import read_results
-from dgbench.run import Run
+from dgbench.run import BEST, Run
 from dgbench.select import TrainingDomain
 from dgbench.signature import signature
 from dgbench.sources import Site
@@ -92,6 +99,35 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(tmp_path: Path, mon
     assert records(sweep) == records(whole)
 
 
+def test_sigterm_within_an_evaluation_is_heard_before_its_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = (sweep_of(tmp_path / name, "ERM", "ERM+EMA", "DiWARestricted", "T3A", n_hparams=2) for name in "wc")
+    execute_all(whole)
+    inputs = ViewData.inputs
+    read = 0
+
+    def slow(self: ViewData, view: View, positions: Any) -> torch.Tensor:
+        nonlocal read
+        read += 1
+        if read == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert read <= 4, "the evaluation goes on"
+        return inputs(self, view, positions)
+
+    for run in cut.plan.runs:
+        folder = cut.store.folder(run.id)
+        with monkeypatch.context() as patch:
+            read = 0
+            patch.setattr(ViewData, "inputs", slow)
+            assert execute(cut, run) == STOPPED, run.name
+        assert (folder.state(0), folder.failures()) == (State.WAITING, [])
+        assert (folder.path / CHECKPOINT).exists() is (run.kind == "train")
+        assert execute(cut, run) == 0
+    assert {run.kind for run in cut.plan.runs} == {"train", "merge", "adapt"}
+    assert records(cut) == records(whole)
+
+
 def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, run, folder = one(tmp_path)
     step = Training._step
@@ -152,6 +188,35 @@ def test_a_run_that_diverges_finishes_with_records_that_can_be_read(tmp_path: Pa
     assert "2 of SAM" in signature(results, TrainingDomain(), ["RotatedDigits"])["diverged"]
     fine = read_results(execute_all(sweep_of(tmp_path / "fine", "ERM", setting={"steps": 8})).root)
     assert "diverged" not in signature(fine, TrainingDomain(), ["RotatedDigits"])
+
+
+def test_a_metric_that_is_no_number_is_the_worst_there_is_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = evaluate.score
+    worst: float | None = None
+
+    def diverged(batches: Any, data: ViewData, view: View) -> dict[str, float]:
+        found = made(batches, data, view)
+        return found if worst is None else {**found, "accuracy": worst}
+
+    monkeypatch.setattr(evaluate, "score", diverged)
+    sweep = sweep_of(tmp_path, "ERM", "ERM+IIDMax", "DiWARestricted", "WiSEFT", "T3A", n_hparams=2)
+    for run in sweep.plan.runs:
+        worst = None if run.hparams_seed == 0 and run.kind == "train" else math.nan
+        assert execute(sweep, run) == 0, sweep.store.folder(run.id).failures()
+    (first, second) = (run for run in sweep.plan.runs if run.kind == "train")
+    last = records_of(sweep.store.folder(second.id))[-1]
+    assert {view["accuracy"] for view in last["views"].values()} == {None}
+    assert find_model(sweep.store.folder(second.id).path, "model", BEST).step == 0, "the first of what is all alike"
+    results = read_results(sweep.root)
+    outcome = TrainingDomain().choose(results, "ERM", "RotatedDigits", 0, 0)
+    assert outcome.pick is not None
+    assert (outcome.pick.run, outcome.complete, outcome.gaps) == (first.id, 2, ())
+    assert results.diverged["ERM", "RotatedDigits"] == 1
+    (table, _) = build(results, [TrainingDomain()]).tables
+    assert [str(table.rows[row][0]) for row in ("DiWARestricted", "WiSEFT", "T3A")] == ["diverged"] * 3
+    assert "diverged" not in str(table.rows["ERM"][0])
 
 
 def test_an_unknown_run_is_no_crash_of_others(tmp_path: Path) -> None:
@@ -250,7 +315,7 @@ def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(
     assert "--skip_bad_images" in failure["error"]
     assert "--skip_bad_images" in caplog.text
     assert "Traceback" not in caplog.text
-    assert folder.state(0) is State.FAILED
+    assert folder.state(retries=9) is State.FAILED, "trying again does not mend it"
     sweep, run, folder = images(tmp_path / "lenient", skip_bad_images=True)
     assert execute(sweep, run) == 0
     summary = folder.summary()

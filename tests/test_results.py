@@ -143,7 +143,7 @@ def test_records_that_are_not_those_that_were_finished_with_do_not_count(tmp_pat
     ("change", "why"),
     [
         (lambda record: record["views"].pop("+80%/out"), "+80%/out"),
-        (lambda record: record["views"]["+80%/out"].update(accuracy=None), "no number"),
+        (lambda record: record["views"]["+80%/out"].update(accuracy="high"), "could not convert"),
         (lambda record: record.update(step=5), "don't increase"),
         (
             lambda record: record.update(predictor="else") if record["predictor"] == "model" else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,6 +64,24 @@ def test_training_domain_takes_the_best_mean_over_training_domains() -> None:
         }
     )
     assert choose("training-domain", found).pick == Pick(1, 0, "run0.1", 0.55, 0.7, in_domain=0.55)
+
+
+@pytest.mark.parametrize("name", ["training-domain", "leave-one-domain-out"])
+@pytest.mark.parametrize(
+    ("values", "step", "value"), [((math.nan, -0.5, math.nan), 10, -0.25), ((math.nan,) * 3, 0, -math.inf)]
+)
+def test_what_is_no_number_is_the_worst_there_is(name: str, values: list[float], step: int, value: float) -> None:
+    lost = [math.nan] * 3
+    found = results(
+        {
+            (A, 0): {1: {"b_out": values, "a_in": [0.1, 0.2, 0.3]}, 0: {"b_out": lost, "a_in": lost}},
+            (AB, 0): {1: {"b_in": values}, 0: {"b_in": lost}},
+            (AC, 0): {1: {}, 0: {}},
+        }
+    )
+    pick = choose(name, found).pick
+    assert pick
+    assert (pick.hparams_seed, pick.step, pick.value) == (1, step, value)
 
 
 def test_training_domain_takes_the_earliest_step_and_the_highest_seed_that_tie() -> None:

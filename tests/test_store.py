@@ -400,6 +400,19 @@ def test_failures_are_kept_in_order_and_may_be_forgiven(folder: RunFolder) -> No
     assert len([name for name in os.listdir(folder.path) if name.startswith("forgiven-")]) == 3
 
 
+def test_a_final_failure_is_not_retried_until_it_is_forgiven(folder: RunFolder) -> None:
+    folder.fail({"error": "by chance"}, 1)
+    assert folder.state(9) is State.WAITING
+    assert not folder.failed_for_good()
+    folder.fail({"error": "no such file"}, 2, final=True)
+    assert folder.state(9) is State.FAILED
+    assert folder.failed_for_good()
+    assert [failure["error"] for failure in folder.failures()] == ["by chance", "no such file"]
+    assert folder.forgive() == 2
+    assert folder.state(0) is State.WAITING
+    assert not folder.failed_for_good()
+
+
 def test_reset_removes_all_but_the_run_and_the_lease_numbers(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,22 @@ class Moody(Algorithm):
 '''
 
 
+def test_what_trying_again_cannot_mend_is_tried_once_and_by_retry(tmp_path: Path) -> None:
+    moody = MOODY.replace("RuntimeError", "UserError").replace(
+        "from dgbench.cards", "from dgbench.errors import UserError\nfrom dgbench.cards"
+    )
+    (tmp_path / "moody.py").write_text(moody)
+    root = tmp_path / "sweep"
+    words = [*digits("Moody"), "--include", str(tmp_path / "moody.py"), "--n_hparams", "1", "--retries", "5"]
+    said = launch(root, *words, code=1)
+    assert "1 failed" in said
+    assert "UserError: in a mood (not tried again by itself: mend that, then `dgbench sweep retry`); log: " in said
+    assert set(leases(root).values()) == {1}
+    assert "UserError: in a mood (not tried again by itself: mend that, " in sweep("status", root).stdout
+    (tmp_path / "mended").touch()
+    assert sweep("retry", root, "--jobs", "1").returncode == 0
+
+
 def test_a_failure_is_told_and_can_be_retried(tmp_path: Path) -> None:
     (tmp_path / "moody.py").write_text(MOODY)
     words = [

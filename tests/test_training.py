@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -14,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from dgbench.algorithm import Algorithm
 from dgbench.data import Minibatch
 from dgbench.evaluate import evaluate, evaluate_views
+from dgbench.lease import Lease, Stopped
 from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import IN, OUT, View
 from dgbench.reconcile import Sweep
@@ -23,7 +27,7 @@ from dgbench.run import BEST, LAST
 from dgbench.sources import Site
 from dgbench.store import RunFolder
 from dgbench.training import Training
-from tests.in_process import CPU, records_of, sweep_of, train, training_of
+from tests.in_process import CPU, Patience, records_of, sweep_of, train, training_of
 from tests.layouts import write_folders
 
 WATCHED = ("{}", "{}+SWAD", "{}+SMA", "{}+EMA", "{}+BMA", "{}+IIDMax")
@@ -87,7 +91,14 @@ def accuracies(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 
 @pytest.mark.parametrize(
     ("script", "best"),
-    [([0.5, 0.7, 0.7, 0.6, 0.7], 6), ([0.1, 0.2, 0.3, 0.4, 0.5], 19), ([0.0] * 5, 0), ([0.5, 0.4, 0.3, 0.6, 0.5], 18)],
+    [
+        ([0.5, 0.7, 0.7, 0.6, 0.7], 6),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 19),
+        ([0.0] * 5, 0),
+        ([0.5, 0.4, 0.3, 0.6, 0.5], 18),
+        ([math.nan] * 5, 0),
+        ([math.nan, -2.0, math.nan, -2.0, -math.inf], 6),
+    ],
 )
 @pytest.mark.parametrize("stop_after", [10**9, 8])
 def test_the_best_model_is_the_earliest_of_the_best(
@@ -99,10 +110,10 @@ def test_the_best_model_is_the_earliest_of_the_best(
     if train(training, stop_after):
         training = training_of(sweep, sweep.plan.runs[0], keep={"model": (BEST, LAST)})
         train(training)
-    expected = {BEST: (best, max(script)), LAST: (19, script[-1])}
+    expected = {BEST: (best, script[STEPS.index(best)]), LAST: (19, script[-1])}
     for which, (step, accuracy) in expected.items():
         saved = find_model(training.folder.path, "model", which)
-        assert (saved.step, saved.accuracy) == (step, accuracy)
+        assert (saved.step, saved.accuracy) == (step, pytest.approx(accuracy, rel=0, nan_ok=True))
         predict = predict_with(training.algorithm, saved.load(CPU))
         scores = evaluate_views(predict, training.data, training.run.views, CPU)
         (record,) = (record for record in records_of(training.folder) if record["step"] == step)
@@ -150,13 +161,53 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(algorithm: str, tmp_pat
     whole, cut = (sweep_of(tmp_path / name, *rows, hparams=hparams) for name in ("whole", "cut"))
     undisturbed = training_of(whole, whole.plan.runs[0], BOTH)
     assert not train(undisturbed)
-    for stop_after in (1, 3, 7, 13, 19):
+    for stop_after in (1, 3, 7, 13, 19, 20):
         stopped = training_of(cut, cut.plan.runs[0], BOTH)
         assert train(stopped, stop_after)
         assert stopped.progress.step == stop_after
+        assert stopped.progress.due is (stop_after != 3), "an evaluation that is due does not hold it up"
     last = training_of(cut, cut.plan.runs[0], BOTH)
-    assert not train(last, stop_after=20), "asked after its last step, it finishes instead"
+    assert not train(last)
     assert files(last.folder) == files(undisturbed.folder)
+
+
+class Restless(Patience):
+    """Asks to stop after so many parts of work: minibatches, and batches that are evaluated."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def heeding(self, parts: Iterable[Any]) -> Iterator[Any]:
+        for part in super().heeding(parts):
+            yield part
+            self.parts -= 1
+            self.stop_requested = self.parts <= 0
+
+
+def test_a_run_that_was_stopped_within_evaluations_goes_on_as_if_it_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row.format("ERM") for row in WATCHED]
+    hparams = {"resnet_dropout": 0.5, **AVERAGES}
+    whole, cut = (sweep_of(tmp_path / name, *rows, hparams=hparams) for name in ("whole", "cut"))
+    undisturbed = training_of(whole, whole.plan.runs[0], BOTH)
+    assert not train(undisturbed)
+    heard = list[int]()
+    monkeypatch.setattr(Algorithm, "validated", lambda self, accuracy: heard.append(self.step))
+    within = set()
+    for parts in itertools.cycle((9, 13, 30, 8, 17)):
+        training = training_of(cut, cut.plan.runs[0], BOTH)
+        try:
+            training.execute(cast(Lease, Restless(parts)))
+        except Stopped:
+            if training.progress.due:
+                within.add(len(training.progress.measured))
+        else:
+            break
+    assert within >= {0, 1, 2}, "within the live model's, before and within that of averages"
+    assert files(training.folder) == files(undisturbed.folder)
+    assert heard == [*STEPS], "the algorithm hears of each evaluation once, at its step"
 
 
 def test_what_was_recorded_after_the_checkpoint_is_recorded_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from dgbench.launchers.base import STOPPED, TAKEN, Event, Observer, Slot, Summar
 from dgbench.launchers.forkserver import ForkServer
 from dgbench.launchers.slots import Attempt, Interrupts, LocalSlots, make_slots
 from dgbench.run import Run
-from dgbench.store import State, Store
+from dgbench.store import UNMENDED, State, Store
 
 TICK = 1.0
 """Seconds between two looks at the runs that others execute, and at the cancel marker."""
@@ -101,7 +101,8 @@ class _Launch:
         folder = self.store.folder(id)
         failures = folder.failures()
         last = failures[-1] if failures else {"error": "no failure is on record"}
-        return f"{last['error']} ({len(failures)} of {self.retries + 1} attempts); log: {folder.log_path}"
+        tried = UNMENDED if folder.failed_for_good() else f"{len(failures)} of {self.retries + 1} attempts"
+        return f"{last['error']} ({tried}); log: {folder.log_path}"
 
     def start_ready(self) -> None:
         """Fill the slots, in the order of the runs."""
