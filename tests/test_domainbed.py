@@ -297,7 +297,7 @@ def test_leave_one_domain_out_of_one_domain_asks_for_its_pairs_alone(tmp_path: P
     keep(tmp_path, "1", "12", "13")
     table, _ = build(read_sweep(tmp_path), [loo]).tables
     assert str(table.rows["ERM"][0]) == "4 runs missing"
-    assert table.notes == ("ERM without ERM [C+L], trials 0-1 hparams 0-1: missing",)
+    assert table.notes == ("ERM lacks ERM [C+L], trials 0-1 hparams 0-1: missing",)
 
 
 def test_pairs_without_a_run_that_holds_out_either_domain_serve_no_selection(tmp_path: Path) -> None:

@@ -676,11 +676,12 @@ def test_what_it_was_made_with_is_averaged_each_tensor_once(fork: Path) -> None:
 
 def test_training_goes_on_from_the_average_where_it_predicts_by_what_it_trains(fork: Path, tmp_path: Path) -> None:
     plain, switched = (
-        sweep(tmp_path / name, fork, f"Watched+{name}", hparams={name: {"decay": 0.5}}) for name in ("EMA", "SwitchEMA")
+        sweep(tmp_path / name, fork, f"Watched+{name}", hparams={name: {"decay": 0.5}}, setting={"steps": 1})
+        for name in ("EMA", "SwitchEMA")
     )
     ours, theirs = (training_of(found, found.plan.runs[0]) for found in (plain, switched))
     for training in (ours, theirs):
-        train_run(training, stop_after=1)
+        train_run(training)
     live, fed = theirs.algorithm.predictor_tensors(), theirs.averages["SwitchEMA"].weights()
     before, averaged = ours.algorithm.predictor_tensors(), ours.averages["EMA"].weights()
     assert fed is not None

@@ -16,7 +16,7 @@ from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.catalogue import Catalogue
 from dgbench.predictor import find_model
 from dgbench.reconcile import Sweep
-from dgbench.run import LAST
+from dgbench.run import LAST, MODEL
 from dgbench.sources import Site
 from dgbench.training import Training
 from tests.in_process import CPU, execute_all, records_of, sweep_of, train, training_of
@@ -147,7 +147,7 @@ def test_the_average_that_is_recorded_is_what_training_goes_on_from(tmp_path: Pa
     train(training)
     (record,) = records_of(training.folder, "SwitchEMA")[-1:]
     assert record["step"] == 6
-    live = training._measure(6, "again", None, last=False)
+    live = training._measure(6, MODEL, None, last=False)
     assert live == record["views"]
 
 
