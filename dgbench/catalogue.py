@@ -150,10 +150,10 @@ class Catalogue:
 
     def get(self, kind: str, name: str) -> Entry:
         """The entry of that kind and name; raises `UserError` with the nearest match."""
-        options = self.of_kind(kind)
-        if name not in options:
-            raise UserError(unknown("data set" if kind == "dataset" else kind, name, options))
-        return options[name]
+        entry = self.entries.get(name)
+        if entry is None or entry.kind != kind:
+            raise UserError(unknown("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
+        return entry
 
     @cached_property
     def baseline(self) -> str:
