@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from dgbench.asking import declare, open_facts
 from dgbench.catalogue import Catalogue
-from dgbench.declaration import declare, open_facts
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import Store
 from dgbench.training import Training
 from dgbench.workbench import open_workbench

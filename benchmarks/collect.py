@@ -21,10 +21,10 @@ from unittest.mock import patch
 import numpy as np
 
 from dgbench.domainbed import RunArgs, accuracy_key
+from dgbench.facts import DatasetFacts
 from dgbench.plan import Candidate, Plan
 from dgbench.planfile import tabulate, write_plan
 from dgbench.protocol import LeaveOneDomainOut
-from dgbench.request import DatasetFacts
 from dgbench.run import MODEL, Part, Run
 from dgbench.setting import setting
 from dgbench.store import RunFolder

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dgbench.catalogue import Catalogue
-from dgbench.sources import Site, open_dataset
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 
 HPARAMS = {"backbone": "SmallCNN", "image_size": 64, "batch_size": 16, "lr": 0.002}
 

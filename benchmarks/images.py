@@ -27,9 +27,9 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision import transforms
 
+from dgbench.cache import CachedImages
 from dgbench.data import Minibatches
 from dgbench.datasets.folder import folder
-from dgbench.image_cache import CachedImages
 from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD
 
 SIZES = {(227, 227): 900, (1024, 747): 240}

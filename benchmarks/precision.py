@@ -19,9 +19,9 @@ import torch
 from _measure import machine
 from torch.nn import functional as F
 
+from dgbench.machine import pick_device
 from dgbench.networks import build_network
 from dgbench.setting import setting
-from dgbench.workbench import pick_device
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {},

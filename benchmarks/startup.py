@@ -19,10 +19,11 @@ from pathlib import Path
 from _measure import machine
 
 from dgbench.catalogue import Catalogue
+from dgbench.facts import DatasetFacts
 from dgbench.names import Row
 from dgbench.plan import plan
 from dgbench.protocol import LeaveOneDomainOut
-from dgbench.request import DatasetFacts, Request
+from dgbench.request import Request
 from dgbench.setting import PRESETS
 
 DOMAINS = (3, 6, 4, 4, 4, 4, 6, 10, 5, 6, 3, 3, 3, 3, 3, 3)

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from dgbench import cli
-from dgbench.errors import UserError, unknown
+from dgbench.errors import UserError
+from dgbench.wording import unknown
 
 COMMANDS = {
     "sweep": "launch sweeps; see how far they are; mend and tidy them",

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from dgbench.cards import Archive
-from dgbench.dataset import Progress
 from dgbench.errors import Problems, UserError
 from dgbench.fetch import Unreachable, get, hash_of
+from dgbench.progress_bar import ReportProgress
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _RATIO = 100  # to which images and annotations are not packed, and bombs are
@@ -35,7 +35,7 @@ class _Member(NamedTuple):
     file: IO[bytes]
 
 
-def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path], progress: Progress) -> Path:
+def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> Path:
     """The folder `data_dir/unpacked` with the content of `sources`, or of `archives` if there are none.
 
     Of the sources, folders are copied (linked, on the same disk), archives are unpacked and other files are copied.
@@ -67,7 +67,7 @@ def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path
     return folder
 
 
-def _check_sources(archives: Sequence[Archive], sources: Sequence[Path], progress: Progress) -> None:
+def _check_sources(archives: Sequence[Archive], sources: Sequence[Path], progress: ReportProgress) -> None:
     problems = Problems()
     hashes = {archive.name: archive.md5 for archive in archives if archive.md5}
     for source in sources:
@@ -81,7 +81,7 @@ def _check_sources(archives: Sequence[Archive], sources: Sequence[Path], progres
     problems.raise_if_any()
 
 
-def extract(archive: Path, folder: Path, progress: Progress, *, limit: int = 0) -> None:
+def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int = 0) -> None:
     """Unpack a zip or tar file into `folder`, of at most `limit` bytes (0: 100 times its own size).
 
     Raises `UserError` naming a member that would lie outside the folder, is a link or a device, or is there twice; an

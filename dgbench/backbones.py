@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgbench.cards import INPUTS
-from dgbench.errors import UserError, unknown
+from dgbench.errors import UserError
+from dgbench.wording import unknown
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
 EMBEDDING = "embedding"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgbench.errors import UserError, unknown
+from dgbench.errors import UserError
+from dgbench.wording import unknown
 
 GENERATED = "generated"
 """Trait of data sets that draw something (noise, membership of domains) by a seed."""

@@ -151,7 +151,7 @@ def _where(findings: Sequence[Finding]) -> str:
 
 def _cases(findings: Sequence[Finding]) -> str:
     """Numbers of domains with which the same draws went wrong, together."""
-    from dgbench.signature import ranges
+    from dgbench.wording import ranges
 
     seeds: dict[int, list[int]] = {}
     for finding in findings:
@@ -165,7 +165,7 @@ def _cases(findings: Sequence[Finding]) -> str:
 
 
 def _draws(seeds: Sequence[int]) -> str:
-    from dgbench.signature import ranges
+    from dgbench.wording import ranges
 
     drawn = [seed for seed in seeds if seed]
     told = ["defaults"] if 0 in seeds else []

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from dgbench import domainbed, planfile
 from dgbench.cli import Parser, run
-from dgbench.errors import Problems, UserError, unknown
+from dgbench.errors import Problems, UserError
+from dgbench.files import write_atomic
 from dgbench.render import FORMATS
 from dgbench.report import build
 from dgbench.results import Results, read_results
 from dgbench.select import SELECTORS, default_selectors, selectors
-from dgbench.store import write_atomic
+from dgbench.wording import unknown
 
 
 def open_results(root: Path) -> Results:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems
+from dgbench.facts import DatasetFacts
 from dgbench.plan import Plan
 from dgbench.protocol import IN, NEW, View
-from dgbench.request import DatasetFacts
 from dgbench.run import Run
 from dgbench.splits import NEW_SHARE
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from dgbench.cache import Cacheable
 from dgbench.dataset import ArrayExamples, Dataset, SplitExamples
-from dgbench.image_cache import Cacheable
 from dgbench.protocol import View
 from dgbench.run import Run
 from dgbench.sampling import Sampler

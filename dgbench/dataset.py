@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.cards import Archive, DatasetCard
+from dgbench.progress_bar import ReportProgress
 
 NOT_ASKED = -100
 """Label of a place in a sequence at which nothing is asked."""
@@ -28,14 +29,6 @@ class Recipe:
 
 DOMAINBED = Recipe()
 """As DomainBed augments its folders of images."""
-
-
-class Progress(Protocol):
-    """Is told how far something is."""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Of `what`, so many bytes or items are done; `total` is 0 where nobody knows."""
-        ...
 
 
 class Examples(Protocol):
@@ -157,7 +150,7 @@ class Dataset:
         return ()
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Make `data_dir / card.folder` from `sources`, files or folders of the user's; if there are none, fetch them.
 
         Where the user names no sources and has the folder of `card.derived_from`, that is the source.
@@ -173,7 +166,7 @@ class Dataset:
         cls.arrange(unpacked(cls.archives, data_dir, sources, progress), data_dir / cls.card.folder, progress)
 
     @classmethod
-    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+    def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:
         """Move what lies in `unpacked` to the new `folder`, in the layout that `open` reads.
 
         By default that is the one folder which holds a folder for each domain, wherever an archive has it.

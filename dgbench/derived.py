@@ -20,9 +20,9 @@ from dgbench.merger import Member, Merger
 from dgbench.predictor import Saved, build, find_model, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import BEST, LAST, MODEL, Input
-from dgbench.seeding import numpy_stream
+from dgbench.seeding import numpy_stream, seed_everything
 from dgbench.stats import rank
-from dgbench.training import save_predictions, seed_everything
+from dgbench.training import save_predictions
 from dgbench.workbench import Workbench
 
 _SOURCE_BATCH = 128

@@ -21,10 +21,10 @@ import numpy as np
 import orjson
 
 from dgbench.errors import UserError
+from dgbench.files import write_atomic
 from dgbench.protocol import Fold, LeaveOneDomainOut
 from dgbench.results import Candidate, Gap, Results, Series, Spot
 from dgbench.seeding import seed_hash
-from dgbench.store import write_atomic
 
 RECORDS, DONE = "results.jsonl", "done"
 

@@ -18,12 +18,13 @@ from typing import Any
 from dgbench import cli
 from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
-from dgbench.dataset import Dataset, Progress
+from dgbench.dataset import Dataset
 from dgbench.duplicates import read_list, remove
 from dgbench.errors import Problems, UserError
 from dgbench.fetch import Unreachable
-from dgbench.progress_bar import shown_progress
-from dgbench.sources import Site, open_dataset, split_datasets
+from dgbench.progress_bar import ReportProgress, shown_progress
+from dgbench.site import Site
+from dgbench.sources import open_dataset, split_datasets
 from dgbench.verify import bad_examples
 
 
@@ -77,7 +78,7 @@ def _check(cls: type[Dataset], args: Any) -> None:
     problems.raise_if_any()
 
 
-def _provide(cls: type[Dataset], data_dir: Path, sources: Sequence[Path], progress: Progress) -> int:
+def _provide(cls: type[Dataset], data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> int:
     """Make the data set's folder, unless it is there."""
     folder, derived_from = data_dir / cls.card.folder, data_dir / cls.card.derived_from
     if cls.card.derived_from and not sources and derived_from.is_dir():
@@ -96,7 +97,9 @@ def _provide(cls: type[Dataset], data_dir: Path, sources: Sequence[Path], progre
     return 0
 
 
-def _staged(cls: type[Dataset], data_dir: Path, staging: Path, sources: Sequence[Path], progress: Progress) -> Dataset:
+def _staged(
+    cls: type[Dataset], data_dir: Path, staging: Path, sources: Sequence[Path], progress: ReportProgress
+) -> Dataset:
     """Fetch into a folder of its own, check there, and move to where it belongs in one step."""
     folder = data_dir / cls.card.folder
     try:
@@ -179,7 +182,7 @@ def _remove_duplicates(cls: type[Dataset], data_dir: Path, listed: Path) -> int:
     return 0
 
 
-def _verify(dataset: Dataset, progress: Progress) -> int:
+def _verify(dataset: Dataset, progress: ReportProgress) -> int:
     """Decode everything; what opening refuses has been refused before."""
     bad = list(bad_examples(dataset, progress))
     _tell(dataset, dataset.path or (dataset.data_dir or Path()) / dataset.card.folder)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
@@ -46,18 +45,3 @@ class Problems:
         """Raise one `UserError` with everything noted."""
         if self.found:
             raise UserError(*self.found)
-
-
-def with_article(noun: str) -> str:
-    """`a float`, `an int`."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def unknown(what: str, name: str, options: Iterable[str]) -> str:
-    """The message for a name that nobody has heard of, with the nearest that exists."""
-    options = sorted(options)
-    by_lower = {option.lower(): option for option in options}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    if near:
-        return f"unknown {what} {name!r}: did you mean {by_lower[near[0]]!r}?"
-    return f"unknown {what} {name!r}: there are {', '.join(options) or 'none'}"

@@ -21,13 +21,14 @@ from typing import Any
 import torch
 
 import dgbench
-from dgbench.catalogue import Catalogue, source_of
+from dgbench.catalogue import Catalogue
 from dgbench.derived import execute_adapt, execute_merge
+from dgbench.entry import source_of
 from dgbench.errors import UserError
-from dgbench.launchers.base import STOPPED, TAKEN
-from dgbench.lease import Lease, LeaseLost, Stopped
+from dgbench.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped
 from dgbench.run import Run
-from dgbench.sources import Site, open_dataset
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 from dgbench.store import RunFolder, Store
 from dgbench.training import CHECKPOINT, Training
 from dgbench.weights import started_from

@@ -10,11 +10,12 @@ from typing import Any
 
 from dgbench import domainbed, planfile
 from dgbench.cli import Parser, run
-from dgbench.errors import Problems, UserError, unknown
+from dgbench.errors import Problems, UserError
 from dgbench.planfile import PlanTable, read_plan
 from dgbench.protocol import LeaveOneDomainOut
 from dgbench.results import Results, Series, read_results
 from dgbench.store import RunFolder
+from dgbench.wording import unknown
 
 FORMATS = ("domainbed",)
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from dgbench.dataset import Progress
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a host counts as gone."""
@@ -34,7 +34,7 @@ class _Broken(Exception):
     """A connection that ended early; what came is kept and the rest asked for again."""
 
 
-def get(url: str, target: Path, progress: Progress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
+def get(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
     """`target` with what lies at `url`; a file that is there and has the hash is left alone.
 
     What has come of an unfinished file is kept beside it as `.part`, and a later call asks for the rest only, if the
@@ -62,7 +62,7 @@ def get(url: str, target: Path, progress: Progress, *, md5: str = "", timeout: f
     return target
 
 
-def hash_of(path: Path, progress: Progress) -> str:
+def hash_of(path: Path, progress: ReportProgress) -> str:
     """The MD5 of a file, hexadecimal: what the publishers of data sets give."""
     digest, done, size = hashlib.md5(usedforsecurity=False), 0, path.stat().st_size
     with path.open("rb") as file:
@@ -102,7 +102,7 @@ class _Part:
             self.forget()
 
 
-def _complete(url: str, part: _Part, progress: Progress, timeout: float) -> None:
+def _complete(url: str, part: _Part, progress: ReportProgress, timeout: float) -> None:
     """Ask until all is there, or several attempts in a row brought nothing."""
     failures, had = 0, part.size
     while True:
@@ -129,7 +129,7 @@ def _complete(url: str, part: _Part, progress: Progress, timeout: float) -> None
         time.sleep(_PAUSE)
 
 
-def _ask(url: str, part: _Part, progress: Progress, timeout: float) -> None:
+def _ask(url: str, part: _Part, progress: ReportProgress, timeout: float) -> None:
     """One request for what is missing; raises `_Broken` if less came than was announced."""
     begin = part.size
     headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}

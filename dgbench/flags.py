@@ -8,11 +8,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from dgbench.declaration import KEYS
+from dgbench.asking import KEYS
 from dgbench.errors import Problems, UserError
 from dgbench.image_cache import check_place
 from dgbench.setting import PRESETS
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.weights import sha256_of
 
 _ASKED = tuple(name for name in KEYS if name not in ("setting", "hparams", "space"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, cast
 
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.cards import AlgorithmCard
 from dgbench.errors import UserError
-from dgbench.foreign_space import accepts, card_of
 from dgbench.foreign_state import give, stepped, take
 from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD, Network
 from dgbench.setting import Setting
@@ -134,3 +135,23 @@ def wrapped(cls: type[nn.Module], source: str) -> type[Foreign]:
     """The algorithm that a class for DomainBed is; `source` says where it comes from."""
     content = {"foreign": cls, "card": card_of(source), "__doc__": cls.__doc__}
     return cast(type[Foreign], type(cls.__name__, (Foreign,), content))
+
+
+def card_of(source: str) -> AlgorithmCard:
+    """What is known of any class for DomainBed; what a step costs is not, so it counts as one pass."""
+    return AlgorithmCard(
+        paper=source,
+        base="",
+        needs=("classes", "real_inputs"),
+        no_feedback={"learning_rate": "makes its own optimizers"},
+        syncs="its update returns numbers, so each step waits for the device",
+    )
+
+
+def accepts(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:
+    """Whether a function can be called so."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True

@@ -11,19 +11,20 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from dgbench.cards import AlgorithmCard
-from dgbench.catalogue import Entry, import_source
-from dgbench.errors import UserError, unknown
+from dgbench.entry import Entry, import_source
+from dgbench.errors import UserError
+from dgbench.foreign import accepts, card_of
 from dgbench.seeding import hparams_stream
 from dgbench.setting import PRESETS, Setting
 from dgbench.space import Draw, HparamSpec, Space, Value, resolve
+from dgbench.wording import unknown
 
 REGISTRY = "hparams_registry"
 _LISTED_FOR = "Debug224"
@@ -112,26 +113,6 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
         card=card_of(source),
         registry=registry,
     )
-
-
-def card_of(source: str) -> AlgorithmCard:
-    """What is known of any class for DomainBed; what a step costs is not, so it counts as one pass."""
-    return AlgorithmCard(
-        paper=source,
-        base="",
-        needs=("classes", "real_inputs"),
-        no_feedback={"learning_rate": "makes its own optimizers"},
-        syncs="its update returns numbers, so each step waits for the device",
-    )
-
-
-def accepts(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:
-    """Whether a function can be called so."""
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    return True
 
 
 def _foreign_class(module: str, file: Path, name: str) -> Any:

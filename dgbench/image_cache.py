@@ -18,15 +18,13 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,32 +43,6 @@ PIXELS, SIZES, INDEX = "pixels", "sizes", "index.json"
 _SIZE = np.dtype("<u4")
 SIZES_OF_ONE = 3 * _SIZE.itemsize
 """Bytes in `sizes` for each image."""
-
-
-@runtime_checkable
-class Cacheable(Protocol):
-    """Examples that are read from image files, or from a cache of them."""
-
-    @property
-    def mapped(self) -> bool:
-        """Whether they are read from a cache of bytes, without decoding."""
-        ...
-
-    def cached(self) -> Examples:
-        """The same examples, read from the cache, which is built if it is not there."""
-        ...
-
-
-@runtime_checkable
-class CachedDataset(Protocol):
-    """A data set whose images can be cached."""
-
-    cache_dir: Path | None
-    """The folder of caches that the user named, if any."""
-
-    def image_cache(self) -> ImageCache:
-        """The cache of all its images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -130,21 +102,6 @@ class ImageCache:
         """The image files."""
         return [self.root / file for file in self.files()]
 
-    def open(self) -> CachedImages:
-        """The cached images; built now if they are not there, or waited for if somebody else builds them.
-
-        Raises `UserError` if an image can't be decoded, or the folder can't be written to or is full.
-        """
-        self.build()
-        return CachedImages(self.folder)
-
-    def build(self) -> None:
-        """See to it that the cache is there."""
-        if Index.read(self.folder) is None:
-            from dgbench.image_cache_build import build  # which planning does without
-
-            build(self)
-
 
 def check_place(place: Path) -> None:
     """Refuse a folder of caches that is not there and can't be made; one that is there may be for reading alone."""
@@ -153,85 +110,6 @@ def check_place(place: Path) -> None:
         raise UserError(f"--cache_dir {place} can't be a folder: {existing} is a file")
     if existing != place.absolute() and not os.access(existing, os.W_OK):
         raise UserError(f"--cache_dir {place} can't be made: {existing} can't be written to")
-
-
-def build_cache(dataset: Dataset) -> None:
-    """See to it that a data set's cache is there, if it has images; call it before the runs that share it."""
-    if isinstance(dataset, CachedDataset):
-        dataset.image_cache().build()
-
-
-class CachedImages:
-    """The images of a finished cache, mapped into memory; [row] -> (h, w, 3) uint8 as they are kept.
-
-    Copies that go to other processes map the files anew. Raises `UserError` if files are not what the index says.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)  # runs and loader processes share the cores already
-        index = Index.read(folder)
-        if index is None:
-            raise UserError(f"the cache of images {folder} is gone")
-        self.folder, self.index = folder, index
-        found = [(folder / name).stat().st_size if (folder / name).is_file() else -1 for name in (PIXELS, SIZES)]
-        if found != [index.size, index.count * SIZES_OF_ONE]:
-            raise UserError(f"the cache of images {folder} is damaged: remove it, and it is built again")
-        self.sizes = read_sizes(folder)
-        pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r"))
-        self.pixels = pixels.reshape(index.count, index.height, index.width, 3) if self.mapped else pixels
-
-    def __reduce__(self) -> tuple[type[CachedImages], tuple[Path]]:
-        return CachedImages, (self.folder,)
-
-    @property
-    def mapped(self) -> bool:
-        """Whether they are bytes that need no decoding."""
-        return self.index.kind == "bytes"
-
-    @cached_property
-    def ends(self) -> NDArray[np.int64]:
-        """Where each JPEG ends in `pixels`."""
-        return np.cumsum(self.sizes[:, 2], dtype=np.int64)
-
-    def __getitem__(self, row: int) -> NDArray[Any]:
-        if self.mapped:
-            image: NDArray[Any] = self.pixels[row]
-            return image
-        from dgbench.augmentation import from_jpeg
-
-        end = self.ends[row]
-        found = from_jpeg(self.pixels[end - self.sizes[row, 2] : end])
-        if found is None:
-            raise UserError(f"the cache of images {self.folder} is damaged: remove it, and it is built again")
-        return found
-
-    def batch(
-        self,
-        rows: NDArray[np.int64],
-        height: int,
-        width: int,
-        rng: np.random.Generator | None,
-        recipe: Recipe = DOMAINBED,
-    ) -> NDArray[np.uint8]:
-        """(B, 3, height, width): squashed to that size, or with `rng`, augmented with the draws of `transforms`."""
-        from dgbench.augmentation import augmented, resized, split  # OpenCV, which planning does without
-        from dgbench.transforms import draw
-
-        how = self.index.interpolation
-        inputs = np.empty((len(rows), 3, height, width), np.uint8)
-        for channels, row in zip(inputs, rows.tolist(), strict=True):
-            image = self[row]
-            w, h = map(int, self.sizes[row, :2])
-            if rng is None or recipe.resize_first:
-                image, w, h = resized(image, height, width, how), width, height
-            if rng is None:
-                split(image, channels)
-                continue
-            scale = image.shape[1] / w, image.shape[0] / h
-            split(augmented(image, draw(w, h, rng, recipe), height, width, scale, how), channels)
-        return inputs
 
 
 def read_sizes(folder: Path) -> NDArray[np.uint32]:

@@ -29,6 +29,7 @@ from rich.progress import Progress
 
 from dgbench.augmentation import from_jpeg
 from dgbench.errors import Problems, UserError
+from dgbench.files import write_json
 from dgbench.image_cache import (
     INDEX,
     LARGEST,
@@ -41,12 +42,11 @@ from dgbench.image_cache import (
     read_sizes,
     size_bytes,
 )
-from dgbench.launchers.base import STOPPED
-from dgbench.launchers.slots import usable_cores
-from dgbench.lease import Lease, LeaseLost, claim
-from dgbench.progress import INTERVAL, clock
-from dgbench.store import write_json
+from dgbench.lease import STOPPED, Lease, LeaseLost, claim
+from dgbench.machine import usable_cores
+from dgbench.progress import INTERVAL
 from dgbench.transforms import JPEG_BEGINS, resized
+from dgbench.wording import clock
 
 BLOCK = 64
 """Images that are decoded and written together."""
@@ -63,7 +63,7 @@ Entry = tuple[int, int, bytes]
 
 
 def build(cache: ImageCache) -> None:
-    """Build a cache, or wait until whoever builds it has done so; raises what `ImageCache.open` does."""
+    """Build a cache, or wait until whoever builds it has done so; raises what `open_images` does."""
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
         told = -INTERVAL

@@ -289,3 +289,9 @@ class Lease:
             with suppress(OSError):  # for people to look at; the run does without
                 (self.folder / PROGRESS).write_bytes(orjson.dumps(self._steps))
                 self._written = self._steps
+
+
+TAKEN = 75
+"""Exit code of a process that left because somebody else executes the run, or has finished it."""
+STOPPED = 76
+"""Exit code of a process that was asked to stop, and saved its state."""

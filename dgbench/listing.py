@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dgbench import cli
 from dgbench.cards import FEEDBACK, NEEDS, DatasetCard, with_values
-from dgbench.catalogue import Catalogue, Entry
+from dgbench.catalogue import Catalogue
+from dgbench.entry import Entry
 from dgbench.errors import UserError
 from dgbench.space import Draw, Space, Value
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dgbench.catalogue import Catalogue
-from dgbench.errors import Problems, UserError, unknown, with_article
+from dgbench.errors import Problems, UserError
+from dgbench.wording import unknown, with_article
 
 ORDER = ("algorithm", "average", "merger", "adapter")
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
-from dgbench.backbones import interpolation_of, starts_without_statistics
 from dgbench.catalogue import Catalogue
+from dgbench.facts import DatasetFacts, resolve_setting
 from dgbench.names import Row, parse_row
 from dgbench.protocol import Fold
-from dgbench.request import DatasetFacts, Overrides, Request, refuse
+from dgbench.refusals import refuse
+from dgbench.request import Overrides, Request
 from dgbench.run import ALL_TRIALS, MODEL, Input, Part, Run
 from dgbench.setting import Setting
 
@@ -275,15 +276,3 @@ def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
     for run in runs:
         level[run.id] = max((level[source.run] + 1 for source in run.inputs), default=0)
     return tuple(sorted(runs, key=lambda run: level[run.id]))
-
-
-def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
-    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name,
-    and how images are resized for it. Batch norm is live where there are no statistics that could be frozen."""
-    resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
-    backbone = facts.network(setting.backbone)
-    domains = setting.domains_per_step or facts.domains_per_step
-    own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation
-    batch_norm = setting.batch_norm if setting.weights or not starts_without_statistics(backbone) else "live"
-    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own, "batch_norm": batch_norm}
-    return dataclasses.replace(resolved, **changes)  # type: ignore[arg-type]

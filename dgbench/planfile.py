@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import orjson
 
+from dgbench.facts import DatasetFacts
+from dgbench.files import read_sweep_json, write_atomic
 from dgbench.plain import revive
 from dgbench.plan import Plan
 from dgbench.protocol import Fold
-from dgbench.request import DatasetFacts, Overrides
+from dgbench.request import Overrides
 from dgbench.run import run_name
 from dgbench.setting import Setting
-from dgbench.store import read_sweep_json, write_atomic
 
 FILE = "plan.json"
 FORMAT = 2

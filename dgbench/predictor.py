@@ -16,9 +16,10 @@ from torch.func import functional_call
 from dgbench.algorithm import Algorithm, Task
 from dgbench.average import Weights
 from dgbench.catalogue import Catalogue
+from dgbench.files import write_atomic
 from dgbench.networks import Network
 from dgbench.run import Part, Run
-from dgbench.store import model_path, write_atomic
+from dgbench.store import model_path
 
 
 def build(catalogue: Catalogue, kind: str, part: Part) -> Any:

@@ -17,6 +17,7 @@ from rich.text import Text
 from dgbench.launchers.base import Event, Observer
 from dgbench.run import Run
 from dgbench.store import Store
+from dgbench.wording import clock
 
 INTERVAL = 5.0
 """Seconds between two plain lines, at least."""
@@ -86,17 +87,6 @@ class Tally:
         """Counts and the estimate."""
         eta = self.eta()
         return self.counts() + (f", {clock(eta)} left" if eta else "")
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any.
-
-    >>> clock(75), clock(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def _told(event: Event) -> str:

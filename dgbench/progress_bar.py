@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, now and then a line anywhere else."""
+"""Reports progress of long work: a bar on a terminal, a line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-from dgbench.dataset import Progress as Observer
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 INTERVAL = 10.0
 """Seconds between two plain lines, at least."""
 
 
+class ReportProgress(Protocol):
+    """Is told how far something is."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Of `what`, so many bytes or items are done; `total` is 0 where nobody knows."""
+        ...
+
+
 @contextmanager
-def shown_progress() -> Iterator[Observer]:
+def shown_progress() -> Iterator[ReportProgress]:
     """Shows what it is told on the standard error output."""
     if sys.stderr.isatty():
+        # Planning imports this module for the protocol above; rich takes longer to import than planning lasts.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
             yield _Bars(bar)

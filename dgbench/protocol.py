@@ -8,7 +8,8 @@ from itertools import combinations
 from typing import Any, ClassVar
 from typing import Protocol as TypingProtocol
 
-from dgbench.errors import UserError, unknown
+from dgbench.errors import UserError
+from dgbench.wording import unknown
 
 IN, OUT = "in", "out"
 NEW = "new"

@@ -5,7 +5,6 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,24 +12,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dgbench.asking import declare, open_facts
+from dgbench.cache import build_cache
 from dgbench.catalogue import Catalogue
 from dgbench.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.dataset import Dataset
-from dgbench.declaration import FILE, Declaration, declare, open_facts, read_declaration, write_declaration
+from dgbench.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.errors import Problems, UserError
-from dgbench.image_cache import build_cache
+from dgbench.facts import DatasetFacts
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
-from dgbench.launchers.slots import usable_cores, visible_gpus
+from dgbench.machine import usable_cores, visible_gpus
 from dgbench.plan import Plan
 from dgbench.planfile import FILE as PLAN
 from dgbench.planfile import read_plan, tabulate, write_plan
 from dgbench.progress import progress
-from dgbench.request import DatasetFacts
 from dgbench.run import Run
-from dgbench.sources import Site, open_dataset, split_datasets
-from dgbench.store import RunFolder, State, Store, model_path
-from dgbench.weights import fetch
+from dgbench.site import Site
+from dgbench.sources import open_dataset, split_datasets
+from dgbench.start import fetch
+from dgbench.store import State, Store, model_path
 
 _PRELOADED = ("dgbench.execute", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
 """Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
@@ -241,32 +242,3 @@ def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
                 for name in changed
             )
         )
-
-
-def prunable(root: Path) -> tuple[list[RunFolder], list[Path]]:
-    """Runs that the plan no longer has, and folders of weights of finished runs that no unfinished run reads."""
-    table, store = read_plan(root), Store(root)
-    states = store.states((run.id for run in table.runs), 0)
-    needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
-    unneeded = (id for id, state in states.items() if state is State.DONE and id not in needed)
-    weights = [models for id in unneeded if (models := store.folder(id).path / "models").is_dir()]
-    return [store.folder(id) for id in sorted(set(store.ids()) - states.keys())], weights
-
-
-def prune(root: Path) -> tuple[int, int]:
-    """Remove what is `prunable`, but for runs that somebody executes; (runs, bytes) removed."""
-    runs, weights = prunable(root)
-    removed = freed = 0
-    for folder in runs:
-        if folder.reset():
-            freed += _size(folder.path)
-            shutil.rmtree(folder.path)
-            removed += 1
-    for models in weights:
-        freed += _size(models)
-        shutil.rmtree(models)
-    return removed, freed
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from dgbench.algorithm import Algorithm, Batch, Task
 from dgbench.cards import AlgorithmCard
-from dgbench.catalogue import Entry
+from dgbench.entry import Entry
 from dgbench.networks import Network
+from dgbench.seeding import seed_everything
 from dgbench.setting import Setting, setting
 from dgbench.space import Value
-from dgbench.training import seed_everything
 
 SHAPE, CLASSES = (1, 8, 8), 3
 TRAITS = ("few_examples", "small_images")

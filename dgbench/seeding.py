@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_hash(*args: object) -> int:
@@ -32,3 +37,17 @@ def numpy_stream(*args: object) -> np.random.Generator:
 def torch_seed(*args: object) -> int:
     """A 63-bit seed for torch's generators, for the purpose that `args` name."""
     return int.from_bytes(hashlib.sha256(str(args).encode()).digest()[:8], "little") >> 1
+
+
+def seed_everything(device: torch.device, *purpose: object) -> None:
+    """Seed the global generators of Python, numpy and torch (the CPU's and the device's) for one purpose."""
+    import torch  # planning draws hyperparameters from this module, and does without torch
+
+    seed = torch_seed(*purpose)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a hundred times longer
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

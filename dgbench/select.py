@@ -14,11 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from dgbench.errors import Problems, unknown
+from dgbench.errors import Problems
 from dgbench.protocol import FixedSplit, Fold, View
 from dgbench.results import Gap, Results, Series
 from dgbench.run import ALL_TRIALS
 from dgbench.stats import rank
+from dgbench.wording import unknown
 
 
 @dataclass(frozen=True)

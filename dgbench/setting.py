@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dgbench.errors import Problems, unknown, with_article
+from dgbench.errors import Problems
+from dgbench.wording import unknown, with_article
 
 
 @dataclass(frozen=True)

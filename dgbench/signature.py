@@ -9,6 +9,7 @@ from dgbench import __version__
 from dgbench.results import Gap, Results, Series
 from dgbench.run import ALL_TRIALS
 from dgbench.select import Selector
+from dgbench.wording import ranges
 
 
 def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> dict[str, str]:
@@ -68,21 +69,6 @@ def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
         folds.setdefault((method, state, why, _draws(by_trial)), []).append(f"[{'+'.join(held_out)}]")
     for (method, state, why, draws), names in folds.items():
         yield f"{method} {' '.join(names)}, {draws}: {state}{f' ({why})' if why else ''}"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Numbers in short.
-
-    >>> ranges([0, 1, 2, 5])
-    '0-2, 5'
-    """
-    parts: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ", ".join("-".join(map(str, part)) for part in parts)
 
 
 def _draws(by_trial: Mapping[int, set[int]]) -> str:

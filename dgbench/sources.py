@@ -7,58 +7,14 @@ apart from runs, in a `Site`.
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from dgbench.catalogue import Catalogue, split_include
-from dgbench.dataset import Dataset, SplitExamples
+from dgbench.cache import CachedDataset
+from dgbench.catalogue import Catalogue
+from dgbench.dataset import Dataset
 from dgbench.errors import Problems, UserError
-from dgbench.image_cache import CachedDataset
-from dgbench.plain import revive
-from dgbench.protocol import TRAIN, View
-from dgbench.request import DatasetFacts
-from dgbench.splits import by_domain
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a machine needs to execute runs and no result depends on."""
-
-    data_dir: str = ""
-    cache_dir: str = ""
-    """Folder for decoded images; empty: one in the data directory, or beside the path."""
-    paths: Mapping[str, str] = field(default_factory=dict)
-    """Data set -> its path, for those whose name carries one."""
-    include: tuple[str, ...] = ()
-    skip_bad_images: bool = False
-    device: str = "auto"
-    workers: int = 0
-    """Processes that decode images, for each run."""
-    backbone_weights: str = ""
-    """The file whose hash is the setting's `weights`; empty where it names none."""
-    save_models: bool = False
-    """Keep every run's weights, not only those that another run reads."""
-    save_predictions: bool = False
-    checkpoint_minutes: float = 10.0
-    """Longest time between checkpoints; each evaluation makes one too."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return dataclasses.asdict(self)
-
-    def including(self, files: Sequence[str]) -> Site:
-        """With these files included too; each takes the place of one of its name that is gone, as after a move."""
-        names = {Path(file).name for file in files}
-        stay = [file for file in self.include if Path(file).name not in names or Path(split_include(file)[0]).is_file()]
-        return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Site:
-        """Read what `to_json` wrote."""
-        return revive(Site, data)
+from dgbench.site import Site
 
 
 def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]:
@@ -119,34 +75,3 @@ def open_dataset(
     resized_otherwise = copy.copy(_open[key])
     resized_otherwise.interpolation = interpolation
     return resized_otherwise
-
-
-def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
-    """What planning needs to know of an open data set."""
-    card, parts, pools = dataset.card, dict[str, int](), dict[str, int]()
-    for domain in dataset.domains if card.parts else ():
-        examples = dataset.examples(domain, 0)
-        assert isinstance(examples, SplitExamples)
-        parts |= {str(View(domain, part)): len(indices) for part, indices in examples.parts.items()}
-        pools[domain] = len(by_domain(examples, examples.parts[TRAIN]))
-    return DatasetFacts(
-        name=name,
-        domains=dataset.domains,
-        counts=tuple(dataset.counts()),
-        num_classes=len(dataset.classes),
-        input_shape=dataset.input_shape,
-        input_kind=dataset.input_kind,
-        traits=card.traits,
-        steps=card.steps,
-        checkpoint_freq=card.checkpoint_freq,
-        fingerprint=dataset.fingerprint(),
-        tested=card.tested,
-        shared_identities=card.shared_identities,
-        parts=parts,
-        pools=pools,
-        domains_per_step=card.domains_per_step,
-        metric=card.metric,
-        task=card.task,
-        outputs=dataset.outputs,
-        backbone=card.backbone,
-    )

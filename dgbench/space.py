@@ -16,8 +16,9 @@ from typing import Any, TypeAlias, cast, get_type_hints
 
 import numpy as np
 
-from dgbench.errors import Problems, unknown, with_article
+from dgbench.errors import Problems
 from dgbench.seeding import hparams_stream, seed_hash
+from dgbench.wording import unknown, with_article
 
 Value: TypeAlias = bool | int | float | str
 

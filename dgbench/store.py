@@ -13,18 +13,16 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from dgbench import lease as leases
-from dgbench.errors import UserError
+from dgbench.files import write_atomic, write_json
 from dgbench.lease import TTL, Lease
 from dgbench.run import Run
 from dgbench.sealed import Garbled
@@ -49,45 +47,6 @@ class State(str, Enum):
     FAILED = "failed"
     """Failed more often than it may be retried, or in a way that trying again can't mend."""
     DONE = "done"
-
-
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Make `path` hold `content` (bytes, or what a function writes into a file): all of it, or as before.
-
-    Raises OSError (disk full, read-only, ...) with `path` untouched.
-    """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(beside, "xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # as of a write to a full disk
-            error.filename = str(path)
-        raise
-
-
-def write_json(path: Path, data: object) -> None:
-    """`write_atomic` of readable JSON."""
-    write_atomic(path, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def read_sweep_json(root: Path, name: str, version: int) -> dict[str, Any]:
-    """A JSON file of a sweep's folder; raises `UserError` if it isn't there, or of another format."""
-    try:
-        data: dict[str, Any] = orjson.loads((root / name).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{root} holds no sweep: there is no {name} in it") from None
-    if data["format"] != version:
-        raise UserError(f"{root / name} has format {data['format']}, this version reads {version}")
-    return data
 
 
 def model_path(folder: Path, predictor: str, which: str) -> Path:

@@ -17,15 +17,17 @@ from typing import Any
 import orjson
 
 from dgbench import cli
+from dgbench.asking import overlaid, read_sweep_file
 from dgbench.catalogue import Catalogue
 from dgbench.cost import cost_of
-from dgbench.declaration import overlaid, read_site, read_sweep_file
+from dgbench.declaration import read_site
 from dgbench.errors import Problems, UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
 from dgbench.planfile import read_plan
-from dgbench.reconcile import Sweep, prepare, prunable, prune, reopen
+from dgbench.reconcile import Sweep, prepare, reopen
 from dgbench.run import Run
 from dgbench.store import UNMENDED, State, Store
+from dgbench.tidy import prunable, prune
 
 
 def parser() -> cli.Parser:

@@ -21,12 +21,13 @@ from dgbench import cli, collect, select
 from dgbench.catalogue import Catalogue
 from dgbench.errors import Problems
 from dgbench.flags import add_device, add_setting, asked_of, site_of
-from dgbench.launchers.base import TAKEN, Slot
-from dgbench.launchers.slots import usable_cores
+from dgbench.launchers.base import Slot
+from dgbench.lease import TAKEN
+from dgbench.machine import usable_cores
 from dgbench.names import parse_row
 from dgbench.protocol import FixedSplit
 from dgbench.reconcile import Sweep, prepare
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import State
 
 PLACE = Path("train_output")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,14 +24,14 @@ from dgbench.average import Average, Weights
 from dgbench.batch_norm import inputs_for, is_live, measured
 from dgbench.data import Minibatch, Minibatches, ViewData
 from dgbench.evaluate import evaluate_views, gathered, mean_score, show
+from dgbench.files import write_atomic
 from dgbench.lease import Lease, Stopped
 from dgbench.predictor import build, predict_with, save_model
 from dgbench.protocol import View
 from dgbench.run import BEST, LAST, MODEL
 from dgbench.sealed import Garbled, check_seal, sealed
-from dgbench.seeding import torch_seed
+from dgbench.seeding import seed_everything
 from dgbench.stats import rank
-from dgbench.store import write_atomic
 from dgbench.teacher import teacher_of
 from dgbench.workbench import Workbench
 
@@ -270,18 +269,6 @@ class Training:
     def _begin_anew(self) -> None:
         self.checkpoint.unlink()
         self.folder.truncate_records(0)
-
-
-def seed_everything(device: torch.device, *purpose: object) -> None:
-    """Seed the global generators of Python, numpy and torch (the CPU's and the device's) for one purpose."""
-    seed = torch_seed(*purpose)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a hundred times longer
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
 
 
 def save_predictions(folder: Path, predictor: str, logits: Mapping[View, Tensor], data: ViewData) -> None:

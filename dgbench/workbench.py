@@ -16,11 +16,12 @@ from dgbench.catalogue import Catalogue
 from dgbench.data import ViewData
 from dgbench.dataset import Dataset
 from dgbench.errors import UserError
+from dgbench.machine import check_precision, pick_device
 from dgbench.networks import Network
 from dgbench.predictor import build_algorithm
 from dgbench.run import BEST, LAST, Input, Run
-from dgbench.setting import Setting
-from dgbench.sources import Site, open_dataset
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 from dgbench.store import RunFolder, Store
 from dgbench.weights import provide
 
@@ -96,28 +97,3 @@ def training_run(run: Run, store: Store) -> Run:
     while run.kind != "train":
         run = store.folder(run.inputs[0].run).run()
     return run
-
-
-def check_precision(setting: Setting, device: torch.device) -> None:
-    """Raise `UserError` if a device only imitates the setting's precision, which takes longer than full precision."""
-    if setting.precision == "fp32":
-        return
-    if device.type == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        lacks = "this CPU has neither avx512_bf16 nor AMX"
-    elif device.type == "cuda" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(False):
-        lacks = f"{torch.cuda.get_device_name(device)} has no bf16"
-    else:
-        return
-    raise UserError(
-        f"precision 'bf16' would be imitated, for {lacks}: leave it out, or say --device cuda if the runs go to GPUs "
-        "that have it"
-    )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

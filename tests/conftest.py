@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from dgbench.catalogue import Catalogue
+from dgbench.facts import DatasetFacts
 from dgbench.names import parse_rows
 from dgbench.plan import Plan, plan
 from dgbench.protocol import LeaveOneDomainOut, Protocol
-from dgbench.request import DatasetFacts, Overrides, Request
+from dgbench.request import Overrides, Request
 from dgbench.setting import Setting, setting
 
 MakeFacts = Callable[..., DatasetFacts]

@@ -15,7 +15,7 @@ from dgbench.launchers.base import Slot
 from dgbench.lease import Lease, Stopped
 from dgbench.reconcile import Sweep, prepare
 from dgbench.run import Run
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import RunFolder
 from dgbench.training import Training
 from dgbench.workbench import open_workbench

@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import numpy as np
 
+from dgbench.facts import DatasetFacts
 from dgbench.plan import Candidate, Plan
 from dgbench.planfile import PlanTable, tabulate, write_plan
 from dgbench.protocol import Fold, LeaveOneDomainOut, Protocol
-from dgbench.request import DatasetFacts
 from dgbench.run import MODEL, Input, Part, Run
 from dgbench.setting import Setting, setting
 from dgbench.store import RunFolder

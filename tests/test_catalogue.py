@@ -267,17 +267,17 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
 def test_an_entry_that_extends_another_is_read_again_when_that_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dgbench import catalogue as module
+    from dgbench import entry, index
 
-    before = module._base_digest()
-    for kind_folder, *_ in module.KINDS.values():
+    before = index._base_digest()
+    for kind_folder, *_ in index.KINDS.values():
         (tmp_path / kind_folder).mkdir()
-        for file in (module._PACKAGE / kind_folder).glob("*.py"):
+        for file in (entry.PACKAGE / kind_folder).glob("*.py"):
             (tmp_path / kind_folder / file.name).write_bytes(file.read_bytes())
-    for file in module._PACKAGE.glob("*.py"):
+    for file in entry.PACKAGE.glob("*.py"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(module, "_PACKAGE", tmp_path)
-    digest = module._base_digest.__wrapped__
+    monkeypatch.setattr(index, "PACKAGE", tmp_path)
+    digest = index._base_digest.__wrapped__
     assert digest() == before
     for name in ("algorithms/sam.py", "datasets/_digits.py", "algorithm.py", "space.py"):
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")

@@ -15,7 +15,8 @@ from dgbench.dataset import Dataset
 from dgbench.protocol import IN, OUT, Explicit, Fold, LeaveOneDomainOut, View
 from dgbench.run import Part, Run
 from dgbench.setting import setting
-from dgbench.sources import Site, open_dataset
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 from dgbench.splits import split
 from tests.layouts import write_folders
 

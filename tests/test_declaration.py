@@ -8,24 +8,16 @@ from typing import Any
 
 import pytest
 
+from dgbench.asking import declare, open_facts, overlaid, read_sweep_file
 from dgbench.catalogue import Catalogue
 from dgbench.cli import Parser
-from dgbench.declaration import (
-    FILE,
-    Declaration,
-    declare,
-    open_facts,
-    overlaid,
-    read_declaration,
-    read_sweep_file,
-    write_declaration,
-)
+from dgbench.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.errors import UserError
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, site_of
 from dgbench.protocol import Explicit, LeaveOneDomainOut, SingleSource
 from dgbench.request import Overrides
 from dgbench.setting import setting
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.space import choice, power, uniform
 
 BASIC = {"algorithms": ["ERM"], "datasets": ["RotatedDigits"]}

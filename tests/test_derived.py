@@ -26,7 +26,7 @@ from dgbench.results import read_results
 from dgbench.run import BEST, LAST, MODEL, Run
 from dgbench.select import TrainingDomain
 from dgbench.signature import signature
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import RunFolder
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 

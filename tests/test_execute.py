@@ -21,8 +21,8 @@ from dgbench import evaluate
 from dgbench.data import ViewData
 from dgbench.errors import UserError
 from dgbench.execute import commit, preload, versions
-from dgbench.launchers.base import STOPPED, TAKEN
-from dgbench.lease import Lease
+from dgbench.lease import STOPPED, TAKEN, Lease
+from dgbench.machine import pick_device
 from dgbench.predictor import find_model
 from dgbench.protocol import View
 from dgbench.reconcile import Sweep
@@ -31,10 +31,10 @@ from dgbench.results import read_results
 from dgbench.run import BEST, Run
 from dgbench.select import TrainingDomain
 from dgbench.signature import signature
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import RunFolder, State
 from dgbench.training import CHECKPOINT, Training
-from dgbench.workbench import open_workbench, pick_device
+from dgbench.workbench import open_workbench
 from tests.in_process import execute, execute_all, records_of, sweep_of
 from tests.layouts import truncate, write_folders
 

@@ -21,7 +21,8 @@ from dgbench.predictor import find_model
 from dgbench.protocol import FixedSplit, LeaveOneDomainOut, View
 from dgbench.reconcile import Sweep, prepare
 from dgbench.run import BEST
-from dgbench.sources import Site, open_dataset
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 from dgbench.train import main as by_hand
 from tests.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.language_models import save_model

@@ -31,7 +31,7 @@ from dgbench.predictor import predict_with
 from dgbench.reconcile import Sweep, reopen
 from dgbench.seeding import seed_hash
 from dgbench.setting import setting
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.training import CHECKPOINT
 from tests.in_process import execute, execute_all, records_of, runs_of, sweep_of, training_of
 from tests.in_process import train as train_run

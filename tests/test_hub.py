@@ -24,7 +24,7 @@ from dgbench.errors import UserError
 from dgbench.hub import here, timm_file
 from dgbench.networks import build_network
 from dgbench.setting import setting
-from dgbench.weights import fetch
+from dgbench.start import fetch
 from tests.datasets.no_network import cut_off, unplugged
 from tests.in_process import sweep_of
 from tests.language_models import save_model

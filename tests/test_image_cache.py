@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dgbench import image_cache_build
+from dgbench.cache import build_cache, ensure_built, open_images
 from dgbench.cards import DatasetCard
 from dgbench.catalogue import Catalogue
 from dgbench.dataset import ArrayExamples
@@ -29,10 +30,10 @@ from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
 from dgbench.errors import UserError
 from dgbench.flags import add_device, add_setting, asked_of, site_of
-from dgbench.image_cache import ImageCache, Index, build_cache, check_place
-from dgbench.launchers.base import STOPPED
-from dgbench.lease import claim
-from dgbench.sources import Site, open_dataset
+from dgbench.image_cache import ImageCache, Index, check_place
+from dgbench.lease import STOPPED, claim
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 from dgbench.transforms import decoded
 from dgbench.workbench import open_workbench
 from tests.in_process import execute, execute_all, records_of, sweep_of, train, training_of
@@ -89,7 +90,7 @@ def content(cache: ImageCache) -> list[bytes]:
 
 def refused(cache: ImageCache) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
-        cache.build()
+        ensure_built(cache)
     return caught.value.problems
 
 
@@ -105,7 +106,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
     dataset = folder(path=root, image_size=32)
-    images = dataset.image_cache().open()
+    images = open_images(dataset.image_cache())
     assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
     assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
     for row, path in enumerate(dataset.image_cache().paths()):
@@ -113,7 +114,7 @@ def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
 
 
 def test_images_of_several_sizes_are_squashed_and_evaluated_as_without_a_cache(mixed: Path) -> None:
-    images = cache_of(mixed).open()
+    images = open_images(cache_of(mixed))
     assert (images.index.kind, images.pixels.shape) == ("bytes", (12, 32, 32, 3))
     widths = {tuple(size) for size in images.sizes[:, :2].tolist()}
     assert widths == {(40 + i, 36) if i % 2 else (28, 30 + i) for i in range(12)}
@@ -127,7 +128,7 @@ def test_images_of_several_sizes_are_squashed_and_evaluated_as_without_a_cache(m
 def test_large_data_sets_are_kept_as_jpegs_with_a_short_side(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_cache_build, "LARGEST", 12 * 32 * 32 * 3 - 1)
     write_image(mixed / "art" / "cat" / "large.png", seed=50, size=(640, 512))
-    images = cache_of(mixed).open()
+    images = open_images(cache_of(mixed))
     shapes = {tuple(map(int, images.sizes[row, :2])): images[row].shape for row in range(13)}
     assert images.index.kind == "jpeg"
     assert shapes[640, 512] == (256, 320, 3), "shrunk to a short side of 256"
@@ -144,11 +145,11 @@ def test_the_short_side_of_jpegs_and_the_limit_of_own_sizes_grow_with_what_is_as
 ) -> None:
     for domain in DOMAINS:
         write_image(tmp_path / "own" / domain / "cat" / "1.png", size=(300, 270))
-    assert cache_of(tmp_path / "own", 224).open().pixels.shape == (3, 224, 224, 3)
-    assert cache_of(tmp_path / "own", 280).open().pixels.shape == (3, 270, 300, 3)
+    assert open_images(cache_of(tmp_path / "own", 224)).pixels.shape == (3, 224, 224, 3)
+    assert open_images(cache_of(tmp_path / "own", 280)).pixels.shape == (3, 270, 300, 3)
     monkeypatch.setattr(image_cache_build, "LARGEST", 0)
     write_image(tmp_path / "own" / "art" / "cat" / "2.png", size=(700, 600))
-    assert cache_of(tmp_path / "own", 448).open()[1].shape == (512, 597, 3)
+    assert open_images(cache_of(tmp_path / "own", 448))[1].shape == (512, 597, 3)
 
 
 def test_images_of_one_small_size_may_take_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_a_jpeg_that_is_small_enough_is_kept_as_it_is(root: Path, monkeypatch: p
     write_image(root / "art" / "cat" / "c.jpg", seed=3, mode="CMYK", size=(44, 30))
     write_image(root / "art" / "cat" / "d.png", seed=4, size=(45, 30))
     noise(5, (512, 300)).save(root / "art" / "cat" / "e.jpg", quality=60)
-    images, paths = cache_of(root).open(), cache_of(root).paths()
+    images, paths = open_images(cache_of(root)), cache_of(root).paths()
     assert images.index.kind == "jpeg"
     kept = {
         path.name: images.pixels[end - size : end].tobytes() == path.read_bytes()
@@ -220,10 +221,10 @@ def test_copies_for_other_processes_carry_no_pixels(root: Path) -> None:
 
 def test_damage_is_told(root: Path) -> None:
     cache = cache_of(root)
-    cache.build()
+    ensure_built(cache)
     os.truncate(cache.folder / "pixels", 100)
     with pytest.raises(UserError, match="damaged: remove it"):
-        cache.open()
+        open_images(cache)
 
 
 # -- whose cache it is --------------------------------------------------------------------------------------------
@@ -232,11 +233,11 @@ def test_damage_is_told(root: Path) -> None:
 def test_a_cache_is_found_by_what_is_in_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = cache_of(root)
     assert cache.place == tmp_path / ".dgbench-cache"
-    cache.build()
+    ensure_built(cache)
     decodings = counted(monkeypatch)
     moved = folder(path=Path(shutil.copytree(root, tmp_path / "elsewhere" / "renamed")), image_size=32)
     moved.cache_dir = cache.place
-    moved.image_cache().build()
+    ensure_built(moved.image_cache())
     assert moved.image_cache().folder == cache.folder
     assert not decodings
     assert cache_of(root, 33).folder != cache.folder
@@ -249,7 +250,7 @@ def test_caches_of_two_interpolations_share_no_pixels(mixed: Path) -> None:
     by_bicubic.interpolation = "bicubic"
     caches = by_bilinear.image_cache(), by_bicubic.image_cache()
     assert caches[0].folder != caches[1].folder
-    assert [cache.open().index.interpolation for cache in caches] == ["bilinear", "bicubic"]
+    assert [open_images(cache).index.interpolation for cache in caches] == ["bilinear", "bicubic"]
     for domain in DOMAINS:
         files, other = by_bicubic.examples(domain, 0), by_bilinear.examples(domain, 0)
         assert isinstance(files, ImageExamples)
@@ -343,7 +344,7 @@ def test_other_data_sets_have_none(catalogue: Catalogue, tmp_path: Path) -> None
 def test_it_is_built_once_and_told(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     decodings = counted(monkeypatch)
     for _ in range(3):
-        cache_of(root).build()
+        ensure_built(cache_of(root))
     assert len(decodings) == 12
     said = capsys.readouterr()
     assert said.out == ""
@@ -354,7 +355,7 @@ def test_it_is_built_once_and_told(root: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_terminal_shows_a_bar(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    cache_of(root).build()
+    ensure_built(cache_of(root))
     assert "100%" in capsys.readouterr().err
 
 
@@ -362,7 +363,7 @@ def test_a_terminal_shows_a_bar(root: Path, monkeypatch: pytest.MonkeyPatch, cap
 @pytest.mark.parametrize(("limit", "torn"), [(10**9, b"torn"), (0, b"torn"), (0, bytes(10**4))])
 def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPatch, limit: int, torn: bytes) -> None:
     monkeypatch.setattr(image_cache_build, "LARGEST", limit)
-    cache_of(mixed).build()
+    ensure_built(cache_of(mixed))
     whole = content(cache_of(mixed))
     shutil.rmtree(cache_of(mixed).place)
 
@@ -377,22 +378,22 @@ def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(image_cache_build._Files, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cache_of(mixed).build()
+        ensure_built(cache_of(mixed))
     assert Index.read(cache_of(mixed).folder) is None
     monkeypatch.setattr(image_cache_build._Files, "append", append)
     decodings = counted(monkeypatch)
-    cache_of(mixed).build()
+    ensure_built(cache_of(mixed))
     assert len(decodings) == 7
     assert content(cache_of(mixed)) == whole
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_sizes_without_their_pixels_are_not_believed(root: Path) -> None:
-    cache_of(root).build()
+    ensure_built(cache_of(root))
     whole = content(cache_of(root))
     (cache_of(root).folder / "index.json").unlink()
     os.truncate(cache_of(root).folder / "pixels", 17 * 23 * 3 * 4)
-    cache_of(root).build()
+    ensure_built(cache_of(root))
     assert content(cache_of(root)) == whole
 
 
@@ -400,6 +401,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dgbench import image_cache_build
+from dgbench.cache import ensure_built
 from dgbench.datasets.folder import folder
 image_cache_build.BLOCK = 2
 append = image_cache_build._Files.append
@@ -408,19 +410,20 @@ def dying(self, entries):
     if self.count == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 image_cache_build._Files.append = dying
-folder(path=Path(sys.argv[1]), image_size=32).image_cache().build()
+ensure_built(folder(path=Path(sys.argv[1]), image_size=32).image_cache())
 """
 RACER = """
 import os, sys
 from pathlib import Path
 from dgbench import image_cache_build
+from dgbench.cache import open_images
 from dgbench.datasets import _images
 from dgbench.datasets.folder import folder
 image_cache_build.BLOCK, image_cache_build._WAIT = 2, 0.02
 decoded = _images.decoded
 _images.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
 sys.stdin.readline()
-images = folder(path=Path(sys.argv[1]), image_size=32).image_cache().open()
+images = open_images(folder(path=Path(sys.argv[1]), image_size=32).image_cache())
 print("bytes", int(images.pixels.sum()))
 """
 
@@ -430,7 +433,7 @@ def test_a_killed_builder_is_succeeded_at_once(root: Path, monkeypatch: pytest.M
     assert done.returncode == -signal.SIGKILL
     monkeypatch.setattr(image_cache_build, "BLOCK", 2)
     decodings = counted(monkeypatch)
-    images = cache_of(root).open()
+    images = open_images(cache_of(root))
     assert len(decodings) == 6
     assert np.array_equal(images[11], np.asarray(decoded(cache_of(root).paths()[-1])))
 
@@ -460,7 +463,7 @@ def test_who_finds_a_builder_at_work_waits_and_says_so(
     monkeypatch.setattr(image_cache_build, "_WAIT", 0.02)
     timer = threading.Timer(0.2, lease.release)
     timer.start()
-    cache.build()
+    ensure_built(cache)
     timer.join()
     assert f"waiting for another process that decodes its images into {cache.folder}" in capsys.readouterr().err
 
@@ -472,11 +475,11 @@ def test_a_builder_that_is_asked_to_stop_leaves_and_can_go_on(root: Path, monkey
         image_cache_build._Files, "append", lambda *args: append(*args) or os.kill(os.getpid(), signal.SIGTERM)
     )
     with pytest.raises(SystemExit) as caught:
-        cache_of(root).build()
+        ensure_built(cache_of(root))
     assert caught.value.code == STOPPED
     monkeypatch.setattr(image_cache_build._Files, "append", append)
     decodings = counted(monkeypatch)
-    cache_of(root).build()
+    ensure_built(cache_of(root))
     assert len(decodings) == 7
 
 
@@ -493,7 +496,7 @@ def test_a_builder_that_lost_its_lease_writes_nothing_more(root: Path, monkeypat
             (cache.folder / "lease-0002.released").touch()
 
     monkeypatch.setattr(image_cache_build._Files, "append", overtaken)
-    cache.build()
+    ensure_built(cache)
     assert appended == [5, 5, 2], "by the first attempt one block, by its successor the others"
     assert (cache.folder / "lease-0003").exists()
 
@@ -510,7 +513,7 @@ def test_all_bad_images_are_named_and_nothing_is_left(root: Path) -> None:
     assert all("--skip_bad_images" in problem for problem in problems)
     assert (cache_of(root).folder / "pixels").stat().st_size == 0
     dataset = folder(path=root, skip_bad_images=True)
-    assert len(dataset.image_cache().open().sizes) == 10
+    assert len(open_images(dataset.image_cache()).sizes) == 10
 
 
 def test_many_bad_images_are_not_all_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,19 +549,19 @@ def test_a_disk_that_fills_up_is_told(root: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr(os, "pwrite", full)
         (problem,) = refused(cache_of(root))
     assert problem.startswith(f"the disk of {cache_of(root).place} is full, ")
-    cache_of(root).build()
+    ensure_built(cache_of(root))
 
 
 def test_a_finished_cache_is_only_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache_of(root).build()
+    ensure_built(cache_of(root))
     monkeypatch.setattr(image_cache_build, "build", None)
     before = sorted(cache_of(root).folder.iterdir())
-    cache_of(root).open()
+    open_images(cache_of(root))
     assert sorted(cache_of(root).folder.iterdir()) == before
 
 
 def test_the_index_is_for_people_too(root: Path) -> None:
-    cache_of(root).build()
+    ensure_built(cache_of(root))
     index = json.loads((cache_of(root).folder / "index.json").read_text())
     assert index["name"] == "folder:own"
     assert index["count"] == 12

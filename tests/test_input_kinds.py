@@ -16,7 +16,7 @@ from dgbench.graphs import GIN
 from dgbench.predictor import predict_with
 from dgbench.protocol import View
 from dgbench.reconcile import prepare
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.weights import sha256_of
 from tests.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.test_fixed_split import TINY, asked, problems, sweep_of, tables

@@ -14,7 +14,7 @@ from dgbench.backbones import check_backbone, check_inputs, is_language_model
 from dgbench.errors import UserError
 from dgbench.networks import Network, build_network
 from dgbench.setting import setting
-from dgbench.weights import check_start
+from dgbench.start import check_start
 
 transformers = pytest.importorskip("transformers", reason="extra `text` is not installed")
 LENGTH = 12

@@ -15,7 +15,7 @@ from dgbench.merge_tools import MergeTools
 from dgbench.predictor import find_model
 from dgbench.reconcile import Sweep
 from dgbench.run import BEST, Run
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.workbench import Workbench, open_workbench
 from tests.in_process import CPU, execute_all, runs_of, sweep_of, training_of
 

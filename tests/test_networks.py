@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithms._stages import through_stages
+from dgbench.builtin import classifier
 from dgbench.errors import UserError
-from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD, Network, build_network, classifier
+from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD, Network, build_network
 from dgbench.setting import setting
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from dgbench.cards import GENERATED
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
+from dgbench.facts import resolve_setting
 from dgbench.names import parse_rows
-from dgbench.plan import Plan, plan, resolve_setting
+from dgbench.plan import Plan, plan
 from dgbench.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.request import Overrides, Request
 from dgbench.run import BEST, LAST, MODEL, Run

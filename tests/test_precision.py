@@ -13,9 +13,9 @@ from torch import nn
 
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
+from dgbench.machine import check_precision
 from dgbench.rehearsal import STEPS, Rehearsal, Subject, double_precision
 from dgbench.setting import setting
-from dgbench.workbench import check_precision
 from tests.in_process import CPU, execute_all, records_of, sweep_of
 
 BF16 = setting(precision="bf16")

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from dgbench import progress as module
 from dgbench.launchers.base import Event
-from dgbench.progress import Tally, clock, progress
+from dgbench.progress import Tally, progress
 from dgbench.protocol import Fold, View
 from dgbench.run import Part, Run
 from dgbench.setting import setting
 from dgbench.store import Store
+from dgbench.wording import clock
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
 SLOW = [Run("train", Part("Slow"), "Data", FOLD, i, 0, setting()) for i in range(4)]

@@ -18,7 +18,7 @@ from dgbench import cli, collect, sweep
 from dgbench.lease import Process, newest
 from dgbench.planfile import read_plan
 from dgbench.reconcile import Sweep, reopen
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import State, Store
 from tests.in_process import execute, execute_all, sweep_of, train, training_of
 from tests.language_models import save_model

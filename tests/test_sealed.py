@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dgbench.files import write_atomic
 from dgbench.sealed import Garbled, check_seal, sealed
-from dgbench.store import write_atomic
 
 
 @pytest.fixture

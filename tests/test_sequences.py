@@ -21,7 +21,8 @@ from dgbench.errors import UserError
 from dgbench.predictor import find_model
 from dgbench.reconcile import Sweep, prepare
 from dgbench.run import BEST, MODEL, Run
-from dgbench.sources import Site, open_dataset
+from dgbench.site import Site
+from dgbench.sources import open_dataset
 from tests.in_process import CPU, execute_all, records_of, runs_of, training_of
 from tests.language_models import save_causal_model
 from tests.wilds_layouts import write_py150

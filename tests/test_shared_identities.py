@@ -10,8 +10,8 @@ from dgbench.cost import view_size
 from dgbench.data import ViewData
 from dgbench.dataset import ArrayExamples, Dataset, Examples
 from dgbench.errors import UserError
+from dgbench.facts import DatasetFacts
 from dgbench.protocol import AllDomains, Explicit, LeaveOneDomainOut, Protocol, SingleSource, View
-from dgbench.request import DatasetFacts
 from dgbench.run import Part, Run
 from dgbench.setting import setting
 from tests.conftest import MakeFacts, MakePlan

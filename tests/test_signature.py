@@ -10,7 +10,8 @@ import numpy as np
 from dgbench.protocol import LeaveOneDomainOut
 from dgbench.results import Candidate, Gap, Origin, Results, Series
 from dgbench.select import TrainingDomain
-from dgbench.signature import disagreements, lacking, ranges, signature
+from dgbench.signature import disagreements, lacking, signature
+from dgbench.wording import ranges
 
 
 def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str = "") -> Gap:

@@ -8,7 +8,9 @@ import pytest
 
 from dgbench.catalogue import Catalogue
 from dgbench.errors import UserError
-from dgbench.sources import Site, facts_of, open_dataset, split_datasets
+from dgbench.facts import facts_of
+from dgbench.site import Site
+from dgbench.sources import open_dataset, split_datasets
 from tests.layouts import write_folders
 
 

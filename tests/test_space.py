@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgbench.catalogue import Catalogue, Entry
+from dgbench.catalogue import Catalogue
+from dgbench.entry import Entry
 from dgbench.errors import UserError
 from dgbench.space import (
     Checked,

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dgbench.files import write_atomic, write_json
 from dgbench.lease import lease_name
 from dgbench.protocol import Fold, View
 from dgbench.run import Part, Run
 from dgbench.sealed import Garbled
 from dgbench.setting import setting
-from dgbench.store import RECORDS, RunFolder, State, Store, write_atomic, write_json
+from dgbench.store import RECORDS, RunFolder, State, Store
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
 TOY = Run("train", Part("Toy", {"lr": 0.1}), "Data", FOLD, 0, 0, setting())

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dgbench import cli, sweep
+from dgbench.asking import read_sweep_file
 from dgbench.catalogue import Catalogue
 from dgbench.datasets._images import ImageDataset
-from dgbench.declaration import read_sweep_file
 from tests import glyphs_layouts
 from tests.layouts import write_image, write_mnist
 from tests.wilds_layouts import WRITERS, fitted

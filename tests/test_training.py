@@ -24,7 +24,7 @@ from dgbench.predictor import find_model, predict_with
 from dgbench.protocol import IN, OUT, View
 from dgbench.reconcile import Sweep
 from dgbench.run import BEST, LAST
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.store import RunFolder
 from dgbench.training import Training
 from tests.in_process import CPU, Patience, records_of, sweep_of, train, training_of

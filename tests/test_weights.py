@@ -20,9 +20,11 @@ from dgbench.flags import add_asking, add_executing, add_setting, asked_of, move
 from dgbench.networks import Network, build_network, featurizer_of
 from dgbench.run import BEST, MODEL
 from dgbench.setting import setting
-from dgbench.sources import Site
+from dgbench.site import Site
+from dgbench.start import check_start
 from dgbench.store import model_path
-from dgbench.weights import check_start, digest, load, of_wheel, provide, sha256_of, started_from
+from dgbench.weights import digest, load, provide, sha256_of, started_from
+from dgbench.wheels import of_wheel
 from tests.in_process import execute_all, sweep_of
 
 PALACE, CASTLE, BELL_COTE = 698, 483, 442

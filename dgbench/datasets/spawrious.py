@@ -14,10 +14,11 @@ from typing import ClassVar, NamedTuple
 
 from dgbench.archives import move_folder_of
 from dgbench.cards import Archive, DatasetCard
-from dgbench.dataset import Progress, Recipe
+from dgbench.dataset import Recipe
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import ImageFile, Tree, images_in, instead
 from dgbench.errors import Problems, UserError
+from dgbench.progress_bar import ReportProgress
 
 _CLASSES = ("bulldog", "corgi", "dachshund", "labrador")
 _ORDER = ("bulldog", "dachshund", "labrador", "corgi")  # in which challenges name their locations
@@ -113,7 +114,7 @@ class _Spawrious(ImageDataset):
         }
 
     @classmethod
-    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+    def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:
         """Move the folder that holds the folders 0 and 1."""
         move_folder_of(("0", "1") if cls.one_to_one else ("0",), unpacked, folder)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from dgbench.archives import link_or_copy
 from dgbench.cards import Archive, DatasetCard
-from dgbench.dataset import Progress
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, generation_problems, in_two_classes, matching
 from dgbench.errors import UserError
+from dgbench.progress_bar import ReportProgress
 
 _DOMAINS = ("location_100", "location_38", "location_43", "location_46")
 _CLASSES = ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel")
@@ -67,7 +67,7 @@ class TerraIncognita(ImageDataset):
         )
 
     @classmethod
-    def arrange(cls, unpacked: Path, folder: Path, progress: Progress) -> None:
+    def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:
         """Sort the images by place and kind as the annotations say; folders that are already so are moved."""
         annotations = sorted(unpacked.rglob("*.json"))
         if not annotations:

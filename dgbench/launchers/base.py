@@ -10,12 +10,6 @@ from typing import Literal, Protocol
 
 from dgbench.run import Run
 
-TAKEN = 75
-"""Exit code of a process that left because somebody else executes the run, or has finished it."""
-
-STOPPED = 76
-"""Exit code of a process that was asked to stop, and saved its state."""
-
 
 class Launcher(Protocol):
     """An engine. It never says "succeeded" or "failed": `Store.states` does."""

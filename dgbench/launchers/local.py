@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dgbench import lease as leases
-from dgbench.launchers.base import STOPPED, TAKEN, Event, Observer, Slot, Summary, What
+from dgbench.launchers.base import Event, Observer, Slot, Summary, What
 from dgbench.launchers.forkserver import ForkServer
 from dgbench.launchers.slots import Attempt, Interrupts, LocalSlots, make_slots
+from dgbench.lease import STOPPED, TAKEN
 from dgbench.run import Run
 from dgbench.store import UNMENDED, State, Store
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import selectors
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,40 +17,12 @@ from typing import Any
 from dgbench import lease as leases
 from dgbench.launchers.base import Launcher, Slot
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
+from dgbench.machine import usable_cores
 from dgbench.run import Run
 from dgbench.store import Store
 
 GRACE = 10.0
 """Seconds that a run has to save its state when it is asked to stop."""
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them, without torch; MIG slices count as GPUs."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-        hidden = [i for i, name in enumerate(names) if name in ("", "-1")]  # CUDA stops reading there
-        return names[: hidden[0]] if hidden else names
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60).stdout
-    return _parse_gpus(listed)
-
-
-def _parse_gpus(listed: str) -> list[str]:
-    gpus: list[str] = []
-    for line in listed.splitlines():
-        found = re.search(r"UUID: ([\w/-]+)", line)
-        if found and found[1].startswith("MIG-") and gpus and gpus[-1].startswith("GPU-"):
-            gpus[-1] = found[1]  # a sliced GPU cannot be used as a whole
-        elif found:
-            gpus.append(found[1])
-    return gpus
-
-
-def usable_cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_slots(jobs: int, gpus: Sequence[str] = (), jobs_per_gpu: int = 1) -> list[Slot]:

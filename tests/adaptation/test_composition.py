@@ -26,10 +26,10 @@ from dgbench.protocol import View
 from dgbench.reconcile import Sweep
 from dgbench.results import read_results
 from dgbench.run import LAST, Input, Run
-from dgbench.seeding import numpy_stream
+from dgbench.seeding import numpy_stream, seed_everything
 from dgbench.select import TrainingDomain
-from dgbench.sources import Site
-from dgbench.training import Training, seed_everything
+from dgbench.site import Site
+from dgbench.training import Training
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ADAPTERS: dict[str, type[Adapter]] = {"AdaNPC": AdaNPC, "BNAdapt": BNAdapt, "SAR": SAR, "T3A": T3A, "TENT": TENT}

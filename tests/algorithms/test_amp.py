@@ -11,16 +11,7 @@ from dgbench.algorithm import Batch
 from dgbench.algorithms.amp import AMP
 from dgbench.algorithms.erm import ERM
 from dgbench.errors import UserError
-from tests.algorithms.uphill import (
-    displacements,
-    erm,
-    flat,
-    gradient_at,
-    gradient_of,
-    norm_of,
-    step,
-    train_alike,
-)
+from tests.algorithms.uphill import displacements, erm, flat, gradient_at, gradient_of, norm_of, step, train_alike
 
 EPSILON, ZETA = 0.2, 0.9
 

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench.algorithms._head import hessian_diagonal, linear_head, moments, per_example
+from dgbench.builtin import classifier
 from dgbench.errors import UserError
-from dgbench.networks import Network, classifier
+from dgbench.networks import Network
 from dgbench.setting import setting
 
 

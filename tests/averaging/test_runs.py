@@ -17,7 +17,7 @@ from dgbench.catalogue import Catalogue
 from dgbench.predictor import find_model
 from dgbench.reconcile import Sweep
 from dgbench.run import LAST, MODEL
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.training import Training
 from tests.in_process import CPU, execute_all, records_of, sweep_of, train, training_of
 

@@ -10,13 +10,14 @@ import timm
 import torch
 
 from dgbench import cli, download
-from dgbench.dataset import Progress
 from dgbench.datasets import glyphs, glyphs_features
 from dgbench.datasets.glyphs import Glyphs
 from dgbench.datasets.glyphs_features import GlyphsFeatures
 from dgbench.errors import UserError
-from dgbench.sources import Site, facts_of
-from dgbench.weights import of_wheel
+from dgbench.facts import facts_of
+from dgbench.progress_bar import ReportProgress
+from dgbench.site import Site
+from dgbench.wheels import of_wheel
 from tests.datasets.npm_packages import silent
 from tests.glyphs_layouts import write_glyphs, write_glyphs_features
 from tests.in_process import execute_all, sweep_of
@@ -67,11 +68,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The sources of each time that Glyphs was drawn, which is quick here; features are quick too."""
     asked: list[Sequence[Path]] = []
 
-    def draw(cls: type[Glyphs], data_dir: Path, sources: Sequence[Path], progress: Progress) -> None:
+    def draw(cls: type[Glyphs], data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         asked.append(sources)
         write_glyphs(data_dir, N)
 
-    def zeros(of: Glyphs, progress: Progress) -> dict[str, np.ndarray]:
+    def zeros(of: Glyphs, progress: ReportProgress) -> dict[str, np.ndarray]:
         return {domain: np.zeros((len(of.items), 1280), np.float32) for domain in of.domains}
 
     monkeypatch.setattr(Glyphs, "fetch", classmethod(draw))

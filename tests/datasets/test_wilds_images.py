@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dgbench import image_cache_build
+from dgbench.cache import Cacheable, CachedDataset, build_cache
 from dgbench.catalogue import Catalogue
 from dgbench.datasets import _wilds_images
 from dgbench.datasets.camelyon17 import Camelyon17, WILDSCamelyon
@@ -22,9 +23,8 @@ from dgbench.datasets.iwildcam import iWildCam
 from dgbench.datasets.poverty_map import PovertyMap
 from dgbench.datasets.rxrx1 import RxRx1
 from dgbench.errors import UserError
-from dgbench.image_cache import Cacheable, CachedDataset, build_cache
 from dgbench.reconcile import Sweep, prepare
-from dgbench.sources import Site
+from dgbench.site import Site
 from dgbench.transforms import decoded
 from tests.datasets.no_network import cut_off
 from tests.in_process import execute_all, records_of

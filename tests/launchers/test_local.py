@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from toy_launch import Plan, gone, launch, make_runs
 
+from dgbench import machine
 from dgbench.launchers import local, slots
 from dgbench.launchers.base import Event, Slot
 from dgbench.launchers.forkserver import ForkServerDied
@@ -341,7 +342,7 @@ def test_visible_gpus_are_those_that_cuda_would_see(
     monkeypatch: pytest.MonkeyPatch, variable: str, gpus: list[str]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert slots.visible_gpus() == gpus
+    assert machine.visible_gpus() == gpus
 
 
 LISTED = """GPU 0: NVIDIA A100 (UUID: GPU-aa-0)
@@ -354,10 +355,10 @@ GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bb-0)
 def test_visible_gpus_asks_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slots.visible_gpus() == []
+    assert machine.visible_gpus() == []
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\ntest \"$1\" = -L && printf '%s' '{LISTED}'\n")
     program.chmod(0o755)
-    assert slots.visible_gpus() == ["MIG-11-0", "MIG-12-0", "GPU-bb-0"]
+    assert machine.visible_gpus() == ["MIG-11-0", "MIG-12-0", "GPU-bb-0"]
     program.write_text("#!/bin/sh\necho 'could not communicate with the NVIDIA driver'; exit 9\n")
-    assert slots.visible_gpus() == []
+    assert machine.visible_gpus() == []

@@ -13,8 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from dgbench.launchers.base import STOPPED, TAKEN
-from dgbench.lease import Lease
+from dgbench.lease import STOPPED, TAKEN, Lease
 from dgbench.store import RunFolder
 
 

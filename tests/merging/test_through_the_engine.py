@@ -19,7 +19,7 @@ from dgbench.reconcile import Sweep
 from dgbench.results import read_results
 from dgbench.run import BEST, LAST, MODEL, Run
 from dgbench.select import SELECTORS
-from dgbench.sources import Site
+from dgbench.site import Site
 from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 BASES = ("ERM", "SAM", "ERM+SWAD")

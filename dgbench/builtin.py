@@ -1,0 +1,45 @@
+"""Small networks, built from scratch: classifiers, convolutional networks for small images, a multilayer perceptron."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def classifier(num_features: int, num_classes: int, *, nonlinear: bool) -> nn.Module:
+    """Linear, or DomainBed's three layers (n, n/2, n/4)."""
+    if not nonlinear:
+        return nn.Linear(num_features, num_classes)
+    half, quarter = num_features // 2, num_features // 4
+    return nn.Sequential(
+        nn.Linear(num_features, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(), nn.Linear(quarter, num_classes)
+    )
+
+
+def mnist_cnn(channels: int) -> tuple[nn.Module, int]:
+    """DomainBed's network for 28 x 28: four 3 x 3 convolutions, each with ReLU and then group norm of 8 groups."""
+    layers: list[nn.Module] = []
+    for width_in, width, stride in ((channels, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)):
+        layers += [nn.Conv2d(width_in, width, 3, stride, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
+
+
+def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
+    """For images between 8 x 8 and 96 x 96: 3 x 3 convolutions that halve the image down to 4 x 4 or less.
+
+    The first has 32 filters, 16 for images up to 16 x 16; each halving doubles them, up to 128.
+    """
+    layers: list[nn.Module] = []
+    width_in, width = channels, 32 if size > 16 else 16
+    while size > 4:
+        layers += [nn.Conv2d(width_in, width, 3, stride=2, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+        width_in, width, size = width, min(2 * width, 128), (size + 1) // 2
+    layers += [nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
+
+
+def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, int]:
+    """For vectors: `depth` linear layers of `width`, ReLU between them."""
+    layers: list[nn.Module] = [nn.Linear(num_inputs, width)]
+    for _ in range(depth - 1):
+        layers += [nn.ReLU(), nn.Linear(width, width)]
+    return nn.Sequential(*layers), width

@@ -1,0 +1,47 @@
+"""Words that many messages share: articles, the nearest name, ranges, times."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def with_article(noun: str) -> str:
+    """`a float`, `an int`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def unknown(what: str, name: str, options: Iterable[str]) -> str:
+    """The message for a name that nobody has heard of, with the nearest that exists."""
+    options = sorted(options)
+    by_lower = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    if near:
+        return f"unknown {what} {name!r}: did you mean {by_lower[near[0]]!r}?"
+    return f"unknown {what} {name!r}: there are {', '.join(options) or 'none'}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in short.
+
+    >>> ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)
