@@ -1,6 +1,6 @@
 # make quickstart   set up, train a small sweep on real digits, print and save its tables
 # make test         set up, run the tests
-# make check        set up, lint and type-check
+# make check        set up, lint, type-check, and hold packages to their layers
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
 
 setup: $(VENV)/.ready
 

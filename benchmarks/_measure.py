@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from dgbench.asking import declare, open_facts
-from dgbench.catalogue import Catalogue
-from dgbench.site import Site
-from dgbench.store import Store
-from dgbench.training import Training
-from dgbench.workbench import open_workbench
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.site import Site
+from dgbench.execute.context import open_workbench
+from dgbench.execute.training import Training
+from dgbench.plan.asking import declare, open_facts
+from dgbench.store.folder import Store
 
 
 def machine() -> str:

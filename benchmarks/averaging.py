@@ -25,17 +25,17 @@ import torch
 from _measure import machine, training
 from safetensors.torch import save_file
 
-from dgbench.average import Average, Weights
 from dgbench.averaging.swad import SWAD
-from dgbench.data import Minibatches
-from dgbench.merger import Member, Merger, Tools
+from dgbench.core.setting import setting
+from dgbench.data.views import Minibatches
+from dgbench.execute.models import Saved
+from dgbench.execute.training import Training
 from dgbench.merging.diwa import DiWA, DiWARestricted
 from dgbench.merging.model_stock import ModelStock
 from dgbench.merging.soups import GreedySoup
-from dgbench.networks import build_network
-from dgbench.predictor import Saved
-from dgbench.setting import setting
-from dgbench.training import Training
+from dgbench.methods.average import Average, Weights
+from dgbench.methods.merger import Member, Merger, Tools
+from dgbench.networks.network import build_network
 
 AVERAGES = ("SMA", "EMA", "SWAD", "SWA", "BMA", "IIDMax", "WAKD")
 

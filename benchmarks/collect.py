@@ -20,14 +20,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from dgbench.domainbed import RunArgs, accuracy_key
-from dgbench.facts import DatasetFacts
-from dgbench.plan import Candidate, Plan
-from dgbench.planfile import tabulate, write_plan
-from dgbench.protocol import LeaveOneDomainOut
-from dgbench.run import MODEL, Part, Run
-from dgbench.setting import setting
-from dgbench.store import RunFolder
+from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.run import MODEL, Part, Run
+from dgbench.core.setting import setting
+from dgbench.data.facts import DatasetFacts
+from dgbench.plan.planfile import tabulate, write_plan
+from dgbench.plan.planner import Candidate, Plan
+from dgbench.report.domainbed import RunArgs, accuracy_key
+from dgbench.store.folder import RunFolder
 
 DOMAINS, TRIALS, HPARAMS, STEPS = 4, 3, 20, tuple(range(0, 5100, 300))
 LAST = 5000

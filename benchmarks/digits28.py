@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dgbench.dataset import ArrayExamples, Examples
+from dgbench.data.dataset import ArrayExamples, Examples
 from dgbench.datasets.rotated import RotatedDigits
 
 

@@ -25,9 +25,9 @@ from _measure import machine
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.catalogue import Catalogue
-from dgbench.site import Site
-from dgbench.sources import open_dataset
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.sources import open_dataset
+from dgbench.core.site import Site
 
 HPARAMS = {"backbone": "SmallCNN", "image_size": 64, "batch_size": 16, "lr": 0.002}
 

@@ -27,10 +27,10 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision import transforms
 
-from dgbench.cache import CachedImages
-from dgbench.data import Minibatches
+from dgbench.data.cache import CachedImages
+from dgbench.data.views import Minibatches
 from dgbench.datasets.folder import folder
-from dgbench.networks import IMAGENET_MEAN, IMAGENET_STD
+from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD
 
 SIZES = {(227, 227): 900, (1024, 747): 240}
 """Width and height -> images."""

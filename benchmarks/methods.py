@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from _measure import machine, training
 
-from dgbench.catalogue import Catalogue
-from dgbench.data import Minibatch
-from dgbench.training import Training
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.data.views import Minibatch
+from dgbench.execute.training import Training
 
 WARM = 24
 """Small steps before the clock starts, so that every phase of a rehearsal is over."""
@@ -79,7 +79,7 @@ class Stepper:
 
 
 def _minibatches(found: Training, count: int) -> list[Minibatch]:
-    from dgbench.data import Minibatches
+    from dgbench.data.views import Minibatches
 
     source = Minibatches(found.data, found.run)
     return [source[step] for step in range(count)]

@@ -5,7 +5,7 @@
 A step is forward, backward and Adam on random images. Variants are timed in turn, round by round, so that what else the
 machine does hits all of them; the ratio is the median over the rounds of float32's time by the variant's, above 1 where
 the variant is faster. The first step, in which `compile` compiles, is told apart. Nothing is claimed of accuracy here:
-tests/test_precision.py compares it.
+tests/networks/test_precision.py compares it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 from _measure import machine
 from torch.nn import functional as F
 
-from dgbench.machine import pick_device
-from dgbench.networks import build_network
-from dgbench.setting import setting
+from dgbench.core.machine import pick_device
+from dgbench.core.setting import setting
+from dgbench.networks.network import build_network
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {},

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from dgbench.data import ViewData
-from dgbench.lease import Lease
-from dgbench.networks import build_network
-from dgbench.protocol import View
-from dgbench.training import Training
+from dgbench.core.protocol import View
+from dgbench.data.views import ViewData
+from dgbench.execute.training import Training
+from dgbench.networks.network import build_network
+from dgbench.store.lease import Lease
 
 WORKERS, EVALUATION_BATCH = 8, 64
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from _measure import machine
 
-from dgbench.store import Store
+from dgbench.store.folder import Store
 
 DOMAINS = ("0", "15", "30", "45", "60", "75")
 HPARAMS, TRIALS = 5, 2

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from _measure import machine
 
-from dgbench.catalogue import Catalogue
-from dgbench.facts import DatasetFacts
-from dgbench.names import Row
-from dgbench.plan import plan
-from dgbench.protocol import LeaveOneDomainOut
-from dgbench.request import Request
-from dgbench.setting import PRESETS
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import Row
+from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.setting import PRESETS
+from dgbench.data.facts import DatasetFacts
+from dgbench.plan.planner import plan
+from dgbench.plan.request import Request
 
 DOMAINS = (3, 6, 4, 4, 4, 4, 6, 10, 5, 6, 3, 3, 3, 3, 3, 3)
 """Of DomainBed's data sets but for its two of noise: 215 sets of test domains in all."""

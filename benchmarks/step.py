@@ -15,8 +15,8 @@ import torch
 from _measure import machine, paired, training
 from torch.nn import functional as F
 
-from dgbench.data import Minibatches
-from dgbench.networks import build_network
+from dgbench.data.views import Minibatches
+from dgbench.networks.network import build_network
 
 
 def main() -> None:

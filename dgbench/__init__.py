@@ -1,7 +1,128 @@
 """dgbench: a domain-generalization benchmark.
 
 Every number is one *predictor*, measured on one *view*, under one *protocol*, chosen by one *selector*.
-Importing this package does nothing: no torch, no seeds, no logging.
+Importing this package does nothing: no torch, no seeds, no logging. The names below are imported when they are first
+used; so are the classes of the catalogues, as in `from dgbench.algorithms import ERM`.
 """
 
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgbench.catalogue.catalogue import Catalogue as Catalogue
+    from dgbench.core.cards import AdapterCard as AdapterCard
+    from dgbench.core.cards import AlgorithmCard as AlgorithmCard
+    from dgbench.core.cards import Archive as Archive
+    from dgbench.core.cards import AverageCard as AverageCard
+    from dgbench.core.cards import DatasetCard as DatasetCard
+    from dgbench.core.cards import MergerCard as MergerCard
+    from dgbench.core.errors import Problems as Problems
+    from dgbench.core.errors import UserError as UserError
+    from dgbench.core.progress import ReportProgress as ReportProgress
+    from dgbench.core.setting import PRESETS as PRESETS
+    from dgbench.core.setting import Setting as Setting
+    from dgbench.core.setting import setting as setting
+    from dgbench.core.space import Checked as Checked
+    from dgbench.core.space import choice as choice
+    from dgbench.core.space import hparam as hparam
+    from dgbench.core.space import power as power
+    from dgbench.core.space import uniform as uniform
+    from dgbench.data.dataset import ArrayExamples as ArrayExamples
+    from dgbench.data.dataset import Dataset as Dataset
+    from dgbench.data.dataset import Examples as Examples
+    from dgbench.data.dataset import SplitExamples as SplitExamples
+    from dgbench.methods.adapter import Adapter as Adapter
+    from dgbench.methods.algorithm import Algorithm as Algorithm
+    from dgbench.methods.algorithm import Batch as Batch
+    from dgbench.methods.algorithm import Hparams as Hparams
+    from dgbench.methods.algorithm import Task as Task
+    from dgbench.methods.average import Average as Average
+    from dgbench.methods.average import RunningMean as RunningMean
+    from dgbench.methods.average import Weights as Weights
+    from dgbench.methods.merger import Member as Member
+    from dgbench.methods.merger import Merged as Merged
+    from dgbench.methods.merger import Merger as Merger
+    from dgbench.methods.merger import Tools as Tools
+    from dgbench.networks.network import Network as Network
+    from dgbench.report.results import Results as Results
+    from dgbench.report.results import read_results as read_results
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "catalogue.catalogue": ("Catalogue",),
+    "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard"),
+    "core.errors": ("Problems", "UserError"),
+    "core.progress": ("ReportProgress",),
+    "core.setting": ("PRESETS", "Setting", "setting"),
+    "core.space": ("Checked", "choice", "hparam", "power", "uniform"),
+    "data.dataset": ("ArrayExamples", "Dataset", "Examples", "SplitExamples"),
+    "methods.adapter": ("Adapter",),
+    "methods.algorithm": ("Algorithm", "Batch", "Hparams", "Task"),
+    "methods.average": ("Average", "RunningMean", "Weights"),
+    "methods.merger": ("Member", "Merged", "Merger", "Tools"),
+    "networks.network": ("Network",),
+    "report.results": ("Results", "read_results"),
+}
+"""Module -> public names in it, as the imports above have them for type checkers."""
+_HOMES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _open_door(folder: str, kind: str) -> None:
+    """Make a catalogue's folder a module whose attributes are the classes that its files define.
+
+    The folders have no `__init__.py`: the links to two of them at the repository's root would be packages called
+    `algorithms` and `datasets` then, and shadow those of other projects. So the modules are made here, and ask the
+    catalogue for a class when it is first named. Files of the folder are imported as from any package.
+    """
+    path = os.path.join(os.path.dirname(__file__), folder)
+    module = ModuleType(f"{__name__}.{folder}", f"The catalogue's classes of the kind {kind!r}, imported when named.")
+    module.__spec__ = ModuleSpec(module.__name__, None, origin=path, is_package=True)
+    module.__spec__.submodule_search_locations = module.__path__ = [path]
+
+    def find(name: str) -> Any:
+        if not name.startswith("_") and f"{name}.py" not in os.listdir(path):
+            entry = _catalogue_entries(kind).get(name)
+            if entry is not None:
+                return entry.load()
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    lazy: dict[str, Callable[..., Any]] = {"__getattr__": find, "__dir__": lambda: [*_catalogue_entries(kind)]}
+    vars(module).update(lazy)
+    sys.modules[module.__name__] = globals()[folder] = module
+
+
+def _catalogue_entries(kind: str) -> dict[str, Any]:
+    from dgbench.catalogue.catalogue import Catalogue  # importing this package imports nothing
+
+    return Catalogue().of_kind(kind)
+
+
+for _folder, _kind in (
+    ("algorithms", "algorithm"),
+    ("averaging", "average"),
+    ("merging", "merger"),
+    ("adaptation", "adapter"),
+    ("datasets", "dataset"),
+):
+    _open_door(_folder, _kind)

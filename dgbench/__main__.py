@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from dgbench import cli
-from dgbench.errors import UserError
-from dgbench.wording import unknown
+from dgbench.core.errors import UserError
+from dgbench.core.wording import unknown
 
 COMMANDS = {
     "sweep": "launch sweeps; see how far they are; mend and tidy them",
@@ -19,7 +19,6 @@ COMMANDS = {
     "check": "hold algorithms, ours or yours, to what every algorithm must do",
     "export": "write a sweep as a folder that DomainBed's collector reads",
 }
-_MODULES = {"list": "dgbench.listing"}
 
 
 def usage() -> str:
@@ -36,7 +35,7 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise UserError(unknown("command", argv[0], COMMANDS))
-    module = importlib.import_module(_MODULES.get(argv[0], f"dgbench.{argv[0]}"))
+    module = importlib.import_module(f"dgbench.{argv[0]}")
     code: int = module.main(argv[1:])
     return code
 

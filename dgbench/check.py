@@ -13,11 +13,12 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from dgbench import cli
-from dgbench.catalogue import Catalogue
-from dgbench.errors import UserError
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import UserError
+from dgbench.core.wording import ranges
 
 if TYPE_CHECKING:
-    from dgbench.conformance import Finding
+    from dgbench.conformance.questions import Finding
 
 Answers = Mapping[str, "Sequence[Finding]"]
 """Algorithm -> its findings."""
@@ -91,16 +92,17 @@ def _examined(
 
 def examined(name: str, files: Sequence[str], device: str, draws: int) -> list[Finding]:
     """All findings on one algorithm."""
+    # torch, and all that imports it, are not for `--help` nor for wrong names.
     import torch
 
-    from dgbench.conformance import examine
-    from dgbench.rehearsal import Subject
+    from dgbench.conformance.questions import examine
+    from dgbench.conformance.rehearsal import Subject
 
     return list(examine(Subject(Catalogue(files).get("algorithm", name), torch.device(device)), draws))
 
 
 def _cells(answers: Answers) -> Iterator[list[str]]:
-    from dgbench.conformance import QUESTIONS
+    from dgbench.conformance.questions import QUESTIONS  # imports torch, see `examined`
 
     yield ["", *(question.name for question in QUESTIONS)]
     for name, findings in answers.items():
@@ -151,8 +153,6 @@ def _where(findings: Sequence[Finding]) -> str:
 
 def _cases(findings: Sequence[Finding]) -> str:
     """Numbers of domains with which the same draws went wrong, together."""
-    from dgbench.wording import ranges
-
     seeds: dict[int, list[int]] = {}
     for finding in findings:
         seeds.setdefault(finding.domains, []).append(finding.seed)
@@ -165,8 +165,6 @@ def _cases(findings: Sequence[Finding]) -> str:
 
 
 def _draws(seeds: Sequence[int]) -> str:
-    from dgbench.wording import ranges
-
     drawn = [seed for seed in seeds if seed]
     told = ["defaults"] if 0 in seeds else []
     if drawn:
@@ -175,7 +173,7 @@ def _draws(seeds: Sequence[int]) -> str:
 
 
 def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:
-    from dgbench.conformance import QUESTIONS
+    from dgbench.conformance.questions import QUESTIONS  # imports torch, see `examined`
 
     yield ""
     for question in QUESTIONS:

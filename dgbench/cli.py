@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dgbench.errors import UserError
-from dgbench.wording import unknown
+from dgbench.core.errors import UserError
+from dgbench.core.wording import unknown
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgbench import domainbed, planfile
 from dgbench.cli import Parser, run
-from dgbench.errors import Problems, UserError
-from dgbench.files import write_atomic
-from dgbench.render import FORMATS
-from dgbench.report import build
-from dgbench.results import Results, read_results
-from dgbench.select import SELECTORS, default_selectors, selectors
-from dgbench.wording import unknown
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.wording import unknown
+from dgbench.plan import planfile
+from dgbench.report import domainbed
+from dgbench.report.render import FORMATS
+from dgbench.report.results import Results, read_results
+from dgbench.report.select import SELECTORS, default_selectors, selectors
+from dgbench.report.tables import build
+from dgbench.store.files import write_atomic
 
 
 def open_results(root: Path) -> Results:

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from dgbench import cli
-from dgbench.cards import DatasetCard
-from dgbench.catalogue import Catalogue
-from dgbench.dataset import Dataset
-from dgbench.duplicates import read_list, remove
-from dgbench.errors import Problems, UserError
-from dgbench.fetch import Unreachable
-from dgbench.progress_bar import ReportProgress, shown_progress
-from dgbench.site import Site
-from dgbench.sources import open_dataset, split_datasets
-from dgbench.verify import bad_examples
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.sources import open_dataset, split_datasets
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.progress import ReportProgress, shown_progress
+from dgbench.core.site import Site
+from dgbench.data.dataset import Dataset
+from dgbench.data.duplicates import read_list, remove
+from dgbench.data.fetch import Unreachable
+from dgbench.data.verify import bad_examples
 
 
 def parser() -> cli.Parser:

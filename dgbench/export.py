@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgbench import domainbed, planfile
 from dgbench.cli import Parser, run
-from dgbench.errors import Problems, UserError
-from dgbench.planfile import PlanTable, read_plan
-from dgbench.protocol import LeaveOneDomainOut
-from dgbench.results import Results, Series, read_results
-from dgbench.store import RunFolder
-from dgbench.wording import unknown
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.wording import unknown
+from dgbench.plan import planfile
+from dgbench.plan.planfile import PlanTable, read_plan
+from dgbench.report import domainbed
+from dgbench.report.results import Results, Series, read_results
+from dgbench.store.folder import RunFolder
 
 FORMATS = ("domainbed",)
 

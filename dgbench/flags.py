@@ -8,12 +8,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from dgbench.asking import KEYS
-from dgbench.errors import Problems, UserError
-from dgbench.image_cache import check_place
-from dgbench.setting import PRESETS
-from dgbench.site import Site
-from dgbench.weights import sha256_of
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.setting import PRESETS
+from dgbench.core.site import Site
+from dgbench.data.cache_format import check_place
+from dgbench.networks.weights import sha256_of
+from dgbench.plan.asking import KEYS
 
 _ASKED = tuple(name for name in KEYS if name not in ("setting", "hparams", "space"))
 _SETTING = ("steps", "checkpoint_freq", "holdout_fraction", "evaluate", "cache")

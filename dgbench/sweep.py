@@ -17,17 +17,17 @@ from typing import Any
 import orjson
 
 from dgbench import cli
-from dgbench.asking import overlaid, read_sweep_file
-from dgbench.catalogue import Catalogue
-from dgbench.cost import cost_of
-from dgbench.declaration import read_site
-from dgbench.errors import Problems, UserError
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.run import Run
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
-from dgbench.planfile import read_plan
-from dgbench.reconcile import Sweep, prepare, reopen
-from dgbench.run import Run
-from dgbench.store import UNMENDED, State, Store
-from dgbench.tidy import prunable, prune
+from dgbench.launchers.reconcile import Sweep, prepare, reopen
+from dgbench.launchers.tidy import prunable, prune
+from dgbench.plan.asking import overlaid, read_sweep_file
+from dgbench.plan.cost import cost_of
+from dgbench.plan.declaration import read_site
+from dgbench.plan.planfile import read_plan
+from dgbench.store.folder import UNMENDED, State, Store
 
 
 def parser() -> cli.Parser:

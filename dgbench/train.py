@@ -17,18 +17,19 @@ from typing import Any
 
 import orjson
 
-from dgbench import cli, collect, select
-from dgbench.catalogue import Catalogue
-from dgbench.errors import Problems
+from dgbench import cli, collect
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import parse_row
+from dgbench.core.errors import Problems
+from dgbench.core.machine import usable_cores
+from dgbench.core.protocol import FixedSplit
+from dgbench.core.site import Site
 from dgbench.flags import add_device, add_setting, asked_of, site_of
 from dgbench.launchers.base import Slot
-from dgbench.lease import TAKEN
-from dgbench.machine import usable_cores
-from dgbench.names import parse_row
-from dgbench.protocol import FixedSplit
-from dgbench.reconcile import Sweep, prepare
-from dgbench.site import Site
-from dgbench.store import State
+from dgbench.launchers.reconcile import Sweep, prepare
+from dgbench.report import select
+from dgbench.store.folder import State
+from dgbench.store.lease import TAKEN
 
 PLACE = Path("train_output")
 """Holds the folders of commands that name none."""
@@ -105,7 +106,7 @@ def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
 
 def _execute(sweep: Sweep, threads: int) -> bool:
     """Execute what is not done in this process; whether all is done then."""
-    from dgbench.execute import run_job
+    from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
     for run in sweep.plan.runs:
         folder = sweep.store.folder(run.id)

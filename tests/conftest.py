@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from dgbench.catalogue import Catalogue
-from dgbench.facts import DatasetFacts
-from dgbench.names import parse_rows
-from dgbench.plan import Plan, plan
-from dgbench.protocol import LeaveOneDomainOut, Protocol
-from dgbench.request import Overrides, Request
-from dgbench.setting import Setting, setting
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import parse_rows
+from dgbench.core.protocol import LeaveOneDomainOut, Protocol
+from dgbench.core.setting import Setting, setting
+from dgbench.data.facts import DatasetFacts
+from dgbench.plan.planner import Plan, plan
+from dgbench.plan.request import Overrides, Request
 
 MakeFacts = Callable[..., DatasetFacts]
 MakePlan = Callable[..., Plan]

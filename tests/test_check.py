@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from dgbench import check, cli
-from dgbench.conformance import Finding
-
-EXAMPLES = Path(__file__).parent / "examples"
+from dgbench.conformance.questions import Finding
+from tests.support.places import EXAMPLES
 
 
 def run(*words: str) -> int:
@@ -39,8 +38,8 @@ def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureF
 
 
 TYPO = '''
-from dgbench.algorithm import Algorithm
-from dgbench.cards import AlgorithmCard
+from dgbench.methods.algorithm import Algorithm
+from dgbench.core.cards import AlgorithmCard
 
 
 class Typo(Algorithm):

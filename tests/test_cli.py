@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from dgbench.cli import Parser, run
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 
 
 @pytest.fixture

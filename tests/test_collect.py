@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from dgbench.collect import main
-from dgbench.domainbed import RunArgs, write_run
+from dgbench.report.domainbed import RunArgs, write_run
+from tests.support.places import SUPPORT
 
-OWN: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("own_sweep.py")))
+OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, fetch
+from dgbench import cli
+from dgbench.data import fetch
 from dgbench.download import main
-from tests.http_server import Host, serving
-from tests.layouts import files_under, truncate, write_folders, write_zip
+from tests.support.http_server import Host, serving
+from tests.support.layouts import files_under, truncate, write_folders, write_zip
 
 CARD = """
-from dgbench.cards import Archive, DatasetCard
+from dgbench.core.cards import Archive, DatasetCard
 from dgbench.datasets._images import ImageDataset
 
 class Tiny(ImageDataset):

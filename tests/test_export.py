@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from dgbench.collect import open_results
+from dgbench.core.protocol import LeaveOneDomainOut, SingleSource
 from dgbench.export import main
-from dgbench.protocol import LeaveOneDomainOut, SingleSource
-from dgbench.report import build
-from dgbench.select import default_selectors
+from dgbench.report.select import default_selectors
+from dgbench.report.tables import build
+from tests.support.places import SUPPORT
 
-OWN: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("own_sweep.py")))
+OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 
 
 def export(source: Path, target: Path) -> int:

@@ -37,10 +37,10 @@ def test_words_behind_the_command_are_its_own(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", ["dgbench", "list", "sweeps", "--help"])
     assert console.main() == 7
     assert console.dispatch(["sweep"]) == 7
-    assert called == [("dgbench.listing", ["sweeps", "--help"]), ("dgbench.sweep", [])]
+    assert called == [("dgbench.list", ["sweeps", "--help"]), ("dgbench.sweep", [])]
 
 
 @pytest.mark.parametrize("command", console.COMMANDS)
 def test_every_command_is_there(command: str) -> None:
-    module = importlib.import_module(console._MODULES.get(command, f"dgbench.{command}"))
+    module = importlib.import_module(f"dgbench.{command}")
     assert callable(module.main)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, listing, train
+from dgbench import cli, train
+from dgbench import list as list_command
 from dgbench.__main__ import COMMANDS
-from dgbench.listing import KINDS
+from dgbench.list import KINDS
+from tests.support.places import EXAMPLES, ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXAMPLE = Path(__file__).parent / "examples" / "smooth.py"
+EXAMPLE = EXAMPLES / "smooth.py"
 
 
 def test_the_algorithm_shown_is_the_one_that_is_run() -> None:
@@ -28,7 +29,7 @@ def test_the_algorithm_shown_trains(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", KINDS)
 def test_the_tables_of_methods_and_data_are_those_of_the_cards(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert listing.main([what, "--markdown"]) == 0
+    assert list_command.main([what, "--markdown"]) == 0
     assert capsys.readouterr().out in README
 
 

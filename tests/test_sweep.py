@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dgbench.planfile import read_plan
-from dgbench.store import State, Store
-from tests.layouts import write_csv, write_folders, write_mnist
+from dgbench.plan.planfile import read_plan
+from dgbench.store.folder import State, Store
+from tests.support.layouts import write_csv, write_folders, write_mnist
 
 pytestmark = pytest.mark.slow
 
@@ -155,8 +155,8 @@ def test_status_tells_what_is_done(finished: Path) -> None:
 MOODY = '''
 from pathlib import Path
 
-from dgbench.algorithm import Algorithm
-from dgbench.cards import AlgorithmCard
+from dgbench.methods.algorithm import Algorithm
+from dgbench.core.cards import AlgorithmCard
 
 
 class Moody(Algorithm):
@@ -173,7 +173,7 @@ class Moody(Algorithm):
 
 def test_what_trying_again_cannot_mend_is_tried_once_and_by_retry(tmp_path: Path) -> None:
     moody = MOODY.replace("RuntimeError", "UserError").replace(
-        "from dgbench.cards", "from dgbench.errors import UserError\nfrom dgbench.cards"
+        "from dgbench.core.cards", "from dgbench.core.errors import UserError\nfrom dgbench.core.cards"
     )
     (tmp_path / "moody.py").write_text(moody)
     root = tmp_path / "sweep"
@@ -225,7 +225,7 @@ import time
 from pathlib import Path
 
 from dgbench.algorithms.erm import ERM
-from dgbench.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard
 
 
 class Slow(ERM):

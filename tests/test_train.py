@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dgbench import cli, train
-from dgbench.lease import Stopped
-from dgbench.planfile import read_plan
-from dgbench.store import RunFolder
-from dgbench.training import Training
-from tests.in_process import records_of
+from dgbench.execute.training import Training
+from dgbench.plan.planfile import read_plan
+from dgbench.store.folder import RunFolder
+from dgbench.store.lease import Stopped
+from tests.support.in_process import records_of
 
 BRIEF = ("--steps", "8", "--checkpoint_freq", "4", "--hparams", '{"batch_size": 16}', "--device", "cpu")
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.adaptation._neighbours import scores
-from dgbench.adapter import Adapter
-from dgbench.cards import AdapterCard
-from dgbench.networks import Network
-from dgbench.space import Checked, choice, hparam
+from dgbench.core.cards import AdapterCard
+from dgbench.core.space import Checked, choice, hparam
+from dgbench.methods.adapter import Adapter
+from dgbench.methods.neighbours import scores
+from dgbench.networks.network import Network
 
 
 class AdaNPC(Adapter):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dgbench.adaptation._batches import Batches, use_batch_statistics
-from dgbench.adapter import Adapter
-from dgbench.cards import AdapterCard
-from dgbench.errors import UserError
-from dgbench.networks import Network
+from dgbench.core.cards import AdapterCard
+from dgbench.core.errors import UserError
+from dgbench.methods.adapter import Adapter
+from dgbench.networks.network import Network
 
 
 class BNAdapt(Adapter):

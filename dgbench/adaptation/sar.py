@@ -12,12 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
-from dgbench.adapter import Adapter
-from dgbench.algorithms._ascent import displaced, gradient, of_length
-from dgbench.cards import AdapterCard
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.space import Checked, choice, hparam
+from dgbench.core.cards import AdapterCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import Checked, choice, hparam
+from dgbench.methods.adapter import Adapter
+from dgbench.methods.ascent import displaced, gradient, of_length
+from dgbench.networks.network import Network
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench.adaptation._batches import entropies
-from dgbench.adapter import Adapter
-from dgbench.cards import AdapterCard
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.space import Checked, choice, hparam
+from dgbench.core.cards import AdapterCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import Checked, choice, hparam
+from dgbench.methods.adapter import Adapter
+from dgbench.networks.network import Network
 
 
 class T3A(Adapter):

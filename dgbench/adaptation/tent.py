@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
-from dgbench.adapter import Adapter
-from dgbench.cards import AdapterCard
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.space import Checked, choice, hparam
+from dgbench.core.cards import AdapterCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import Checked, choice, hparam
+from dgbench.methods.adapter import Adapter
+from dgbench.networks.network import Network
 
 OPTIMIZERS = ("adam", "sgd")
 ADAPTS = ("batch_norm", "head", "head_norm")

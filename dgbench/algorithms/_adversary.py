@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgbench.algorithm import Batch
+from dgbench.methods.algorithm import Batch
 
 
 def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequential:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 def pooled_features(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:

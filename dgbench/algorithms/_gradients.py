@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 def of_each_domain(

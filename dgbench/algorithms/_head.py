@@ -15,8 +15,8 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dgbench.errors import UserError
-from dgbench.networks import Network
+from dgbench.core.errors import UserError
+from dgbench.networks.network import Network
 
 _NO_LABEL = -100
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from dgbench.networks import Network
+from dgbench.networks.network import Network
 
 
 class Quantizer(nn.Module):

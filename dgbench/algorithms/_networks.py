@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from dgbench.networks import Network
-from dgbench.setting import Setting
+from dgbench.core.setting import Setting
+from dgbench.networks.network import Network
 
 N = TypeVar("N", bound=Network)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dgbench.errors import UserError
-from dgbench.networks import Network
+from dgbench.core.errors import UserError
+from dgbench.networks.network import Network
 
 
 @contextmanager

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
-from dgbench.builtin import classifier
-from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network, build_network
-from dgbench.setting import Setting
-from dgbench.space import choice, hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.setting import Setting
+from dgbench.core.space import choice, hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.networks.builtin import classifier
+from dgbench.networks.network import Network, build_network
 
 _TEMPERATURE, _EPS = 0.07, 1e-5
 

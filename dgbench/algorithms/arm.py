@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.backbones import normalisation_of
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
-from dgbench.networks import Network, build_network
-from dgbench.setting import Setting
-from dgbench.space import hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.core.setting import Setting
+from dgbench.core.space import hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.networks.backbones import normalisation_of
+from dgbench.networks.network import Network, build_network
 
 
 class ContextNetwork(Network):

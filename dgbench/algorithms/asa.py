@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class ASA(Algorithm):

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class BANG(Algorithm):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import descend_penalised, feature_losses
 from dgbench.algorithms._moments import coral, mmd
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 _PAPER = "Chevalley et al., arXiv 2022"
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import FROM_SCRATCH, Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm, Batch
 
 
 class DANN(Algorithm):

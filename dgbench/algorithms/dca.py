@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class DCA(Algorithm):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import backward_at, gradient, of_length
 
 WEIGHTINGS = ("domains", "examples")
 

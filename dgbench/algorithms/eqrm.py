@@ -9,10 +9,10 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 _POINTS, _ROUNDS = 256, 7
 

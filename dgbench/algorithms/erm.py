@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class ERM(Algorithm):

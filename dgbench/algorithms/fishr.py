@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import places
 from dgbench.algorithms._head import moments, per_example
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class Fishr(Algorithm):

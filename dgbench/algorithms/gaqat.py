@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgbench.algorithm import Batch
-from dgbench.algorithms._ascent import backward_at, global_norm, gradient
 from dgbench.algorithms.qtdog import QTDoG
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.ascent import backward_at, global_norm, gradient
 
 
 class GAQAT(QTDoG):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import descend_penalised, losses_of, parts, pooled_features
 from dgbench.algorithms._moments import variance
 from dgbench.algorithms.irm import IRM, irm_penalty
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 def bottleneck(features: Sequence[Tensor]) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import displaced, gradient, gradients_of, of_length
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import displaced, gradient, gradients_of, of_length
 
 
 class ImbSAM(Algorithm):

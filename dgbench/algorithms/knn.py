@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.adaptation._neighbours import scores
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
-from dgbench.space import choice, hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import choice, hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.neighbours import scores
 
 _FIRST_TEMPERATURE = 1.0
 

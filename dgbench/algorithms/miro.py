@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._stages import through_stages
-from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.networks.network import Network
 
 _EPS = 1e-5
 _INITIAL_VARIANCE = 0.1

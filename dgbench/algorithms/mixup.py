@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import parts
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class Mixup(Algorithm):

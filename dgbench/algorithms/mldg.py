@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import gradient
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import gradient
 
 
 class MLDG(Algorithm):

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import places
 from dgbench.algorithms._networks import rebuilt
-from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network, build_network
-from dgbench.setting import Setting
-from dgbench.space import choice, hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.setting import Setting
+from dgbench.core.space import choice, hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.networks.network import Network, build_network
 
 
 class MarginalNetwork(Network):

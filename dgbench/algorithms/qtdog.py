@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._lsq import add_quantizers
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class QTDoG(Algorithm):

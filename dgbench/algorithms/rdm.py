@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 _GAMMAS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100, 1000)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import pooled_features
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class RSC(Algorithm):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import backward_at, gradient, of_length
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import backward_at, gradient, of_length
 
 
 class SAM(Algorithm):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._gradients import agreement, of_each_domain, step_masked
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, power, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam, power, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class SANDMask(Algorithm):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._adversary import discriminator, domain_labels, gradient_reversal
-from dgbench.algorithms._ascent import displaced, gradient, of_length
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import displaced, gradient, of_length
 
 
 class SDAT(Algorithm):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import pooled_features
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class SelfReg(Algorithm):

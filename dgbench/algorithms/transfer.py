@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.algorithms._ascent import global_norm
-from dgbench.cards import AlgorithmCard
-from dgbench.space import choice, hparam, power, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import choice, hparam, power, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import global_norm
 
 
 class Transfer(Algorithm):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._domains import places
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
-from dgbench.space import hparam, power
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import hparam, power
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 _HEAD_STEPS, _HEAD_LR = 30, 0.1
 _NEUMANN_TERMS, _NEUMANN_LIMIT = 10, 10.0

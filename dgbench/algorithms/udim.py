@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dgbench.algorithm import Batch
-from dgbench.algorithms._ascent import backward_at, global_norm, gradient, of_length, remembering_nothing
 from dgbench.algorithms._head import Layer, moments, per_example
 from dgbench.algorithms.sam import SAM
-from dgbench.cards import AlgorithmCard
-from dgbench.errors import UserError
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import hparam
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.ascent import backward_at, global_norm, gradient, of_length, remembering_nothing
 
 PERTURBATIONS = ("raw", "style")
 LENGTHS = ("example", "pixel")

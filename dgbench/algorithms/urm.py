@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms._networks import rebuilt
-from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network, build_network
-from dgbench.setting import Setting
-from dgbench.space import choice, hparam, power, uniform
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.setting import Setting
+from dgbench.core.space import choice, hparam, power, uniform
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.networks.network import Network, build_network
 
 OUTPUTS = ("tanh", "relu")
 WIDTH = 100

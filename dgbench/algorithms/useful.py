@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 GROUPS = ("class", "class_and_domain")
 

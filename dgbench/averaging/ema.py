@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dgbench.average import Average, Weights, copied, move_towards
-from dgbench.cards import AverageCard
-from dgbench.space import Checked, hparam
+from dgbench.core.cards import AverageCard
+from dgbench.core.space import Checked, hparam
+from dgbench.methods.average import Average, Weights, copied, move_towards
 
 
 class EMA(Average):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dgbench.average import Average, RunningMean, Weights
-from dgbench.cards import AverageCard
+from dgbench.core.cards import AverageCard
+from dgbench.methods.average import Average, RunningMean, Weights
 
 
 class IIDMax(Average):

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dgbench.average import Average, RunningMean, Weights
-from dgbench.cards import AverageCard
-from dgbench.errors import UserError
-from dgbench.space import Checked, hparam
+from dgbench.core.cards import AverageCard
+from dgbench.core.errors import UserError
+from dgbench.core.space import Checked, hparam
+from dgbench.methods.average import Average, RunningMean, Weights
 
 FORMS = ("constant", "cyclic")
 _LOG = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from dgbench.average import Average, RunningMean, Weights
-from dgbench.cards import AverageCard
-from dgbench.space import Checked, hparam
+from dgbench.core.cards import AverageCard
+from dgbench.core.space import Checked, hparam
+from dgbench.methods.average import Average, RunningMean, Weights
 
 FORMS = ("official", "paper")
 _LOG = logging.getLogger(__name__)

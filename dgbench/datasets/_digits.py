@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import Archive
-from dgbench.dataset import ArrayExamples, Dataset, Examples
-from dgbench.errors import Problems, UserError
-from dgbench.progress_bar import ReportProgress
-from dgbench.seeding import numpy_stream
+from dgbench.core.cards import Archive
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.core.seeding import numpy_stream
+from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 
 Images = NDArray[np.uint8]
 """(n, H, W), 0 to 255."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dgbench.core.errors import UserError
 from dgbench.datasets._glyphs_items import Item, without_fe0f
 from dgbench.datasets._npm import Package, contents
-from dgbench.errors import UserError
 
 SIDE = 128
 Draw = Callable[[Item], NDArray[np.uint8]]

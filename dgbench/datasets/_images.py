@@ -18,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.cache import CachedImages, open_images
-from dgbench.dataset import DOMAINBED, Dataset, Examples, Recipe
+from dgbench.core.errors import Problems, UserError
+from dgbench.data.cache import CachedImages, open_images
+from dgbench.data.cache_format import FOLDER, ImageCache
+from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
+from dgbench.data.transforms import augmented, decoded, decoded_as_far, resized
 from dgbench.datasets._tree import (
     Tree,
     class_problems,
@@ -31,9 +34,6 @@ from dgbench.datasets._tree import (
     listed,
     read_tree,
 )
-from dgbench.errors import Problems, UserError
-from dgbench.image_cache import FOLDER, ImageCache
-from dgbench.transforms import augmented, decoded, decoded_as_far, resized
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class ImageDataset(Dataset):
 
     def preload(self) -> None:
         """Import what reads cached images."""
-        import dgbench.augmentation  # noqa: F401  (OpenCV, which planning does without)
+        import dgbench.data.augmentation  # noqa: F401  (OpenCV, which planning does without)
 
     def examples(self, domain: str, seed: int) -> Examples:
         """The images of a domain, class after class, each by name; nothing is drawn."""

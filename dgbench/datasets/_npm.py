@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgbench.errors import Problems, UserError
-from dgbench.fetch import Unreachable
-from dgbench.progress_bar import ReportProgress
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.fetch import Unreachable
 
 _SECONDS = 600
 """Longest time that one call of npm may take."""

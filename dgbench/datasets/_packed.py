@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 
 _IMAGES = "images.npz"
 _MADE_FROM = "made_from"
@@ -21,7 +21,7 @@ def write_packed(
     data_dir: Path, folder: str, made_from: str, arrays: Mapping[str, NDArray[Any]], file: str = _IMAGES
 ) -> None:
     """Write the arrays, and a hash of all that they were made from."""
-    from dgbench.files import write_atomic
+    from dgbench.store.files import write_atomic
 
     members: dict[str, Any] = {_MADE_FROM: np.array(made_from), **arrays}
     path = data_dir / folder / file

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.errors import UserError
-from dgbench.hub import from_hub, here
+from dgbench.core.errors import UserError
+from dgbench.networks.hub import from_hub, here
 
 BAG = 4096
 """Length of a bag of words."""

@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.dataset import Dataset, Examples
+from dgbench.core.errors import Problems, UserError
+from dgbench.data.dataset import Dataset, Examples
 from dgbench.datasets import _wilds_patches as patches
-from dgbench.errors import Problems, UserError
 
 Indices = NDArray[np.int64]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgbench.cards import DatasetCard
+from dgbench.core.cards import DatasetCard
 from dgbench.datasets._wilds_texts import WildsTexts
 
 

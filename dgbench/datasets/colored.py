@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import GENERATED, DatasetCard
+from dgbench.core.cards import GENERATED, DatasetCard
+from dgbench.core.seeding import numpy_stream
 from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
-from dgbench.seeding import numpy_stream
 
 _MISCOLOURED = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
 """Domain -> how often the colour is not that of the label."""

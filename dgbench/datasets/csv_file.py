@@ -6,10 +6,10 @@ import os
 from csv import DictReader, Error
 from pathlib import Path
 
-from dgbench.cards import DatasetCard
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import Problems, UserError
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import ImageFile, Tree, listed, size_of
-from dgbench.errors import Problems, UserError
 
 _COLUMNS = ("path", "domain", "label")
 

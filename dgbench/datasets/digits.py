@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.cards import DatasetCard
-from dgbench.dataset import ArrayExamples, Dataset, Examples
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 from dgbench.datasets._digits import Labels, sklearn_digits
 from dgbench.datasets._packed import Packed, write_packed
-from dgbench.errors import UserError
-from dgbench.progress_bar import ReportProgress
 
 _RECIPE = 1
 """Raised whenever drawing changes."""

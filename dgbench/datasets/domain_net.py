@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dgbench.cards import Archive, DatasetCard
+from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.duplicates import remove
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, matching
-from dgbench.duplicates import remove
-from dgbench.errors import UserError
-from dgbench.progress_bar import ReportProgress
 
 _CLASSES = """
 The_Eiffel_Tower The_Great_Wall_of_China The_Mona_Lisa aircraft_carrier airplane alarm_clock ambulance angel

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dgbench.cards import DatasetCard
-from dgbench.dataset import Dataset
-from dgbench.errors import UserError
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import UserError
+from dgbench.data.dataset import Dataset
 
 
 class GlobalWheat(Dataset):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import DatasetCard
-from dgbench.dataset import ArrayExamples, Dataset, Examples
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 from dgbench.datasets._glyphs_items import CLASSES, Item, group_numbers, items_of
 from dgbench.datasets._packed import Packed, write_packed
-from dgbench.errors import UserError
-from dgbench.progress_bar import ReportProgress
 
 _COUNTS = dict(zip(CLASSES, (62, 53, 60, 70, 53, 31, 40, 70, 70, 70), strict=True))
 _TOTAL = sum(_COUNTS.values())

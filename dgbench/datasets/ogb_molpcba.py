@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import DatasetCard
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import Problems, UserError
 from dgbench.datasets import _wilds_patches as patches
 from dgbench.datasets._wilds import Indices, WildsDataset
-from dgbench.errors import Problems, UserError
 
 _ROWS, _COLUMNS = 896, 10
 _RAW = ("edge", "node-feat", "edge-feat", "num-node-list", "num-edge-list", "graph-label")
@@ -89,7 +89,7 @@ class OGBMolPCBA(WildsDataset):
 
     def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.int16]:
         """(B, rows, 10)"""
-        from dgbench.graphs import tables  # which needs torch
+        from dgbench.networks.graphs import tables  # which needs torch
 
         slices, content = _content(source)
         atoms, atom_counts = _picked(slices["x"].numpy(), rows)

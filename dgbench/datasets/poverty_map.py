@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import DatasetCard
+from dgbench.core.cards import DatasetCard
+from dgbench.core.errors import UserError
 from dgbench.datasets._wilds import HOST, Indices, WildsDataset
-from dgbench.errors import UserError
 
 
 class PovertyMap(WildsDataset):

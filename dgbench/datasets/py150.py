@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.cards import DatasetCard
-from dgbench.dataset import NOT_ASKED
+from dgbench.core.cards import DatasetCard
+from dgbench.data.dataset import NOT_ASKED
 from dgbench.datasets import _wilds_patches as patches
 from dgbench.datasets._wilds import Indices, WildsDataset
 

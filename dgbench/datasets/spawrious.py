@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from dgbench.archives import move_folder_of
-from dgbench.cards import Archive, DatasetCard
-from dgbench.dataset import Recipe
+from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.archives import move_folder_of
+from dgbench.data.dataset import Recipe
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import ImageFile, Tree, images_in, instead
-from dgbench.errors import Problems, UserError
-from dgbench.progress_bar import ReportProgress
 
 _CLASSES = ("bulldog", "corgi", "dachshund", "labrador")
 _ORDER = ("bulldog", "dachshund", "labrador", "corgi")  # in which challenges name their locations

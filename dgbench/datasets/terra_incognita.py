@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgbench.archives import link_or_copy
-from dgbench.cards import Archive, DatasetCard
+from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.data.archives import link_or_copy
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import Tree, generation_problems, in_two_classes, matching
-from dgbench.errors import UserError
-from dgbench.progress_bar import ReportProgress
 
 _DOMAINS = ("location_100", "location_38", "location_43", "location_46")
 _CLASSES = ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from dgbench.run import Run
+from dgbench.core.run import Run
 
 
 class Launcher(Protocol):

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgbench import lease as leases
+from dgbench.core.run import Run
 from dgbench.launchers.base import Event, Observer, Slot, Summary, What
 from dgbench.launchers.forkserver import ForkServer
 from dgbench.launchers.slots import Attempt, Interrupts, LocalSlots, make_slots
-from dgbench.lease import STOPPED, TAKEN
-from dgbench.run import Run
-from dgbench.store import UNMENDED, State, Store
+from dgbench.store import lease as leases
+from dgbench.store.folder import UNMENDED, State, Store
+from dgbench.store.lease import STOPPED, TAKEN
 
 TICK = 1.0
 """Seconds between two looks at the runs that others execute, and at the cancel marker."""

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
-from dgbench import lease as leases
+from dgbench.core.machine import usable_cores
+from dgbench.core.run import Run
 from dgbench.launchers.base import Launcher, Slot
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
-from dgbench.machine import usable_cores
-from dgbench.run import Run
-from dgbench.store import Store
+from dgbench.store import lease as leases
+from dgbench.store.folder import Store
 
 GRACE = 10.0
 """Seconds that a run has to save its state when it is asked to stop."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
-from dgbench.average import RunningMean, Weights
-from dgbench.merger import Member, Merged
+from dgbench.methods.average import RunningMean, Weights
+from dgbench.methods.merger import Member, Merged
 
 
 def greedy(ranked: Sequence[Member], score: Callable[[Weights], float]) -> Merged:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dgbench.average import RunningMean, Weights
-from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merged, Merger, Tools
+from dgbench.core.cards import MergerCard
 from dgbench.merging._greedy import greedy
+from dgbench.methods.average import RunningMean, Weights
+from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 _PAPER = "Ramé et al., NeurIPS 2022"
 

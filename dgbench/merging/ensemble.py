@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dgbench.cards import MergerCard
-from dgbench.merger import Merger
+from dgbench.core.cards import MergerCard
+from dgbench.methods.merger import Merger
 
 
 class Ensemble(Merger):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from dgbench.average import RunningMean, Weights
-from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merger, Tools
-from dgbench.space import Checked, hparam
+from dgbench.core.cards import MergerCard
+from dgbench.core.space import Checked, hparam
+from dgbench.methods.average import RunningMean, Weights
+from dgbench.methods.merger import Member, Merger, Tools
 
 
 class FisherMerging(Merger):

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dgbench.average import Weights
-from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merger, Tools
+from dgbench.core.cards import MergerCard
+from dgbench.methods.average import Weights
+from dgbench.methods.merger import Member, Merger, Tools
 
 
 class ModelStock(Merger):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merged, Merger, Tools
+from dgbench.core.cards import MergerCard
 from dgbench.merging._greedy import greedy
 from dgbench.merging.diwa import DiWA
+from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 _PAPER = "Wortsman et al., ICML 2022"
 

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dgbench.cards import MergerCard
-from dgbench.merger import Member, Merged, Merger, Tools
-from dgbench.space import Checked, hparam
+from dgbench.core.cards import MergerCard
+from dgbench.core.space import Checked, hparam
+from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 
 class WiSEFT(Merger):

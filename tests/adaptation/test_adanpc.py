@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.adaptation.adanpc import AdaNPC
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import setting
+from dgbench.networks.network import Network
 from tests.adaptation.toys import CLASSES, changed, network, parameters, stream
 
 pytestmark = pytest.mark.usefixtures("float64")

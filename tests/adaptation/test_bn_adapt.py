@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from dgbench.adaptation.bn_adapt import BNAdapt
-from dgbench.average import NoHparams
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import setting
+from dgbench.methods.average import NoHparams
+from dgbench.networks.network import Network
 from tests.adaptation.toys import CLASSES, in_batches, network, stream, vectors
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -18,19 +18,19 @@ from dgbench.adaptation.bn_adapt import BNAdapt
 from dgbench.adaptation.sar import SAR
 from dgbench.adaptation.t3a import T3A
 from dgbench.adaptation.tent import TENT
-from dgbench.adapter import Adapter
-from dgbench.errors import UserError
-from dgbench.evaluate import logits_of
-from dgbench.predictor import find_model, predict_with
-from dgbench.protocol import View
-from dgbench.reconcile import Sweep
-from dgbench.results import read_results
-from dgbench.run import LAST, Input, Run
-from dgbench.seeding import numpy_stream, seed_everything
-from dgbench.select import TrainingDomain
-from dgbench.site import Site
-from dgbench.training import Training
-from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import View
+from dgbench.core.run import LAST, Input, Run
+from dgbench.core.seeding import numpy_stream, seed_everything
+from dgbench.core.site import Site
+from dgbench.execute.evaluate import logits_of
+from dgbench.execute.models import find_model, predict_with
+from dgbench.execute.training import Training
+from dgbench.launchers.reconcile import Sweep
+from dgbench.methods.adapter import Adapter
+from dgbench.report.results import read_results
+from dgbench.report.select import TrainingDomain
+from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ADAPTERS: dict[str, type[Adapter]] = {"AdaNPC": AdaNPC, "BNAdapt": BNAdapt, "SAR": SAR, "T3A": T3A, "TENT": TENT}
 BASES = ("ERM", "ERM+SWAD", "ERM+DiWA")

@@ -11,9 +11,9 @@ from torch.distributions import Categorical
 
 from dgbench.adaptation.sar import SAR
 from dgbench.adaptation.tent import TENT
-from dgbench.errors import UserError
-from dgbench.networks import Network, build_network
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import setting
+from dgbench.networks.network import Network, build_network
 from tests.adaptation.toys import CLASSES, changed, in_batches, network, norms, parameters, stream
 
 pytestmark = pytest.mark.usefixtures("float64")

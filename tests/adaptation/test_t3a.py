@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.adaptation.t3a import T3A
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import setting
+from dgbench.networks.network import Network
 
 FEATURES, CLASSES = 6, 4
 

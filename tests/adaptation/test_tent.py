@@ -11,9 +11,9 @@ from torch.distributions import Categorical
 
 from dgbench.adaptation.bn_adapt import BNAdapt
 from dgbench.adaptation.tent import TENT
-from dgbench.average import NoHparams
-from dgbench.errors import UserError
-from dgbench.networks import Network
+from dgbench.core.errors import UserError
+from dgbench.methods.average import NoHparams
+from dgbench.networks.network import Network
 from tests.adaptation.toys import changed, in_batches, network, norms, parameters, stream, vectors
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.setting import setting
+from dgbench.networks.network import Network
 
 CLASSES, WIDTH, SHAPE = 4, 8, (2, 6, 6)
 _NORMS = {

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithm import Algorithm, Batch, Task
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.setting import setting
+from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.networks.network import Network
 
 INPUTS, CLASSES, SIZES = 6, 4, (5, 3, 8)
 IMAGE = (2, 6, 6)

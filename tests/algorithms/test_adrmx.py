@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.adrmx import ADRMX, remixed_pairs, sup_con
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import Setting, setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import Setting, setting
+from dgbench.methods.algorithm import Batch
+from dgbench.networks.network import Network
 
 VALUES = {"cnt_lambda": 0.3, "dclf_lambda": 0.6, "rmxd_lambda": 0.8, "disc_lambda": 0.7}
 VALUES |= {"mlp_width": 5, "mlp_depth": 3}

@@ -11,7 +11,7 @@ from dgbench.algorithms._adversary import discriminator, gradient_reversal
 from dgbench.algorithms.adrmx import ADRMX
 from dgbench.algorithms.dann import CDANN, DANN
 from dgbench.algorithms.sdat import SDAT
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 
 
 def hparams(width: int = 5, depth: int = 3, dropout: float = 0.0) -> SimpleNamespace:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.amp import AMP
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import displacements, erm, flat, gradient_at, gradient_of, norm_of, step, train_alike
 
 EPSILON, ZETA = 0.2, 0.9

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms._gradients import agreement
 from dgbench.algorithms.andmask import ANDMask
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 
 def reference(tau: float) -> Callable[[SimpleNamespace, list[Batch], int], None]:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch, Task
 from dgbench.algorithms.arm import ARM, ContextNetwork, context_net
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import Setting, setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import Setting, setting
+from dgbench.methods.algorithm import Batch, Task
+from dgbench.networks.network import Network
 
 
 class Toy(ARM):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.asa import ASA
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 WEIGHT = 4.0
 

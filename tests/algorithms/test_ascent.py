@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithms._ascent import (
+from dgbench.methods.ascent import (
     adaptive_scales,
     displaced,
     global_norm,

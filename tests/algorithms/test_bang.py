@@ -7,10 +7,10 @@ import torch
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.bang import BANG
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 ALPHA, SMOOTHING = 0.4, 0.15
 

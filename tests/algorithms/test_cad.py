@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.cad import CAD, CondCAD
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 
 def bottleneck(z: Tensor, y: list[int], d: list[int], t: float, *, conditional: bool, flipped: bool) -> Tensor:

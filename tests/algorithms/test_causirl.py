@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms.causirl import CausIRL_CORAL, CausIRL_MMD
 from dgbench.algorithms.erm import ERM
+from dgbench.methods.algorithm import Algorithm, Batch
 
 # The module by its name, so that what it uses can be watched.
 MODULE = importlib.import_module("dgbench.algorithms.causirl")

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms.dann import CDANN, DANN
-from dgbench.errors import UserError
-from dgbench.seeding import seed_hash
-from dgbench.space import resolve, space_of
+from dgbench.core.errors import UserError
+from dgbench.core.seeding import seed_hash
+from dgbench.core.space import resolve, space_of
+from dgbench.methods.algorithm import Algorithm, Batch
 
 VALUES = {
     "dann_lambda": 0.7,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Algorithm
 from dgbench.algorithms.dca import DCA
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Algorithm
 
 COPIES, ROUNDS = 3, 2
 

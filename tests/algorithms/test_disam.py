@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.disam import DISAM
 from dgbench.algorithms.sam import SAM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import (
     Loss,
     displacements,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.dsu import DSU
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 P, FACTOR = 0.6, 1.3
 
@@ -65,7 +65,7 @@ def test_prediction_is_never_changed(toy: SimpleNamespace) -> None:
 
 
 def test_maps_of_one_position_are_left_out(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dgbench.networks import Network
+    from dgbench.networks.network import Network
 
     layers = [torch.nn.Conv2d(2, 2, 3), torch.nn.Conv2d(2, 2, 4)]
     monkeypatch.setattr(Network, "stages", property(lambda self: layers))

@@ -10,10 +10,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm as gaussian
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.eqrm import EQRM, quantile
-from dgbench.errors import UserError
-from dgbench.space import resolve, space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import resolve, space_of
+from dgbench.methods.algorithm import Batch
 
 BURN_IN, ALPHA, LR = 2, 0.8, 3e-3
 

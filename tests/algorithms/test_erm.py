@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sam import SAM
+from dgbench.methods.algorithm import Batch
 
 
 def reference(other: SimpleNamespace, batches: list[Batch], step: int) -> None:

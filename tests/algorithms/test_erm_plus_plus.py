@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm_plus_plus import ERMPlusPlus
-from dgbench.errors import UserError
-from dgbench.space import space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import space_of
+from dgbench.methods.algorithm import Batch
 
 LINEAR, START, LINEAR_LR = 1, 4, 3e-2
 OPTIONS = {"linear_steps": LINEAR, "sma_start": START, "linear_lr": LINEAR_LR}

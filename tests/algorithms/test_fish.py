@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.fish import Fish
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 Reference = Callable[[SimpleNamespace, list[Batch], int], None]
 

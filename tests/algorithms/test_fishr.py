@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.fishr import Fishr
-from dgbench.errors import UserError
-from dgbench.space import resolve, space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import resolve, space_of
+from dgbench.methods.algorithm import Batch
 
 OPTIONS = {"fishr_lambda": 50.0, "penalty_anneal_iters": 2, "ema": 0.9}
 

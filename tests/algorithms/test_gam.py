@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.gam import GAM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import (
     displacements,
     erm,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.gr import FORMS, GR
 from dgbench.algorithms.sam import SAM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import displacements, erm, flat, gradient_at, gradient_of, norm_of, plus, step, times
 from tests.algorithms.uphill import train_alike as train_alike_
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.gsam import GSAM
 from dgbench.algorithms.sam import SAM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import (
     displacements,
     erm,

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench.algorithms._head import hessian_diagonal, linear_head, moments, per_example
-from dgbench.builtin import classifier
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import setting
+from dgbench.networks.builtin import classifier
+from dgbench.networks.network import Network
 
 
 def example_gradients(head: nn.Module, z: Tensor, y: Tensor) -> list[Tensor]:

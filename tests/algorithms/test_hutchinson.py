@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms import hutchinson
 from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_products, losses_by_copies
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.hutchinson import Hutchinson
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 ALPHA, BETA, SAMPLES = 0.3, 0.2, 7
 OPTIONS = {"hutchinson_alpha": ALPHA, "hutchinson_beta": BETA, "hutchinson_samples": SAMPLES}

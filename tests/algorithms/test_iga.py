@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.iga import IGA
+from dgbench.methods.algorithm import Batch
 
 WEIGHT = 0.5
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.irm import IRM, irm_penalty
+from dgbench.methods.algorithm import Batch
 
 ANNEAL = 2
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.kd import KD
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.conftest import agrees, given, make, resumes
 
 

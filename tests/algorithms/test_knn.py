@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms.knn import KNN, Queue
-from dgbench.average import RunningMean
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.average import RunningMean
 
 SIZE, K, STEPS, CLASSES = 24, 7, 11, 4
 

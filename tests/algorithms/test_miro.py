@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.miro import MIRO, _channel_axis, staged
-from dgbench.networks import Network
-from dgbench.setting import setting
-from dgbench.space import resolve, space_of
+from dgbench.core.setting import setting
+from dgbench.core.space import resolve, space_of
+from dgbench.methods.algorithm import Batch
+from dgbench.networks.network import Network
 
 LD = 0.7
 

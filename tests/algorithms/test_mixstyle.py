@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.mixstyle import MixStyle, foreign
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 P, ALPHA = 0.6, 0.4
 SIZES = (5, 3, 8)
@@ -118,7 +118,7 @@ def test_crossdomain_mixes_other_domains_styles(toy: SimpleNamespace) -> None:
 def test_stages_after_the_stem_but_never_the_last(
     toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, stages: int, wanted: int, mixed: set[int]
 ) -> None:
-    from dgbench.networks import Network
+    from dgbench.networks.network import Network
 
     layers = [torch.nn.Conv2d(2, 2, 3, padding=1) for _ in range(stages)]
     monkeypatch.setattr(Network, "stages", property(lambda self: layers))

@@ -7,9 +7,9 @@ import torch
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.mixup import Mixup
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 ALPHA = 0.4
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.mldg import MLDG
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 BETA = 0.6
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms._moments import GAMMAS, _kernel, mmd
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.mmd import MMD
+from dgbench.methods.algorithm import Batch
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:

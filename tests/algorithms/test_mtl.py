@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch, Task
 from dgbench.algorithms.mtl import MTL, MarginalNetwork
-from dgbench.errors import UserError
-from dgbench.networks import IMAGENET_MEAN, Network
-from dgbench.setting import Setting, setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import Setting, setting
+from dgbench.methods.algorithm import Batch, Task
+from dgbench.networks.network import IMAGENET_MEAN, Network
 
 
 class Toy(MTL):

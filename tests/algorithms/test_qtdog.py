@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms._lsq import Quantizer
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.qtdog import QTDoG
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 START, BITS = 2, 3
 OPTIONS = {"q_steps": START, "bits": BITS}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.rdm import RDM, penalties
-from dgbench.errors import UserError
-from dgbench.space import space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import space_of
+from dgbench.methods.algorithm import Batch
 
 ANNEAL, LAMBDA, NU, LR = 2, 3.0, 0.7, 4e-3
 OPTIONS = {"rdm_penalty_anneal_iters": ANNEAL, "rdm_lambda": LAMBDA, "variance_weight": NU, "rdm_lr": LR}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.ridg import RIDG
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 ALPHA, MOMENTUM = 0.3, 0.2
 OPTIONS = {"ridg_alpha": ALPHA, "ridg_momentum": MOMENTUM}

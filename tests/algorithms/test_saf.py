@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.saf import MESA, SAF
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Algorithm, Batch
 
 LAMBDA, T, EXAMPLES = 0.7, 3.0, 20
 OPTIONS = {

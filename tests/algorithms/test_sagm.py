@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sagm import SAGM
 from dgbench.algorithms.sam import SAM
-from dgbench.errors import UserError
-from dgbench.space import space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import space_of
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import erm, flat, gradient_at, gradient_of, norm_of, plus, step, times, train_alike
 
 RHO, ALPHA = 0.1, 0.3

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.sagnet import SagNet, refilled, restyled
+from dgbench.methods.algorithm import Batch
 
 WEIGHT = 0.7
 

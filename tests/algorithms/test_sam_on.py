@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sam import SAM
 from dgbench.algorithms.sam_on import SAMON
+from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import displacements, erm, gradient_at, gradient_of, step, train_alike
 
 RHO = 0.4

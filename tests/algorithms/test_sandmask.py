@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.sandmask import SANDMask
-from dgbench.errors import UserError
-from dgbench.space import space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import space_of
+from dgbench.methods.algorithm import Batch
 
 
 def mask_of(values: list[float], tau: float, k: float) -> float:

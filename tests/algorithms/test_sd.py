@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sd import SD
+from dgbench.methods.algorithm import Batch
 
 
 def reference(other: SimpleNamespace, batches: list[Batch], step: int) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sam import SAM
 from dgbench.algorithms.sdat import SDAT
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 OPTIONS = {"rho": 0.1, "trade_off": 0.7, "reversal_steps": 2, "mlp_width": 5}
 

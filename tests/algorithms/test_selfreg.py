@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.selfreg import SelfReg, shuffle_within_classes
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 
 def partners(labels: Tensor) -> list[int]:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.algorithm import Algorithm, Batch
 from dgbench.algorithms.dann import CDANN, DANN
 from dgbench.algorithms.fish import Fish
 from dgbench.algorithms.fishr import Fishr
 from dgbench.algorithms.groupdro import GroupDRO
 from dgbench.algorithms.saf import SAF
 from dgbench.algorithms.trm import TRM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Algorithm, Batch
 from tests.algorithms import conftest as toy
 from tests.algorithms.test_adrmx import Toy as ADRMX
 from tests.algorithms.test_mtl import Toy as MTL

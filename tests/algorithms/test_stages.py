@@ -7,7 +7,7 @@ import torch
 
 from dgbench.algorithms._stages import map_shapes, restyled, spread, style, through_stages
 from dgbench.algorithms.erm import ERM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 
 
 def test_outputs_are_replaced_in_order_and_none_keeps_them(toy: SimpleNamespace) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.tram import DISTANCES, TRAM
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Batch
 
 
 def logits(network: nn.Module, x: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.trm import TRM, _Regression
-from dgbench.errors import UserError
-from dgbench.space import space_of
+from dgbench.core.errors import UserError
+from dgbench.core.space import space_of
+from dgbench.methods.algorithm import Batch
 
 ITERS, LAMBDA, ETA = 1, 0.3, 0.5
 OPTIONS = {"iters": ITERS, "cos_lambda": LAMBDA, "groupdro_eta": ETA}

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch, Task
 from dgbench.algorithms.sam import SAM
 from dgbench.algorithms.udim import UDIM, UDIMTransductive
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import setting
+from dgbench.methods.algorithm import Batch, Task
+from dgbench.networks.network import Network
 
 RHO, LAMBDA, LENGTH = 0.1, 0.6, 0.8
 OPTIONS: dict[str, Any] = {"rho": RHO, "udim_lambda": LAMBDA, "syn_lr": LENGTH, "warm_up_ratio": 1000}

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch, Task
 from dgbench.algorithms.urm import URM, BoundedNetwork
-from dgbench.errors import UserError
-from dgbench.networks import Network
-from dgbench.setting import Setting, setting
+from dgbench.core.errors import UserError
+from dgbench.core.setting import Setting, setting
+from dgbench.methods.algorithm import Batch, Task
+from dgbench.networks.network import Network
 
 VALUES = {"urm_adv_lambda": 0.6, "urm_discriminator_lr": 2e-2}
 

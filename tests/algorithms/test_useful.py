@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.useful import USEFUL, learned_late
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 
 
 def blobs() -> tuple[Tensor, Tensor, Tensor]:

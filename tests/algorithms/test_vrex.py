@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgbench.algorithm import Batch
 from dgbench.algorithms.vrex import VREx
-from dgbench.space import resolve, space_of
+from dgbench.core.space import resolve, space_of
+from dgbench.methods.algorithm import Batch
 
 ANNEAL = 2
 

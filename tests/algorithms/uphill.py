@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm, Batch
 
 Loss = Callable[[nn.Module], Tensor]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from dgbench.average import Average
+from dgbench.methods.average import Average
 
 SIZE = 12
 

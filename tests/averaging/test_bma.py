@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Beta
 
 from dgbench.averaging.bma import BMA
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from tests.averaging.one_hot import SIZE, begin, check, check_same, observe, reloaded
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgbench.average import RunningMean, move_towards
 from dgbench.averaging.ema import EMA, SwitchEMA
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
+from dgbench.methods.average import RunningMean, move_towards
 from tests.averaging.one_hot import SIZE, begin, check, check_same, observe, reloaded
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from dgbench.average import NoHparams
 from dgbench.averaging.iidmax import IIDMax
+from dgbench.methods.average import NoHparams
 from tests.averaging.one_hot import check, check_same, reloaded
 
 SEGMENTS = 12

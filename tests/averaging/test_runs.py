@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dgbench.batch_norm import inputs_for, is_live, measured
-from dgbench.catalogue import Catalogue
-from dgbench.predictor import find_model
-from dgbench.reconcile import Sweep
-from dgbench.run import LAST, MODEL
-from dgbench.site import Site
-from dgbench.training import Training
-from tests.in_process import CPU, execute_all, records_of, sweep_of, train, training_of
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.run import LAST, MODEL
+from dgbench.core.site import Site
+from dgbench.execute.batch_norm import inputs_for, is_live, measured
+from dgbench.execute.models import find_model
+from dgbench.execute.training import Training
+from dgbench.launchers.reconcile import Sweep
+from tests.support.in_process import CPU, execute_all, records_of, sweep_of, train, training_of
 
 AVERAGES = Catalogue().of_kind("average")
 FEEDING_BACK = {name for name, entry in AVERAGES.items() if entry.card.feeds_back}

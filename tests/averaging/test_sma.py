@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dgbench.averaging.sma import SMA
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from tests.averaging.one_hot import check, check_same, live, observe, reloaded
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dgbench.averaging.swa import SWA
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from tests.averaging.one_hot import begin, check, check_same, observe, reloaded
 
 STEPS = 20

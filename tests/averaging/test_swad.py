@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dgbench.averaging.swad import SWAD
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 
 VALLEY = [5.0, 2.0, 1.3, 1.2, 1.1, 1.0, 1.05, 1.1, 1.2, 1.4, 1.5, *[2.0] * 6]
 """Converges at 5 (threshold 1.365), checkpoints 2 to 4 are admissible before it, and 8 is the last low one."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dgbench.averaging.wakd import WAKD
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from tests.averaging.one_hot import check, check_same, live, observe, reloaded
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dgbench.core.errors import UserError
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
-from dgbench.errors import UserError
-from tests.layouts import truncate, write_csv, write_folders
+from tests.support.layouts import truncate, write_csv, write_folders
 
 DOMAINS, CLASSES = ("art", "photo"), ("cat", "dog")
 

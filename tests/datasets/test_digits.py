@@ -16,12 +16,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
 from dgbench import cli, download
-from dgbench.cards import Archive, DatasetCard
+from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.errors import UserError
 from dgbench.datasets._digits import sklearn_digits
 from dgbench.datasets.colored import ColoredDigits, ColoredMNIST, colored
 from dgbench.datasets.rotated import RotatedDigits, RotatedMNIST, rotated
-from dgbench.errors import UserError
-from tests.layouts import idx_bytes, write_mnist
+from tests.support.layouts import idx_bytes, write_mnist
 
 MNIST = (RotatedMNIST, ColoredMNIST)
 ALL = (RotatedDigits, ColoredDigits, *MNIST)

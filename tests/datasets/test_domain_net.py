@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from dgbench import cli, image_cache_build
+from dgbench import cli
+from dgbench.core.errors import UserError
+from dgbench.data import cache_build
+from dgbench.data.cache import ensure_built
 from dgbench.datasets.domain_net import DomainNet
 from dgbench.download import main
-from dgbench.errors import UserError
-from tests.layouts import files_under, truncate, write_folders, write_zip
+from tests.support.layouts import files_under, truncate, write_folders, write_zip
 
 CARD = DomainNet.card
 CLASSES = ("The_Mona_Lisa", "airplane", "t-shirt")
@@ -119,8 +121,8 @@ def test_paintings_that_are_cut_off_are_decoded_as_far_as_they_go(
 ) -> None:
     """To the pixels that DomainBed's switch finds, from the files and from the cache."""
     if kind == "jpeg":
-        monkeypatch.setattr(image_cache_build, "LARGEST", 0)
-        monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 0)
+        monkeypatch.setattr(cache_build, "LARGEST", 0)
+        monkeypatch.setattr(cache_build, "LARGEST_OWN", 0)
     with monkeypatch.context() as patch:
         patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
         with Image.open(clean / "painting" / "The_Mona_Lisa" / "0000.jpg") as image:
@@ -151,7 +153,7 @@ def test_images_of_other_domains_that_are_cut_off_are_refused_as_ever(clean: Pat
     with pytest.raises(UserError, match=r"real/The_Mona_Lisa/0000.jpg can't be decoded"):
         dataset.examples("real", 0).batch(np.array([0]), None)
     with pytest.raises(UserError) as caught:
-        dataset.image_cache().build()
+        ensure_built(dataset.image_cache())
     (problem,) = caught.value.problems
     assert problem.startswith(f"image {clean}/real/The_Mona_Lisa/0000.jpg can't be decoded")
 

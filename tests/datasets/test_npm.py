@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dgbench.core.errors import UserError
 from dgbench.datasets import _npm
 from dgbench.datasets._npm import Package, contents, tarballs
-from dgbench.errors import UserError
 from tests.datasets.npm_packages import install_npm, silent, write_package
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from tests.datasets.no_network import cut_off
 from tests.datasets.test_wilds import Copy, made, predicted_for, same
 

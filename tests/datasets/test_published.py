@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dgbench.catalogue import Catalogue
-from dgbench.dataset import Dataset
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import UserError
+from dgbench.data.dataset import Dataset
 from dgbench.datasets import nico
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets.nico import NICOPlusPlus
@@ -16,8 +17,7 @@ from dgbench.datasets.office_home import OfficeHome
 from dgbench.datasets.pacs import PACS
 from dgbench.datasets.sviro import SVIRO
 from dgbench.datasets.vlcs import VLCS
-from dgbench.errors import UserError
-from tests.layouts import files_under, write_clutter, write_folders, write_image, write_tar, write_zip
+from tests.support.layouts import files_under, write_clutter, write_folders, write_image, write_tar, write_zip
 
 WRAPPED = {PACS: "kfold/", VLCS: "VLCS/", OfficeHome: "OfficeHomeDataset_10072016/", SVIRO: "SVIRO_DOMAINBED/"}
 """Data set -> the folder in its archive."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dgbench.core.errors import UserError
 from dgbench.datasets import spawrious
 from dgbench.datasets.spawrious import (
     SpawriousM2M_easy,
@@ -17,8 +18,7 @@ from dgbench.datasets.spawrious import (
     SpawriousO2O_hard,
     SpawriousO2O_medium,
 )
-from dgbench.errors import UserError
-from tests.layouts import files_under, write_image, write_tar
+from tests.support.layouts import files_under, write_image, write_tar
 
 ONE = (SpawriousO2O_easy, SpawriousO2O_medium, SpawriousO2O_hard)
 MANY = (SpawriousM2M_easy, SpawriousM2M_medium, SpawriousM2M_hard)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from dgbench.core.errors import UserError
 from dgbench.datasets.terra_incognita import TerraIncognita
-from dgbench.errors import UserError
-from tests.layouts import files_under, write_folders, write_image, write_tar
+from tests.support.layouts import files_under, write_folders, write_image, write_tar
 
 CARD = TerraIncognita.card
 OLD = dict(zip(CARD.domains, (12, 13, 14, 15), strict=True))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dgbench.core.errors import UserError
 from dgbench.datasets._texts import BAG, bag_of_words, tokens
-from dgbench.errors import UserError
-from tests.language_models import WORDS, save_model
+from tests.support.language_models import WORDS, save_model
 
 
 def test_a_bag_holds_how_often_each_word_is_there_whatever_their_order_and_case() -> None:

@@ -17,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dgbench.dataset import SplitExamples
+from dgbench.core.errors import UserError
+from dgbench.data.dataset import SplitExamples
+from dgbench.data.transforms import resized
 from dgbench.datasets._wilds import WildsDataset
 from dgbench.datasets.amazon import Amazon
 from dgbench.datasets.camelyon17 import Camelyon17
@@ -29,10 +31,17 @@ from dgbench.datasets.ogb_molpcba import OGBMolPCBA
 from dgbench.datasets.poverty_map import PovertyMap
 from dgbench.datasets.py150 import Py150
 from dgbench.datasets.rxrx1 import RxRx1
-from dgbench.errors import UserError
-from dgbench.transforms import resized
 from tests.datasets.no_network import cut_off
-from tests.wilds_layouts import FMOW_LABELS, IDENTITIES, POVERTY_TEST, POVERTY_VAL, REGIONS, WRITERS, Row, fitted
+from tests.support.wilds_layouts import (
+    FMOW_LABELS,
+    IDENTITIES,
+    POVERTY_TEST,
+    POVERTY_VAL,
+    REGIONS,
+    WRITERS,
+    Row,
+    fitted,
+)
 
 CLASSES: dict[str, type[WildsDataset]] = {
     cls.__name__: cls

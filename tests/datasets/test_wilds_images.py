@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dgbench import image_cache_build
-from dgbench.cache import Cacheable, CachedDataset, build_cache
-from dgbench.catalogue import Catalogue
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import UserError
+from dgbench.core.site import Site
+from dgbench.data import cache_build
+from dgbench.data.cache import Cacheable, CachedDataset, build_cache, open_images
+from dgbench.data.transforms import decoded
 from dgbench.datasets import _wilds_images
 from dgbench.datasets.camelyon17 import Camelyon17, WILDSCamelyon
 from dgbench.datasets.fmow import FMoW, WILDSFMoW
 from dgbench.datasets.iwildcam import iWildCam
 from dgbench.datasets.poverty_map import PovertyMap
 from dgbench.datasets.rxrx1 import RxRx1
-from dgbench.errors import UserError
-from dgbench.reconcile import Sweep, prepare
-from dgbench.site import Site
-from dgbench.transforms import decoded
+from dgbench.launchers.reconcile import Sweep, prepare
 from tests.datasets.no_network import cut_off
-from tests.in_process import execute_all, records_of
-from tests.wilds_layouts import WRITERS, Row, fitted
+from tests.support.in_process import execute_all, records_of
+from tests.support.wilds_layouts import WRITERS, Row, fitted
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny_wilds.py"
 ROUNDING = 0.5
@@ -138,7 +138,7 @@ def test_both_forms_share_the_cache_of_the_same_rows(data_dir: Path, monkeypatch
         build_cache(dataset)
     assert len(decodings) == len(set(decodings)) == 100
     assert len(list((data_dir / ".dgbench-cache").iterdir())) == 1
-    assert official.image_cache().open().pixels.shape == (100, 96, 96, 3)
+    assert open_images(official.image_cache()).pixels.shape == (100, 96, 96, 3)
 
 
 def test_rows_that_a_form_does_not_use_are_not_decoded_for_it(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,10 +176,10 @@ def test_an_image_that_cannot_be_decoded_is_named_when_the_cache_is_built(data_d
 
 def test_photographs_are_kept_as_the_files_that_they_are(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """iWildCam is larger than what is kept as bytes, and JPEGs already."""
-    monkeypatch.setattr(image_cache_build, "LARGEST_OWN", 0)
-    monkeypatch.setattr(image_cache_build, "LARGEST", 0)
+    monkeypatch.setattr(cache_build, "LARGEST_OWN", 0)
+    monkeypatch.setattr(cache_build, "LARGEST", 0)
     dataset = iWildCam(data_dir=data_dir, image_size=48)
-    images = dataset.image_cache().open()
+    images = open_images(dataset.image_cache())
     assert images.index.kind == "jpeg"
     assert images.pixels.tobytes() == b"".join(path.read_bytes() for path in dataset.image_cache().paths())
     cached, files = both(dataset, "official", None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dgbench.datasets import _wilds_patches as patches
-from tests.wilds_layouts import write_civilcomments, write_fmow, write_ogb, write_rxrx1
+from tests.support.wilds_layouts import write_civilcomments, write_fmow, write_ogb, write_rxrx1
 
 Patch = Callable[[], AbstractContextManager[None]]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dgbench.core.errors import UserError
+from dgbench.data.transforms import augmented, resized
 from dgbench.datasets._wilds_images import WildsPooled
 from dgbench.datasets.camelyon17 import WILDSCamelyon
 from dgbench.datasets.fmow import WILDSFMoW
-from dgbench.errors import UserError
-from dgbench.transforms import augmented, resized
 from tests.datasets.no_network import cut_off
-from tests.wilds_layouts import FMOW_LABELS, REGIONS, write_camelyon17, write_fmow
+from tests.support.wilds_layouts import FMOW_LABELS, REGIONS, write_camelyon17, write_fmow
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
 
 _READS = itertools.count()
 CARD = AlgorithmCard(paper="nobody's")

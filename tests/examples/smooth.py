@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench import algorithm
-from dgbench.algorithm import Algorithm, Batch
-from dgbench.cards import AlgorithmCard
-from dgbench.space import hparam, uniform
+import dgbench
+from dgbench import Algorithm, AlgorithmCard, Batch, hparam, uniform
 
 
 class Smooth(Algorithm):
@@ -21,7 +19,7 @@ class Smooth(Algorithm):
     card = AlgorithmCard(paper="Szegedy et al., CVPR 2016")
 
     @dataclass(frozen=True)
-    class Hparams(algorithm.Hparams):
+    class Hparams(dgbench.Hparams):
         """ERM's, and how much to smooth."""
 
         smoothing: float = hparam(0.1, uniform(0.0, 0.3), help="share of a label given to all classes alike")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from toy_launch import Plan, gone, launch, make_runs
 
-from dgbench import machine
+from dgbench.core import machine
 from dgbench.launchers import local, slots
 from dgbench.launchers.base import Event, Slot
 from dgbench.launchers.forkserver import ForkServerDied
 from dgbench.launchers.slots import Interrupts
-from dgbench.store import RunFolder, State, Store
+from dgbench.store.folder import RunFolder, State, Store
 
 Until = Callable[[Callable[[], object], float], None]
 Children = Callable[[int], set[int]]

@@ -6,12 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+from dgbench.core.protocol import Fold, View
+from dgbench.core.run import Input, Part, Run
+from dgbench.core.setting import setting
 from dgbench.launchers.base import Slot, Summary
 from dgbench.launchers.local import run_local
-from dgbench.protocol import Fold, View
-from dgbench.run import Input, Part, Run
-from dgbench.setting import setting
-from dgbench.store import Store
+from dgbench.store.folder import Store
 
 Plan = list[tuple[str, int, float, list[int]]]
 
@@ -44,7 +44,7 @@ def launch(root: Path, jobs: int, retries: int, plan: Plan, **options: object) -
         }
 
     root.mkdir(exist_ok=True)
-    options = {"target": "toy_target:execute", "modules": ["dgbench.store"], **options}
+    options = {"target": "toy_target:execute", "modules": ["dgbench.store.folder"], **options}
     return run_local(Store(root), runs, jobs=jobs, retries=retries, make_job=job, **options)
 
 

@@ -13,8 +13,8 @@ import time
 import traceback
 from pathlib import Path
 
-from dgbench.lease import STOPPED, TAKEN, Lease
-from dgbench.store import RunFolder
+from dgbench.store.folder import RunFolder
+from dgbench.store.lease import STOPPED, TAKEN, Lease
 
 
 def note(root: Path, text: str) -> None:

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from dgbench import cli, collect
-from dgbench.errors import UserError
-from dgbench.predictor import find_model
-from dgbench.protocol import View
-from dgbench.reconcile import Sweep
-from dgbench.report import build
-from dgbench.results import read_results
-from dgbench.run import ALL_TRIALS, BEST, MODEL
-from dgbench.select import SELECTORS
-from dgbench.setting import setting
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import View
+from dgbench.core.run import ALL_TRIALS, BEST, MODEL
+from dgbench.core.setting import setting
+from dgbench.execute.models import find_model
+from dgbench.launchers.reconcile import Sweep
+from dgbench.report.results import read_results
+from dgbench.report.select import SELECTORS
+from dgbench.report.tables import build
 from tests.conftest import MakePlan
-from tests.in_process import execute_all, records_of, runs_of, sweep_of
+from tests.support.in_process import execute_all, records_of, runs_of, sweep_of
 
 ALIKE = {"init": "sweep", "generated_data": "sweep"}
 

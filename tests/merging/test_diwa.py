@@ -5,10 +5,10 @@ import gc
 import pytest
 import torch
 
-from dgbench.average import Weights
-from dgbench.merger import Member, Merger
 from dgbench.merging.diwa import DiWA, DiWARestricted
 from dgbench.merging.soups import GreedySoup, UniformSoup
+from dgbench.methods.average import Weights
+from dgbench.methods.merger import Member, Merger
 from tests.merging.toys import made, member, near, one, scores, tools
 
 

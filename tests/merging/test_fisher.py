@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.average import Weights
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from dgbench.merging.fisher import UBGM, FisherMerging
+from dgbench.methods.average import Weights
 from tests.merging.toys import near, of, one, tools
 
 SIZE, COUNT = 7, 3

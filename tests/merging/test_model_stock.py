@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.average import Weights
 from dgbench.merging.model_stock import ModelStock
+from dgbench.methods.average import Weights
 from tests.merging.toys import near, of, one, tools
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgbench.average import Weights
 from dgbench.merging.diwa import DiWARestricted
 from dgbench.merging.soups import GreedySoup, UniformSoup
+from dgbench.methods.average import Weights
 from tests.merging.toys import member, near, one, scores, tools
 
 

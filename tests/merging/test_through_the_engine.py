@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from dgbench.average import Weights
-from dgbench.catalogue import Catalogue
-from dgbench.cost import cost_of
-from dgbench.data import Minibatches
-from dgbench.evaluate import evaluate_views, mean_score
-from dgbench.predictor import find_model, predict_with
-from dgbench.reconcile import Sweep
-from dgbench.results import read_results
-from dgbench.run import BEST, LAST, MODEL, Run
-from dgbench.select import SELECTORS
-from dgbench.site import Site
-from tests.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.run import BEST, LAST, MODEL, Run
+from dgbench.core.site import Site
+from dgbench.data.views import Minibatches
+from dgbench.execute.evaluate import evaluate_views, mean_score
+from dgbench.execute.models import find_model, predict_with
+from dgbench.launchers.reconcile import Sweep
+from dgbench.methods.average import Weights
+from dgbench.plan.cost import cost_of
+from dgbench.report.results import read_results
+from dgbench.report.select import SELECTORS
+from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 BASES = ("ERM", "SAM", "ERM+SWAD")
 GREEDY = ("DiWARestricted", "GreedySoup")
@@ -233,8 +233,8 @@ def test_a_missing_member_is_named(sweep: Sweep, tmp_path: Path, place: int) -> 
 NORMED = '''
 from torch import nn
 from dgbench.algorithms.erm import ERM
-from dgbench.cards import AlgorithmCard
-from dgbench.networks import Network
+from dgbench.core.cards import AlgorithmCard
+from dgbench.networks.network import Network
 
 class Normed(ERM):
     """ERM on a network with batch norm."""

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgbench.average import Weights
-from dgbench.errors import UserError
+from dgbench.core.errors import UserError
 from dgbench.merging.wise_ft import WiSEFT
+from dgbench.methods.average import Weights
 from tests.merging.toys import near, of, tools
 
 INITIAL: Weights = {"w": torch.tensor([0.1, 0.3]), "count": torch.tensor(0)}

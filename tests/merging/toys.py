@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dgbench.average import Weights
-from dgbench.merger import Member, Merged, Merger, Tools
+from dgbench.methods.average import Weights
+from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 
 def made(run: str, accuracy: float, load: Callable[[], Weights]) -> Member:

@@ -1,0 +1,97 @@
+"""The catalogues: what algorithms, averages, mergers, adapters and data sets there are.
+
+An entry is found in the package's folders, by entry point, or in a file that the user includes (`file.py`, or
+`file.py:Name` for a class written for another suite), all through `Catalogue`. What planning and `list` need of an
+entry (its card and search space) is kept in a small index file keyed by the hash of the entry's source, so that they
+don't import torch; the class is imported when a run needs it. Of another suite's classes nothing is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from dgbench.catalogue.entry import KINDS, PACKAGE, Entry
+from dgbench.catalogue.foreign import foreign_entry
+from dgbench.catalogue.index import entries_of
+from dgbench.core.errors import UserError
+from dgbench.core.site import split_include
+from dgbench.core.wording import unknown
+
+GROUPS = {
+    "dgbench.algorithms": "algorithm",
+    "dgbench.averages": "average",
+    "dgbench.mergers": "merger",
+    "dgbench.adapters": "adapter",
+    "dgbench.datasets": "dataset",
+}
+"""Entry-point groups; an entry point names a module, whose classes are found as in a file."""
+
+
+class Catalogue:
+    """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is."""
+
+    def __init__(self, include: Sequence[str | Path] = ()) -> None:
+        split = [split_include(str(path)) for path in include]
+        files = [(Path(file).resolve(), name) for file, name in split]
+        self.include = tuple(f"{file}:{name}" if name else str(file) for file, name in files)
+        missing = [str(file) for file, _ in files if not file.is_file()]
+        if missing:
+            raise UserError(*(f"--include {path}: there is no such file" for path in missing))
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Entries by name; raises `UserError` if two files claim one name."""
+        found: dict[str, Entry] = {}
+        for entry in self._find():
+            if entry.name in found and found[entry.name].file != entry.file:
+                raise UserError(f"two files claim the name {entry.name!r}: {found[entry.name].file} and {entry.file}")
+            found[entry.name] = entry
+        return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+    def of_kind(self, kind: str) -> dict[str, Entry]:
+        """The entries of one kind."""
+        return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that kind and name; raises `UserError` with the nearest match."""
+        entry = self.entries.get(name)
+        if entry is None or entry.kind != kind:
+            raise UserError(unknown("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
+        return entry
+
+    @cached_property
+    def baseline(self) -> str:
+        """The algorithm that a bare average, merger or adapter is of; raises `UserError` if several claim to be it."""
+        found = [entry for entry in self.of_kind("algorithm").values() if entry.card.baseline]
+        if len(found) > 1:
+            claims = " and ".join(f"{entry.name} in {entry.file}" for entry in found)
+            raise UserError(f"one algorithm is the baseline, but these cards claim it: {claims}")
+        return found[0].name
+
+    def _find(self) -> Iterator[Entry]:
+        for folder, *_ in KINDS.values():
+            for file in sorted((PACKAGE / folder).glob("[!_]*.py")):
+                yield from entries_of(f"dgbench.{folder}.{file.stem}", file)
+        for point in _entry_points():
+            try:
+                spec = importlib.util.find_spec(point.module)
+            except ModuleNotFoundError:  # of a package that it would lie in
+                spec = None
+            if spec is None or spec.origin is None:
+                raise UserError(f"entry point {point.name} of group {point.group}: there is no module {point.module}")
+            yield from entries_of(point.module, Path(spec.origin))
+        for path in self.include:
+            included, name = split_include(path)
+            if name:
+                yield foreign_entry(Path(included), name)
+            else:
+                yield from entries_of("", Path(included))
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    return [point for group in GROUPS for point in entry_points(group=group)]

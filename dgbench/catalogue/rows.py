@@ -1,0 +1,72 @@
+"""Names that a person types: `ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]`, one row of a table each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.wording import unknown, with_article
+
+ORDER = ("algorithm", "average", "merger", "adapter")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of a table is: how its predictors are made. `name` is what the user typed."""
+
+    name: str
+    algorithm: str
+    average: str = ""
+    merger: str = ""
+    adapter: str = ""
+
+    @property
+    def entries(self) -> tuple[tuple[str, str], ...]:
+        """(kind, name) of all that it is made of."""
+        return tuple((kind, name) for kind in ORDER if (name := getattr(self, kind)))
+
+
+def parse_row(text: str, catalogue: Catalogue) -> Row:
+    """Read a name; raises `UserError` for an unknown word (with the nearest) and a wrong order (with the right one)."""
+    problems, words = Problems(), text.split("+")
+    kinds: dict[str, str] = {}
+    for word in words:
+        entry = catalogue.entries.get(word)
+        if entry is None or entry.kind not in ORDER:
+            options = [name for kind in ORDER for name in catalogue.of_kind(kind)]
+            what = "algorithm" if len(words) == 1 else f"word in {text!r}:"
+            problems.add(unknown(what, word, options))
+        elif entry.kind in kinds:
+            problems.add(f"{text!r} has {with_article(entry.kind)} twice: {kinds[entry.kind]} and {word}")
+        else:
+            kinds[entry.kind] = word
+    problems.raise_if_any()
+    right = "+".join(kinds[kind] for kind in ORDER if kind in kinds)
+    if right != text:
+        raise UserError(f"{text!r} is in the wrong order: write {right!r}")
+    if kinds.get("merger") and not kinds.get("average"):
+        kinds["average"] = catalogue.get("merger", kinds["merger"]).card.average
+    row = Row(text, **{"algorithm": catalogue.baseline, **kinds})
+    _check_composition(row, catalogue)
+    return row
+
+
+def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
+    """Read names, each once, in the order given; everything wrong with them is told at once."""
+    problems, rows = Problems(), []
+    for text in dict.fromkeys(texts):
+        with problems.collecting():
+            rows.append(parse_row(text, catalogue))
+    problems.raise_if_any()
+    return tuple(rows)
+
+
+def _check_composition(row: Row, catalogue: Catalogue) -> None:
+    if row.merger and row.adapter:
+        ensemble = catalogue.get("merger", row.merger).card.ensemble
+        if ensemble and catalogue.get("adapter", row.adapter).card.needs_features:
+            raise UserError(
+                f"{row.name!r}: {row.adapter} works on one network's features, {row.merger} is an ensemble of several"
+            )

@@ -1,0 +1,77 @@
+"""Where data come from on this machine: what is said of a data set on the command line, and opening it.
+
+A result depends on a data set's name and fingerprint, never on the folder that it happens to lie in, so places are kept
+apart from runs, in a `Site`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.site import Site
+from dgbench.data.cache import CachedDataset
+from dgbench.data.dataset import Dataset
+
+
+def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]:
+    """Name -> path ("" if it has none) of data sets as typed: `PACS`, `folder:/data/PACS`.
+
+    The name of one with a path is its kind and the last part of the path, so that moving the data changes no result.
+    """
+    problems, found = Problems(), dict[str, str]()
+    for text in texts:
+        kind, _, path = text.partition(":")
+        with problems.collecting():
+            card = catalogue.get("dataset", kind).card
+            if card.unsupported:
+                raise UserError(f"{kind} is not supported: {card.unsupported}")
+            if card.path and not path:
+                raise UserError(f"{kind!r} needs a path: write {kind}:/path/to/it")
+            if path and not card.path:
+                raise UserError(f"{kind!r} takes no path: use --data_dir for the folder that holds it")
+            name = f"{kind}:{Path(path).resolve().name}" if path else kind
+            if name in found and found[name] != str(Path(path).resolve()) and path:
+                raise UserError(f"two data sets would be called {name!r}: {found[name]} and {path}")
+            found[name] = str(Path(path).resolve()) if path else ""
+    problems.raise_if_any()
+    return found
+
+
+_open: dict[tuple[str, str, str, str, int, bool, str], Dataset] = {}
+
+
+def open_dataset(
+    name: str,
+    site: Site,
+    catalogue: Catalogue,
+    image_size: int = 0,
+    backbone: str = "auto",
+    interpolation: str = Dataset.interpolation,
+) -> Dataset:
+    """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
+    path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
+    backbone = backbone if entry.card.input_kind == "texts" else "auto"
+    key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
+    if key not in _open:
+        cls = entry.load()
+        if cls.card.folder and not site.data_dir:
+            raise UserError(f"{name} is read from {cls.card.folder} under --data_dir, which is not given")
+        dataset: Dataset = cls(
+            data_dir=Path(site.data_dir) if site.data_dir else None,
+            path=Path(path) if path else None,
+            image_size=image_size,
+            skip_bad_images=site.skip_bad_images,
+            backbone=backbone,
+        )
+        if isinstance(dataset, CachedDataset):
+            dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
+        _open[key] = dataset
+    if interpolation == _open[key].interpolation:
+        return _open[key]
+    resized_otherwise = copy.copy(_open[key])
+    resized_otherwise.interpolation = interpolation
+    return resized_otherwise

@@ -1,0 +1,298 @@
+"""What every algorithm must do, as ten questions that can be asked of anyone's.
+
+A question is a function of a subject, a number of training domains and a hyperparameter seed; it answers with what is
+wrong, or with nothing. `examine` asks all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.conformance.rehearsal import CHANCE, STEPS, TRAITS, Rehearsal, Subject, count_passes, double_precision
+from dgbench.core.errors import UserError
+
+SHORT = 20
+"""Steps in which, by the card's `rehearsal`, all that a method does is seen."""
+DOMAINS = (1, 2, 3)
+_READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One column of the matrix."""
+
+    name: str
+    asks: str
+    ask: Callable[[Subject, int, int], str]
+    domains: Sequence[int] = DOMAINS
+    drawn: bool = True
+    """Asked of random hyperparameters too, not of the defaults alone."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a question: `wrong` is empty if all is well."""
+
+    question: str
+    domains: int
+    seed: int
+    wrong: str
+
+
+def learns(subject: Subject, domains: int, seed: int) -> str:
+    """Loss falls, and unseen examples of the training domains are told apart better than by chance.
+
+    Asked of the checkpoint that training-domain validation would choose: a heavy penalty may undo what was learnt.
+    """
+    rehearsal = subject.rehearse(domains, seed)
+    before, _ = rehearsal.score()
+    scores = []
+    for step in range(SHORT // 2, STEPS + 1, SHORT // 2):
+        rehearsal.until(step)
+        scores.append(rehearsal.score())
+    after, accuracy = max(scores, key=lambda score: score[1])
+    wrong = [] if after < before else [f"cross-entropy went from {before:.3f} to {after:.3f}"]
+    if accuracy < CHANCE + 0.1:
+        wrong.append(f"accuracy {accuracy:.2f}, chance is {CHANCE:.2f}")
+    return ", ".join(wrong)
+
+
+def moves(subject: Subject, domains: int, seed: int) -> str:
+    """Parameters that require a gradient move; others don't, unless the card names them as followers."""
+    if "network" in subject.card.followers and "weights" not in subject.card.no_feedback:
+        return "network follows others, so the card must say in no_feedback why no average can set its weights"
+    wrong = _moved_wrongly(subject, subject.rehearse(domains, seed))
+    if not wrong and seed == 0 and subject.entry.features:
+        wrong = _moved_wrongly(subject, subject.rehearse(domains, seed, freeze="embedding"))
+        return f"with a frozen embedding {wrong}" if wrong else ""
+    return wrong
+
+
+def _moved_wrongly(subject: Subject, rehearsal: Rehearsal) -> str:
+    before, learning = rehearsal.parameters(), _learning(rehearsal)
+    rehearsal.until(SHORT)
+    moved = {name for name, now in rehearsal.parameters().items() if not torch.equal(before[name], now)}
+    following = {name for name in before if name.partition(".")[0] in subject.card.followers}
+    idle, restless = sorted(learning - moved), sorted(moved - learning - following)
+    wrong = [f"never moves: {_few(idle)}"] if idle else []
+    wrong += [f"moves, though it requires no gradient: {_few(restless)}"] if restless else []
+    return "; ".join(wrong)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _learning(rehearsal: Rehearsal) -> set[str]:
+    return {name for name, p in rehearsal.algorithm.named_parameters() if p.requires_grad}
+
+
+def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
+    """Each penalty changes the training with its weight; with all weights 0 the base method's numbers remain.
+
+    Without dropout, whose masks a method of several passes draws several times.
+    """
+    weights, plainly = subject.card.penalties, {"resnet_dropout": 0.0}
+    values = subject.values(seed, plainly)
+    wrong = []
+    for name in weights:
+        other = float(values[name]) / 3 or 1.0
+        one, two = (_after(subject.rehearse(domains, seed, plainly | changes)) for changes in ({}, {name: other}))
+        if all(torch.equal(one[key], two[key]) for key in one):
+            wrong.append(f"nothing answers to {name}: {values[name]} and {other} train alike")
+    if weights and subject.card.base is not None:
+        catalogue = Catalogue()
+        base = Subject(catalogue.get("algorithm", subject.card.base or catalogue.baseline), subject.device)
+        without = _after(
+            subject.rehearse(domains, seed, {**plainly, **dict.fromkeys(weights, 0.0), **subject.card.without})
+        )
+        shared = {name: value for name, value in values.items() if name in base.values(0)}
+        bare = _after(base.rehearse(domains, seed, shared))
+        gap = max((without[name] - tensor).abs().max().item() for name, tensor in bare.items())
+        if gap > 1e-7:
+            wrong.append(f"with {', '.join(weights)} at 0 it is off {base.entry.name} by {gap:.1e}")
+    return ", ".join(wrong)
+
+
+def _after(rehearsal: Rehearsal, steps: int = SHORT) -> dict[str, Tensor]:
+    rehearsal.until(steps)
+    return {name: tensor.clone() for name, tensor in rehearsal.algorithm.predictor_tensors().items()}
+
+
+def resumes(subject: Subject, domains: int, seed: int) -> str:
+    """Saved and loaded in mid-run, it goes on bit for bit."""
+    whole = subject.rehearse(domains, seed)
+    saved = {}
+    for step in (3, SHORT // 2):
+        whole.until(step)
+        saved[step] = whole.save()
+    whole.until(SHORT)
+    expected = whole.algorithm.training_state()
+    for step, content in saved.items():
+        resumed = subject.rehearse(domains, seed)
+        resumed.load(content)
+        resumed.until(SHORT)
+        different = list(_differences(expected, resumed.algorithm.training_state()))
+        if different:
+            return f"resumed at step {step}, it differs in {', '.join(different[:3])}"
+    return ""
+
+
+def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
+    if isinstance(one, Tensor):
+        if not isinstance(other, Tensor) or not torch.equal(one, other):
+            yield where
+    elif isinstance(one, dict):
+        for key in one.keys() | other.keys():
+            yield from _differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
+    elif isinstance(one, list | tuple):
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(a, b, f"{where}.{i}")
+    elif one != other:
+        yield where
+
+
+def predicts_alone(subject: Subject, domains: int, seed: int) -> str:
+    """A prediction doesn't depend on what is predicted with it, or the card says transductive."""
+    rehearsal = subject.rehearse(domains, seed)
+    rehearsal.until(SHORT)
+    x = torch.cat([x for x, _ in rehearsal.unseen])[::5]
+    together = rehearsal.predict(x)
+    if not torch.equal(together, rehearsal.predict(x)):
+        return "the same inputs are predicted differently the second time"
+    apart = torch.cat([rehearsal.predict(part) for part in torch.split(x.flip(0), [1, 7, len(x) - 8])]).flip(0)
+    depends = not torch.allclose(together, apart, rtol=1e-9, atol=1e-9)
+    if depends and not subject.card.transductive:
+        return "a prediction depends on the rest of its batch, and the card does not say transductive"
+    return ""
+
+
+def survives_json(subject: Subject, domains: int, seed: int) -> str:
+    """Hyperparameters, drawn or default, come back from JSON as they were."""
+    cls = subject.entry.load()
+    for drawn in range(20):
+        for traits in ((), ("small_images",), TRAITS):
+            values = subject.drawn(drawn, traits)
+            if cls.Hparams(**json.loads(json.dumps(values))) != cls.Hparams(**values):
+                return f"hyperparameter seed {drawn} does not survive JSON"
+    return ""
+
+
+def takes_uneven(subject: Subject, domains: int, seed: int) -> str:
+    """Minibatches of different sizes and a domain without some class work, or are refused with the reason."""
+    try:
+        rehearsal = subject.rehearse(domains, seed, uneven=True)
+        logged = rehearsal.until(SHORT)
+    except UserError:
+        return ""
+    broken = [name for name, value in logged.items() if not value.isfinite()]
+    broken += [name for name, p in rehearsal.algorithm.named_parameters() if not p.isfinite().all()]
+    return f"not finite: {', '.join(broken[:3])}" if broken else ""
+
+
+def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
+    """No step waits for the device, unless the card says why."""
+    rehearsal = subject.rehearse(domains, seed)
+    with Reads() as reads:
+        for step in range(SHORT):
+            batches = rehearsal.batches(step)
+            rehearsal.algorithm.step = step
+            if step == rehearsal.algorithm.survey_at:
+                rehearsal.survey()
+            reads.found.clear()
+            rehearsal.algorithm.update(batches)
+            if reads.found and not subject.card.syncs:
+                return f"step {step} reads values on the host: {', '.join(sorted(set(reads.found)))}"
+    return ""
+
+
+class Reads(TorchDispatchMode):
+    """Notes the operations whose result or shape depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in _READS:
+            self.found.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def repeats(subject: Subject, domains: int, seed: int) -> str:
+    """The same seed gives the same numbers, whatever has been drawn before."""
+    first = _after(subject.rehearse(domains, seed), SHORT // 2)
+    torch.rand(5)
+    second = _after(subject.rehearse(domains, seed), SHORT // 2)
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    return f"two runs differ in {', '.join(different[:3])}" if different else ""
+
+
+def costs_what_it_says(subject: Subject, domains: int, seed: int) -> str:
+    """Passes through the featurizer are those on the card; nobody knows it of a class written for DomainBed."""
+    if not subject.entry.features:
+        return ""
+    rehearsal = subject.rehearse(domains, seed)
+    rehearsal.until(SHORT)
+    tally = count_passes(rehearsal.algorithm)
+    steps = 12  # a multiple of the periods that methods alternate with
+    for step in range(SHORT, SHORT + steps):
+        batches = rehearsal.batches(step)
+        rehearsal.algorithm.step = step
+        rehearsal.algorithm.update(batches)
+    rows = steps * sum(len(batch.y) for batch in batches)
+    wrong = []
+    for what, counted, said in (
+        ("forward", tally.forwards / rows, subject.card.forwards),
+        ("backward", tally.backwards / rows, subject.card.backwards),
+    ):
+        if abs(counted - said) > 0.051:
+            wrong.append(f"{counted:.2f} {what} passes, the card says {said:g}")
+    return ", ".join(wrong)
+
+
+QUESTIONS = (
+    Question("learns", "loss falls and accuracy beats chance", learns),
+    Question("moves", "what should move moves, what should not doesn't", moves),
+    Question("weights", "penalties answer to their weights; at 0 the base method remains", answers_to_weights, (3,)),
+    Question("resumes", "saved and loaded in mid-run, bit for bit the same", resumes),
+    Question("alone", "a prediction doesn't depend on its batch, or the card says so", predicts_alone, drawn=False),
+    Question("json", "hyperparameters survive JSON", survives_json, (3,), drawn=False),
+    Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven),
+    Question("no sync", "no step waits for the device unless the card says why", reads_nothing, drawn=False),
+    Question("repeats", "the same seed gives the same numbers", repeats, drawn=False),
+    Question("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), drawn=False),
+)
+
+
+def examine(subject: Subject, draws: int = 2) -> Iterator[Finding]:
+    """Ask every question, of the defaults and of `draws` random draws, with 1, 2 and 3 training domains.
+
+    Fewer domains than the card's `min_domains` are left out: planning refuses them.
+    """
+    with double_precision():
+        for question in QUESTIONS:
+            for domains in question.domains:
+                if domains < subject.card.min_domains:
+                    continue
+                for seed in range(draws + 1) if question.drawn else (0,):
+                    yield Finding(question.name, domains, seed, _asked(question, subject, domains, seed))
+
+
+def _asked(question: Question, subject: Subject, domains: int, seed: int) -> str:
+    """The answer; a question that raises is answered badly."""
+    try:
+        return question.ask(subject, domains, seed)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"

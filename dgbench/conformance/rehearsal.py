@@ -1,0 +1,230 @@
+"""A small world in which an algorithm can be watched: separable domains, a small network, and what the loop does.
+
+Everything is in double precision, so that equal means equal to rounding. Three classes of 8 x 8 images differ by
+pattern; domains differ by brightness and contrast.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgbench.catalogue.entry import Entry
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.seeding import seed_everything
+from dgbench.core.setting import Setting, setting
+from dgbench.core.space import Value
+from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.networks.network import Network
+
+SHAPE, CLASSES = (1, 8, 8), 3
+TRAITS = ("few_examples", "small_images")
+CHANCE = 1 / CLASSES
+_LIKE = "Debug28"
+"""What the small world is called where a name is asked for: DomainBed's data set of noise for tests."""
+STEPS = 60
+"""Length of the longest rehearsal; what a setting's schedule is stretched over."""
+_EXAMPLES, _MINIBATCH, _EVALUATE_EVERY = 96, 12, 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An algorithm under examination, on one device."""
+
+    entry: Entry
+    device: torch.device
+
+    @property
+    def card(self) -> AlgorithmCard:
+        """What it says of itself."""
+        card: AlgorithmCard = self.entry.card
+        return card
+
+    def values(self, seed: int, fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
+        """Hyperparameters of a seed for a short rehearsal; `fixed` have the last word."""
+        short = {"lr": 3e-3, "batch_size": _MINIBATCH, **self.card.rehearsal, **(fixed or {})}
+        known = {name: value for name, value in short.items() if self.entry.takes(name)}
+        return self.drawn(seed, TRAITS, known)
+
+    def drawn(self, seed: int, traits: Sequence[str], fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
+        """Hyperparameters of a seed on data with these traits, as a sweep would have them."""
+        return self.entry.resolve(_LIKE, traits=traits, hparams_seed=seed, trial=0, fixed=fixed or {}, draws={})
+
+    def rehearse(
+        self,
+        domains: int = 3,
+        seed: int = 0,
+        fixed: Mapping[str, Value] | None = None,
+        *,
+        uneven: bool = False,
+        freeze: str = "none",
+    ) -> Rehearsal:
+        """A rehearsal that has not begun.
+
+        `uneven`: minibatches of different sizes, a domain without one of the classes.
+        """
+        how = setting(steps=STEPS, checkpoint_freq=_EVALUATE_EVERY, backbone="SmallCNN", freeze=freeze)
+        return Rehearsal(self.entry.load(), self.values(seed, fixed), how, domains, uneven, self.device)
+
+
+class Rehearsal:
+    """An algorithm in the small world, and the loop's duties towards it."""
+
+    def __init__(
+        self,
+        cls: type[Algorithm],
+        values: Mapping[str, Any],
+        how: Setting,
+        domains: int,
+        uneven: bool,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
+        self.sizes = sizes
+        self.seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
+        self.unseen = [_domain(i, 1) for i in range(domains)]
+        self.copies = [torch.ones(len(y), dtype=torch.int64) for _, y in self.seen]
+        counts = tuple(tuple(torch.bincount(y, minlength=CLASSES).tolist()) for _, y in self.seen)
+        torch.manual_seed(0)
+        hparams = cls.Hparams(**values)
+        network = cls.make_network(SHAPE, CLASSES, hparams, how).to(device)
+        network.freeze(how.freeze)
+        self.algorithm = cls(network, hparams, Task(SHAPE, CLASSES, counts), how).to(device)
+        self.algorithm.train()
+        self.step = 0
+
+    def batches(self, step: int) -> list[Batch]:
+        """The minibatches of a step."""
+        found = []
+        for domain, ((x, y), size, copies) in enumerate(zip(self.seen, self.sizes, self.copies, strict=True)):
+            generator = torch.Generator().manual_seed(1000 * step + domain)
+            stock = torch.repeat_interleave(copies)
+            chosen = stock[torch.randint(len(stock), (size,), generator=generator)]
+            inputs, labels, positions = (tensor.to(self.device) for tensor in (x[chosen], y[chosen], chosen))
+            taught = 5 * F.one_hot(labels, CLASSES).to(inputs.dtype) if self.algorithm.card.taught else None
+            found.append(Batch(inputs, labels, positions, domain, taught))
+        return found
+
+    def until(self, end: int) -> dict[str, Tensor]:
+        """Take all steps before `end`, evaluating now and then; returns what the last one logged."""
+        logged: Mapping[str, Tensor] = {}
+        for step in range(self.step, end):
+            if step == self.algorithm.survey_at:
+                self.survey()
+            batches = self.batches(step)
+            seed_everything(self.device, "rehearsal", step)
+            self.algorithm.step = step
+            logged = self.algorithm.update(batches)
+            self.step = step + 1
+            if step % _EVALUATE_EVERY == 0:
+                self.algorithm.validated(self.score()[1])
+        return dict(logged)
+
+    def survey(self) -> None:
+        """What the loop does before the algorithm's `survey_at`."""
+        logits = [self.predict(x).cpu() for x, _ in self.seen]
+        seed_everything(self.device, "rehearsal", "survey")
+        self.copies = list(self.algorithm.survey(logits, [y for _, y in self.seen]))
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits in evaluation mode; training mode comes back."""
+        self.algorithm.eval()
+        logits: Tensor = self.algorithm(x.to(self.device))
+        self.algorithm.train()
+        return logits
+
+    def score(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy on unseen examples of the training domains."""
+        losses, right = [], []
+        for x, y in self.unseen:
+            logits = self.predict(x).cpu()
+            losses.append(F.cross_entropy(logits, y).item())
+            right.append((logits.argmax(1) == y).double().mean().item())
+        return sum(losses) / len(losses), sum(right) / len(right)
+
+    def save(self) -> bytes:
+        """What a checkpoint would hold."""
+        file = io.BytesIO()
+        torch.save({"state": self.algorithm.training_state(), "copies": self.copies, "step": self.step}, file)
+        return file.getvalue()
+
+    def load(self, content: bytes) -> None:
+        """Go on from a checkpoint, read as safely as the engine reads it."""
+        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        self.algorithm.load_training_state(state["state"])
+        self.copies, self.step = state["copies"], state["step"]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Copies of all parameters by name."""
+        return {name: p.detach().clone() for name, p in self.algorithm.named_parameters()}
+
+
+def _domain(number: int, split: int, lacks: int | None = None) -> tuple[Tensor, Tensor]:
+    """Images and labels of a domain: the same patterns in all of them, under another light."""
+    patterns = torch.randn(CLASSES, *SHAPE, generator=torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(10 * number + split)
+    kinds = [k for k in range(CLASSES) if k != lacks]
+    y = torch.tensor(kinds).repeat(_EXAMPLES // len(kinds))
+    noise = torch.randn(len(y), *SHAPE, generator=generator)
+    return (1 + 0.3 * number) * (patterns[y] + 0.5 * noise) + 0.3 * number, y
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Within the block new floating-point tensors are float64; one thread, since the world is small."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+
+
+# -- counting passes ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """Examples that went through featurizers, forward and backward."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+def count_passes(algorithm: nn.Module) -> Tally:
+    """From now on, count what passes through the featurizers of all networks that the algorithm holds."""
+    tally = Tally()
+    for module in algorithm.modules():
+        if isinstance(module, Network):
+            module.featurizer.register_forward_hook(lambda _, __, features: _Pass.apply(features, tally, "forwards"))
+    return tally
+
+
+class _Pass(torch.autograd.Function):
+    """The identity; notes what passes, in one direction. A gradient of a gradient passes backward again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, tally: Tally, direction: str) -> Tensor:
+        setattr(tally, direction, getattr(tally, direction) + len(x))
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+        ctx.tally = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Pass.apply(gradient, ctx.tally, "backwards"), None, None

@@ -1,0 +1,258 @@
+"""Protocols: from the names of domains to folds. Pure; needs names, not data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
+from typing import Protocol as TypingProtocol
+
+from dgbench.core.errors import UserError
+from dgbench.core.wording import unknown
+
+IN, OUT = "in", "out"
+NEW = "new"
+"""Identities that nobody trains on or validates with, in data that show the same ones in every domain."""
+TRAIN, ID_VAL, VAL, TEST = "train", "id_val", "val", "test"
+"""Parts of a data set with splits of its own: unseen examples of the training domains are `id_val`."""
+
+
+@dataclass(frozen=True, order=True)
+class View:
+    """One part of one domain: what is trained on or measured. Written `photo/in`."""
+
+    domain: str
+    part: str
+
+    def __str__(self) -> str:
+        return f"{self.domain}/{self.part}"
+
+    @staticmethod
+    def parse(text: str) -> View:
+        """Read a view from its text; the part is what follows the last slash."""
+        domain, _, part = text.rpartition("/")
+        return View(domain, part)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which domains are held out, which views train, and which views each kind of selection may read."""
+
+    held_out: tuple[str, ...]
+    train: tuple[View, ...]
+    source_val: tuple[View, ...]
+    """Unseen parts of the training domains: what training-domain validation reads."""
+    test: tuple[View, ...]
+    """What is reported, one score a domain."""
+    oracle: tuple[View, ...] = ()
+    """Labelled data of the test domains, for the oracle selector alone."""
+    target_val: tuple[View, ...] = ()
+    """Domains that nobody trains on and nobody reports, kept for validation."""
+
+    @property
+    def validation(self) -> tuple[View, ...]:
+        """What a run in training may watch: unseen parts of its domains, or where there are none, of further ones."""
+        return self.source_val or self.target_val
+
+    @property
+    def training_domains(self) -> tuple[str, ...]:
+        """In the order in which an algorithm sees them."""
+        return tuple(dict.fromkeys(view.domain for view in self.train))
+
+    @property
+    def evaluated(self) -> tuple[View, ...]:
+        """Every view that some selector may read, each once."""
+        return tuple(dict.fromkeys((*self.source_val, *self.target_val, *self.test, *self.oracle)))
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Fold:
+        """A fold from its fields as plain JSON."""
+        views = {key: tuple(View(**view) for view in value) for key, value in data.items() if key != "held_out"}
+        return Fold(held_out=tuple(data["held_out"]), **views)
+
+
+class Protocol(TypingProtocol):
+    """Turns the names of a data set's domains into folds; `name` is what records and tables call it."""
+
+    name: ClassVar[str]
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """Folds in a fixed order; raises `UserError` where the domains don't suffice.
+
+        `parts` are those of a data set with splits of its own; of the others, `tested` are the only domains that may be
+        held out, any if there are none.
+        """
+        ...
+
+
+def _fold(domains: Sequence[str], held_out: Sequence[str]) -> Fold:
+    sources = [domain for domain in domains if domain not in held_out]
+    targets = [domain for domain in domains if domain in held_out]
+    return Fold(
+        held_out=tuple(targets),
+        train=tuple(View(d, IN) for d in sources),
+        source_val=tuple(View(d, OUT) for d in sources),
+        test=tuple(View(d, IN) for d in targets),
+        oracle=tuple(View(d, OUT) for d in targets),
+    )
+
+
+@dataclass(frozen=True)
+class LeaveOneDomainOut:
+    """Each domain held out in turn; with `pairs`, also each two at once, which leave-one-domain-out selection reads.
+
+    `only` restricts which domains are tested: of the pairs, those that hold one of them.
+    """
+
+    pairs: bool = True
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "leave-one-domain-out"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """Singles in the order of the domains, then pairs in DomainBed's order."""
+        _check(self.name, domains, parts, self.only, tested)
+        chosen = _chosen(self.only or tested, domains)
+        for domain in chosen:
+            yield _fold(domains, [domain])
+        if self.pairs and len(domains) > 2:
+            for pair in combinations(domains, 2):
+                if set(pair) & set(chosen):
+                    yield _fold(domains, pair)
+
+
+@dataclass(frozen=True)
+class SingleSource:
+    """Each domain trains alone; all the others that may be held out are tested. `only` restricts which train."""
+
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "single-source"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """One fold a training domain, in the order of the domains."""
+        _check(self.name, domains, parts)
+        sources = [domain for domain in _chosen(self.only, domains) if domain not in tested]
+        if not sources:
+            raise UserError(f"{', '.join(tested)} is there to be tested, not to train")
+        for source in sources:
+            others = tested or [domain for domain in domains if domain != source]
+            yield _fold([source, *others], others)
+
+
+@dataclass(frozen=True)
+class AllDomains:
+    """Every domain trains, the tested one too: what could be had if it were known. A reference, no generalization.
+
+    As leave-one-domain-out, but for the training views: the tested domain is reported on what it did not train on, and
+    selection reads the other domains. `only` restricts which domains are tested.
+    """
+
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "all-domains (the tested one trains too)"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """One fold a tested domain, in the order of the domains."""
+        _check(self.name, domains, parts, self.only, tested)
+        for domain in _chosen(self.only or tested, domains):
+            yield Fold(
+                held_out=(domain,),
+                train=tuple(View(d, IN) for d in domains),
+                source_val=tuple(View(d, OUT) for d in domains if d != domain),
+                test=(View(domain, OUT),),
+            )
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """One fold, spelled out: domains that train, that validate, and that are tested.
+
+    Without `train`, all the others train.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    name: ClassVar[str] = "explicit"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """The one fold."""
+        if not self.test:
+            raise UserError("name at least one domain that is tested")
+        _check(self.name, domains, parts, self.test, tested)
+        test = _chosen(self.test, domains)
+        val = _chosen(self.val, domains) if self.val else []
+        others = [domain for domain in domains if domain not in (*test, *val)]
+        train = _chosen(self.train, domains) if self.train else others
+        if not train:
+            raise UserError("no domain is left to train on")
+        names = [*train, *val, *test]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"a domain trains, validates or is tested, not two of them: {', '.join(twice)}")
+        yield Fold(
+            held_out=tuple(test),
+            train=tuple(View(d, IN) for d in train),
+            source_val=tuple(View(d, OUT) for d in train),
+            test=tuple(View(d, IN) for d in test),
+            oracle=tuple(View(d, OUT) for d in test),
+            target_val=tuple(View(d, part) for d in val for part in (IN, OUT)),
+        )
+
+
+@dataclass(frozen=True)
+class FixedSplit:
+    """The data set's own splits, each way of splitting it a fold. `only` restricts which of several are used.
+
+    Unlike elsewhere, what trains is a pool of many domains, and the further domains that are kept for validation are
+    meant to select: that is how these data sets' own tables are made.
+    """
+
+    only: tuple[str, ...] = ()
+    name: ClassVar[str] = "fixed-split"
+
+    def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
+        """One fold a way of splitting."""
+        if not parts:
+            raise UserError("the data set has no splits of its own")
+        for domain in _chosen(self.only, domains):
+            views = {part: (View(domain, part),) for part in parts}
+            yield Fold(
+                held_out=(domain,),
+                train=views[TRAIN],
+                source_val=views.get(ID_VAL, ()),
+                target_val=views[VAL],
+                test=views[TEST],
+            )
+
+
+def _check(
+    name: str, domains: Sequence[str], parts: Sequence[str], asked: Sequence[str] = (), tested: Sequence[str] = ()
+) -> None:
+    """Refuse data that can't be divided into domains, and domains that were made to be trained on but are tested."""
+    if parts:
+        raise UserError(f"the data set has splits of its own ({', '.join(parts)}), so {name} can't be had of it")
+    if len(domains) < 2:
+        raise UserError(f"{name} needs at least 2 domains, there is {len(domains)}")
+    if tested and (wrong := [domain for domain in _chosen(asked, domains) if domain not in tested] if asked else []):
+        raise UserError(
+            f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} made to be trained on; "
+            f"only {', '.join(tested)} can be tested"
+        )
+
+
+def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
+    """The named domains in the order of the data set, all of them if none is named; a number counts from 0."""
+    chosen = []
+    for name in names:
+        if name in domains:
+            chosen.append(name)
+        elif name.isdecimal() and int(name) < len(domains):
+            chosen.append(domains[int(name)])
+        elif name.isdecimal():
+            last = len(domains) - 1
+            raise UserError(
+                f"no domain is called {name}, and numbers go from 0 to {last}: there are {', '.join(domains)}"
+            )
+        else:
+            raise UserError(unknown("domain", name, domains))
+    return [domain for domain in domains if domain in chosen] if names else list(domains)

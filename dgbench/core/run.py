@@ -1,0 +1,154 @@
+"""A run: everything that decides a result, as data. Its id is a hash of the resolved values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import orjson
+
+from dgbench.core.protocol import Fold, View
+from dgbench.core.seeding import seed_hash
+from dgbench.core.setting import Setting
+from dgbench.core.space import Value
+
+FORMAT = 1
+"""Version of the run format; part of every id."""
+
+MODEL = "model"
+"""The predictor that every run yields; an average that watched adds one under its own name."""
+
+BEST, LAST = "best", "last"
+"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
+
+ALL_TRIALS = -1
+"""The trial of a run that stands on runs of all trials: its splits are its own."""
+
+Kind = Literal["train", "merge", "adapt"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A catalogue entry with its resolved hyperparameters."""
+
+    name: str
+    hparams: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A predictor of another run; which of its models is read, `Run.reads` says."""
+
+    run: str
+    predictor: str = MODEL
+
+
+@dataclass(frozen=True)
+class Run:
+    """One thing to execute.
+
+    `train`: `method` is an algorithm, watched by `averages`. `merge`: a merger over `inputs`. `adapt`: an adapter on
+    the one input.
+    """
+
+    kind: Kind
+    method: Part
+    dataset: str
+    fold: Fold
+    hparams_seed: int
+    trial: int
+    setting: Setting
+    averages: tuple[Part, ...] = ()
+    inputs: tuple[Input, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """20 hexadecimal digits that depend on every field, and on nothing else."""
+        text = orjson.dumps({"format": FORMAT, **self._fields()}, option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(text).hexdigest()[:20]
+
+    @property
+    def name(self) -> str:
+        """For people: method, data set, held-out domains, seeds."""
+        return run_name(self.method.name, self.dataset, self.fold.held_out, self.hparams_seed, self.trial)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What is evaluated: what some selector may read, and the training views where the setting says so."""
+        more = self.fold.train if self.setting.evaluate == "all" else ()
+        return (*evaluated_views(self.fold, self.trial), *more)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Which models of its inputs: an adapter tries both, mergers and students take the best alone."""
+        if not self.inputs:
+            return ()
+        return (BEST, LAST) if self.kind == "adapt" else (BEST,)
+
+    @property
+    def validation(self) -> tuple[View, ...]:
+        """What training may watch; nothing for a run of all trials, whose members trained on it."""
+        return () if self.trial == ALL_TRIALS else self.fold.validation
+
+    @property
+    def seed(self) -> int:
+        """What the order of the data and the randomness of the steps depend on."""
+        held_out = list(self.fold.held_out)
+        if self.setting.data_order == "run":
+            return seed_hash(self.dataset, self.method.name, held_out, self.hparams_seed, self.trial)
+        return seed_hash(self.dataset, held_out, self.hparams_seed, self.trial)
+
+    @property
+    def init_seed(self) -> int:
+        """What the initial weights depend on."""
+        if self.setting.init == "sweep":
+            return seed_hash(self.dataset, "init")
+        return self.seed if self.setting.init == "run" else seed_hash(self.dataset, "init", self.trial)
+
+    @property
+    def data_seed(self) -> int:
+        """What data sets that draw their noise or membership depend on."""
+        if self.setting.generated_data == "sweep":
+            return seed_hash("data")
+        return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, readable and diffable; `from_json` gives an equal run."""
+        plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **self._fields()}))
+        return plain
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Run:
+        """Read what `to_json` wrote; raises ValueError if it is of another format."""
+        if data.get("format") != FORMAT:
+            raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
+        return Run(
+            kind=data["kind"],
+            method=Part(**data["method"]),
+            dataset=data["dataset"],
+            fold=Fold.from_json(data["fold"]),
+            hparams_seed=data["hparams_seed"],
+            trial=data["trial"],
+            setting=Setting(**data["setting"]),
+            averages=tuple(Part(**part) for part in data["averages"]),
+            inputs=tuple(Input(**source) for source in data["inputs"]),
+        )
+
+
+def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:
+    """For people: `ERM PACS [photo] hparams 0 trial 1`."""
+    of = "all trials" if trial == ALL_TRIALS else f"trial {trial}"
+    return f"{method} {dataset} [{'+'.join(held_out)}] hparams {hparams_seed} {of}"
+
+
+def evaluated_views(fold: Fold, trial: int) -> tuple[View, ...]:
+    """What some selector may read of a run: a run of all trials was not kept from the training domains' parts."""
+    trained_on = fold.source_val if trial == ALL_TRIALS else ()
+    return tuple(view for view in fold.evaluated if view not in trained_on)

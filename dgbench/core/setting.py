@@ -1,0 +1,193 @@
+"""Everything but the method, the data and the luck that decides a result, and the presets that fix it.
+
+A preset never changes: a new default is a new preset. `tests/test_setting.py` holds the digest of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dgbench.core.errors import Problems
+from dgbench.core.wording import unknown, with_article
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How every run of a sweep is trained and evaluated."""
+
+    preset: str
+    steps: int = 0
+    """Optimizer steps; 0 stands for the data set's own number until `for_dataset` fills it in."""
+    checkpoint_freq: int = 0
+    """Steps between evaluations (at 0, f, 2f, ... and the last step); 0 stands for the data set's own."""
+    holdout_fraction: float = 0.2
+    """Share of each domain that is its `out` part."""
+    backbone: str = "auto"
+    """A network's name; `auto` is the one that fits the data set's inputs."""
+    pretrained: bool = True
+    weights: str = ""
+    """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
+    on this machine `--backbone_weights` says."""
+    image_size: int = 0
+    """Side of the square that images are resized to; 0 stands for the data set's own."""
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
+    """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
+    the backbone's weights, bilinear where it says nothing; DomainBed's is bilinear whatever the network."""
+    batch_norm: Literal["frozen", "live"] = "frozen"
+    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network of
+    ours that starts without any (`GIN`) are live whatever this says."""
+    nonlinear_classifier: bool = False
+    augmentation: bool = True
+    """DomainBed's image augmentation on training views; data sets without one ignore it."""
+    validation_augmented: bool = False
+    """Evaluate the training domains' `out` parts on augmented images, as DomainBed does."""
+    class_balanced: bool = False
+    """Draw training examples so that each class of a domain is as likely."""
+    domains_per_step: int = 0
+    """Training domains whose minibatches make up a step, drawn anew each time; 0 stands for the data set's own number,
+    which is all unless it has very many."""
+    cache: Literal["auto", "off"] = "auto"
+    """Where the pixels of image files come from: `auto` decodes each image once into a cache that all runs share, and
+    augments its bytes; `off` decodes and augments each image by Pillow each time, as DomainBed does."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.9
+    """Momentum of `sgd`."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of every learning rate: `cosine` falls from its full value to 0 at the last step."""
+    warmup_steps: int = 0
+    """Steps in which learning rates rise linearly to their full value, before the schedule."""
+    clip_norm: float = 0.0
+    """Longest gradient that an optimizer step takes, all its parameters as one vector; longer ones are scaled down.
+    0: any."""
+    freeze: Literal["none", "embedding", "featurizer"] = "none"
+    """What stays as it was initialised: the layers that read the input, or all but the classifier."""
+    classifier_init: Literal["random", "linear_probe"] = "random"
+    """`linear_probe`: before the first step the classifier is fitted to the initial features, by logistic
+    regression."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
+    compile: bool = False
+    """Train with a featurizer that `torch.compile` has compiled; it is evaluated as it is."""
+    init: Literal["trial", "run", "sweep"] = "trial"
+    """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
+    `run`: each run draws its own, as in DomainBed. `sweep`: all trials start from the same weights too."""
+    data_order: Literal["paired", "run"] = "paired"
+    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: DomainBed's seed, which
+    mixes in the algorithm's name."""
+    generated_data: Literal["trial", "run", "sweep"] = "trial"
+    """What the draws of data sets depend on that draw noise or membership; DomainBed's depend on the run.
+    `sweep`: on nothing, so that all trials see the same data."""
+    evaluate: Literal["selectors", "all"] = "selectors"
+    """`selectors`: only views that some selector may read. `all`: the training views too."""
+    ddof: Literal[0, 1] = 1
+    """Of the standard deviation in error bars: 1 is the usual standard error, DomainBed divides by n."""
+
+    def for_dataset(self, steps: int, checkpoint_freq: int) -> Setting:
+        """With the data set's own number of steps and evaluation interval where none was given."""
+        return dataclasses.replace(
+            self, steps=self.steps or steps, checkpoint_freq=self.checkpoint_freq or checkpoint_freq
+        )
+
+    def lr_factor(self, step: int) -> float:
+        """The share of its full value that a learning rate has at a step."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
+
+    def departures(self) -> dict[str, Any]:
+        """The fields that are not the preset's, with their values."""
+        preset = PRESETS[self.preset]
+        return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
+
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """The steps after which models are evaluated, counted from 0 as DomainBed counts."""
+        last = self.steps - 1
+        return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
+
+
+PRESETS: Mapping[str, Setting] = {
+    "dgbench": Setting(preset="dgbench"),
+    "domainbed-2020": Setting(
+        preset="domainbed-2020",
+        cache="off",
+        backbone="domainbed-2020",
+        interpolation="bilinear",
+        validation_augmented=True,
+        init="run",
+        data_order="run",
+        generated_data="run",
+        ddof=0,
+    ),
+    "domainbed-2024": Setting(
+        preset="domainbed-2024",
+        cache="off",
+        backbone="domainbed-2024",
+        interpolation="bilinear",
+        batch_norm="live",
+        validation_augmented=True,
+        init="run",
+        data_order="run",
+        generated_data="run",
+        ddof=0,
+    ),
+}
+
+_TYPES = get_type_hints(Setting)
+OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
+"""Fields whose 0 stands for the data set's own value."""
+FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
+_LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
+    "steps": (lambda v: v >= 1, "must be at least 1"),
+    "checkpoint_freq": (lambda v: v >= 1, "must be at least 1"),
+    "weights": (
+        lambda v: bool(re.fullmatch("([0-9a-f]{64})?", v)),
+        "is the sha256 of a file, in 64 hexadecimal digits (--backbone_weights FILE says it for you)",
+    ),
+    "domains_per_step": (lambda v: v >= 0, "must be at least 0"),
+    "image_size": (lambda v: v == 0 or v >= 8, "must be at least 8"),
+    "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+    "warmup_steps": (lambda v: v >= 0, "must be at least 0"),
+    "clip_norm": (lambda v: v >= 0, "must be at least 0"),
+}
+
+
+def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
+    """A preset with some fields changed; everything wrong with them is refused at once. An int is a fine float."""
+    problems = Problems()
+    if preset not in PRESETS:
+        problems.add(unknown("preset", preset, PRESETS))
+    for name, value in changes.items():
+        if wrong := _wrong(name, value):
+            problems.add(wrong)
+    if changes.get("classifier_init") == "linear_probe" and changes.get("nonlinear_classifier"):
+        problems.add("classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier")
+    if changes.get("weights") and changes.get("pretrained") is False:
+        problems.add("a file of weights is given, and pretrained is false: leave out one of them")
+    problems.raise_if_any()
+    changes = {name: float(value) if _TYPES[name] is float else value for name, value in changes.items()}
+    return dataclasses.replace(PRESETS[preset], **changes)
+
+
+def _wrong(name: str, value: object) -> str | None:
+    if name not in FIELD_NAMES:
+        return unknown("setting", name, FIELD_NAMES)
+    kind = _TYPES[name]
+    if get_origin(kind) is Literal:
+        options = get_args(kind)
+        fine = value in options and type(value) is type(options[0])
+        return None if fine else f"setting {name!r} is one of {', '.join(map(str, options))}, not {value!r}"
+    if not isinstance(value, (int, float) if kind is float else kind) or (kind is not bool and isinstance(value, bool)):
+        return f"setting {name!r} is {with_article(kind.__name__)}, not {value!r}"
+    if name in _LIMITS and not _LIMITS[name][0](value):
+        return f"setting {name!r} {_LIMITS[name][1]}, not {value!r}"
+    return None

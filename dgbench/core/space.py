@@ -1,0 +1,278 @@
+"""Hyperparameter spaces: each field carries its default and its draw, declared in the class that uses it.
+
+A draw is bit for bit DomainBed's: hyperparameter seed 0 is the default; any other seed draws each *name* from a
+stream of its own, so that adding a hyperparameter never changes the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from typing import Any, TypeAlias, cast, get_type_hints
+
+import numpy as np
+
+from dgbench.core.errors import Problems
+from dgbench.core.seeding import hparams_stream, seed_hash
+from dgbench.core.wording import unknown, with_article
+
+Value: TypeAlias = bool | int | float | str
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_INTERVAL = re.compile(rf"(?P<open>[\[(])(?P<low>{_NUMBER}), (?P<high>{_NUMBER}|inf)(?P<close>[\])])")
+_RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{_NUMBER})\^)?U\((?P<low>{_NUMBER}), ?(?P<high>{_NUMBER})\)")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A distribution over the values of one hyperparameter.
+
+    Written and read as text, to the last digit: `10^U(-5, -3.5)`, `int 2^U(3, 9)`, `U(0, 0.5)`, `{0.0, 0.1, 0.5}`.
+    Options that are text are single words.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    base: float | None = None
+    integer: bool = False
+    options: tuple[Value, ...] = ()
+
+    def sample(self, seed: int) -> Value:
+        """The value that `numpy.random.RandomState(seed)` draws."""
+        rng = np.random.RandomState(seed)
+        if self.options:
+            picked: Value = rng.choice(np.array(self.options)).item()
+            return picked
+        exponent = rng.uniform(self.low, self.high)
+        return self._value(exponent)
+
+    def ends(self) -> tuple[Value, ...]:
+        """All options, or the values at the ends of the range: whatever is drawn is one of them or lies between."""
+        return self.options or (self._value(self.low), self._value(self.high))
+
+    def _value(self, exponent: float) -> Value:
+        value = float(exponent if self.base is None else self.base**exponent)
+        return int(value) if self.integer else value
+
+    def __str__(self) -> str:
+        if self.options:
+            return "{" + ", ".join(_literal(option) for option in self.options) + "}"
+        base = "" if self.base is None else f"{_number(self.base)}^"
+        return f"{'int ' if self.integer else ''}{base}U({_number(self.low)}, {_number(self.high)})"
+
+    @staticmethod
+    def parse(text: str) -> Draw:
+        """Read a draw from its text; raises ValueError with the forms that exist."""
+        text = text.strip()
+        if text.startswith("{") and text.endswith("}") and text[1:-1].strip():
+            return choice(*(_parse_literal(part.strip()) for part in text[1:-1].split(",")))
+        match = _RANGE.fullmatch(text)
+        if match is None:
+            forms = "10^U(-5, -3.5), int 2^U(3, 9), U(0, 1) or {1, 2, 3}"
+            raise ValueError(f"cannot read the draw {text!r}: write {forms}")
+        base = match["base"]
+        return Draw(float(match["low"]), float(match["high"]), float(base) if base else None, bool(match["int"]))
+
+
+def uniform(low: float, high: float, *, integer: bool = False) -> Draw:
+    """U(low, high), truncated to an integer if asked."""
+    return Draw(low, high, None, integer)
+
+
+def power(base: float, low: float, high: float, *, integer: bool = False) -> Draw:
+    """base^U(low, high), truncated to an integer if asked."""
+    return Draw(low, high, base, integer)
+
+
+def choice(*options: Value) -> Draw:
+    """One of the options, each as likely."""
+    return Draw(options=options)
+
+
+@dataclass(frozen=True)
+class HparamSpec:
+    """What is known of one hyperparameter without importing the class that declares it."""
+
+    name: str
+    type: str
+    default: Value
+    draw: Draw | None = None
+    help: str = ""
+    variants: Mapping[str, tuple[Value, Draw | None]] = field(default_factory=dict)
+    """Other default and draw for data sets that have a trait (`small_images`, ...) or a name; the first counts."""
+    options: tuple[Value, ...] = ()
+    """The values that there are, if they can be listed."""
+    within: str = ""
+    """The interval that its values must lie in: `[0, 1)`, `(0, inf)`; empty: any number."""
+    stream: str = ""
+    """The name whose stream it is drawn from, if not its own: DomainBed's, where that is a word of Python."""
+
+    def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
+        """Default and draw on a data set with these traits."""
+        traits = tuple(traits)
+        for trait, variant in self.variants.items():
+            if trait in traits:
+                return variant
+        return self.default, self.draw
+
+
+Space: TypeAlias = tuple[HparamSpec, ...]
+
+
+def hparam(
+    default: Any,
+    draw: Draw | None = None,
+    *,
+    help: str = "",
+    variants: Mapping[str, tuple[Value, Draw | None]] | None = None,
+    options: tuple[Value, ...] = (),
+    within: str = "",
+    stream: str = "",
+) -> Any:
+    """A field of an `Hparams` dataclass: its default, and the distribution that random search draws it from.
+
+    Without `draw`, every hyperparameter seed uses the default. A value that is not one of `options`, or lies outside of
+    the interval `within` (`[0, 1)`, `(0, inf)`), is refused before anything runs; what values must be to each other is
+    for the dataclass' `__post_init__`. `stream` is DomainBed's name where Python has no such fields (`lambda`), so that
+    the draws are the same.
+    """
+    assert not within or _INTERVAL.fullmatch(within), f"write the interval {within!r} as '[0, 1)' or '(0, inf)'"
+    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
+    return field(default=default, metadata={**metadata, "stream": stream})
+
+
+class Checked:
+    """Base of every `Hparams` dataclass: one whose values are not what its fields say can't be made."""
+
+    def __post_init__(self) -> None:
+        problems, cls = Problems(), cast(type, type(self))
+        for spec in space_of(cls):
+            if wrong := _misplaced(spec, getattr(self, spec.name)):
+                problems.add(f"{spec.name} {wrong}")
+        problems.raise_if_any()
+
+
+@cache
+def space_of(hparams: type) -> Space:
+    """The search space that an `Hparams` dataclass declares; fields of a base class come first."""
+    types = get_type_hints(hparams)
+    return tuple(
+        HparamSpec(
+            name=f.name,
+            type=types[f.name].__name__,
+            default=cast(Value, f.default),
+            draw=f.metadata.get("draw"),
+            help=f.metadata.get("help", ""),
+            variants=f.metadata.get("variants", {}),
+            options=f.metadata.get("options", ()),
+            within=f.metadata.get("within", ""),
+            stream=f.metadata.get("stream", ""),
+        )
+        for f in dataclasses.fields(hparams)
+    )
+
+
+@lru_cache(maxsize=500_000)
+def _drawn(draw: Draw, hparams_seed: int, trial: int, name: str) -> Value:
+    return draw.sample(seed_hash(hparams_stream(hparams_seed, trial), name))
+
+
+def resolve(
+    space: Space,
+    *,
+    traits: Iterable[str] = (),
+    hparams_seed: int = 0,
+    trial: int = 0,
+    fixed: Mapping[str, Value] | None = None,
+    draws: Mapping[str, Draw] | None = None,
+) -> dict[str, Value]:
+    """The values of one hyperparameter seed in one trial.
+
+    `fixed` overrides values for every seed (DomainBed's `--hparams`); `draws` replaces the distribution of names
+    for seeds other than 0.
+    """
+    fixed, draws, traits = fixed or {}, draws or {}, tuple(traits)
+    values: dict[str, Value] = {}
+    for spec in space:
+        default, draw = spec.for_traits(traits)
+        draw = draws.get(spec.name, draw)
+        if spec.name in fixed:
+            value = fixed[spec.name]
+            values[spec.name] = float(value) if spec.type == "float" else value
+        elif hparams_seed == 0 or draw is None:
+            values[spec.name] = default
+        else:
+            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.stream or spec.name)
+    return values
+
+
+def check_value(spec: HparamSpec, value: object) -> str | None:
+    """What is wrong with a value given for this hyperparameter (`is a float, not 'fast'`), or None.
+
+    An int is a fine float, infinity is not.
+    """
+    fine = {
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+        "number": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+        "str": isinstance(value, str),
+    }.get(spec.type, True)
+    if not fine:
+        return f"is {with_article(spec.type)}, not {value!r}"
+    return _misplaced(spec, cast(Value, value))
+
+
+def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
+    """What is wrong with a distribution for this hyperparameter, or None: some of its values are not to be had."""
+    closed = dataclasses.replace(spec, within=spec.within.replace("(", "[").replace(")", "]"))  # ends are hardly drawn
+    return next(filter(None, (check_value(spec if draw.options else closed, value) for value in draw.ends())), None)
+
+
+def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
+    """Refuse unknown names, wrong types and values that are not to be had, all at once."""
+    problems = Problems()
+    by_name = {spec.name: spec for spec in space}
+    for name, value in fixed.items():
+        if name not in by_name:
+            problems.add(unknown(f"hyperparameter of {owner}", name, by_name))
+        elif wrong := check_value(by_name[name], value):
+            problems.add(f"{owner}: {name} {wrong}")
+    problems.raise_if_any()
+
+
+def _misplaced(spec: HparamSpec, value: Value) -> str | None:
+    """What is wrong with a value of the right type."""
+    if spec.options and value not in spec.options:
+        return f"is one of {', '.join(map(str, spec.options))}, not {value!r}"
+    match = _INTERVAL.fullmatch(spec.within)
+    if match is None:
+        return None
+    number, low, high = float(value), float(match["low"]), float(match["high"])
+    above = number >= low if match["open"] == "[" else number > low
+    below = number <= high if match["close"] == "]" else number < high
+    if above and below:
+        return None
+    if match["high"] != "inf":
+        return f"must lie in {spec.within}, not {value!r}"
+    return f"must be {'at least' if match['open'] == '[' else 'above'} {match['low']}, not {value!r}"
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+def _literal(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse_literal(text: str) -> Value:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[-+]?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(_NUMBER, text) else text.strip("'\"")

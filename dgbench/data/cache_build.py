@@ -1,0 +1,283 @@
+"""Building a cache of images: decoded by Pillow in several threads, written block by block, by one process at a time.
+
+Who builds holds a lease of the cache's folder, as runs do; all others wait. Killed at any moment, the next one goes on
+behind the last block whose sizes were written, which they are once its pixels are on the disk. What is written where
+depends on the images alone, so that even a process that lost its lease without knowing does no harm.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.machine import usable_cores
+from dgbench.core.wording import clock
+from dgbench.data.augmentation import from_jpeg
+from dgbench.data.cache_format import (
+    INDEX,
+    LARGEST,
+    LARGEST_OWN,
+    PIXELS,
+    SIZES,
+    SIZES_OF_ONE,
+    ImageCache,
+    Index,
+    read_sizes,
+    size_bytes,
+)
+from dgbench.data.transforms import JPEG_BEGINS, resized
+from dgbench.store.files import write_json
+from dgbench.store.lease import STOPPED, Lease, LeaseLost, claim
+
+BLOCK = 64
+"""Images that are decoded and written together."""
+_THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
+_JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
+"""The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
+INTERVAL = 5.0
+"""Seconds between two lines of progress, at least."""
+_WAIT = 1.0
+_SHOWN = 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+Entry = tuple[int, int, bytes]
+"""Width and height of an original, and what is kept of it."""
+
+
+def build(cache: ImageCache) -> None:
+    """Build a cache, or wait until whoever builds it has done so; raises what `open_images` does."""
+    try:
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        told = -INTERVAL
+        while Index.read(cache.folder) is None:
+            lease = claim(cache.folder, cache.folder / INDEX, cache.folder / "cancel")
+            if lease:
+                with lease:
+                    _build(cache, lease)
+                continue
+            if time.monotonic() - told >= INTERVAL:
+                told = time.monotonic()
+                print_line(f"{cache.name}: waiting for another process that decodes its images into {cache.folder}")
+            time.sleep(_WAIT)
+    except LeaseLost:
+        build(cache)
+    except OSError as error:
+        _refuse(cache, error)
+
+
+def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
+    """How the images will be kept, with an estimate of the bytes that they take."""
+
+    def index(height: int, width: int) -> Index:
+        size = len(paths) * height * width * 3
+        return Index(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
+
+    side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
+    first = _size(paths[0])
+    if first and max(first) <= side:
+        own = index(first[1], first[0])
+        if own.size <= LARGEST_OWN and all(_size(path) == first for path in paths):
+            return own
+    squashed = index(cache.height, cache.width)
+    if squashed.size <= LARGEST:
+        return squashed
+    return replace(squashed, kind="jpeg", height=side, width=side, size=len(paths) * _JPEG_BYTES * side**2 // 256**2)
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height that a file states; None if it can't be read, which decoding it will tell."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception:  # as many kinds as there are formats
+        return None
+
+
+def kept(path: Path, image: Image.Image, index: Index) -> Entry:
+    """What is kept of the image that a file has been decoded to."""
+    if index.kind == "bytes":
+        if image.size == (index.width, index.height):
+            return *image.size, image.tobytes()
+        return *image.size, resized(image, index.height, index.width, index.interpolation).tobytes()
+    scale = min(1.0, index.height / min(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if scale == 1 and (content := _as_it_is(path, image)):
+        return *image.size, content
+    small = image if scale == 1 else image.resize((width, height), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4")
+    return *image.size, file.getvalue()
+
+
+def _as_it_is(path: Path, image: Image.Image) -> bytes:
+    """The content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
+    content = path.read_bytes()
+    if not content.startswith(JPEG_BEGINS):
+        return b""
+    found = from_jpeg(np.frombuffer(content, np.uint8))
+    return content if found is not None and np.array_equal(found, np.asarray(image)) else b""
+
+
+def _build(cache: ImageCache, lease: Lease) -> None:
+    """Write what is missing, the index last."""
+    paths = cache.paths()
+    index = planned(cache, paths)
+    with _Files(cache.folder) as files:
+        free, needed = shutil.disk_usage(cache.folder).free, index.size - files.size
+        if needed > free:
+            told = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
+            raise UserError(f"{told}, {_ways_out(cache)}")
+        problems: list[str] = []
+        with _told(cache, files.count, len(paths)) as tell:
+            for entries, wrong in _blocks(cache, paths[files.count :], index):
+                if lease.stop_requested:
+                    raise SystemExit(STOPPED)
+                problems += wrong
+                if not problems:
+                    lease.confirm()
+                    files.append(entries)
+                tell(len(entries) + len(wrong))
+        if problems:
+            files.clear()
+            more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
+            raise UserError(*problems[:_SHOWN], *more)
+        lease.confirm()
+        write_json(cache.folder / INDEX, replace(index, size=files.size).to_json())
+
+
+class _Files:
+    """The two growing files of an unfinished cache."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open what is there, or begin."""
+        self._pixels, self._sizes = (
+            os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)  # not to append: each block has its place
+            for name in (PIXELS, SIZES)
+        )
+        sizes = read_sizes(folder)
+        self.count = int(np.cumprod(sizes[:, 2] > 0).sum())  # what a power cut left behind may be zeros
+        """Images that are written."""
+        self.size = int(sizes[: self.count, 2].sum(dtype=np.int64))
+        """Bytes that they take."""
+        if self.size > os.fstat(self._pixels).st_size:  # not by a process that was killed
+            self.count = self.size = 0
+        self._cut()
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write a block: on the disk before its sizes say so."""
+        content = b"".join(pixels for _, _, pixels in entries)
+        _write(self._pixels, self.size, content)
+        sizes = size_bytes([(width, height, len(pixels)) for width, height, pixels in entries])
+        _write(self._sizes, self.count * SIZES_OF_ONE, sizes)
+        self.count += len(entries)
+        self.size += len(content)
+
+    def clear(self) -> None:
+        """Forget everything: nothing that is there can be used."""
+        self.count = self.size = 0
+        self._cut()
+
+    def _cut(self) -> None:
+        os.ftruncate(self._sizes, self.count * SIZES_OF_ONE)
+        os.ftruncate(self._pixels, self.size)
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        os.close(self._pixels)
+        os.close(self._sizes)
+
+
+def _write(file: int, place: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        done = os.pwrite(file, left, place)
+        left, place = left[done:], place + done
+    os.fsync(file)
+
+
+def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[tuple[list[Entry], list[str]]]:
+    """Block after block what is kept of the images, and what is wrong with those that can't be decoded."""
+    threads = min(_THREADS, usable_cores())
+    blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(_block, cache, block, index) for block in islice(blocks, threads + 1))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(pool.submit(_block, cache, block, index) for block in islice(blocks, 1))
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _block(cache: ImageCache, paths: Sequence[Path], index: Index) -> tuple[list[Entry], list[str]]:
+    entries, problems = list[Entry](), Problems()
+    for path in paths:
+        with problems.collecting():
+            entries.append(kept(path, cache.decode(path), index))
+    return entries, problems.found
+
+
+def print_line(line: str) -> None:
+    """One line on standard error, as it is."""
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _told(cache: ImageCache, begun: int, total: int) -> Iterator[Callable[[int], None]]:
+    """What is called with each number of images done: a bar on a terminal, now and then a line anywhere else."""
+    console, started, done = Console(stderr=True), time.monotonic(), begun
+    if console.is_terminal:
+        with Progress(console=console) as bar:
+            task = bar.add_task(f"{cache.name}: decoding images", total=total, completed=begun)
+            yield lambda more: bar.advance(task, more)
+        return
+    print_line(f"{cache.name}: decoding {total - begun:,} of {total:,} images, once, into {cache.folder}")
+    said = started
+
+    def tell(more: int) -> None:
+        nonlocal done, said
+        done += more
+        if time.monotonic() - said >= INTERVAL:
+            said = time.monotonic()
+            left = (said - started) / (done - begun) * (total - done)
+            print_line(f"{cache.name}: {done:,} of {total:,} images decoded, {clock(left)} left")
+
+    yield tell
+    print_line(f"{cache.name}: decoded {done - begun:,} images in {clock(time.monotonic() - started)}")
+
+
+def _refuse(cache: ImageCache, error: OSError) -> NoReturn:
+    if error.errno in _FULL:
+        raise UserError(f"the disk of {cache.place} is full, {_ways_out(cache)}") from error
+    if error.errno in _UNWRITABLE:
+        raise UserError(f"{cache.place} can't be written to ({error.strerror}), {_ways_out(cache)}") from error
+    raise error
+
+
+def _ways_out(cache: ImageCache) -> str:
+    return (
+        f"and the decoded images of {cache.name} are kept there: name another folder with --cache_dir, or have them "
+        "decoded in every step with --cache off"
+    )

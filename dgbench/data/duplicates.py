@@ -1,0 +1,50 @@
+"""Removes the files that a published list names as duplicates, and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from dgbench.core.errors import Problems, UserError
+
+_MOST = 5  # problems of one kind that are told
+
+
+def read_list(path: Path, expected: Mapping[str, int]) -> list[PurePosixPath]:
+    """The paths of a list, one a line, relative to the data set's folder: domain/class/file.
+
+    Raises `UserError` with lines that lie elsewhere, or if a domain has not as many as are published (`expected`).
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    listed = [PurePosixPath(line) for line in dict.fromkeys(lines) if line]
+    problems = Problems()
+    wrong = [file for file in listed if file.is_absolute() or ".." in file.parts or len(file.parts) < 3]
+    for file in wrong[:_MOST]:
+        problems.add(f"{path} lists {str(file)!r}, which is not domain/class/file")
+    found = Counter(file.parts[0] for file in listed if file not in wrong)
+    if not wrong and found != Counter(expected):
+        said = ", ".join(f"{domain} {found[domain]:,}" for domain in sorted(found))
+        problems.add(
+            f"{path} is not the published list: it has {said or 'nothing'}; expected "
+            + ", ".join(f"{domain} {n:,}" for domain, n in expected.items() if n)
+        )
+    problems.raise_if_any()
+    return listed
+
+
+def remove(folder: Path, path: Path, expected: Mapping[str, int]) -> tuple[int, int]:
+    """Delete what the list at `path` names in `folder`; how many files it names, and how many of them were there.
+
+    Stopped half-way, it goes on when called again: what is no longer there is not missed.
+    """
+    listed, there = read_list(path, expected), 0
+    for relative in listed:
+        file = folder / relative
+        if file.is_file() or file.is_symlink():
+            file.unlink()
+            there += 1
+    return len(listed), there

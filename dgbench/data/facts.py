@@ -1,0 +1,118 @@
+"""What planning, selection and tables need to know of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
+from dgbench.core.setting import Setting
+from dgbench.data.dataset import Dataset, SplitExamples
+from dgbench.data.splits import by_domain
+from dgbench.networks.backbones import interpolation_of, resolve_backbone, starts_without_statistics
+
+
+def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
+    """What planning needs to know of an open data set."""
+    card, parts, pools = dataset.card, dict[str, int](), dict[str, int]()
+    for domain in dataset.domains if card.parts else ():
+        examples = dataset.examples(domain, 0)
+        assert isinstance(examples, SplitExamples)
+        parts |= {str(View(domain, part)): len(indices) for part, indices in examples.parts.items()}
+        pools[domain] = len(by_domain(examples, examples.parts[TRAIN]))
+    return DatasetFacts(
+        name=name,
+        domains=dataset.domains,
+        counts=tuple(dataset.counts()),
+        num_classes=len(dataset.classes),
+        input_shape=dataset.input_shape,
+        input_kind=dataset.input_kind,
+        traits=card.traits,
+        steps=card.steps,
+        checkpoint_freq=card.checkpoint_freq,
+        fingerprint=dataset.fingerprint(),
+        tested=card.tested,
+        shared_identities=card.shared_identities,
+        parts=parts,
+        pools=pools,
+        domains_per_step=card.domains_per_step,
+        metric=card.metric,
+        task=card.task,
+        outputs=dataset.outputs,
+        backbone=card.backbone,
+    )
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What planning, selection and tables need to know of a data set once its files have been looked at."""
+
+    name: str
+    domains: tuple[str, ...]
+    counts: tuple[int, ...]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    traits: tuple[str, ...]
+    steps: int
+    checkpoint_freq: int
+    fingerprint: str
+    tested: tuple[str, ...] = ()
+    """The domains that may be held out; empty: every domain."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """View -> examples, of data with splits of its own."""
+    pools: Mapping[str, int] = field(default_factory=dict)
+    """Way of splitting -> domains that its training examples are from."""
+    domains_per_step: int = 0
+    shared_identities: bool = False
+    metric: str = "accuracy"
+    task: str = "classification"
+    input_kind: str = "images"
+    outputs: int = 1
+    """Logits of an example."""
+    backbone: str = ""
+    """What `auto` stands for, if not what fits the inputs."""
+
+    def network(self, backbone: str) -> str:
+        """The own name of a network, which may be an alias."""
+        return (backbone == "auto" and self.backbone) or resolve_backbone(backbone, self.input_kind, self.input_shape)
+
+    def folds(self, protocol: Protocol) -> list[Fold]:
+        """Those of a protocol; raises `UserError` if the data set can't follow it."""
+        try:
+            parts = tuple(dict.fromkeys(View.parse(view).part for view in self.parts))
+            found = list(protocol.folds(self.domains, parts=parts, tested=self.tested))
+        except UserError as error:
+            raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from None
+        return [_without_known_identities(fold) for fold in found] if self.shared_identities else found
+
+    def training_domains(self, fold: Fold) -> int:
+        """How many domains an algorithm sees in training."""
+        return sum(self.pools.get(view.domain, 1) for view in fold.train)
+
+    def domains_in_step(self, fold: Fold, setting: Setting) -> int:
+        """How many of them make up a step; the setting is resolved."""
+        found = self.training_domains(fold)
+        return min(found, setting.domains_per_step or found)
+
+
+def _without_known_identities(fold: Fold) -> Fold:
+    """The fold where all domains show the same identities: what trains in one domain must not be tested in another."""
+    return dataclasses.replace(
+        fold,
+        test=tuple(View(view.domain, NEW) for view in fold.test),
+        target_val=tuple(view for view in fold.target_val if view.part == OUT),
+    )
+
+
+def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
+    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name,
+    and how images are resized for it. Batch norm is live where there are no statistics that could be frozen."""
+    resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
+    backbone = facts.network(setting.backbone)
+    domains = setting.domains_per_step or facts.domains_per_step
+    own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation
+    batch_norm = setting.batch_norm if setting.weights or not starts_without_statistics(backbone) else "live"
+    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own, "batch_norm": batch_norm}
+    return dataclasses.replace(resolved, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""Gets a file by HTTP: resumed where it broke off, checked by its hash, and in place only when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from dgbench.core.errors import UserError
+from dgbench.core.progress import ReportProgress
+
+TIMEOUT = 60.0
+"""Seconds without a byte after which a host counts as gone."""
+
+_CHUNK = 1 << 20
+_ATTEMPTS = 3  # in a row that bring nothing new
+_PAUSE = 2.0  # seconds between two of them
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_FINAL = (400, 401, 403, 404, 405, 410, 451)  # asking again won't change these
+
+
+class Unreachable(UserError):
+    """The network or a host failed; the user may find the same data elsewhere."""
+
+
+class _Broken(Exception):
+    """A connection that ended early; what came is kept and the rest asked for again."""
+
+
+def get(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
+    """`target` with what lies at `url`; a file that is there and has the hash is left alone.
+
+    What has come of an unfinished file is kept beside it as `.part`, and a later call asks for the rest only, if the
+    host still has the same file. Raises `Unreachable` naming the URL when the host is gone, answers with an error or a
+    web page, ends early again and again, sends nothing for `timeout` seconds, or has a file with another hash.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url} is not an address that HTTP can get")
+    if target.is_file() and (not md5 or hash_of(target, progress) == md5):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _Part(target)
+    try:
+        _complete(url, part, progress, timeout)
+    except BaseException:
+        part.forget_if_empty()
+        raise
+    if md5 and (found := hash_of(part.path, progress)) != md5:
+        part.forget()
+        raise Unreachable(f"{url} has another file than was published: its MD5 is {found}, not {md5}")
+    with part.path.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.path.replace(target)
+    part.forget()
+    return target
+
+
+def hash_of(path: Path, progress: ReportProgress) -> str:
+    """The MD5 of a file, hexadecimal: what the publishers of data sets give."""
+    digest, done, size = hashlib.md5(usedforsecurity=False), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(f"bytes of {path.name.removesuffix('.part')} checked", done, size)
+    return digest.hexdigest()
+
+
+class _Part:
+    """What has come of a file, and the tag by which the host tells one content from another."""
+
+    def __init__(self, target: Path) -> None:
+        self.name = target.name
+        self.path = target.with_name(f"{target.name}.part")
+        self.tag_path = target.with_name(f"{target.name}.tag")
+
+    @property
+    def size(self) -> int:
+        """Bytes that can be kept: without a tag nobody knows what they are of."""
+        return self.path.stat().st_size if self.path.is_file() and self.tag else 0
+
+    @property
+    def tag(self) -> str:
+        """ETag or date of the last change, as the host sent it; empty if it sent none."""
+        return self.tag_path.read_text() if self.tag_path.is_file() else ""
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.path.unlink(missing_ok=True)
+        self.tag_path.unlink(missing_ok=True)
+
+    def forget_if_empty(self) -> None:
+        """Leave nothing behind where nothing came that could be kept."""
+        if not self.size:
+            self.forget()
+
+
+def _complete(url: str, part: _Part, progress: ReportProgress, timeout: float) -> None:
+    """Ask until all is there, or several attempts in a row brought nothing."""
+    failures, had = 0, part.size
+    while True:
+        try:
+            return _ask(url, part, progress, timeout)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # what we have goes beyond the file's end: the file has changed
+                part.forget()
+            reason = f"{error.code} {error.reason}"
+            if error.code in _FINAL:
+                raise Unreachable(f"{url} can't be fetched: {reason}") from error
+        except _Broken as error:
+            reason = str(error)
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in _DISK:
+                raise
+            reason = _reason(error, timeout)
+        failures = failures + 1 if part.size <= had else 1
+        had = part.size
+        if failures == _ATTEMPTS:
+            kept = f"; {had:,} bytes have come and are kept, run the same command again for the rest" if had else ""
+            raise Unreachable(f"{url} can't be fetched: {reason}{kept}")
+        time.sleep(_PAUSE)
+
+
+def _ask(url: str, part: _Part, progress: ReportProgress, timeout: float) -> None:
+    """One request for what is missing; raises `_Broken` if less came than was announced."""
+    begin = part.size
+    headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}
+    if begin:
+        headers |= {"Range": f"bytes={begin}-", "If-Range": part.tag}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
+        if response.headers.get_content_type() == "text/html":
+            raise Unreachable(f"{url} answers with a web page, not with the file: open it in a browser")
+        if response.status != 206:
+            begin = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
+            part.forget()
+            raise _Broken("the host sends another part of the file than it was asked for")
+        length = response.headers.get("Content-Length")
+        total = begin + int(length) if length else 0
+        if begin == 0:
+            part.forget()
+            tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+            if tag and not tag.startswith("W/"):  # a weak tag does not vouch for bytes
+                part.tag_path.write_text(tag)
+        with part.path.open("ab") as file:
+            done = _receive(response, file, begin, lambda n: progress(f"bytes of {part.name} fetched", n, total))
+    if total and done != total:
+        raise _Broken(f"the host ended the connection after {done:,} of {total:,} bytes")
+
+
+def _receive(response: http.client.HTTPResponse, file: BinaryIO, done: int, tell: Callable[[int], None]) -> int:
+    """Append all that comes; returns the size of the whole."""
+    while chunk := response.read(_CHUNK):
+        file.write(chunk)
+        done += len(chunk)
+        tell(done)
+    return done
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return f"the host sent nothing for {timeout:g} seconds"
+    return str(cause) or type(cause).__name__

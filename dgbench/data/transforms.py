@@ -1,0 +1,196 @@
+"""DomainBed's image transforms on PIL images: one for evaluation, and one that augments, with a generator it is given.
+
+DomainBed resizes by bilinear interpolation; both also take the backbone's, as torchvision's and timm's transforms do.
+This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
+What is drawn is kept apart from how it is applied, so that another path can apply the same draws.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from dgbench.core.errors import UserError
+from dgbench.data.dataset import DOMAINBED, Recipe
+
+CROP_AREA, CROP_RATIO = (0.7, 1.0), (3 / 4, 4 / 3)
+JITTER = 0.3
+GRAY_PROBABILITY = 0.1
+_CROP_TRIES = 10
+_ADVICE = "repair it, or use --skip_bad_images"
+JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
+_log = logging.getLogger(__name__)
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+"""Interpolation -> Pillow's; both antialias."""
+
+Box = tuple[int, int, int, int]
+"""Left, upper, right, lower, in pixels; the last two are outside."""
+
+
+class Augmentation(NamedTuple):
+    """One draw of DomainBed's training transform, for an image of a certain size."""
+
+    box: Box
+    flip: bool
+    factors: tuple[float, float, float]
+    """Of brightness, contrast and saturation."""
+    turn: float
+    """Of the hue circle."""
+    order: tuple[int, ...]
+    """Of the colour operations: 0 to 2 as in `factors`, 3 is hue."""
+    gray: bool
+
+
+def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
+    """The whole image in RGB, not turned by its EXIF.
+
+    Raises `UserError` that names the file if it can't be decoded, and what to do then.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+        raise UserError(f"image {path} can't be decoded ({error}): {advice}") from error
+
+
+def decoded_as_far(path: Path) -> Image.Image:
+    """The same, but of a JPEG that ends early what there is, which is logged.
+
+    The pixels are those that Pillow finds under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets: it adds the same marker.
+    But that holds for every image of the process, and so hides files that a copy or a download has damaged.
+    """
+    try:
+        return decoded(path)
+    except UserError:
+        found = _completed(path)
+        if found is None:
+            raise
+    _log_cut_off(path)
+    return found
+
+
+def _completed(path: Path) -> Image.Image | None:
+    """The image of a JPEG to which the marker of the end is added; None if that doesn't help."""
+    try:
+        content = path.read_bytes()
+        if not content.startswith(JPEG_BEGINS):
+            return None
+        with Image.open(io.BytesIO(content + _JPEG_ENDS)) as image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception:  # as many kinds as in `decoded`, which has told
+        return None
+
+
+@cache
+def _log_cut_off(path: Path) -> None:
+    _log.warning("image %s ends early: decoded as far as it goes", path)
+
+
+def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
+    """The whole image squashed to `height` x `width`, with antialiasing."""
+    return image.resize((width, height), FILTERS[interpolation])
+
+
+def augmented(
+    image: Image.Image,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    recipe: Recipe = DOMAINBED,
+    interpolation: str = "bilinear",
+) -> Image.Image:
+    """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
+    if recipe.resize_first:
+        image = resized(image, height, width, interpolation)
+    drawn = draw(image.width, image.height, rng, recipe)
+    image = resized(image.crop(drawn.box), height, width, interpolation)
+    if drawn.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = jittered(image, drawn)
+    return gray(image) if drawn.gray else image
+
+
+def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED) -> Augmentation:
+    """Draw the training transform of an image of that size: one and the same order of calls.
+
+    Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3].
+    """
+    box = crop_box(width, height, rng) if recipe.crop else (0, 0, width, height)
+    flip = rng.random() < 0.5
+    brightness, contrast, saturation = map(float, rng.uniform(1 - JITTER, 1 + JITTER, size=3))
+    turn = float(rng.uniform(-JITTER, JITTER))
+    order = tuple(map(int, rng.permutation(4)))
+    return Augmentation(
+        box, flip, (brightness, contrast, saturation), turn, order, gray=rng.random() < GRAY_PROBABILITY
+    )
+
+
+def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
+    """A box with a random share of the area, aspect ratio and place, as torchvision's RandomResizedCrop draws it.
+
+    Where ten draws do not fit into the image, the largest centred box whose ratio is allowed.
+    """
+    for _ in range(_CROP_TRIES):
+        area = width * height * rng.uniform(*CROP_AREA)
+        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            upper, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return left, upper, left + w, upper + h
+    w, h = min(width, round(height * CROP_RATIO[1])), min(height, round(width / CROP_RATIO[0]))
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h
+
+
+def jittered(image: Image.Image, drawn: Augmentation) -> Image.Image:
+    """Brightness, contrast, saturation and hue as drawn, in the order drawn."""
+    for operation in drawn.order:
+        if operation == 3:
+            image = hue(image, drawn.turn)
+        else:
+            image = (brightness, contrast, saturation)[operation](image, drawn.factors[operation])
+    return image
+
+
+def brightness(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with black: 0 is black, 1 the image."""
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def contrast(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the image's mean gray level: 0 is that level, 1 the image."""
+    return ImageEnhance.Contrast(image).enhance(factor)
+
+
+def saturation(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the image in gray: 0 is gray, 1 the image."""
+    return ImageEnhance.Color(image).enhance(factor)
+
+
+def hue(image: Image.Image, turn: float) -> Image.Image:
+    """Turn every colour around the hue circle by `turn` in [-0.5, 0.5] of a full turn."""
+    shift = int(turn * 255)
+    h, s, v = image.convert("HSV").split()
+    h = h.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (h, s, v)).convert("RGB")
+
+
+def gray(image: Image.Image) -> Image.Image:
+    """The luminance in all three channels."""
+    return image.convert("L").convert("RGB")

@@ -1,0 +1,162 @@
+"""The data of one run: its views, and the minibatches of each step, which are a function of (run, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from dgbench.core.protocol import View
+from dgbench.core.run import Run
+from dgbench.core.seeding import numpy_stream
+from dgbench.data.cache import Cacheable
+from dgbench.data.dataset import ArrayExamples, Dataset, SplitExamples
+from dgbench.data.sampling import Sampler
+from dgbench.data.splits import by_domain, parts
+
+Minibatch = list[tuple[Tensor, Tensor, Tensor, int]]
+"""One (x, y, positions in the view, number) of each training domain of a step, on the CPU; images as bytes."""
+
+
+class ViewData:
+    """A data set's domains cut into views, under a run's trial; nothing is decoded before it is asked for.
+
+    `trained` is the training run that a merging or adapting `run` stands on: it sees the same data. What algorithms see
+    as training domains are the views of `train`: the fold's, or where such a view is a pool of many domains, a view
+    `official/train:7` of each that it mixes.
+    """
+
+    def __init__(self, dataset: Dataset, run: Run, trained: Run | None = None) -> None:
+        self.input_shape = dataset.input_shape
+        self.outputs = dataset.outputs
+        self.card = dataset.card
+        self.seed = run.seed
+        fraction, shared = run.setting.holdout_fraction, dataset.card.shared_identities
+        needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
+        self.examples = {d: dataset.examples(d, (trained or run).data_seed) for d in dataset.domains if d in needed}
+        if run.setting.cache == "auto":
+            self.examples = {d: e.cached() if isinstance(e, Cacheable) else e for d, e in self.examples.items()}
+        self.indices = {
+            View(domain, part): indices
+            for domain, examples in self.examples.items()
+            for part, indices in parts(
+                examples, run.trial, dataset.domains.index(domain), fraction, shared_identities=shared
+            ).items()
+        }
+        self.train = tuple(domain for view in run.fold.train for domain in self._domains(view))
+        self.augmented = (
+            frozenset(run.fold.source_val)
+            if run.setting.augmentation and run.setting.validation_augmented
+            else frozenset[View]()
+        )
+
+    def _domains(self, view: View) -> tuple[View, ...]:
+        """The training domains of a training view, whose indices are then known."""
+        examples = self.examples[view.domain]
+        if not isinstance(examples, SplitExamples):
+            return (view,)
+        pool = by_domain(examples, self.indices[view])
+        found = {View(view.domain, f"{view.part}:{number}"): indices for number, indices in pool.items()}
+        self.indices.update(found)
+        return tuple(found)
+
+    def size(self, view: View) -> int:
+        """Number of examples of a view."""
+        return len(self.indices[view])
+
+    def labels(self, view: View) -> NDArray[Any]:
+        """Labels of a view (n,), in its order; (n, ...) where an example has several."""
+        return self.examples[view.domain].labels[self.indices[view]]
+
+    def inputs(self, view: View, positions: NDArray[np.int64]) -> Tensor:
+        """Inputs of a view at some positions, for evaluation: clean, unless the preset augments validation views."""
+        rng = numpy_stream(self.seed, "validation", str(view), int(positions[0])) if view in self.augmented else None
+        return torch.from_numpy(self.examples[view.domain].batch(self.indices[view][positions], rng))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading clean inputs is hardly more than indexing."""
+        return all(
+            isinstance(examples, ArrayExamples) or (isinstance(examples, Cacheable) and examples.mapped)
+            for examples in self.examples.values()
+        )
+
+
+class Minibatches(TorchDataset[Minibatch]):
+    """[step] -> one minibatch of each training domain, in which examples may stand several times (`copies`).
+
+    Where the setting has fewer `domains_per_step` than there are, so many different ones are drawn for each step. Of a
+    domain of a pool there may be fewer examples than a minibatch holds; they are drawn with replacement anyway.
+    """
+
+    def __init__(self, data: ViewData, run: Run, copies: Sequence[Tensor] = ()) -> None:
+        self.data = data
+        self.views = data.train
+        self.pooled = data.train != run.fold.train
+        self.seed = run.seed
+        self.steps = run.setting.steps
+        self.augment = run.setting.augmentation
+        self.domains_per_step = run.setting.domains_per_step or len(self.views)
+        self.batch_size = int(run.method.hparams["batch_size"])
+        self.balanced = run.setting.class_balanced
+        self.copies = [of_view.numpy() for of_view in copies]
+        self.samplers: dict[int, Sampler] = {}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Minibatch:
+        return [self._of_domain(number, step) for number in self.drawn(step)]
+
+    def drawn(self, step: int) -> Sequence[int]:
+        """The numbers of the training domains that a step sees, ascending."""
+        if self.domains_per_step >= len(self.views):
+            return range(len(self.views))
+        rng = numpy_stream(self.seed, "domains", step)
+        return sorted(rng.choice(len(self.views), self.domains_per_step, replace=False).tolist())
+
+    def _of_domain(self, number: int, step: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        view = self.views[number]
+        examples, positions = self.data.examples[view.domain], self._sampler(number)[step]
+        chosen = self.data.indices[view][positions]
+        rng = numpy_stream(self.seed, "augment", str(view), step) if self._augments(view) else None
+        x, y = torch.from_numpy(examples.batch(chosen, rng)), torch.from_numpy(examples.labels[chosen])
+        return x, y, torch.from_numpy(positions), number
+
+    def _sampler(self, number: int) -> Sampler:
+        if number not in self.samplers:
+            view = self.views[number]
+            copies = self.copies[number] if self.copies else None
+            self.samplers[number] = Sampler(
+                self.data.labels(view),
+                self.batch_size,
+                self.seed,
+                view,
+                class_balanced=self.balanced,
+                copies=copies,
+                allow_few=self.pooled,
+            )
+        return self.samplers[number]
+
+    def _augments(self, view: View) -> bool:
+        return self.augment and not isinstance(self.data.examples[view.domain], ArrayExamples)
+
+    def between(self, start: int, end: int, workers: int) -> Iterator[Minibatch]:
+        """The minibatches of `start` to `end - 1`; with `workers`, made ahead by that many processes."""
+        if workers == 0 or (self.data.in_memory and not any(map(self._augments, self.views))):
+            return (self[step] for step in range(start, end))
+        loader: DataLoader[Minibatch] = DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, end),
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4,
+        )
+        return iter(loader)

@@ -1,0 +1,99 @@
+"""What executing a run takes: the run among its sweep's folders, its data, and this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.sources import open_dataset
+from dgbench.core.errors import UserError
+from dgbench.core.machine import check_precision, pick_device
+from dgbench.core.run import BEST, LAST, Input, Run
+from dgbench.core.site import Site
+from dgbench.data.dataset import Dataset
+from dgbench.data.views import ViewData
+from dgbench.execute.models import build_algorithm
+from dgbench.methods.algorithm import Algorithm, Task
+from dgbench.networks.network import Network
+from dgbench.networks.weights import provide
+from dgbench.store.folder import RunFolder, Store
+
+_NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A run, ready to be executed; `open_workbench` makes it."""
+
+    run: Run
+    trained: Run
+    """The first training run that it stands on (itself, if it trains); all of them share data and network."""
+    store: Store
+    catalogue: Catalogue
+    site: Site
+    device: torch.device
+    keep: Mapping[str, Collection[str]]
+    """Predictor -> which of its models other runs read."""
+    dataset: Dataset
+    data: ViewData
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's own folder."""
+        return self.store.folder(self.run.id)
+
+    def kept(self, predictor: str) -> Collection[str]:
+        """Which of a predictor's models are to stay on disk: those that other runs read, or all if that was asked."""
+        return (BEST, LAST) if self.site.save_models else self.keep.get(predictor, ())
+
+    def algorithm(self, *, begin: bool = False) -> Algorithm:
+        """The algorithm of the training run, with its initial weights; to `begin` it, the classifier's are fitted."""
+        classes = len(self.dataset.classes)
+        kind = self.dataset.card.task
+        if kind == "classification":
+            counts = [np.bincount(self.data.labels(view), minlength=classes).tolist() for view in self.data.train]
+        else:
+            counts = [[self.data.size(view)] for view in self.data.train]
+        task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind, self.dataset.card.normalised)
+        return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
+
+    def standing_on(self, source: Input) -> Workbench:
+        """The workbench of a run that this one reads: on the same data, maybe with another network."""
+        run = self.store.folder(source.run).run()
+        return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
+
+    def _fit(self, network: Network) -> None:
+        if self.run.setting.classifier_init == "linear_probe":
+            from dgbench.execute.probe import fit_classifier  # scikit-learn takes a second to import
+
+            fit_classifier(network, self.data, self.run.fold, self.device)
+
+
+def open_workbench(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]] = _NOTHING) -> Workbench:
+    """Lay out what a run needs; raises `UserError` with everything wrong with the data."""
+    catalogue = Catalogue(site.include)
+    if run.setting.weights:
+        provide(run.setting.weights, Path(site.backbone_weights))
+    how = run.setting
+    dataset = open_dataset(run.dataset, site, catalogue, how.image_size, how.backbone, how.interpolation)
+    trained = training_run(run, store)
+    data = ViewData(dataset, run, trained)
+    device = pick_device(site.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU on this machine")
+    check_precision(run.setting, device)
+    return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data)
+
+
+def training_run(run: Run, store: Store) -> Run:
+    """The first training run that a run stands on, or itself."""
+    while run.kind != "train":
+        run = store.folder(run.inputs[0].run).run()
+    return run

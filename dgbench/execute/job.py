@@ -1,0 +1,159 @@
+"""One run in one process: claim it, execute it, and leave `done` or the reason why not.
+
+claim -> data -> train | merge | adapt -> records -> done, last
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dgbench
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import source_of
+from dgbench.catalogue.sources import open_dataset
+from dgbench.core.errors import UserError
+from dgbench.core.run import Run
+from dgbench.core.site import Site
+from dgbench.execute.context import open_workbench
+from dgbench.execute.derived import execute_adapt, execute_merge
+from dgbench.execute.training import CHECKPOINT, Training
+from dgbench.networks.weights import started_from
+from dgbench.store.folder import RunFolder, Store
+from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped
+
+log = logging.getLogger(__name__)
+
+
+def preload(wanted: dict[str, Any]) -> None:
+    """Read what all runs of a sweep need, in the process that they are forked from: classes and small data sets."""
+    site = Site.from_json(wanted["site"])
+    catalogue = Catalogue(site.include)
+    for name in wanted["names"]:
+        entry = catalogue.entries[name]
+        _as_imported(entry.file)
+        entry.load()
+    for dataset, *how in wanted["datasets"]:
+        open_dataset(dataset, site, catalogue, *how).preload()
+    versions()
+    commit()
+
+
+def run_job(job: dict[str, Any]) -> int:
+    """Execute one run of a sweep: `root`, `id`, `site`, `keep` (predictor -> which models), `threads`.
+
+    Returns the exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    torch.set_num_threads(job["threads"])
+    torch.backends.cudnn.deterministic = True
+    store = Store(Path(job["root"]))
+    folder = store.folder(job["id"])
+    lease = folder.claim()
+    if lease is None:
+        return TAKEN
+    with lease:
+        try:
+            execute(folder.run(), store, Site.from_json(job["site"]), job["keep"], lease)
+        except Stopped:
+            log.info("stopped on request; launched again, it goes on")
+            return STOPPED
+        except LeaseLost as error:
+            log.info("%s", error)
+            return TAKEN
+        except Exception as error:
+            told = isinstance(error, UserError)
+            if told:  # in the user's words, to which a traceback adds nothing
+                log.error("failed: %s", error)
+            else:
+                log.exception("failed")
+            error_line = f"{type(error).__name__}: {error}"
+            info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
+            folder.fail(info, lease.number, final=told)  # what is wrong with files is so the next time too
+            return 1
+    return 0
+
+
+def execute(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]], lease: Lease) -> None:
+    """Execute a claimed run and write `done`; raises whatever goes wrong."""
+    started = time.time()
+    bench = open_workbench(run, store, site, keep)
+    sources = sources_of(run, bench.catalogue)
+    log.info("%s on %s: %s", run.id, bench.device, run.name)
+    if run.kind == "train":
+        Training(bench).execute(lease)
+    else:
+        bench.folder.truncate_records(0)
+        (execute_merge if run.kind == "merge" else execute_adapt)(bench, lease.heeding)
+    write_times(bench.folder, started, bench.device)
+    lease.confirm()
+    summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
+    summary["weights"] = started_from.get((run.setting.backbone, run.setting.weights), "")
+    if sources:
+        summary["sources"] = sources
+    bench.folder.finish(summary)
+    (bench.folder.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:
+    """Name -> file and hash of the run's entries that the package, and so the commit, doesn't hold."""
+    names = (run.method.name, *(average.name for average in run.averages))
+    return {name: source for name in names if (source := _as_imported(catalogue.entries[name].file))}
+
+
+@cache
+def _as_imported(file: str) -> str:
+    """What it was when it was first asked for: when it was imported, whatever becomes of it while runs are executed."""
+    return source_of(Path(file))
+
+
+def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
+    """What differs by nature between two executions of one run goes to `times.jsonl`, apart from the records."""
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    line = {
+        "started": started,
+        "seconds": time.time() - started,
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "peak_bytes": peak,
+    }
+    with (folder.path / "times.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions that a number may depend on."""
+    names = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"dgbench": dgbench.__version__, "python": platform.python_version(), **found}
+
+
+@cache
+def commit() -> str:
+    """The commit of the source that runs, with `+changes` if files differ from it; empty outside a repository."""
+    here = Path(dgbench.__file__).parent
+
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    tracked = git("ls-files", "--error-unmatch", "__init__.py")
+    if not tracked:
+        return ""
+    return git("rev-parse", "--short=12", "HEAD") + (
+        "+changes" if git("status", "--porcelain", "--", str(here)) else ""
+    )

@@ -1,0 +1,114 @@
+"""What mergers are given beside their members, made from a run's workbench."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from dgbench.core.seeding import numpy_stream, torch_seed
+from dgbench.core.stats import rank
+from dgbench.execute.batch_norm import inputs_for, is_live, measured
+from dgbench.execute.context import Workbench
+from dgbench.execute.evaluate import Heeding, evaluate_views
+from dgbench.execute.models import predict_with
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.average import Weights
+from dgbench.methods.merger import Tools
+from dgbench.networks.network import Network
+
+_CHUNK = 16
+"""Examples whose gradients are held at a time."""
+
+
+class MergeTools:
+    """The tools of one merge, on one algorithm whose own weights nobody needs."""
+
+    def __init__(self, bench: Workbench, algorithm: Algorithm, heeding: Heeding = iter) -> None:
+        self.bench = bench
+        self.algorithm = algorithm
+        self.heeding = heeding
+
+    def tools(self) -> Tools:
+        """As a merger takes them."""
+        examples = sum(self.bench.data.size(view) for view in self.bench.data.train)
+        return Tools(self.score, self.initial, self.fisher, examples)
+
+    def initial(self) -> Weights:
+        """What the first member's training began with."""
+        return self.bench.algorithm(begin=True).predictor_tensors()
+
+    def with_statistics(self, weights: Weights) -> Weights:
+        """The weights with batch-norm statistics of their own, where batch norm is live."""
+        self.algorithm.train()
+        if not is_live(self.algorithm):
+            return weights
+        inputs = inputs_for(self.algorithm, self.bench.data, self.bench.trained)
+        return measured(self.algorithm, weights, self.heeding(inputs))
+
+    def score(self, weights: Weights) -> float:
+        """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
+        predict = predict_with(self.algorithm, self.with_statistics(weights))
+        bench = self.bench
+        scores = evaluate_views(predict, bench.data, bench.run.validation, bench.device, heeding=self.heeding)
+        total = sum(view[self.bench.data.card.metric] * view["n"] for view in scores.values())
+        return rank(total / sum(view["n"] for view in scores.values()))
+
+    def fisher(self, weights: Weights, examples: int) -> Weights:
+        """By parameter, the mean square of an example's gradient; labels from the model's predictions.
+
+        Also of parameters that learn nothing by themselves: those that follow others differ between members too. It is
+        found in full precision whatever the setting's.
+        """
+        algorithm, device = self.algorithm.eval(), self.bench.device
+        parameters = {name for name, _ in algorithm.named_parameters()}
+        moving = {name: tensor.to(device) for name, tensor in weights.items() if name in parameters}
+        fixed = {name: tensor.to(device) for name, tensor in weights.items() if name not in parameters}
+        generator = torch.Generator(device).manual_seed(torch_seed(self.bench.run.seed, "fisher"))
+
+        def logits_of(moving: Weights, x: Tensor) -> Tensor:
+            logits: Tensor = functional_call(algorithm, {**fixed, **moving}, (x,), tie_weights=False)
+            return logits
+
+        def loss(moving: Weights, x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(logits_of(moving, x[None]), y[None])
+
+        per_example = vmap(grad(loss), in_dims=(None, 0, 0))
+        total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
+        with _in_full_precision(algorithm):
+            for x in self.heeding(self._examples(examples)):
+                with torch.no_grad():
+                    y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
+                for name, gradient in per_example(moving, x, y).items():
+                    total[name] += gradient.square().sum(dim=0)
+                count += len(x)
+        return {name: square / count for name, square in total.items()}
+
+    def _examples(self, count: int) -> Iterator[Tensor]:
+        """So many training examples as the network takes them, as many of each domain, drawn by the run's seed."""
+        data = self.bench.data
+        views = data.train
+        for view in views:
+            order = numpy_stream(self.bench.run.seed, "fisher", str(view)).permutation(data.size(view))
+            chosen = order[: max(1, count // len(views))]
+            for positions in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
+                yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.bench.device))
+
+
+@contextmanager
+def _in_full_precision(algorithm: Algorithm) -> Iterator[None]:
+    """PyTorch has no batch norm of half precision in gradients of single examples, whose squares it would spoil."""
+    networks = [module for module in algorithm.modules() if isinstance(module, Network)]
+    before = [network.precision for network in networks]
+    try:
+        for network in networks:
+            network.precision = "fp32"
+        yield
+    finally:
+        for network, precision in zip(networks, before, strict=True):
+            network.precision = precision

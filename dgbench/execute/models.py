@@ -1,0 +1,106 @@
+"""Models in memory and on disk: building a run's algorithm, saving and loading its weights, predicting with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.func import functional_call
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.run import Part, Run
+from dgbench.methods.algorithm import Algorithm, Task
+from dgbench.methods.average import Weights
+from dgbench.networks.network import Network
+from dgbench.store.files import write_atomic
+from dgbench.store.folder import model_path
+
+
+def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
+    """An average, merger or adapter class's arguments made real: its class and its `Hparams`."""
+    cls = catalogue.get(kind, part.name).load()
+    return cls, cls.Hparams(**part.hparams)
+
+
+def build_algorithm(
+    run: Run,
+    catalogue: Catalogue,
+    task: Task,
+    device: torch.device,
+    begin: Callable[[Network], None] | None = None,
+) -> Algorithm:
+    """The algorithm of a training run with its initial weights, which depend on the run alone.
+
+    `begin` may change them before the algorithm sees the network.
+    """
+    torch.manual_seed(run.init_seed)
+    cls, hparams = build(catalogue, "algorithm", run.method)
+    network = cls.make_network(task.input_shape, task.num_classes, hparams, run.setting).to(device)
+    network.normalises = network.normalises and not task.normalised
+    network.freeze(run.setting.freeze)
+    if begin:
+        begin(network)
+    algorithm: Algorithm = cls(network, hparams, task, run.setting)
+    return algorithm.to(device)
+
+
+def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+    """Inputs to logits by the algorithm's own weights, or by others in their place, wherever those lie."""
+    if weights is not None:
+        device = next(algorithm.parameters()).device
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
+
+    def predict(x: Tensor) -> Tensor:
+        x = algorithm.network.prepare(x)
+        if weights is None:
+            return algorithm(x)  # type: ignore[no-any-return]
+        # With `tie_weights` a module that stands under two names would keep these weights for good (torch 2.15).
+        return functional_call(algorithm, dict(weights), (x,), tie_weights=False)  # type: ignore[no-any-return]
+
+    algorithm.eval()
+    return predict
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model on disk: the step after which it was taken and its training-domain validation accuracy there."""
+
+    path: Path
+    step: int
+    accuracy: float
+
+    def load(self, device: torch.device) -> Weights:
+        """Its weights."""
+        return dict(load_file(self.path, device=str(device)))
+
+    def tensor(self, name: str, device: torch.device) -> Tensor:
+        """One of its weights."""
+        with safe_open(self.path, framework="pt", device=str(device)) as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+def save_model(
+    folder: Path, predictor: str, which: str, weights: Mapping[str, Tensor], step: int, accuracy: float
+) -> None:
+    """Write `models/PREDICTOR.WHICH.safetensors` whole."""
+    content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
+    path = model_path(folder, predictor, which)
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, save(content, metadata={"step": str(step), "accuracy": repr(accuracy)}))
+
+
+def find_model(folder: Path, predictor: str, which: str) -> Saved:
+    """A model that a run has saved; raises FileNotFoundError with what to do about it."""
+    path = model_path(folder, predictor, which)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is gone: `dgbench sweep retry` trains that run again")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))

@@ -1,0 +1,42 @@
+"""The teacher of a run: a finished model, or an ensemble of several, whose logits the run learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgbench.catalogue.rows import parse_row
+from dgbench.core.run import BEST, Input
+from dgbench.core.stats import rank
+from dgbench.execute.context import Workbench
+from dgbench.execute.models import Saved, find_model, predict_with
+
+
+def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
+    """Inputs as the data set gives them, on the device, to the logits (B, classes) of the run's teacher.
+
+    Of the run's inputs the model with the best training-domain validation accuracy, the last of those that tie, as a
+    selector chooses; the mean logits of them all where the teacher's row is an ensemble.
+    """
+    row = parse_row(str(bench.run.method.hparams["teacher"]), bench.catalogue)
+    saved = {
+        source: find_model(bench.store.folder(source.run).path, source.predictor, BEST) for source in bench.run.inputs
+    }
+    chosen = tuple(saved)
+    if not (row.merger and bench.catalogue.get("merger", row.merger).card.ensemble):
+        chosen = (max(reversed(chosen), key=lambda source: rank(saved[source].accuracy)),)
+    models = [_model(bench, source, saved[source]) for source in chosen]
+
+    @torch.no_grad()
+    def teach(x: Tensor) -> Tensor:
+        return torch.stack([model(x) for model in models]).mean(dim=0)
+
+    return teach
+
+
+def _model(bench: Workbench, source: Input, saved: Saved) -> Callable[[Tensor], Tensor]:
+    algorithm = bench.standing_on(source).algorithm()
+    algorithm.load_state_dict(saved.load(bench.device), strict=False)
+    return predict_with(algorithm)

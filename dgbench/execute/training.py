@@ -1,0 +1,283 @@
+"""The training loop: one run from its first step, or from its checkpoint, to its last.
+
+The loop owns every random number: minibatches are a function of (run, step), and the global generators are seeded anew
+before each step, so that a checkpoint needs none of their states and a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dgbench.core.protocol import View
+from dgbench.core.run import BEST, LAST, MODEL
+from dgbench.core.seeding import seed_everything
+from dgbench.core.stats import rank
+from dgbench.data.views import Minibatch, Minibatches, ViewData
+from dgbench.execute.batch_norm import inputs_for, is_live, measured
+from dgbench.execute.context import Workbench
+from dgbench.execute.evaluate import evaluate_views, gathered, mean_score, show
+from dgbench.execute.models import build, predict_with, save_model
+from dgbench.execute.teacher import teacher_of
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.average import Average, Weights
+from dgbench.store.files import write_atomic
+from dgbench.store.lease import Lease, Stopped
+from dgbench.store.sealed import Garbled, check_seal, sealed
+
+CHECKPOINT = "checkpoint.pt"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """What the loop itself remembers between steps; part of the checkpoint."""
+
+    step: int = 0
+    """The next step."""
+    due: bool = False
+    """Whether the evaluation after the last step is still to be recorded."""
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    """What will be recorded of it, as far as it is known: of the live model first."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sums of the logged scalars since the last evaluation, on the device."""
+    summed: dict[str, int] = field(default_factory=dict)
+    """How often each was logged since then: a method may log some of them in some steps only."""
+    copies: list[Tensor] = field(default_factory=list)
+    """How many times each training example stands in its domain, if the algorithm has surveyed them."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Predictor -> its best validation score so far, as `rank` has it."""
+
+
+class Training:
+    """A training run under way."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.run, self.folder, self.data = bench.run, bench.folder, bench.data
+        self.site, self.device = bench.site, bench.device
+        self.algorithm = bench.algorithm(begin=True)
+        self.teacher = teacher_of(bench) if bench.run.inputs else None
+        self.averages: dict[str, Average] = {}
+        for part in bench.run.averages:
+            cls, hparams = build(bench.catalogue, "average", part)
+            self.averages[part.name] = cls(hparams)
+        self.keep = {name: bench.kept(name) for name in (MODEL, *self.averages)}
+        self.checkpoint = self.folder.path / CHECKPOINT
+        self.progress = Progress()
+        self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
+        self.saved_at = time.monotonic()
+
+    def execute(self, lease: Lease) -> None:
+        """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
+        self.lease = lease
+        self._resume()
+        steps, survey_at = self.run.setting.steps, self.algorithm.survey_at
+        self.algorithm.train()
+        if self.progress.step == 0:
+            for average in self.averages.values():
+                average.begin(self.algorithm.predictor_tensors(), steps)
+        try:
+            self._after_step()
+            if self.progress.step < survey_at < steps:
+                self._train(survey_at)
+            if self.progress.step == survey_at and not self.progress.copies:
+                self._survey()
+            self._train(steps)
+        except Stopped:
+            lease.confirm()
+            if self.progress.step > 0:
+                self._save()
+            raise
+
+    def _train(self, end: int) -> None:
+        """All steps before `end`, the loop itself."""
+        minibatches = Minibatches(self.data, self.run, self.progress.copies)
+        batches = minibatches.between(self.progress.step, end, self.site.workers)
+        for step, minibatch in enumerate(self.lease.heeding(batches), self.progress.step):
+            self._step(step, minibatch)
+            self.lease.beat(step + 1, self.run.setting.steps)
+            self._after_step()
+
+    def _after_step(self) -> None:
+        """Evaluate if that is due, and save if it was, or if that was long ago."""
+        evaluated = self.progress.due
+        if evaluated:
+            self.lease.confirm()
+            self._evaluate(self.progress.step - 1)
+        if evaluated or time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
+            self.lease.confirm()
+            self._save()
+
+    def _survey(self) -> None:
+        """Show the algorithm its own logits on every training example, as the examples are."""
+        predict, views, heeding = predict_with(self.algorithm), self.data.train, self.lease.heeding
+        shown = (heeding(show(predict, self.data, view, self.device)) for view in views)
+        logits = [gathered(batches, self.data.size(view)) for batches, view in zip(shown, views, strict=True)]
+        labels = [torch.from_numpy(self.data.labels(view)) for view in views]
+        seed_everything(self.device, self.run.seed, "survey")
+        self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
+        self.algorithm.train()
+
+    def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
+        x, y, positions = (tensor.to(self.device) for tensor in (x, y, positions))
+        taught = self.teacher(x) if self.teacher else None
+        return Batch(self.algorithm.network.prepare(x), y, positions, domain, taught)
+
+    def _step(self, step: int, minibatch: Minibatch) -> None:
+        algorithm, progress = self.algorithm, self.progress
+        batches = [self._batch(*tensors) for tensors in minibatch]
+        seed_everything(self.device, self.run.seed, step)
+        algorithm.step = step
+        algorithm.lr_scale = math.prod(average.lr_factor(step) for average in self._feeding_back())
+        for name, value in algorithm.update(batches).items():
+            progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
+            progress.summed[name] = progress.summed.get(name, 0) + 1
+        progress.step, progress.due = step + 1, step in self.evaluation_steps
+        if self.averages:
+            weights = algorithm.predictor_tensors()
+            for average in self.averages.values():
+                average.observe(weights)
+
+    def _evaluate(self, step: int) -> None:
+        """Measure the live model and the averages that have one, each view once, and record it.
+
+        Where it is stopped, `progress` has what is measured, and it goes on from there.
+        """
+        last = step + 1 == self.run.setting.steps
+        progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
+        if not progress.measured:
+            self._evaluate_live(step, last)
+        for name, average in self.averages.items():
+            known = any(record["predictor"] == name for record in progress.measured)
+            if not known and (last or average.card.when == "always"):
+                weights = average.weights()
+                if weights is not None:
+                    if average.card.batch_norm == "measured":
+                        weights = self._with_statistics(weights)
+                    views = self._measure(step, name, weights, last)
+                    progress.measured.append({"step": step, "predictor": name, "views": views})
+        self.folder.append_records(progress.measured)
+        mean = mean_score(progress.measured[0]["views"], validation, metric)
+        progress.due, progress.measured = False, []
+        self.algorithm.validated(mean)
+        self._feed_back()
+        self.algorithm.train()
+
+    def _evaluate_live(self, step: int, last: bool) -> None:
+        """Measure the live model, and tell the averages."""
+        progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
+        scores = self._measure(step, MODEL, None, last)
+        train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
+        progress.sums, progress.summed = {}, {}
+        progress.measured.append({"step": step, "predictor": MODEL, "views": scores, "train": train})
+        losses, values = ({view.domain: scores[str(view)][what] for view in validation} for what in ("loss", metric))
+        log.info("step %d: %s in validation %.4f", step, metric, mean_score(scores, validation, metric))
+        for average in self.averages.values():
+            average.validate(step, losses, values)
+
+    def _feeding_back(self) -> list[Average]:
+        return [average for average in self.averages.values() if average.card.feeds_back]
+
+    @torch.no_grad()
+    def _feed_back(self) -> None:
+        for average in self._feeding_back():
+            if fed := average.feedback():
+                for name, tensor in self.algorithm.trained_tensors().items():
+                    tensor.copy_(fed[name])
+
+    def _with_statistics(self, weights: Weights) -> Weights:
+        """The weights with batch-norm statistics of their own, where batch norm is live."""
+        self.algorithm.train()
+        if not is_live(self.algorithm):
+            return weights
+        inputs = inputs_for(self.algorithm, self.data, self.run)
+        return measured(self.algorithm, weights, self.lease.heeding(inputs))
+
+    def _measure(
+        self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
+    ) -> dict[str, dict[str, float]]:
+        logits: dict[View, Tensor] | None = {} if last and self.site.save_predictions else None
+        predict = predict_with(self.algorithm, weights)
+        seed_everything(self.device, self.run.seed, step, predictor)
+        scores = evaluate_views(predict, self.data, self.run.views, self.device, logits, self.lease.heeding)
+        if keep := self.keep[predictor]:
+            score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
+            tensors = weights or self.algorithm.predictor_tensors()
+            if BEST in keep and (predictor not in self.progress.best or rank(score) > self.progress.best[predictor]):
+                self.progress.best[predictor] = rank(score)
+                save_model(self.folder.path, predictor, BEST, tensors, step, score)
+            if LAST in keep and last:
+                save_model(self.folder.path, predictor, LAST, tensors, step, score)
+        if logits is not None:
+            save_predictions(self.folder.path, predictor, logits, self.data)
+        return scores
+
+    def _save(self) -> None:
+        state = {
+            "algorithm": self.algorithm.training_state(),
+            "averages": {name: average.state() for name, average in self.averages.items()},
+            "progress": vars(self.progress),
+            "records": self.folder.mark_records(),
+            "keep": self._best_kept(),
+        }
+        try:
+            write_atomic(self.checkpoint, sealed(lambda file: torch.save(state, file)))
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about a position
+                raise error.__context__ from None
+            raise
+        self.saved_at = time.monotonic()
+
+    def _best_kept(self) -> list[str]:
+        return [name for name, models in self.keep.items() if BEST in models]
+
+    def _resume(self) -> None:
+        if not self.checkpoint.is_file():
+            self.folder.truncate_records(0)
+            return
+        try:
+            check_seal(self.checkpoint)
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.folder.truncate_records(*state["records"])
+        except Garbled as error:
+            log.warning("begun anew: %s", error)
+            self.folder.lose(str(error))
+            self._begin_anew()
+            return
+        if not set(self._best_kept()).issubset(state["keep"]):
+            log.info("begun anew: the best weights so far, which others read now, were not kept")
+            self._begin_anew()
+            return
+        self.algorithm.load_training_state(state["algorithm"])
+        for name, average in self.averages.items():
+            average.load(state["averages"][name])
+        self.progress = Progress(**state["progress"])
+        self.algorithm.step = max(0, self.progress.step - 1)
+        log.info("resumed at step %d", self.progress.step)
+
+    def _begin_anew(self) -> None:
+        self.checkpoint.unlink()
+        self.folder.truncate_records(0)
+
+
+def save_predictions(folder: Path, predictor: str, logits: Mapping[View, Tensor], data: ViewData) -> None:
+    """Write `predictions/PREDICTOR.safetensors`: for each view its logits, labels, and positions in the domain."""
+    content = {}
+    for view, values in logits.items():
+        content[f"{view}/logits"] = values.contiguous()
+        content[f"{view}/labels"] = torch.from_numpy(data.labels(view).copy())
+        content[f"{view}/positions"] = torch.from_numpy(np.asarray(data.indices[view], dtype=np.int64).copy())
+    path = folder / "predictions" / f"{predictor}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, save(content))

@@ -1,0 +1,177 @@
+"""`dgbench list algorithms | averages | mergers | adapters | datasets | sweeps`: what there is, from the cards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dgbench import cli
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import Entry
+from dgbench.core.cards import FEEDBACK, NEEDS, DatasetCard, with_values
+from dgbench.core.errors import UserError
+from dgbench.core.space import Draw, Space, Value
+
+KINDS = {
+    "algorithms": "algorithm",
+    "averages": "average",
+    "mergers": "merger",
+    "adapters": "adapter",
+    "datasets": "dataset",
+}
+
+_ESCAPED = str.maketrans({"|": "\\|", "*": "\\*", "<": "&lt;"})
+
+
+def parser() -> cli.Parser:
+    """The flags of the command."""
+    found = cli.Parser(prog="dgbench list", description=__doc__.partition(":")[2].strip())
+    found.add_argument("what", choices=[*KINDS, "sweeps"], metavar="|".join([*KINDS, "sweeps"]))
+    found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries; FILE:NAME")
+    found.add_argument("--markdown", action="store_true", help="one table row an entry")
+    found.add_argument("--sweeps_dir", type=Path, default=Path("sweeps"), help="folder of sweep declarations")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the list; returns 0."""
+    args = parser().parse_args(argv)
+    if args.what == "sweeps":
+        lines = _sweeps(args.sweeps_dir)
+    else:
+        entries = Catalogue(args.include or ()).of_kind(KINDS[args.what]).values()
+        lines = (
+            _table(args.what, entries) if args.markdown else (line for entry in entries for line in _describe(entry))
+        )
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _describe(entry: Entry) -> Iterator[str]:
+    facts: dict[str, Callable[[Entry], Iterator[str]]] = {"dataset": _dataset_facts, "algorithm": _algorithm_facts}
+    yield entry.name
+    yield f"    {entry.summary}"
+    if entry.card.paper:
+        yield f"    {entry.card.paper}"
+    yield from (f"    {line}" for line in facts.get(entry.kind, _other_facts)(entry))
+    yield from (f"    {line}" for line in _space(entry.space))
+    yield ""
+
+
+def _table(what: str, entries: Iterable[Entry]) -> Iterator[str]:
+    """A Markdown table: for methods objective and paper, for algorithms also cost and notes, for data sets source."""
+    more = ["passes", "notes"] if what == "algorithms" else []
+    yield "| " + " | ".join([what, "what it is", "from", *more]) + " |"
+    yield "|---" * (3 + len(more)) + "|"
+    for entry in entries:
+        cells = [entry.name, entry.summary, entry.card.source if entry.kind == "dataset" else entry.card.paper]
+        if more:
+            _, *notes = _algorithm_facts(entry)
+            cells += [f"{entry.card.forwards:g} + {entry.card.backwards:g}", "; ".join(notes)]
+        yield "| " + " | ".join(cell.translate(_ESCAPED) for cell in cells) + " |"
+
+
+def _algorithm_facts(entry: Entry) -> Iterator[str]:
+    card = entry.card
+    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
+    needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
+    needs += [NEEDS[need] for need in card.needs]
+    needs += [NEEDS[need] + with_values(condition) for need, condition in card.needs_with.items()]
+    if needs:
+        yield f"needs {' and '.join(needs)}"
+    if card.transductive:
+        yield "transductive: a prediction depends on the other inputs predicted with it"
+    for what, why in card.no_feedback.items():
+        yield f"no average can set {FEEDBACK[what]}: it {why}"
+    if card.syncs:
+        yield f"a step waits for the device: {card.syncs}"
+    if card.unlike_domainbed:
+        yield f"DomainBed's: {card.unlike_domainbed}"
+    if card.experimental:
+        yield f"experimental: {card.experimental}"
+
+
+def _other_facts(entry: Entry) -> Iterator[str]:
+    card = entry.card
+    if entry.kind == "average":
+        when = "at every evaluation" if card.when == "always" else "when training is over"
+        yield f"evaluated: {when}; cost: {card.copies:g} copies of the model in memory"
+        if card.feeds_back:
+            yield f"changes {' and '.join(FEEDBACK[what] for what in card.feeds_back)}, so it watches a run of its own"
+    elif entry.kind == "merger":
+        result = "several networks, logits averaged" if card.ensemble else "one network"
+        models = f"models averaged by {card.average}" if card.average else "models at their best validation"
+        runs = "each run by itself" if card.each else f"at least {card.min_members} runs of a trial"
+        yield f"merges: {runs}, of {models}, into {result}"
+    else:
+        yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
+
+
+def _dataset_facts(entry: Entry) -> Iterator[str]:
+    card = entry.card
+    yield f"domains: {', '.join(card.domains) or 'the folders or values found'}"
+    classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
+    shape = " x ".join(map(str, card.input_shape))
+    yield f"{classes}; {card.input_kind} {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
+    if card.parts or card.counts:
+        yield f"examples: {_counts(card.parts or card.counts)}"
+    for name, counts in card.generations.items():
+        yield f"examples: {_counts(counts)}: {name}"
+    yield f"protocol: {_protocol(card)}"
+    if card.unsupported:
+        yield f"not supported: {card.unsupported}"
+    yield f"from: {card.source}"
+    if card.mirrors:
+        yield f"or from: {', '.join(card.mirrors)}"
+    yield f"licence: {card.licence}"
+    if card.folder:
+        yield f"lies in: DATA_DIR/{card.folder}"
+    for file, why in card.known_bad.items():
+        yield f"known: {file}: {why}"
+    if card.note:
+        yield f"note: {card.note}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return f"{sum(counts.values()):,} ({', '.join(f'{n:,}' for n in counts.values())})"
+
+
+def _protocol(card: DatasetCard) -> str:
+    if card.parts:
+        folds = f" in {len(card.domains)} folds" if len(card.domains) > 1 else ""
+        return f"its own split into {', '.join(card.parts)}{folds}; scored by {card.metric}"
+    if card.tested:
+        return f"{' and '.join(card.tested)} is tested, the others train; scored by {card.metric}"
+    return f"leave one domain out; scored by {card.metric}"
+
+
+def _space(space: Space) -> Iterator[str]:
+    for spec in space:
+        help_text = f"  ({spec.help})" if spec.help else ""
+        options = f"{{{', '.join(map(str, spec.options))}}}" if spec.options else spec.within
+        within = f" in {options}" if options else ""
+        yield f"{spec.name} = {_choice(spec.default, spec.draw)}{within}{help_text}"
+        for trait, (default, draw) in spec.variants.items():
+            yield f"    {trait}: {_choice(default, draw)}"
+
+
+def _choice(default: Value, draw: Draw | None) -> str:
+    return f"{default} ~ {draw}" if draw else str(default)
+
+
+def _sweeps(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        raise UserError(f"--sweeps_dir {folder}: there is no such folder")
+    for file in sorted(folder.glob("*.toml")):
+        yield str(file)
+        for line in file.read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            yield f"    {line.lstrip('# ')}"
+        yield ""
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

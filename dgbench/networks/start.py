@@ -1,0 +1,56 @@
+"""What a backbone starts from: refused before anything is trained, fetched before any run starts.
+
+Imports torch, and networks, which import it, only inside functions: most plans need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgbench.core.setting import Setting
+from dgbench.networks.backbones import SMALL, check_inputs, check_weights, is_language_model
+from dgbench.networks.hub import timm_file
+from dgbench.networks.weights import THE_FILE, fitting, provide, provided
+from dgbench.networks.wheels import WHEELS, wheel_file
+
+
+def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: str = "") -> None:
+    """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
+
+    `path` is the file of the setting's weights on this machine, `kind` what the inputs are (see `check_inputs`).
+    Whether timm's hub answers is not asked.
+    """
+    name = setting.backbone
+    check_inputs(name, input_shape, kind)
+    if setting.weights:
+        if path:
+            provide(setting.weights, Path(path))
+        tensors = provided(setting.weights)
+        import torch
+
+        from dgbench.networks.network import featurizer_of
+
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            featurizer, _ = featurizer_of(name, input_shape)
+        fitting(featurizer, tensors, THE_FILE, input_shape[0])
+    elif setting.pretrained and name in WHEELS:
+        wheel_file(name)
+    elif setting.pretrained:
+        check_weights(name)
+
+
+def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
+    """Have on this machine what hubs have of a (resolved) backbone and runs start from; what is there is not asked for.
+
+    Raises `UserError` with the ways out if it can't be had.
+    """
+    name, pretrained = setting.backbone, setting.pretrained and not setting.weights
+    if name in SMALL:
+        return
+    if is_language_model(name):
+        from dgbench.networks.language import language_model  # which imports torch
+
+        language_model(name, input_shape, pretrained=pretrained)
+    elif pretrained and name not in WHEELS:
+        timm_file(name)

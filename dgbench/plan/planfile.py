@@ -1,0 +1,128 @@
+"""The plan as the sweep folder keeps it, so that tables need neither the catalogue nor the data that made it.
+
+`plan.json` is a table: each fold once, each run a row of numbers that point at folds and inputs, each cell of a result
+table a list of (run, predictor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from dgbench.core.plain import revive
+from dgbench.core.protocol import Fold
+from dgbench.core.run import run_name
+from dgbench.core.setting import Setting
+from dgbench.data.facts import DatasetFacts
+from dgbench.plan.planner import Plan
+from dgbench.plan.request import Overrides
+from dgbench.store.files import read_sweep_json, write_atomic
+
+FILE = "plan.json"
+FORMAT = 2
+
+
+class PlannedRun(NamedTuple):
+    """A run without its hyperparameters; `fold` and `inputs` are positions in the plan's `folds` and `runs`."""
+
+    id: str
+    kind: str
+    method: str
+    dataset: str
+    fold: int
+    hparams_seed: int
+    trial: int
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """What selection and tables read of a plan."""
+
+    protocol: str
+    setting: Setting
+    rows: tuple[str, ...]
+    datasets: Mapping[str, DatasetFacts]
+    folds: tuple[Fold, ...]
+    runs: tuple[PlannedRun, ...]
+    cells: Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
+    """(row, data set) -> positions in `runs`, each with the name of the predictor."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """As in the plan."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """As in the plan."""
+    asked: tuple[str, ...] = ()
+    """What the sweep's runs have otherwise than preset and search spaces say, each in words: `steps 300`."""
+
+    def name(self, run: PlannedRun) -> str:
+        """For people, as `Run.name`."""
+        return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
+
+
+def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides | None = None) -> PlanTable:
+    """The table of a plan; `setting` is the sweep's, before data sets filled it in."""
+    departures = (
+        f"{name} {value[:12] if name == 'weights' else value}" for name, value in setting.departures().items()
+    )
+    folds = {fold: i for i, fold in enumerate(dict.fromkeys(run.fold for run in plan.runs))}
+    places = {run.id: i for i, run in enumerate(plan.runs)}
+    runs = tuple(
+        PlannedRun(
+            run.id,
+            run.kind,
+            run.method.name,
+            run.dataset,
+            folds[run.fold],
+            run.hparams_seed,
+            run.trial,
+            tuple(places[source.run] for source in run.inputs),
+        )
+        for run in plan.runs
+    )
+    cells = {
+        key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
+        for key, candidates in plan.candidates.items()
+    }
+    asked = (*departures, *(overrides or Overrides()).told())
+    return PlanTable(
+        protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown, plan.taught, asked
+    )
+
+
+def write_plan(root: Path, table: PlanTable) -> None:
+    """Write `plan.json` whole."""
+    content = {
+        "format": FORMAT,
+        "protocol": table.protocol,
+        "setting": table.setting,
+        "rows": table.rows,
+        "datasets": table.datasets,
+        "folds": table.folds,
+        "runs": [list(run) for run in table.runs],
+        "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
+        "shown": table.shown,
+        "taught": table.taught,
+        "asked": table.asked,
+    }
+    write_atomic(root / FILE, orjson.dumps(content))
+
+
+def read_plan(root: Path) -> PlanTable:
+    """Read `plan.json`; raises `UserError` if the folder holds no sweep, or one of another format."""
+    data = read_sweep_json(root, FILE, FORMAT)
+    return PlanTable(
+        protocol=data["protocol"],
+        setting=Setting(**data["setting"]),
+        rows=tuple(data["rows"]),
+        datasets={name: revive(DatasetFacts, facts) for name, facts in data["datasets"].items()},
+        folds=tuple(Fold.from_json(fold) for fold in data["folds"]),
+        runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
+        cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
+        shown=data["shown"],
+        taught=data["taught"],
+        asked=tuple(data["asked"]),
+    )

@@ -1,0 +1,43 @@
+"""What a sweep asks for, and why some of it can't be had: everything is refused before any work starts, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from dgbench.catalogue.rows import Row
+from dgbench.core.protocol import Protocol
+from dgbench.core.run import Part
+from dgbench.core.space import Draw, Value
+
+Values = Callable[[str, str, str, int, int], Part]
+"""Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One `launch`: rows x data sets x folds x trials x hyperparameter seeds."""
+
+    rows: tuple[Row, ...]
+    datasets: tuple[str, ...]
+    protocol: Protocol
+    hparams_seeds: tuple[int, ...]
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Changes to the hyperparameter spaces that hold for a whole sweep."""
+
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    """Values for every algorithm that has the name, whatever the hyperparameter seed."""
+    parts: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    """The same for one entry: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    """Distributions in place of the declared ones, for every algorithm that has the name."""
+
+    def told(self) -> Iterator[str]:
+        """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
+        yield from (f"{name} {value}" for name, value in self.fixed.items())
+        yield from (f"{entry} {name} {value}" for entry, own in self.parts.items() for name, value in own.items())
+        yield from (f"{name} ~ {draw}" for name, draw in self.draws.items())

@@ -1,0 +1,319 @@
+"""DomainBed's sweep folders, read and written as they are.
+
+`<root>/<any name>/results.jsonl` holds a JSON object an evaluation: `args`, `hparams`, `step`, `env{i}_in_acc`,
+`env{i}_out_acc`; a file `done` beside it says that the run is complete. DomainBed's own tables count runs without it;
+here they are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import Fold, LeaveOneDomainOut
+from dgbench.core.seeding import seed_hash
+from dgbench.report.results import Candidate, Gap, Results, Series, Spot
+from dgbench.store.files import write_atomic
+
+RECORDS, DONE = "results.jsonl", "done"
+
+_ACCURACY = re.compile(r"env(\d+)_(?:in|out)_acc")
+
+ALGORITHMS = (
+    "ERM", "ERMPlusPlus", "Fish", "IRM", "GroupDRO", "Mixup", "MLDG", "CORAL", "MMD", "DANN", "CDANN", "MTL",
+    "SagNet", "ARM", "VREx", "RSC", "SD", "ANDMask", "SANDMask", "IGA", "SelfReg", "Fishr", "TRM", "IB_ERM",
+    "IB_IRM", "CAD", "CondCAD", "Transfer", "CausIRL_CORAL", "CausIRL_MMD", "EQRM", "RDM", "ADRMX", "URM",
+)  # fmt: skip
+"""In the order of its tables."""
+
+ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(domains.split())
+    for name, domains in {
+        "Debug28": "0 1 2",
+        "Debug224": "0 1 2",
+        "ColoredMNIST": "+90% +80% -90%",
+        "RotatedMNIST": "0 15 30 45 60 75",
+        "VLCS": "C L S V",
+        "PACS": "A C P S",
+        "OfficeHome": "A C P R",
+        "TerraIncognita": "L100 L38 L43 L46",
+        "DomainNet": "clip info paint quick real sketch",
+        "SVIRO": "aclass escape hilux i3 lexus tesla tiguan tucson x5 zoe",
+        "WILDSCamelyon": "hospital_0 hospital_1 hospital_2 hospital_3 hospital_4",
+        "WILDSFMoW": "region_0 region_1 region_2 region_3 region_4 region_5",
+        "SpawriousO2O_easy": "Test SC_group_1 SC_group_2",
+        "SpawriousO2O_medium": "Test SC_group_1 SC_group_2",
+        "SpawriousO2O_hard": "Test SC_group_1 SC_group_2",
+        "SpawriousM2M_easy": "Test SC_group_1 SC_group_2",
+        "SpawriousM2M_medium": "Test SC_group_1 SC_group_2",
+        "SpawriousM2M_hard": "Test SC_group_1 SC_group_2",
+    }.items()
+}
+"""The data sets in the order of its tables, with what it calls their domains there."""
+
+
+@dataclass(frozen=True)
+class RunArgs:
+    """What DomainBed's command line says of a run, as far as tables need it."""
+
+    dataset: str
+    algorithm: str
+    test_envs: tuple[int, ...]
+    hparams_seed: int
+    trial_seed: int
+
+    def to_json(self, steps: int, holdout_fraction: float) -> dict[str, Any]:
+        """The arguments of DomainBed's `train` in a sweep; the data directory, unknown, is empty."""
+        test_envs = list(self.test_envs)
+        return {
+            "dataset": self.dataset,
+            "algorithm": self.algorithm,
+            "test_envs": test_envs,
+            "holdout_fraction": holdout_fraction,
+            "hparams_seed": self.hparams_seed,
+            "data_dir": "",
+            "task": "domain_generalization",
+            "trial_seed": self.trial_seed,
+            "seed": seed_hash(self.dataset, self.algorithm, test_envs, self.hparams_seed, self.trial_seed),
+            "steps": steps,
+        }
+
+
+def folder_name(args: Mapping[str, Any]) -> str:
+    """The folder that DomainBed's sweep gives a run with these arguments."""
+    return hashlib.md5(json.dumps(args, sort_keys=True).encode()).hexdigest()
+
+
+def write_run(
+    root: Path, args: Mapping[str, Any], hparams: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Write a finished run under `root`: each record with `args` and `hparams`, then the mark that it is complete."""
+    folder = root / folder_name(args)
+    folder.mkdir(parents=True)
+    every = {"args": {**args, "output_dir": str(folder)}, "hparams": hparams}
+    lines = (json.dumps({**every, **record}, sort_keys=True) + "\n" for record in records)
+    write_atomic(folder / RECORDS, "".join(lines).encode())
+    write_atomic(folder / DONE, b"done")
+    return folder
+
+
+def accuracy_key(domain: int, part: str) -> str:
+    """What a record calls the accuracy on a part of the domain of that number."""
+    return f"env{domain}_{part}_acc"
+
+
+def is_sweep(root: Path) -> bool:
+    """Whether some subfolder holds DomainBed's records."""
+    return any((folder / RECORDS).exists() for folder in _folders(root))
+
+
+def read_sweep(root: Path) -> Results:
+    """Read a DomainBed sweep folder.
+
+    It holds no plan: what the sweep should have is inferred. A row that has any run of a data set should have all test
+    domains that some row has, all trials of the folder, and all the row's hyperparameter seeds. Test domains that no
+    row has were not asked for, while DomainBed's tables show an X there and in the average.
+    """
+    reader = _Reader()
+    for folder in _folders(root):
+        reader.read(folder)
+    if not reader.found:
+        raise UserError(f"{root} holds no run that can be read", *reader.notes)
+    return reader.results()
+
+
+def _folders(root: Path) -> list[Path]:
+    with os.scandir(root) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+
+
+class _Reader:
+    """Holds what the reading of one sweep collects."""
+
+    def __init__(self) -> None:
+        self.found: dict[RunArgs, Candidate] = {}
+        self.domains: dict[str, tuple[str, ...]] = {}
+        self.folds: dict[str, dict[frozenset[int], Fold]] = {}
+        self.keys: dict[Fold, list[str]] = {}
+        self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.silent = 0
+        self.records = 0
+        self.notes: list[str] = []
+
+    def read(self, folder: Path) -> None:
+        """Take in one run; what can't be used becomes a note."""
+        try:
+            data = (folder / RECORDS).read_bytes()
+        except OSError:
+            self.silent += 1
+            return
+        records = self._parse(data, folder)
+        try:
+            args = _run_args(records[0]["args"])
+        except (IndexError, KeyError, TypeError):
+            self.notes.append(f"{folder.name}: no record of a run, left out")
+            return
+        if wrong := self._misfit(args, records[0]):
+            self.notes.append(f"{folder.name}: {wrong}, left out")
+            return
+        candidate = self._candidate(folder, args, records)
+        other = self.found.get(args)
+        if isinstance(other, Series):
+            self.notes.append(f"{folder.name} repeats the run in {other.run}, left out")
+        else:
+            self.found[args] = candidate
+            self.records += len(candidate.steps) if isinstance(candidate, Series) else 0
+
+    def _parse(self, data: bytes, folder: Path) -> list[dict[str, Any]]:
+        lines = [line for line in data.split(b"\n") if line.strip()]
+        try:
+            records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
+        except orjson.JSONDecodeError:
+            parsed = [_parse_line(line) for line in lines]
+            records = [record for record in parsed if record is not None]
+            if len(records) < len(lines):
+                self.notes.append(f"{folder.name}: {len(lines) - len(records)} torn lines, cut off")
+        return records
+
+    def _misfit(self, args: RunArgs, record: Mapping[str, Any]) -> str:
+        """Why a run has no place in tables; empty if it has one."""
+        seen = [int(found[1]) for key in record if (found := _ACCURACY.fullmatch(key))]
+        domains = self._domains(args.dataset, max(seen, default=-1) + 1)
+        if domains is None:
+            return f"its {args.dataset} has fewer than 2 domains, or another number than other runs'"
+        if frozenset(args.test_envs) in self.folds[args.dataset]:
+            return ""
+        return f"tables have no place for test domains {list(args.test_envs)} of {len(domains)}"
+
+    def _domains(self, dataset: str, number: int) -> tuple[str, ...] | None:
+        if dataset not in self.domains and number >= 2:
+            known = ENVIRONMENTS.get(dataset, ())
+            names = known if len(known) == number else tuple(f"env{i}" for i in range(number))
+            folds = LeaveOneDomainOut().folds(names)
+            self.domains[dataset] = names
+            self.folds[dataset] = {frozenset(map(names.index, fold.held_out)): fold for fold in folds}
+        domains = self.domains.get(dataset)
+        return domains if domains and len(domains) == number else None
+
+    def _candidate(self, folder: Path, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
+        fold = self.folds[args.dataset][frozenset(args.test_envs)]
+        if not (folder / DONE).exists():
+            return self._gap(args, "unfinished", run=folder.name)
+        if fold not in self.keys:
+            places = {domain: i for i, domain in enumerate(self.domains[args.dataset])}
+            self.keys[fold] = [accuracy_key(places[view.domain], view.part) for view in fold.evaluated]
+        keys = self.keys[fold]
+        try:
+            steps = tuple(record["step"] for record in records)
+            start = _last_series(steps)
+            accuracy = np.array([[record[key] for key in keys] for record in records[start:]], dtype=np.float64)
+            if not np.isfinite(accuracy).all():
+                raise ValueError("an accuracy is no number")
+        except (KeyError, TypeError, ValueError) as error:
+            return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", folder.name)
+        if start:
+            self.notes.append(
+                f"{folder.name}: run again into the same folder; the last series of records counts "
+                "(DomainBed's tables mix them)"
+            )
+            steps = steps[start:]
+        steps = self.steps.setdefault(steps, steps)
+        return Series(folder.name, steps, fold.evaluated, accuracy)
+
+    def _gap(self, args: RunArgs, state: str, why: str = "", run: str = "") -> Gap:
+        held_out = self.folds[args.dataset][frozenset(args.test_envs)].held_out
+        return Gap(run, args.algorithm, args.dataset, held_out, args.hparams_seed, args.trial_seed, state, why)
+
+    def results(self) -> Results:
+        """Everything read so far, with gaps for what the sweep should have."""
+        if self.silent:
+            self.notes.append(f"{self.silent} folders hold no {RECORDS}: which runs they are for is not known")
+        rows = _ordered({args.algorithm for args in self.found}, ALGORITHMS)
+        datasets = _ordered({args.dataset for args in self.found}, ENVIRONMENTS)
+        folds: list[Fold] = []
+        positions: dict[str, dict[frozenset[int], int]] = {}
+        for name in datasets:
+            asked = self._asked(name)
+            positions[name] = {envs: len(folds) + i for i, envs in enumerate(asked)}
+            folds += asked.values()
+        return Results(
+            protocol=LeaveOneDomainOut.name,
+            preset="DomainBed's own",
+            ddof=0,
+            rows=rows,
+            datasets={name: tuple(places.values()) for name, places in positions.items()},
+            folds=tuple(folds),
+            candidates=dict(self._grid(positions)),
+            records=self.records,
+            notes=tuple(self.notes),
+        )
+
+    def _asked(self, dataset: str) -> dict[frozenset[int], Fold]:
+        """The folds that some row has a run of, and the further pairs that leave-one-domain-out selection needs.
+
+        It was meant if a pair holds a domain that is also held out alone; a pair that can't serve it becomes a note.
+        """
+        begun = {frozenset(args.test_envs) for args in self.found if args.dataset == dataset}
+        alone = frozenset[int]().union(*(envs for envs in begun if len(envs) == 1))
+        pairs = {envs for envs in self.folds[dataset] if len(envs) == 2 and envs & alone}
+        asked = begun | pairs if begun & pairs else begun
+        for envs in sorted(begun - pairs, key=sorted):
+            if alone and len(envs) == 2:
+                held_out = "+".join(self.folds[dataset][envs].held_out)
+                self.notes.append(f"{dataset}: no table reads the runs of [{held_out}], as neither was held out alone")
+        return {envs: fold for envs, fold in self.folds[dataset].items() if envs in asked}
+
+    def _grid(
+        self, positions: Mapping[str, Mapping[frozenset[int], int]]
+    ) -> Iterator[tuple[tuple[str, str], dict[Spot, dict[int, Candidate]]]]:
+        trials = sorted({args.trial_seed for args in self.found})
+        seeds: dict[str, set[int]] = {}
+        for args in self.found:
+            seeds.setdefault(args.algorithm, set()).add(args.hparams_seed)
+        for row, dataset in sorted({(args.algorithm, args.dataset) for args in self.found}):
+            spots: dict[Spot, dict[int, Candidate]] = {}
+            for envs, position in positions[dataset].items():
+                for trial in trials:
+                    spots[position, trial] = {}
+                    for seed in sorted(seeds[row]):
+                        args = RunArgs(dataset, row, tuple(sorted(envs)), seed, trial)
+                        spots[position, trial][seed] = self.found.get(args) or self._gap(args, "missing")
+            yield (row, dataset), spots
+
+
+def _run_args(args: Mapping[str, Any]) -> RunArgs:
+    test_envs = tuple(sorted(int(env) for env in args["test_envs"]))
+    return RunArgs(
+        str(args["dataset"]), str(args["algorithm"]), test_envs, int(args["hparams_seed"]), int(args["trial_seed"])
+    )
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """A record, or None; DomainBed writes NaN and Infinity, which JSON doesn't have."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _last_series(steps: Sequence[int]) -> int:
+    """Where the steps start for the last time."""
+    return max((i for i, (earlier, later) in enumerate(pairwise(steps), start=1) if later <= earlier), default=0)
+
+
+def _ordered(names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """The known names in their order, then the unknown in alphabetical order."""
+    places = {name: place for place, name in enumerate(known)}
+    return tuple(sorted(names, key=lambda name: (places.get(name, len(places)), name)))

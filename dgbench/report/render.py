@@ -1,0 +1,238 @@
+"""A report as text (as DomainBed prints it), Markdown, LaTeX, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from dgbench.report.results import Gap
+from dgbench.report.tables import Cell, Report, Table
+
+MOST_NOTES = 20
+"""Notes below a table; JSON has the runs in full."""
+
+COLUMN_WIDTH, AVERAGES_WIDTH = 20, 25
+"""DomainBed's; a column with a longer text is as wide as that."""
+
+
+def text(report: Report) -> str:
+    """Plain text: tables byte for byte DomainBed's where it has the same numbers and names, then lines with a `#`."""
+    parts = [f"Total records: {report.records}\n"]
+    for table in report.tables:
+        lines = [["Algorithm", *table.columns], *([row, *map(str, cells)] for row, cells in table.rows.items())]
+        least = COLUMN_WIDTH if table.dataset else AVERAGES_WIDTH
+        widths = [max(least, *map(len, column)) for column in zip(*lines, strict=True)]
+        parts.append(f"\n-------- {table.title}\n")
+        parts += ["  ".join(map(str.ljust, line, widths)) + " \n" for line in lines]
+        parts += [f"# {line}\n" for line in below(table)]
+    parts += [f"\n{line}" for line in closing(report)]
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def markdown(report: Report) -> str:
+    """A heading, a pipe table and a list for each table."""
+    parts = []
+    for table in report.tables:
+        parts.append(f"### {_escape_markdown(table.title)}\n")
+        parts.append(_pipes(["Algorithm", *table.columns]))
+        parts.append("|".join(["", " --- ", *(" ---: " for _ in table.columns), ""]))
+        parts += [
+            _pipes([row, *(str(cell).replace("+/-", "±") for cell in cells)]) for row, cells in table.rows.items()
+        ]
+        parts += ["", *(f"- {_escape_markdown(line)}" for line in below(table)), ""]
+    parts += [f"- {_escape_markdown(line)}" for line in closing(report)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def latex(report: Report) -> str:
+    """A document that compiles as it is; each table can be taken out of it (needs booktabs and graphicx)."""
+    body = []
+    for table in report.tables:
+        body += [rf"\subsection*{{{_escape_latex(table.title)}}}", r"\begin{center}"]
+        body += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
+        body += [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule"]
+        body += [" & ".join(rf"\textbf{{{_escape_latex(name)}}}" for name in ("Algorithm", *table.columns)) + r" \\"]
+        body += [r"\midrule"]
+        for row, cells in table.rows.items():
+            body.append(" & ".join(map(_escape_latex, (row, *map(str, cells)))) + r" \\")
+        body += [r"\bottomrule", r"\end{tabular}}", r"\end{center}"]
+        body += _small(below(table))
+    body += _small(closing(report))
+    packages = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\usepackage{graphicx}"]
+    return "\n".join([*packages, r"\begin{document}", *body, r"\end{document}", ""])
+
+
+def as_csv(report: Report) -> str:
+    """One line a cell, in full precision; what is incomplete has no number."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        [
+            "selector",
+            "dataset",
+            "metric",
+            "row",
+            "column",
+            "mean",
+            "error",
+            "trials",
+            "partial",
+            "runs_lacking",
+            "signature",
+        ]
+    )
+    for table in report.tables:
+        for row, cells in table.rows.items():
+            for cell in cells:
+                found = cell.estimate
+                numbers = ["", "", ""] if found is None else [found.mean, found.error, found.n]
+                where = [table.selector.name, table.dataset or "Averages", table.metric, row, cell.column]
+                writer.writerow([*where, *numbers, int(cell.partial), len(cell.gaps), _one_line(table.signature)])
+    return file.getvalue()
+
+
+def as_json(report: Report) -> str:
+    """Everything: what was picked in each trial, and each run that is lacking, once, under `gaps`."""
+    gaps: dict[Gap, int] = {}
+    tables = [
+        {
+            "dataset": table.dataset or None,
+            "selector": table.selector.name,
+            "label": table.selector.label,
+            "reads": table.reads,
+            "columns": table.columns,
+            "rows": [{"row": row, "cells": [_cell(cell, gaps) for cell in cells]} for row, cells in table.rows.items()],
+            "signature": table.signature,
+            "in_domain": table.in_domain,
+            "notes": table.notes,
+        }
+        for table in report.tables
+    ]
+    content = {
+        "format": 1,
+        "records": report.records,
+        "tables": tables,
+        "gaps": list(gaps),
+        "absent": report.absent,
+        "notes": report.notes,
+    }
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+FORMATS: Mapping[str, Callable[[Report], str]] = {
+    "text": text,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": as_csv,
+    "json": as_json,
+}
+
+
+def below(table: Table) -> Iterator[str]:
+    """What stands below a table: signature, what the selector reads, notes."""
+    yield from _lines(table.signature)
+    yield f"reads: {table.reads}"
+    if table.in_domain:
+        told = ", ".join(f"{row} {100 * accuracy:.1f}" for row, accuracy in table.in_domain.items())
+        yield f"in-domain {table.metric} of what was chosen (training domains' validation parts): {told}"
+    yield from _first(table.notes)
+
+
+def closing(report: Report) -> Iterator[str]:
+    """What stands below all tables."""
+    yield from report.absent
+    yield from _first(report.notes)
+
+
+def _first(notes: Sequence[str]) -> Iterator[str]:
+    yield from notes[:MOST_NOTES]
+    if len(notes) > MOST_NOTES:
+        yield f"... and {len(notes) - MOST_NOTES} more, all of them with --format json"
+
+
+def _lines(signature: Mapping[str, str]) -> Iterator[str]:
+    """The signature in lines: how, from which runs, with what."""
+    groups = [
+        ("protocol", "metric", "selector", "preset", "trials", "+/-"),
+        ("not tested",),
+        ("beside the preset",),
+        ("hparams", "runs", "diverged", "merged"),
+    ]
+    groups += [("evaluated steps",), ("shown of the test domain",), ("data", "commit", "methods from")]
+    named = {key for group in groups for key in group}
+    for group in (*groups, tuple(key for key in signature if key not in named)):
+        if line := _one_line({key: signature[key] for key in group if key in signature}):
+            yield line
+
+
+def _one_line(signature: Mapping[str, str]) -> str:
+    return " | ".join(f"{key}: {value}" for key, value in signature.items())
+
+
+def _cell(cell: Cell, gaps: dict[Gap, int]) -> dict[str, Any]:
+    found = cell.estimate
+    return {
+        "column": cell.column,
+        "mean": found and found.mean,
+        "error": found and found.error,
+        "partial": cell.partial,
+        "gaps": [gaps.setdefault(gap, len(gaps)) for gap in cell.gaps],
+        "trials": [
+            {"trial": trial, "pick": outcome.pick, "complete": outcome.complete, "asked": outcome.asked}
+            for trial, outcome in cell.trials.items()
+        ],
+    }
+
+
+def _pipes(entries: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_escape_markdown, entries)) + " |"
+
+
+def _escape_markdown(line: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", line)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    "°": r"$^\circ$",
+    "−": "$-$",
+    "ß": r"\ss{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+_ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u0327": "c"}
+
+
+def _escape_latex(line: str) -> str:
+    """In plain ASCII that compiles in any engine; characters that its fonts lack show as their number."""
+    return "".join(_LATEX.get(character) or _drawn(character) for character in line).replace("+/-", r"$\pm$")
+
+
+def _drawn(character: str) -> str:
+    if character.isascii():
+        return character if character.isprintable() else " "
+    apart = unicodedata.normalize("NFD", character)
+    if len(apart) == 2 and apart[0].isascii() and apart[1] in _ACCENTS:
+        return rf"\{_ACCENTS[apart[1]]}{{{apart[0]}}}"
+    return f"U+{ord(character):04X}"
+
+
+def _small(lines: Iterator[str]) -> list[str]:
+    escaped = [_escape_latex(line) for line in lines]
+    return [r"{\footnotesize\raggedright " + "\\par\n".join(escaped) + r"\par}"] if escaped else []

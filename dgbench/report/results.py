@@ -1,0 +1,323 @@
+"""What selection and tables see of a sweep: for each place of each row, series of values, or why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import Fold, View
+from dgbench.core.run import ALL_TRIALS, evaluated_views
+from dgbench.plan.planfile import FILE, PlanTable, read_plan
+from dgbench.store.folder import RunFolder, State, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One predictor of a finished run, at each step at which it was evaluated."""
+
+    run: str
+    steps: tuple[int, ...]
+    """Strictly increasing."""
+    views: tuple[View, ...]
+    values: NDArray[np.float64]
+    """(steps, views), of the data set's metric; accuracies lie between 0 and 1. NaN where a model has diverged."""
+
+    def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
+        """Mean value over `views` at each step, (steps,), summed in the order of `views`."""
+        places = [self.views.index(view) for view in views]
+        means: NDArray[np.float64] = np.ascontiguousarray(self.values[:, places]).mean(axis=1)
+        return means
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A predictor that should be there and isn't; never counted, always told."""
+
+    run: str
+    """Its id or folder; empty if nobody knows it."""
+    method: str
+    dataset: str
+    held_out: tuple[str, ...]
+    hparams_seed: int
+    trial: int
+    state: str
+    """`missing`, `waiting`, `running`, `failed`, `unfinished` or `damaged`."""
+    why: str = ""
+
+
+Candidate: TypeAlias = Series | Gap
+Spot: TypeAlias = tuple[int, int]
+"""Where a selector chooses: position of a fold in `Results.folds`, and trial, `ALL_TRIALS` for rows that merge them."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made the runs that count, each with its number of runs; empty where a folder doesn't say."""
+
+    fingerprints: Mapping[str, Counter[str]] = field(default_factory=dict)
+    """Data set -> fingerprint of its data."""
+    versions: Counter[str] = field(default_factory=Counter)
+    commits: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    """Method -> file and hash of it, for methods that the package doesn't hold."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep as selection and tables see it, whether dgbench or DomainBed ran it."""
+
+    protocol: str
+    preset: str
+    ddof: int
+    rows: tuple[str, ...]
+    """In the order of the tables, as are the data sets."""
+    datasets: Mapping[str, tuple[int, ...]]
+    """Data set -> positions of its folds."""
+    folds: tuple[Fold, ...]
+    candidates: Mapping[tuple[str, str], Mapping[Spot, Mapping[int, Candidate]]]
+    """(row, data set) -> spot -> hyperparameter seed -> candidate."""
+    records: int = 0
+    """Records of finished runs."""
+    members: Mapping[str, str] = field(default_factory=dict)
+    """Row -> how many runs each of its models is merged from, for rows that merge."""
+    adapted: frozenset[str] = frozenset()
+    """Rows whose runs adapt a finished model, the best and the last of another run."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
+    taught: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the row whose models taught its runs."""
+    asked: tuple[str, ...] = ()
+    """What its runs have otherwise than preset and search spaces say, each in words."""
+    diverged: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(method, data set) -> finished runs that ended with a loss or metric that is no number. They count: what they
+    predict is right by chance, and a metric that is no number is the worst there is."""
+    origin: Origin = field(default_factory=Origin)
+    notes: tuple[str, ...] = ()
+    """What was found in the folder that a reader of the tables should know."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Data set -> what its values are, where that is not accuracy."""
+
+    def metric(self, dataset: str) -> str:
+        """What the values of a data set are."""
+        return self.metrics.get(dataset, "accuracy")
+
+    def at(self, row: str, dataset: str, spot: Spot) -> Mapping[int, Candidate]:
+        """The candidates of a row at a spot by hyperparameter seed; empty if none was asked for."""
+        return self.candidates.get((row, dataset), {}).get(spot, {})
+
+    def reported(self, dataset: str) -> tuple[int, ...]:
+        """The folds that are columns: those with the fewest held-out domains; others serve selection only."""
+        positions = self.datasets[dataset]
+        fewest = min(len(self.folds[position].held_out) for position in positions)
+        return tuple(position for position in positions if len(self.folds[position].held_out) == fewest)
+
+    def untested(self, dataset: str) -> tuple[str, ...]:
+        """The domains that train or validate in some column and are tested in none."""
+        folds = [self.folds[position] for position in self.reported(dataset)]
+        tested = {view.domain for fold in folds for view in fold.test}
+        others = (view.domain for fold in folds for view in (*fold.train, *fold.target_val))
+        return tuple(dict.fromkeys(domain for domain in others if domain not in tested))
+
+    def pairs(self, dataset: str, position: int) -> tuple[tuple[View, int], ...]:
+        """For a fold that holds out one domain, each (test view of another domain, fold that holds out both).
+
+        Empty unless there is such a fold for every training domain.
+        """
+        fold = self.folds[position]
+        if len(fold.held_out) != 1:
+            return ()
+        by_held_out = {frozenset(self.folds[p].held_out): p for p in self.datasets[dataset]}
+        found = []
+        for domain in fold.training_domains:
+            pair = by_held_out.get(frozenset({*fold.held_out, domain}))
+            if pair is None:
+                return ()
+            found += [(view, pair) for view in self.folds[pair].test if view.domain == domain]
+        return tuple(found)
+
+    def trials(self, dataset: str) -> tuple[int, ...]:
+        """The trials that any row has on a data set."""
+        spots = (spot for (_, name), spots in self.candidates.items() if name == dataset for spot in spots)
+        return tuple(sorted({trial for _, trial in spots} - {ALL_TRIALS}))
+
+
+def read_results(root: Path) -> Results:
+    """Read a sweep folder of dgbench; raises `UserError` if it holds none or its plan can't be read."""
+    try:
+        table = read_plan(root)
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{root / FILE} can't be read: {error}") from None
+    return _Reader(root, table).read()
+
+
+class _Reader:
+    """Holds what the reading of one sweep collects."""
+
+    def __init__(self, root: Path, table: PlanTable) -> None:
+        self.root, self.table = root, table
+        self.notes: list[str] = []
+        self.records = 0
+        self.diverged = Counter[tuple[str, str]]()
+        self.origin = Origin(fingerprints={name: Counter() for name in table.datasets})
+        self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def read(self) -> Results:
+        wanted: dict[int, dict[str, None]] = {}
+        for cell in self.table.cells.values():
+            for position, predictor in cell:
+                wanted.setdefault(position, {})[predictor] = None
+        found: dict[tuple[int, str], Candidate] = {}
+        undone = []
+        for position, predictors in wanted.items():
+            candidates = self._finished(position, predictors)
+            if candidates is None:
+                undone.append(position)
+            else:
+                found.update({(position, name): candidate for name, candidate in candidates.items()})
+        for position, gap in self._unfinished(undone):
+            found.update({(position, name): gap for name in wanted[position]})
+        return self._results(found)
+
+    def _results(self, found: Mapping[tuple[int, str], Candidate]) -> Results:
+        table = self.table
+        candidates: dict[tuple[str, str], dict[Spot, dict[int, Candidate]]] = {}
+        folds: dict[str, dict[int, None]] = {name: {} for name in table.datasets}
+        members: dict[str, set[int]] = {}
+        for (row, dataset), cell in table.cells.items():
+            spots = candidates.setdefault((row, dataset), {})
+            for position, predictor in cell:
+                run = table.runs[position]
+                folds[dataset][run.fold] = None
+                spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
+                if merged := _merged(table, position):
+                    members.setdefault(row, set()).add(merged)
+        return Results(
+            protocol=table.protocol,
+            preset=table.setting.preset,
+            ddof=table.setting.ddof,
+            rows=table.rows,
+            datasets={name: tuple(positions) for name, positions in folds.items() if positions},
+            folds=table.folds,
+            candidates=candidates,
+            metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
+            records=self.records,
+            members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
+            adapted=frozenset(
+                row for (row, _), cell in table.cells.items() if any(table.runs[i].kind == "adapt" for i, _ in cell)
+            ),
+            shown=table.shown,
+            taught=table.taught,
+            asked=table.asked,
+            diverged=self.diverged,
+            origin=self.origin,
+            notes=tuple(self.notes),
+        )
+
+    def _gap(self, position: int, state: str, why: str = "") -> Gap:
+        run = self.table.runs[position]
+        held_out = self.table.folds[run.fold].held_out
+        return Gap(run.id, run.method, run.dataset, held_out, run.hparams_seed, run.trial, state, why)
+
+    def _unfinished(self, positions: Sequence[int]) -> Iterable[tuple[int, Gap]]:
+        store = Store(self.root)
+        states = store.states((self.table.runs[position].id for position in positions), retries=0)
+        for position in positions:
+            id = self.table.runs[position].id
+            why = ""
+            if states[id] is State.FAILED:
+                why = " ".join(str(store.folder(id).failures()[-1]["error"]).split())
+            elif states[id] is State.DONE:  # finished between our look and this one
+                states[id] = State.RUNNING
+            yield position, self._gap(position, states[id].value, why)
+
+    def _finished(self, position: int, predictors: Iterable[str]) -> Mapping[str, Candidate] | None:
+        """What the run's records say of each predictor; None if the run isn't finished."""
+        run = self.table.runs[position]
+        folder = RunFolder(self.root, run.id)
+        try:
+            summary = folder.summary()
+        except orjson.JSONDecodeError:
+            return dict.fromkeys(predictors, self._gap(position, "damaged", "its file `done` can't be read"))
+        if summary is None:
+            return None
+        records = self._believed(folder, summary)
+        if isinstance(records, str):
+            return dict.fromkeys(predictors, self._gap(position, "damaged", records))
+        self.records += len(records)
+        metric = self.table.datasets[run.dataset].metric
+        self.diverged[run.method, run.dataset] += _diverged(records, metric)
+        self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
+        self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
+        self.origin.commits[str(summary["commit"])] += 1
+        for name, source in summary.get("sources", {}).items():
+            self.origin.sources.setdefault(name, Counter())[source] += 1
+        return {name: self._series(position, name, records) for name in predictors}
+
+    def _believed(self, folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]] | str:
+        """The records that the run finished with, or what is wrong with the file."""
+        try:
+            data = (folder.path / "records.jsonl").read_bytes()
+        except OSError:
+            data = b""
+        lines = [line for line in data.split(b"\n") if line]
+        if hashlib.sha256(data).hexdigest() != summary["sha256"]:
+            good = [line for line in lines if _is_record(line)]
+            whole = b"".join(line + b"\n" for line in good)
+            if hashlib.sha256(whole).hexdigest() != summary["sha256"]:
+                return f"records.jsonl doesn't hold the {summary['records']} records that the run finished with"
+            self.notes.append(f"{folder.path / 'records.jsonl'}: {len(lines) - len(good)} torn lines, cut off")
+            lines = good
+        records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
+        return records
+
+    def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
+        run = self.table.runs[position]
+        views = evaluated_views(self.table.folds[run.fold], run.trial)
+        names = [str(view) for view in views]
+        try:
+            mine = [record for record in records if record["predictor"] == predictor]
+            steps = tuple(record["step"] for record in mine)
+            metric = self.table.datasets[run.dataset].metric
+            rows = [[record["views"][name][metric] for name in names] for record in mine]
+            values = np.array(rows, dtype=np.float64)  # null, of what is no number, becomes NaN
+            ordered = all(earlier < later for earlier, later in pairwise(steps))
+        except (KeyError, TypeError, ValueError) as error:
+            return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
+        if not mine:
+            return self._gap(position, "damaged", f"it finished without a record of {predictor}")
+        if not ordered:
+            return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
+        return Series(run.id, self.steps.setdefault(steps, steps), views, values)
+
+
+def _diverged(records: Sequence[Mapping[str, Any]], metric: str) -> bool:
+    """Whether the last record has a loss or metric that is no number, which JSON has as null."""
+    views = records[-1].get("views") if records else None
+    if not isinstance(views, dict):
+        return False
+    return any(scores.get(what, 0.0) is None for scores in views.values() for what in ("loss", metric))
+
+
+def _merged(table: PlanTable, position: int) -> int:
+    """How many runs the model of a run is merged from: its own inputs, or those of the run that it adapts."""
+    run = table.runs[position]
+    if run.kind == "adapt":
+        return _merged(table, run.inputs[0])
+    return len(run.inputs) if run.kind == "merge" else 0
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False

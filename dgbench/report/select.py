@@ -1,0 +1,250 @@
+"""Selectors: which hyperparameter seed and which step stand for a row, and what each is allowed to read to decide.
+
+A selector sees records alone. It reports the metric (accuracy, if the data set has none of its own) on the fold's test
+views, at the step and for the hyperparameters that score best on the views that it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dgbench.core.errors import Problems
+from dgbench.core.protocol import FixedSplit, Fold, View
+from dgbench.core.run import ALL_TRIALS
+from dgbench.core.stats import rank
+from dgbench.core.wording import unknown
+from dgbench.report.results import Gap, Results, Series
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What was chosen: a step of one predictor."""
+
+    hparams_seed: int
+    step: int
+    run: str
+    value: float
+    """What it was chosen by, -inf where that was no number; NaN where there was one model and no choice."""
+    score: float
+    """Mean value on the test views there: what is reported; accuracies lie between 0 and 1."""
+    in_domain: float | None
+    """Mean value on the training domains' validation parts there; None if the fold has none."""
+
+    @staticmethod
+    def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
+        """The step at `place` of a series, chosen by `value`."""
+        measured = bool(fold.source_val) and set(fold.source_val) <= set(series.views)
+        in_domain = float(series.mean(fold.source_val)[place]) if measured else None
+        return Pick(seed, series.steps[place], series.run, value, float(series.mean(fold.test)[place]), in_domain)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One choice among the hyperparameter seeds of a row in one fold and trial."""
+
+    pick: Pick | None
+    """The best of those that are complete; None if none is."""
+    complete: int
+    """Hyperparameter seeds that could be scored."""
+    asked: int
+    """Hyperparameter seeds that the sweep should have."""
+    gaps: tuple[Gap, ...]
+    """What the others lack. While there are any, the choice isn't the one that was asked for."""
+
+
+class Selector(ABC):
+    """Chooses among the candidates of a spot; `reads` says in a sentence what it looks at."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    """As DomainBed's tables call it."""
+    reads: ClassVar[str]
+    """With `{metric}` where the name of what is measured belongs."""
+
+    @abstractmethod
+    def unavailable(self, results: Results, dataset: str) -> str:
+        """Why the sweep can't answer on this data set, whatever finishes; empty if it can."""
+
+    @abstractmethod
+    def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
+        """Positions of the folds whose runs it reads, the reported ones first."""
+
+    @abstractmethod
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+        """The best step for one hyperparameter seed, or what it lacks; an empty list if it was never asked for."""
+
+    def choose(self, results: Results, row: str, dataset: str, fold: int, trial: int) -> Outcome:
+        """The best over the hyperparameter seeds; the highest seed of those that tie, as DomainBed's."""
+        best: Pick | None = None
+        complete, asked, gaps = 0, 0, []
+        for seed in sorted(results.at(row, dataset, (fold, trial))):
+            rated = self.rate(results, row, dataset, fold, trial, seed)
+            asked += rated != []
+            if isinstance(rated, list):
+                gaps += rated
+                continue
+            complete += 1
+            if best is None or rated.value >= best.value:
+                best = rated
+        return Outcome(best, complete, asked, tuple(dict.fromkeys(gaps)))
+
+
+class _OneRun(Selector):
+    """Selectors that look at views of the run itself: `views` says which, `last_only` at which steps."""
+
+    without: ClassVar[str]
+    """What is said of a sweep with a reported fold that has no such views."""
+    last_only: ClassVar[bool] = False
+
+    @staticmethod
+    @abstractmethod
+    def views(fold: Fold) -> tuple[View, ...]:
+        """What is read."""
+
+    def unavailable(self, results: Results, dataset: str) -> str:
+        if all(self.views(results.folds[position]) for position in results.reported(dataset)):
+            return ""
+        return self.without
+
+    def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
+        return results.reported(dataset)
+
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+        series = results.at(row, dataset, (fold, trial))[seed]
+        if isinstance(series, Gap):
+            return [series]
+        here = results.folds[fold]
+        if trial == ALL_TRIALS:
+            return Pick.of(series, here, seed, len(series.steps) - 1, math.nan)
+        values = [rank(value) for value in series.mean(self.views(here)).tolist()]
+        place = len(values) - 1 if self.last_only else int(np.argmax(values))
+        return Pick.of(series, here, seed, place, values[place])
+
+
+class TrainingDomain(_OneRun):
+    """Training-domain validation: the default, and what can be done when no other domain is at hand."""
+
+    name = "training-domain"
+    label = "training-domain validation set"
+    reads = "mean {metric} on the training domains' validation parts, at every evaluated step"
+    without = "the sweep keeps no validation parts of the training domains"
+
+    @staticmethod
+    def views(fold: Fold) -> tuple[View, ...]:
+        return fold.source_val
+
+
+class ValidationDomain(_OneRun):
+    """Validation on domains that are neither trained on nor reported."""
+
+    name = "validation-domain"
+    label = "validation domains"
+    reads = "mean {metric} on the domains that were kept for validation, at every evaluated step"
+    without = "the sweep keeps no domains for validation"
+
+    @staticmethod
+    def views(fold: Fold) -> tuple[View, ...]:
+        return fold.target_val
+
+
+class Oracle(_OneRun):
+    """Test-domain validation: reads labels of the test domain, so no method may claim its numbers."""
+
+    name = "oracle"
+    label = "test-domain validation set (oracle)"
+    reads = "labelled data of the test domain that is not reported, at the last step only"
+    without = "the sweep keeps no labelled data of the test domains aside"
+    last_only = True
+
+    @staticmethod
+    def views(fold: Fold) -> tuple[View, ...]:
+        return fold.oracle
+
+
+class LeaveOneDomainOut(Selector):
+    """Cross-validation over the training domains, each left out in turn by a run of its own."""
+
+    name = "leave-one-domain-out"
+    label = "leave-one-domain-out cross-validation"
+    reads = (
+        "for each training domain the {metric} on it of the run that held it out together with the test domain, "
+        "mean over training domains, at every step that all these runs evaluated"
+    )
+
+    def unavailable(self, results: Results, dataset: str) -> str:
+        reported = results.reported(dataset)
+        if all(results.pairs(dataset, position) for position in reported):
+            return ""
+        if any(len(results.folds[position].held_out) > 1 for position in reported):
+            return "the sweep has no folds with one test domain"
+        return "the sweep has no folds with two test domains"
+
+    def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
+        reported = results.reported(dataset)
+        pairs = (pair for position in reported for _, pair in results.pairs(dataset, position))
+        return tuple(dict.fromkeys((*reported, *pairs)))
+
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+        single = results.at(row, dataset, (fold, trial))[seed]
+        gaps, pairs = [single] if isinstance(single, Gap) else [], []
+        for view, pair in results.pairs(dataset, fold):
+            run = results.at(row, dataset, (pair, trial)).get(seed)
+            if run is None:
+                return []
+            if isinstance(run, Gap):
+                gaps.append(run)
+            else:
+                pairs.append((view, run))
+        if isinstance(single, Gap) or gaps:
+            return gaps
+        here = results.folds[fold]
+        why = "it and the runs with two test domains were evaluated at no common step"
+        apart = Gap(single.run, row, dataset, here.held_out, seed, trial, "damaged", why)
+        return self._best_step(seed, here, single, pairs) or [apart]
+
+    @staticmethod
+    def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Pick | None:
+        tables = [dict(zip(run.steps, run.mean([view]), strict=True)) for view, run in pairs]
+        best: tuple[float, int] | None = None
+        for place, step in enumerate(single.steps):
+            if all(step in table for table in tables):
+                value = rank(float(np.mean([table[step] for table in tables])))
+                if best is None or value > best[0]:
+                    best = value, place
+        return Pick.of(single, fold, seed, best[1], best[0]) if best else None
+
+
+SELECTORS: Mapping[str, Selector] = {
+    selector.name: selector for selector in (TrainingDomain(), ValidationDomain(), LeaveOneDomainOut(), Oracle())
+}
+"""All selectors by name, in the order of the tables."""
+
+
+def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
+    """The named selectors, each once, in the order given; raises `UserError` with the nearest for unknown names."""
+    problems = Problems()
+    for name in names:
+        if name not in SELECTORS:
+            problems.add(unknown("selector", name, SELECTORS))
+    problems.raise_if_any()
+    return tuple(SELECTORS[name] for name in dict.fromkeys(names))
+
+
+def default_selectors(results: Results) -> tuple[Selector, ...]:
+    """Those of DomainBed's tables, and validation on further domains where the sweep has any.
+
+    Data sets with splits of their own are meant to be selected by those domains, which stand first, and have nothing
+    that leave-one-domain-out or an oracle could read.
+    """
+    kept = ValidationDomain.name
+    if results.protocol == FixedSplit.name:
+        own = (SELECTORS[kept], SELECTORS[TrainingDomain.name])
+        return tuple(s for s in own if not all(s.unavailable(results, dataset) for dataset in results.datasets))
+    more = any(not SELECTORS[kept].unavailable(results, dataset) for dataset in results.datasets)
+    return tuple(selector for name, selector in SELECTORS.items() if name != kept or more)

@@ -1,0 +1,316 @@
+"""The sweep folder is the truth: a run's state follows from the names in its folder, whoever wrote them and whoever
+died meanwhile. Everything is written beside and renamed, `done` last.
+
+<root>/sweep.json  cancel  runs/<id>/
+    run.json  lease-0001 lease-0001.released ...  checkpoint.pt  models/  progress.json
+    records.jsonl  times.jsonl  log.txt  failed-0001.json ...  lost-0001.json ...  done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dgbench.core.run import Run
+from dgbench.store import lease as leases
+from dgbench.store.files import write_atomic, write_json
+from dgbench.store.lease import TTL, Lease
+from dgbench.store.sealed import Garbled
+
+RUN, RECORDS, DONE, CANCEL = "run.json", "records.jsonl", "done", "cancel"
+
+UNMENDED = "not tried again by itself: mend that, then `dgbench sweep retry`"
+"""What is said of a run whose failure is final."""
+
+_FAILED = re.compile(r"failed-(\d+)(\.final)?\.json")
+_LOST = re.compile(r"lost-(\d+)\.json")
+
+
+class State(str, Enum):
+    """What is known about a run, from its folder alone."""
+
+    MISSING = "missing"
+    """Nobody has begun it."""
+    WAITING = "waiting"
+    """Begun, not finished, and nobody executes it now."""
+    RUNNING = "running"
+    FAILED = "failed"
+    """Failed more often than it may be retried, or in a way that trying again can't mend."""
+    DONE = "done"
+
+
+def model_path(folder: Path, predictor: str, which: str) -> Path:
+    """Where a run's folder holds the weights of a predictor, if they were kept; `which` is `run.BEST` or `run.LAST`."""
+    return folder / "models" / f"{predictor}.{which}.safetensors"
+
+
+class RunFolder:
+    """All that is known about one run. Who executes the run holds its lease; only `fail` is for others too."""
+
+    def __init__(self, root: Path, id: str, ttl: float = TTL) -> None:
+        self.id = id
+        self.path = root / "runs" / id
+        self.log_path = self.path / "log.txt"
+        """Output of every attempt, one after the other."""
+        self.ttl = ttl
+        self._root = root
+
+    def create(self, run: Run) -> None:
+        """Make the folder and `run.json`; harmless if they exist."""
+        assert run.id == self.id
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / RUN).exists():
+            write_json(self.path / RUN, run.to_json())
+
+    def run(self) -> Run:
+        """The run as it was asked for; FileNotFoundError if nobody has begun it."""
+        return Run.from_json(orjson.loads((self.path / RUN).read_bytes()))
+
+    def state(self, retries: int, now: Callable[[], float] | None = None) -> State:
+        """What the folder says, given that a run may fail `retries` times and be tried again.
+
+        One listing, and a look at the newest lease if it is not released. `now` gives the file server's time.
+        """
+        names = self._names()
+        if DONE in names:
+            return State.DONE
+        number, released = leases.newest(names)
+        if number and not released and leases.is_held(self.path, number, self.ttl, now or self._clock):
+            return State.RUNNING
+        failures = [failure for name in names if (failure := _FAILED.fullmatch(name))]
+        if len(failures) > retries or any(failure[2] for failure in failures):
+            return State.FAILED
+        return State.WAITING if RUN in names else State.MISSING
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+
+    def _clock(self) -> float:
+        return leases.file_clock(self.path)
+
+    # -- who executes it ------------------------------------------------------------------------------------------
+
+    def claim(self) -> Lease | None:
+        """The right to execute the run, or None if it is done or somebody else has it. Needs `create` before."""
+        lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl)
+        if lease:
+            self._sweep_up()
+        return lease
+
+    def _sweep_up(self) -> None:
+        """Remove what earlier attempts were writing when they were killed (failures are others' to write)."""
+        for folder in (self.path, self.path / "models"):
+            for leftover in folder.glob(".*.tmp"):
+                if not leftover.name.startswith(".failed-"):
+                    leftover.unlink(missing_ok=True)
+
+    def progress(self) -> tuple[int, int] | None:
+        """Steps made and steps in all, a few seconds old; None if nothing is known."""
+        try:
+            step, steps = orjson.loads((self.path / leases.PROGRESS).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return step, steps
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add records: all of them, or none and OSError. They are on the disk when this returns."""
+        data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+        file = os.open(self.path / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(file).st_size
+            assert size == 0 or os.pread(file, 1, size - 1) == b"\n", "a torn line: truncate_records first"
+            try:
+                _write_all(file, data)
+                os.fsync(file)
+            except OSError:
+                os.ftruncate(file, size)
+                raise
+        finally:
+            os.close(file)
+
+    def mark_records(self) -> tuple[int, str]:
+        """Bytes of records so far, and their sha256, for a checkpoint to remember."""
+        data = self._records()
+        return len(data), hashlib.sha256(data).hexdigest()
+
+    def truncate_records(self, size: int, sha256: str = "") -> None:
+        """Back to the bytes that a checkpoint remembers; raises `Garbled` if there are fewer, or others (by sha256)."""
+        data = self._records()
+        if len(data) < size:
+            raise Garbled(f"{self.path / RECORDS} has {len(data)} bytes, the checkpoint has seen {size}")
+        if sha256 and hashlib.sha256(data[:size]).hexdigest() != sha256:
+            raise Garbled(f"{self.path / RECORDS} is not what the checkpoint has seen")
+        if len(data) > size:
+            os.truncate(self.path / RECORDS, size)
+
+    def _records(self) -> bytes:
+        try:
+            return (self.path / RECORDS).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def read_records(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The records that can be believed, and warnings about what cannot.
+
+        Left out: a last line without its end, lines that are no JSON object. What differs from what `done` says was
+        written is told too.
+        """
+        summary = self.summary()  # before the records: what is written meanwhile is no contradiction
+        path, data = self.path / RECORDS, self._records()
+        records, warnings = _parse(data, path)
+        if summary and summary["sha256"] != hashlib.sha256(data).hexdigest():
+            warnings.append(f"{path}: not the {summary['records']} records that were written, it was changed since")
+        return records, warnings
+
+    # -- how it ended ---------------------------------------------------------------------------------------------
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Say, last of all, that the run is done; the number of records and their sha256 are added."""
+        data = self._records()
+        checked = {"records": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
+        write_json(self.path / DONE, {**summary, **checked})
+
+    def summary(self) -> dict[str, Any] | None:
+        """What `finish` wrote, or None."""
+        try:
+            summary: dict[str, Any] = orjson.loads((self.path / DONE).read_bytes())
+        except FileNotFoundError:
+            return None
+        return summary
+
+    def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False) -> None:
+        """Record that attempt `number` (of its lease) failed: `exit`, `error`, `traceback`, `log`.
+
+        A `final` failure is one that trying again can't mend: the run stays failed until somebody forgives it.
+        """
+        write_json(self.path / f"failed-{number:04d}{'.final' if final else ''}.json", {"attempt": number, **info})
+
+    def failures(self) -> list[dict[str, Any]]:
+        """The failures that count, oldest first."""
+        return [orjson.loads((self.path / name).read_bytes()) for name in self._failed_names()]
+
+    def failed_for_good(self) -> bool:
+        """Whether a failure that counts is final."""
+        return any(name.endswith(".final.json") for name in self._failed_names())
+
+    def forgive(self) -> int:
+        """Let the failures so far no longer count; gives their number."""
+        names = self._failed_names()
+        for name in names:
+            (self.path / name).rename(self.path / name.replace("failed", "forgiven"))
+        return len(names)
+
+    def _failed_names(self) -> list[str]:
+        return sorted((n for n in self._names() if _FAILED.fullmatch(n)), key=lambda n: int(n.split(".")[0][7:]))
+
+    def lose(self, why: str) -> None:
+        """Record that what the attempts so far had done can't be used, so that the run begins anew."""
+        write_json(self.path / f"lost-{len(self.losses()) + 1:04d}.json", {"why": why, "log": str(self.log_path)})
+
+    def losses(self) -> list[dict[str, Any]]:
+        """What `lose` recorded, oldest first."""
+        names = sorted((n for n in self._names() if _LOST.fullmatch(n)), key=lambda n: int(n[5:-5]))
+        return [orjson.loads((self.path / name).read_bytes()) for name in names]
+
+    def reset(self) -> bool:
+        """Remove all but `run.json` and the leases, as if nothing had happened; False if somebody executes the run.
+
+        The leases stay, for their numbers must not be claimed twice.
+        """
+        lease = leases.claim(self.path, None, self._root / CANCEL, self.ttl)
+        if lease is None:
+            return False
+        names = set(self._names()) - {RUN}
+        for name in sorted(names, key=lambda name: name != DONE):  # first what says that the rest is whole
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not name.startswith("lease-"):
+                path.unlink(missing_ok=True)
+        lease.release()
+        return True
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _parse(data: bytes, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    *lines, torn = data.split(b"\n")
+    records: list[dict[str, Any]] = []
+    warnings = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            warnings.append(f"{path}, line {number}: not a record, left out")
+    if torn:
+        warnings.append(f"{path}, line {len(lines) + 1}: torn, cut off")
+    return records, warnings
+
+
+class Store:
+    """A sweep's folder. `ttl`: seconds without a sign of life after which a process elsewhere counts as gone."""
+
+    def __init__(self, root: Path, ttl: float = TTL) -> None:
+        self.root = root
+        self.runs_dir = root / "runs"
+        self.ttl = ttl
+
+    def folder(self, id: str) -> RunFolder:
+        """The folder of a run, which need not exist."""
+        return RunFolder(self.root, id, self.ttl)
+
+    def ids(self) -> list[str]:
+        """The runs that somebody has begun, sorted."""
+        if not self.runs_dir.exists():
+            return []
+        with os.scandir(self.runs_dir) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+
+    def states(self, ids: Iterable[str], retries: int) -> dict[str, State]:
+        """The state of each run. Who may not write here has the file server's time guessed by his own clock."""
+
+        @lru_cache(maxsize=1)
+        def now() -> float:
+            try:
+                return self.clock()
+            except OSError:
+                return time.time()
+
+        return {id: self.folder(id).state(retries, now) for id in ids}
+
+    def clock(self) -> float:
+        """The time by the file server's clock, in seconds."""
+        return leases.file_clock(self.root)
+
+    def request_cancel(self) -> None:
+        """Ask whoever executes runs of this sweep, anywhere, to save and stop."""
+        write_atomic(self.root / CANCEL, b"")
+
+    def cancelled_since(self, since: float) -> bool:
+        """Whether `request_cancel` was called after `since`, a time that `clock` gave."""
+        try:
+            return (self.root / CANCEL).stat().st_mtime > since
+        except FileNotFoundError:
+            return False

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import ORDER, Row, parse_row, parse_rows
+from dgbench.core.errors import UserError
+
+
+def problems(catalogue: Catalogue, *texts: str) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        parse_rows(texts, catalogue)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("ERM", Row("ERM", "ERM")),
+        ("SAM+SWAD", Row("SAM+SWAD", "SAM", "SWAD")),
+        ("SAM+DiWA", Row("SAM+DiWA", "SAM", "", "DiWA")),
+        ("ERM+SWAD+T3A", Row("ERM+SWAD+T3A", "ERM", "SWAD", "", "T3A")),
+        ("VREx+SMA+DiWA+T3A", Row("VREx+SMA+DiWA+T3A", "VREx", "SMA", "DiWA", "T3A")),
+        ("SWAD", Row("SWAD", "ERM", "SWAD")),
+        ("DiWA", Row("DiWA", "ERM", "", "DiWA")),
+        ("SWAD+T3A", Row("SWAD+T3A", "ERM", "SWAD", "", "T3A")),
+        ("EoA", Row("EoA", "ERM", "SMA", "EoA")),
+        ("SAM+EoA", Row("SAM+EoA", "SAM", "SMA", "EoA")),
+        ("SAM+SWAD+EoA", Row("SAM+SWAD+EoA", "SAM", "SWAD", "EoA")),
+    ],
+)
+def test_names_are_read_from_left_to_right(text: str, row: Row, catalogue: Catalogue) -> None:
+    assert parse_row(text, catalogue) == row
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ERMM", ["unknown algorithm 'ERMM': did you mean 'ERM'?"]),
+        ("swad", ["unknown algorithm 'swad': did you mean 'SWAD'?"]),
+        ("ERM+SWADD", ["unknown word in 'ERM+SWADD': 'SWADD': did you mean 'SWAD'?"]),
+        ("RotatedDigits", None),
+        ("ERM+", None),
+        ("", None),
+        ("SWAD+ERM", ["'SWAD+ERM' is in the wrong order: write 'ERM+SWAD'"]),
+        ("T3A+DiWA+SMA+SAM", ["'T3A+DiWA+SMA+SAM' is in the wrong order: write 'SAM+SMA+DiWA+T3A'"]),
+        ("ERM+SAM", ["'ERM+SAM' has an algorithm twice: ERM and SAM"]),
+        ("SWAD+SWAD", ["'SWAD+SWAD' has an average twice: SWAD and SWAD"]),
+        ("DiWA+EoA", ["'DiWA+EoA' has a merger twice: DiWA and EoA"]),
+        ("EoA+T3A", ["'EoA+T3A': T3A works on one network's features, EoA is an ensemble of several"]),
+    ],
+)
+def test_what_is_no_name_is_refused(text: str, told: list[str] | None, catalogue: Catalogue) -> None:
+    found = problems(catalogue, text)
+    if told is None:
+        assert len(found) == 1
+        assert found[0].startswith("unknown ")
+    else:
+        assert list(found) == told
+
+
+def test_everything_wrong_is_told_at_once(catalogue: Catalogue) -> None:
+    found = problems(catalogue, "ERM", "SWAD+ERM", "XERM+SWAD+SMA+SWADX", "ERM+ERM")
+    assert len(found) == 5
+    assert [word for problem in found for word in re.findall("twice|wrong order|'XERM'|'SWADX'", problem)] == [
+        "wrong order",
+        "'XERM'",
+        "twice",
+        "'SWADX'",
+        "twice",
+    ]
+
+
+def test_each_row_once_in_the_order_of_the_request(catalogue: Catalogue) -> None:
+    rows = parse_rows(["SAM", "ERM", "SAM", "SWAD", "ERM+SWAD"], catalogue)
+    assert [row.name for row in rows] == ["SAM", "ERM", "SWAD", "ERM+SWAD"]
+
+
+@given(data=st.data())
+def test_exactly_one_order_of_words_of_different_kinds_is_right(data: st.DataObject, catalogue: Catalogue) -> None:
+    words = [data.draw(st.sampled_from([*catalogue.of_kind(kind), ""])) for kind in ORDER]
+    named = [word for word in words if word]
+    if not named:
+        return
+    shuffled = data.draw(st.permutations(named))
+    merger, adapter = words[2:]
+    refused = merger and adapter and catalogue.get("merger", merger).card.ensemble
+    if list(shuffled) != named:
+        assert problems(catalogue, "+".join(shuffled)) == (
+            f"{'+'.join(shuffled)!r} is in the wrong order: write {'+'.join(named)!r}",
+        )
+    elif not refused:
+        row = parse_row("+".join(named), catalogue)
+        implied = catalogue.get("merger", merger).card.average if merger else ""
+        assert (row.algorithm, row.average, row.merger, row.adapter) == (
+            words[0] or catalogue.baseline,
+            words[1] or implied,
+            merger,
+            adapter,
+        )
+
+
+@given(words=st.lists(st.sampled_from(["ERM", "SAM", "SWAD", "SMA", "DiWA", "EoA", "T3A", "x", ""]), max_size=5))
+def test_a_name_is_read_or_refused_whatever_its_words(words: list[str], catalogue: Catalogue) -> None:
+    text = "+".join(words)
+    kinds = [catalogue.entries[word].kind if word in catalogue.entries else "" for word in words]
+    ranks = [ORDER.index(kind) if kind else -1 for kind in kinds]
+    if not words or -1 in ranks or ranks != sorted(set(ranks)) or {"EoA", "T3A"} <= set(words):
+        assert problems(catalogue, text)
+        return
+    row = parse_row(text, catalogue)
+    assert row.name == text
+    assert [word for word in (row.algorithm, row.average, row.merger, row.adapter) if word in words] == words

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.conformance.questions import QUESTIONS, SHORT, Reads, examine
+from dgbench.conformance.rehearsal import CLASSES, SHAPE, Rehearsal, Subject, count_passes, double_precision
+from dgbench.core.setting import setting
+from dgbench.networks.network import build_network
+from tests.support.places import EXAMPLES
+
+CPU = torch.device("cpu")
+BROKEN = EXAMPLES / "broken.py"
+ALSO = {"Gambles": {"resumes"}}
+"""What a broken example can't help breaking too."""
+OURS = Catalogue().of_kind("algorithm")
+BREAKING = {
+    name: entry for name, entry in Catalogue([BROKEN]).of_kind("algorithm").items() if entry.file == str(BROKEN)
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("name", OURS)
+def test_ours_conform(name: str, device: str) -> None:
+    findings = list(examine(Subject(OURS[name], torch.device(device)), draws=1))
+    assert {finding.question for finding in findings} == {question.name for question in QUESTIONS}
+    assert not [finding for finding in findings if finding.wrong]
+
+
+@pytest.mark.parametrize("name", BREAKING)
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    """A broken example breaks the rule that its docstring begins with, and no other."""
+    findings = examine(Subject(BREAKING[name], CPU), draws=0)
+    wrong = {finding.question for finding in findings if finding.wrong}
+    assert wrong - ALSO.get(name, set()) == {BREAKING[name].doc.partition(":")[0]}
+
+
+def test_there_is_an_example_that_breaks_each_rule() -> None:
+    assert {entry.doc.partition(":")[0] for entry in BREAKING.values()} == {question.name for question in QUESTIONS}
+
+
+def subject(name: str = "ERM") -> Subject:
+    return Subject(OURS[name], CPU)
+
+
+def test_the_small_world_is_in_double_precision_and_leaves_nothing_behind() -> None:
+    with double_precision():
+        rehearsal = subject().rehearse()
+        assert rehearsal.batches(0)[0].x.dtype == torch.float64
+        assert next(rehearsal.algorithm.parameters()).dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_uneven_minibatches_lack_a_class_and_differ_in_size() -> None:
+    rehearsal = subject().rehearse(3, uneven=True)
+    batches = rehearsal.batches(0)
+    assert len({len(batch.y) for batch in batches}) == 3
+    assert 0 not in rehearsal.seen[2][1]
+    assert rehearsal.algorithm.task.class_counts[2][0] == 0
+    assert [len(y) for _, y in rehearsal.seen] == list(rehearsal.algorithm.task.sizes)
+    x, y, positions, domain, _ = batches[1]
+    assert domain == 1
+    assert torch.equal(rehearsal.seen[1][0][positions], x)
+    assert torch.equal(rehearsal.seen[1][1][positions], y)
+
+
+def test_a_rehearsal_goes_on_where_it_was_saved() -> None:
+    whole, other = subject("SAM").rehearse(2), subject("SAM").rehearse(2)
+    whole.until(4)
+    other.load(whole.save())
+    assert other.step == 4
+    assert all(torch.equal(tensor, other.parameters()[name]) for name, tensor in whole.parameters().items())
+
+
+def counted(rehearsal: Rehearsal, loss_of: object) -> tuple[float, float]:
+    tally = count_passes(rehearsal.algorithm)
+    loss_of(rehearsal)  # type: ignore[operator]
+    rows = sum(len(batch.y) for batch in rehearsal.batches(0))
+    return tally.forwards / rows, tally.backwards / rows
+
+
+def test_passes_are_counted_through_the_featurizer_alone() -> None:
+    def plain(rehearsal: Rehearsal) -> None:
+        rehearsal.algorithm.joint_loss(rehearsal.batches(0)).backward()
+
+    def of_the_head(rehearsal: Rehearsal) -> None:
+        loss = rehearsal.algorithm.joint_loss(rehearsal.batches(0))
+        torch.autograd.grad(loss, list(rehearsal.algorithm.network.classifier.parameters()))
+
+    def without_gradient(rehearsal: Rehearsal) -> None:
+        with torch.no_grad():
+            rehearsal.algorithm.joint_loss(rehearsal.batches(0))
+
+    def twice(rehearsal: Rehearsal) -> None:
+        loss = rehearsal.algorithm.joint_loss(rehearsal.batches(0))
+        gradients = torch.autograd.grad(loss, list(rehearsal.algorithm.parameters()), create_graph=True)
+        sum(g.square().sum() for g in gradients).backward()
+
+    assert counted(subject().rehearse(), plain) == (1, 1)
+    assert counted(subject().rehearse(), of_the_head) == (1, 0)
+    assert counted(subject().rehearse(), without_gradient) == (1, 0)
+    assert counted(subject().rehearse(), twice) == (1, 3), "back, back through that, and through the forward pass"
+
+
+def test_counting_changes_nothing() -> None:
+    plain, watched = subject("SAM").rehearse(), subject("SAM").rehearse()
+    count_passes(watched.algorithm)
+    for rehearsal in (plain, watched):
+        rehearsal.until(3)
+    assert all(torch.equal(tensor, watched.parameters()[name]) for name, tensor in plain.parameters().items())
+
+
+def test_counting_works_under_function_transforms() -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = build_network(SHAPE, CLASSES, setting(backbone="SmallCNN"))
+
+    holder = Holder()
+    tally = count_passes(holder)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits: Tensor = torch.func.functional_call(holder.network, weights, (x,))
+        return logits.square().sum()
+
+    weights = {name: p.detach() for name, p in holder.network.named_parameters()}
+    torch.func.grad(loss)(weights, torch.randn(4, *SHAPE))
+    assert (tally.forwards, tally.backwards) == (4, 4)
+
+
+def test_a_read_is_seen() -> None:
+    with Reads() as reads:
+        torch.ones(2).sum().item()
+    assert reads.found == ["aten::_local_scalar_dense"]
+    assert SHORT >= 10

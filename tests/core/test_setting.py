@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgbench.core.errors import UserError
+from dgbench.core.setting import PRESETS, Setting, setting
+
+DIGESTS = {
+    "dgbench": "689e42d4889a84d2640c3bd5efb29cb10406b1452c2c51a158596cbb5320b8bb",
+    "domainbed-2020": "ec5cef9f3bddfd08ccfd03609e077c657b7d6964beaf2751e0a29d3bc0bb3f68",
+    "domainbed-2024": "10914e418761dd4ecec0889a3bcf4216385a56d5e6ec7e296e530ab7091094e7",
+}
+
+
+def test_presets_never_change() -> None:
+    found = {
+        name: hashlib.sha256(orjson.dumps(preset, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        for name, preset in PRESETS.items()
+    }
+    assert found == DIGESTS, (
+        "a preset never changes: results already recorded under its name were made with its old values. "
+        "A new default is a new preset with a name of its own; a new field must not change what the old ones mean"
+    )
+
+
+def test_a_preset_carries_its_name() -> None:
+    for name, preset in PRESETS.items():
+        assert preset.preset == name
+        assert setting(name) == preset
+    assert setting() == PRESETS["dgbench"]
+
+
+def test_the_domainbed_presets_say_what_domainbed_does() -> None:
+    for name, batch_norm in (("domainbed-2020", "frozen"), ("domainbed-2024", "live")):
+        preset = PRESETS[name]
+        assert (preset.batch_norm, preset.backbone, preset.ddof) == (batch_norm, name, 0)
+        assert (preset.init, preset.data_order, preset.generated_data) == ("run", "run", "run")
+        assert (preset.cache, preset.interpolation) == ("off", "bilinear")
+        assert (preset.holdout_fraction, preset.validation_augmented, preset.optimizer) == (0.2, True, "adam")
+
+
+def test_changes_replace_values() -> None:
+    changed = setting("domainbed-2020", steps=7, precision="bf16", ddof=1, pretrained=False)
+    assert changed == dataclasses.replace(
+        PRESETS["domainbed-2020"], steps=7, precision="bf16", ddof=1, pretrained=False
+    )
+
+
+def test_a_whole_number_given_for_a_float_is_one() -> None:
+    assert type(setting(momentum=0).momentum) is float, "0 and 0.0 must give one run"
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        setting(
+            "domainbed",
+            stepz=5,
+            preset="dgbench",
+            steps=0,
+            checkpoint_freq=True,
+            holdout_fraction=1,
+            pretrained=1,
+            optimizer="adams",
+            ddof="1",
+            backbone=18,
+            image_size=7,
+            momentum=float("nan"),
+            init=["trial"],
+        )
+    assert caught.value.problems == (
+        "unknown preset 'domainbed': did you mean 'domainbed-2024'?",
+        "unknown setting 'stepz': did you mean 'steps'?",
+        "unknown setting 'preset': did you mean 'precision'?",
+        "setting 'steps' must be at least 1, not 0",
+        "setting 'checkpoint_freq' is an int, not True",
+        "setting 'holdout_fraction' must lie between 0 and 1, so that both parts hold something, not 1",
+        "setting 'pretrained' is a bool, not 1",
+        "setting 'optimizer' is one of adam, adamw, sgd, not 'adams'",
+        "setting 'ddof' is one of 0, 1, not '1'",
+        "setting 'backbone' is a str, not 18",
+        "setting 'image_size' must be at least 8, not 7",
+        "setting 'momentum' must lie in [0, 1), not nan",
+        "setting 'init' is one of trial, run, sweep, not ['trial']",
+    )
+
+
+@pytest.mark.parametrize("ddof", [True, 1.0, 2, None])
+def test_an_option_must_be_of_the_same_type_too(ddof: object) -> None:
+    with pytest.raises(UserError, match="setting 'ddof' is one of 0, 1"):
+        setting(ddof=ddof)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, float("inf")])
+def test_a_part_without_examples_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match="both parts hold something"):
+        setting(holdout_fraction=fraction)
+
+
+def test_a_data_set_fills_in_what_was_not_said() -> None:
+    assert setting().for_dataset(301, 50) == setting(steps=301, checkpoint_freq=50)
+    assert setting(steps=7).for_dataset(301, 50) == setting(steps=7, checkpoint_freq=50)
+    assert setting(checkpoint_freq=3).for_dataset(301, 50) == setting(steps=301, checkpoint_freq=3)
+
+
+def test_weights_are_named_by_the_hash_of_their_file() -> None:
+    digest = "0123456789abcdef" * 4
+    assert setting(weights=digest).weights == digest
+    assert setting(weights=digest, pretrained=True).pretrained
+    for wrong in ("resnet50.pth", digest[1:], digest.upper()):
+        with pytest.raises(UserError, match="is the sha256 of a file, in 64 hexadecimal digits"):
+            setting(weights=wrong)
+    with pytest.raises(UserError, match="a file of weights is given, and pretrained is false: leave out one"):
+        setting(weights=digest, pretrained=False)
+
+
+@given(st.integers(1, 400), st.integers(1, 450))
+def test_evaluation_steps_are_domainbeds(steps: int, freq: int) -> None:
+    expected = [step for step in range(steps) if step % freq == 0 or step == steps - 1]
+    assert list(Setting("x", steps=steps, checkpoint_freq=freq).evaluation_steps) == expected

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dgbench.execute.batch_norm import is_live, measured
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.BatchNorm1d(4)).double().train()
+
+
+def batches(count: int = 3) -> list[Tensor]:
+    return [
+        torch.randn(n + 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(count)
+    ]
+
+
+def test_statistics_are_the_mean_of_the_batches(module: nn.Module) -> None:
+    weights = {name: tensor + 0.1 * i for i, (name, tensor) in enumerate(module.state_dict().items())}
+    found = measured(module, weights, batches())
+    hidden = [x @ weights["0.weight"].T + weights["0.bias"] for x in batches()]
+    torch.testing.assert_close(found["1.running_mean"], torch.stack([h.mean(0) for h in hidden]).mean(0))
+    torch.testing.assert_close(found["1.running_var"], torch.stack([h.var(0) for h in hidden]).mean(0))
+    assert found["1.num_batches_tracked"] == 3
+    for name in ("0.weight", "1.weight", "3.bias"):
+        assert torch.equal(found[name], weights[name])
+
+
+def test_nothing_of_the_module_or_of_the_weights_changes(module: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in before.items()}
+    measured(module, weights, batches())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
+    assert module.training
+    assert [norm.momentum for norm in module.modules() if isinstance(norm, nn.BatchNorm1d)] == [0.1, 0.1]
+
+
+def test_frozen_batch_norm_is_left_as_it_is(module: nn.Module) -> None:
+    frozen = module[1]
+    frozen.eval()
+    weights = module.state_dict()
+    found = measured(module, weights, batches())
+    assert torch.equal(found["1.running_mean"], weights["1.running_mean"])
+    assert not torch.equal(found["3.running_mean"], weights["3.running_mean"])
+
+
+def test_what_is_live(module: nn.Module) -> None:
+    assert is_live(module)
+    module[1].eval()
+    module[3].track_running_stats = False
+    assert not is_live(module)
+    assert not is_live(nn.Linear(2, 2).train())
+
+
+def test_it_is_put_back_when_a_batch_fails(module: nn.Module) -> None:
+    with pytest.raises(RuntimeError):
+        measured(module, module.state_dict(), [torch.zeros(2, 5, dtype=torch.float64)])
+    assert module.training
+    assert module[1].momentum == 0.1

@@ -1,0 +1,151 @@
+"""Each format of a report: DomainBed's lines, LaTeX that compiles whatever the names, numbers that can be read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dgbench import __version__
+from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.report.render import FORMATS, MOST_NOTES, below, text
+from dgbench.report.results import Candidate, Gap, Results, Series
+from dgbench.report.select import SELECTORS
+from dgbench.report.tables import Report, build
+
+NASTY = "a_b&c%d$e#f{g}h~i^j\\k<l>|m[n]\"o'p`q"
+
+
+def report(domains: tuple[str, str] = ("C", "L"), row: str = "ERM", lost: int = 0, why: str = "") -> Report:
+    """One row over two trials; the second domain lacks `lost` hyperparameter seeds in trial 0."""
+    folds = tuple(LeaveOneDomainOut(pairs=False).folds(domains))
+    spots: dict[tuple[int, int], dict[int, Candidate]] = {}
+    for position, trial, score in ((0, 0, 0.5), (0, 1, 0.7), (1, 0, 0.25), (1, 1, 0.25)):
+        fold = folds[position]
+        table = np.full((1, len(fold.evaluated)), score)
+        spots[position, trial] = {0: Series(f"r{position}{trial}", (4,), fold.evaluated, table)}
+    for seed in range(1, lost + 1):
+        spots[1, 0][seed] = Gap(f"g{seed}", row, "D", folds[1].held_out, seed, 0, "failed", f"{why}{seed}")
+    results = Results(
+        "leave-one-domain-out", "p_1", 0, (row,), {"D": (0, 1)}, folds, {(row, "D"): spots}, 4, notes=("a_note",)
+    )
+    return build(results, [SELECTORS["oracle"], SELECTORS["leave-one-domain-out"]])
+
+
+def test_text_is_domainbeds_and_then_says_how() -> None:
+    lines = text(report()).splitlines()
+    assert lines[:5] == [
+        "Total records: 4",
+        "",
+        "-------- Dataset: D, model selection method: test-domain validation set (oracle)",
+        "Algorithm             C                     L                     Avg                  ",
+        "ERM                   60.0 +/- 7.1          25.0 +/- 0.0          42.5                 ",
+    ]
+    assert lines[5].startswith(
+        "# protocol: leave-one-domain-out | selector: oracle | preset: p_1 | trials: 2 (0-1) | +/-: "
+    )
+    assert lines[6] == "# hparams: 0 | runs: 4 counted, 0 missing, 0 failed"
+    assert lines[7] == "# evaluated steps: 1"
+    assert lines[8] == f"# collected by: dgbench {__version__}"
+    assert lines[9] == f"# reads: {SELECTORS['oracle'].reads}"
+    assert lines[10] == "# in-domain accuracy of what was chosen (training domains' validation parts): ERM 42.5"
+    assert lines[11:15] == [
+        "",
+        "-------- Averages, model selection method: test-domain validation set (oracle)",
+        "Algorithm                  D                          Avg                       ",
+        "ERM                        42.5 +/- 3.5               42.5                      ",
+    ]
+    assert lines[-3:] == [
+        "",
+        "leave-one-domain-out on D: not available, the sweep has no folds with two test domains",
+        "a_note",
+    ]
+
+
+def test_no_text_is_cut_off() -> None:
+    lines = text(
+        report(domains=("SpawriousO2O_medium_and_more", "L"), row="A_name_of_more_than_twenty_letters")
+    ).splitlines()
+    header, row = lines[3], lines[4]
+    assert "SpawriousO2O_medium_and_more  L " in header
+    assert row.startswith("A_name_of_more_than_twenty_letters  60.0 +/- 7.1")
+    assert header.index("L  ") == row.index("25.0")
+
+
+def test_long_lists_of_notes_are_cut_short_and_say_so() -> None:
+    table = report(lost=MOST_NOTES + 5, why="reason ").tables[0]
+    lines = list(below(table))
+    assert len(lines) == 5 + MOST_NOTES + 1
+    assert lines[-1] == "... and 5 more, all of them with --format json"
+    content = json.loads(FORMATS["json"](report(lost=MOST_NOTES + 5)))
+    assert len(content["gaps"]) == MOST_NOTES + 5
+
+
+def test_markdown_escapes_what_would_be_markup() -> None:
+    lines = FORMATS["markdown"](report(domains=("a|b", "*c*"), row="x_y")).splitlines()
+    assert lines[2:5] == [
+        r"| Algorithm | a\|b | \*c\* | Avg |",
+        "| --- | ---: | ---: | ---: |",
+        r"| x\_y | 60.0 ± 7.1 | 25.0 ± 0.0 | 42.5 |",
+    ]
+    assert lines[0] == "### Dataset: D, model selection method: test-domain validation set (oracle)"
+    assert lines[-1] == r"- a\_note"
+
+
+def test_csv_holds_full_precision_and_no_number_for_what_is_incomplete() -> None:
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](report(lost=2)))))
+    assert [(row["dataset"], row["column"]) for row in rows] == [
+        ("D", "C"),
+        ("D", "L"),
+        ("D", "Avg"),
+        ("Averages", "D"),
+        ("Averages", "Avg"),
+    ]
+    first, second = rows[:2]
+    assert float(first["mean"]) == 100 * np.mean([0.5, 0.7])
+    assert float(first["error"]) == 100 * np.std(np.array([0.5, 0.7]) / np.sqrt(2))
+    assert (first["trials"], first["partial"], first["runs_lacking"]) == ("2", "0", "0")
+    assert (second["mean"], second["error"], second["trials"], second["runs_lacking"]) == ("", "", "", "2")
+    assert "selector: oracle" in second["signature"]
+
+
+def test_json_says_what_was_picked_and_which_runs_are_lacking() -> None:
+    content = json.loads(FORMATS["json"](report(lost=2)))
+    whole, lost, average = content["tables"][0]["rows"][0]["cells"]
+    assert whole["mean"] == 60
+    assert whole["trials"][1] == {
+        "trial": 1,
+        "pick": {"hparams_seed": 0, "step": 4, "run": "r01", "value": 0.7, "score": 0.7, "in_domain": 0.7},
+        "complete": 1,
+        "asked": 1,
+    }
+    assert (lost["mean"], lost["gaps"], average["gaps"]) == (None, [0, 1], [0, 1])
+    assert [gap["run"] for gap in content["gaps"]] == ["g1", "g2"]
+    assert content["gaps"][0]["held_out"] == ["L"]
+    assert content["absent"] == list(report().absent)
+    assert content["tables"][1]["dataset"] is None
+
+
+def test_latex_is_ascii_and_escapes_what_would_be_markup() -> None:
+    content = FORMATS["latex"](report(domains=(NASTY, "Café 中"), row="x_y"))
+    assert content.isascii()
+    assert r"\textbf{a\_b\&c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in content
+    assert r"\textbf{Caf\'{e} U+4E2D}" in content
+    assert r"x\_y & 60.0 $\pm$ 7.1 & 25.0 $\pm$ 0.0 & 42.5 \\" in content
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles_whatever_the_names(tmp_path: Path) -> None:
+    domains = (NASTY, "Ünïcödé ñ ç ß ø Å ° − 中文 αβ \x07\t é")
+    content = FORMATS["latex"](report(domains=domains, row=f"{NASTY}[2]", lost=3, why=f"error: {NASTY} "))
+    (tmp_path / "t.tex").write_text(content)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 1000

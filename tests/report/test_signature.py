@@ -1,0 +1,94 @@
+"""What stands below a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.wording import ranges
+from dgbench.report.results import Candidate, Gap, Origin, Results, Series
+from dgbench.report.select import TrainingDomain
+from dgbench.report.signature import disagreements, lacking, signature
+
+
+def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str = "") -> Gap:
+    return Gap("", "ERM", "D", tuple(held_out), seed, trial, state, why)
+
+
+def test_numbers_in_short() -> None:
+    assert ranges([3, 1, 2, 7, 9, 10, 7]) == "1-3, 7, 9-10"
+    assert ranges([]) == ""
+
+
+def test_the_exact_runs_that_are_lacking() -> None:
+    gaps = [gap(fold, seed, trial) for fold in "ab" for trial in (0, 2) for seed in (0, 1, 5)]
+    gaps += [gap("ab", 4, 1), gap("b", 3, 0, "failed", "out of memory")]
+    assert list(lacking(gaps)) == [
+        "ERM [a] [b], trials 0, 2 hparams 0-1, 5: missing",
+        "ERM [a+b], trial 1 hparams 4: missing",
+        "ERM [b], trial 0 hparams 3: failed (out of memory)",
+    ]
+
+
+def test_trials_that_lack_different_seeds_stand_apart() -> None:
+    assert list(lacking([gap("a", 0, 0), gap("a", 1, 1)])) == ["ERM [a], trial 0 hparams 0; trial 1 hparams 1: missing"]
+
+
+def test_runs_that_disagree_are_warned_of() -> None:
+    sources = {"Mine": Counter({"mine.py 1": 2, "mine.py 2": 4}), "Ours": Counter({"ours.py 1": 6})}
+    origin = Origin(
+        {"D": Counter(x=3, y=1), "E": Counter(x=2)}, Counter({"torch 2": 6}), Counter(abc=5, dirty=1), sources
+    )
+    results = Results("p", "s", 0, (), {}, (), {}, origin=origin)
+    assert disagreements(results, ["D", "E"]) == (
+        "WARNING: its runs were made on different data of D: x (3 runs), y (1 runs)",
+        "WARNING: its runs were made at different commits: abc (5 runs), dirty (1 runs)",
+        "WARNING: its runs were made by different versions of Mine: mine.py 1 (2 runs), mine.py 2 (4 runs)",
+    )
+    assert len(disagreements(results, ["E"])) == 2
+
+
+def test_what_is_not_the_presets_is_told() -> None:
+    asked = signature(Results("p", "s", 0, (), {}, (), {}, asked=("steps 7", "lr 0.1")), TrainingDomain(), [])
+    assert asked["beside the preset"] == "steps 7, lr 0.1"
+    assert "beside the preset" not in signature(Results("p", "s", 0, (), {}, (), {}), TrainingDomain(), [])
+
+
+def test_who_saw_more_of_the_test_domain_is_told() -> None:
+    shown = {"ARM": "its batch", "T3A": "the stream", "ARM+SWAD": "its batch"}
+    results = Results("p", "s", 0, ("ARM", "T3A", "ARM+SWAD", "ERM"), {}, (), {}, shown=shown)
+    found = signature(results, TrainingDomain(), [])
+    assert found["shown of the test domain"] == "ARM, ARM+SWAD: its batch; T3A: the stream"
+    bare = signature(Results("p", "s", 0, ("ERM",), {}, (), {}), TrainingDomain(), [])
+    assert "shown of the test domain" not in bare
+    assert not any(key.startswith("taught") for key in bare)
+
+
+def test_who_taught_is_told() -> None:
+    taught = {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
+    results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, taught=taught)
+    assert signature(results, TrainingDomain(), [])["taught by"] == "KD, KD+WAKD: ERM+SWAD"
+
+
+def test_among_how_many_steps_each_row_is_chosen_is_told() -> None:
+    def spots(*counts: int) -> dict[tuple[int, int], dict[int, Candidate]]:
+        series: Iterable[Candidate] = (Series("r", tuple(range(n)), (), np.zeros((n, 0))) for n in counts)
+        return {(0, 0): {**dict(enumerate(series)), 9: gap("a", 9, 0)}}
+
+    folds = tuple(LeaveOneDomainOut(only=("a",)).folds(("a", "b")))
+
+    def told(**rows: tuple[int, ...]) -> str | None:
+        candidates = {(row, "D"): spots(*counts) for row, counts in rows.items()}
+        results = Results("p", "s", 0, tuple(rows), {"D": (0,)}, folds, candidates, adapted=frozenset({"T3A", "TENT"}))
+        return signature(results, TrainingDomain(), ["D"]).get("evaluated steps")
+
+    found = told(ERM=(7, 7), SMA=(5, 7), SAM=(7,), T3A=(1, 2), TENT=(1,))
+    assert found == (
+        "7 (ERM, SAM); 5, 7 (SMA); 1-2: best model and last (T3A); 1: best model, which is the last (TENT)"
+    )
+    assert told(ERM=(7,), SAM=(7,)) == "7"
+    assert told(T3A=(2,)) == "2: best model and last"
+    assert told(ERM=()) is None, "nothing is finished"

@@ -1,0 +1,181 @@
+"""What stands in the cells of complete and incomplete sweeps, and what is said below them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dgbench.core.protocol import LeaveOneDomainOut, SingleSource
+from dgbench.report.results import Candidate, Gap, Results, Series
+from dgbench.report.select import SELECTORS, default_selectors
+from dgbench.report.tables import Report, Table, build, shortfall
+
+FOLDS = tuple(LeaveOneDomainOut(pairs=False).folds(("a", "b")))
+TRAINING = [SELECTORS["training-domain"]]
+
+
+def scored(position: int, score: float, value: float = 0.5) -> Series:
+    """A run of one step that is reported with `score`."""
+    fold = FOLDS[position]
+    table = np.array([[score if view in fold.test else value for view in fold.evaluated]])
+    return Series(f"{position}/{score}/{value}", (0,), fold.evaluated, table)
+
+
+def gap(position: int, seed: int = 0, trial: int = 0, state: str = "missing", method: str = "ERM") -> Gap:
+    return Gap(f"id{position}{seed}{trial}", method, "D", FOLDS[position].held_out, seed, trial, state)
+
+
+def sweep(**rows: dict[tuple[int, int], dict[int, Candidate]]) -> Results:
+    candidates = {(row, dataset): spots for row, spots in rows.items() for dataset in ("D",)}
+    return Results("leave-one-domain-out", "p", 0, tuple(rows), {"D": (0, 1)}, FOLDS, candidates, records=4)
+
+
+WHOLE: dict[tuple[int, int], dict[int, Candidate]] = {
+    (0, 0): {0: scored(0, 0.5)},
+    (0, 1): {0: scored(0, 0.7)},
+    (1, 0): {0: scored(1, 0.2)},
+    (1, 1): {0: scored(1, 0.8)},
+}
+
+
+def cells(table: Table, row: str) -> list[str]:
+    return [str(cell) for cell in table.rows[row]]
+
+
+def only(report: Report) -> tuple[Table, Table]:
+    table, averages = report.tables
+    return table, averages
+
+
+def test_complete_tables() -> None:
+    table, averages = only(build(sweep(ERM=WHOLE), TRAINING))
+    assert table.title == "Dataset: D, model selection method: training-domain validation set"
+    assert table.columns == ("a", "b", "Avg")
+    assert cells(table, "ERM") == ["60.0 +/- 7.1", "50.0 +/- 21.2", "55.0"]
+    assert averages.title == "Averages, model selection method: training-domain validation set"
+    assert averages.columns == ("D", "Avg")
+    assert cells(averages, "ERM") == ["55.0 +/- 14.1", "55.0"]
+    assert table.notes == averages.notes == ()
+
+
+def test_the_error_is_that_of_the_setting() -> None:
+    table, _ = only(build(dataclasses.replace(sweep(ERM=WHOLE), ddof=1), TRAINING))
+    assert cells(table, "ERM")[0] == "60.0 +/- 10.0"
+    assert "ddof 1" in table.signature["+/-"]
+
+
+def test_one_trial_has_no_error_and_says_nothing_of_it() -> None:
+    table, averages = only(build(sweep(ERM={spot: c for spot, c in WHOLE.items() if spot[1] == 0}), TRAINING))
+    assert cells(table, "ERM") == ["50.0", "20.0", "35.0"]
+    assert cells(averages, "ERM") == ["35.0", "35.0"]
+    assert "+/-" not in table.signature
+
+
+def test_an_incomplete_cell_is_no_number_and_names_its_runs() -> None:
+    rows = {**WHOLE, (1, 1): {0: gap(1, trial=1), 1: gap(1, 1, 1)}, (1, 0): {0: scored(1, 0.2), 1: gap(1, 1, 0)}}
+    table, averages = only(build(sweep(ERM=rows), TRAINING))
+    assert cells(table, "ERM") == ["60.0 +/- 7.1", "3 runs missing", "3 runs missing"]
+    assert cells(averages, "ERM") == ["3 runs missing", "3 runs missing"]
+    assert table.notes == ("ERM lacks ERM [b], trial 0 hparams 1; trial 1 hparams 0-1: missing",)
+
+
+def test_partial_numbers_are_marked_and_say_what_they_stand_on() -> None:
+    rows = {**WHOLE, (1, 0): {0: scored(1, 0.2), 1: gap(1, 1, 0)}, (1, 1): {0: gap(1, 0, 1)}}
+    table, averages = only(build(sweep(ERM=rows), TRAINING, partial=True))
+    assert cells(table, "ERM") == ["60.0 +/- 7.1", "20.0*", "40.0*"]
+    assert "ERM b*: 1 of 3 hyperparameter draws, 1 of 2 trials, 2 runs missing" in table.notes
+    assert any(note.startswith("* ") for note in table.notes)
+    assert cells(averages, "ERM") == ["35.0*", "35.0*"], "trial 1 has no score on b, so it doesn't count"
+    assert any(note.startswith("* ") for note in averages.notes)
+
+
+def test_partial_changes_nothing_in_a_complete_sweep() -> None:
+    assert build(sweep(ERM=WHOLE), TRAINING, partial=True) == build(sweep(ERM=WHOLE), TRAINING)
+
+
+def test_a_cell_with_nothing_at_all_is_no_number_even_if_partial() -> None:
+    rows = {**WHOLE, (1, 0): {0: gap(1)}, (1, 1): {0: gap(1, trial=1, state="failed")}}
+    table, averages = only(build(sweep(ERM=rows), TRAINING, partial=True))
+    assert cells(table, "ERM") == ["60.0 +/- 7.1", "1 missing, 1 failed", "1 missing, 1 failed"]
+    assert cells(averages, "ERM") == ["1 missing, 1 failed"] * 2
+
+
+def test_a_row_that_was_never_asked_for_on_a_data_set() -> None:
+    table, averages = only(build(sweep(ERM=WHOLE, Fish={}), TRAINING))
+    assert cells(table, "Fish") == ["no runs"] * 3
+    assert cells(averages, "Fish") == ["no runs"] * 2
+    assert cells(table, "ERM")[0] == "60.0 +/- 7.1"
+
+
+def test_rows_that_lack_the_same_runs_share_a_note() -> None:
+    rows = {**WHOLE, (0, 0): {0: gap(0)}}
+    table, _ = only(build(sweep(ERM=rows, SWAD=rows), TRAINING))
+    assert table.notes == ("ERM, SWAD lack ERM [a], trial 0 hparams 0: missing",)
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["missing"], "1 run missing"),
+        (["running"] * 3, "3 runs running"),
+        (["missing", "failed", "missing"], "2 missing, 1 failed"),
+        ([], "no runs"),
+    ],
+)
+def test_shortfalls(states: list[str], said: str) -> None:
+    assert shortfall([gap(0, seed, state=state) for seed, state in enumerate(states)]) == said
+
+
+def test_the_signature_counts_each_run_once() -> None:
+    rows = {**WHOLE, (0, 0): {0: gap(0), 1: gap(0, 1, state="failed")}}
+    table, averages = only(build(sweep(ERM=rows, SWAD=rows), TRAINING))
+    assert table.signature["runs"] == averages.signature["runs"] == "3 counted, 1 missing, 1 failed"
+    assert table.signature["trials"] == "2 (0-1)"
+    assert table.signature["hparams"] == "0-1"
+    assert (table.signature["protocol"], table.signature["selector"]) == ("leave-one-domain-out", "training-domain")
+
+
+def test_hyperparameter_seeds_that_differ_are_told_by_row() -> None:
+    more = {spot: {**seeds, 1: seeds[0]} for spot, seeds in WHOLE.items()}
+    table, _ = only(build(sweep(ERM=more, DiWA=WHOLE), TRAINING))
+    assert table.signature["hparams"] == "0-1 (ERM); 0 (DiWA)"
+
+
+def test_selectors_that_cannot_answer_are_told_and_print_no_table() -> None:
+    results = sweep(ERM=WHOLE)
+    report = build(results, default_selectors(results))
+    assert [table.selector.name for table in report.tables] == ["training-domain"] * 2 + ["oracle"] * 2
+    assert report.absent == ("leave-one-domain-out on D: not available, the sweep has no folds with two test domains",)
+
+
+def test_columns_of_single_source() -> None:
+    folds = tuple(SingleSource().folds(("a", "b", "c")))
+    series = {
+        (i, 0): {0: Series("r", (0,), fold.evaluated, np.full((1, len(fold.evaluated)), 0.5))}
+        for i, fold in enumerate(folds)
+    }
+    results = Results("single-source", "p", 0, ("ERM",), {"D": (0, 1, 2)}, folds, {("ERM", "D"): series})
+    table, _ = only(build(results, TRAINING))
+    assert table.columns == ("from a", "from b", "from c", "Avg")
+
+
+def test_domains_that_train_and_are_never_tested_are_told() -> None:
+    (fold,) = LeaveOneDomainOut(pairs=False, only=("b",)).folds(("a", "b", "c"))
+    series = Series("r", (0,), fold.evaluated, np.full((1, len(fold.evaluated)), 0.5))
+    results = Results("p", "p", 0, ("ERM",), {"D": (0,)}, (fold,), {("ERM", "D"): {(0, 0): {0: series}}})
+    table, averages = only(build(results, TRAINING))
+    assert table.columns == ("b", "Avg")
+    assert table.signature["not tested"] == averages.signature["not tested"]
+    assert table.signature["not tested"] == "D a, c (averages are over the other domains)"
+    assert "not tested" not in only(build(sweep(ERM=WHOLE), TRAINING))[0].signature
+
+
+def test_runs_on_different_data_are_warned_of() -> None:
+    results = sweep(ERM=WHOLE)
+    results.origin.fingerprints.update(D={"x": 3, "y": 1})  # type: ignore[attr-defined]
+    table, averages = only(build(results, TRAINING))
+    assert any("different data of D" in note for note in table.notes)
+    assert any("different data of D" in note for note in averages.notes)
+    assert table.signature["data"] == "D x|y"

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgbench.store import lease as leases
+from dgbench.store.lease import LeaseLost, Process, claim, file_clock, is_held, lease_name, newest
+from tests.support.places import ROOT, SUPPORT
+
+ELSEWHERE = Process(host="elsewhere", boot="another kernel", pid=1, started=1)
+
+
+def write_lease(folder: Path, number: int, holder: Process | None, age: float = 0.0) -> None:
+    path = folder / lease_name(number)
+    path.write_text(json.dumps(asdict(holder)) if holder else "")
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def take(folder: Path, **options: float) -> leases.Lease | None:
+    return claim(folder, folder / "done", folder / "cancel", **options)
+
+
+def dead_process() -> Process:
+    child = subprocess.Popen(["sleep", "60"])
+    process = replace(Process.current(), pid=child.pid, started=leases._start_time(child.pid))
+    assert process.alive()
+    child.kill()
+    child.wait()
+    return process
+
+
+@given(st.dictionaries(st.integers(1, 12_000), st.booleans()))
+def test_newest_is_by_number_not_by_text(leases_released: dict[int, bool]) -> None:
+    names = ["run.json", "done", "lease-x", "failed-0099.json"]
+    names += [lease_name(n) for n in leases_released]
+    names += [f"{lease_name(n)}.released" for n, released in leases_released.items() if released]
+    highest = max(leases_released, default=0)
+    for order in (names, names[::-1]):
+        assert newest(order) == (highest, leases_released.get(highest, False))
+
+
+def test_one_holder_at_a_time_and_numbers_go_up(tmp_path: Path) -> None:
+    first = take(tmp_path)
+    assert first is not None
+    assert first.number == 1
+    assert take(tmp_path) is None
+    first.release()
+    first.release()
+    second = take(tmp_path)
+    assert second is not None
+    assert second.number == 2
+    assert sorted(os.listdir(tmp_path)) == ["lease-0001", "lease-0001.released", "lease-0002"]
+
+
+def test_nothing_to_claim_when_done(tmp_path: Path) -> None:
+    (tmp_path / "done").touch()
+    assert take(tmp_path) is None
+    assert os.listdir(tmp_path) == ["done"]
+
+
+def test_done_between_looking_and_claiming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.listdir
+
+    def late(path: Path) -> list[str]:
+        names = listed(path)
+        (tmp_path / "done").touch()
+        return names
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", late)
+        assert take(tmp_path) is None
+    assert newest(os.listdir(tmp_path)) == (1, True)
+
+
+def test_of_two_who_judged_the_same_lease_one_gets_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lease(tmp_path, 1, ELSEWHERE, age=100)
+    quicker = []
+
+    def slow_judge(*args: object) -> bool:
+        monkeypatch.setattr(leases, "is_held", is_held)
+        quicker.append(take(tmp_path))
+        quicker[0].release()
+        return False
+
+    monkeypatch.setattr(leases, "is_held", slow_judge)
+    assert take(tmp_path) is None, "lease 2 was claimed, and released, by the quicker: it is not free again"
+    assert quicker[0].number == 2
+
+
+@pytest.mark.parametrize("age", [0, 1000])
+def test_a_process_of_this_machine_is_looked_up(tmp_path: Path, age: float) -> None:
+    write_lease(tmp_path, 1, Process.current(), age)
+    assert is_held(tmp_path, 1, 60, time.time)
+    write_lease(tmp_path, 2, replace(Process.current(), started=Process.current().started - 1), age)
+    assert not is_held(tmp_path, 2, 60, time.time), "the pid belongs to a later process"
+    write_lease(tmp_path, 3, dead_process(), age)
+    assert not is_held(tmp_path, 3, 60, time.time)
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    process = replace(Process.current(), pid=child.pid, started=leases._start_time(child.pid))
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process.alive() is False
+    child.wait()
+
+
+def test_another_users_process_whose_start_is_hidden_is_judged_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    process = Process.current()
+    assert process.alive() is True
+    monkeypatch.setattr(leases, "_start_time", lambda pid: None)
+    assert process.alive() is None
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [ELSEWHERE, replace(Process.current(), boot="another container"), replace(Process.current(), boot=""), None],
+)
+def test_others_are_judged_by_the_file_servers_clock(tmp_path: Path, holder: Process | None) -> None:
+    write_lease(tmp_path, 1, holder, age=50)
+    assert is_held(tmp_path, 1, 60, time.time)
+    assert not is_held(tmp_path, 1, 60, lambda: time.time() + 11)
+    assert is_held(tmp_path, 1, 60, lambda: time.time() - 1000), "a touch in the future is young"
+    assert take(tmp_path) is None
+    assert take(tmp_path, ttl=40) is not None
+
+
+def test_a_lease_whose_folder_vanished_is_nobodys(tmp_path: Path) -> None:
+    assert not is_held(tmp_path, 1, 60, time.time)
+
+
+def test_file_clock_is_the_time_and_leaves_nothing(tmp_path: Path) -> None:
+    assert abs(file_clock(tmp_path) - time.time()) < 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_number_of_finds_the_lease_of_a_process(tmp_path: Path) -> None:
+    for number, holder in enumerate([Process.current(), ELSEWHERE, Process.current(), ELSEWHERE], start=1):
+        write_lease(tmp_path, number, holder)
+    assert leases.number_of(tmp_path, os.getpid(), 0) == 3
+    assert leases.number_of(tmp_path, os.getpid(), 3) is None
+    assert leases.number_of(tmp_path, 1, 0) is None
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "BEAT", 0.02)
+
+
+def soon(condition: object) -> None:
+    end = time.monotonic() + 3
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("quick")
+def test_signs_of_life_and_progress(tmp_path: Path) -> None:
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        for _ in range(2):
+            os.utime(tmp_path / "lease-0001", (1, 1))
+            soon(lambda: (tmp_path / "lease-0001").stat().st_mtime > 1)
+        assert not (tmp_path / leases.PROGRESS).exists()
+        lease.beat(3, 10)
+        soon(lambda: (tmp_path / leases.PROGRESS).exists() and (tmp_path / leases.PROGRESS).read_text() == "[3,10]")
+        assert not lease.stop_requested
+        lease.confirm()
+    assert (tmp_path / "lease-0001.released").exists()
+    os.utime(tmp_path / "lease-0001", (1, 1))
+    time.sleep(0.06)
+    assert (tmp_path / "lease-0001").stat().st_mtime == 1, "no sign of life after the release"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_to_stop_and_the_old_handler_comes_back(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        os.kill(os.getpid(), number)
+        assert lease.stop_requested
+        assert not lease.lost
+    assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_again_does_not_wait(tmp_path: Path) -> None:
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cancel_asks_to_stop_if_it_came_after_the_claim(tmp_path: Path) -> None:
+    (tmp_path / "cancel").touch()
+    os.utime(tmp_path / "cancel", (time.time() - 5,) * 2)
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        time.sleep(0.1)
+        assert not lease.stop_requested
+        (tmp_path / "cancel").touch()
+        soon(lambda: lease.stop_requested)
+        assert not lease.lost
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["taken", "removed"])
+def test_a_lease_that_others_took_is_lost(tmp_path: Path, how: str) -> None:
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        lease.confirm()
+        if how == "taken":
+            write_lease(tmp_path, 2, ELSEWHERE)
+        else:
+            (tmp_path / "lease-0001").unlink()
+        with pytest.raises(LeaseLost, match="lease-0001: another process took this run over"):
+            lease.confirm()
+        assert lease.lost
+        assert lease.stop_requested
+    again = leases.Lease(tmp_path, 1, tmp_path / "cancel", 60, 0)
+    with again:
+        soon(lambda: again.lost)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_holder_that_cannot_give_signs_of_life_gives_up_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = take(tmp_path, ttl=0.3)
+    assert lease is not None
+
+    def away(path: Path) -> None:  # the file server
+        raise OSError(5, "Input/output error")
+
+    with lease, monkeypatch.context() as patched:
+        patched.setattr(os, "utime", away)
+        time.sleep(0.1)
+        assert not lease.lost
+        soon(lambda: lease.lost)
+
+
+def race(root: Path, mode: str, runs: int) -> list[list[str]]:
+    """What eight claimants note in each of `runs` folders."""
+    dead = dead_process()
+    for i in range(runs):
+        (folder := root / f"{i:03d}").mkdir(parents=True)
+        if i % 3:
+            write_lease(folder, 1, dead)
+        if i % 3 == 2:
+            leases.mark_released(folder, 1)
+    command = [sys.executable, str(SUPPORT / "lease_racer.py"), str(root), mode]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    racers = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=env) for _ in range(8)]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    begin = time.time() + 0.1
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write(f"{begin}\n")
+        racer.stdin.flush()
+    for racer in racers:  # all live until all have finished, for what the dead held is free
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "finished\n"
+    for racer in racers:
+        racer.communicate()
+        assert racer.returncode == 0
+    return [(root / f"{i:03d}" / "claimed.txt").read_text().splitlines() for i in range(runs)]
+
+
+def test_race_each_run_is_claimed_by_one(tmp_path: Path) -> None:
+    claimed = race(tmp_path, "hold", 60)
+    assert claimed == [["1"] if i % 3 == 0 else ["2"] for i in range(60)]
+
+
+def test_race_would_tell_if_leases_were_not_exclusive(tmp_path: Path) -> None:
+    assert sum(len(lines) > 1 for lines in race(tmp_path, "careless", 60)) >= 5
+
+
+def test_race_of_claims_and_releases_never_overlaps(tmp_path: Path) -> None:
+    for lines in race(tmp_path, "cycle", 3):
+        numbers = [int(line.split()[1]) for line in lines]
+        assert len(lines) > 4
+        assert lines == [f"{word} {n}" for n in numbers[::2] for word in ("begin", "end")]
+        assert len(set(numbers[::2])) == len(numbers[::2])

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgbench.store.files import write_atomic
+from dgbench.store.sealed import Garbled, check_seal, sealed
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "state.pt"
+    write_atomic(found, sealed(lambda file: torch.save({"weights": torch.arange(5.0), "step": 3}, file)))
+    return found
+
+
+def test_what_torch_wrote_is_read_by_torch(path: Path) -> None:
+    check_seal(path)
+    state = torch.load(path, weights_only=True)
+    assert (state["weights"].tolist(), state["step"]) == ([0, 1, 2, 3, 4], 3)
+
+
+def test_no_byte_can_change_unnoticed(path: Path) -> None:
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(Garbled, match=r"state\.pt is not what was written"):
+            check_seal(path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 31, 32, 33, -33, -1])
+def test_no_end_can_be_lost_unnoticed(path: Path, kept: int) -> None:
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(Garbled):
+        check_seal(path)
+
+
+@given(st.lists(st.binary(max_size=70), max_size=5))
+def test_any_content_can_be_sealed(parts: list[bytes]) -> None:
+    file = io.BytesIO()
+    sealed(lambda into: [into.write(part) for part in parts])(file)
+    content = b"".join(parts)
+    assert file.getvalue()[: len(content)] == content
+    assert len(file.getvalue()) == len(content) + 32
+
+
+def test_a_file_that_ends_at_the_border_of_a_block(tmp_path: Path) -> None:
+    for size in ((1 << 20) - 32, (1 << 20) - 31, 1 << 20, (1 << 20) + 1):
+        write_atomic(tmp_path / "file", sealed(lambda file, size=size: file.write(bytes(size))))  # type: ignore[misc]
+        check_seal(tmp_path / "file")
+
+
+def test_a_disk_that_cannot_read_it_any_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: Any = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("builtins.open", lambda *_: Broken())
+    with pytest.raises(Garbled, match=r"state\.pt can't be read \(Input/output error\)"):
+        check_seal(path)

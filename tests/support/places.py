@@ -1,0 +1,11 @@
+"""Where the files lie that tests read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+EXAMPLES = TESTS / "examples"
+SUPPORT = TESTS / "support"
+SWEEPS = ROOT / "sweeps"
