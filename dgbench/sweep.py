@@ -21,7 +21,8 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
 from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
-from dgbench.launchers.reconcile import Sweep, prepare, reopen
+from dgbench.launchers.prepare import prepare, reopen
+from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.tidy import prunable, prune
 from dgbench.plan.asking import overlaid, read_sweep_file
 from dgbench.plan.cost import cost_of
@@ -85,7 +86,7 @@ def _launch(args: Any) -> int:
         sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     problems.raise_if_any()
     if args.dry_run:
-        _tell_dry_run(sweep, catalogue, as_json=args.json)
+        _tell_dry_run(sweep, as_json=args.json)
         return 0
     for remark in sweep.remarks():
         print(remark)
@@ -117,12 +118,12 @@ def _agreed(question: str) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _tell_dry_run(sweep: Sweep, catalogue: Catalogue, *, as_json: bool) -> None:
+def _tell_dry_run(sweep: Sweep, *, as_json: bool) -> None:
     if as_json:
         for run in sweep.plan.runs:
             sys.stdout.buffer.write(orjson.dumps(_describe(run), option=orjson.OPT_APPEND_NEWLINE))
         return
-    for line in cost_of(sweep.plan, catalogue, save_models=sweep.site.save_models).lines():
+    for line in cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines():
         print(line)
 
 

@@ -26,7 +26,8 @@ from dgbench.core.protocol import FixedSplit
 from dgbench.core.site import Site
 from dgbench.flags import add_device, add_setting, asked_of, site_of
 from dgbench.launchers.base import Slot
-from dgbench.launchers.reconcile import Sweep, prepare
+from dgbench.launchers.prepare import prepare
+from dgbench.launchers.reconcile import Sweep
 from dgbench.report import select
 from dgbench.store.folder import State
 from dgbench.store.lease import TAKEN
@@ -112,7 +113,7 @@ def _execute(sweep: Sweep, threads: int) -> bool:
         folder = sweep.store.folder(run.id)
         if folder.state(retries=0) is not State.DONE:
             folder.create(run)
-            code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)))
+            code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)), sweep.catalogue)
             if code == TAKEN:
                 print(f"another process executes {run.name}: try again when it has ended", file=sys.stderr)
             if code != 0:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dgbench.catalogue.entry import KINDS, PACKAGE, Entry
 from dgbench.catalogue.foreign import foreign_entry
@@ -21,6 +22,9 @@ from dgbench.catalogue.index import entries_of
 from dgbench.core.errors import UserError
 from dgbench.core.site import split_include
 from dgbench.core.wording import unknown
+
+if TYPE_CHECKING:
+    from dgbench.data.dataset import Dataset
 
 GROUPS = {
     "dgbench.algorithms": "algorithm",
@@ -33,7 +37,10 @@ GROUPS = {
 
 
 class Catalogue:
-    """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is."""
+    """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is.
+
+    Gathering the entries reads about a hundred files, so a command makes one catalogue and hands it on.
+    """
 
     def __init__(self, include: Sequence[str | Path] = ()) -> None:
         split = [split_include(str(path)) for path in include]
@@ -42,6 +49,13 @@ class Catalogue:
         missing = [str(file) for file, _ in files if not file.is_file()]
         if missing:
             raise UserError(*(f"--include {path}: there is no such file" for path in missing))
+        self.opened: dict[tuple[object, ...], Dataset] = {}
+        """Data sets that `sources.open_dataset` has opened; of two catalogues, each may have a class of one name."""
+
+    def including(self, include: Sequence[str | Path]) -> Catalogue:
+        """Return the catalogue with these included files: this one if it has no others."""
+        other = Catalogue(include)
+        return self if other.include == self.include else other
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -77,7 +91,8 @@ class Catalogue:
         for folder, *_ in KINDS.values():
             for file in sorted((PACKAGE / folder).glob("[!_]*.py")):
                 yield from entries_of(f"dgbench.{folder}.{file.stem}", file)
-        for point in _entry_points():
+        installed = entry_points()  # reads the metadata of every installed package, at each call
+        for point in (point for group in GROUPS for point in installed.select(group=group)):
             try:
                 spec = importlib.util.find_spec(point.module)
             except ModuleNotFoundError:  # of a package that it would lie in
@@ -93,5 +108,11 @@ class Catalogue:
                 yield from entries_of("", Path(included))
 
 
-def _entry_points() -> Iterable[EntryPoint]:
-    return [point for group in GROUPS for point in entry_points(group=group)]
+@cache
+def shared_catalogue(include: tuple[str, ...]) -> Catalogue:
+    """Return the catalogue that the runs of this process share, made at the first call.
+
+    The fork server makes it before it forks (`dgbench.execute.job.preload`): the runs' processes inherit its entries
+    and the data sets that it opened. Commands make their own instead: in a notebook, a file may change between two.
+    """
+    return Catalogue(include)

@@ -41,9 +41,6 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
     return found
 
 
-_open: dict[tuple[str, str, str, str, int, bool, str], Dataset] = {}
-
-
 def open_dataset(
     name: str,
     site: Site,
@@ -52,11 +49,11 @@ def open_dataset(
     backbone: str = "auto",
     interpolation: str = Dataset.interpolation,
 ) -> Dataset:
-    """Open a data set, once in a process; raises `UserError` with everything wrong with its files."""
+    """Open a data set, once in a catalogue; raises `UserError` with everything wrong with its files."""
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
     backbone = backbone if entry.card.input_kind == "texts" else "auto"
     key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
-    if key not in _open:
+    if key not in catalogue.opened:
         cls = entry.load()
         if cls.card.folder and not site.data_dir:
             raise UserError(f"{name} is read from {cls.card.folder} under --data_dir, which is not given")
@@ -69,9 +66,10 @@ def open_dataset(
         )
         if isinstance(dataset, CachedDataset):
             dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
-        _open[key] = dataset
-    if interpolation == _open[key].interpolation:
-        return _open[key]
-    resized_otherwise = copy.copy(_open[key])
+        catalogue.opened[key] = dataset
+    opened = catalogue.opened[key]
+    if interpolation == opened.interpolation:
+        return opened
+    resized_otherwise = copy.copy(opened)
     resized_otherwise.interpolation = interpolation
     return resized_otherwise

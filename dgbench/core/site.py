@@ -43,6 +43,16 @@ class Site:
         stay = [file for file in self.include if Path(file).name not in names or Path(split_include(file)[0]).is_file()]
         return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
 
+    def completed_by(self, earlier: Site) -> Site:
+        """Fill in the places that an earlier launch of the sweep named and this one does not; include its files too."""
+        return dataclasses.replace(
+            self,
+            paths={**earlier.paths, **self.paths},
+            data_dir=self.data_dir or earlier.data_dir,
+            cache_dir=self.cache_dir or earlier.cache_dir,
+            include=earlier.including(self.include).include,
+        )
+
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:
         """Read what `to_json` wrote."""

@@ -76,9 +76,21 @@ class Workbench:
             fit_classifier(network, self.data, self.run.fold, self.device)
 
 
-def open_workbench(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]] = _NOTHING) -> Workbench:
-    """Lay out what a run needs; raises `UserError` with everything wrong with the data."""
-    catalogue = Catalogue(site.include)
+def open_workbench(
+    run: Run, store: Store, site: Site, catalogue: Catalogue, keep: Mapping[str, Collection[str]] = _NOTHING
+) -> Workbench:
+    """Lay out what a run needs.
+
+    Args:
+        run: The run, whose folder exists.
+        store: The sweep's folder.
+        site: This machine.
+        catalogue: The catalogue with the files that `site` includes.
+        keep: Predictor -> which of its models other runs read.
+
+    Raises:
+        UserError: With everything that is wrong with the data, or if this machine lacks the device.
+    """
     if run.setting.weights:
         provide(run.setting.weights, Path(site.backbone_weights))
     how = run.setting

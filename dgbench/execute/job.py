@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import dgbench
-from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
 from dgbench.catalogue.entry import source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def preload(wanted: dict[str, Any]) -> None:
     """Read what all runs of a sweep need, in the process that they are forked from: classes and small data sets."""
     site = Site.from_json(wanted["site"])
-    catalogue = Catalogue(site.include)
+    catalogue = shared_catalogue(site.include)
     for name in wanted["names"]:
         entry = catalogue.entries[name]
         _as_imported(entry.file)
@@ -51,10 +51,15 @@ def preload(wanted: dict[str, Any]) -> None:
     commit()
 
 
-def run_job(job: dict[str, Any]) -> int:
-    """Execute one run of a sweep: `root`, `id`, `site`, `keep` (predictor -> which models), `threads`.
+def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
+    """Execute one run of a sweep.
 
-    Returns the exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
+    Args:
+        job: `root`, `id`, `site`, `keep` (predictor -> which models), `threads`.
+        catalogue: The catalogue that the run was planned with; None in another process than that, where runs share one.
+
+    Returns:
+        The exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     torch.set_num_threads(job["threads"])
@@ -66,7 +71,8 @@ def run_job(job: dict[str, Any]) -> int:
         return TAKEN
     with lease:
         try:
-            execute(folder.run(), store, Site.from_json(job["site"]), job["keep"], lease)
+            site = Site.from_json(job["site"])
+            execute(folder.run(), store, site, catalogue or shared_catalogue(site.include), job["keep"], lease)
         except Stopped:
             log.info("stopped on request; launched again, it goes on")
             return STOPPED
@@ -86,11 +92,13 @@ def run_job(job: dict[str, Any]) -> int:
     return 0
 
 
-def execute(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]], lease: Lease) -> None:
+def execute(
+    run: Run, store: Store, site: Site, catalogue: Catalogue, keep: Mapping[str, Collection[str]], lease: Lease
+) -> None:
     """Execute a claimed run and write `done`; raises whatever goes wrong."""
     started = time.time()
-    bench = open_workbench(run, store, site, keep)
-    sources = sources_of(run, bench.catalogue)
+    bench = open_workbench(run, store, site, catalogue, keep)
+    sources = sources_of(run, catalogue)
     log.info("%s on %s: %s", run.id, bench.device, run.name)
     if run.kind == "train":
         Training(bench).execute(lease)

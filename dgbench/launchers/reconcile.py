@@ -1,35 +1,30 @@
-"""From what was asked for and what a folder holds to what is left to do: the engine behind `sweep`.
+"""From what a folder should hold, and what it holds, to what is left to do: the engine behind `sweep`.
 
-Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execute` does it.
+Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execute` does it. `prepare` makes sweeps.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.sources import open_dataset, split_datasets
+from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores, visible_gpus
 from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
-from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
 from dgbench.launchers.progress import progress
 from dgbench.networks.start import fetch
-from dgbench.plan.asking import declare, open_facts
-from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
-from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
-from dgbench.plan.planfile import FILE as PLAN
-from dgbench.plan.planfile import read_plan, tabulate, write_plan
+from dgbench.plan.declaration import Declaration, write_declaration
+from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
 from dgbench.store.folder import State, Store, model_path
 
@@ -46,6 +41,8 @@ class Sweep:
     declaration: Declaration
     plan: Plan
     site: Site
+    catalogue: Catalogue
+    """With the files that `site` includes."""
 
     @property
     def store(self) -> Store:
@@ -140,10 +137,10 @@ class Sweep:
 
     def remarks(self) -> Iterator[str]:
         """What is worth knowing of the data sets' files, and of methods that were changed since."""
-        catalogue, changed = Catalogue(self.site.include), Counter[str]()
+        changed = Counter[str]()
         for run in self.plan.runs:
             parts = (run.method, *run.averages)
-            now = {part.name: source for part in parts if (source := catalogue.entries[part.name].source)}
+            now = {part.name: source for part in parts if (source := self.catalogue.entries[part.name].source)}
             then = (self.store.folder(run.id).summary() or {}).get("sources", {}) if now else {}
             changed.update(name for name, source in then.items() if source != now.get(name))
         for name, runs in changed.items():
@@ -158,9 +155,8 @@ class Sweep:
                 build_cache(dataset)
 
     def _datasets(self) -> Iterator[tuple[str, Dataset]]:
-        catalogue = Catalogue(self.site.include)
         for name, size, backbone, interpolation in self._opened():
-            yield name, open_dataset(name, self.site, catalogue, size, backbone, interpolation)
+            yield name, open_dataset(name, self.site, self.catalogue, size, backbone, interpolation)
 
     def _opened(self) -> list[tuple[str, int, str, str]]:
         """The data sets of the runs, with image size, network and interpolation that they are opened for."""
@@ -171,74 +167,3 @@ class Sweep:
         """What the process that runs are forked from should read before."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
         return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}
-
-
-def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:
-    """The sweep that `root` will hold once this was asked for too; raises `UserError`, writes nothing."""
-    try:
-        declaration, paths = declare(asked, catalogue)
-    except UserError as error:
-        raise UserError(*error.problems, *_wrong_with_data(asked, site, catalogue)) from None
-    site = replace(site, paths=paths)
-    if (root / FILE).exists():
-        before, old_site = read_declaration(root, include=site.include)
-        declaration = before.grown_by(declaration, root)
-        site = replace(
-            site,
-            paths={**old_site.paths, **site.paths},
-            data_dir=site.data_dir or old_site.data_dir,
-            cache_dir=site.cache_dir or old_site.cache_dir,
-            include=old_site.include,
-        )
-        catalogue = Catalogue(site.include)
-    elif root.exists() and not root.is_dir():
-        raise UserError(f"--output_dir {root} is a file: use a new folder")
-    elif root.is_dir() and any(path.name != PLAN and not path.name.startswith(".") for path in root.iterdir()):
-        raise UserError(f"--output_dir {root} holds something else: use a new folder")
-    return _planned(root, declaration, site, catalogue)
-
-
-def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
-    """What is wrong with the files of those data sets whose names are right."""
-    problems = Problems()
-    for text in asked.get("datasets", ()):
-        with suppress(UserError):
-            paths = split_datasets([text], catalogue)
-            for name in paths:
-                with problems.collecting():
-                    open_dataset(name, replace(site, paths=paths), catalogue)
-    return problems.found
-
-
-def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
-    """The sweep that a folder holds, planned again; `moved` are fields of its site that have changed.
-
-    `include`: where included files lie now that are gone from where they were.
-    """
-    declaration, site = read_declaration(root, include=include)
-    site = replace(site, **moved)
-    return _planned(root, declaration, site, Catalogue(site.include))
-
-
-def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalogue) -> Sweep:
-    facts = open_facts(declaration, site, catalogue)
-    _refuse_other_data(root, facts)
-    plan = declaration.plan(facts, catalogue)
-    refuse_small_domains(plan)
-    if site.save_predictions:
-        refuse_large_predictions(plan)
-    return Sweep(root, declaration, plan, site)
-
-
-def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
-    if not (root / FILE).exists():
-        return
-    before = read_plan(root).datasets
-    changed = [name for name in facts if name in before and before[name].fingerprint != facts[name].fingerprint]
-    if changed:
-        raise UserError(
-            *(
-                f"{name} is not the data that {root} was begun with (fingerprints differ): use another folder"
-                for name in changed
-            )
-        )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,16 @@ def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Catalogue().get("algorithm", "Plugged")
     assert (entry.file, entry.module) == (str(module), "plugin_for_dgbench")
     assert entry.load().__module__ == "plugin_for_dgbench"
+
+
+def test_entries_are_gathered_once_for_the_same_files(algorithm_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Catalogue([algorithm_file])
+    assert found.including([str(algorithm_file)]) is found
+    assert found.including([]).include == ()
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(metadata, "distributions", lambda **how: asked.append(how) or ())
+    assert found.entries is found.entries
+    assert len(asked) == 1, "the metadata of all that is installed are read once, whatever the number of groups"
 
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such_package.module"])

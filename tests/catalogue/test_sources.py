@@ -13,6 +13,18 @@ from dgbench.core.site import Site
 from dgbench.data.facts import facts_of
 from tests.support.layouts import write_folders
 
+OWN = """
+from dgbench.core.cards import DatasetCard
+from dgbench.data.dataset import Dataset
+
+class Toy(Dataset):
+    "Made up."
+    card = DatasetCard(source="-", licence="-", input_shape=(3, 8, 8), domains={domains})
+
+    def __init__(self, **places):
+        self.domains = self.card.domains
+"""
+
 
 def refused(catalogue: Catalogue, *texts: str) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
@@ -56,6 +68,17 @@ def test_a_site_is_read_as_it_was_written() -> None:
     assert Site.from_json(orjson.loads(orjson.dumps(site.to_json()))) == site
 
 
+def test_a_launch_without_places_finds_those_of_the_one_before(tmp_path: Path) -> None:
+    here, there = str(tmp_path / "here.py"), str(tmp_path / "there.py")
+    before = Site("/data", "/cache", {"folder:x": "/x", "folder:y": "/y"}, (here,), device="cuda", workers=3)
+    now = Site(paths={"folder:y": "/new", "folder:z": "/z"}, include=(there,), device="cpu")
+    paths = {"folder:x": "/x", "folder:y": "/new", "folder:z": "/z"}
+    Path(here).touch()
+    assert now.completed_by(before) == Site("/data", "/cache", paths, (here, there), device="cpu")
+    moved = Site("/other", "/else").completed_by(before)
+    assert (moved.data_dir, moved.cache_dir, moved.workers) == ("/other", "/else", 0)
+
+
 def test_an_included_file_that_moved_takes_its_old_place(tmp_path: Path) -> None:
     for folder in ("old", "new"):
         (tmp_path / folder).mkdir()
@@ -77,6 +100,18 @@ def test_a_data_set_is_opened_once_and_known_by_its_facts(catalogue: Catalogue) 
     assert sum(facts.counts) == 1797
     assert "small_images" in facts.traits
     assert facts.fingerprint == found.fingerprint()
+
+
+def test_another_catalogues_data_set_of_one_name_is_another(tmp_path: Path) -> None:
+    opened = []
+    for place, domains in (("first", ("a", "b")), ("second", ("c", "d", "e"))):
+        file = tmp_path / place / "toy.py"
+        file.parent.mkdir()
+        file.write_text(OWN.format(domains=domains))
+        catalogue = Catalogue([file])
+        opened.append(open_dataset("Toy", Site(), catalogue))
+        assert open_dataset("Toy", Site(), catalogue) is opened[-1]
+    assert [found.domains for found in opened] == [("a", "b"), ("c", "d", "e")]
 
 
 def test_a_path_is_opened_where_the_site_says(catalogue: Catalogue, tmp_path: Path) -> None:

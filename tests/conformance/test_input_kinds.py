@@ -14,7 +14,7 @@ from dgbench.core.protocol import View
 from dgbench.core.site import Site
 from dgbench.execute.evaluate import logits_of
 from dgbench.execute.models import predict_with
-from dgbench.launchers.reconcile import prepare
+from dgbench.launchers.prepare import prepare
 from dgbench.networks import network
 from dgbench.networks.graphs import GIN
 from dgbench.networks.weights import sha256_of

@@ -25,7 +25,8 @@ from dgbench.datasets.fmow import FMoW, WILDSFMoW
 from dgbench.datasets.iwildcam import iWildCam
 from dgbench.datasets.poverty_map import PovertyMap
 from dgbench.datasets.rxrx1 import RxRx1
-from dgbench.launchers.reconcile import Sweep, prepare
+from dgbench.launchers.prepare import prepare
+from dgbench.launchers.reconcile import Sweep
 from tests.datasets.no_network import cut_off
 from tests.support.in_process import execute_all, records_of
 from tests.support.wilds_layouts import WRITERS, Row, fitted

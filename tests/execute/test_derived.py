@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_candidates_are_recorded_one_by_one_up_to_the_last_step(
 def copied(sweep: Sweep, root: Path) -> Sweep:
     """The same sweep in a folder that may be damaged."""
     shutil.copytree(sweep.root, root, dirs_exist_ok=True)
-    return Sweep(root, sweep.declaration, sweep.plan, sweep.site)
+    return dataclasses.replace(sweep, root=root)
 
 
 def again(sweep: Sweep, run: Run) -> None:

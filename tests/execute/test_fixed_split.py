@@ -22,7 +22,8 @@ from dgbench.core.site import Site
 from dgbench.data.views import Minibatches, ViewData
 from dgbench.datasets import _texts
 from dgbench.execute.models import find_model
-from dgbench.launchers.reconcile import Sweep, prepare
+from dgbench.launchers.prepare import prepare
+from dgbench.launchers.reconcile import Sweep
 from dgbench.train import main as by_hand
 from tests.support.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.support.language_models import save_model

@@ -17,6 +17,7 @@ import orjson
 import pytest
 import torch
 
+from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.machine import pick_device
 from dgbench.core.protocol import View
@@ -25,9 +26,10 @@ from dgbench.core.site import Site
 from dgbench.data.views import ViewData
 from dgbench.execute import evaluate
 from dgbench.execute.context import open_workbench
-from dgbench.execute.job import commit, preload, versions
+from dgbench.execute.job import commit, preload, run_job, versions
 from dgbench.execute.models import find_model
 from dgbench.execute.training import CHECKPOINT, Training
+from dgbench.launchers.base import Slot
 from dgbench.launchers.reconcile import Sweep
 from dgbench.report.results import read_results
 from dgbench.report.select import TrainingDomain
@@ -329,10 +331,13 @@ def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(
 
 
 def test_what_is_preloaded_is_read_before_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep, run, _ = one(tmp_path, *ROWS)
+    sweep, run, folder = one(tmp_path, *ROWS)
+    shared_catalogue.cache_clear()  # as in a new process
     preload(sweep._preloaded())
     monkeypatch.setattr("numpy.loadtxt", None)
-    assert execute(sweep, run) == 0
+    monkeypatch.setattr(Catalogue, "_find", None)
+    folder.create(run)
+    assert run_job(sweep.job(run, Slot(index=0, gpu=None, threads=1))) == 0
 
 
 def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +356,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, mo
         sweep.execute(jobs=1, jobs_per_gpu=1, retries=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
-        open_workbench(sweep.plan.runs[0], sweep.store, sweep.site)
+        open_workbench(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue)
 
 
 def test_a_run_says_which_file_its_method_is_from_and_a_launch_that_it_was_changed(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def merge_run(sweep: Sweep, algorithm: str) -> Run:
 
 
 def bench_of(sweep: Sweep, algorithm: str = "ERM") -> Workbench:
-    return open_workbench(merge_run(sweep, algorithm), sweep.store, sweep.site)
+    return open_workbench(merge_run(sweep, algorithm), sweep.store, sweep.site, sweep.catalogue)
 
 
 def tools_of(sweep: Sweep, algorithm: str = "ERM") -> MergeTools:

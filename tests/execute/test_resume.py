@@ -16,7 +16,8 @@ import pytest
 
 from dgbench import cli, collect, sweep
 from dgbench.core.site import Site
-from dgbench.launchers.reconcile import Sweep, reopen
+from dgbench.launchers.prepare import reopen
+from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import State, Store
 from dgbench.store.lease import Process, newest

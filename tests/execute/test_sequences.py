@@ -22,7 +22,8 @@ from dgbench.core.site import Site
 from dgbench.data.dataset import NOT_ASKED
 from dgbench.data.views import ViewData
 from dgbench.execute.models import find_model
-from dgbench.launchers.reconcile import Sweep, prepare
+from dgbench.launchers.prepare import prepare
+from dgbench.launchers.reconcile import Sweep
 from tests.support.in_process import CPU, execute_all, records_of, runs_of, training_of
 from tests.support.language_models import save_causal_model
 from tests.support.places import EXAMPLES

@@ -154,7 +154,7 @@ def sweep(root: Path, teacher: str = "ERM+SMA", *rows: str, **asked: Any) -> Swe
 
 
 def bench(swept: Sweep, run: Run) -> Workbench:
-    return open_workbench(run, swept.store, swept.site)
+    return open_workbench(run, swept.store, swept.site, swept.catalogue)
 
 
 def logits(swept: Sweep, source: Input, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dgbench import collect, sweep
-from dgbench.launchers.reconcile import reopen
+from dgbench.launchers.prepare import reopen
 from dgbench.plan.planfile import read_plan
 from dgbench.report.render import FORMATS
 from dgbench.store.folder import State, Store

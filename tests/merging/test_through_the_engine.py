@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def test_a_sweep_of_twelve_rows_trains_what_its_plan_said(tmp_path: Path) -> Non
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_missing_member_is_named(sweep: Sweep, tmp_path: Path, place: int) -> None:
     shutil.copytree(sweep.root, tmp_path, dirs_exist_ok=True)
-    copy = Sweep(tmp_path, sweep.declaration, sweep.plan, sweep.site)
+    copy = dataclasses.replace(sweep, root=tmp_path)
     gone = copy.store.folder(runs_of(sweep, "ERM")[place].id)
     shutil.rmtree(gone.path / "models")
     for merger in MERGERS:

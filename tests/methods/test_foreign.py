@@ -29,7 +29,8 @@ from dgbench.data.views import Minibatches
 from dgbench.execute.job import preload
 from dgbench.execute.models import predict_with
 from dgbench.execute.training import CHECKPOINT
-from dgbench.launchers.reconcile import Sweep, reopen
+from dgbench.launchers.prepare import reopen
+from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.algorithm import Batch, Task
 from dgbench.methods.foreign import Inputs
 from dgbench.methods.foreign_state import give, take

@@ -16,7 +16,8 @@ from dgbench.execute.context import open_workbench
 from dgbench.execute.job import run_job
 from dgbench.execute.training import Training
 from dgbench.launchers.base import Slot
-from dgbench.launchers.reconcile import Sweep, prepare
+from dgbench.launchers.prepare import prepare
+from dgbench.launchers.reconcile import Sweep
 from dgbench.store.folder import RunFolder
 from dgbench.store.lease import Lease, Stopped
 
@@ -45,7 +46,7 @@ def execute(sweep: Sweep, run: Run) -> int:
     """Execute one run here, on one thread; its exit code."""
     torch.set_num_threads(1)
     sweep.store.folder(run.id).create(run)
-    return run_job(sweep.job(run, Slot(index=0, gpu=None, threads=1)))
+    return run_job(sweep.job(run, Slot(index=0, gpu=None, threads=1)), sweep.catalogue)
 
 
 def execute_all(sweep: Sweep) -> Sweep:
@@ -64,7 +65,7 @@ def training_of(sweep: Sweep, run: Run, keep: Mapping[str, Collection[str]] | No
     """The training of a run, not begun or where its checkpoint is."""
     torch.set_num_threads(1)
     sweep.store.folder(run.id).create(run)
-    return Training(open_workbench(run, sweep.store, sweep.site, keep or {}))
+    return Training(open_workbench(run, sweep.store, sweep.site, sweep.catalogue, keep or {}))
 
 
 class Patience:

@@ -1,0 +1,107 @@
+"""From what was asked for to a planned sweep: the whole way of a launch, until the first thing is written.
+
+asked for -> declared -> joined to what the folder holds -> facts of the data -> plan -> refusals -> sweep
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.sources import open_dataset, split_datasets
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.site import Site
+from dgbench.data.facts import DatasetFacts
+from dgbench.launchers.reconcile import Sweep
+from dgbench.plan.asking import declare, open_facts
+from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
+from dgbench.plan.declaration import FILE, Declaration, read_declaration, read_site
+from dgbench.plan.planfile import FILE as PLAN
+from dgbench.plan.planfile import read_plan
+
+
+def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:
+    """Plan the sweep that `root` will hold after a launch; write nothing.
+
+    Args:
+        root: The sweep's folder: one that exists is extended.
+        asked: Values by the keys of a sweep file.
+        site: This machine; the paths of data sets are filled in.
+        catalogue: The catalogue with the files that `site` includes.
+
+    Raises:
+        UserError: With everything that is wrong, as far as it can be checked.
+    """
+    try:
+        declaration, paths = declare(asked, catalogue)
+    except UserError as error:
+        raise UserError(*error.problems, *_wrong_with_data(asked, site, catalogue)) from None
+    site = replace(site, paths=paths)
+    if (root / FILE).exists():
+        site = site.completed_by(read_site(root))
+        catalogue = catalogue.including(site.include)
+        before, _ = read_declaration(root, catalogue)
+        declaration = before.grown_by(declaration, root)
+    else:
+        _refuse_other_content(root)
+    return _planned(root, declaration, site, catalogue)
+
+
+def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
+    """Plan the sweep that a folder holds again.
+
+    Args:
+        root: The sweep's folder.
+        include: Where included files lie now that are gone from where they were.
+        moved: Fields of the sweep's site that have changed.
+
+    Raises:
+        UserError: With everything that is wrong, as far as it can be checked.
+    """
+    site = replace(read_site(root).including(include), **moved)
+    catalogue = Catalogue(site.include)
+    declaration, _ = read_declaration(root, catalogue)
+    return _planned(root, declaration, site, catalogue)
+
+
+def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalogue) -> Sweep:
+    facts = open_facts(declaration, site, catalogue)
+    _refuse_other_data(root, facts)
+    plan = declaration.plan(facts, catalogue)
+    refuse_small_domains(plan)
+    if site.save_predictions:
+        refuse_large_predictions(plan)
+    return Sweep(root, declaration, plan, site, catalogue)
+
+
+def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
+    """List what is wrong with the files of those data sets whose names are right."""
+    problems = Problems()
+    for text in asked.get("datasets", ()):
+        with suppress(UserError):
+            paths = split_datasets([text], catalogue)
+            for name in paths:
+                with problems.collecting():
+                    open_dataset(name, replace(site, paths=paths), catalogue)
+    return problems.found
+
+
+def _refuse_other_content(root: Path) -> None:
+    """Refuse a place that holds no sweep but something else."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--output_dir {root} is a file: use a new folder")
+    if root.is_dir() and any(path.name != PLAN and not path.name.startswith(".") for path in root.iterdir()):
+        raise UserError(f"--output_dir {root} holds something else: use a new folder")
+
+
+def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
+    """Refuse data sets whose files have changed since the sweep was begun."""
+    before, problems = read_plan(root).datasets if (root / FILE).exists() else {}, Problems()
+    for name, found in facts.items():
+        if name in before and before[name].fingerprint != found.fingerprint:
+            problems.add(f"{name} is not the data that {root} was begun with (fingerprints differ): use another folder")
+    problems.raise_if_any()
