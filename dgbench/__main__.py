@@ -36,8 +36,7 @@ def dispatch(argv: Sequence[str]) -> int:
     if argv[0] not in COMMANDS:
         raise UserError(unknown("command", argv[0], COMMANDS))
     module = importlib.import_module(f"dgbench.{argv[0]}")
-    code: int = module.main(argv[1:])
-    return code
+    return int(module.main(argv[1:]))
 
 
 def main() -> int:

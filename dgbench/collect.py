@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgbench.cli import Parser, run
+from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown
 from dgbench.plan import planfile
@@ -32,20 +31,22 @@ def open_results(root: Path) -> Results:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
-    parser.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep, dgbench's or DomainBed's")
-    parser.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
-    parser.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
-    parser.add_argument(
+def parser() -> cli.Parser:
+    """Declare the flags of the command."""
+    found = cli.Parser(prog="dgbench collect", description=__doc__)
+    found.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep, dgbench's or DomainBed's")
+    found.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
+    found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
+    found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    found.add_argument(
         "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
     )
+    return found
 
 
-def collect(args: argparse.Namespace) -> int:
-    """Print or write the tables; an incomplete sweep is no failure."""
-    problems = Problems()
+def main(argv: Sequence[str]) -> int:
+    """Print or write the tables; return 0 also for an incomplete sweep."""
+    args, problems = parser().parse_args(argv), Problems()
     with problems.collecting():
         chosen = selectors(args.selector)
     if args.format not in FORMATS:
@@ -64,12 +65,5 @@ def collect(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = Parser(prog="dgbench collect", description=__doc__)
-    add_arguments(parser)
-    return run(lambda words: collect(parser.parse_args(words)), argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgbench.cli import Parser, run
+from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.wording import unknown
@@ -21,16 +20,18 @@ from dgbench.store.folder import RunFolder
 FORMATS = ("domainbed",)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
-    parser.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write to: new, or empty")
-    parser.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
+def parser() -> cli.Parser:
+    """Declare the flags of the command."""
+    found = cli.Parser(prog="dgbench export", description=__doc__)
+    found.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep")
+    found.add_argument("--output_dir", type=Path, required=True, help="folder to write to: new, or empty")
+    found.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
+    return found
 
 
-def export(args: argparse.Namespace) -> int:
-    """Write every finished candidate of every row as a run of its own, and say how many."""
-    problems = Problems()
+def main(argv: Sequence[str]) -> int:
+    """Write every finished candidate of every row as a run of its own, and say how many; return 0."""
+    args, problems = parser().parse_args(argv), Problems()
     if args.format not in FORMATS:
         problems.add(unknown("format", args.format, FORMATS))
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
@@ -78,12 +79,5 @@ def _records(series: Series, domains: Sequence[str]) -> Iterator[dict[str, Any]]
         yield {"step": step, **dict(zip(keys, accuracies, strict=True))}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = Parser(prog="dgbench export", description=__doc__)
-    add_arguments(parser)
-    return run(lambda words: export(parser.parse_args(words)), argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from dgbench import cli, collect
+from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import Problems
@@ -28,7 +28,10 @@ from dgbench.flags import add_device, add_setting, asked_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
-from dgbench.report import select
+from dgbench.report.render import text
+from dgbench.report.results import read_results
+from dgbench.report.select import TrainingDomain, ValidationDomain
+from dgbench.report.tables import build
 from dgbench.store.folder import State
 from dgbench.store.lease import TAKEN
 
@@ -64,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
         sweep.write()
         if not _execute(sweep, args.threads or usable_cores()):
             return 1
-    own = sweep.declaration.protocol == FixedSplit.name
-    selector = select.ValidationDomain.name if own else select.TrainingDomain.name
-    return collect.main(["--input_dir", str(sweep.root), "--selector", selector])
+    selector = ValidationDomain() if sweep.declaration.protocol == FixedSplit.name else TrainingDomain()
+    sys.stdout.write(text(build(read_results(sweep.root), [selector])))
+    return 0
 
 
 def _asked(args: Any) -> Sweep:

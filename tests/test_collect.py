@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dgbench import cli
 from dgbench.collect import main
 from dgbench.report.domainbed import RunArgs, write_run
 from tests.support.places import SUPPORT
@@ -94,7 +95,7 @@ def test_a_sweep_that_has_not_begun_is_no_error(tmp_path: Path, capsys: pytest.C
 def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = tmp_path / "gone"
     words = ["--input_dir", str(gone), "--selector", "orakle", "--format", "latx", "--output", str(gone / "x")]
-    assert main(words) == 2
+    assert cli.run(main, words) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == [
@@ -107,12 +108,12 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "sub").mkdir()
-    assert main(["--input_dir", str(tmp_path)]) == 2
+    assert cli.run(main, ["--input_dir", str(tmp_path)]) == 2
     assert "holds no sweep: neither a plan.json nor folders with results.jsonl" in capsys.readouterr().err
 
 
 def test_the_folder_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
+    assert cli.run(main, []) == 2
     assert "--input_dir" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dgbench import cli
 from dgbench.collect import open_results
 from dgbench.core.protocol import LeaveOneDomainOut, SingleSource
 from dgbench.export import main
@@ -102,7 +103,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     words = ["--format", "domainbad", "--input_dir", str(tmp_path / "no"), "--output-dir", str(tmp_path / "full")]
-    assert main(words) == 2
+    assert cli.run(main, words) == 2
     said = capsys.readouterr().err
     assert "did you mean 'domainbed'?" in said
     assert "holds something already" in said
@@ -114,6 +115,7 @@ def test_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     source, target = tmp_path / "own", tmp_path / "out"
     source.mkdir()
     OWN["make"](source, trials=1, hparams=1, protocol=SingleSource())
-    assert export(source, target) == 2
+    words = ["--format", "domainbed", "--input_dir", str(source), "--output_dir", str(target)]
+    assert cli.run(main, words) == 2
     assert "single-source" in capsys.readouterr().err
     assert not target.exists()

@@ -9,6 +9,7 @@ import pytest
 
 from dgbench import __main__ as console
 from dgbench import cli
+from dgbench.core.errors import UserError
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -41,6 +42,8 @@ def test_words_behind_the_command_are_its_own(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("command", console.COMMANDS)
-def test_every_command_is_there(command: str) -> None:
+def test_every_command_speaks_one_dialect(command: str) -> None:
     module = importlib.import_module(f"dgbench.{command}")
-    assert callable(module.main)
+    assert isinstance(module.parser(), cli.Parser)
+    with pytest.raises(UserError):  # which `cli.run` alone tells
+        module.main(["--no_such_flag"])

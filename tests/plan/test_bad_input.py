@@ -300,7 +300,7 @@ def test_a_folder_without_a_sweep_is_told_by_every_command(
 
 def test_an_unknown_selector_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep_of(tmp_path, "ERM")
-    assert collect.main(["--input_dir", str(tmp_path), "--selector", "orcale"]) == 2
+    assert cli.run(collect.main, ["--input_dir", str(tmp_path), "--selector", "orcale"]) == 2
     assert "unknown selector 'orcale': did you mean 'oracle'?" in capsys.readouterr().err
 
 
