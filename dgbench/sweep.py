@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
-from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, moved_of, site_of
+from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.tidy import prunable, prune
 from dgbench.plan.asking import overlaid, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import read_site
+from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import UNMENDED, State, Store
 
@@ -36,18 +38,18 @@ def parser() -> cli.Parser:
     top = cli.Parser(prog="dgbench sweep", description=__doc__.partition("\n")[0])
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     launch = commands.add_parser("launch", help="start, resume or finish a sweep")
-    add_asking(launch)
-    add_setting(launch)
-    add_executing(launch)
+    launch.add_argument("--sweep", type=Path, metavar="FILE", help="a sweep declared in TOML; flags win over it")
+    add_options(launch, (*ASKING, *SETTING, *EXECUTING))
     launch.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     launch.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
     launch.add_argument("--skip_confirmation", action="store_true", help="don't ask before launching")
     retry = commands.add_parser("retry", help="let failed runs run again, and launch")
-    retry.add_argument("--data_dir", help="where the data lie now, if they moved")
-    retry.add_argument("--cache_dir", metavar="DIR", help="where decoded images are to be kept now")
-    retry.add_argument("--include", nargs="+", metavar="FILE", help="where included files lie now, if they moved")
-    add_executing(retry)
-    retry.set_defaults(device=None, workers=None)
+    moved = {
+        "data_dir": "where the data lie now, if they moved",
+        "cache_dir": "where decoded images are to be kept now",
+        "include": "where included files lie now, if they moved",
+    }
+    add_options(retry, (*(replace(OPTIONS[name], help=text) for name, text in moved.items()), *EXECUTING))
     status = commands.add_parser("status", help="how far a sweep is, and what failed why")
     status.add_argument("--json", action="store_true", help="one JSON object a run")
     helps = {
@@ -95,7 +97,7 @@ def _launch(args: Any) -> int:
 
 def _retry(args: Any) -> int:
     jobs = jobs_of(args)
-    sweep = reopen(args.output_dir, **moved_of(args))
+    sweep = reopen(args.output_dir, **places_of(args))
     forgiven = sum(bool(sweep.store.folder(run.id).forgive()) for run in sweep.plan.runs)
     print(f"{forgiven} failed runs may run again")
     return _execute(sweep, jobs, ask=False)

@@ -24,10 +24,11 @@ from dgbench.core.errors import Problems
 from dgbench.core.machine import usable_cores
 from dgbench.core.protocol import FixedSplit
 from dgbench.core.site import Site
-from dgbench.flags import add_device, add_setting, asked_of, site_of
+from dgbench.flags import add_options, asked_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
+from dgbench.plan.options import DEVICE, SETTING
 from dgbench.report.render import text
 from dgbench.report.results import read_results
 from dgbench.report.select import TrainingDomain, ValidationDomain
@@ -49,8 +50,7 @@ def parser() -> cli.Parser:
     found.add_argument("--test", nargs="+", required=True, metavar="DOMAIN", help="held-out domains, by name or number")
     found.add_argument("--hparams_seed", type=int, default=0, help="which draw of hyperparameters (0: the defaults)")
     found.add_argument("--trial_seed", type=int, default=0, help="which split and initial weights (0)")
-    add_setting(found)
-    add_device(found)
+    add_options(found, (*SETTING, *DEVICE))
     found.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
     found.add_argument("--output_dir", type=Path, help=f"(default: one of its own in {PLACE})")
     return found

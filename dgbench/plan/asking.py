@@ -23,6 +23,7 @@ from dgbench.data.facts import DatasetFacts, facts_of, resolve_setting
 from dgbench.networks.backbones import check_backbone
 from dgbench.networks.start import check_start
 from dgbench.plan.declaration import Declaration
+from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import Overrides, Request
 
 if sys.version_info >= (3, 11):
@@ -32,23 +33,8 @@ else:
 
 T = TypeVar("T")
 
-KEYS: Mapping[str, type] = {
-    "algorithms": list,
-    "datasets": list,
-    "n_hparams": int,
-    "n_hparams_from": int,
-    "n_trials": int,
-    "n_trials_from": int,
-    "single_test_envs": bool,
-    "single_source": bool,
-    "all_domains": bool,
-    "test_envs": list,
-    "train_domains": list,
-    "val_domains": list,
-    "test_domains": list,
-    "preset": str,
+KEYS = {option.name: option.type for option in OPTIONS.values() if option.part == "asked"} | {
     "setting": dict,
-    "hparams": dict,
     "space": dict,
 }
 """What a sweep file may say; flags of the same names win over it."""

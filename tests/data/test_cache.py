@@ -34,7 +34,8 @@ from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
 from dgbench.execute.context import open_workbench
-from dgbench.flags import add_device, add_setting, asked_of, site_of
+from dgbench.flags import add_options, asked_of, site_of
+from dgbench.plan.options import OPTIONS
 from dgbench.store.lease import STOPPED, claim
 from tests.support.in_process import execute, execute_all, records_of, sweep_of, train, training_of
 from tests.support.layouts import noise, truncate, write_csv, write_folders, write_image
@@ -307,8 +308,7 @@ def test_the_user_names_the_folder(root: Path, tmp_path: Path) -> None:
 
 def test_flags_say_where_and_whether(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = ArgumentParser()
-    add_setting(parser)
-    add_device(parser)
+    add_options(parser, OPTIONS.values())
     monkeypatch.chdir(tmp_path)
     args = parser.parse_args(["--cache", "off", "--cache_dir", "new/c"])
     assert asked_of(args)["setting"] == {"cache": "off"}
@@ -604,7 +604,7 @@ def test_runs_see_images_as_their_backbones_weights_were_made_with(mixed: Path, 
         (run,) = sweep.plan.runs
         assert run.setting.interpolation == backbone
         sweep.store.folder(run.id).create(run)
-        data = open_workbench(run, sweep.store, sweep.site).data
+        data = open_workbench(run, sweep.store, sweep.site, sweep.catalogue).data
         (view,) = run.fold.test[:1]
         pixels[backbone] = data.inputs(view, np.arange(2)).numpy()
         filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -18,12 +18,13 @@ from dgbench.core.errors import UserError
 from dgbench.core.run import BEST, MODEL
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
-from dgbench.flags import add_asking, add_executing, add_setting, asked_of, moved_of, site_of
+from dgbench.flags import add_options, asked_of, places_of, site_of
 from dgbench.networks import weights
 from dgbench.networks.network import Network, build_network, featurizer_of
 from dgbench.networks.start import check_start
 from dgbench.networks.weights import digest, load, provide, sha256_of, started_from
 from dgbench.networks.wheels import of_wheel
+from dgbench.plan.options import OPTIONS
 from dgbench.store.folder import model_path
 from tests.support.in_process import execute_all, sweep_of
 
@@ -252,8 +253,7 @@ def test_loading_changes_nothing_if_something_is_wrong() -> None:
 
 def flags(*words: str) -> Any:
     parser = Parser()
-    for add in (add_asking, add_setting, add_executing):
-        add(parser)
+    add_options(parser, OPTIONS.values())
     return parser.parse_args(words)
 
 
@@ -265,10 +265,10 @@ def test_a_flag_says_the_hash_to_the_setting_and_the_place_to_the_machine(
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     given = flags("--backbone_weights", "w.pth", "--steps", "3")
     assert asked_of(given) == {"setting": {"weights": abc, "steps": 3}}
-    assert site_of(given).backbone_weights == moved_of(given)["backbone_weights"] == str(tmp_path / "w.pth")
+    assert site_of(given).backbone_weights == places_of(given)["backbone_weights"] == str(tmp_path / "w.pth")
     assert "setting" not in asked_of(flags())
     assert site_of(flags()).backbone_weights == ""
-    assert "backbone_weights" not in moved_of(flags())
+    assert "backbone_weights" not in places_of(flags())
     with pytest.raises(UserError, match=r"--backbone_weights gone\.pth can't be read: No such file"):
         asked_of(flags("--backbone_weights", "gone.pth"))
 

@@ -15,9 +15,10 @@ from dgbench.core.protocol import Explicit, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
-from dgbench.flags import add_asking, add_executing, add_setting, asked_of, jobs_of, site_of
-from dgbench.plan.asking import declare, open_facts, overlaid, read_sweep_file
+from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
+from dgbench.plan.asking import KEYS, declare, open_facts, overlaid, read_sweep_file
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
+from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import Overrides
 from tests.support.places import SWEEPS
 
@@ -26,8 +27,7 @@ BASIC = {"algorithms": ["ERM"], "datasets": ["RotatedDigits"]}
 
 def flags(*words: str) -> Any:
     parser = Parser()
-    for add in (add_asking, add_setting, add_executing):
-        add(parser)
+    add_options(parser, OPTIONS.values())
     return parser.parse_args(words)
 
 
@@ -187,6 +187,31 @@ def test_what_flags_say_of_the_machine(tmp_path: Path, monkeypatch: pytest.Monke
         data_dir=str(tmp_path / "d"), include=(str(tmp_path / "a.py"),), workers=2, save_models=True, device="cpu"
     )
     assert refused(site_of, flags("--workers", "-1")) == ("--workers must be at least 0",)
+
+
+def test_places_that_have_moved_are_those_that_flags_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert places_of(flags()) == places_of(flags("--data_dir", "", "--cache_dir", "")) == {}
+    given = flags("--data_dir", "d", "--cache_dir", "c", "--include", "a.py", "b.py", "--workers", "0")
+    assert places_of(given) == {
+        "data_dir": str(tmp_path / "d"),
+        "cache_dir": str(tmp_path / "c"),
+        "include": (str(tmp_path / "a.py"), str(tmp_path / "b.py")),
+        "workers": 0,
+    }
+    (tmp_path / "file").touch()
+    (told,) = refused(places_of, flags("--cache_dir", "file/c"))
+    assert told == f"--cache_dir file/c can't be a folder: {tmp_path / 'file'} is a file"
+
+
+def test_an_options_value_has_a_place_in_its_part() -> None:
+    names: dict[str, set[str]] = {}
+    for name, option in OPTIONS.items():
+        names.setdefault(option.part, set()).add(name)
+    assert names["site"] <= {field.name for field in dataclasses.fields(Site)}
+    assert names["setting"] <= {field.name for field in dataclasses.fields(setting())}
+    assert names["launch"] == jobs_of(flags()).keys()
+    assert names["asked"] == KEYS.keys() - {"setting", "space"}
 
 
 def test_what_flags_say_of_the_launcher() -> None:
