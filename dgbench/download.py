@@ -162,11 +162,10 @@ def _staging(data_dir: Path, folder: str) -> Iterator[Path]:
 def _clear(staging: Path) -> None:
     """Remove all but what was fetched."""
     for path in staging.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            if path.name != "downloads":
-                shutil.rmtree(path)
-        else:
+        if path.is_symlink() or not path.is_dir():
             path.unlink()
+        elif path.name != "downloads":
+            shutil.rmtree(path)
 
 
 def _remove_duplicates(cls: type[Dataset], data_dir: Path, listed: Path) -> int:

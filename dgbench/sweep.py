@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,33 +34,25 @@ from dgbench.store.folder import UNMENDED, State, Store
 
 
 def parser() -> cli.Parser:
-    """The flags of all subcommands."""
+    """Declare the flags of all subcommands."""
     top = cli.Parser(prog="dgbench sweep", description=__doc__.partition("\n")[0])
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    launch = commands.add_parser("launch", help="start, resume or finish a sweep")
+    made = {name: commands.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    launch = made["launch"]
     launch.add_argument("--sweep", type=Path, metavar="FILE", help="a sweep declared in TOML; flags win over it")
     add_options(launch, (*ASKING, *SETTING, *EXECUTING))
     launch.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     launch.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
-    launch.add_argument("--skip_confirmation", action="store_true", help="don't ask before launching")
-    retry = commands.add_parser("retry", help="let failed runs run again, and launch")
     moved = {
         "data_dir": "where the data lie now, if they moved",
         "cache_dir": "where decoded images are to be kept now",
         "include": "where included files lie now, if they moved",
     }
-    add_options(retry, (*(replace(OPTIONS[name], help=text) for name, text in moved.items()), *EXECUTING))
-    status = commands.add_parser("status", help="how far a sweep is, and what failed why")
-    status.add_argument("--json", action="store_true", help="one JSON object a run")
-    helps = {
-        "cancel": "ask whoever executes runs of this sweep, anywhere, to save and stop",
-        "delete_incomplete": "remove what unfinished runs left, but for those that somebody executes",
-        "prune": "remove weights that no run reads any more, and runs that the sweep no longer asks for",
-    }
-    plain = [commands.add_parser(name, help=text) for name, text in helps.items()]
-    for removing in plain[1:]:
-        removing.add_argument("--skip_confirmation", action="store_true", help="don't ask before removing")
-    for command in (launch, retry, status, *plain):
+    add_options(made["retry"], (*(replace(OPTIONS[name], help=text) for name, text in moved.items()), *EXECUTING))
+    made["status"].add_argument("--json", action="store_true", help="one JSON object a run")
+    for name, doing in (("launch", "launching"), ("delete_incomplete", "removing"), ("prune", "removing")):
+        made[name].add_argument("--skip_confirmation", action="store_true", help=f"don't ask before {doing}")
+    for command in made.values():
         command.add_argument("--output_dir", type=Path, required=True, help="the sweep's folder")
     return top
 
@@ -68,15 +60,8 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str]) -> int:
     """Run a subcommand; returns its exit code: 0, 1 if runs failed or are missing, 2 for wrong input."""
     args = parser().parse_args(argv)
-    commands = {
-        "launch": _launch,
-        "retry": _retry,
-        "status": _status,
-        "cancel": _cancel,
-        "delete_incomplete": _delete_incomplete,
-        "prune": _prune,
-    }
-    return commands[args.command](args)
+    call, _ = COMMANDS[args.command]
+    return call(args)
 
 
 def _launch(args: Any) -> int:
@@ -87,12 +72,17 @@ def _launch(args: Any) -> int:
         asked = overlaid(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
         sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     problems.raise_if_any()
+    if args.dry_run and args.json:
+        _print_json(map(_describe, sweep.plan.runs))
+        return 0
     if args.dry_run:
-        _tell_dry_run(sweep, as_json=args.json)
+        print(*cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines(), sep="\n")
         return 0
     for remark in sweep.remarks():
         print(remark)
-    return _execute(sweep, jobs, ask=not args.skip_confirmation)
+    if _asks(args) and not _agreed_to_launch(sweep, jobs["retries"]):
+        return 1
+    return _execute(sweep, jobs)
 
 
 def _retry(args: Any) -> int:
@@ -100,33 +90,34 @@ def _retry(args: Any) -> int:
     sweep = reopen(args.output_dir, **places_of(args))
     forgiven = sum(bool(sweep.store.folder(run.id).forgive()) for run in sweep.plan.runs)
     print(f"{forgiven} failed runs may run again")
-    return _execute(sweep, jobs, ask=False)
+    return _execute(sweep, jobs)
 
 
-def _execute(sweep: Sweep, jobs: Mapping[str, Any], *, ask: bool) -> int:
-    if ask and sys.stdin.isatty():
-        missing = sum(state is not State.DONE for state in sweep.states(jobs["retries"]).values())
-        again = len(sweep.without_weights())
-        repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
-        question = f"About to launch {missing + again:,} runs of {len(sweep.plan.runs):,}{repeats}. Go on? [y/N] "
-        if missing and not _agreed(question):
-            return 1
+def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
     sweep.fetch(jobs["retries"])
     sweep.write()
     return sweep.execute(**jobs)
 
 
-def _agreed(question: str) -> bool:
-    return input(question).strip().lower() in ("y", "yes")
+def _asks(args: Any) -> bool:
+    """Whether to ask before anything is done: on a terminal, unless the flag says not to."""
+    return not args.skip_confirmation and sys.stdin.isatty()
 
 
-def _tell_dry_run(sweep: Sweep, *, as_json: bool) -> None:
-    if as_json:
-        for run in sweep.plan.runs:
-            sys.stdout.buffer.write(orjson.dumps(_describe(run), option=orjson.OPT_APPEND_NEWLINE))
-        return
-    for line in cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines():
-        print(line)
+def _agreed(what: str) -> bool:
+    return input(f"About to {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _agreed_to_launch(sweep: Sweep, retries: int) -> bool:
+    missing = sum(state is not State.DONE for state in sweep.states(retries).values())
+    again = len(sweep.without_weights())
+    repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
+    return not missing or _agreed(f"launch {missing + again:,} runs of {len(sweep.plan.runs):,}{repeats}")
+
+
+def _print_json(lines: Iterable[Mapping[str, Any]]) -> None:
+    for line in lines:
+        sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _describe(run: Run) -> dict[str, Any]:
@@ -149,9 +140,7 @@ def _status(args: Any) -> int:
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), retries=0)
     if args.json:
-        for run in table.runs:
-            line = {"id": run.id, "name": table.name(run), "state": states[run.id].value}
-            sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        _print_json({"id": run.id, "name": table.name(run), "state": states[run.id].value} for run in table.runs)
         return 0
     counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
     order = list(State)
@@ -185,12 +174,9 @@ def _delete_incomplete(args: Any) -> int:
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), 0)
     unfinished = [id for id, state in states.items() if state in (State.WAITING, State.FAILED)]
-    if unfinished and not args.skip_confirmation and sys.stdin.isatty():
-        question = (
-            f"About to remove what {len(unfinished):,} unfinished runs left, their checkpoints too. Go on? [y/N] "
-        )
-        if not _agreed(question):
-            return 1
+    what = f"remove what {len(unfinished):,} unfinished runs left, their checkpoints too"
+    if unfinished and _asks(args) and not _agreed(what):
+        return 1
     removed = sum(store.folder(id).reset() for id in unfinished)
     print(f"{removed} unfinished runs start from nothing next time")
     return 0
@@ -200,17 +186,23 @@ def _prune(args: Any) -> int:
     if read_site(args.output_dir).save_models and not args.skip_confirmation:
         raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
     unasked, weights = prunable(args.output_dir)
-    if (unasked or weights) and not args.skip_confirmation and sys.stdin.isatty():
-        question = (
-            f"About to remove {len(unasked):,} runs that the sweep no longer asks for, and the weights of "
-            f"{len(weights):,} finished ones. Go on? [y/N] "
-        )
-        if not _agreed(question):
-            return 1
+    what = f"{len(unasked):,} runs that the sweep no longer asks for, and the weights of {len(weights):,} finished ones"
+    if (unasked or weights) and _asks(args) and not _agreed(f"remove {what}"):
+        return 1
     runs, freed = prune(args.output_dir)
     print(f"{runs} runs removed, {freed / 1e6:,.1f} MB freed")
     return 0
 
+
+COMMANDS: Mapping[str, tuple[Callable[[Any], int], str]] = {
+    "launch": (_launch, "start, resume or finish a sweep"),
+    "retry": (_retry, "let failed runs run again, and launch"),
+    "status": (_status, "how far a sweep is, and what failed why"),
+    "cancel": (_cancel, "ask whoever executes runs of this sweep, anywhere, to save and stop"),
+    "delete_incomplete": (_delete_incomplete, "remove what unfinished runs left, but for those that somebody executes"),
+    "prune": (_prune, "remove weights that no run reads any more, and runs that the sweep no longer asks for"),
+}
+"""Name -> what it calls, and what `--help` says of it."""
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

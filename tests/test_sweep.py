@@ -11,11 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dgbench import cli
+from dgbench.launchers.prepare import reopen
+from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import State, Store
+from dgbench.sweep import main
 from tests.support.layouts import write_csv, write_folders, write_mnist
 
 pytestmark = pytest.mark.slow
@@ -139,6 +144,34 @@ def test_a_dry_run_describes_each_run_and_writes_nothing(tmp_path: Path) -> None
     assert all(set(run["inputs"]) <= trained for run in runs)
     assert "6 runs" in launch(tmp_path / "new", *digits(*ROWS), "--dry-run")
     assert not (tmp_path / "new").exists()
+
+
+def test_on_a_terminal_it_asks_first_unless_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions: list[str] = []
+    answers = ["n", "", "y", "no", "YES", "n"]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or answers.pop(0))
+    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
+
+    def code(name: str, *words: str) -> int:
+        return cli.run(main, [name, *words, "--output_dir", str(tmp_path / "sweep")])
+
+    asked = ["--algorithms", "ERM", "--datasets", "RotatedDigits", *FOLD, *SMALL]
+    assert [code("launch", *asked) for _ in range(3)] == [1, 1, 0]
+    for run in reopen(tmp_path / "sweep").plan.runs:
+        Store(tmp_path / "sweep").folder(run.id).create(run)
+    assert [code("delete_incomplete") for _ in range(2)] == [1, 0]
+    (tmp_path / "sweep" / "runs" / ("0" * 20)).mkdir(parents=True)
+    assert code("prune") == 1
+    assert questions == [
+        *["About to launch 2 runs of 2. Go on? [y/N] "] * 3,
+        *["About to remove what 2 unfinished runs left, their checkpoints too. Go on? [y/N] "] * 2,
+        "About to remove 1 runs that the sweep no longer asks for, and the weights of 0 finished ones. Go on? [y/N] ",
+    ]
+    for name, words in (("launch", asked), ("delete_incomplete", []), ("prune", [])):
+        assert code(name, *words, "--skip_confirmation") == 0
+    assert code("prune") == 0, "there is nothing left to ask about"
+    assert answers == []
 
 
 def test_status_tells_what_is_done(finished: Path) -> None:

@@ -1,6 +1,7 @@
 """The catalogues: what algorithms, averages, mergers, adapters and data sets there are.
 
-An entry is found in the package's folders, by entry point, or in a file that the user includes (`file.py`, or
+An entry is found in the package's folders, by entry point (of a group for each kind, such as `dgbench.algorithms`,
+where it names a module whose classes are found as in a file), or in a file that the user includes (`file.py`, or
 `file.py:Name` for a class written for another suite), all through `Catalogue`. What planning and `list` need of an
 entry (its card and search space) is kept in a small index file keyed by the hash of the entry's source, so that they
 don't import torch; the class is imported when a run needs it. Of another suite's classes nothing is kept.
@@ -25,15 +26,6 @@ from dgbench.core.wording import unknown
 
 if TYPE_CHECKING:
     from dgbench.data.dataset import Dataset
-
-GROUPS = {
-    "dgbench.algorithms": "algorithm",
-    "dgbench.averages": "average",
-    "dgbench.mergers": "merger",
-    "dgbench.adapters": "adapter",
-    "dgbench.datasets": "dataset",
-}
-"""Entry-point groups; an entry point names a module, whose classes are found as in a file."""
 
 
 class Catalogue:
@@ -92,7 +84,7 @@ class Catalogue:
             for file in sorted((PACKAGE / folder).glob("[!_]*.py")):
                 yield from entries_of(f"dgbench.{folder}.{file.stem}", file)
         installed = entry_points()  # reads the metadata of every installed package, at each call
-        for point in (point for group in GROUPS for point in installed.select(group=group)):
+        for point in (point for kind in KINDS for point in installed.select(group=f"dgbench.{kind}s")):
             try:
                 spec = importlib.util.find_spec(point.module)
             except ModuleNotFoundError:  # of a package that it would lie in

@@ -38,17 +38,9 @@ KEYS = {option.name: option.type for option in OPTIONS.values() if option.part =
     "space": dict,
 }
 """What a sweep file may say; flags of the same names win over it."""
-_DOMAIN_KEYS = ("test_envs", "train_domains", "val_domains", "test_domains")
-"""Lists of domains, by name or by number."""
-_NOT_OF_FIXED_SPLITS = (
-    "single_test_envs",
-    "single_source",
-    "all_domains",
-    "train_domains",
-    "val_domains",
-    "test_domains",
-)
-
+_FOLD = ("train_domains", "val_domains", "test_domains")
+"""Lists of domains that spell out one fold."""
+_PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
 _TABLES = ("setting", "hparams")
 
 
@@ -68,7 +60,7 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
             problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {value!r}")
         elif isinstance(value, list):
             for item in value:
-                if not isinstance(item, str) and not (key in _DOMAIN_KEYS and type(item) is int):
+                if not isinstance(item, str) and not (key in ("test_envs", *_FOLD) and type(item) is int):
                     problems.add(f"{path}: {key} is a list of names, {item!r} is none")
     problems.raise_if_any()
     return content
@@ -139,35 +131,38 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
 
 
 def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Protocol:
-    """The one that was asked for; where none was, that of the data sets. Raises `UserError` if they have several."""
+    """Choose the protocol that was asked for, or else that of the data sets.
+
+    Raises `UserError` if they have several, or if keys contradict each other.
+    """
+    said = [key for key in _PROTOCOL_KEYS if asked.get(key)]
+    only, train, val, test = (tuple(map(str, asked.get(key, ()))) for key in ("test_envs", *_FOLD))
     own = [name for name, card in cards.items() if card.parts]
     if others := [name for name in cards if name not in own] if own else []:
         raise UserError(
             f"a sweep has one protocol: {', '.join(own)} can only be had in splits of their own, {', '.join(others)} "
             "not; launch them as two sweeps, in two folders"
         )
+    if own and said:
+        wrong = ", ".join(f"--{key}" for key in said)
+        raise UserError(f"{', '.join(own)} can only be had in splits of their own: leave out {wrong}")
     if own:
-        if wrong := [f"--{key}" for key in _NOT_OF_FIXED_SPLITS if asked.get(key)]:
-            raise UserError(f"{', '.join(own)} can only be had in splits of their own: leave out {', '.join(wrong)}")
-        return FixedSplit(only=tuple(map(str, asked.get("test_envs", ()))))
-    train, val, test, only = (
-        tuple(map(str, asked.get(key, ()))) for key in ("train_domains", "val_domains", "test_domains", "test_envs")
-    )
+        return FixedSplit(only)
     if train or val or test:
-        if asked.get("single_test_envs") or asked.get("single_source") or asked.get("all_domains") or only:
+        if only or not set(said) <= set(_FOLD):
             raise UserError(
                 "--train_domains, --val_domains and --test_domains say it all: leave out the other protocol flags"
             )
         return Explicit(train, test, val)
-    if asked.get("all_domains"):
-        if asked.get("single_source"):
+    if "all_domains" in said:
+        if "single_source" in said:
             raise UserError("--all_domains trains on every domain, --single_source on one: leave out one of them")
         return AllDomains(only)
-    if asked.get("single_source"):
+    if "single_source" in said:
         if only:
             raise UserError("--single_source tests all domains but the one that trains: leave out --test_envs")
         return SingleSource()
-    return LeaveOneDomainOut(pairs=not asked.get("single_test_envs", False), only=only)
+    return LeaveOneDomainOut(pairs="single_test_envs" not in said, only=only)
 
 
 def _overrides(
