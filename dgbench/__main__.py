@@ -22,14 +22,14 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """What there is to do."""
+    """List the commands."""
     lines = ["usage: dgbench COMMAND ...", ""]
     lines += [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
     return "\n".join([*lines, "", "`dgbench COMMAND --help` says more."])
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Run a command; returns its exit code."""
+    """Run a command; return its exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -40,7 +40,7 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the console script; return its exit code."""
     return cli.run(dispatch)
 
 

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")  # domains may be called -90%
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; what nobody recognised is a `UserError`."""
+        """Parse as argparse does; raise a `UserError` that names every word that no flag accounts for."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             options = sorted(set(_long_options(self)))
@@ -43,18 +43,18 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, with each flag in the spelling in which it was declared."""
+        """Parse as argparse does, with each flag in the spelling in which it was declared."""
         words = sys.argv[1:] if args is None else list(args)
         declared = {_folded(option): option for option in self._option_string_actions if option.startswith("--")}
         return super().parse_known_args([_respelled(word, declared) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse for what it refuses itself."""
+        """Raise a `UserError` for what argparse refuses itself; argparse calls this."""
         raise UserError(message)
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Call `main` with the words of the command line; returns its exit code, or 2 after telling a `UserError`.
+    """Call `main` with the words of the command line; return its exit code, or 2 after printing a `UserError`.
 
     `main` is free to raise `UserError` anywhere; a disk that is full or read-only is told as one. A reader of the
     output who has gone away ends the command quietly, Ctrl-C in a word.

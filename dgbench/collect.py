@@ -19,7 +19,7 @@ from dgbench.store.files import write_atomic
 
 
 def open_results(root: Path) -> Results:
-    """The results in a folder of either kind; raises `UserError` if it is neither."""
+    """Read the results in a folder of either kind; raises `UserError` if it is neither."""
     if not root.is_dir():
         raise UserError(f"--input_dir {root}: there is no such folder")
     if (root / planfile.FILE).exists():

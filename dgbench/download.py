@@ -29,7 +29,7 @@ from dgbench.data.verify import bad_examples
 
 
 def parser() -> cli.Parser:
-    """The flags of the command."""
+    """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench download", description=__doc__.partition(":")[2].strip())
     found.add_argument("name", metavar="NAME", help="a data set, as `dgbench list datasets` prints it")
     found.add_argument("--data_dir", type=Path, help="folder that holds the data sets")
@@ -46,7 +46,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fetch, organise, check or mend; returns 0, or 1 if images can't be decoded."""
+    """Fetch, organise, check or mend; return 0, or 1 if images can't be decoded."""
     args = parser().parse_args(argv)
     catalogue = Catalogue(args.include or ())
     [(name, path)] = split_datasets([args.name], catalogue).items()
@@ -120,7 +120,7 @@ def _staged(
 
 
 def _elsewhere(cls: type[Dataset], data_dir: Path) -> Iterator[str]:
-    """Where the data may be found by other means, and what to do with them."""
+    """Yield other places of the data, and the command that organises files from there."""
     card: DatasetCard = cls.card
     files = " ".join(archive.name for archive in cls.archives) or "FILE"
     yield f"{cls.__name__} is published at {card.source}"
@@ -131,7 +131,7 @@ def _elsewhere(cls: type[Dataset], data_dir: Path) -> Iterator[str]:
 
 @contextmanager
 def _staging(data_dir: Path, folder: str) -> Iterator[Path]:
-    """A folder beside the data sets that only this process writes to.
+    """Lock a folder beside the data sets, to which only this process writes.
 
     It is gone afterwards, but for what was fetched, if there is anything, when something went wrong. The lock is on
     the folder itself, so that it leaves no file behind.
@@ -194,7 +194,7 @@ def _verify(dataset: Dataset, progress: ReportProgress) -> int:
 
 
 def _tell(dataset: Dataset, place: Path) -> None:
-    """What was found where."""
+    """Print counts, fingerprint and remarks of a data set."""
     counts = ", ".join(f"{domain} {n:,}" for domain, n in zip(dataset.domains, dataset.counts(), strict=True))
     print(f"{type(dataset).__name__} in {place}: {sum(dataset.counts()):,} examples ({counts})")
     print(f"fingerprint {dataset.fingerprint()}")

@@ -73,7 +73,7 @@ def _write(source: Path, root: Path, table: PlanTable, results: Results) -> Iter
 
 
 def _records(series: Series, domains: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A record a step; what was evaluated and no more."""
+    """Yield a record for each step; only views that were evaluated."""
     keys = [domainbed.accuracy_key(domains.index(view.domain), view.part) for view in series.views]
     for step, accuracies in zip(series.steps, series.values.tolist(), strict=True):
         yield {"step": step, **dict(zip(keys, accuracies, strict=True))}

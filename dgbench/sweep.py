@@ -58,7 +58,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a subcommand; returns its exit code: 0, 1 if runs failed or are missing, 2 for wrong input."""
+    """Run a subcommand; return its exit code: 0, or 1 if runs failed or are missing."""
     args = parser().parse_args(argv)
     call, _ = COMMANDS[args.command]
     return call(args)
@@ -100,7 +100,7 @@ def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
 
 
 def _asks(args: Any) -> bool:
-    """Whether to ask before anything is done: on a terminal, unless the flag says not to."""
+    """Decide whether to ask before acting: on a terminal, unless the flag says not to."""
     return not args.skip_confirmation and sys.stdin.isatty()
 
 
@@ -121,7 +121,7 @@ def _print_json(lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    """A run in the words of DomainBed's users."""
+    """Describe a run in the words of DomainBed's users."""
     return {
         "id": run.id,
         "kind": run.kind,

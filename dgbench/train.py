@@ -41,7 +41,7 @@ PLACE = Path("train_output")
 
 
 def parser() -> cli.Parser:
-    """The flags of the command."""
+    """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench train", description=__doc__.partition("\n")[0])
     found.add_argument("--algorithm", required=True, metavar="NAME", help="ALGORITHM[+AVERAGE][+ADAPTER]")
     found.add_argument(
@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train, then print what validation picks; returns 0, or 1 if the run failed."""
+    """Train, then print what validation picks; return 0, or 1 if the run failed."""
     args = parser().parse_args(argv)
     with redirect_stdout(sys.stderr):
         sweep = _asked(args)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _asked(args: Any) -> Sweep:
-    """The sweep of what was asked for; raises `UserError` with everything wrong with it."""
+    """Plan the sweep of the one run; raises `UserError` with everything that is wrong."""
     catalogue, problems = Catalogue(args.include or ()), Problems()
     name, entry = args.algorithm, catalogue.of_kind("dataset").get(args.dataset.partition(":")[0])
     with problems.collecting():
@@ -97,19 +97,19 @@ def _asked(args: Any) -> Sweep:
 
 
 def _digest(asked: Mapping[str, Any], site: Site) -> str:
-    """Differs where commands ask for something else, or for a method in another file."""
+    """Hash what a command asks for and the files that it includes: each such pair has a folder of its own."""
     return hashlib.sha256(orjson.dumps([asked, site.include], option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
 
 
 def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
-    """What asks for the fold, as a sweep file would."""
+    """Spell out the fold by the keys of a sweep file."""
     if own_splits:
         return {"test_envs": held_out}
     return {"test_envs": held_out, "single_test_envs": True} if len(held_out) == 1 else {"test_domains": held_out}
 
 
 def _execute(sweep: Sweep, threads: int) -> bool:
-    """Execute what is not done in this process; whether all is done then."""
+    """Execute in this process what is not done; return whether all is done then."""
     from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
     for run in sweep.plan.runs:

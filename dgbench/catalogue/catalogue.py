@@ -51,7 +51,7 @@ class Catalogue:
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """Entries by name; raises `UserError` if two files claim one name."""
+        """Gather the entries by name; raises `UserError` if two files claim one name."""
         found: dict[str, Entry] = {}
         for entry in self._find():
             if entry.name in found and found[entry.name].file != entry.file:
@@ -60,11 +60,11 @@ class Catalogue:
         return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
     def of_kind(self, kind: str) -> dict[str, Entry]:
-        """The entries of one kind."""
+        """Return the entries of one kind by name."""
         return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
 
     def get(self, kind: str, name: str) -> Entry:
-        """The entry of that kind and name; raises `UserError` with the nearest match."""
+        """Return the entry of that kind and name; raises `UserError` with the nearest match."""
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:
             raise UserError(unknown("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
@@ -72,7 +72,7 @@ class Catalogue:
 
     @cached_property
     def baseline(self) -> str:
-        """The algorithm that a bare average, merger or adapter is of; raises `UserError` if several claim to be it."""
+        """Find the algorithm that a bare average, merger or adapter is of; raises `UserError` if there are several."""
         found = [entry for entry in self.of_kind("algorithm").values() if entry.card.baseline]
         if len(found) > 1:
             claims = " and ".join(f"{entry.name} in {entry.file}" for entry in found)

@@ -48,20 +48,20 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """First line of the docstring: for a method, its objective."""
+        """Return the first line of the docstring: for a method, its objective."""
         return self.doc.strip().partition("\n")[0]
 
     @property
     def source(self) -> str:
-        """Name and hash of the file that it is from, `mine.py 0123456789ab`; empty for what the package holds."""
+        """Name and hash the file that it is from: `mine.py 0123456789ab`; empty for what the package holds."""
         return source_of(Path(self.file))
 
     def load(self) -> Any:
-        """The class itself; imports its file."""
+        """Import its file and return the class."""
         return getattr(import_source(self.module, Path(self.file)), self.name)
 
     def check(self, hparams: Mapping[str, Value]) -> None:
-        """Refuse values that its `Hparams` do, of which each by itself is right; imports its file if that must be."""
+        """Refuse values that its `Hparams` do, of which each by itself is right; import its file for that."""
         if self.checks:
             try:
                 self.load().Hparams(**hparams)
@@ -70,7 +70,7 @@ class Entry:
 
     @property
     def open(self) -> bool:
-        """It takes hyperparameters of any name, not only those of its space."""
+        """Whether it takes hyperparameters of any name, not only those of its space."""
         return False
 
     def takes(self, name: str) -> bool:
@@ -87,26 +87,26 @@ class Entry:
         fixed: Mapping[str, Value],
         draws: Mapping[str, Draw],
     ) -> dict[str, Value]:
-        """The values of one hyperparameter seed in one trial on a data set; the rest as for `space.resolve`."""
+        """Resolve the values of one hyperparameter seed in one trial on a data set; the rest as for `space.resolve`."""
         traits = (*traits, dataset)
         return resolve(self.space, traits=traits, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws)
 
     def refusals(self, setting: Setting, hparams: Mapping[str, Value]) -> Iterator[str]:
-        """What of a setting an algorithm can't follow with such hyperparameters, in the user's words."""
+        """Yield, in the user's words, what of a setting an algorithm can't follow with such hyperparameters."""
         if setting.compile and self.card.no_compile and cards.holds(self.card.no_compile_with, hparams):
             values = cards.with_values(self.card.no_compile_with)
             yield f"{self.name}{values} can't be trained with compile true: it {self.card.no_compile}"
 
 
 def source_of(file: Path) -> str:
-    """As `Entry.source`, of its file as it is now."""
+    """Name and hash a file as it is now, as `Entry.source` does."""
     if file.is_relative_to(PACKAGE):
         return ""
     return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
 def import_source(module: str, file: Path) -> Any:
-    """The module of that dotted name, or, if that is empty, what the file defines; each is imported once."""
+    """Import the module of that dotted name, or, if that is empty, the file; each once."""
     if module:
         return importlib.import_module(module)
     name = "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]

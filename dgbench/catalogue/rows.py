@@ -14,7 +14,7 @@ ORDER = ("algorithm", "average", "merger", "adapter")
 
 @dataclass(frozen=True)
 class Row:
-    """What a row of a table is: how its predictors are made. `name` is what the user typed."""
+    """A row of a table: how its predictors are made. `name` is what the user typed."""
 
     name: str
     algorithm: str
@@ -24,7 +24,7 @@ class Row:
 
     @property
     def entries(self) -> tuple[tuple[str, str], ...]:
-        """(kind, name) of all that it is made of."""
+        """List (kind, name) of all that it is made of."""
         return tuple((kind, name) for kind in ORDER if (name := getattr(self, kind)))
 
 
@@ -54,7 +54,7 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
 
 
 def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
-    """Read names, each once, in the order given; everything wrong with them is told at once."""
+    """Read names, each once, in the order given; raises `UserError` with everything wrong with them."""
     problems, rows = Problems(), []
     for text in dict.fromkeys(texts):
         with problems.collecting():

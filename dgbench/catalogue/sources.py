@@ -1,4 +1,4 @@
-"""Where data come from on this machine: what is said of a data set on the command line, and opening it.
+"""Where data come from on this machine: the names of data sets as typed, and opening them.
 
 A result depends on a data set's name and fingerprint, never on the folder that it happens to lie in, so places are kept
 apart from runs, in a `Site`.
@@ -18,7 +18,7 @@ from dgbench.data.dataset import Dataset
 
 
 def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]:
-    """Name -> path ("" if it has none) of data sets as typed: `PACS`, `folder:/data/PACS`.
+    """Split data sets as typed (`PACS`, `folder:/data/PACS`) into name -> path, "" if there is none.
 
     The name of one with a path is its kind and the last part of the path, so that moving the data changes no result.
     """

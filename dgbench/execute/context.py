@@ -50,11 +50,11 @@ class Workbench:
         return self.store.folder(self.run.id)
 
     def kept(self, predictor: str) -> Collection[str]:
-        """Which of a predictor's models are to stay on disk: those that other runs read, or all if that was asked."""
+        """Choose which of a predictor's models stay on disk: those that other runs read, or all with `save_models`."""
         return (BEST, LAST) if self.site.save_models else self.keep.get(predictor, ())
 
     def algorithm(self, *, begin: bool = False) -> Algorithm:
-        """The algorithm of the training run, with its initial weights; to `begin` it, the classifier's are fitted."""
+        """Build the algorithm of the training run with its initial weights; to `begin` it, fit the classifier's."""
         classes = len(self.dataset.classes)
         kind = self.dataset.card.task
         if kind == "classification":
@@ -65,7 +65,7 @@ class Workbench:
         return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
 
     def standing_on(self, source: Input) -> Workbench:
-        """The workbench of a run that this one reads: on the same data, maybe with another network."""
+        """Make the workbench of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
 
@@ -105,7 +105,7 @@ def open_workbench(
 
 
 def training_run(run: Run, store: Store) -> Run:
-    """The first training run that a run stands on, or itself."""
+    """Find the first training run that a run stands on, or itself."""
     while run.kind != "train":
         run = store.folder(run.inputs[0].run).run()
     return run

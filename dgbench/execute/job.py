@@ -95,7 +95,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
 def execute(
     run: Run, store: Store, site: Site, catalogue: Catalogue, keep: Mapping[str, Collection[str]], lease: Lease
 ) -> None:
-    """Execute a claimed run and write `done`; raises whatever goes wrong."""
+    """Execute a claimed run and write `done`; raise whatever goes wrong."""
     started = time.time()
     bench = open_workbench(run, store, site, catalogue, keep)
     sources = sources_of(run, catalogue)
@@ -116,19 +116,19 @@ def execute(
 
 
 def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:
-    """Name -> file and hash of the run's entries that the package, and so the commit, doesn't hold."""
+    """Map the run's entries that the package, and so the commit, doesn't hold to their file and its hash."""
     names = (run.method.name, *(average.name for average in run.averages))
     return {name: source for name in names if (source := _as_imported(catalogue.entries[name].file))}
 
 
 @cache
 def _as_imported(file: str) -> str:
-    """What it was when it was first asked for: when it was imported, whatever becomes of it while runs are executed."""
+    """Name and hash a file as it was at the first call, when it was imported: it may be edited while runs execute."""
     return source_of(Path(file))
 
 
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
-    """What differs by nature between two executions of one run goes to `times.jsonl`, apart from the records."""
+    """Append to `times.jsonl` what differs by nature between two executions of one run, apart from the records."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     line = {
         "started": started,
@@ -144,7 +144,7 @@ def write_times(folder: RunFolder, started: float, device: torch.device) -> None
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions that a number may depend on."""
+    """Return the versions that a number may depend on."""
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"dgbench": dgbench.__version__, "python": platform.python_version(), **found}
@@ -152,7 +152,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """The commit of the source that runs, with `+changes` if files differ from it; empty outside a repository."""
+    """Find the commit of the source that runs, with `+changes` if files differ from it; empty outside a repository."""
     here = Path(dgbench.__file__).parent
 
     def git(*arguments: str) -> str:

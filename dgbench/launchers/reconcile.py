@@ -35,7 +35,7 @@ which takes longer than many a run."""
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep folder, and all that it should hold."""
+    """A sweep folder, and all that it should hold; `prepare` makes it."""
 
     root: Path
     declaration: Declaration
@@ -50,11 +50,11 @@ class Sweep:
         return Store(self.root)
 
     def states(self, retries: int) -> dict[str, State]:
-        """The state of each planned run, from its folder."""
+        """Read the state of each planned run from its folder."""
         return self.store.states((run.id for run in self.plan.runs), retries)
 
     def job(self, run: Run, slot: Slot) -> dict[str, Any]:
-        """What `dgbench.execute.job.run_job` is called with, in a process of its own or here."""
+        """Make the argument of `dgbench.execute.job.run_job`, which a process of its own or this one calls."""
         return {
             "root": str(self.root),
             "id": run.id,
@@ -64,7 +64,7 @@ class Sweep:
         }
 
     def without_weights(self) -> tuple[Run, ...]:
-        """Finished runs that didn't keep models that an unfinished one reads, and so on down: to be made again."""
+        """Find finished runs that lack models that an unfinished one reads, and so on down: they must run again."""
         states = self.states(0)
         wanted: dict[str, set[tuple[str, str]]] = {}
         found = []
@@ -79,7 +79,7 @@ class Sweep:
         return tuple(found)
 
     def fetch(self, retries: int = 0) -> None:
-        """Have on this machine, before any run starts, what hubs have and runs that are not done need: weights, words.
+        """Download, before any run starts, what runs that are not done need from hubs: weights, vocabularies.
 
         It is fetched once and found by all runs, also on other machines that share the hub's cache (HF_HOME). Raises
         `UserError` with everything that can't be had; writes nothing to the sweep's folder.
@@ -96,7 +96,7 @@ class Sweep:
         problems.raise_if_any()
 
     def write(self) -> None:
-        """Write what was asked for and the plan; make runs whose weights are read, but gone, run again."""
+        """Write declaration and plan; make runs whose weights are read, but gone, run again."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -110,7 +110,7 @@ class Sweep:
             self.store.folder(run.id).reset()
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
-        """Run on this machine what is not done; 0 if all is done then, else 1."""
+        """Run on this machine what is not done; return 0 if all is done then, else 1."""
         gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         if self.site.device == "cuda" and not gpus:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
@@ -136,7 +136,7 @@ class Sweep:
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
-        """What is worth knowing of the data sets' files, and of methods that were changed since."""
+        """Yield warnings of methods that were changed since, and remarks on the data sets' files."""
         changed = Counter[str]()
         for run in self.plan.runs:
             parts = (run.method, *run.averages)
@@ -159,11 +159,11 @@ class Sweep:
             yield name, open_dataset(name, self.site, self.catalogue, size, backbone, interpolation)
 
     def _opened(self) -> list[tuple[str, int, str, str]]:
-        """The data sets of the runs, with image size, network and interpolation that they are opened for."""
+        """List the data sets of the runs, with image size, network and interpolation that they are opened for."""
         asked = {(run.dataset, run.setting) for run in self.plan.runs}
         return sorted({(name, how.image_size, how.backbone, how.interpolation) for name, how in asked})
 
     def _preloaded(self) -> dict[str, Any]:
-        """What the process that runs are forked from should read before."""
+        """Make the argument of `dgbench.execute.job.preload`, which the process calls that runs are forked from."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
         return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}

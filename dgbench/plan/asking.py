@@ -1,4 +1,4 @@
-"""What a person asks of a sweep, by a TOML file, by flags, or both (flags win), made ready for planning."""
+"""From the values of a TOML file, of flags, or of both (flags win) to a declaration that can be planned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _TABLES = ("setting", "hparams")
 
 
 def read_sweep_file(path: Path) -> dict[str, Any]:
-    """A sweep declared in TOML; raises `UserError` with every key that is unknown or of the wrong type."""
+    """Read a sweep declared in TOML; raises `UserError` with every key that is unknown or of the wrong type."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,16 +67,17 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
 
 
 def overlaid(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep file asks for with what flags say put over it, value by value in `setting` and `hparams`."""
+    """Merge the values of flags over those of a sweep file, name by name in `setting` and `hparams`."""
     said = {**flags.get("hparams", {}), **flags.get("setting", {})}
     below = {key: {name: value for name, value in asked.get(key, {}).items() if name not in said} for key in _TABLES}
     return {**asked, **flags, **{key: {**below[key], **flags.get(key, {})} for key in _TABLES}}
 
 
 def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration, dict[str, str]]:
-    """A declaration from the values of `KEYS`, and the paths of its data sets.
+    """Make a declaration of values by `KEYS`; return it and the paths of its data sets.
 
-    Everything that can be checked without the data is, and told at once.
+    Raises:
+        UserError: With everything that is wrong, as far as it can be checked without the data.
     """
     problems, paths = Problems(), dict[str, str]()
     rows: tuple[Row, ...] = ()
@@ -113,7 +114,7 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
 
 
 def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> dict[str, DatasetFacts]:
-    """Look at the files of every data set; raises `UserError` with everything wrong with any."""
+    """Open every data set and derive its facts; raises `UserError` with everything wrong with any."""
     problems, facts = Problems(), dict[str, DatasetFacts]()
     if declaration.setting.precision != "fp32":
         with problems.collecting():
@@ -210,7 +211,7 @@ def _overrides(
 
 
 def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Row]:
-    """The rows that teach others; planning tells what is wrong with any."""
+    """Yield the rows that teach others, but for wrong ones, which planning refuses."""
     for row in rows:
         entry = catalogue.get("algorithm", row.algorithm)
         if entry.card.taught:
@@ -223,7 +224,7 @@ def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalo
 def _wrong(
     check: Callable[[HparamSpec, T], str | None], specs: Mapping[str, HparamSpec], value: T
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with a value for each of several methods: (all of which that is true, what it is)."""
+    """Check a value for each of several methods; yield (methods, problem), those with one problem together."""
     owners: dict[str, list[str]] = {}
     for name, spec in specs.items():
         if wrong := check(spec, value):
@@ -232,7 +233,7 @@ def _wrong(
 
 
 def _draws(space: Mapping[str, Any], spaces: Mapping[str, Mapping[str, HparamSpec]]) -> dict[str, Draw]:
-    """The distributions that a sweep file declares; each must draw values that the hyperparameter may have."""
+    """Parse the distributions of a sweep file; each must draw values that the hyperparameter may have."""
     problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
         if name not in spaces:
