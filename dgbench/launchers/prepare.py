@@ -43,7 +43,7 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
     site = replace(site, paths=paths)
     if (root / FILE).exists():
         site = site.completed_by(read_site(root))
-        catalogue = catalogue.including(site.include)
+        catalogue = catalogue.including(site.include)  # an earlier launch may have included further files
         before, _ = read_declaration(root, catalogue)
         declaration = before.grown_by(declaration, root)
     else:

@@ -88,7 +88,7 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
         rows = parse_rows(asked.get("algorithms", ()), catalogue)
     with problems.collecting():
         paths = split_datasets(asked.get("datasets", ()), catalogue)
-    changes, overrides = dict(asked.get("setting", {})), Overrides()
+    changes = dict(asked.get("setting", {}))
     with problems.collecting():
         overrides, from_hparams = _overrides(asked.get("hparams", {}), asked.get("space", {}), rows, catalogue)
         changes = from_hparams | changes
@@ -100,15 +100,12 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
     trials = range(asked.get("n_trials_from", 0), asked.get("n_trials", 3))
     if not trials:
         problems.add(f"--n_trials {trials.stop} leaves no trial: it ends a range from {trials.start}")
-    chosen = None
     with problems.collecting():
         chosen = setting(asked.get("preset", "dgbench"), **changes)
         check_backbone(chosen.backbone)
-    protocol: Protocol = LeaveOneDomainOut()
     with problems.collecting():
         protocol = _protocol(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
     problems.raise_if_any()
-    assert chosen is not None
     request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
     return Declaration(chosen, overrides, (request,)), {name: path for name, path in paths.items() if path}
 
@@ -119,14 +116,13 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
     if declaration.setting.precision != "fp32":
         with problems.collecting():
             check_precision(declaration.setting, pick_device(site.device))
-    for request in declaration.requests:
-        for name in request.datasets:
-            with problems.collecting():
-                asked = declaration.setting
-                dataset = open_dataset(name, site, catalogue, asked.image_size, asked.backbone)
-                facts[name] = facts_of(name, dataset)
-                resolved = resolve_setting(asked, facts[name])
-                check_start(resolved, dataset.input_shape, site.backbone_weights, dataset.input_kind)
+    asked = declaration.setting
+    for name in dict.fromkeys(name for request in declaration.requests for name in request.datasets):
+        with problems.collecting():
+            dataset = open_dataset(name, site, catalogue, asked.image_size, asked.backbone)
+            facts[name] = facts_of(name, dataset)
+            resolved = resolve_setting(asked, facts[name])
+            check_start(resolved, dataset.input_shape, site.backbone_weights, dataset.input_kind)
     problems.raise_if_any()
     return facts
 

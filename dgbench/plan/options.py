@@ -27,7 +27,7 @@ class Option:
 
     @property
     def argument(self) -> dict[str, Any]:
-        """What `ArgumentParser.add_argument` takes beside the flag. Values are None where the flag is not given."""
+        """Make the arguments of `ArgumentParser.add_argument`. A flag that is not given is None, or its default."""
         if self.type is bool:
             return {"action": "store_true", "default": None, "help": self.help}
         words = {"nargs": "+" if self.type is list else None, "type": self.type if self.type in (int, float) else str}
