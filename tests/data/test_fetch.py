@@ -4,6 +4,7 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,10 +146,21 @@ def test_only_http_is_spoken(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_not_the_hosts_fault(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
+    opened = Path.open
 
-    monkeypatch.setattr(fetch, "_receive", full)
+    def on_a_full_disk(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        return opened(Path("/dev/full") if mode == "ab" else path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", on_a_full_disk)
     with pytest.raises(OSError, match="No space left"):
         fetched(host, tmp_path)
     assert len(host.asked) == 1
+
+
+def test_a_part_whose_tag_a_power_cut_emptied_is_not_resumed(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.zip.part").write_bytes(b"of another file")
+    (tmp_path / "new" / "a.zip.tag").touch()
+    assert fetched(host, tmp_path) == CONTENT
+    assert host.asked == [("/a.zip", "")]
+    assert files(tmp_path) == ["new/a.zip"]
