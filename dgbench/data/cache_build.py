@@ -13,9 +13,8 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from math import ceil
@@ -24,11 +23,10 @@ from typing import NoReturn
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores
+from dgbench.core.progress import INTERVAL, print_line, shown_progress
 from dgbench.core.wording import clock
 from dgbench.data.augmentation import from_jpeg
 from dgbench.data.cache_format import (
@@ -52,8 +50,6 @@ BLOCK = 64
 _THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
 _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
 """The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
-INTERVAL = 5.0
-"""Seconds between two lines of progress, at least."""
 _WAIT = 1.0
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -147,21 +143,27 @@ def _build(cache: ImageCache, lease: Lease) -> None:
             told = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
             raise UserError(f"{told}, {_ways_out(cache)}")
         problems: list[str] = []
-        with _told(cache, files.count, len(paths)) as tell:
-            for entries, wrong in _blocks(cache, paths[files.count :], index):
+        begun = done = files.count
+        started = time.monotonic()
+        print_line(f"{cache.name}: decoding {len(paths) - begun:,} of {len(paths):,} images, once, into {cache.folder}")
+        with shown_progress(f"{cache.name}: ") as report:
+            report("images decoded", done, len(paths))
+            for entries, wrong in _blocks(cache, paths[begun:], index):
                 if lease.stop_requested:
                     raise SystemExit(STOPPED)
                 problems += wrong
                 if not problems:
                     lease.confirm()
                     files.append(entries)
-                tell(len(entries) + len(wrong))
+                done += len(entries) + len(wrong)
+                report("images decoded", done, len(paths))
+        print_line(f"{cache.name}: decoded {done - begun:,} images in {clock(time.monotonic() - started)}")
         if problems:
             files.clear()
             more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
             raise UserError(*problems[:_SHOWN], *more)
         lease.confirm()
-        write_json(cache.folder / INDEX, replace(index, size=files.size).to_json())
+        write_json(cache.folder / INDEX, replace(index, size=files.size))
 
 
 class _Files:
@@ -237,35 +239,6 @@ def _block(cache: ImageCache, paths: Sequence[Path], index: Index) -> tuple[list
         with problems.collecting():
             entries.append(kept(path, cache.decode(path), index))
     return entries, problems.found
-
-
-def print_line(line: str) -> None:
-    """One line on standard error, as it is."""
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _told(cache: ImageCache, begun: int, total: int) -> Iterator[Callable[[int], None]]:
-    """What is called with each number of images done: a bar on a terminal, now and then a line anywhere else."""
-    console, started, done = Console(stderr=True), time.monotonic(), begun
-    if console.is_terminal:
-        with Progress(console=console) as bar:
-            task = bar.add_task(f"{cache.name}: decoding images", total=total, completed=begun)
-            yield lambda more: bar.advance(task, more)
-        return
-    print_line(f"{cache.name}: decoding {total - begun:,} of {total:,} images, once, into {cache.folder}")
-    said = started
-
-    def tell(more: int) -> None:
-        nonlocal done, said
-        done += more
-        if time.monotonic() - said >= INTERVAL:
-            said = time.monotonic()
-            left = (said - started) / (done - begun) * (total - done)
-            print_line(f"{cache.name}: {done:,} of {total:,} images decoded, {clock(left)} left")
-
-    yield tell
-    print_line(f"{cache.name}: decoded {done - begun:,} images in {clock(time.monotonic() - started)}")
 
 
 def _refuse(cache: ImageCache, error: OSError) -> NoReturn:

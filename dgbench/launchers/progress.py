@@ -1,4 +1,4 @@
-"""What a launch looks like while it lasts: a live table on a terminal, plain lines anywhere else."""
+"""Shows how far a launch is: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dgbench.core.progress import INTERVAL
 from dgbench.core.run import Run
 from dgbench.core.wording import clock
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
-
-INTERVAL = 5.0
-"""Seconds between two plain lines, at least."""
 
 LONG = 60.0
 """Seconds after which a plain line comes even if no run has begun or ended, and says how far one is."""
@@ -105,54 +103,63 @@ def _table(tally: Tally) -> RenderableType:
     return Group(table, Text(tally.line()))
 
 
-def _plain(tally: Tally, console: Console, now: Callable[[], float]) -> Observer:
-    last_time, last_line = now(), ""
+def _lines(tally: Tally, console: Console) -> Callable[[], None]:
+    """Print counts when they have changed, and after a long time without a change how far a run is."""
+    last_time, last_line = time.monotonic(), ""
 
-    def observe(event: Event) -> None:
+    def show() -> None:
         nonlocal last_time, last_line
-        tally.add(event)
-        if event.what in _TELLS:
-            console.print(_told(event), markup=False, highlight=False, soft_wrap=True)
-        line = tally.line()
-        since = now() - last_time
-        if since >= INTERVAL and line != last_line:
-            last_time, last_line = now(), line
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        elif since >= LONG and (far := tally.furthest()):
-            last_time = now()
-            console.print(f"{line}; {far}", markup=False, highlight=False, soft_wrap=True)
+        line, now = tally.line(), time.monotonic()
+        if now - last_time >= INTERVAL and line != last_line:
+            last_time, last_line = now, line
+            console.out(line, highlight=False)
+        elif now - last_time >= LONG and (far := tally.furthest()):
+            last_time = now
+            console.out(f"{line}; {far}", highlight=False)
 
-    return observe
+    return show
 
 
-def _live(tally: Tally, live: Live) -> Observer:
+def _pictures(tally: Tally, live: Live) -> Callable[[], None]:
+    """Renew the table, but not for each of thousands of runs that are found done at once."""
     shown = 0.0
 
-    def observe(event: Event) -> None:
+    def show() -> None:
         nonlocal shown
-        tally.add(event)
-        if event.what in _TELLS:
-            live.console.print(_told(event), markup=False, highlight=False, soft_wrap=True)
-        if time.monotonic() - shown >= 0.2:  # thousands of runs found done are one picture
+        if time.monotonic() - shown >= 0.2:
             shown = time.monotonic()
             live.update(_table(tally), refresh=True)
 
-    return observe
+    return show
 
 
 @contextmanager
 def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | None = None) -> Iterator[Observer]:
-    """An observer for `run_local` that shows what happens, on standard error unless a console is given.
+    """Show what happens in a launch, until the end of the block.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
     most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.
-    Failures are told at once, with reason and log; the last line says how it ended.
+    Failures are shown at once, with reason and log; the last line says how it ended.
+
+    Args:
+        store: The runs' folders.
+        runs: All runs of the launch, those that are done included.
+        jobs: How many are executed at a time.
+        console: The place to show it; None: standard error.
+
+    Yields:
+        The observer to call with each event.
     """
     console = console or Console(stderr=True)
     tally = Tally(store, runs, jobs)
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _live(tally, live)
-    else:
-        yield _plain(tally, console, time.monotonic)
-    console.print(tally.counts(), markup=False, highlight=False, soft_wrap=True)
+
+    def observe(event: Event) -> None:
+        tally.add(event)
+        if event.what in _TELLS:
+            console.out(_told(event), highlight=False)
+        show()
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:  # which writes to terminals alone
+        show = _pictures(tally, live) if console.is_terminal else _lines(tally, console)
+        yield observe
+    console.out(tally.counts(), highlight=False)

@@ -23,7 +23,6 @@ from dgbench.data.dataset import Dataset
 from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
-from dgbench.launchers.progress import progress
 from dgbench.networks.start import fetch
 from dgbench.plan.asking import declare, open_facts
 from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
@@ -119,6 +118,8 @@ class Sweep:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
             self._build_caches()
+        from dgbench.launchers.progress import progress  # imports rich, which --dry-run does without
+
         slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, slots) as observer:
             summary = run_local(

@@ -21,6 +21,7 @@ from PIL import Image
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
+from dgbench.core import progress
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.site import Site
@@ -357,6 +358,16 @@ def test_a_terminal_shows_a_bar(root: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setenv("FORCE_COLOR", "1")
     ensure_built(cache_of(root))
     assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_elsewhere_a_line_says_now_and_then_how_many_are_decoded(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0)
+    ensure_built(cache_of(root))
+    counts = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()[1:-1]]
+    assert counts == [f"folder:own: {done} of 12 images decoded" for done in (0, 5, 10, 12)]
 
 
 @pytest.mark.usefixtures("small_blocks")
