@@ -54,11 +54,9 @@ def augmented(
     image = cropped(image, box, height, width, interpolation)
     if drawn.flip:
         image = cv2.flip(image, 1)
+    amounts = (*drawn.factors, drawn.turn)
     for operation in drawn.order:
-        if operation == 3:
-            image = hue(image, drawn.turn)
-        else:
-            image = (brightness, contrast, saturation)[operation](image, drawn.factors[operation])
+        image = (brightness, contrast, saturation, hue)[operation](image, amounts[operation])
     return gray(image) if drawn.gray else image
 
 

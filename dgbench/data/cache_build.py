@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from math import ceil
@@ -137,7 +138,7 @@ def _build(cache: ImageCache, lease: Lease) -> None:
     """Write what is missing, the index last."""
     paths = cache.paths()
     index = planned(cache, paths)
-    with _Files(cache.folder) as files:
+    with closing(_Files(cache.folder)) as files:
         free, needed = shutil.disk_usage(cache.folder).free, index.size - files.size
         if needed > free:
             told = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
@@ -202,10 +203,8 @@ class _Files:
         os.ftruncate(self._sizes, self.count * SIZES_OF_ONE)
         os.ftruncate(self._pixels, self.size)
 
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
+    def close(self) -> None:
+        """Close both."""
         os.close(self._pixels)
         os.close(self._sizes)
 
@@ -223,14 +222,14 @@ def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[
     threads = min(_THREADS, usable_cores())
     blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
     with ThreadPoolExecutor(threads) as pool:
-        ahead = deque(pool.submit(_block, cache, block, index) for block in islice(blocks, threads + 1))
+        results = (pool.submit(_block, cache, block, index) for block in blocks)  # each is begun when it is asked for
+        ahead = deque(islice(results, threads + 1))
         try:
             while ahead:
                 yield ahead.popleft().result()
-                ahead.extend(pool.submit(_block, cache, block, index) for block in islice(blocks, 1))
+                ahead.extend(islice(results, 1))
         finally:
-            for future in ahead:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def _block(cache: ImageCache, paths: Sequence[Path], index: Index) -> tuple[list[Entry], list[str]]:

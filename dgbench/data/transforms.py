@@ -160,11 +160,9 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
 
 def jittered(image: Image.Image, drawn: Augmentation) -> Image.Image:
     """Brightness, contrast, saturation and hue as drawn, in the order drawn."""
+    amounts = (*drawn.factors, drawn.turn)
     for operation in drawn.order:
-        if operation == 3:
-            image = hue(image, drawn.turn)
-        else:
-            image = (brightness, contrast, saturation)[operation](image, drawn.factors[operation])
+        image = (brightness, contrast, saturation, hue)[operation](image, amounts[operation])
     return image
 
 
