@@ -1,4 +1,4 @@
-"""Shows on standard error how far long work is: a bar on a terminal, a line now and then anywhere else.
+"""Show on standard error how far long work is: a bar on a terminal, a line now and then anywhere else.
 
 Imports rich only inside functions: planning imports this module, and rich takes longer to import than planning lasts.
 """

@@ -1,4 +1,4 @@
-"""Unpacks what data sets are published as, and puts it where they are read.
+"""Unpack the archives that data sets are published as, and move the data to where they are read.
 
 An archive can write nothing outside the folder that it is unpacked to, no links, and no more than its bound.
 """
@@ -149,7 +149,7 @@ def _check_kind(archive: Path, name: str, ordinary: bool) -> None:
 
 
 def _target(archive: Path, folder: Path, name: str) -> Path:
-    """Where a member belongs; refuses one that would lie elsewhere."""
+    """Return the path of a member below `folder`; refuse one that would lie outside."""
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise UserError(f"{archive} holds {name!r}, which would lie outside its folder: that is no data set")
@@ -165,7 +165,10 @@ def _begin_of(file: Path) -> str:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
-    """A hard link, so that a copy of a data set takes no room; where that can't be, a copy."""
+    """Make a hard link, so that a copy of a data set takes no room; where that can't be, copy the content.
+
+    Returns `target`, as `shutil.copytree` needs it.
+    """
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
@@ -174,7 +177,16 @@ def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
 
 
 def move_folder_of(names: Sequence[str], place: Path, target: Path) -> None:
-    """Move the one folder in `place` that holds a folder for each of the names to `target`, which is new."""
+    """Move the one folder in `place` that holds a folder for each name to `target`.
+
+    Args:
+        names: The domains.
+        place: The folder to search, and the folders in it down to `_DEPTH`.
+        target: The new path; folders above it are made.
+
+    Raises:
+        UserError: Several folders hold them all; or none does, with the names that lack in the best.
+    """
     layer, best = [place], list[str]()
     for _ in range(_DEPTH):
         holding = [folder for folder in layer if all((folder / name).is_dir() for name in names)]

@@ -1,8 +1,8 @@
-"""Building a cache of images: decoded by Pillow in several threads, written block by block, by one process at a time.
+"""Build a cache of images: decoded by Pillow in several threads, written block by block, by one process at a time.
 
-Who builds holds a lease of the cache's folder, as runs do; all others wait. Killed at any moment, the next one goes on
-behind the last block whose sizes were written, which they are once its pixels are on the disk. What is written where
-depends on the images alone, so that even a process that lost its lease without knowing does no harm.
+The process that builds holds a lease of the cache's folder, as runs do; all others wait. If it is killed, the next one
+goes on behind the last block whose sizes were written, which they are once its pixels are on the disk. What is written
+where depends on the images alone, so that even a process that lost its lease without knowing does no harm.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ Entry = tuple[int, int, bytes]
 
 
 def build(cache: ImageCache) -> None:
-    """Build a cache, or wait until whoever builds it has done so; raises what `open_images` does."""
+    """Build a cache, or wait while another process does; raise as `open_images` does."""
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
-        told = -INTERVAL
+        printed = -INTERVAL
         while Index.read(cache.folder) is None:
             lease = claim(cache.folder, cache.folder / INDEX, cache.folder / "cancel")
             if lease:
                 with lease:
                     _build(cache, lease)
                 continue
-            if time.monotonic() - told >= INTERVAL:
-                told = time.monotonic()
+            if time.monotonic() - printed >= INTERVAL:
+                printed = time.monotonic()
                 print_line(f"{cache.name}: waiting for another process that decodes its images into {cache.folder}")
             time.sleep(_WAIT)
     except LeaseLost:
@@ -82,7 +82,7 @@ def build(cache: ImageCache) -> None:
 
 
 def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
-    """How the images will be kept, with an estimate of the bytes that they take."""
+    """Decide how the images are kept, with an estimate of the bytes that they take."""
 
     def index(height: int, width: int) -> Index:
         size = len(paths) * height * width * 3
@@ -101,7 +101,7 @@ def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height that a file states; None if it can't be read, which decoding it will tell."""
+    """Read the width and height that a file states; None if it can't be read: decoding it will say why."""
     try:
         with Image.open(path) as image:
             return image.size
@@ -110,7 +110,13 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def kept(path: Path, image: Image.Image, index: Index) -> Entry:
-    """What is kept of the image that a file has been decoded to."""
+    """Encode the decoded image of a file as the cache keeps it.
+
+    Args:
+        path: The file, whose own bytes are kept if it is a small enough JPEG.
+        image: What it has been decoded to.
+        index: How the images are kept.
+    """
     if index.kind == "bytes":
         if image.size == (index.width, index.height):
             return *image.size, image.tobytes()
@@ -126,7 +132,7 @@ def kept(path: Path, image: Image.Image, index: Index) -> Entry:
 
 
 def _as_it_is(path: Path, image: Image.Image) -> bytes:
-    """The content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
+    """Return the content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
     content = path.read_bytes()
     if not content.startswith(JPEG_BEGINS):
         return b""
@@ -141,8 +147,8 @@ def _build(cache: ImageCache, lease: Lease) -> None:
     with closing(_Files(cache.folder)) as files:
         free, needed = shutil.disk_usage(cache.folder).free, index.size - files.size
         if needed > free:
-            told = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
-            raise UserError(f"{told}, {_ways_out(cache)}")
+            room = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
+            raise UserError(f"{room}, {_ways_out(cache)}")
         problems: list[str] = []
         begun = done = files.count
         started = time.monotonic()
@@ -168,10 +174,10 @@ def _build(cache: ImageCache, lease: Lease) -> None:
 
 
 class _Files:
-    """The two growing files of an unfinished cache."""
+    """The two growing files of an unfinished cache, open for writing."""
 
     def __init__(self, folder: Path) -> None:
-        """Open what is there, or begin."""
+        """Open the files, or make them."""
         self._pixels, self._sizes = (
             os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)  # not to append: each block has its place
             for name in (PIXELS, SIZES)
@@ -195,7 +201,7 @@ class _Files:
         self.size += len(content)
 
     def clear(self) -> None:
-        """Forget everything: nothing that is there can be used."""
+        """Remove everything: none of it can be used."""
         self.count = self.size = 0
         self._cut()
 
@@ -218,7 +224,7 @@ def _write(file: int, place: int, content: bytes) -> None:
 
 
 def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[tuple[list[Entry], list[str]]]:
-    """Block after block what is kept of the images, and what is wrong with those that can't be decoded."""
+    """Yield, block after block, the images as they are kept, and the problems of those that can't be decoded."""
     threads = min(_THREADS, usable_cores())
     blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
     with ThreadPoolExecutor(threads) as pool:

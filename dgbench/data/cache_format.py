@@ -1,4 +1,4 @@
-"""A cache of decoded images: each is decoded once, for all runs and processes that share a folder.
+"""Define the files of a cache of decoded images, each decoded once for all runs and processes that share a folder.
 
 A data set's cache is a folder of three files, and is there once the last of them is:
 
@@ -47,7 +47,7 @@ SIZES_OF_ONE = 3 * _SIZE.itemsize
 
 @dataclass(frozen=True)
 class Index:
-    """How the pixels of a cache are to be read."""
+    """The content of `index.json`: how the pixels of a cache are read."""
 
     name: str
     """Of the data set, for people who look."""
@@ -63,7 +63,7 @@ class Index:
 
     @staticmethod
     def read(folder: Path) -> Index | None:
-        """The index of a finished cache; None if it isn't finished."""
+        """Return the index of a finished cache; None if it isn't finished."""
         try:
             return Index(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
@@ -78,29 +78,29 @@ class ImageCache:
     """The folder of caches."""
     name: str
     identity: str
-    """What tells these images, in this order, from all others."""
+    """Equal for the same images in the same order, and for no others."""
     root: Path
     files: Callable[[], Sequence[str]]
-    """The image files, as paths below the root; asked for when the cache is built."""
+    """Lists the image files, as paths below the root; called when the cache is built."""
     height: int
     width: int
     interpolation: str
     decode: Callable[[Path], Image.Image]
-    """A file's image in RGB; raises `UserError` that names the file."""
+    """Reads a file's image in RGB; raises `UserError` that names the file."""
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The cache's own folder: its name is a hash of all that decides what is kept."""
         said = f"{self.identity}\0{self.height}\0{self.width}\0{self.interpolation}\0{VERSION}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
 
     def paths(self) -> list[Path]:
-        """The image files."""
+        """List the image files."""
         return [self.root / file for file in self.files()]
 
 
 def check_place(place: Path) -> None:
-    """Refuse a folder of caches that is not there and can't be made; one that is there may be for reading alone."""
+    """Refuse a folder of caches that is not there and can't be made; an existing one need not be writable."""
     existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--cache_dir {place} can't be a folder: {existing} is a file")
@@ -109,11 +109,11 @@ def check_place(place: Path) -> None:
 
 
 def read_sizes(folder: Path) -> NDArray[np.uint32]:
-    """(n, 3) of the images that are there so far: width and height of the original, bytes in `pixels`."""
+    """Read (n, 3) of the images that are there so far: width and height of the original, bytes in `pixels`."""
     content = np.fromfile(folder / SIZES, _SIZE)
     return content[: len(content) // 3 * 3].reshape(-1, 3)
 
 
 def size_bytes(sizes: Sequence[tuple[int, int, int]]) -> bytes:
-    """What the file of sizes holds for some images."""
+    """Encode sizes as the file of sizes holds them."""
     return np.array(sizes, _SIZE).tobytes()

@@ -1,4 +1,4 @@
-"""Gets a file by HTTP: resumed where it broke off, checked by its hash, and in place only when it is whole."""
+"""Download a file by HTTP: resumed where it broke off, checked by its hash, in place only when it is whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def get(url: str, target: Path, progress: ReportProgress, *, md5: str = "", time
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _PartialFile(target)
     try:
-        _complete(url, part, progress, timeout)
+        _request_until_whole(url, part, progress, timeout)
         if md5 and (found := hash_of(part.path, progress)) != md5:
             part.remove()
             raise Unreachable(f"{url} has another file than was published: its MD5 is {found}, not {md5}")
@@ -106,12 +106,12 @@ class _PartialFile:
         self.tag_path.unlink(missing_ok=True)
 
 
-def _complete(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
-    """Ask until all is there, or several attempts in a row brought nothing."""
+def _request_until_whole(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
+    """Request what is missing until all is there; give up when several requests in a row bring nothing new."""
     failures, had = 0, part.size
     while True:
         try:
-            return _ask(url, part, progress, timeout)
+            return _request_rest(url, part, progress, timeout)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # what we have goes beyond the file's end: the file has changed
@@ -134,8 +134,8 @@ def _complete(url: str, part: _PartialFile, progress: ReportProgress, timeout: f
         time.sleep(_PAUSE)
 
 
-def _ask(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
-    """Request what is missing, once; raises `_Broken` if less came than was announced."""
+def _request_rest(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
+    """Request what is missing, once; raise `_Broken` if less comes than was announced."""
     begin = part.size
     headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}
     if begin:

@@ -1,4 +1,4 @@
-"""Shows how far a launch is: a live table on a terminal, plain lines anywhere else."""
+"""Show how far a launch is: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LONG = 60.0
 """Seconds after which a plain line comes even if no run has begun or ended, and says how far one is."""
 
 _MOST_ROWS = 20  # running runs that the table shows
-_TELLS = ("retry", "failed", "blocked", "stopping")
+_AT_ONCE = ("retry", "failed", "blocked", "stopping")
 
 
 class Tally:
-    """Counts what events tell, and estimates what is left from how long runs of the same kind and method took."""
+    """Where every run of a launch is, by its events, and the time left, by what runs of one kind and method took."""
 
     def __init__(self, store: Store, runs: Sequence[Run], jobs: int) -> None:
         self.store, self.jobs = store, jobs
@@ -54,14 +54,14 @@ class Tally:
                 self._took[run.kind, run.method.name].append(event.seconds)
 
     def counts(self) -> str:
-        """How many runs are where; only what there is, but always what is done."""
+        """Say how many runs are where: what is done always, the rest only if there is any."""
         count = Counter(self.where.values())
         parts = [f"{count['done']}/{len(self.where)} done"]
         places = ("running", "elsewhere", "failed", "blocked", "waiting")
         return ", ".join(parts + [f"{count[place]} {place}" for place in places if count[place]])
 
     def eta(self) -> float | None:
-        """Seconds to the end, None before the first run has finished here."""
+        """Estimate the seconds to the end; None before the first run has finished on this machine."""
         took = {group: fmean(seconds) for group, seconds in self._took.items()}
         if not took:
             return None
@@ -73,7 +73,7 @@ class Tally:
         return work / self.jobs
 
     def furthest(self) -> str:
-        """The run that is nearest to its end of those that execute here; empty if none does."""
+        """Say how far the run is that is nearest to its end, of those that execute here; empty if none does."""
         steps = {id: self.store.folder(id).progress() or (0, 0) for id in self.running}
         if not steps:
             return ""
@@ -82,12 +82,12 @@ class Tally:
         return f"{self.running[id][0].name}: " + (f"step {step:,} of {of:,}" if of else "before its first step")
 
     def line(self) -> str:
-        """Counts and the estimate."""
+        """Join counts and the estimate."""
         eta = self.eta()
         return self.counts() + (f", {clock(eta)} left" if eta else "")
 
 
-def _told(event: Event) -> str:
+def _describe(event: Event) -> str:
     if event.run is None:
         return f"{event.what}: {event.detail}; running runs save their state"
     return f"{event.what}: {event.run.name} ({event.run.id}): {event.detail}"
@@ -155,8 +155,8 @@ def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | No
 
     def observe(event: Event) -> None:
         tally.add(event)
-        if event.what in _TELLS:
-            console.out(_told(event), highlight=False)
+        if event.what in _AT_ONCE:
+            console.out(_describe(event), highlight=False)
         show()
 
     with Live(console=console, auto_refresh=False, transient=True) as live:  # which writes to terminals alone
