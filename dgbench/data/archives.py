@@ -18,7 +18,7 @@ from typing import IO
 from dgbench.core.cards import Archive
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
-from dgbench.data.fetch import Unreachable, get, hash_of
+from dgbench.data.fetch import Unreachable, download_file, hash_of
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _RATIO = 100  # to which images and annotations are not packed, and bombs are
@@ -55,7 +55,7 @@ def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path
     elif not archives:
         raise Unreachable("dgbench doesn't fetch it: get it yourself")
     else:
-        sources = [get(a.url, data_dir / "downloads" / a.name, progress, md5=a.md5) for a in archives]
+        sources = [download_file(a.url, data_dir / "downloads" / a.name, progress, md5=a.md5) for a in archives]
     for file in sources:
         archive = published.get(file.name, Archive(file.name))
         into = folder / archive.into

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
-from dgbench.data.cache_format import PIXELS, SIZES, SIZES_OF_ONE, ImageCache, Index, read_sizes
+from dgbench.data.cache_format import PIXELS, SIZES, SIZES_OF_ONE, CacheIndex, ImageCache, read_sizes
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
 
 
@@ -51,7 +51,7 @@ def build_cache(dataset: Dataset) -> None:
 
 def ensure_built(cache: ImageCache) -> None:
     """Build a cache unless it is there; raise as `open_images` does."""
-    if Index.read(cache.folder) is None:
+    if CacheIndex.read(cache.folder) is None:
         from dgbench.data.cache_build import build
 
         build(cache)
@@ -76,7 +76,7 @@ class CachedImages:
         import cv2
 
         cv2.setNumThreads(1)  # runs and loader processes share the cores already
-        index = Index.read(folder)
+        index = CacheIndex.read(folder)
         if index is None:
             raise UserError(f"the cache of images {folder} is gone")
         self.folder, self.index = folder, index

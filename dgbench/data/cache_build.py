@@ -37,8 +37,8 @@ from dgbench.data.cache_format import (
     PIXELS,
     SIZES,
     SIZES_OF_ONE,
+    CacheIndex,
     ImageCache,
-    Index,
     read_sizes,
     size_bytes,
 )
@@ -56,7 +56,7 @@ _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
-Entry = tuple[int, int, bytes]
+EncodedImage = tuple[int, int, bytes]
 """Width and height of an original, and what is kept of it."""
 
 
@@ -65,7 +65,7 @@ def build(cache: ImageCache) -> None:
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
         printed = -INTERVAL
-        while Index.read(cache.folder) is None:
+        while CacheIndex.read(cache.folder) is None:
             lease = claim(cache.folder, cache.folder / INDEX, cache.folder / "cancel")
             if lease:
                 with lease:
@@ -81,12 +81,12 @@ def build(cache: ImageCache) -> None:
         _refuse(cache, error)
 
 
-def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
+def planned(cache: ImageCache, paths: Sequence[Path]) -> CacheIndex:
     """Decide how the images are kept, with an estimate of the bytes that they take."""
 
-    def index(height: int, width: int) -> Index:
+    def index(height: int, width: int) -> CacheIndex:
         size = len(paths) * height * width * 3
-        return Index(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
+        return CacheIndex(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
 
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
     first = _size(paths[0])
@@ -109,7 +109,7 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def kept(path: Path, image: Image.Image, index: Index) -> Entry:
+def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:
     """Encode the decoded image of a file as the cache keeps it.
 
     Args:
@@ -191,7 +191,7 @@ class _Files:
             self.count = self.size = 0
         self._cut()
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[EncodedImage]) -> None:
         """Write a block: on the disk before its sizes say so."""
         content = b"".join(pixels for _, _, pixels in entries)
         _write(self._pixels, self.size, content)
@@ -223,7 +223,9 @@ def _write(file: int, place: int, content: bytes) -> None:
     os.fsync(file)
 
 
-def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[tuple[list[Entry], list[str]]]:
+def _blocks(
+    cache: ImageCache, paths: Sequence[Path], index: CacheIndex
+) -> Iterator[tuple[list[EncodedImage], list[str]]]:
     """Yield, block after block, the images as they are kept, and the problems of those that can't be decoded."""
     threads = min(_THREADS, usable_cores())
     blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
@@ -238,8 +240,8 @@ def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[
             pool.shutdown(cancel_futures=True)
 
 
-def _block(cache: ImageCache, paths: Sequence[Path], index: Index) -> tuple[list[Entry], list[str]]:
-    entries, problems = list[Entry](), Problems()
+def _block(cache: ImageCache, paths: Sequence[Path], index: CacheIndex) -> tuple[list[EncodedImage], list[str]]:
+    entries, problems = list[EncodedImage](), Problems()
     for path in paths:
         with problems.collecting():
             entries.append(kept(path, cache.decode(path), index))

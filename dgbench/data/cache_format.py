@@ -46,7 +46,7 @@ SIZES_OF_ONE = 3 * _SIZE.itemsize
 
 
 @dataclass(frozen=True)
-class Index:
+class CacheIndex:
     """The content of `index.json`: how the pixels of a cache are read."""
 
     name: str
@@ -62,10 +62,10 @@ class Index:
     """How they were and are resized, but for the short side of JPEGs, which is bicubic."""
 
     @staticmethod
-    def read(folder: Path) -> Index | None:
+    def read(folder: Path) -> CacheIndex | None:
         """Return the index of a finished cache; None if it isn't finished."""
         try:
-            return Index(**orjson.loads((folder / INDEX).read_bytes()))
+            return CacheIndex(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -32,7 +32,7 @@ class _Broken(Exception):
     """A connection that ended early; what came is kept and the rest asked for again."""
 
 
-def get(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
+def download_file(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
     """Download `url` to the file `target`, unless that is there and has the hash.
 
     What has come of an unfinished file is kept beside it as `.part`, and a later call asks for the rest only, if the

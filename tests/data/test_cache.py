@@ -27,7 +27,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.site import Site
 from dgbench.data import cache_build
 from dgbench.data.cache import build_cache, ensure_built, open_images
-from dgbench.data.cache_format import ImageCache, Index, check_place
+from dgbench.data.cache_format import CacheIndex, ImageCache, check_place
 from dgbench.data.dataset import ArrayExamples
 from dgbench.data.transforms import decoded
 from dgbench.datasets import _images
@@ -108,7 +108,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
     dataset = folder(path=root, image_size=32)
     images = open_images(dataset.image_cache())
-    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
+    assert images.index == CacheIndex("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
     assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
     for row, path in enumerate(dataset.image_cache().paths()):
         assert np.array_equal(images[row], np.asarray(decoded(path)))
@@ -390,7 +390,7 @@ def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cache_build._Files, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ensure_built(cache_of(mixed))
-    assert Index.read(cache_of(mixed).folder) is None
+    assert CacheIndex.read(cache_of(mixed).folder) is None
     monkeypatch.setattr(cache_build._Files, "append", append)
     decodings = counted(monkeypatch)
     ensure_built(cache_of(mixed))

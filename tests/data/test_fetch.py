@@ -10,7 +10,7 @@ import pytest
 
 from dgbench.core.errors import UserError
 from dgbench.data import fetch
-from dgbench.data.fetch import Unreachable, get
+from dgbench.data.fetch import Unreachable, download_file
 from tests.support.http_server import Host, serving
 
 CONTENT = bytes(range(256)) * 40
@@ -29,7 +29,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def fetched(host: Host, folder: Path, md5: str = MD5, timeout: float = 5.0) -> bytes:
-    return get(f"{host.url}/a.zip", folder / "new" / "a.zip", silent, md5=md5, timeout=timeout).read_bytes()
+    return download_file(f"{host.url}/a.zip", folder / "new" / "a.zip", silent, md5=md5, timeout=timeout).read_bytes()
 
 
 def files(folder: Path) -> list[str]:
@@ -52,7 +52,7 @@ def test_what_is_there_is_not_fetched_again_if_it_has_the_hash(host: Host, tmp_p
 
 def test_progress_is_told_of_bytes(host: Host, tmp_path: Path) -> None:
     told = list[tuple[str, int, int]]()
-    get(f"{host.url}/a.zip", tmp_path / "a.zip", lambda *of: told.append(of))
+    download_file(f"{host.url}/a.zip", tmp_path / "a.zip", lambda *of: told.append(of))
     assert told[-1] == ("bytes of a.zip fetched", len(CONTENT), len(CONTENT))
 
 
@@ -98,7 +98,7 @@ def test_without_a_tag_nothing_is_kept(tag: str, host: Host, tmp_path: Path) -> 
     assert [asked for _, asked in host.asked] == ["", ""]
     host.breaks, host.files = 10**9, {"/b.zip": CONTENT}
     with pytest.raises(Unreachable, match="ended the connection"):
-        get(f"{host.url}/b.zip", tmp_path / "b" / "b.zip", silent)
+        download_file(f"{host.url}/b.zip", tmp_path / "b" / "b.zip", silent)
     assert files(tmp_path / "b") == []
 
 
@@ -136,13 +136,13 @@ def test_a_dead_host_is_given_up(host: Host, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.zip"
     with pytest.raises(Unreachable, match="Connection refused"):
-        get(url, tmp_path / "a.zip", silent)
+        download_file(url, tmp_path / "a.zip", silent)
     assert files(tmp_path) == []
 
 
 def test_only_http_is_spoken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not an address"):
-        get(f"file://{tmp_path}/a", tmp_path / "b", silent)
+        download_file(f"file://{tmp_path}/a", tmp_path / "b", silent)
 
 
 def test_a_full_disk_is_not_the_hosts_fault(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
