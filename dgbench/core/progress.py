@@ -1,4 +1,7 @@
-"""Reports progress of long work: a bar on a terminal, a line now and then anywhere else."""
+"""Show on standard error how far long work is: a bar on a terminal, a line now and then anywhere else.
+
+Imports rich only inside functions: planning imports this module, and rich takes longer to import than planning lasts.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +11,71 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from dgbench.core.wording import clock
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-INTERVAL = 10.0
+INTERVAL = 5.0
 """Seconds between two plain lines, at least."""
 
 
 class ReportProgress(Protocol):
-    """Is told how far something is."""
+    """Takes reports of how far something is."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Of `what`, so many bytes or items are done; `total` is 0 where nobody knows."""
+        """Report that so many bytes or items of `what` are done; `total` is 0 where it is unknown."""
         ...
 
 
+def print_line(line: str) -> None:
+    """Print a line on standard error, as it is; while a bar is shown, above it."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
-def shown_progress() -> Iterator[ReportProgress]:
-    """Shows what it is told on the standard error output."""
-    if sys.stderr.isatty():
-        # Planning imports this module for the protocol above; rich takes longer to import than planning lasts.
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def shown_progress(about: str = "") -> Iterator[ReportProgress]:
+    """Show the progress that is reported until the end of the block; each bar and line begins with `about`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            yield _Bars(bar)
-    else:
-        yield _Lines()
-
-
-class _Bars:
-    """One bar for each thing."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.tasks: dict[str, TaskID] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self.tasks:
-            self.tasks[what] = self.bar.add_task(what, count="")
-        self.bar.update(self.tasks[what], completed=done, total=total or None, count=_count(done, total))
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(about)
+        return
+    words = TextColumn("{task.description}", markup=False)  # which would take [x] for a style and :cat: for a picture
+    columns = (words, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield _bars(about, bar)
 
 
-class _Lines:
-    """A line every `INTERVAL` seconds."""
+def _bars(about: str, bar: Progress) -> ReportProgress:
+    """Show one bar for each `what`."""
+    tasks: dict[str, TaskID] = {}
 
-    def __init__(self) -> None:
-        self.last = time.monotonic()
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(about + what, total=total or None, count="")
+        bar.update(tasks[what], completed=done, total=total or None, count=_count(done, total))
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if time.monotonic() - self.last >= INTERVAL:
-            self.last = time.monotonic()
-            print(f"{_count(done, total)} {what}", file=sys.stderr, flush=True)
+    return report
+
+
+def _lines(about: str) -> ReportProgress:
+    """Print at most every `INTERVAL` seconds a line, with the time left at the pace since the first report."""
+    first: dict[str, tuple[int, float]] = {}
+    printed = time.monotonic()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal printed
+        now = time.monotonic()
+        begun, since = first.setdefault(what, (done, now))
+        if now - printed >= INTERVAL:
+            printed = now
+            left = (now - since) / (done - begun) * (total - done) if begun < done < total else 0
+            print_line(f"{about}{_count(done, total)} {what}" + (f", {clock(left)} left" if left >= 1 else ""))
+
+    return report
 
 
 def _count(done: int, total: int) -> str:

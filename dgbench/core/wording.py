@@ -22,7 +22,7 @@ def unknown(what: str, name: str, options: Iterable[str]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any.
+    """Write seconds as minutes and seconds, with hours where there are any.
 
     >>> clock(75), clock(3675)
     ('1:15', '1:01:15')

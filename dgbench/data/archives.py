@@ -1,4 +1,4 @@
-"""Unpacks what data sets are published as, and puts it where they are read.
+"""Unpack the archives that data sets are published as, and move the data to where they are read.
 
 An archive can write nothing outside the folder that it is unpacked to, no links, and no more than its bound.
 """
@@ -11,14 +11,14 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from dgbench.core.cards import Archive
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
-from dgbench.data.fetch import Unreachable, get, hash_of
+from dgbench.data.fetch import Unreachable, download_file, hash_of
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _RATIO = 100  # to which images and annotations are not packed, and bombs are
@@ -27,34 +27,36 @@ _DEPTH = 4  # of folders in which an archive may wrap the data
 _ASIDE = "__MACOSX"  # what macOS packs beside the data
 
 
-class _Member(NamedTuple):
-    """A file in an archive."""
-
-    name: str
-    size: int
-    file: IO[bytes]
-
-
 def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> Path:
-    """The folder `data_dir/unpacked` with the content of `sources`, or of `archives` if there are none.
+    """Unpack `sources`, or `archives` if there are none, to the folder `data_dir/unpacked`.
 
     Of the sources, folders are copied (linked, on the same disk), archives are unpacked and other files are copied.
-    One that has an archive's published name must have its published hash.
+
+    Args:
+        archives: What is published; each is downloaded to `data_dir/downloads` if there are no sources.
+        data_dir: The folder that all is written below.
+        sources: Files and folders of the user's.
+        progress: Called with bytes that have come, are hashed and are unpacked.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: With all sources that lack, or have an archive's published name but not its hash; or with what
+            `extract` refuses.
+        Unreachable: A browser must get the archives, or a host fails.
     """
     folder = data_dir / "unpacked"
-    if sources:
-        _check_sources(archives, sources, progress)
-        files = list(sources)
-    else:
-        by_hand = [archive.name for archive in archives if not archive.url]
-        if by_hand:
-            raise Unreachable(f"no program can fetch {', '.join(by_hand)}: get it with a browser")
-        if not archives:
-            raise Unreachable("dgbench doesn't fetch it: get it yourself")
-        downloads = data_dir / "downloads"
-        files = [get(a.url, downloads / a.name, progress, md5=a.md5) for a in archives]
     published = {archive.name: archive for archive in archives}
-    for file in files:
+    if sources:
+        _check_sources(published, sources, progress)
+    elif by_hand := [archive.name for archive in archives if not archive.url]:
+        raise Unreachable(f"no program can fetch {', '.join(by_hand)}: get it with a browser")
+    elif not archives:
+        raise Unreachable("dgbench doesn't fetch it: get it yourself")
+    else:
+        sources = [download_file(a.url, data_dir / "downloads" / a.name, progress, md5=a.md5) for a in archives]
+    for file in sources:
         archive = published.get(file.name, Archive(file.name))
         into = folder / archive.into
         into.mkdir(parents=True, exist_ok=True)
@@ -67,35 +69,41 @@ def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path
     return folder
 
 
-def _check_sources(archives: Sequence[Archive], sources: Sequence[Path], progress: ReportProgress) -> None:
+def _check_sources(published: Mapping[str, Archive], sources: Sequence[Path], progress: ReportProgress) -> None:
     problems = Problems()
-    hashes = {archive.name: archive.md5 for archive in archives if archive.md5}
     for source in sources:
+        expected = published[source.name].md5 if source.name in published else ""
         if not source.exists():
             problems.add(f"--from {source}: there is no such file or folder")
-        elif source.is_file() and source.name in hashes and (md5 := hash_of(source, progress)) != hashes[source.name]:
+        elif expected and source.is_file() and (md5 := hash_of(source, progress)) != expected:
             problems.add(
-                f"{source} is not the published {source.name}: its MD5 is {md5}, not {hashes[source.name]}; get it "
-                "again, or if you packed it yourself give it another name: names and counts are checked all the same"
+                f"{source} is not the published {source.name}: its MD5 is {md5}, not {expected}; get it again, or if "
+                "you packed it yourself give it another name: names and counts are checked all the same"
             )
     problems.raise_if_any()
 
 
 def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int = 0) -> None:
-    """Unpack a zip or tar file into `folder`, of at most `limit` bytes (0: 100 times its own size).
+    """Unpack a zip or tar file into `folder`.
 
-    Raises `UserError` naming a member that would lie outside the folder, is a link or a device, or is there twice; an
-    archive that holds more than the limit or than the disk; and one that is damaged or something else.
+    Args:
+        archive: The file; its content says what it is, not its name.
+        folder: Made, with folders above it, if it isn't there; else it is added to.
+        progress: Called with the bytes that have been written.
+        limit: Most bytes that may be written; 0: 100 times the archive's own size.
+
+    Raises:
+        UserError: With the name of a member that would lie outside the folder, is a link or a device, or is there
+            twice; or the archive holds more than the limit, is damaged or is something else.
     """
-    size = archive.stat().st_size
-    limit = limit or _RATIO * size
+    limit = limit or _RATIO * archive.stat().st_size
     done = 0
     try:
-        for member in _members(archive):
-            target = _target(archive, folder, member.name)
+        for name, content in _members(archive):
+            target = _target(archive, folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
-                while chunk := member.file.read(_CHUNK):
+                while chunk := content.read(_CHUNK):
                     done += len(chunk)
                     if done > limit:
                         raise UserError(f"{archive} unpacks to more than {limit:,} bytes: that is no data set")
@@ -109,40 +117,39 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
         ) from error
 
 
-def _members(archive: Path) -> Iterator[_Member]:
-    """The files of an archive, one after another; each is open until the next is asked for."""
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of an archive's files, one after another; each is open until the next is asked for.
+
+    `tarfile`'s own filter "data" (PEP 706) is no help: it accepts links that stay inside the folder, and strips the
+    slash of an absolute path instead of refusing it.
+    """
     if zipfile.is_zipfile(archive):
-        yield from _zip_members(archive)
+        with zipfile.ZipFile(archive) as opened:
+            for member in opened.infolist():
+                kind = stat.S_IFMT(member.external_attr >> 16)
+                _check_kind(archive, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                if not member.is_dir() and not member.filename.startswith(_ASIDE):
+                    with opened.open(member) as file:
+                        yield member.filename, file
     elif archive.stat().st_size and tarfile.is_tarfile(archive):
-        yield from _tar_members(archive)
+        with tarfile.open(archive) as tar:
+            for entry in tar:
+                _check_kind(archive, entry.name, entry.isfile() or entry.isdir())
+                content = tar.extractfile(entry)
+                if content is not None and not entry.name.startswith(_ASIDE):
+                    with content:
+                        yield entry.name, content
     else:
         raise UserError(f"{archive} is neither a zip nor a tar file: {_begin_of(archive)}")
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UserError(f"{archive} holds a link or a device, {info.filename!r}: that is no data set")
-            if not info.is_dir() and not info.filename.startswith(_ASIDE):
-                with opened.open(info) as file:
-                    yield _Member(info.filename, info.file_size, file)
-
-
-def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive) as opened:
-        for info in opened:
-            if not info.isfile() and not info.isdir():
-                raise UserError(f"{archive} holds a link or a device, {info.name!r}: that is no data set")
-            file = opened.extractfile(info)
-            if file is not None and not info.name.startswith(_ASIDE):
-                with file:
-                    yield _Member(info.name, info.size, file)
+def _check_kind(archive: Path, name: str, ordinary: bool) -> None:
+    if not ordinary:
+        raise UserError(f"{archive} holds a link or a device, {name!r}: that is no data set")
 
 
 def _target(archive: Path, folder: Path, name: str) -> Path:
-    """Where a member belongs; refuses one that would lie elsewhere."""
+    """Return the path of a member below `folder`; refuse one that would lie outside."""
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise UserError(f"{archive} holds {name!r}, which would lie outside its folder: that is no data set")
@@ -158,7 +165,10 @@ def _begin_of(file: Path) -> str:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
-    """A hard link, so that a copy of a data set takes no room; where that can't be, a copy."""
+    """Make a hard link, so that a copy of a data set takes no room; where that can't be, copy the content.
+
+    Returns `target`, as `shutil.copytree` needs it.
+    """
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
@@ -167,7 +177,16 @@ def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
 
 
 def move_folder_of(names: Sequence[str], place: Path, target: Path) -> None:
-    """Move the one folder in `place` that holds a folder for each of the names to `target`, which is new."""
+    """Move the one folder in `place` that holds a folder for each name to `target`.
+
+    Args:
+        names: The domains.
+        place: The folder to search, and the folders in it down to `_DEPTH`.
+        target: The new path; folders above it are made.
+
+    Raises:
+        UserError: Several folders hold them all; or none does, with the names that lack in the best.
+    """
     layer, best = [place], list[str]()
     for _ in range(_DEPTH):
         holding = [folder for folder in layer if all((folder / name).is_dir() for name in names)]

@@ -1,6 +1,6 @@
-"""The transforms of `transforms` on bytes, by OpenCV: the same draws, applied ten times as fast, equal up to rounding.
+"""Apply the transforms of `transforms` to bytes by OpenCV: the same draws, ten times as fast, equal up to rounding.
 
-Images are (H, W, 3) uint8, RGB. `tests/test_augmentation.py` holds each operation to its reference.
+Images are (H, W, 3) uint8, RGB. `tests/data/test_augmentation.py` holds each operation to its reference.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _HUE_OF_PILLOW = -1  # on average, for the same reason, and because its circle h
 
 
 def from_jpeg(content: NDArray[np.uint8]) -> Pixels | None:
-    """The image in the bytes of a JPEG, not turned by its EXIF; None if it can't be decoded."""
+    """Decode the bytes of a JPEG, not turned by its EXIF; None if they can't be decoded."""
     found = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if found is None else cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
 
 
 def split(image: Pixels, channels: Pixels) -> None:
-    """Write an image to (3, H, W), which is contiguous."""
+    """Write an image to `channels`, (3, H, W) and contiguous."""
     cv2.split(image, list(channels))
 
 
 def resized(image: Pixels, height: int, width: int, interpolation: str = "bilinear") -> Pixels:
-    """The whole image squashed to `height` x `width`; itself if that is its size."""
+    """Squash the whole image to `height` x `width`; return the image itself if that is its size."""
     if image.shape[:2] == (height, width):
         return image
     return cropped(image, (0, 0, image.shape[1], image.shape[0]), height, width, interpolation)
@@ -48,24 +48,31 @@ def augmented(
     scale: tuple[float, float],
     interpolation: str = "bilinear",
 ) -> Pixels:
-    """An image as drawn; `scale` is its width and height by those of the original, for which the box was drawn."""
+    """Apply a drawn training transform to an image.
+
+    Args:
+        image: The original, or a smaller copy of it.
+        drawn: For the size of the original.
+        height: Of the result.
+        width: Of the result.
+        scale: Width and height of `image` by those of the original.
+        interpolation: A name in `FILTERS`.
+    """
     (left, upper, right, lower), (x, y) = drawn.box, scale
     box = (left * x, upper * y, min(right * x, image.shape[1]), min(lower * y, image.shape[0]))
     image = cropped(image, box, height, width, interpolation)
     if drawn.flip:
         image = cv2.flip(image, 1)
+    amounts = (*drawn.factors, drawn.turn)
     for operation in drawn.order:
-        if operation == 3:
-            image = hue(image, drawn.turn)
-        else:
-            image = (brightness, contrast, saturation)[operation](image, drawn.factors[operation])
+        image = (brightness, contrast, saturation, hue)[operation](image, amounts[operation])
     return gray(image) if drawn.gray else image
 
 
 def cropped(
     image: Pixels, box: tuple[float, float, float, float], height: int, width: int, interpolation: str = "bilinear"
 ) -> Pixels:
-    """The box (left, upper, right, lower), in pixels and fractions of them, squashed to `height` x `width`.
+    """Squash the box (left, upper, right, lower), in pixels and fractions of them, to `height` x `width`.
 
     OpenCV interpolates where the box grows; where it shrinks by more than two percent, Pillow does, for OpenCV has no
     antialiasing for fractions of pixels, and where there are none it takes as long and is further from the reference.
@@ -108,5 +115,5 @@ def hue(image: Pixels, turn: float) -> Pixels:
 
 
 def gray(image: Pixels) -> Pixels:
-    """The luminance in all three channels."""
+    """Write the luminance to all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -1,4 +1,4 @@
-"""Reads caches of decoded images, and has them built where they are not there.
+"""Read caches of decoded images, and build those that are not there.
 
 Imports OpenCV and Pillow only inside functions: planning asks this module, and does without them.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
-from dgbench.data.cache_format import PIXELS, SIZES, SIZES_OF_ONE, ImageCache, Index, read_sizes
+from dgbench.data.cache_format import PIXELS, SIZES, SIZES_OF_ONE, CacheIndex, ImageCache, read_sizes
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
 
 
@@ -44,21 +44,21 @@ class CachedDataset(Protocol):
 
 
 def build_cache(dataset: Dataset) -> None:
-    """See to it that a data set's cache is there, if it has images; call it before the runs that share it."""
+    """Build a data set's cache, if it has images and no cache yet; call it before the runs that share it."""
     if isinstance(dataset, CachedDataset):
         ensure_built(dataset.image_cache())
 
 
 def ensure_built(cache: ImageCache) -> None:
-    """Build a cache unless it is there; raises what `open_images` does."""
-    if Index.read(cache.folder) is None:
+    """Build a cache unless it is there; raise as `open_images` does."""
+    if CacheIndex.read(cache.folder) is None:
         from dgbench.data.cache_build import build
 
         build(cache)
 
 
 def open_images(cache: ImageCache) -> CachedImages:
-    """Open a cache's images; built now if they are not there, or waited for if another process builds them.
+    """Open a cache's images; build it if it is not there, or wait while another process does.
 
     Raises `UserError` if an image can't be decoded, or the folder can't be written to or is full.
     """
@@ -76,7 +76,7 @@ class CachedImages:
         import cv2
 
         cv2.setNumThreads(1)  # runs and loader processes share the cores already
-        index = Index.read(folder)
+        index = CacheIndex.read(folder)
         if index is None:
             raise UserError(f"the cache of images {folder} is gone")
         self.folder, self.index = folder, index
@@ -120,7 +120,18 @@ class CachedImages:
         rng: np.random.Generator | None,
         recipe: Recipe = DOMAINBED,
     ) -> NDArray[np.uint8]:
-        """(B, 3, height, width): squashed to that size, or with `rng`, augmented with the draws of `transforms`."""
+        """Read images at one size, as they are or augmented with the draws of `transforms`.
+
+        Args:
+            rows: (B,) of the cache.
+            height: Of each result.
+            width: Of each result.
+            rng: Draws the augmentations, in the order of `rows`; None: none are applied.
+            recipe: Which operations are drawn.
+
+        Returns:
+            (B, 3, height, width).
+        """
         from dgbench.data.augmentation import augmented, resized, split
         from dgbench.data.transforms import draw
 

@@ -1,8 +1,8 @@
-"""Building a cache of images: decoded by Pillow in several threads, written block by block, by one process at a time.
+"""Build a cache of images: decoded by Pillow in several threads, written block by block, by one process at a time.
 
-Who builds holds a lease of the cache's folder, as runs do; all others wait. Killed at any moment, the next one goes on
-behind the last block whose sizes were written, which they are once its pixels are on the disk. What is written where
-depends on the images alone, so that even a process that lost its lease without knowing does no harm.
+The process that builds holds a lease of the cache's folder, as runs do; all others wait. If it is killed, the next one
+goes on behind the last block whose sizes were written, which they are once its pixels are on the disk. What is written
+where depends on the images alone, so that even a process that lost its lease without knowing does no harm.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from math import ceil
@@ -24,11 +24,10 @@ from typing import NoReturn
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores
+from dgbench.core.progress import INTERVAL, print_line, shown_progress
 from dgbench.core.wording import clock
 from dgbench.data.augmentation import from_jpeg
 from dgbench.data.cache_format import (
@@ -38,8 +37,8 @@ from dgbench.data.cache_format import (
     PIXELS,
     SIZES,
     SIZES_OF_ONE,
+    CacheIndex,
     ImageCache,
-    Index,
     read_sizes,
     size_bytes,
 )
@@ -52,30 +51,28 @@ BLOCK = 64
 _THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
 _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
 """The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
-INTERVAL = 5.0
-"""Seconds between two lines of progress, at least."""
 _WAIT = 1.0
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
-Entry = tuple[int, int, bytes]
+EncodedImage = tuple[int, int, bytes]
 """Width and height of an original, and what is kept of it."""
 
 
 def build(cache: ImageCache) -> None:
-    """Build a cache, or wait until whoever builds it has done so; raises what `open_images` does."""
+    """Build a cache, or wait while another process does; raise as `open_images` does."""
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
-        told = -INTERVAL
-        while Index.read(cache.folder) is None:
+        printed = -INTERVAL
+        while CacheIndex.read(cache.folder) is None:
             lease = claim(cache.folder, cache.folder / INDEX, cache.folder / "cancel")
             if lease:
                 with lease:
                     _build(cache, lease)
                 continue
-            if time.monotonic() - told >= INTERVAL:
-                told = time.monotonic()
+            if time.monotonic() - printed >= INTERVAL:
+                printed = time.monotonic()
                 print_line(f"{cache.name}: waiting for another process that decodes its images into {cache.folder}")
             time.sleep(_WAIT)
     except LeaseLost:
@@ -84,12 +81,12 @@ def build(cache: ImageCache) -> None:
         _refuse(cache, error)
 
 
-def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
-    """How the images will be kept, with an estimate of the bytes that they take."""
+def planned(cache: ImageCache, paths: Sequence[Path]) -> CacheIndex:
+    """Decide how the images are kept, with an estimate of the bytes that they take."""
 
-    def index(height: int, width: int) -> Index:
+    def index(height: int, width: int) -> CacheIndex:
         size = len(paths) * height * width * 3
-        return Index(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
+        return CacheIndex(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
 
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
     first = _size(paths[0])
@@ -104,7 +101,7 @@ def planned(cache: ImageCache, paths: Sequence[Path]) -> Index:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height that a file states; None if it can't be read, which decoding it will tell."""
+    """Read the width and height that a file states; None if it can't be read: decoding it will say why."""
     try:
         with Image.open(path) as image:
             return image.size
@@ -112,8 +109,14 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def kept(path: Path, image: Image.Image, index: Index) -> Entry:
-    """What is kept of the image that a file has been decoded to."""
+def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:
+    """Encode the decoded image of a file as the cache keeps it.
+
+    Args:
+        path: The file, whose own bytes are kept if it is a small enough JPEG.
+        image: What it has been decoded to.
+        index: How the images are kept.
+    """
     if index.kind == "bytes":
         if image.size == (index.width, index.height):
             return *image.size, image.tobytes()
@@ -129,7 +132,7 @@ def kept(path: Path, image: Image.Image, index: Index) -> Entry:
 
 
 def _as_it_is(path: Path, image: Image.Image) -> bytes:
-    """The content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
+    """Return the content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
     content = path.read_bytes()
     if not content.startswith(JPEG_BEGINS):
         return b""
@@ -141,34 +144,40 @@ def _build(cache: ImageCache, lease: Lease) -> None:
     """Write what is missing, the index last."""
     paths = cache.paths()
     index = planned(cache, paths)
-    with _Files(cache.folder) as files:
+    with closing(_Files(cache.folder)) as files:
         free, needed = shutil.disk_usage(cache.folder).free, index.size - files.size
         if needed > free:
-            told = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
-            raise UserError(f"{told}, {_ways_out(cache)}")
+            room = f"{cache.place} has {free / 1e9:,.1f} GB free and needs {needed / 1e9:,.1f} GB"
+            raise UserError(f"{room}, {_ways_out(cache)}")
         problems: list[str] = []
-        with _told(cache, files.count, len(paths)) as tell:
-            for entries, wrong in _blocks(cache, paths[files.count :], index):
+        begun = done = files.count
+        started = time.monotonic()
+        print_line(f"{cache.name}: decoding {len(paths) - begun:,} of {len(paths):,} images, once, into {cache.folder}")
+        with shown_progress(f"{cache.name}: ") as report:
+            report("images decoded", done, len(paths))
+            for entries, wrong in _blocks(cache, paths[begun:], index):
                 if lease.stop_requested:
                     raise SystemExit(STOPPED)
                 problems += wrong
                 if not problems:
                     lease.confirm()
                     files.append(entries)
-                tell(len(entries) + len(wrong))
+                done += len(entries) + len(wrong)
+                report("images decoded", done, len(paths))
+        print_line(f"{cache.name}: decoded {done - begun:,} images in {clock(time.monotonic() - started)}")
         if problems:
             files.clear()
             more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
             raise UserError(*problems[:_SHOWN], *more)
         lease.confirm()
-        write_json(cache.folder / INDEX, replace(index, size=files.size).to_json())
+        write_json(cache.folder / INDEX, replace(index, size=files.size))
 
 
 class _Files:
-    """The two growing files of an unfinished cache."""
+    """The two growing files of an unfinished cache, open for writing."""
 
     def __init__(self, folder: Path) -> None:
-        """Open what is there, or begin."""
+        """Open the files, or make them."""
         self._pixels, self._sizes = (
             os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)  # not to append: each block has its place
             for name in (PIXELS, SIZES)
@@ -182,7 +191,7 @@ class _Files:
             self.count = self.size = 0
         self._cut()
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[EncodedImage]) -> None:
         """Write a block: on the disk before its sizes say so."""
         content = b"".join(pixels for _, _, pixels in entries)
         _write(self._pixels, self.size, content)
@@ -192,7 +201,7 @@ class _Files:
         self.size += len(content)
 
     def clear(self) -> None:
-        """Forget everything: nothing that is there can be used."""
+        """Remove everything: none of it can be used."""
         self.count = self.size = 0
         self._cut()
 
@@ -200,10 +209,8 @@ class _Files:
         os.ftruncate(self._sizes, self.count * SIZES_OF_ONE)
         os.ftruncate(self._pixels, self.size)
 
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
+    def close(self) -> None:
+        """Close both."""
         os.close(self._pixels)
         os.close(self._sizes)
 
@@ -216,56 +223,29 @@ def _write(file: int, place: int, content: bytes) -> None:
     os.fsync(file)
 
 
-def _blocks(cache: ImageCache, paths: Sequence[Path], index: Index) -> Iterator[tuple[list[Entry], list[str]]]:
-    """Block after block what is kept of the images, and what is wrong with those that can't be decoded."""
+def _blocks(
+    cache: ImageCache, paths: Sequence[Path], index: CacheIndex
+) -> Iterator[tuple[list[EncodedImage], list[str]]]:
+    """Yield, block after block, the images as they are kept, and the problems of those that can't be decoded."""
     threads = min(_THREADS, usable_cores())
     blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
     with ThreadPoolExecutor(threads) as pool:
-        ahead = deque(pool.submit(_block, cache, block, index) for block in islice(blocks, threads + 1))
+        results = (pool.submit(_block, cache, block, index) for block in blocks)  # each is begun when it is asked for
+        ahead = deque(islice(results, threads + 1))
         try:
             while ahead:
                 yield ahead.popleft().result()
-                ahead.extend(pool.submit(_block, cache, block, index) for block in islice(blocks, 1))
+                ahead.extend(islice(results, 1))
         finally:
-            for future in ahead:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
-def _block(cache: ImageCache, paths: Sequence[Path], index: Index) -> tuple[list[Entry], list[str]]:
-    entries, problems = list[Entry](), Problems()
+def _block(cache: ImageCache, paths: Sequence[Path], index: CacheIndex) -> tuple[list[EncodedImage], list[str]]:
+    entries, problems = list[EncodedImage](), Problems()
     for path in paths:
         with problems.collecting():
             entries.append(kept(path, cache.decode(path), index))
     return entries, problems.found
-
-
-def print_line(line: str) -> None:
-    """One line on standard error, as it is."""
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _told(cache: ImageCache, begun: int, total: int) -> Iterator[Callable[[int], None]]:
-    """What is called with each number of images done: a bar on a terminal, now and then a line anywhere else."""
-    console, started, done = Console(stderr=True), time.monotonic(), begun
-    if console.is_terminal:
-        with Progress(console=console) as bar:
-            task = bar.add_task(f"{cache.name}: decoding images", total=total, completed=begun)
-            yield lambda more: bar.advance(task, more)
-        return
-    print_line(f"{cache.name}: decoding {total - begun:,} of {total:,} images, once, into {cache.folder}")
-    said = started
-
-    def tell(more: int) -> None:
-        nonlocal done, said
-        done += more
-        if time.monotonic() - said >= INTERVAL:
-            said = time.monotonic()
-            left = (said - started) / (done - begun) * (total - done)
-            print_line(f"{cache.name}: {done:,} of {total:,} images decoded, {clock(left)} left")
-
-    yield tell
-    print_line(f"{cache.name}: decoded {done - begun:,} images in {clock(time.monotonic() - started)}")
 
 
 def _refuse(cache: ImageCache, error: OSError) -> NoReturn:

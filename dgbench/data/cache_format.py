@@ -1,4 +1,4 @@
-"""A cache of decoded images: each is decoded once, for all runs and processes that share a folder.
+"""Define the files of a cache of decoded images, each decoded once for all runs and processes that share a folder.
 
 A data set's cache is a folder of three files, and is there once the last of them is:
 
@@ -17,9 +17,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import orjson
@@ -46,8 +46,8 @@ SIZES_OF_ONE = 3 * _SIZE.itemsize
 
 
 @dataclass(frozen=True)
-class Index:
-    """How the pixels of a cache are to be read."""
+class CacheIndex:
+    """The content of `index.json`: how the pixels of a cache are read."""
 
     name: str
     """Of the data set, for people who look."""
@@ -62,16 +62,12 @@ class Index:
     """How they were and are resized, but for the short side of JPEGs, which is bicubic."""
 
     @staticmethod
-    def read(folder: Path) -> Index | None:
-        """The index of a finished cache; None if it isn't finished."""
+    def read(folder: Path) -> CacheIndex | None:
+        """Return the index of a finished cache; None if it isn't finished."""
         try:
-            return Index(**orjson.loads((folder / INDEX).read_bytes()))
+            return CacheIndex(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -82,29 +78,29 @@ class ImageCache:
     """The folder of caches."""
     name: str
     identity: str
-    """What tells these images, in this order, from all others."""
+    """Equal for the same images in the same order, and for no others."""
     root: Path
     files: Callable[[], Sequence[str]]
-    """The image files, as paths below the root; asked for when the cache is built."""
+    """Lists the image files, as paths below the root; called when the cache is built."""
     height: int
     width: int
     interpolation: str
     decode: Callable[[Path], Image.Image]
-    """A file's image in RGB; raises `UserError` that names the file."""
+    """Reads a file's image in RGB; raises `UserError` that names the file."""
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The cache's own folder: its name is a hash of all that decides what is kept."""
         said = f"{self.identity}\0{self.height}\0{self.width}\0{self.interpolation}\0{VERSION}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
 
     def paths(self) -> list[Path]:
-        """The image files."""
+        """List the image files."""
         return [self.root / file for file in self.files()]
 
 
 def check_place(place: Path) -> None:
-    """Refuse a folder of caches that is not there and can't be made; one that is there may be for reading alone."""
+    """Refuse a folder of caches that is not there and can't be made; an existing one need not be writable."""
     existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--cache_dir {place} can't be a folder: {existing} is a file")
@@ -113,11 +109,11 @@ def check_place(place: Path) -> None:
 
 
 def read_sizes(folder: Path) -> NDArray[np.uint32]:
-    """(n, 3) of the images that are there so far: width and height of the original, bytes in `pixels`."""
+    """Read (n, 3) of the images that are there so far: width and height of the original, bytes in `pixels`."""
     content = np.fromfile(folder / SIZES, _SIZE)
     return content[: len(content) // 3 * 3].reshape(-1, 3)
 
 
 def size_bytes(sizes: Sequence[tuple[int, int, int]]) -> bytes:
-    """What the file of sizes holds for some images."""
+    """Encode sizes as the file of sizes holds them."""
     return np.array(sizes, _SIZE).tobytes()

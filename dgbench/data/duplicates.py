@@ -1,4 +1,4 @@
-"""Removes the files that a published list names as duplicates, and nothing else."""
+"""Remove the files that a published list names as duplicates, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 
 from dgbench.core.errors import Problems, UserError
 
-_MOST = 5  # problems of one kind that are told
+_MOST = 5  # problems of one kind that a message names
 
 
 def read_list(path: Path, expected: Mapping[str, int]) -> list[PurePosixPath]:
-    """The paths of a list, one a line, relative to the data set's folder: domain/class/file.
+    """Read the paths of a list, one a line, relative to the data set's folder: domain/class/file.
 
     Raises `UserError` with lines that lie elsewhere, or if a domain has not as many as are published (`expected`).
     """
@@ -37,9 +37,17 @@ def read_list(path: Path, expected: Mapping[str, int]) -> list[PurePosixPath]:
 
 
 def remove(folder: Path, path: Path, expected: Mapping[str, int]) -> tuple[int, int]:
-    """Delete what the list at `path` names in `folder`; how many files it names, and how many of them were there.
+    """Delete the files in `folder` that the list at `path` names.
 
-    Stopped half-way, it goes on when called again: what is no longer there is not missed.
+    Stopped half-way, it goes on when called again: files that are no longer there are no error.
+
+    Args:
+        folder: The data set's.
+        path: The published list.
+        expected: Domain -> how many files of it the list must name.
+
+    Returns:
+        How many files the list names, and how many of them were there.
     """
     listed, there = read_list(path, expected), 0
     for relative in listed:

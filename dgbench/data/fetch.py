@@ -1,4 +1,4 @@
-"""Gets a file by HTTP: resumed where it broke off, checked by its hash, and in place only when it is whole."""
+"""Download a file by HTTP: resumed where it broke off, checked by its hash, in place only when it is whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
@@ -34,93 +32,100 @@ class _Broken(Exception):
     """A connection that ended early; what came is kept and the rest asked for again."""
 
 
-def get(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
-    """`target` with what lies at `url`; a file that is there and has the hash is left alone.
+def download_file(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
+    """Download `url` to the file `target`, unless that is there and has the hash.
 
     What has come of an unfinished file is kept beside it as `.part`, and a later call asks for the rest only, if the
-    host still has the same file. Raises `Unreachable` naming the URL when the host is gone, answers with an error or a
-    web page, ends early again and again, sends nothing for `timeout` seconds, or has a file with another hash.
+    host still has the same file.
+
+    Args:
+        url: An address of http or https.
+        target: Folders above it are made.
+        progress: Called with the bytes that have come, then with those that are hashed.
+        md5: The published hash, hexadecimal. Empty if none is published: then any file that is there is left alone.
+        timeout: Seconds without a byte after which the host counts as gone.
+
+    Returns:
+        `target`.
+
+    Raises:
+        Unreachable: With the URL. The host is gone, answers with an error or a web page, ends early again and again,
+            sends nothing for `timeout` seconds, or has a file with another hash.
+        OSError: The disk is full or can't be written to.
     """
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url} is not an address that HTTP can get")
     if target.is_file() and (not md5 or hash_of(target, progress) == md5):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _Part(target)
+    part = _PartialFile(target)
     try:
-        _complete(url, part, progress, timeout)
-    except BaseException:
-        part.forget_if_empty()
-        raise
-    if md5 and (found := hash_of(part.path, progress)) != md5:
-        part.forget()
-        raise Unreachable(f"{url} has another file than was published: its MD5 is {found}, not {md5}")
-    with part.path.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.path.replace(target)
-    part.forget()
+        _request_until_whole(url, part, progress, timeout)
+        if md5 and (found := hash_of(part.path, progress)) != md5:
+            part.remove()
+            raise Unreachable(f"{url} has another file than was published: its MD5 is {found}, not {md5}")
+        with part.path.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.path.replace(target)
+    finally:
+        if not part.size:
+            part.remove()
     return target
 
 
 def hash_of(path: Path, progress: ReportProgress) -> str:
-    """The MD5 of a file, hexadecimal: what the publishers of data sets give."""
-    digest, done, size = hashlib.md5(usedforsecurity=False), 0, path.stat().st_size
+    """Return the MD5 of a file, hexadecimal: what the publishers of data sets give."""
+    digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-            done += len(chunk)
-            progress(f"bytes of {path.name.removesuffix('.part')} checked", done, size)
+            progress(f"bytes of {path.name.removesuffix('.part')} checked", file.tell(), size)
     return digest.hexdigest()
 
 
-class _Part:
+class _PartialFile:
     """What has come of a file, and the tag by which the host tells one content from another."""
 
     def __init__(self, target: Path) -> None:
-        self.name = target.name
         self.path = target.with_name(f"{target.name}.part")
         self.tag_path = target.with_name(f"{target.name}.tag")
 
     @property
     def size(self) -> int:
-        """Bytes that can be kept: without a tag nobody knows what they are of."""
+        """Bytes that can be kept: without a tag it is unknown which content they are of."""
         return self.path.stat().st_size if self.path.is_file() and self.tag else 0
 
     @property
     def tag(self) -> str:
-        """ETag or date of the last change, as the host sent it; empty if it sent none."""
+        """ETag or date of the last change, as the host sent it; empty if it sent none, or a power cut left none."""
         return self.tag_path.read_text() if self.tag_path.is_file() else ""
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def remove(self) -> None:
+        """Keep nothing, so that the next request is for the whole file."""
         self.path.unlink(missing_ok=True)
         self.tag_path.unlink(missing_ok=True)
 
-    def forget_if_empty(self) -> None:
-        """Leave nothing behind where nothing came that could be kept."""
-        if not self.size:
-            self.forget()
 
-
-def _complete(url: str, part: _Part, progress: ReportProgress, timeout: float) -> None:
-    """Ask until all is there, or several attempts in a row brought nothing."""
+def _request_until_whole(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
+    """Request what is missing until all is there; give up when several requests in a row bring nothing new."""
     failures, had = 0, part.size
     while True:
         try:
-            return _ask(url, part, progress, timeout)
+            return _request_rest(url, part, progress, timeout)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # what we have goes beyond the file's end: the file has changed
-                part.forget()
+                part.remove()
             reason = f"{error.code} {error.reason}"
             if error.code in _FINAL:
                 raise Unreachable(f"{url} can't be fetched: {reason}") from error
-        except _Broken as error:
-            reason = str(error)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, _Broken) as error:
             if isinstance(error, OSError) and error.errno in _DISK:
                 raise
-            reason = _reason(error, timeout)
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            reason = str(cause) or type(cause).__name__
+            if isinstance(cause, TimeoutError):
+                reason = f"the host sent nothing for {timeout:g} seconds"
         failures = failures + 1 if part.size <= had else 1
         had = part.size
         if failures == _ATTEMPTS:
@@ -129,8 +134,8 @@ def _complete(url: str, part: _Part, progress: ReportProgress, timeout: float) -
         time.sleep(_PAUSE)
 
 
-def _ask(url: str, part: _Part, progress: ReportProgress, timeout: float) -> None:
-    """One request for what is missing; raises `_Broken` if less came than was announced."""
+def _request_rest(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
+    """Request what is missing, once; raise `_Broken` if less comes than was announced."""
     begin = part.size
     headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}
     if begin:
@@ -141,32 +146,19 @@ def _ask(url: str, part: _Part, progress: ReportProgress, timeout: float) -> Non
         if response.status != 206:
             begin = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
-            part.forget()
+            part.remove()
             raise _Broken("the host sends another part of the file than it was asked for")
-        length = response.headers.get("Content-Length")
-        total = begin + int(length) if length else 0
         if begin == 0:
-            part.forget()
+            part.remove()
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
             if tag and not tag.startswith("W/"):  # a weak tag does not vouch for bytes
                 part.tag_path.write_text(tag)
+        length = response.headers.get("Content-Length")
+        total = begin + int(length) if length else 0
         with part.path.open("ab") as file:
-            done = _receive(response, file, begin, lambda n: progress(f"bytes of {part.name} fetched", n, total))
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                progress(f"bytes of {part.path.stem} fetched", file.tell(), total)
+            done = file.tell()
     if total and done != total:
         raise _Broken(f"the host ended the connection after {done:,} of {total:,} bytes")
-
-
-def _receive(response: http.client.HTTPResponse, file: BinaryIO, done: int, tell: Callable[[int], None]) -> int:
-    """Append all that comes; returns the size of the whole."""
-    while chunk := response.read(_CHUNK):
-        file.write(chunk)
-        done += len(chunk)
-        tell(done)
-    return done
-
-
-def _reason(error: Exception, timeout: float) -> str:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, TimeoutError):
-        return f"the host sent nothing for {timeout:g} seconds"
-    return str(cause) or type(cause).__name__

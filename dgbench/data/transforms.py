@@ -1,4 +1,4 @@
-"""DomainBed's image transforms on PIL images: one for evaluation, and one that augments, with a generator it is given.
+"""Apply DomainBed's image transforms to PIL images: one for evaluation, and one that augments.
 
 DomainBed resizes by bilinear interpolation; both also take the backbone's, as torchvision's and timm's transforms do.
 This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
@@ -54,9 +54,9 @@ class Augmentation(NamedTuple):
 
 
 def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
-    """The whole image in RGB, not turned by its EXIF.
+    """Decode a whole image to RGB, not turned by its EXIF.
 
-    Raises `UserError` that names the file if it can't be decoded, and what to do then.
+    Raises `UserError` that names the file if it can't be decoded, and gives `advice`.
     """
     try:
         with Image.open(path) as image:
@@ -68,7 +68,7 @@ def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
 
 
 def decoded_as_far(path: Path) -> Image.Image:
-    """The same, but of a JPEG that ends early what there is, which is logged.
+    """Decode an image as `decoded` does, but a JPEG that ends early as far as it goes, and log that.
 
     The pixels are those that Pillow finds under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets: it adds the same marker.
     But that holds for every image of the process, and so hides files that a copy or a download has damaged.
@@ -84,7 +84,7 @@ def decoded_as_far(path: Path) -> Image.Image:
 
 
 def _completed(path: Path) -> Image.Image | None:
-    """The image of a JPEG to which the marker of the end is added; None if that doesn't help."""
+    """Decode a JPEG with the marker of the end added; None if that doesn't help."""
     try:
         content = path.read_bytes()
         if not content.startswith(JPEG_BEGINS):
@@ -93,7 +93,7 @@ def _completed(path: Path) -> Image.Image | None:
             return image.convert("RGB")
     except MemoryError:
         raise
-    except Exception:  # as many kinds as in `decoded`, which has told
+    except Exception:  # as many kinds as in `decoded`, whose message stands
         return None
 
 
@@ -103,7 +103,7 @@ def _log_cut_off(path: Path) -> None:
 
 
 def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
-    """The whole image squashed to `height` x `width`, with antialiasing."""
+    """Squash the whole image to `height` x `width`, with antialiasing."""
     return image.resize((width, height), FILTERS[interpolation])
 
 
@@ -115,7 +115,16 @@ def augmented(
     recipe: Recipe = DOMAINBED,
     interpolation: str = "bilinear",
 ) -> Image.Image:
-    """DomainBed's training transform of an RGB image: resized crop, flip, colour jitter, now and then gray."""
+    """Apply DomainBed's training transform to an RGB image: resized crop, flip, colour jitter, now and then gray.
+
+    Args:
+        image: Of any size.
+        height: Of the result.
+        width: Of the result.
+        rng: Draws the transform.
+        recipe: Whether there is a crop, and whether the image is resized before it.
+        interpolation: A name in `FILTERS`.
+    """
     if recipe.resize_first:
         image = resized(image, height, width, interpolation)
     drawn = draw(image.width, image.height, rng, recipe)
@@ -127,9 +136,10 @@ def augmented(
 
 
 def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED) -> Augmentation:
-    """Draw the training transform of an image of that size: one and the same order of calls.
+    """Draw the training transform of an image of that size.
 
-    Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3].
+    Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3]. The calls of `rng` and their order decide
+    every result: a change of them changes all runs that augment.
     """
     box = crop_box(width, height, rng) if recipe.crop else (0, 0, width, height)
     flip = rng.random() < 0.5
@@ -142,9 +152,9 @@ def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOM
 
 
 def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """A box with a random share of the area, aspect ratio and place, as torchvision's RandomResizedCrop draws it.
+    """Draw a box with a random share of the area, aspect ratio and place, as torchvision's RandomResizedCrop does.
 
-    Where ten draws do not fit into the image, the largest centred box whose ratio is allowed.
+    Where ten draws do not fit into the image, the box is the largest centred one whose ratio is allowed.
     """
     for _ in range(_CROP_TRIES):
         area = width * height * rng.uniform(*CROP_AREA)
@@ -159,12 +169,10 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
 
 
 def jittered(image: Image.Image, drawn: Augmentation) -> Image.Image:
-    """Brightness, contrast, saturation and hue as drawn, in the order drawn."""
+    """Change brightness, contrast, saturation and hue as drawn, in the order drawn."""
+    amounts = (*drawn.factors, drawn.turn)
     for operation in drawn.order:
-        if operation == 3:
-            image = hue(image, drawn.turn)
-        else:
-            image = (brightness, contrast, saturation)[operation](image, drawn.factors[operation])
+        image = (brightness, contrast, saturation, hue)[operation](image, amounts[operation])
     return image
 
 
@@ -192,5 +200,5 @@ def hue(image: Image.Image, turn: float) -> Image.Image:
 
 
 def gray(image: Image.Image) -> Image.Image:
-    """The luminance in all three channels."""
+    """Write the luminance to all three channels."""
     return image.convert("L").convert("RGB")

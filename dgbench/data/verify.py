@@ -1,4 +1,4 @@
-"""Reads every example of a data set once, to find those that can't be read."""
+"""Read every example of a data set once, to find those that can't be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT_ONCE = 1024  # examples between two reports of progress
 
 
 def bad_examples(dataset: Dataset, progress: ReportProgress) -> Iterator[str]:
-    """What is wrong with each example that can't be read, as a run that met it would say."""
+    """Yield, for each example that can't be read, the message that a run would stop with."""
     total, done = sum(dataset.counts()), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for domain in dataset.domains:

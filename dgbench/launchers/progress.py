@@ -1,4 +1,4 @@
-"""What a launch looks like while it lasts: a live table on a terminal, plain lines anywhere else."""
+"""Show how far a launch is: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dgbench.core.progress import INTERVAL
 from dgbench.core.run import Run
 from dgbench.core.wording import clock
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
 
-INTERVAL = 5.0
-"""Seconds between two plain lines, at least."""
-
 LONG = 60.0
 """Seconds after which a plain line comes even if no run has begun or ended, and says how far one is."""
 
 _MOST_ROWS = 20  # running runs that the table shows
-_TELLS = ("retry", "failed", "blocked", "stopping")
+_AT_ONCE = ("retry", "failed", "blocked", "stopping")
 
 
 class Tally:
-    """Counts what events tell, and estimates what is left from how long runs of the same kind and method took."""
+    """Where every run of a launch is, by its events, and the time left, by what runs of one kind and method took."""
 
     def __init__(self, store: Store, runs: Sequence[Run], jobs: int) -> None:
         self.store, self.jobs = store, jobs
@@ -56,14 +54,14 @@ class Tally:
                 self._took[run.kind, run.method.name].append(event.seconds)
 
     def counts(self) -> str:
-        """How many runs are where; only what there is, but always what is done."""
+        """Say how many runs are where: what is done always, the rest only if there is any."""
         count = Counter(self.where.values())
         parts = [f"{count['done']}/{len(self.where)} done"]
         places = ("running", "elsewhere", "failed", "blocked", "waiting")
         return ", ".join(parts + [f"{count[place]} {place}" for place in places if count[place]])
 
     def eta(self) -> float | None:
-        """Seconds to the end, None before the first run has finished here."""
+        """Estimate the seconds to the end; None before the first run has finished on this machine."""
         took = {group: fmean(seconds) for group, seconds in self._took.items()}
         if not took:
             return None
@@ -75,7 +73,7 @@ class Tally:
         return work / self.jobs
 
     def furthest(self) -> str:
-        """The run that is nearest to its end of those that execute here; empty if none does."""
+        """Say how far the run is that is nearest to its end, of those that execute here; empty if none does."""
         steps = {id: self.store.folder(id).progress() or (0, 0) for id in self.running}
         if not steps:
             return ""
@@ -84,12 +82,12 @@ class Tally:
         return f"{self.running[id][0].name}: " + (f"step {step:,} of {of:,}" if of else "before its first step")
 
     def line(self) -> str:
-        """Counts and the estimate."""
+        """Join counts and the estimate."""
         eta = self.eta()
         return self.counts() + (f", {clock(eta)} left" if eta else "")
 
 
-def _told(event: Event) -> str:
+def _describe(event: Event) -> str:
     if event.run is None:
         return f"{event.what}: {event.detail}; running runs save their state"
     return f"{event.what}: {event.run.name} ({event.run.id}): {event.detail}"
@@ -105,54 +103,63 @@ def _table(tally: Tally) -> RenderableType:
     return Group(table, Text(tally.line()))
 
 
-def _plain(tally: Tally, console: Console, now: Callable[[], float]) -> Observer:
-    last_time, last_line = now(), ""
+def _lines(tally: Tally, console: Console) -> Callable[[], None]:
+    """Print counts when they have changed, and after a long time without a change how far a run is."""
+    last_time, last_line = time.monotonic(), ""
 
-    def observe(event: Event) -> None:
+    def show() -> None:
         nonlocal last_time, last_line
-        tally.add(event)
-        if event.what in _TELLS:
-            console.print(_told(event), markup=False, highlight=False, soft_wrap=True)
-        line = tally.line()
-        since = now() - last_time
-        if since >= INTERVAL and line != last_line:
-            last_time, last_line = now(), line
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        elif since >= LONG and (far := tally.furthest()):
-            last_time = now()
-            console.print(f"{line}; {far}", markup=False, highlight=False, soft_wrap=True)
+        line, now = tally.line(), time.monotonic()
+        if now - last_time >= INTERVAL and line != last_line:
+            last_time, last_line = now, line
+            console.out(line, highlight=False)
+        elif now - last_time >= LONG and (far := tally.furthest()):
+            last_time = now
+            console.out(f"{line}; {far}", highlight=False)
 
-    return observe
+    return show
 
 
-def _live(tally: Tally, live: Live) -> Observer:
+def _pictures(tally: Tally, live: Live) -> Callable[[], None]:
+    """Renew the table, but not for each of thousands of runs that are found done at once."""
     shown = 0.0
 
-    def observe(event: Event) -> None:
+    def show() -> None:
         nonlocal shown
-        tally.add(event)
-        if event.what in _TELLS:
-            live.console.print(_told(event), markup=False, highlight=False, soft_wrap=True)
-        if time.monotonic() - shown >= 0.2:  # thousands of runs found done are one picture
+        if time.monotonic() - shown >= 0.2:
             shown = time.monotonic()
             live.update(_table(tally), refresh=True)
 
-    return observe
+    return show
 
 
 @contextmanager
 def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | None = None) -> Iterator[Observer]:
-    """An observer for `run_local` that shows what happens, on standard error unless a console is given.
+    """Show what happens in a launch, until the end of the block.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
     most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.
-    Failures are told at once, with reason and log; the last line says how it ended.
+    Failures are shown at once, with reason and log; the last line says how it ended.
+
+    Args:
+        store: The runs' folders.
+        runs: All runs of the launch, those that are done included.
+        jobs: How many are executed at a time.
+        console: The place to show it; None: standard error.
+
+    Yields:
+        The observer to call with each event.
     """
     console = console or Console(stderr=True)
     tally = Tally(store, runs, jobs)
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _live(tally, live)
-    else:
-        yield _plain(tally, console, time.monotonic)
-    console.print(tally.counts(), markup=False, highlight=False, soft_wrap=True)
+
+    def observe(event: Event) -> None:
+        tally.add(event)
+        if event.what in _AT_ONCE:
+            console.out(_describe(event), highlight=False)
+        show()
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:  # which writes to terminals alone
+        show = _pictures(tally, live) if console.is_terminal else _lines(tally, console)
+        yield observe
+    console.out(tally.counts(), highlight=False)

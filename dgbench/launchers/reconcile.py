@@ -21,7 +21,6 @@ from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import Slot
 from dgbench.launchers.local import run_local
-from dgbench.launchers.progress import progress
 from dgbench.networks.start import fetch
 from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.planfile import tabulate, write_plan
@@ -116,6 +115,8 @@ class Sweep:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
             self._build_caches()
+        from dgbench.launchers.progress import progress  # imports rich, which --dry-run does without
+
         slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, slots) as observer:
             summary = run_local(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dgbench.core import progress as progress_module
-from dgbench.core.progress import shown_progress
+from dgbench.core.progress import print_line, shown_progress
 
 
 def test_away_from_a_terminal_a_line_is_printed_now_and_then(
@@ -21,14 +21,43 @@ def test_away_from_a_terminal_a_line_is_printed_now_and_then(
     assert capsys.readouterr().err == "1,000 of 2,000 images\n12,345 bytes\n"
 
 
+def test_a_line_begins_with_what_it_is_about_and_ends_with_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now)
+    with shown_progress("folder:cat: [red] ") as progress:
+        for seconds, done in ((0, 500), (4, 600), (6, 1000), (8, 1100), (20, 1990), (30, 2000)):
+            now = 1000.0 + seconds
+            progress("images decoded", done, 2000)
+    assert capsys.readouterr().err.splitlines() == [
+        "folder:cat: [red] 1,000 of 2,000 images decoded, 0:12 left",
+        "folder:cat: [red] 1,990 of 2,000 images decoded",
+        "folder:cat: [red] 2,000 of 2,000 images decoded",
+    ]
+
+
 def test_on_a_terminal_there_is_a_bar_for_each_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
-    with shown_progress() as progress:
+    with shown_progress("folder:cat: [red] ") as progress:
         for done in (0, 1000, 2000):
             progress("images", done, 2000)
+        print_line("a line")
         progress("bytes", 12345, 0)
-    assert "images" in screen.getvalue()
+    assert "folder:cat: [red] images" in screen.getvalue()
+    assert "100%" in screen.getvalue()
+    assert "a line\n" in screen.getvalue()
     assert "2,000 of 2,000" in screen.getvalue()
     assert "12,345" in screen.getvalue()
+
+
+def test_a_bar_of_an_unknown_total_claims_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with shown_progress() as progress:
+        progress("bytes", 12345, 0)
+    assert "12,345" in screen.getvalue()
+    assert "%" not in screen.getvalue()

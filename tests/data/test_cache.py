@@ -21,12 +21,13 @@ from PIL import Image
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
+from dgbench.core import progress
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.site import Site
 from dgbench.data import cache_build
 from dgbench.data.cache import build_cache, ensure_built, open_images
-from dgbench.data.cache_format import ImageCache, Index, check_place
+from dgbench.data.cache_format import CacheIndex, ImageCache, check_place
 from dgbench.data.dataset import ArrayExamples
 from dgbench.data.transforms import decoded
 from dgbench.datasets import _images
@@ -108,7 +109,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
     dataset = folder(path=root, image_size=32)
     images = open_images(dataset.image_cache())
-    assert images.index == Index("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
+    assert images.index == CacheIndex("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
     assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
     for row, path in enumerate(dataset.image_cache().paths()):
         assert np.array_equal(images[row], np.asarray(decoded(path)))
@@ -360,6 +361,16 @@ def test_a_terminal_shows_a_bar(root: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_elsewhere_a_line_says_now_and_then_how_many_are_decoded(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0)
+    ensure_built(cache_of(root))
+    counts = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()[1:-1]]
+    assert counts == [f"folder:own: {done} of 12 images decoded" for done in (0, 5, 10, 12)]
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(("limit", "torn"), [(10**9, b"torn"), (0, b"torn"), (0, bytes(10**4))])
 def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPatch, limit: int, torn: bytes) -> None:
     monkeypatch.setattr(cache_build, "LARGEST", limit)
@@ -379,7 +390,7 @@ def test_what_was_interrupted_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cache_build._Files, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ensure_built(cache_of(mixed))
-    assert Index.read(cache_of(mixed).folder) is None
+    assert CacheIndex.read(cache_of(mixed).folder) is None
     monkeypatch.setattr(cache_build._Files, "append", append)
     decodings = counted(monkeypatch)
     ensure_built(cache_of(mixed))

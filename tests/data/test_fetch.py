@@ -4,12 +4,13 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dgbench.core.errors import UserError
 from dgbench.data import fetch
-from dgbench.data.fetch import Unreachable, get
+from dgbench.data.fetch import Unreachable, download_file
 from tests.support.http_server import Host, serving
 
 CONTENT = bytes(range(256)) * 40
@@ -28,7 +29,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def fetched(host: Host, folder: Path, md5: str = MD5, timeout: float = 5.0) -> bytes:
-    return get(f"{host.url}/a.zip", folder / "new" / "a.zip", silent, md5=md5, timeout=timeout).read_bytes()
+    return download_file(f"{host.url}/a.zip", folder / "new" / "a.zip", silent, md5=md5, timeout=timeout).read_bytes()
 
 
 def files(folder: Path) -> list[str]:
@@ -51,7 +52,7 @@ def test_what_is_there_is_not_fetched_again_if_it_has_the_hash(host: Host, tmp_p
 
 def test_progress_is_told_of_bytes(host: Host, tmp_path: Path) -> None:
     told = list[tuple[str, int, int]]()
-    get(f"{host.url}/a.zip", tmp_path / "a.zip", lambda *of: told.append(of))
+    download_file(f"{host.url}/a.zip", tmp_path / "a.zip", lambda *of: told.append(of))
     assert told[-1] == ("bytes of a.zip fetched", len(CONTENT), len(CONTENT))
 
 
@@ -97,7 +98,7 @@ def test_without_a_tag_nothing_is_kept(tag: str, host: Host, tmp_path: Path) -> 
     assert [asked for _, asked in host.asked] == ["", ""]
     host.breaks, host.files = 10**9, {"/b.zip": CONTENT}
     with pytest.raises(Unreachable, match="ended the connection"):
-        get(f"{host.url}/b.zip", tmp_path / "b" / "b.zip", silent)
+        download_file(f"{host.url}/b.zip", tmp_path / "b" / "b.zip", silent)
     assert files(tmp_path / "b") == []
 
 
@@ -135,20 +136,31 @@ def test_a_dead_host_is_given_up(host: Host, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.zip"
     with pytest.raises(Unreachable, match="Connection refused"):
-        get(url, tmp_path / "a.zip", silent)
+        download_file(url, tmp_path / "a.zip", silent)
     assert files(tmp_path) == []
 
 
 def test_only_http_is_spoken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not an address"):
-        get(f"file://{tmp_path}/a", tmp_path / "b", silent)
+        download_file(f"file://{tmp_path}/a", tmp_path / "b", silent)
 
 
 def test_a_full_disk_is_not_the_hosts_fault(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
+    opened = Path.open
 
-    monkeypatch.setattr(fetch, "_receive", full)
+    def on_a_full_disk(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        return opened(Path("/dev/full") if mode == "ab" else path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", on_a_full_disk)
     with pytest.raises(OSError, match="No space left"):
         fetched(host, tmp_path)
     assert len(host.asked) == 1
+
+
+def test_a_part_whose_tag_a_power_cut_emptied_is_not_resumed(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.zip.part").write_bytes(b"of another file")
+    (tmp_path / "new" / "a.zip.tag").touch()
+    assert fetched(host, tmp_path) == CONTENT
+    assert host.asked == [("/a.zip", "")]
+    assert files(tmp_path) == ["new/a.zip"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,10 +83,10 @@ def test_plain_lines_are_few_but_failures_are_told_at_once(tmp_path: Path, now: 
             observe(Event("done", run, seconds=60))
         assert out.getvalue().count("\n") == 2
         now[0] += 1
-        observe(Event("failed", SLOW[3], "exit code 1 [red]; log: /tmp/log.txt"))
+        observe(Event("failed", SLOW[3], "exit code 1 [red] :cat:; log: /tmp/log.txt"))
     told = out.getvalue().splitlines()[2:]
     assert told == [
-        f"failed: {SLOW[3].name} ({SLOW[3].id}): exit code 1 [red]; log: /tmp/log.txt",
+        f"failed: {SLOW[3].name} ({SLOW[3].id}): exit code 1 [red] :cat:; log: /tmp/log.txt",
         "3/4 done, 1 failed",
     ]
 
@@ -130,3 +132,8 @@ def test_live_view_shows_how_far_each_run_is(tmp_path: Path, now: list[float]) -
     assert "0/4 done, 2 running, 2 waiting" in shown
     assert "stopping: SIGINT; running runs save their state" in shown
     assert shown.endswith("0/4 done, 2 running, 2 waiting\n")
+
+
+def test_planning_a_launch_does_not_import_rich() -> None:
+    code = "import sys, dgbench.launchers.reconcile; assert 'rich' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
