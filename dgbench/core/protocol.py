@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import ClassVar
 from typing import Protocol as TypingProtocol
 
 from dgbench.core.errors import UserError
@@ -64,12 +64,6 @@ class Fold:
     def evaluated(self) -> tuple[View, ...]:
         """Every view that some selector may read, each once."""
         return tuple(dict.fromkeys((*self.source_val, *self.target_val, *self.test, *self.oracle)))
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Fold:
-        """A fold from its fields as plain JSON."""
-        views = {key: tuple(View(**view) for view in value) for key, value in data.items() if key != "held_out"}
-        return Fold(held_out=tuple(data["held_out"]), **views)
 
 
 class Protocol(TypingProtocol):

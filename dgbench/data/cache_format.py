@@ -17,9 +17,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import orjson
@@ -68,10 +68,6 @@ class Index:
             return Index(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
