@@ -83,13 +83,11 @@ def _base_digest() -> bytes:
 
 def _write_index(path: Path, entries: list[Entry]) -> None:
     """Keep the index; where the cache folder can't be written, every start pays for the import instead."""
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.tmp")
         beside.write_bytes(orjson.dumps(entries))
         beside.replace(path)
-    except OSError:
-        return
 
 
 def _from_index(item: dict[str, Any]) -> Entry:

@@ -122,31 +122,22 @@ class Setting:
         return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
 
 
+_DOMAINBED_2020 = Setting(
+    preset="domainbed-2020",
+    cache="off",
+    backbone="domainbed-2020",
+    interpolation="bilinear",
+    validation_augmented=True,
+    init="run",
+    data_order="run",
+    generated_data="run",
+    ddof=0,
+)
+_DOMAINBED_2024 = dataclasses.replace(
+    _DOMAINBED_2020, preset="domainbed-2024", backbone="domainbed-2024", batch_norm="live"
+)
 PRESETS: Mapping[str, Setting] = {
-    "dgbench": Setting(preset="dgbench"),
-    "domainbed-2020": Setting(
-        preset="domainbed-2020",
-        cache="off",
-        backbone="domainbed-2020",
-        interpolation="bilinear",
-        validation_augmented=True,
-        init="run",
-        data_order="run",
-        generated_data="run",
-        ddof=0,
-    ),
-    "domainbed-2024": Setting(
-        preset="domainbed-2024",
-        cache="off",
-        backbone="domainbed-2024",
-        interpolation="bilinear",
-        batch_norm="live",
-        validation_augmented=True,
-        init="run",
-        data_order="run",
-        generated_data="run",
-        ddof=0,
-    ),
+    preset.preset: preset for preset in (Setting("dgbench"), _DOMAINBED_2020, _DOMAINBED_2024)
 }
 
 OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
