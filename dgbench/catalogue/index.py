@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,8 @@ import orjson
 
 from dgbench.catalogue.entry import KINDS, PACKAGE, Entry, import_source
 from dgbench.core.errors import UserError
-from dgbench.core.space import Checked, Draw, HparamSpec, space_of
+from dgbench.core.plain import from_plain
+from dgbench.core.space import Checked, space_of
 
 
 def entries_of(module: str, file: Path) -> list[Entry]:
@@ -26,7 +26,7 @@ def entries_of(module: str, file: Path) -> list[Entry]:
     digest = hashlib.sha256(_base_digest() + module.encode() + str(file).encode() + file.read_bytes()).hexdigest()[:24]
     cached = _index_folder() / f"{digest}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [_from_json(item) for item in orjson.loads(cached.read_bytes())]
+        return [_from_index(item) for item in orjson.loads(cached.read_bytes())]
     entries = list(_inspect(module, file))
     _write_index(cached, entries)
     return entries
@@ -81,45 +81,14 @@ def _base_digest() -> bytes:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
-def _write_index(path: Path, entries: Sequence[Entry]) -> None:
+def _write_index(path: Path, entries: list[Entry]) -> None:
     """Keep the index; where the cache folder can't be written, every start pays for the import instead."""
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_bytes(orjson.dumps([_to_json(entry) for entry in entries]))
+        beside.write_bytes(orjson.dumps(entries))
         beside.replace(path)
-    except OSError:
-        return
 
 
-def _to_json(entry: Entry) -> dict[str, Any]:
-    space = [
-        {
-            **{f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)},
-            "draw": spec.draw and str(spec.draw),
-            "variants": {trait: [default, draw and str(draw)] for trait, (default, draw) in spec.variants.items()},
-        }
-        for spec in entry.space
-    ]
-    fields = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}
-    return {**fields, "space": space, "card": dataclasses.asdict(entry.card)}
-
-
-def _from_json(data: dict[str, Any]) -> Entry:
-    def draw(text: str | None) -> Draw | None:
-        return Draw.parse(text) if text else None
-
-    space = tuple(
-        HparamSpec(
-            **{
-                **spec,
-                "draw": draw(spec["draw"]),
-                "variants": {trait: (default, draw(text)) for trait, (default, text) in spec["variants"].items()},
-                "options": tuple(spec["options"]),
-            }
-        )
-        for spec in data["space"]
-    )
-    card_type = KINDS[data["kind"]][3]
-    card = card_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["card"].items()})
-    return Entry(**{**data, "space": space, "card": card})
+def _from_index(item: dict[str, Any]) -> Entry:
+    return from_plain(Entry, {**item, "card": from_plain(KINDS[item["kind"]][3], item["card"])})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import ClassVar
 from typing import Protocol as TypingProtocol
 
 from dgbench.core.errors import UserError
@@ -65,12 +65,6 @@ class Fold:
         """Every view that some selector may read, each once."""
         return tuple(dict.fromkeys((*self.source_val, *self.target_val, *self.test, *self.oracle)))
 
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Fold:
-        """A fold from its fields as plain JSON."""
-        views = {key: tuple(View(**view) for view in value) for key, value in data.items() if key != "held_out"}
-        return Fold(held_out=tuple(data["held_out"]), **views)
-
 
 class Protocol(TypingProtocol):
     """Turns the names of a data set's domains into folds; `name` is what records and tables call it."""
@@ -86,16 +80,20 @@ class Protocol(TypingProtocol):
         ...
 
 
-def _fold(domains: Sequence[str], held_out: Sequence[str]) -> Fold:
-    sources = [domain for domain in domains if domain not in held_out]
-    targets = [domain for domain in domains if domain in held_out]
+def _fold(train: Sequence[str], test: Sequence[str], val: Sequence[str] = ()) -> Fold:
+    """Make the fold of domains that train, are held out for the test, and validate alone."""
     return Fold(
-        held_out=tuple(targets),
-        train=tuple(View(d, IN) for d in sources),
-        source_val=tuple(View(d, OUT) for d in sources),
-        test=tuple(View(d, IN) for d in targets),
-        oracle=tuple(View(d, OUT) for d in targets),
+        held_out=tuple(test),
+        train=_views(train, IN),
+        source_val=_views(train, OUT),
+        test=_views(test, IN),
+        oracle=_views(test, OUT),
+        target_val=_views(val, IN, OUT),
     )
+
+
+def _views(domains: Sequence[str], *parts: str) -> tuple[View, ...]:
+    return tuple(View(domain, part) for domain in domains for part in parts)
 
 
 @dataclass(frozen=True)
@@ -113,12 +111,11 @@ class LeaveOneDomainOut:
         """Singles in the order of the domains, then pairs in DomainBed's order."""
         _check(self.name, domains, parts, self.only, tested)
         chosen = _chosen(self.only or tested, domains)
-        for domain in chosen:
-            yield _fold(domains, [domain])
+        held_out: list[tuple[str, ...]] = [(domain,) for domain in chosen]
         if self.pairs and len(domains) > 2:
-            for pair in combinations(domains, 2):
-                if set(pair) & set(chosen):
-                    yield _fold(domains, pair)
+            held_out += [pair for pair in combinations(domains, 2) if set(pair) & set(chosen)]
+        for test in held_out:
+            yield _fold([domain for domain in domains if domain not in test], test)
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,7 @@ class SingleSource:
         if not sources:
             raise UserError(f"{', '.join(tested)} is there to be tested, not to train")
         for source in sources:
-            others = tested or [domain for domain in domains if domain != source]
-            yield _fold([source, *others], others)
+            yield _fold([source], tested or [domain for domain in domains if domain != source])
 
 
 @dataclass(frozen=True)
@@ -156,9 +152,9 @@ class AllDomains:
         for domain in _chosen(self.only or tested, domains):
             yield Fold(
                 held_out=(domain,),
-                train=tuple(View(d, IN) for d in domains),
-                source_val=tuple(View(d, OUT) for d in domains if d != domain),
-                test=(View(domain, OUT),),
+                train=_views(domains, IN),
+                source_val=_views([other for other in domains if other != domain], OUT),
+                test=_views([domain], OUT),
             )
 
 
@@ -189,14 +185,7 @@ class Explicit:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UserError(f"a domain trains, validates or is tested, not two of them: {', '.join(twice)}")
-        yield Fold(
-            held_out=tuple(test),
-            train=tuple(View(d, IN) for d in train),
-            source_val=tuple(View(d, OUT) for d in train),
-            test=tuple(View(d, IN) for d in test),
-            oracle=tuple(View(d, OUT) for d in test),
-            target_val=tuple(View(d, part) for d in val for part in (IN, OUT)),
-        )
+        yield _fold(train, test, val)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
+from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import Fold, View
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import Setting
@@ -68,7 +68,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         """20 hexadecimal digits that depend on every field, and on nothing else."""
-        text = orjson.dumps({"format": FORMAT, **self._fields()}, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps({"format": FORMAT, **fields_of(self)}, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(text).hexdigest()[:20]
 
     @property
@@ -116,12 +116,9 @@ class Run:
             return seed_hash("data")
         return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
 
-    def _fields(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, readable and diffable; `from_json` gives an equal run."""
-        plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **self._fields()}))
+        plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **fields_of(self)}))
         return plain
 
     @staticmethod
@@ -129,17 +126,7 @@ class Run:
         """Read what `to_json` wrote; raises ValueError if it is of another format."""
         if data.get("format") != FORMAT:
             raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
-        return Run(
-            kind=data["kind"],
-            method=Part(**data["method"]),
-            dataset=data["dataset"],
-            fold=Fold.from_json(data["fold"]),
-            hparams_seed=data["hparams_seed"],
-            trial=data["trial"],
-            setting=Setting(**data["setting"]),
-            averages=tuple(Part(**part) for part in data["averages"]),
-            inputs=tuple(Input(**source) for source in data["inputs"]),
-        )
+        return from_plain(Run, {name: value for name, value in data.items() if name not in ("format", "id")})
 
 
 def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:

@@ -8,12 +8,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.core.errors import Problems
-from dgbench.core.wording import unknown, with_article
+from dgbench.core.limits import Limit, find_problem, interval, one_of
+from dgbench.core.wording import unknown
+
+_SHARE = Limit(lambda share: 0 < share < 1, "must lie between 0 and 1, so that both parts hold something")
+_SIDE = Limit(lambda side: side == 0 or side >= 8, "must be at least 8")
+_SHA256 = Limit(
+    lambda digits: bool(re.fullmatch("([0-9a-f]{64})?", digits)),
+    "is the sha256 of a file, in 64 hexadecimal digits (--backbone_weights FILE says it for you)",
+)
 
 
 @dataclass(frozen=True)
@@ -21,19 +29,19 @@ class Setting:
     """How every run of a sweep is trained and evaluated."""
 
     preset: str
-    steps: int = 0
+    steps: Annotated[int, interval("[1, inf)")] = 0
     """Optimizer steps; 0 stands for the data set's own number until `for_dataset` fills it in."""
-    checkpoint_freq: int = 0
+    checkpoint_freq: Annotated[int, interval("[1, inf)")] = 0
     """Steps between evaluations (at 0, f, 2f, ... and the last step); 0 stands for the data set's own."""
-    holdout_fraction: float = 0.2
+    holdout_fraction: Annotated[float, _SHARE] = 0.2
     """Share of each domain that is its `out` part."""
     backbone: str = "auto"
     """A network's name; `auto` is the one that fits the data set's inputs."""
     pretrained: bool = True
-    weights: str = ""
+    weights: Annotated[str, _SHA256] = ""
     """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
     on this machine `--backbone_weights` says."""
-    image_size: int = 0
+    image_size: Annotated[int, _SIDE] = 0
     """Side of the square that images are resized to; 0 stands for the data set's own."""
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
     """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
@@ -48,20 +56,20 @@ class Setting:
     """Evaluate the training domains' `out` parts on augmented images, as DomainBed does."""
     class_balanced: bool = False
     """Draw training examples so that each class of a domain is as likely."""
-    domains_per_step: int = 0
+    domains_per_step: Annotated[int, interval("[0, inf)")] = 0
     """Training domains whose minibatches make up a step, drawn anew each time; 0 stands for the data set's own number,
     which is all unless it has very many."""
     cache: Literal["auto", "off"] = "auto"
     """Where the pixels of image files come from: `auto` decodes each image once into a cache that all runs share, and
     augments its bytes; `off` decodes and augments each image by Pillow each time, as DomainBed does."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    momentum: float = 0.9
+    momentum: Annotated[float, interval("[0, 1)")] = 0.9
     """Momentum of `sgd`."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Of every learning rate: `cosine` falls from its full value to 0 at the last step."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, interval("[0, inf)")] = 0
     """Steps in which learning rates rise linearly to their full value, before the schedule."""
-    clip_norm: float = 0.0
+    clip_norm: Annotated[float, interval("[0, inf]")] = 0.0
     """Longest gradient that an optimizer step takes, all its parameters as one vector; longer ones are scaled down.
     0: any."""
     freeze: Literal["none", "embedding", "featurizer"] = "none"
@@ -114,51 +122,38 @@ class Setting:
         return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
 
 
+_DOMAINBED_2020 = Setting(
+    preset="domainbed-2020",
+    cache="off",
+    backbone="domainbed-2020",
+    interpolation="bilinear",
+    validation_augmented=True,
+    init="run",
+    data_order="run",
+    generated_data="run",
+    ddof=0,
+)
+_DOMAINBED_2024 = dataclasses.replace(
+    _DOMAINBED_2020, preset="domainbed-2024", backbone="domainbed-2024", batch_norm="live"
+)
 PRESETS: Mapping[str, Setting] = {
-    "dgbench": Setting(preset="dgbench"),
-    "domainbed-2020": Setting(
-        preset="domainbed-2020",
-        cache="off",
-        backbone="domainbed-2020",
-        interpolation="bilinear",
-        validation_augmented=True,
-        init="run",
-        data_order="run",
-        generated_data="run",
-        ddof=0,
-    ),
-    "domainbed-2024": Setting(
-        preset="domainbed-2024",
-        cache="off",
-        backbone="domainbed-2024",
-        interpolation="bilinear",
-        batch_norm="live",
-        validation_augmented=True,
-        init="run",
-        data_order="run",
-        generated_data="run",
-        ddof=0,
-    ),
+    preset.preset: preset for preset in (Setting("dgbench"), _DOMAINBED_2020, _DOMAINBED_2024)
 }
 
-_TYPES = get_type_hints(Setting)
 OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
 """Fields whose 0 stands for the data set's own value."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
-_LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "holdout_fraction": (lambda v: 0 < v < 1, "must lie between 0 and 1, so that both parts hold something"),
-    "steps": (lambda v: v >= 1, "must be at least 1"),
-    "checkpoint_freq": (lambda v: v >= 1, "must be at least 1"),
-    "weights": (
-        lambda v: bool(re.fullmatch("([0-9a-f]{64})?", v)),
-        "is the sha256 of a file, in 64 hexadecimal digits (--backbone_weights FILE says it for you)",
-    ),
-    "domains_per_step": (lambda v: v >= 0, "must be at least 0"),
-    "image_size": (lambda v: v == 0 or v >= 8, "must be at least 8"),
-    "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
-    "warmup_steps": (lambda v: v >= 0, "must be at least 0"),
-    "clip_norm": (lambda v: v >= 0, "must be at least 0"),
-}
+
+
+def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
+    if get_origin(hint) is Literal:
+        return "any", [one_of(get_args(hint))]
+    kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    return kind.__name__, limits
+
+
+_HINTS = get_type_hints(Setting, include_extras=True)
+_FIELDS = {name: _type_and_limits(_HINTS[name]) for name in FIELD_NAMES}
 
 
 def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
@@ -167,27 +162,14 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
     if preset not in PRESETS:
         problems.add(unknown("preset", preset, PRESETS))
     for name, value in changes.items():
-        if wrong := _wrong(name, value):
-            problems.add(wrong)
+        if name not in _FIELDS:
+            problems.add(unknown("setting", name, FIELD_NAMES))
+        elif wrong := find_problem(value, *_FIELDS[name]):
+            problems.add(f"setting {name!r} {wrong}")
     if changes.get("classifier_init") == "linear_probe" and changes.get("nonlinear_classifier"):
         problems.add("classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier")
     if changes.get("weights") and changes.get("pretrained") is False:
         problems.add("a file of weights is given, and pretrained is false: leave out one of them")
     problems.raise_if_any()
-    changes = {name: float(value) if _TYPES[name] is float else value for name, value in changes.items()}
+    changes = {name: float(value) if _FIELDS[name][0] == "float" else value for name, value in changes.items()}
     return dataclasses.replace(PRESETS[preset], **changes)
-
-
-def _wrong(name: str, value: object) -> str | None:
-    if name not in FIELD_NAMES:
-        return unknown("setting", name, FIELD_NAMES)
-    kind = _TYPES[name]
-    if get_origin(kind) is Literal:
-        options = get_args(kind)
-        fine = value in options and type(value) is type(options[0])
-        return None if fine else f"setting {name!r} is one of {', '.join(map(str, options))}, not {value!r}"
-    if not isinstance(value, (int, float) if kind is float else kind) or (kind is not bool and isinstance(value, bool)):
-        return f"setting {name!r} is {with_article(kind.__name__)}, not {value!r}"
-    if name in _LIMITS and not _LIMITS[name][0](value):
-        return f"setting {name!r} {_LIMITS[name][1]}, not {value!r}"
-    return None

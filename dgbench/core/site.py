@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgbench.core.plain import revive
+from dgbench.core.plain import from_plain
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Site:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:
         """Read what `to_json` wrote."""
-        return revive(Site, data)
+        return from_plain(Site, data)
 
 
 def split_include(include: str) -> tuple[str, str]:

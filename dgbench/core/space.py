@@ -17,14 +17,13 @@ from typing import Any, TypeAlias, cast, get_type_hints
 import numpy as np
 
 from dgbench.core.errors import Problems
+from dgbench.core.limits import NUMBER, Limit, find_problem, interval, one_of
 from dgbench.core.seeding import hparams_stream, seed_hash
 from dgbench.core.wording import unknown, with_article
 
 Value: TypeAlias = bool | int | float | str
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
-_INTERVAL = re.compile(rf"(?P<open>[\[(])(?P<low>{_NUMBER}), (?P<high>{_NUMBER}|inf)(?P<close>[\])])")
-_RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{_NUMBER})\^)?U\((?P<low>{_NUMBER}), ?(?P<high>{_NUMBER})\)")
+_RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{NUMBER})\^)?U\((?P<low>{NUMBER}), ?(?P<high>{NUMBER})\)")
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,12 @@ class HparamSpec:
     stream: str = ""
     """The name whose stream it is drawn from, if not its own: DomainBed's, where that is a word of Python."""
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The conditions on values of its type."""
+        options = (one_of(self.options),) if self.options else ()
+        return (*options, interval(self.within)) if self.within else options
+
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
         """Default and draw on a data set with these traits."""
         traits = tuple(traits)
@@ -140,9 +145,10 @@ def hparam(
     for the dataclass' `__post_init__`. `stream` is DomainBed's name where Python has no such fields (`lambda`), so that
     the draws are the same.
     """
-    assert not within or _INTERVAL.fullmatch(within), f"write the interval {within!r} as '[0, 1)' or '(0, inf)'"
-    metadata = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
-    return field(default=default, metadata={**metadata, "stream": stream})
+    if within:
+        interval(within)  # an interval that can't be read is the author's mistake, noticed on import
+    declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
+    return field(default=default, metadata={"hparam": {**declared, "stream": stream}})
 
 
 class Checked:
@@ -151,7 +157,7 @@ class Checked:
     def __post_init__(self) -> None:
         problems, cls = Problems(), cast(type, type(self))
         for spec in space_of(cls):
-            if wrong := _misplaced(spec, getattr(self, spec.name)):
+            if wrong := find_problem(getattr(self, spec.name), "any", spec.limits):
                 problems.add(f"{spec.name} {wrong}")
         problems.raise_if_any()
 
@@ -162,15 +168,7 @@ def space_of(hparams: type) -> Space:
     types = get_type_hints(hparams)
     return tuple(
         HparamSpec(
-            name=f.name,
-            type=types[f.name].__name__,
-            default=cast(Value, f.default),
-            draw=f.metadata.get("draw"),
-            help=f.metadata.get("help", ""),
-            variants=f.metadata.get("variants", {}),
-            options=f.metadata.get("options", ()),
-            within=f.metadata.get("within", ""),
-            stream=f.metadata.get("stream", ""),
+            name=f.name, type=types[f.name].__name__, default=cast(Value, f.default), **f.metadata.get("hparam", {})
         )
         for f in dataclasses.fields(hparams)
     )
@@ -215,16 +213,8 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
 
     An int is a fine float, infinity is not.
     """
-    fine = {
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
-        "number": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
-        "str": isinstance(value, str),
-    }.get(spec.type, True)
-    if not fine:
-        return f"is {with_article(spec.type)}, not {value!r}"
-    return _misplaced(spec, cast(Value, value))
+    finite = Limit(lambda number: abs(number) <= sys.float_info.max, f"is {with_article(spec.type)}")
+    return find_problem(value, spec.type, (finite, *spec.limits) if spec.type in ("float", "number") else spec.limits)
 
 
 def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
@@ -245,23 +235,6 @@ def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
     problems.raise_if_any()
 
 
-def _misplaced(spec: HparamSpec, value: Value) -> str | None:
-    """What is wrong with a value of the right type."""
-    if spec.options and value not in spec.options:
-        return f"is one of {', '.join(map(str, spec.options))}, not {value!r}"
-    match = _INTERVAL.fullmatch(spec.within)
-    if match is None:
-        return None
-    number, low, high = float(value), float(match["low"]), float(match["high"])
-    above = number >= low if match["open"] == "[" else number > low
-    below = number <= high if match["close"] == "]" else number < high
-    if above and below:
-        return None
-    if match["high"] != "inf":
-        return f"must lie in {spec.within}, not {value!r}"
-    return f"must be {'at least' if match['open'] == '[' else 'above'} {match['low']}, not {value!r}"
-
-
 def _number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
@@ -275,4 +248,4 @@ def _parse_literal(text: str) -> Value:
         return text == "true"
     if re.fullmatch(r"[-+]?\d+", text):
         return int(text)
-    return float(text) if re.fullmatch(_NUMBER, text) else text.strip("'\"")
+    return float(text) if re.fullmatch(NUMBER, text) else text.strip("'\"")

@@ -6,16 +6,14 @@ A sweep folder holds one `Declaration`: its setting and overrides never change, 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_rows
 from dgbench.core.errors import Problems
-from dgbench.core.plain import revive
+from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.core.setting import OF_DATASET, Setting
 from dgbench.core.site import Site
@@ -24,12 +22,6 @@ from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planner import Plan, plan
 from dgbench.plan.request import Overrides, Request
 from dgbench.store.files import read_sweep_json, write_json
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
 
 FILE = "sweep.json"
 FORMAT = 1
@@ -75,26 +67,20 @@ class Declaration:
 
 def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
     """Write `sweep.json`."""
-    overrides = declaration.overrides
+    draws = {name: str(draw) for name, draw in declaration.overrides.draws.items()}
     content = {
         "format": FORMAT,
-        "setting": dataclasses.asdict(declaration.setting),
-        "overrides": {
-            "fixed": overrides.fixed,
-            "parts": overrides.parts,
-            "draws": {name: str(draw) for name, draw in overrides.draws.items()},
-        },
+        "setting": declaration.setting,
+        "overrides": fields_of(declaration.overrides) | {"draws": draws},
         "requests": [
-            {
+            fields_of(request)
+            | {
                 "rows": [row.name for row in request.rows],
-                "datasets": request.datasets,
-                "protocol": vars(request.protocol) | {"name": request.protocol.name},
-                "hparams_seeds": request.hparams_seeds,
-                "trials": request.trials,
+                "protocol": fields_of(request.protocol) | {"name": request.protocol.name},
             }
             for request in declaration.requests
         ],
-        "site": site.to_json(),
+        "site": site,
     }
     write_json(root / FILE, content)
 
@@ -112,21 +98,11 @@ def read_declaration(
     Raises `UserError` if there is none, or one of another format.
     """
     data = read_sweep_json(root, FILE, FORMAT)
-    site = read_site(root).including(include)
+    site = Site.from_json(data["site"]).including(include)
     catalogue = catalogue or Catalogue(site.include)
-    draws = {name: Draw.parse(text) for name, text in data["overrides"].pop("draws").items()}
-    requests = tuple(
-        Request(
-            rows=parse_rows(request["rows"], catalogue),
-            datasets=tuple(request["datasets"]),
-            protocol=_protocol_from_json(request["protocol"]),
-            hparams_seeds=tuple(request["hparams_seeds"]),
-            trials=tuple(request["trials"]),
-        )
-        for request in data["requests"]
-    )
-    return Declaration(Setting(**data["setting"]), Overrides(**data["overrides"], draws=draws), requests), site
-
-
-def _protocol_from_json(data: Mapping[str, Any]) -> Protocol:
-    return revive(_PROTOCOLS[data["name"]], {key: value for key, value in data.items() if key != "name"})
+    data["overrides"]["draws"] = {name: Draw.parse(text) for name, text in data["overrides"]["draws"].items()}
+    for request in data["requests"]:
+        protocol = _PROTOCOLS[request["protocol"].pop("name")]
+        request["protocol"] = from_plain(protocol, request["protocol"])
+        request["rows"] = parse_rows(request["rows"], catalogue)
+    return from_plain(Declaration, {name: data[name] for name in ("setting", "overrides", "requests")}), site

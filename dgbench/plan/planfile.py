@@ -7,18 +7,19 @@ table a list of (run, predictor).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from dgbench.core.plain import revive
+from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import Fold
 from dgbench.core.run import run_name
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planner import Plan
+from dgbench.plan.provenance import Provenance
 from dgbench.plan.request import Overrides
 from dgbench.store.files import read_sweep_json, write_atomic
 
@@ -51,12 +52,7 @@ class PlanTable:
     runs: tuple[PlannedRun, ...]
     cells: Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
     """(row, data set) -> positions in `runs`, each with the name of the predictor."""
-    shown: Mapping[str, str] = field(default_factory=dict)
-    """As in the plan."""
-    taught: Mapping[str, str] = field(default_factory=dict)
-    """As in the plan."""
-    asked: tuple[str, ...] = ()
-    """What the sweep's runs have otherwise than preset and search spaces say, each in words: `steps 300`."""
+    provenance: Provenance = field(default_factory=Provenance)
 
     def name(self, run: PlannedRun) -> str:
         """For people, as `Run.name`."""
@@ -87,42 +83,24 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
-    asked = (*departures, *(overrides or Overrides()).told())
-    return PlanTable(
-        protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, plan.shown, plan.taught, asked
-    )
+    provenance = replace(plan.provenance, asked=(*departures, *(overrides or Overrides()).told()))
+    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, provenance)
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
     """Write `plan.json` whole."""
-    content = {
-        "format": FORMAT,
-        "protocol": table.protocol,
-        "setting": table.setting,
-        "rows": table.rows,
-        "datasets": table.datasets,
-        "folds": table.folds,
-        "runs": [list(run) for run in table.runs],
-        "cells": [[row, dataset, cell] for (row, dataset), cell in table.cells.items()],
-        "shown": table.shown,
-        "taught": table.taught,
-        "asked": table.asked,
-    }
+    content = {"format": FORMAT, **fields_of(table)}
+    content["runs"] = [list(run) for run in table.runs]
+    content["cells"] = [[row, dataset, cell] for (row, dataset), cell in table.cells.items()]
+    content |= fields_of(content.pop("provenance"))
     write_atomic(root / FILE, orjson.dumps(content))
 
 
 def read_plan(root: Path) -> PlanTable:
     """Read `plan.json`; raises `UserError` if the folder holds no sweep, or one of another format."""
     data = read_sweep_json(root, FILE, FORMAT)
-    return PlanTable(
-        protocol=data["protocol"],
-        setting=Setting(**data["setting"]),
-        rows=tuple(data["rows"]),
-        datasets={name: revive(DatasetFacts, facts) for name, facts in data["datasets"].items()},
-        folds=tuple(Fold.from_json(fold) for fold in data["folds"]),
-        runs=tuple(PlannedRun._make((*fields, tuple(inputs))) for *fields, inputs in data["runs"]),
-        cells={(row, dataset): tuple((i, name) for i, name in cell) for row, dataset, cell in data["cells"]},
-        shown=data["shown"],
-        taught=data["taught"],
-        asked=tuple(data["asked"]),
-    )
+    del data["format"]
+    data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
+    data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
+    data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
+    return from_plain(PlanTable, data)

@@ -18,6 +18,7 @@ from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, Part, Run
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts, resolve_setting
+from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse
 from dgbench.plan.request import Overrides, Request
 
@@ -39,10 +40,7 @@ class Plan:
     datasets: Mapping[str, DatasetFacts]
     candidates: Mapping[tuple[str, str], tuple[Candidate, ...]]
     """(row, data set) -> candidates over all folds, trials and hyperparameter seeds."""
-    shown: Mapping[str, str] = field(default_factory=dict)
-    """Row -> what of the held-out domain its predictors are shown beside the input to predict; rows without: none."""
-    taught: Mapping[str, str] = field(default_factory=dict)
-    """Row -> the row whose models taught its runs, with its backbone where that is another; rows without: none."""
+    provenance: Provenance = field(default_factory=Provenance)
 
     @cached_property
     def read_by_others(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
@@ -120,8 +118,10 @@ class _Planner:
             rows=tuple(dict.fromkeys(row.name for request in self.requests for row in request.rows)),
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates={key: tuple(cell) for key, cell in candidates.items()},
-            shown={row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
-            taught=self._taught_by(grid),
+            provenance=Provenance(
+                {row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
+                self._taught_by(grid),
+            ),
         )
 
     def _shown(self, row: Row) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 
 from dgbench.core.errors import UserError
+from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Fold, LeaveOneDomainOut
 from dgbench.core.seeding import seed_hash
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
@@ -77,14 +78,11 @@ class RunArgs:
         """The arguments of DomainBed's `train` in a sweep; the data directory, unknown, is empty."""
         test_envs = list(self.test_envs)
         return {
-            "dataset": self.dataset,
-            "algorithm": self.algorithm,
+            **fields_of(self),
             "test_envs": test_envs,
             "holdout_fraction": holdout_fraction,
-            "hparams_seed": self.hparams_seed,
             "data_dir": "",
             "task": "domain_generalization",
-            "trial_seed": self.trial_seed,
             "seed": seed_hash(self.dataset, self.algorithm, test_envs, self.hparams_seed, self.trial_seed),
             "steps": steps,
         }

@@ -18,6 +18,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
+from dgbench.plan.provenance import Provenance
 from dgbench.store.folder import RunFolder, State, Store
 
 
@@ -92,12 +93,7 @@ class Results:
     """Row -> how many runs each of its models is merged from, for rows that merge."""
     adapted: frozenset[str] = frozenset()
     """Rows whose runs adapt a finished model, the best and the last of another run."""
-    shown: Mapping[str, str] = field(default_factory=dict)
-    """Row -> what of the held-out domain its predictors are shown beside the input to predict."""
-    taught: Mapping[str, str] = field(default_factory=dict)
-    """Row -> the row whose models taught its runs."""
-    asked: tuple[str, ...] = ()
-    """What its runs have otherwise than preset and search spaces say, each in words."""
+    provenance: Provenance = field(default_factory=Provenance)
     diverged: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(method, data set) -> finished runs that ended with a loss or metric that is no number. They count: what they
     predict is right by chance, and a metric that is no number is the worst there is."""
@@ -215,9 +211,7 @@ class _Reader:
             adapted=frozenset(
                 row for (row, _), cell in table.cells.items() if any(table.runs[i].kind == "adapt" for i, _ in cell)
             ),
-            shown=table.shown,
-            taught=table.taught,
-            asked=table.asked,
+            provenance=table.provenance,
             diverged=self.diverged,
             origin=self.origin,
             notes=tuple(self.notes),

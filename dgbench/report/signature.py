@@ -21,7 +21,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
         "preset": results.preset,
-        "beside the preset": ", ".join(results.asked),
+        "beside the preset": ", ".join(results.provenance.asked),
         "trials": f"{len(trials)} ({ranges(trials)})",
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
         "not tested": _untested(results, datasets),
@@ -30,8 +30,8 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "evaluated steps": _evaluated(results, datasets),
         "runs": _runs(results, selector, datasets),
         "diverged": _diverged(results, datasets),
-        "shown of the test domain": _alike(results.shown),
-        "taught by": _alike(results.taught),
+        "shown of the test domain": _alike(results.provenance.shown),
+        "taught by": _alike(results.provenance.taught),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
             f"{dataset} {'|'.join(fingerprint[:12] for fingerprint in found)}"

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbench.core.errors import UserError
+from dgbench.core.plain import from_plain
 from dgbench.core.protocol import IN, OUT, Explicit, FixedSplit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
@@ -116,7 +117,7 @@ def test_nothing_of_a_held_out_domain_is_trained_on_or_selects_by_itself(
         assert len(set(fold.evaluated)) == len(fold.evaluated)
         assert set(fold.evaluated) == {*fold.source_val, *fold.target_val, *fold.test, *fold.oracle}
         assert training | tested | kept <= set(domains)
-        assert Fold.from_json(orjson.loads(orjson.dumps(fold))) == fold
+        assert from_plain(Fold, orjson.loads(orjson.dumps(fold))) == fold
 
 
 @given(st.text(max_size=6), st.text(st.characters(exclude_characters="/"), max_size=4))

@@ -138,11 +138,13 @@ def test_a_model_of_all_trials_can_not_teach(make_plan: MakePlan) -> None:
 def test_who_taught_is_known_and_stands_below_the_table(
     make_plan: MakePlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert make_plan("ERM+SWAD", "KD", "KD+WAKD").taught == {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
-    assert make_plan("ERM").taught == {}
+    assert make_plan("ERM+SWAD", "KD", "KD+WAKD").provenance.taught == {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
+    assert make_plan("ERM").provenance.taught == {}
     other = taught(teacher="SAM+EoA", teacher_backbone="resnet18.tv_in1k")
-    assert make_plan("KD", overrides=other).taught == {"KD": "SAM+EoA with resnet18.tv_in1k"}
-    assert make_plan("KD", overrides=taught(teacher_backbone="resnet50.tv_in1k")).taught == {"KD": "ERM+SWAD"}
+    assert make_plan("KD", overrides=other).provenance.taught == {"KD": "SAM+EoA with resnet18.tv_in1k"}
+    assert make_plan("KD", overrides=taught(teacher_backbone="resnet50.tv_in1k")).provenance.taught == {
+        "KD": "ERM+SWAD"
+    }
     execute_all(sweep(tmp_path, "ERM+SMA"))
     assert collect.main(["--input_dir", str(tmp_path), "--selector", "training-domain"]) == 0
     assert re.search(r"taught by:? +KD: ERM\+SMA with MLP", capsys.readouterr().out)

@@ -26,12 +26,18 @@ def test_a_table_says_what_was_asked_for_beside_the_preset(make_plan: MakePlan, 
     overrides = Overrides({"batch_size": 8}, {"SWAD": {"form": "paper"}}, {"lr": Draw.parse("10^U(-3, -2)")})
     how = setting("domainbed-2020", steps=7, pretrained=False, weights="")
     table = tabulate(make_plan("ERM"), how, LeaveOneDomainOut.name, overrides)
-    assert table.asked == ("steps 7", "pretrained False", "batch_size 8", "SWAD form paper", "lr ~ 10^U(-3, -2)")
+    assert table.provenance.asked == (
+        "steps 7",
+        "pretrained False",
+        "batch_size 8",
+        "SWAD form paper",
+        "lr ~ 10^U(-3, -2)",
+    )
     write_plan(tmp_path, table)
     assert read_plan(tmp_path) == table
-    assert tabulate(make_plan("ERM"), setting("domainbed-2020"), "p").asked == ()
+    assert tabulate(make_plan("ERM"), setting("domainbed-2020"), "p").provenance.asked == ()
     named = tabulate(make_plan("ERM"), setting(weights="0123456789abcdef" * 4), "p")
-    assert named.asked == ("weights 0123456789ab",)
+    assert named.provenance.asked == ("weights 0123456789ab",)
 
 
 def test_a_table_says_what_the_plan_says(make_plan: MakePlan) -> None:

@@ -472,7 +472,7 @@ def test_batch_norm_that_starts_without_statistics_is_live(make_facts: MakeFacts
 
 
 def test_rows_that_are_shown_more_than_the_input_at_hand_are_noted(make_plan: MakePlan) -> None:
-    found = make_plan("ERM", "ARM", "ARM+SWAD", "T3A").shown
+    found = make_plan("ERM", "ARM", "ARM+SWAD", "T3A").provenance.shown
     assert found == {
         "ARM": "the inputs predicted with it, unlabelled",
         "ARM+SWAD": "the inputs predicted with it, unlabelled",

@@ -9,6 +9,7 @@ import numpy as np
 
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.wording import ranges
+from dgbench.plan.provenance import Provenance
 from dgbench.report.results import Candidate, Gap, Origin, Results, Series
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import disagreements, lacking, signature
@@ -52,14 +53,16 @@ def test_runs_that_disagree_are_warned_of() -> None:
 
 
 def test_what_is_not_the_presets_is_told() -> None:
-    asked = signature(Results("p", "s", 0, (), {}, (), {}, asked=("steps 7", "lr 0.1")), TrainingDomain(), [])
+    asked = signature(
+        Results("p", "s", 0, (), {}, (), {}, provenance=Provenance(asked=("steps 7", "lr 0.1"))), TrainingDomain(), []
+    )
     assert asked["beside the preset"] == "steps 7, lr 0.1"
     assert "beside the preset" not in signature(Results("p", "s", 0, (), {}, (), {}), TrainingDomain(), [])
 
 
 def test_who_saw_more_of_the_test_domain_is_told() -> None:
     shown = {"ARM": "its batch", "T3A": "the stream", "ARM+SWAD": "its batch"}
-    results = Results("p", "s", 0, ("ARM", "T3A", "ARM+SWAD", "ERM"), {}, (), {}, shown=shown)
+    results = Results("p", "s", 0, ("ARM", "T3A", "ARM+SWAD", "ERM"), {}, (), {}, provenance=Provenance(shown=shown))
     found = signature(results, TrainingDomain(), [])
     assert found["shown of the test domain"] == "ARM, ARM+SWAD: its batch; T3A: the stream"
     bare = signature(Results("p", "s", 0, ("ERM",), {}, (), {}), TrainingDomain(), [])
@@ -69,7 +72,7 @@ def test_who_saw_more_of_the_test_domain_is_told() -> None:
 
 def test_who_taught_is_told() -> None:
     taught = {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
-    results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, taught=taught)
+    results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, provenance=Provenance(taught=taught))
     assert signature(results, TrainingDomain(), [])["taught by"] == "KD, KD+WAKD: ERM+SWAD"
 
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import orjson
+import pytest
+
+from dgbench.core.plain import fields_of, from_plain
+
+
+@dataclass(frozen=True)
+class Leaf:
+    name: str
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    top: Leaf
+    leaves: tuple[Leaf, ...]
+    by_name: Mapping[str, tuple[bool | int | str, Leaf | None]] = field(default_factory=dict)
+    pairs: tuple[tuple[int, str], ...] = ()
+    lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    other: Leaf | None = None
+    kind: Literal["oak", "elm"] = "oak"
+    free: Any = None
+
+
+TREE = Tree(
+    top=Leaf("a", (1, 2)),
+    leaves=(Leaf("b"), Leaf("c", (3,))),
+    by_name={"d": (1, Leaf("d", (4,))), "e": ("x", None)},
+    pairs=((1, "x"), (2, "y")),
+    lists={"f": (5, 6)},
+    other=Leaf("g"),
+    kind="elm",
+    free=[1, [2]],
+)
+
+
+@pytest.mark.parametrize("tree", [TREE, Tree(Leaf("a"), ())])
+def test_json_gives_an_equal_dataclass(tree: Tree) -> None:
+    assert from_plain(Tree, orjson.loads(orjson.dumps(tree))) == tree
+
+
+def test_a_missing_field_is_its_default() -> None:
+    assert from_plain(Tree, {"top": {"name": "a"}, "leaves": []}) == Tree(Leaf("a"), ())
+
+
+def test_what_is_built_already_stays() -> None:
+    built = from_plain(Tree, {"top": TREE.top, "leaves": TREE.leaves, "other": TREE.other})
+    assert built.top is TREE.top
+    assert built == Tree(TREE.top, TREE.leaves, other=TREE.other)
+
+
+@pytest.mark.parametrize("data", [{}, {"name": "a", "size": 1}], ids=["missing", "unknown"])
+def test_other_fields_are_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"name|size"):
+        from_plain(Leaf, data)
+    with pytest.raises(TypeError, match=r"name|size"):
+        from_plain(Tree, {"top": data, "leaves": []})
+
+
+def test_other_than_an_object_is_refused() -> None:
+    for data in ([], "a", 3):
+        with pytest.raises(TypeError, match=re.escape(f"Leaf is made from an object, not from {data!r}")):
+            from_plain(Tree, {"top": data, "leaves": []})
+
+
+@dataclass(frozen=True)
+class Counted(Leaf):
+    @cached_property
+    def count(self) -> int:
+        return len(self.sizes)
+
+
+def test_fields_are_all_that_is_kept_of_a_dataclass() -> None:
+    counted = Counted("a", (1, 2))
+    assert counted.count == 2
+    assert fields_of(counted) == {"name": "a", "sizes": (1, 2)}
+    assert fields_of(TREE)["top"] is TREE.top
