@@ -22,7 +22,6 @@ from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.base import Slot
-from dgbench.launchers.local import run_local
 from dgbench.launchers.progress import progress
 from dgbench.networks.start import fetch
 from dgbench.plan.asking import declare, open_facts
@@ -33,7 +32,8 @@ from dgbench.plan.planfile import read_plan, tabulate, write_plan
 from dgbench.plan.planner import Plan
 from dgbench.store.folder import State, Store, model_path
 
-_PRELOADED = ("dgbench.execute.job", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
+_JOB = "dgbench.execute.job"
+_PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
 """Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
 which takes longer than many a run."""
 
@@ -114,6 +114,10 @@ class Sweep:
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""
+        # Not at the top: only who executes needs multiprocessing, which takes longer to import than all of launchers.
+        from dgbench.launchers.forkserver import ForkServer
+        from dgbench.launchers.local import run_local
+
         gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         if self.site.device == "cuda" and not gpus:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
@@ -127,12 +131,9 @@ class Sweep:
                 jobs=slots,
                 retries=retries,
                 make_job=self.job,
-                target="dgbench.execute.job:run_job",
+                start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
                 gpus=gpus,
                 jobs_per_gpu=jobs_per_gpu,
-                modules=_PRELOADED,
-                hook="dgbench.execute.job:preload",
-                argument=self._preloaded(),
                 observer=observer,
             )
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))

@@ -40,7 +40,7 @@ def execute(job: dict) -> int:
         print("about to die")
         os.kill(os.getpid(), signal.SIGKILL if do == "kill" else signal.SIGSEGV)
     if do == "sleep":
-        print("sleeping")
+        print("sleeping:", os.environ["TOY"], os.getpid())
         time.sleep(60)
     if do == "spawn":
         print(subprocess.Popen(["sleep", "60"]).pid)

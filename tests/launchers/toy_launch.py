@@ -10,6 +10,7 @@ from dgbench.core.protocol import Fold, View
 from dgbench.core.run import Input, Part, Run
 from dgbench.core.setting import setting
 from dgbench.launchers.base import Slot, Summary
+from dgbench.launchers.forkserver import ForkServer
 from dgbench.launchers.local import run_local
 from dgbench.store.folder import Store
 
@@ -27,7 +28,9 @@ def make_runs(plan: Plan) -> list[Run]:
     return runs
 
 
-def launch(root: Path, jobs: int, retries: int, plan: Plan, **options: object) -> Summary:
+def launch(
+    root: Path, jobs: int, retries: int, plan: Plan, target: str = "toy_target:execute", **options: object
+) -> Summary:
     """Execute the plan in this process."""
     runs = make_runs(plan)
     by_id = {run.id: entry for run, entry in zip(runs, plan, strict=True)}
@@ -44,7 +47,7 @@ def launch(root: Path, jobs: int, retries: int, plan: Plan, **options: object) -
         }
 
     root.mkdir(exist_ok=True)
-    options = {"target": "toy_target:execute", "modules": ["dgbench.store.folder"], **options}
+    options = {"start_server": lambda: ForkServer(target, modules=["dgbench.store.folder"]), **options}
     return run_local(Store(root), runs, jobs=jobs, retries=retries, make_job=job, **options)
 
 
