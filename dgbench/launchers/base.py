@@ -112,13 +112,13 @@ class Summary:
     stopped: str = ""
     """What stopped the launch (`SIGINT`, `SIGTERM`, `cancel`); empty if nothing did."""
     executed: int = 0
-    """Processes started here, one an attempt."""
+    """Attempts started here."""
     taken_over: int = 0
     """Attempts that went on where one ended that nobody had a verdict on, such as those of a killed launcher."""
     elapsed: float = 0.0
     """Seconds."""
-    processes: int = 0
-    """The most that existed at one time: this one, the fork server, and one for each run."""
+    most: int = 0
+    """Attempts that were under way at one time, at most."""
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -26,7 +26,12 @@ _TAIL = 4000  # characters of the log that a failure keeps
 
 
 def drive(
-    store: Store, runs: Sequence[Run], engine: Engine, *, retries: int, interrupts: Interrupts, observer: Observer
+    store: Store,
+    runs: Sequence[Run],
+    engine: Engine,
+    retries: int,
+    interrupts: Interrupts,
+    observer: Observer = lambda event: None,
 ) -> Summary:
     """Have an engine execute what is not done yet, until all is settled or something stops it; close the engine.
 
@@ -39,7 +44,7 @@ def drive(
         observer: Called with every `Event`.
 
     Raises:
-        OSError: The sweep folder cannot be written.
+        OSError: The sweep folder cannot be written. The engine is closed then, as after any exception of its own.
     """
     began = time.monotonic()
     with closing(engine):
@@ -127,6 +132,7 @@ class _Launch:
         if chosen:
             self.engine.submit(chosen)
             self.summary.executed += len(chosen)
+            self.summary.most = max(self.summary.most, len(self.running))
         for run in chosen:
             self.emit("started", run.id)
 

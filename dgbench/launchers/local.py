@@ -13,8 +13,7 @@ from typing import Any
 
 from dgbench.core.machine import usable_cores
 from dgbench.core.run import Run
-from dgbench.launchers.base import Ended, Engine, Observer, Slot, Summary
-from dgbench.launchers.driver import drive
+from dgbench.launchers.base import Ended, Engine, Slot
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
@@ -49,18 +48,21 @@ class _Attempt:
 
 @dataclass
 class LocalSlots(Engine):
-    """At most one process a slot, from a server that starts with the first."""
+    """At most one process a slot, from a server that starts with the first.
+
+    Each process calls the server's target with what `make_job` gives; it claims the run and leaves with 0, `TAKEN`,
+    `STOPPED`, or a failure. If the server can't be started or is killed, methods raise `ForkServerDied`.
+    """
 
     store: Store
     slots: Sequence[Slot]
     make_job: Callable[[Run, Slot], Mapping[str, Any]]
     start_server: Callable[[], ForkServer]
+    """Called once, if anything is to be executed."""
     interrupts: Interrupts
     """What ends `wait` early."""
     timeout: float | None = None
     """Seconds that an attempt may take."""
-    most: int = field(default=0, init=False)
-    """The most attempts that existed at one time."""
     _server: ForkServer | None = field(default=None, init=False)
     _attempts: dict[str, _Attempt] = field(default_factory=dict, init=False)
 
@@ -81,7 +83,6 @@ class LocalSlots(Engine):
             self._attempts[run.id] = _Attempt(slot, server, before, now, now + (self.timeout or float("inf")))
             env = {"CUDA_VISIBLE_DEVICES": slot.gpu or ""}
             server.start(run.id, self.make_job(run, slot), env, str(folder.log_path))
-        self.most = max(self.most, len(self._attempts))
 
     def cancel(self) -> None:
         """Ask each process to save and leave; `wait` kills those that have not within `GRACE`."""
@@ -124,42 +125,3 @@ class LocalSlots(Engine):
                 while self._attempts:
                     self.wait(GRACE)
             self._server.close()
-
-
-def run_local(
-    store: Store,
-    runs: Sequence[Run],
-    *,
-    jobs: int,
-    retries: int,
-    make_job: Callable[[Run, Slot], Mapping[str, Any]],
-    start_server: Callable[[], ForkServer],
-    gpus: Sequence[str] = (),
-    jobs_per_gpu: int = 1,
-    timeout: float | None = None,
-    observer: Observer = lambda event: None,
-) -> Summary:
-    """Execute on this machine what is not done yet, until all is settled or something stops it.
-
-    Args:
-        store: The sweep's folder.
-        runs: In the order in which they start, except that what a run needs comes before it.
-        jobs: How many runs execute at a time; fewer if `gpus` have no room for so many.
-        retries: How many times a run that failed is tried again in all.
-        make_job: Gives what the server's target is called with.
-        start_server: Called once, if anything is to be executed. The target claims the run and leaves with 0,
-            `TAKEN`, `STOPPED`, or a failure.
-        gpus: What CUDA_VISIBLE_DEVICES may be set to; empty for the CPU.
-        jobs_per_gpu: How many runs may share a GPU.
-        timeout: Seconds that an attempt may take.
-        observer: Called with every `Event`.
-
-    Raises:
-        OSError: The sweep folder cannot be written. Every process has ended then.
-        ForkServerDied: The server cannot be started, or was killed. Every process has ended then.
-    """
-    with Interrupts() as interrupts:
-        engine = LocalSlots(store, make_slots(jobs, gpus, jobs_per_gpu), make_job, start_server, interrupts, timeout)
-        summary = drive(store, runs, engine, retries=retries, interrupts=interrupts, observer=observer)
-    summary.processes = engine.most + 2
-    return summary

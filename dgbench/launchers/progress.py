@@ -142,7 +142,7 @@ def _live(tally: Tally, live: Live) -> Observer:
 
 @contextmanager
 def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | None = None) -> Iterator[Observer]:
-    """An observer for `run_local` that shows what happens, on standard error unless a console is given.
+    """An observer for `drive` that shows what happens, on standard error unless a console is given.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
     most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.

@@ -22,7 +22,6 @@ from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.base import Slot
-from dgbench.launchers.progress import progress
 from dgbench.networks.start import fetch
 from dgbench.plan.asking import declare, open_facts
 from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
@@ -114,28 +113,28 @@ class Sweep:
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; 0 if all is done then, else 1."""
-        # Not at the top: only who executes needs multiprocessing, which takes longer to import than all of launchers.
+        # Not at the top: only who executes needs multiprocessing and rich, which take long to import.
+        from dgbench.launchers.driver import drive
         from dgbench.launchers.forkserver import ForkServer
-        from dgbench.launchers.local import run_local
+        from dgbench.launchers.interrupts import Interrupts
+        from dgbench.launchers.local import LocalSlots, make_slots
+        from dgbench.launchers.progress import progress
 
         gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         if self.site.device == "cuda" and not gpus:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
             self._build_caches()
-        slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
-        with progress(self.store, self.plan.runs, slots) as observer:
-            summary = run_local(
+        jobs = jobs or len(gpus) * jobs_per_gpu or usable_cores()
+        with progress(self.store, self.plan.runs, jobs) as observer, Interrupts() as interrupts:
+            engine = LocalSlots(
                 self.store,
-                self.plan.runs,
-                jobs=slots,
-                retries=retries,
+                make_slots(jobs, gpus, jobs_per_gpu),
                 make_job=self.job,
                 start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
-                gpus=gpus,
-                jobs_per_gpu=jobs_per_gpu,
-                observer=observer,
+                interrupts=interrupts,
             )
+            summary = drive(self.store, self.plan.runs, engine, retries, interrupts, observer)
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
