@@ -101,7 +101,7 @@ class ForkServer:
         """Wait for the next message: id, process id and status of a run that ended; raises `ForkServerDied`."""
         try:
             return self._connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             raise self._died() from None
 
     def _died(self) -> ForkServerDied:

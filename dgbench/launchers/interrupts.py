@@ -48,10 +48,10 @@ class Interrupts(SignalSocket):
     """Notes SIGINT and SIGTERM instead of dying of them; the third raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        super().__init__((signal.SIGINT, signal.SIGTERM), self._note)
         self.count = 0
         self.name = ""
         """The first signal that came."""
+        super().__init__((signal.SIGINT, signal.SIGTERM), self._note)
 
     def __enter__(self) -> Interrupts:
         return self

@@ -115,6 +115,17 @@ def test_what_a_run_leaves_behind_ends_with_it(jobs: Jobs, until: Until) -> None
     until(lambda: gone(int(jobs.log.read_text())), 2)
 
 
+def test_a_fork_that_fails_is_that_runs_failure(tmp_path: Path) -> None:
+    server = ForkServer("toy_jobs:execute", hook="toy_jobs:fail_to_fork_once")
+    try:
+        jobs = Jobs(server, tmp_path / "log.txt")
+        jobs.start("a", do="return", code=0)
+        jobs.start("b", do="return", code=0)
+        assert jobs.wait(2) == {"a": os.EX_OSERR, "b": 0}
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("how", ["kill", "close"])
 def test_runs_end_with_the_server(jobs: Jobs, until: Until, how: str) -> None:
     jobs.start("a", do="sleep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -25,6 +26,16 @@ def slow_hook(argument: str) -> None:
 
 def bad_hook(argument: object) -> None:
     raise ZeroDivisionError
+
+
+def fail_to_fork_once(argument: object) -> None:
+    fork = os.fork
+
+    def fail() -> int:
+        os.fork = fork
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = fail
 
 
 def execute(job: dict) -> int:
