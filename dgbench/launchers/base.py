@@ -1,5 +1,6 @@
-"""What every engine that executes runs has in common: it starts them, says which it has not lost sight of, and stops
-them. Whether a run succeeded is written in its folder, and nowhere else.
+"""What the driver of a launch, its engines, and its displays share: the protocol of an engine, and what is reported.
+
+Read `Engine` first, then `driver`, which calls it, and `local`, which is one.
 """
 
 from __future__ import annotations
@@ -11,20 +12,53 @@ from typing import Literal, Protocol
 from dgbench.core.run import Run
 
 
-class Launcher(Protocol):
-    """An engine. It never says "succeeded" or "failed": `Store.states` does."""
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt at a run ended, as far as its engine knows; what it came to, the driver reads in the folder."""
 
-    def submit(self, ids: Sequence[str]) -> None:
-        """Have each of these runs executed once, anywhere that sees the sweep folder."""
-        ...
+    id: str
+    """The run."""
+    status: int
+    """Exit code, or the negated number of the signal that ended it."""
+    lease: int | None = None
+    """Number of the lease that the attempt claimed; None if it claimed none, or the engine cannot know."""
+    stopped: bool = False
+    """Whether it was asked to stop, or was lost with its machine: that is no failure and uses up no retry."""
+    timeout: float | None = None
+    """Seconds that it was allowed, if it was killed for taking longer."""
+    seconds: float = 0.0
+    """Seconds that it took."""
 
-    def alive(self) -> set[str]:
-        """The submitted runs that are queued or executed; all of them while the engine cannot be asked."""
-        ...
+
+class Engine(Protocol):
+    """Starts runs, reports which attempts ended, and stops them: all that the driver of a launch asks for.
+
+    An engine judges nothing: whether a run succeeded is written in its folder. Its processes may be on other machines,
+    under process ids that mean nothing on this one.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Return how many more runs can be submitted now."""
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        """Start one attempt at each of these runs, whose folders exist; at most `capacity` at once."""
+
+    def wait(self, timeout: float) -> Sequence[Ended]:
+        """Return the attempts that ended, each once, after `timeout` seconds at most.
+
+        Return as soon as there are any, or a signal came to this process. An attempt that cannot be asked about, for
+        instance because a controller is down, has not ended.
+        """
 
     def cancel(self) -> None:
-        """Stop what was submitted: ask each process to save, then end those that don't."""
-        ...
+        """Ask each attempt to save and leave, and see to it that each ends; `wait` reports them as stopped."""
+
+    def kill(self) -> None:
+        """End every attempt now."""
+
+    def close(self) -> None:
+        """End what is left, and release what the engine holds; called once, also after an exception."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +112,13 @@ class Summary:
     stopped: str = ""
     """What stopped the launch (`SIGINT`, `SIGTERM`, `cancel`); empty if nothing did."""
     executed: int = 0
-    """Processes started here, one an attempt."""
+    """Attempts started here."""
     taken_over: int = 0
     """Attempts that went on where one ended that nobody had a verdict on, such as those of a killed launcher."""
     elapsed: float = 0.0
     """Seconds."""
-    processes: int = 0
-    """The most that existed at one time: this one, the fork server, and one for each run."""
+    most: int = 0
+    """Attempts that were under way at one time, at most."""
 
     @property
     def counts(self) -> Mapping[str, int]:

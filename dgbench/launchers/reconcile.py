@@ -20,14 +20,14 @@ from dgbench.core.site import Site
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import Slot
-from dgbench.launchers.local import run_local
 from dgbench.networks.start import fetch
 from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
 from dgbench.store.folder import State, Store, model_path
 
-_PRELOADED = ("dgbench.execute.job", "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
+_JOB = "dgbench.execute.job"
+_PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
 """Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
 which takes longer than many a run."""
 
@@ -110,29 +110,28 @@ class Sweep:
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Run on this machine what is not done; return 0 if all is done then, else 1."""
+        # Not at the top: only who executes needs multiprocessing and rich, which take long to import.
+        from dgbench.launchers.driver import drive
+        from dgbench.launchers.forkserver import ForkServer
+        from dgbench.launchers.interrupts import Interrupts
+        from dgbench.launchers.local import LocalSlots, make_slots
+        from dgbench.launchers.progress import progress
+
         gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
         if self.site.device == "cuda" and not gpus:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
             self._build_caches()
-        from dgbench.launchers.progress import progress  # imports rich, which --dry-run does without
-
-        slots = jobs or len(gpus) * jobs_per_gpu or usable_cores()
-        with progress(self.store, self.plan.runs, slots) as observer:
-            summary = run_local(
+        jobs = jobs or len(gpus) * jobs_per_gpu or usable_cores()
+        with progress(self.store, self.plan.runs, jobs) as observer, Interrupts() as interrupts:
+            engine = LocalSlots(
                 self.store,
-                self.plan.runs,
-                jobs=slots,
-                retries=retries,
+                make_slots(jobs, gpus, jobs_per_gpu),
                 make_job=self.job,
-                target="dgbench.execute.job:run_job",
-                gpus=gpus,
-                jobs_per_gpu=jobs_per_gpu,
-                modules=_PRELOADED,
-                hook="dgbench.execute.job:preload",
-                argument=self._preloaded(),
-                observer=observer,
+                start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
+                interrupts=interrupts,
             )
+            summary = drive(self.store, self.plan.runs, engine, retries, interrupts, observer)
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 

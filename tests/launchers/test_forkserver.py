@@ -36,13 +36,13 @@ class Jobs:
 
     def wait(self, number: int) -> dict[str, int]:
         while len(self.status) < number:
-            self.hear()
+            id, self.pid[id], self.status[id] = self.server.receive()
         return self.status
 
-    def hear(self) -> None:
-        for message in self.server.receive():
-            table = self.pid if "pid" in message else self.status
-            table[message["id"]] = message.get("pid", message.get("status"))
+    def sleeping(self) -> dict[str, int]:
+        """The processes that sleep or slept, by job."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return {line.split()[3]: int(line.split()[4]) for line in lines if line.startswith("sleeping")}
 
     def run(self, **job: object) -> tuple[int, str]:
         self.start("a", **job)
@@ -102,11 +102,12 @@ def test_many_runs_at_once(jobs: Jobs) -> None:
 def test_signals_reach_one_run(jobs: Jobs, until: Until) -> None:
     jobs.start("a", do="sleep")
     jobs.start("b", do="sleep")
-    until(lambda: jobs.log.exists() and jobs.log.read_text().count("sleeping") == 2, 5)
+    until(lambda: len(jobs.sleeping()) == 2, 5)
     jobs.server.signal("nobody", signal.SIGKILL)
     jobs.server.signal("a", signal.SIGTERM)
     assert jobs.wait(1) == {"a": -signal.SIGTERM}
-    assert not gone(jobs.pid["b"])
+    assert jobs.pid["a"] == jobs.sleeping()["a"]
+    assert not gone(jobs.sleeping()["b"])
 
 
 def test_what_a_run_leaves_behind_ends_with_it(jobs: Jobs, until: Until) -> None:
@@ -114,20 +115,30 @@ def test_what_a_run_leaves_behind_ends_with_it(jobs: Jobs, until: Until) -> None
     until(lambda: gone(int(jobs.log.read_text())), 2)
 
 
+def test_a_fork_that_fails_is_that_runs_failure(tmp_path: Path) -> None:
+    server = ForkServer("toy_jobs:execute", hook="toy_jobs:fail_to_fork_once")
+    try:
+        jobs = Jobs(server, tmp_path / "log.txt")
+        jobs.start("a", do="return", code=0)
+        jobs.start("b", do="return", code=0)
+        assert jobs.wait(2) == {"a": os.EX_OSERR, "b": 0}
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("how", ["kill", "close"])
 def test_runs_end_with_the_server(jobs: Jobs, until: Until, how: str) -> None:
     jobs.start("a", do="sleep")
-    until(lambda: jobs.log.exists() and "sleeping" in jobs.log.read_text(), 5)
-    jobs.hear()
+    until(jobs.sleeping, 5)
     if how == "kill":
-        os.kill(jobs.server.pid, signal.SIGKILL)
+        os.kill(jobs.server.process.pid, signal.SIGKILL)
         with pytest.raises(ForkServerDied, match="ended with -9"):
             jobs.wait(1)
         with pytest.raises(ForkServerDied):
             jobs.start("b", do="return", code=0)
     else:
         jobs.server.close()
-    until(lambda: gone(jobs.pid["a"]), 2)
+    until(lambda: gone(jobs.sleeping()["a"]), 2)
 
 
 def test_server_ends_with_the_launcher_even_while_it_imports(tmp_path: Path, until: Until) -> None:
@@ -160,7 +171,7 @@ def test_a_server_that_cannot_start_says_why(options: dict, said: str) -> None:
 def test_torch_is_forked_not_imported(tmp_path: Path) -> None:
     server = ForkServer("toy_jobs:execute", modules=["torch"])
     try:
-        assert len(os.listdir(f"/proc/{server.pid}/task")) == 1, "a thread in the server: fork may deadlock"
+        assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1, "a thread in the server: fork may deadlock"
         jobs = Jobs(server, tmp_path / "log.txt")
         began = time.monotonic()
         jobs.start("a", do="torch", threads=2)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toy_launch
 from toy_launch import Plan, gone, launch, make_runs
 
 from dgbench.core import machine
-from dgbench.launchers import local, slots
+from dgbench.launchers import driver, local
 from dgbench.launchers.base import Event, Slot
 from dgbench.launchers.forkserver import ForkServerDied
-from dgbench.launchers.slots import Interrupts
+from dgbench.launchers.interrupts import Interrupts
 from dgbench.store.folder import RunFolder, State, Store
 
 Until = Callable[[Callable[[], object], float], None]
@@ -69,7 +70,7 @@ def test_fault_suite_of_twenty(tmp_path: Path) -> None:
     assert summary.counts == {"done": 17, "failed": 1, "blocked": 2, "left": 0}
     assert (summary.left, summary.stopped, summary.taken_over) == ([], "", 0)
     assert summary.executed == 17 + 6 + 2, "each fault costs one attempt, and the hopeless run two"
-    assert summary.processes == 6
+    assert summary.most == 4
     log = RunFolder(tmp_path, ids[16]).log_path
     assert summary.failed[ids[16]] == f"killed by SIGKILL (often: out of memory) (2 of 2 attempts); log: {log}"
     told = [(event.what, event.run.id if event.run else "") for event in events]
@@ -113,14 +114,14 @@ def test_launching_again_is_harmless_and_starts_no_server(tmp_path: Path, monkey
     plan: Plan = [("", 2, 0.0, []), ("", 2, 0.0, [0])]
     first = launch(tmp_path, 2, 0, plan)
     assert (len(first.done), len(first.found)) == (2, 0)
-    monkeypatch.setattr(local, "ForkServer", None)
+    monkeypatch.setattr(toy_launch, "ForkServer", None)
     again = launch(tmp_path, 2, 0, plan)
     assert (again.found, again.done, again.executed) == (first.done, [], 0)
 
 
 def test_what_a_slot_gives(tmp_path: Path) -> None:
     plan: Plan = [("", 3, 0.1, [])] * 4
-    launch(tmp_path, 8, 0, plan, gpus=["GPU-a", "GPU-b"], jobs_per_gpu=1)
+    launch(tmp_path, 8, 0, plan, gpus=["GPU-a", "GPU-b"])
     cores = len(os.sched_getaffinity(0))
     logs = [RunFolder(tmp_path, run.id).log_path.read_text() for run in make_runs(plan)]
     assert {log.split()[3] for log in logs} == {"'GPU-a'", "'GPU-b'"}
@@ -178,8 +179,8 @@ def test_processes_stay_at_jobs_plus_two(tmp_path: Path, children: Children) -> 
     while launcher.poll() is None:
         most = max(most, 1 + len(children(launcher.pid)))
         time.sleep(0.005)
-    assert json.loads(launcher.communicate()[0])["processes"] == 5
-    assert most == 5
+    assert json.loads(launcher.communicate()[0])["most"] == 3
+    assert most == 3 + 2
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "cancel"])
@@ -201,7 +202,7 @@ def test_stopping_saves_and_another_launch_finishes(tmp_path: Path, how: str, un
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     ids = [run.id for run in make_runs(plan)]
     assert (summary.stopped, summary.left, summary.failed, summary.executed) == (how, ids, {}, 2)
-    assert summary.elapsed < slots.GRACE
+    assert summary.elapsed < local.GRACE
     assert sorted(executed(tmp_path, "stopped")) == sorted(ids[:2]), "they were asked, and saved"
     assert "stopping" in events
     short: Plan = [("", 100, 0.0, [])] * 3
@@ -210,7 +211,7 @@ def test_stopping_saves_and_another_launch_finishes(tmp_path: Path, how: str, un
 
 
 def test_a_signal_is_heard_while_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
-    monkeypatch.setattr(local, "TICK", 30.0)
+    monkeypatch.setattr(driver, "TICK", 30.0)
 
     def stop() -> None:
         until(lambda: executed(tmp_path), 10)
@@ -228,7 +229,7 @@ def test_a_signal_is_heard_while_waiting(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_run_that_does_not_stop_is_killed_and_not_blamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
-    monkeypatch.setattr(slots, "GRACE", 0.3)
+    monkeypatch.setattr(local, "GRACE", 0.3)
     plan: Plan = [("always-hang", 3, 0.0, [])]
     folder = RunFolder(tmp_path, make_runs(plan)[0].id)
 
@@ -256,7 +257,7 @@ def test_insisting_twice_kills_at_once(tmp_path: Path, until: Until) -> None:
 
     summary = launch(tmp_path, 1, 0, plan, observer=stop)
     assert summary.left == [folder.id]
-    assert summary.elapsed < slots.GRACE / 2
+    assert summary.elapsed < local.GRACE / 2
 
 
 def test_insisting_three_times_interrupts_anything() -> None:
@@ -279,15 +280,8 @@ def test_a_hang_ends_at_the_timeout(tmp_path: Path) -> None:
 def test_inputs_that_nobody_makes_block(tmp_path: Path) -> None:
     plan: Plan = [("", 1, 0.0, []), ("", 1, 0.0, [0])]
     runs = make_runs(plan)
-    summary = local.run_local(
-        _store(tmp_path), runs[1:], jobs=1, retries=0, make_job=lambda run, slot: {}, target="toy_target:execute"
-    )
+    summary = launch(tmp_path, 1, 0, plan, only=slice(1, None))
     assert summary.blocked == {runs[1].id: f"needs {runs[0].id}, neither done nor part of this launch"}
-
-
-def _store(root: Path) -> Store:
-    root.mkdir(exist_ok=True)
-    return Store(root)
 
 
 def test_a_disk_that_the_launcher_cannot_write_ends_the_launch(
@@ -328,10 +322,10 @@ def test_a_target_that_cannot_be_imported_ends_the_launch(tmp_path: Path) -> Non
 
 def test_slots_divide_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    assert slots.make_slots(3) == [Slot(i, None, 5) for i in range(3)]
-    assert slots.make_slots(40)[39] == Slot(39, None, 1)
-    assert [slot.gpu for slot in slots.make_slots(8, ["0", "1"], 3)] == ["0", "1"] * 3
-    assert slots.make_slots(1, ["0", "1"], 3) == [Slot(0, "0", 16)]
+    assert local.make_slots(3) == [Slot(i, None, 5) for i in range(3)]
+    assert local.make_slots(40)[39] == Slot(39, None, 1)
+    assert [slot.gpu for slot in local.make_slots(8, ["0", "1"], 3)] == ["0", "1"] * 3
+    assert local.make_slots(1, ["0", "1"], 3) == [Slot(0, "0", 16)]
 
 
 @pytest.mark.parametrize(

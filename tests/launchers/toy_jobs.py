@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -27,6 +28,16 @@ def bad_hook(argument: object) -> None:
     raise ZeroDivisionError
 
 
+def fail_to_fork_once(argument: object) -> None:
+    fork = os.fork
+
+    def fail() -> int:
+        os.fork = fork
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = fail
+
+
 def execute(job: dict) -> int:
     """Do what the job says."""
     do = job["do"]
@@ -40,7 +51,7 @@ def execute(job: dict) -> int:
         print("about to die")
         os.kill(os.getpid(), signal.SIGKILL if do == "kill" else signal.SIGSEGV)
     if do == "sleep":
-        print("sleeping")
+        print("sleeping:", os.environ["TOY"], os.getpid())
         time.sleep(60)
     if do == "spawn":
         print(subprocess.Popen(["sleep", "60"]).pid)

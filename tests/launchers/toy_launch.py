@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import Input, Part, Run
 from dgbench.core.setting import setting
-from dgbench.launchers.base import Slot, Summary
-from dgbench.launchers.local import run_local
+from dgbench.launchers.base import Observer, Slot, Summary
+from dgbench.launchers.driver import drive
+from dgbench.launchers.forkserver import ForkServer
+from dgbench.launchers.interrupts import Interrupts
+from dgbench.launchers.local import LocalSlots, make_slots
 from dgbench.store.folder import Store
 
 Plan = list[tuple[str, int, float, list[int]]]
@@ -27,8 +31,20 @@ def make_runs(plan: Plan) -> list[Run]:
     return runs
 
 
-def launch(root: Path, jobs: int, retries: int, plan: Plan, **options: object) -> Summary:
-    """Execute the plan in this process."""
+def launch(
+    root: Path,
+    jobs: int,
+    retries: int,
+    plan: Plan,
+    *,
+    only: slice = slice(None),
+    target: str = "toy_target:execute",
+    modules: Sequence[str] = ("dgbench.store.folder",),
+    gpus: Sequence[str] = (),
+    timeout: float | None = None,
+    observer: Observer = lambda event: None,
+) -> Summary:
+    """Execute the plan, or `only` some of it, from this process."""
     runs = make_runs(plan)
     by_id = {run.id: entry for run, entry in zip(runs, plan, strict=True)}
 
@@ -44,8 +60,11 @@ def launch(root: Path, jobs: int, retries: int, plan: Plan, **options: object) -
         }
 
     root.mkdir(exist_ok=True)
-    options = {"target": "toy_target:execute", "modules": ["dgbench.store.folder"], **options}
-    return run_local(Store(root), runs, jobs=jobs, retries=retries, make_job=job, **options)
+    store = Store(root)
+    with Interrupts() as interrupts:
+        slots = make_slots(jobs, gpus)
+        engine = LocalSlots(store, slots, job, lambda: ForkServer(target, modules), interrupts, timeout)
+        return drive(store, runs[only], engine, retries, interrupts, observer)
 
 
 def gone(pid: int) -> bool:

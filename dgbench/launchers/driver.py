@@ -1,0 +1,258 @@
+"""A launch: which runs are ready, elsewhere, or settled. What happened to a run is read from its folder, so several
+launches may work on one sweep: each starts what nobody executes and looks again at the rest.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from dgbench.core.run import Run
+from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary, What
+from dgbench.launchers.interrupts import Interrupts
+from dgbench.store import lease as leases
+from dgbench.store.folder import UNMENDED, RunFolder, State, Store
+from dgbench.store.lease import STOPPED, TAKEN
+
+TICK = 1.0
+"""Seconds between two looks at the runs that others execute, and at the cancel marker."""
+
+_TAIL = 4000  # characters of the log that a failure keeps
+
+
+def drive(
+    store: Store,
+    runs: Sequence[Run],
+    engine: Engine,
+    retries: int,
+    interrupts: Interrupts,
+    observer: Observer = lambda event: None,
+) -> Summary:
+    """Have an engine execute what is not done yet, until all is settled or something stops it; close the engine.
+
+    Args:
+        store: The sweep's folder.
+        runs: In the order in which they start, except that what a run needs comes before it.
+        engine: Nothing is submitted to it yet.
+        retries: How many times a run that failed is tried again in all.
+        interrupts: The first signal has running runs save their state, the second kills them.
+        observer: Called with every `Event`.
+
+    Raises:
+        OSError: The sweep folder cannot be written. The engine is closed then, as after any exception of its own.
+    """
+    began = time.monotonic()
+    with closing(engine):
+        launch = _Launch(store, runs, engine, retries, observer)
+        launch.survey()
+        launch.loop(interrupts)
+    summary = launch.summary
+    summary.left = [run.id for run in runs if run.id in launch.open]
+    summary.elapsed = time.monotonic() - began
+    return summary
+
+
+class _Launch:
+    def __init__(self, store: Store, runs: Sequence[Run], engine: Engine, retries: int, observer: Observer) -> None:
+        self.store, self.engine, self.retries, self.observer = store, engine, retries, observer
+        self.runs = list(runs)
+        self.index = {run.id: i for i, run in enumerate(runs)}
+        self.open = set(self.index)
+        """What is not settled; of it, `ready`, `running` and `elsewhere`, and what waits for its inputs."""
+        self.ready: list[int] = []
+        """A heap, so that runs start in their order."""
+        self.running: dict[str, bool] = {}
+        """What was submitted and has not ended; whether it goes on where an attempt ended without a verdict."""
+        self.elsewhere: set[str] = set()
+        self.missing_inputs: dict[str, set[str]] = {}
+        self.needed_by: dict[str, list[str]] = {}
+        self.summary = Summary()
+        self.looked = self.ticked = 0.0
+        self.began = store.clock()
+
+    def emit(self, what: What, id: str, detail: str = "", seconds: float = 0.0) -> None:
+        self.observer(Event(what, self.runs[self.index[id]], detail, seconds))
+
+    def survey(self) -> None:
+        """Sort the runs by what the folder says."""
+        inputs = {source.run for run in self.runs for source in run.inputs}
+        states = self.store.states({*self.index, *inputs}, self.retries)
+        for run in self.runs:
+            self.missing_inputs[run.id] = {s.run for s in run.inputs if states[s.run] is not State.DONE}
+            for needed in self.missing_inputs[run.id]:
+                self.needed_by.setdefault(needed, []).append(run.id)
+            if states[run.id] is State.DONE:
+                self.open.discard(run.id)
+                self.summary.found.append(run.id)
+                self.emit("found", run.id)
+        for run in self.runs:
+            outside = sorted(self.missing_inputs[run.id] - self.index.keys())
+            if outside:
+                self.block(run.id, f"needs {', '.join(outside)}, neither done nor part of this launch")
+            elif run.id in self.open and states[run.id] is State.FAILED:
+                self.fail(run.id)
+            elif run.id in self.open and not self.missing_inputs[run.id]:
+                heapq.heappush(self.ready, self.index[run.id])
+
+    def loop(self, interrupts: Interrupts) -> None:
+        """Start, judge and look until every run is settled, or a stop came and what was started has ended."""
+        while self.open and not self.summary.stopped:
+            self.start_ready()
+            self.judge_ended()
+            self.look_elsewhere()
+            cancelled = self.store.cancelled_since(self.began)
+            self.summary.stopped = interrupts.name or ("cancel" if cancelled else "")
+        if self.summary.stopped:
+            self.observer(Event("stopping", detail=self.summary.stopped))
+            self.engine.cancel()
+        while self.running:
+            if interrupts.count > 1:
+                self.engine.kill()
+            self.judge_ended()
+
+    def start_ready(self) -> None:
+        """Submit what the engine has room for, in the order of the runs."""
+        chosen: list[Run] = []
+        while self.ready and len(chosen) < self.engine.capacity:
+            run = self.runs[heapq.heappop(self.ready)]
+            folder = self.store.folder(run.id)
+            state = folder.state(self.retries)
+            if state in (State.MISSING, State.WAITING):
+                folder.create(run)
+                newest, released = leases.newest(os.listdir(folder.path))
+                self.running[run.id] = bool(newest and not released)
+                chosen.append(run)
+            else:
+                self.look(run.id, state)
+        if chosen:
+            self.engine.submit(chosen)
+            self.summary.executed += len(chosen)
+            self.summary.most = max(self.summary.most, len(self.running))
+        for run in chosen:
+            self.emit("started", run.id)
+
+    def judge_ended(self) -> None:
+        """Judge what ends within a tick."""
+        for ended in self.engine.wait(TICK if self.open else 0):
+            self.judge(ended)
+        if time.monotonic() - self.ticked >= TICK:
+            self.ticked = time.monotonic()
+            self.observer(Event("tick"))
+
+    def judge(self, ended: Ended) -> None:
+        """Believe the folder; record what an attempt that was killed could not."""
+        folder = self.store.folder(ended.id)
+        self.summary.taken_over += self.running.pop(ended.id) and ended.status != TAKEN
+        if folder.summary() is not None:
+            self.done(ended.id, ended.seconds if ended.status == 0 else 0.0)
+        elif ended.status in (TAKEN, STOPPED) or ended.stopped:
+            if ended.lease is not None:
+                leases.mark_released(folder.path, ended.lease)
+            self.emit("elsewhere" if ended.status == TAKEN else "stopped", ended.id)
+            self.elsewhere.add(ended.id)
+            self.looked = time.monotonic()  # not at once: who has it may be about to say so
+        else:
+            record_failure(folder, ended)
+            state = folder.state(self.retries)
+            if state in (State.MISSING, State.WAITING):
+                self.emit("retry", ended.id, self.reason(ended.id))
+            self.look(ended.id, state)
+
+    def look_elsewhere(self) -> None:
+        """Once a tick, see what became of the runs that others execute."""
+        if self.elsewhere and time.monotonic() - self.looked >= TICK:
+            self.looked = time.monotonic()
+            for id, state in self.store.states(sorted(self.elsewhere), self.retries).items():
+                self.look(id, state)
+
+    def look(self, id: str, state: State) -> None:
+        """Place a run that the engine doesn't have by its state."""
+        if state is State.RUNNING:
+            if id not in self.elsewhere:
+                self.elsewhere.add(id)
+                self.emit("elsewhere", id)
+            return
+        self.elsewhere.discard(id)
+        if state is State.DONE:
+            self.done(id)
+        elif state is State.FAILED:
+            self.fail(id)
+        else:
+            heapq.heappush(self.ready, self.index[id])
+
+    def done(self, id: str, seconds: float = 0.0) -> None:
+        self.open.discard(id)
+        self.summary.done.append(id)
+        self.emit("done", id, seconds=seconds)
+        for dependent in self.needed_by.get(id, ()):
+            missing = self.missing_inputs[dependent]
+            missing.discard(id)
+            if not missing and dependent in self.open:
+                heapq.heappush(self.ready, self.index[dependent])
+
+    def fail(self, id: str) -> None:
+        reason = self.reason(id)
+        self.open.discard(id)
+        self.summary.failed[id] = reason
+        self.emit("failed", id, reason)
+        self.block_dependents(id, "failed")
+
+    def block(self, id: str, why: str) -> None:
+        if id in self.open:
+            self.open.discard(id)
+            self.summary.blocked[id] = why
+            self.emit("blocked", id, why)
+            self.block_dependents(id, "is blocked")
+
+    def block_dependents(self, id: str, which: str) -> None:
+        for dependent in self.needed_by.get(id, ()):
+            self.block(dependent, f"needs {self.runs[self.index[id]].name} ({id}), which {which}")
+
+    def reason(self, id: str) -> str:
+        """Return the error of a run's last failure, how often it was tried, and where its log is."""
+        folder = self.store.folder(id)
+        failures = folder.failures()
+        last = failures[-1] if failures else {"error": "no failure is on record"}
+        tried = UNMENDED if folder.failed_for_good() else f"{len(failures)} of {self.retries + 1} attempts"
+        return f"{last['error']} ({tried}); log: {folder.log_path}"
+
+
+def record_failure(folder: RunFolder, ended: Ended) -> None:
+    """Put a failed attempt on record and free its lease; do nothing if somebody else has the run."""
+    number = ended.lease
+    if number is None:  # it died before it claimed; the failure needs a number of its own
+        lease = folder.claim()
+        if lease is None:
+            return
+        number = lease.number
+    if all(failure["attempt"] != number for failure in folder.failures()):
+        tail = _tail(folder.log_path)
+        info = {"exit": ended.status, "error": _error(ended, tail), "traceback": tail}
+        folder.fail({**info, "log": str(folder.log_path)}, number)
+    leases.mark_released(folder.path, number)
+
+
+def _error(ended: Ended, log: str) -> str:
+    if ended.timeout is not None:
+        return f"took longer than {ended.timeout:.0f} s"
+    if ended.status == 0:
+        return "ended without finishing the run"
+    if ended.status > 0:
+        last_line = (log.strip() or "it said nothing").splitlines()[-1]
+        return f"exit code {ended.status}: {last_line[:200]}"
+    name = signal.Signals(-ended.status).name
+    return f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
+
+
+def _tail(log: Path) -> str:
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,199 @@
+"""The driver of a launch, with an engine that has no processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from toy_launch import Plan, make_runs
+
+from dgbench.core.run import Run
+from dgbench.launchers import driver
+from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary
+from dgbench.launchers.driver import drive
+from dgbench.launchers.interrupts import Interrupts
+from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.lease import STOPPED, TAKEN, Process, lease_name
+
+
+class Cluster(Engine):
+    """Machines that are nowhere: attempts claim leases under the names of other hosts, and end as a script says.
+
+    It offers what `Engine` demands and nothing else, so that the driver can't come to rely on more.
+    """
+
+    def __init__(self, store: Store, nodes: int, script: dict[str, list[str]]) -> None:
+        """`script`: what becomes of each attempt at a run, by the run's id; "done" where it says nothing."""
+        self._store, self._nodes, self._script = store, nodes, script
+        self._attempts: dict[str, tuple[str, int | None]] = {}
+        self._stopping = self._killed = False
+        self._calls: list[str] = []
+
+    @property
+    def capacity(self) -> int:
+        return self._nodes - len(self._attempts)
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        assert 0 < len(runs) <= self.capacity
+        for run in runs:
+            folder = self._store.folder(run.id)
+            assert folder.run() == run, "an engine's process elsewhere reads what to execute"
+            fate = self._script[run.id].pop(0) if self._script.get(run.id) else "done"
+            number = None if fate in ("unclaimed", "taken") else 1 + len(list(folder.path.glob("lease-????")))
+            if number is not None:
+                holder = Process(f"node {number}", "a kernel far away", os.getpid(), 1)
+                (folder.path / lease_name(number)).write_text(json.dumps(asdict(holder)))
+            self._attempts[run.id] = fate, number
+        self._calls.append(f"submit {len(runs)}")
+
+    def wait(self, timeout: float) -> list[Ended]:
+        assert 0 <= timeout <= driver.TICK
+        ended = [self._end(id, *attempt) for id, attempt in self._attempts.items() if self._ends(attempt[0])]
+        for end in ended:
+            del self._attempts[end.id]
+        return ended
+
+    def _ends(self, fate: str) -> bool:
+        return self._killed or fate not in ("hang", "deaf") or (self._stopping and fate == "hang")
+
+    def _end(self, id: str, fate: str, number: int | None) -> Ended:
+        if self._killed:
+            return Ended(id, -9, number, stopped=True)
+        if fate in ("done", "taken"):
+            self._store.folder(id).finish({})
+        return {
+            "done": Ended(id, 0, number, seconds=2.5),
+            "taken": Ended(id, TAKEN, number),
+            "killed": Ended(id, -9, number),
+            "unclaimed": Ended(id, 1, number),
+            "slow": Ended(id, -9, number, timeout=30.0),
+            "lost": Ended(id, -9, number, stopped=True),
+            "hang": Ended(id, STOPPED, number, stopped=True),
+        }[fate]
+
+    def cancel(self) -> None:
+        self._calls.append("cancel")
+        self._stopping = True
+
+    def kill(self) -> None:
+        self._calls.append("kill")
+        self._killed = True
+
+    def close(self) -> None:
+        self._calls.append("close")
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "TICK", 0.01)
+
+
+def run_plan(
+    root: Path, plan: Plan, fates: dict[int, list[str]], *, retries: int = 0, observer: Observer = lambda event: None
+) -> tuple[Summary, list[str]]:
+    """What a launch on two machines came to, and the calls that the engine got; `fates` by the position of a run."""
+    runs = make_runs(plan)
+    engine = Cluster(Store(root), 2, {runs[i].id: list(those) for i, those in fates.items()})
+    with Interrupts() as interrupts:
+        summary = drive(Store(root), runs, engine, retries, interrupts, observer)
+    return summary, engine._calls
+
+
+def test_runs_start_in_order_within_the_capacity_and_after_their_inputs(tmp_path: Path) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 0, 0, [0]), ("", 0, 0, []), ("", 0, 0, []), ("", 0, 0, [1, 3])]
+    ids = [run.id for run in make_runs(plan)]
+    order = [ids[i] for i in (0, 2, 1, 3, 4)]
+    events: list[Event] = []
+    summary, calls = run_plan(tmp_path, plan, {}, observer=events.append)
+    assert calls == ["submit 2", "submit 2", "submit 1", "close"]
+    assert [event.run.id for event in events if event.run and event.what == "started"] == order
+    assert {event.seconds for event in events if event.what == "done"} == {2.5}
+    assert (summary.done, summary.executed, summary.most) == (order, 5, 2)
+    assert (summary.left, summary.stopped, summary.taken_over) == ([], "", 0)
+    assert run_plan(tmp_path, plan, {})[1] == ["close"], "all is found done"
+
+
+def test_a_failure_on_another_machine_is_recorded_under_its_lease_and_tried_again_at_once(tmp_path: Path) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 0, 0, [0])]
+    ids = [run.id for run in make_runs(plan)]
+    summary, _ = run_plan(tmp_path, plan, {0: ["killed", "slow", "unclaimed"]}, retries=2)
+    folder = RunFolder(tmp_path, ids[0])
+    assert [(failure["attempt"], failure["exit"], failure["error"]) for failure in folder.failures()] == [
+        (1, -9, "killed by SIGKILL (often: out of memory)"),
+        (2, -9, "took longer than 30 s"),
+        (3, 1, "exit code 1: it said nothing"),
+    ]
+    assert list(summary.failed) == ids[:1]
+    assert list(summary.blocked) == ids[1:]
+    assert (summary.executed, folder.state(2)) == (3, State.FAILED)
+    assert len(run_plan(tmp_path, plan, {}, retries=3)[0].done) == 2
+
+
+def test_an_attempt_that_was_lost_uses_up_no_retry(tmp_path: Path) -> None:
+    events: list[Event] = []
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["lost", "lost", "done"]}, observer=events.append)
+    assert (len(summary.done), summary.executed, summary.failed) == (1, 3, {})
+    assert summary.elapsed < 10, "a lease that the engine says has ended need not grow old"
+    assert [event.what for event in events if event.run] == ["started", "stopped"] * 2 + ["started", "done"]
+    assert RunFolder(tmp_path, summary.done[0]).failures() == []
+
+
+def test_an_attempt_that_goes_on_where_a_dead_one_ended_is_counted(tmp_path: Path) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 0, 0, [])]
+    folder = RunFolder(tmp_path, make_runs(plan)[0].id)
+    folder.create(make_runs(plan)[0])
+    (folder.path / lease_name(1)).touch()
+    os.utime(folder.path / lease_name(1), (0, 0))
+    assert run_plan(tmp_path, plan, {})[0].taken_over == 1
+
+
+def test_a_run_that_another_launch_has_is_done_elsewhere(tmp_path: Path) -> None:
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["taken"]})
+    assert (len(summary.done), summary.executed) == (1, 1)
+
+
+def press(times: int) -> Callable[[Event], None]:
+    """An observer that presses Ctrl-C when the first run starts, and again when it is told of the stop."""
+    left = ["started", "stopping"][:times]
+
+    def observe(event: Event) -> None:
+        if left and event.what == left[0]:
+            left.pop(0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return observe
+
+
+def test_a_signal_has_the_engine_cancel_and_the_driver_wait_for_it(tmp_path: Path) -> None:
+    plan: Plan = [("", 0, 0, [])] * 3
+    summary, calls = run_plan(tmp_path, plan, {0: ["hang"], 1: ["hang"]}, observer=press(1))
+    assert calls == ["submit 2", "cancel", "close"]
+    assert (summary.stopped, summary.left, summary.failed) == ("SIGINT", [run.id for run in make_runs(plan)], {})
+    assert Store(tmp_path).states(summary.left[:2], 0) == dict.fromkeys(summary.left[:2], State.WAITING)
+
+
+def test_a_second_signal_has_the_engine_kill(tmp_path: Path) -> None:
+    summary, calls = run_plan(tmp_path, [("", 0, 0, [])], {0: ["deaf"]}, observer=press(2))
+    assert calls == ["submit 1", "cancel", "kill", "close"]
+    assert (len(summary.left), summary.failed) == (1, {})
+
+
+def test_the_engine_is_closed_after_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Cluster(Store(tmp_path), 1, {})
+    monkeypatch.setattr(Cluster, "wait", lambda self, timeout: (_ for _ in ()).throw(OSError("no controller")))
+    with Interrupts() as interrupts, pytest.raises(OSError, match="no controller"):
+        drive(Store(tmp_path), make_runs([("", 0, 0, [])]), engine, 0, interrupts)
+    assert engine._calls == ["submit 1", "close"]
+
+
+def test_the_driver_imports_no_engine() -> None:
+    check = "import sys, dgbench.launchers.driver; print([name for name in sys.modules if 'launchers.' in name])"
+    told = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True).stdout
+    assert set(eval(told)) == {f"dgbench.launchers.{name}" for name in ("base", "driver", "interrupts")}
