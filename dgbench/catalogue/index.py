@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from dgbench.catalogue.entry import KINDS, PACKAGE, Entry, import_source
+from dgbench.core.cards import Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import Checked, Draw, HparamSpec, space_of
 
@@ -105,6 +106,11 @@ def _to_json(entry: Entry) -> dict[str, Any]:
     return {**fields, "space": space, "card": dataclasses.asdict(entry.card)}
 
 
+def _item(item: Any) -> Any:
+    """Revive one item of a card's tuple, all of which are plain but for needs."""
+    return Need(**item) if isinstance(item, dict) else item
+
+
 def _from_json(data: dict[str, Any]) -> Entry:
     def draw(text: str | None) -> Draw | None:
         return Draw.parse(text) if text else None
@@ -121,5 +127,5 @@ def _from_json(data: dict[str, Any]) -> Entry:
         for spec in data["space"]
     )
     card_type = KINDS[data["kind"]][3]
-    card = card_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["card"].items()})
+    card = card_type(**{k: tuple(map(_item, v)) if isinstance(v, list) else v for k, v in data["card"].items()})
     return Entry(**{**data, "space": space, "card": card})

@@ -1,14 +1,17 @@
-"""What a sweep asks for, and why some of it can't be had: everything is refused before any work starts, at once."""
+"""What a sweep asks for, in words and as values."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dgbench.catalogue.rows import Row
 from dgbench.core.protocol import Protocol
 from dgbench.core.run import Part
+from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Value
+from dgbench.data.facts import DatasetFacts
 
 Values = Callable[[str, str, str, int, int], Part]
 """Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
@@ -23,6 +26,20 @@ class Request:
     protocol: Protocol
     hparams_seeds: tuple[int, ...]
     trials: tuple[int, ...]
+
+
+def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Setting) -> Setting:
+    """Return the setting of the runs that an algorithm's run stands on (`stands_on`), by its hyperparameters.
+
+    It differs in the network alone, where `teacher_backbone` names another: a teacher is shown the same images.
+
+    Args:
+        hparams: The hyperparameters of the run above.
+        facts: Its data set, which says what `auto` stands for.
+        setting: Its own setting, resolved.
+    """
+    backbone = facts.network(str(hparams["teacher_backbone"]) or setting.backbone)
+    return setting if backbone == setting.backbone else dataclasses.replace(setting, backbone=backbone, weights="")
 
 
 @dataclass(frozen=True)
