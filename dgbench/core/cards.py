@@ -36,6 +36,10 @@ class Need:
     least: int | str = 0
     """Of `DOMAINS`: how many, or the hyperparameter that says it. Where that hangs on no value, `min_domains` does."""
 
+    def __post_init__(self) -> None:
+        if self.what not in (known := (*NEEDS, DOMAINS, EAGER)):
+            raise UserError(unknown("need on a card", self.what, known))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmCard:

@@ -19,7 +19,7 @@ from dgbench.core.run import ALL_TRIALS, MODEL, Input, Part, Run
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.refusals import refuse
-from dgbench.plan.request import Overrides, Request, setting_below
+from dgbench.plan.request import Overrides, Request, Values, setting_below
 
 
 @dataclass(frozen=True)
@@ -86,30 +86,35 @@ def plan(
 
     Requests share runs: an algorithm is trained once for all rows that stand on it, watched by all their averages.
     """
-    return _Planner(requests, facts, setting, catalogue, overrides or Overrides()).plan()
+    settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
+    changes = overrides or Overrides()
+
+    @lru_cache(maxsize=100_000)
+    def values(kind: str, name: str, dataset: str, seed: int, trial: int) -> Part:
+        return changes.resolve(catalogue.get(kind, name), facts[dataset], seed, trial)
+
+    refuse(requests, facts, settings, catalogue, values)
+    return _Planner(requests, facts, settings, catalogue, values).plan()
 
 
+@dataclass
 class _Planner:
-    """Holds what the steps of `plan` share."""
+    """Holds what the steps of `plan` share, and the runs that they have made."""
 
-    def __init__(
-        self,
-        requests: Sequence[Request],
-        facts: Mapping[str, DatasetFacts],
-        setting: Setting,
-        catalogue: Catalogue,
-        overrides: Overrides,
-    ) -> None:
-        self.requests, self.facts, self.catalogue, self.overrides = requests, facts, catalogue, overrides
-        self.settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
-        self.runs: dict[tuple[object, ...], Run] = {}
-        self.folds: dict[Fold, int] = {}
-        self.watching: dict[tuple[str, str, str], set[str]] = {}
-        """(data set, algorithm, backbone) -> averages."""
-        self.values = lru_cache(maxsize=100_000)(self._values)
+    requests: Sequence[Request]
+    facts: Mapping[str, DatasetFacts]
+    settings: Mapping[str, Setting]
+    """Those of the data sets, resolved."""
+    catalogue: Catalogue
+    values: Values
+    runs: dict[tuple[object, ...], Run] = field(default_factory=dict)
+    """By all that tells one from another; a run comes after its inputs."""
+    folds: dict[Fold, int] = field(default_factory=dict)
+    """Numbers that stand for folds in the keys of `runs`, for a fold takes long to hash."""
+    watching: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
+    """(data set, algorithm, backbone) -> averages."""
 
     def plan(self) -> Plan:
-        refuse(self.requests, self.facts, self.settings, self.catalogue, self.values)
         grid = self._grid()
         taught = self._watch(grid)
         candidates: dict[tuple[str, str], list[Candidate]] = {}
@@ -239,21 +244,6 @@ class _Planner:
 
     def _feeds_back(self, average: str) -> bool:
         return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)
-
-    def _values(self, kind: str, name: str, dataset: str, seed: int, trial: int) -> Part:
-        """The entry with its values; what is overridden for all algorithms touches only names that it has.
-
-        Raises `UserError` if values that were overridden don't go together with the others.
-        """
-        entry, of_all = self.catalogue.get(kind, name), self.overrides if kind == "algorithm" else Overrides()
-        fixed = {key: value for key, value in of_all.fixed.items() if entry.takes(key)}
-        draws = {key: draw for key, draw in of_all.draws.items() if entry.takes(key)}
-        fixed |= self.overrides.parts.get(name, {})
-        traits = self.facts[dataset].traits
-        hparams = entry.resolve(dataset, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
-        if fixed or draws:
-            entry.check(hparams)
-        return Part(name, hparams)
 
 
 def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:

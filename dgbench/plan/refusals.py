@@ -25,24 +25,22 @@ from dgbench.networks.backbones import EMBEDDING, OWN, check_backbone, lacking
 from dgbench.networks.start import check_start
 from dgbench.plan.request import Request, Values, setting_below
 
-_NOT_EMBEDDING = "so on {dataset} freeze can't be 'embedding'"
-_OF_SETTING: tuple[tuple[str, Value, str, str], ...] = (
-    ("class_balanced", True, "classes", "class_balanced needs labels that are classes, which {dataset} has not"),
-    (
-        *("classifier_init", "linear_probe", "classes"),
-        "classifier_init 'linear_probe' needs labels that are classes, which {dataset} has not",
+_OF_SETTING: Mapping[tuple[str, Value, str], str] = {
+    ("class_balanced", True, "classes"): "class_balanced needs labels that are classes, which {dataset} has not",
+    ("classifier_init", "linear_probe", "classes"): (
+        "classifier_init 'linear_probe' needs labels that are classes, which {dataset} has not"
     ),
-    (
-        *("freeze", "featurizer", "own_classifier"),
-        "on {dataset} the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn",
+    ("freeze", "featurizer", "own_classifier"): (
+        "on {dataset} the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn"
     ),
-    ("freeze", "embedding", "learning_features", "backbone {backbone!r} is a classifier alone, " + _NOT_EMBEDDING),
-    (
-        *("freeze", "embedding", EMBEDDING),
-        "which layers of backbone {backbone!r} read the input is not known, " + _NOT_EMBEDDING,
+    ("freeze", "embedding", "learning_features"): (
+        "backbone {backbone!r} is a classifier alone, so on {dataset} freeze can't be 'embedding'"
     ),
-)
-"""A field of the setting, a value, what that needs, and the problem where that is lacking."""
+    ("freeze", "embedding", EMBEDDING): (
+        "which layers of backbone {backbone!r} read the input is not known, so on {dataset} freeze can't be 'embedding'"
+    ),
+}
+"""(Field of the setting, value, what that needs) -> the problem where it is lacking."""
 
 
 def refuse(
@@ -199,7 +197,7 @@ def _unfit_setting(asked: _Asked) -> Iterator[str]:
     for need in OWN[backbone].needs if backbone in OWN else ():
         if need.what in lacks:
             yield _unmet(f"backbone {backbone!r}", need, dataset)
-    for name, value, what, problem in _OF_SETTING:
+    for (name, value, what), problem in _OF_SETTING.items():
         if what in lacks and getattr(asked.setting, name) == value:
             yield problem.format(dataset=dataset, backbone=backbone)
 
