@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dgbench.core.cards import AverageCard as AverageCard
     from dgbench.core.cards import DatasetCard as DatasetCard
     from dgbench.core.cards import MergerCard as MergerCard
+    from dgbench.core.cards import Need as Need
     from dgbench.core.errors import Problems as Problems
     from dgbench.core.errors import UserError as UserError
     from dgbench.core.progress import ReportProgress as ReportProgress
@@ -58,7 +59,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "catalogue.catalogue": ("Catalogue",),
-    "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard"),
+    "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard", "Need"),
     "core.errors": ("Problems", "UserError"),
     "core.progress": ("ReportProgress",),
     "core.setting": ("PRESETS", "Setting", "setting"),

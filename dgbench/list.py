@@ -9,7 +9,7 @@ from pathlib import Path
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import Entry
-from dgbench.core.cards import FEEDBACK, NEEDS, DatasetCard, with_values
+from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, DatasetCard, needs_of, with_values
 from dgbench.core.errors import UserError
 from dgbench.core.space import Draw, Space, Value
 
@@ -77,8 +77,7 @@ def _algorithm_facts(entry: Entry) -> Iterator[str]:
     card = entry.card
     yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
     needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
-    needs += [NEEDS[need] for need in card.needs]
-    needs += [NEEDS[need] + with_values(condition) for need, condition in card.needs_with.items()]
+    needs += [NEEDS[need.what] + with_values(need.when) for need in needs_of(card) if need.what not in (DOMAINS, EAGER)]
     if needs:
         yield f"needs {' and '.join(needs)}"
     if card.transductive:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
-from dgbench.core.cards import AdapterCard
+from dgbench.core.cards import AdapterCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
@@ -42,7 +42,7 @@ class TENT(Adapter):
         paper="Wang et al., ICLR 2021",
         forwards=1.0,
         backwards=1.0,
-        needs_with={"batch_norm": {"adapts": "batch_norm"}},
+        needs=(Need("batch_norm", when={"adapts": "batch_norm"}),),
     )
 
     @dataclass(frozen=True)

@@ -13,8 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dgbench.core.cards import Need
 from dgbench.core.errors import UserError
 from dgbench.networks.network import Network
+
+NOT_COMPILED = Need(
+    "eager", why="changes what passes between stages anew in each step, which would be compiled anew in each"
+)
+"""What all of them need."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
+from dgbench.algorithms._stages import NOT_COMPILED, coin, jittered, spread, style, styled_stages, through_stages
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
@@ -35,8 +35,7 @@ class ASA(Algorithm):
         forwards=4.0,
         backwards=4.0,
         base=None,
-        needs=("feature_maps",),
-        no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
+        needs=("feature_maps", NOT_COMPILED),
     )
 
     @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithms._stages import coin, jittered, spread, style, styled_stages, through_stages
+from dgbench.algorithms._stages import NOT_COMPILED, coin, jittered, spread, style, styled_stages, through_stages
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
@@ -30,8 +30,7 @@ class DSU(Algorithm):
     card = AlgorithmCard(
         paper="Li et al., ICLR 2022",
         penalties=("dsu_p",),
-        needs=("feature_maps",),
-        no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
+        needs=("feature_maps", NOT_COMPILED),
     )
 
     @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
@@ -35,7 +35,9 @@ class Fish(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Shi et al., ICLR 2022", min_domains=2, min_domains_with={"form": {"wilds": "meta_steps"}}
+        paper="Shi et al., ICLR 2022",
+        min_domains=2,
+        needs=(Need("domains", when={"form": "wilds"}, least="meta_steps"),),
     )
 
     @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
@@ -38,8 +38,13 @@ class GR(Algorithm):
         forwards=2.0,
         backwards=2.0,
         penalties=("gamma",),
-        no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
-        no_compile_with={"form": "double"},
+        needs=(
+            Need(
+                "eager",
+                when={"form": "double"},
+                why="takes gradients of gradients, which PyTorch has no compiled form of",
+            ),
+        ),
         experimental="the default of gamma, from the middle of the range that papers use",
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_products, linear_head, losses_by_copies
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
@@ -42,8 +42,7 @@ class Hutchinson(Algorithm):
         paper="Hemati et al., ICCV 2023",
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
-        needs=("classes",),
-        needs_with={"linear_classifier": {"estimator": "exact"}},
+        needs=("classes", Need("linear_classifier", when={"estimator": "exact"})),
     )
 
     @dataclass(frozen=True)

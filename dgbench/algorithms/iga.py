@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dgbench.algorithms._domains import descend_penalised
 from dgbench.algorithms._gradients import of_each_domain
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
@@ -34,7 +34,7 @@ class IGA(Algorithm):
         backwards=3.0,
         min_domains=2,
         penalties=("penalty",),
-        no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
+        needs=(Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of"),),
     )
 
     @dataclass(frozen=True)

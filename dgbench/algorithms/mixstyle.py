@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._stages import coin, restyled, style, styled_stages, through_stages
-from dgbench.core.cards import AlgorithmCard
+from dgbench.algorithms._stages import NOT_COMPILED, coin, restyled, style, styled_stages, through_stages
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
@@ -35,9 +35,7 @@ class MixStyle(Algorithm):
     card = AlgorithmCard(
         paper="Zhou et al., ICLR 2021",
         penalties=("mixstyle_p",),
-        min_domains_with={"mixstyle_partner": {"crossdomain": 2}},
-        needs=("feature_maps",),
-        no_compile="changes what passes between stages anew in each step, which would be compiled anew in each",
+        needs=("feature_maps", NOT_COMPILED, Need("domains", when={"mixstyle_partner": "crossdomain"}, least=2)),
     )
 
     @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.algorithms._head import Layer, moments, per_example
 from dgbench.algorithms.sam import SAM
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods.algorithm import Batch
@@ -53,9 +53,12 @@ class UDIM(SAM):
         penalties=("udim_lambda",),
         base="SAM",
         rehearsal={"warm_up_ratio": 60},
-        no_compile="takes gradients of gradients, which PyTorch has no compiled form of",
-        needs=("classes", "real_inputs"),
-        needs_with={"images": {"perturbation": "style"}},
+        needs=(
+            "classes",
+            "real_inputs",
+            Need("images", when={"perturbation": "style"}),
+            Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of"),
+        ),
     )
 
     @dataclass(frozen=True)

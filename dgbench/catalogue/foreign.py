@@ -84,7 +84,7 @@ class ForeignEntry(Entry):
             )
         return values
 
-    def refusals(self, setting: Setting, hparams: Mapping[str, Value]) -> Iterator[str]:
+    def refusals(self, setting: Setting) -> Iterator[str]:
         """Whatever changes the network or the optimizers of the preset, which the class makes itself."""
         for name in _NOT_FOLLOWED:
             value = getattr(setting, name)

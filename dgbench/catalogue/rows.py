@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.space import Value
 from dgbench.core.wording import unknown, with_article
 
 ORDER = ("algorithm", "average", "merger", "adapter")
@@ -63,10 +64,28 @@ def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def stands_on(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue) -> tuple[Row, ...]:
+    """Return the rows whose models a training run reads: its teacher's, of an algorithm that is taught, or none.
+
+    Args:
+        algorithm: The name of the run's algorithm.
+        hparams: Its hyperparameters, among them the row's name.
+        catalogue: Knows the words of that name.
+
+    Raises:
+        UserError: `hparams` name no row.
+    """
+    taught = catalogue.get("algorithm", algorithm).card.taught
+    return (parse_row(str(hparams["teacher"]), catalogue),) if taught else ()
+
+
+def is_ensemble(row: Row, catalogue: Catalogue) -> bool:
+    """Return whether a row's predictor is several networks, whose logits are averaged."""
+    return bool(row.merger) and bool(catalogue.get("merger", row.merger).card.ensemble)
+
+
 def _check_composition(row: Row, catalogue: Catalogue) -> None:
-    if row.merger and row.adapter:
-        ensemble = catalogue.get("merger", row.merger).card.ensemble
-        if ensemble and catalogue.get("adapter", row.adapter).card.needs_features:
-            raise UserError(
-                f"{row.name!r}: {row.adapter} works on one network's features, {row.merger} is an ensemble of several"
-            )
+    if row.adapter and is_ensemble(row, catalogue) and catalogue.get("adapter", row.adapter).card.needs_features:
+        raise UserError(
+            f"{row.name!r}: {row.adapter} works on one network's features, {row.merger} is an ensemble of several"
+        )

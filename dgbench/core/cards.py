@@ -13,6 +13,34 @@ GENERATED = "generated"
 """Trait of data sets that draw something (noise, membership of domains) by a seed."""
 
 
+DOMAINS = "domains"
+"""Need of so many training domains (`Need.least`)."""
+EAGER = "eager"
+"""Need of training without `compile`."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a method needs of the data set, the network or the setting, where more than the name of it is to be said.
+
+    `Need("images", when={"perturbation": "style"})`, `Need("domains", when={"form": "wilds"}, least="meta_steps")`,
+    `Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of")`.
+    """
+
+    what: str
+    """A key of `NEEDS`, `DOMAINS` or `EAGER`."""
+    when: Mapping[str, Any] = field(default_factory=dict)
+    """The values of hyperparameters with which that is needed; empty: any."""
+    why: str = ""
+    """Of `EAGER`: what the method does that can't be compiled, `takes gradients of gradients`."""
+    least: int | str = 0
+    """Of `DOMAINS`: how many, or the hyperparameter that says it. Where that hangs on no value, `min_domains` does."""
+
+    def __post_init__(self) -> None:
+        if self.what not in (known := (*NEEDS, DOMAINS, EAGER)):
+            raise UserError(unknown("need on a card", self.what, known))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmCard:
     """What a user should know of an algorithm before running it; `dgbench check` holds it to each word."""
@@ -27,8 +55,6 @@ class AlgorithmCard:
     """The same of backward passes. A backward pass through a backward pass counts again."""
     min_domains: int = 1
     """Training domains below which the method says nothing, so the run is refused."""
-    min_domains_with: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
-    """Hyperparameter -> by its value, how many there must be then: a number, or the hyperparameter that says it."""
     transductive: bool = False
     """A prediction depends on the other inputs that are predicted with it."""
     baseline: bool = False
@@ -43,20 +69,14 @@ class AlgorithmCard:
     """Hyperparameters under which twenty steps show all that the method does (schedules, warm-ups cut short)."""
     followers: tuple[str, ...] = ()
     """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
-    needs: tuple[str, ...] = ()
-    """What the inputs, the labels or the network must be or have, of `NEEDS`."""
-    needs_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What else they must have -> the values of hyperparameters with which that is so."""
+    needs: tuple[str | Need, ...] = ()
+    """What the inputs, the labels, the network or the setting must be or have: of `NEEDS`, or a `Need`."""
     taught: bool = False
     """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
     run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
     each minibatch, whose `Batch.taught` are its logits."""
     no_feedback: Mapping[str, str] = field(default_factory=dict)
     """What an average can't change of its training, of `FEEDBACK` -> why not."""
-    no_compile: str = ""
-    """Why it can't be trained with a compiled featurizer, if it can't."""
-    no_compile_with: Mapping[str, Any] = field(default_factory=dict)
-    """The values of hyperparameters with which that is so; empty: any."""
     syncs: str = ""
     """Why a step waits for the device, if it does."""
     unlike_domainbed: str = ""
@@ -131,8 +151,8 @@ class MergerCard:
     all_trials: bool = False
     """Takes the runs of all trials together. Each example of the training domains was trained on in some trial, so
     nothing can be validated on them: there is one model and no choice, and no error either."""
-    needs: tuple[str, ...] = ()
-    """What the network or the labels must have, of `NEEDS`."""
+    needs: tuple[str | Need, ...] = ()
+    """As on an algorithm's card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +162,8 @@ class AdapterCard:
     paper: str
     forwards: float = 1.0
     backwards: float = 0.0
-    needs: tuple[str, ...] = ()
-    """What the network or the labels must have, of `NEEDS`."""
-    needs_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What else they must have -> the values of hyperparameters with which that is so."""
+    needs: tuple[str | Need, ...] = ()
+    """As on an algorithm's card; every adapter also needs labels that are classes."""
     needs_features: bool = True
     """Works on one network's features, so not on an ensemble."""
     needs_source: bool = False
@@ -256,3 +274,9 @@ TASKS: Mapping[str, str] = {
 
 
 Card = AlgorithmCard | AverageCard | MergerCard | AdapterCard | DatasetCard
+
+
+def needs_of(card: Card) -> tuple[Need, ...]:
+    """Return the needs of a card, those that are names alone made whole; averages have none."""
+    needs = (*getattr(card, "needs", ()), *(("classes",) if isinstance(card, AdapterCard) else ()))
+    return tuple(need if isinstance(need, Need) else Need(need) for need in needs)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgbench.catalogue.rows import parse_row
+from dgbench.catalogue.rows import is_ensemble, stands_on
 from dgbench.core.run import BEST, Input
 from dgbench.core.stats import rank
 from dgbench.execute.context import Workbench
@@ -20,14 +20,13 @@ def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
     Of the run's inputs the model with the best training-domain validation accuracy, the last of those that tie, as a
     selector chooses; the mean logits of them all where the teacher's row is an ensemble.
     """
-    row = parse_row(str(bench.run.method.hparams["teacher"]), bench.catalogue)
-    saved = {
-        source: find_model(bench.store.folder(source.run).path, source.predictor, BEST) for source in bench.run.inputs
-    }
-    chosen = tuple(saved)
-    if not (row.merger and bench.catalogue.get("merger", row.merger).card.ensemble):
-        chosen = (max(reversed(chosen), key=lambda source: rank(saved[source].accuracy)),)
-    models = [_model(bench, source, saved[source]) for source in chosen]
+    (row,) = stands_on(bench.run.method.name, bench.run.method.hparams, bench.catalogue)
+    found = [
+        (source, find_model(bench.store.folder(source.run).path, source.predictor, BEST)) for source in bench.run.inputs
+    ]
+    if not is_ensemble(row, bench.catalogue):
+        found = [max(reversed(found), key=lambda one: rank(one[1].accuracy))]
+    models = [_model(bench, source, saved) for source, saved in found]
 
     @torch.no_grad()
     def teach(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dgbench.core.cards import INPUTS
+from dgbench.core.cards import INPUTS, Need
 from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown
 
@@ -30,22 +30,22 @@ class Own(NamedTuple):
     """Kinds of inputs, of `cards.INPUTS`."""
     has: frozenset[str]
     """What methods may need of a network, of `cards.NEEDS`."""
-    no_compile: str = ""
-    """Why it can't be compiled, if it can't."""
+    needs: tuple[Need, ...] = ()
+    """What it needs of the setting."""
 
 
 _ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps", "stages", EMBEDDING})
 _FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features", "stages", EMBEDDING})
 _CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps"})
 OWN: Mapping[str, Own] = {
-    "Linear": Own(_FLAT, frozenset({"stages"})),
+    "Linear": Own(_FLAT, frozenset({"stages", EMBEDDING})),
     "MLP": Own(_FLAT, _LEARNING),
     "MNIST_CNN": _CONVOLUTIONAL,
     "SmallCNN": _CONVOLUTIONAL,
     "GIN": Own(
         ("graphs",),
         _LEARNING | {"norm", "batch_norm"},
-        "sees other numbers of atoms in each minibatch, and would be compiled anew for each",
+        (Need("eager", why="sees other numbers of atoms in each minibatch, and would be compiled anew for each"),),
     ),
 }
 """Our networks; `Linear` is a classifier alone, and it and `MLP` take an image as one vector."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import Row, parse_row, parse_rows
+from dgbench.catalogue.rows import Row, parse_rows, stands_on
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
@@ -209,12 +209,10 @@ def _overrides(
 def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Row]:
     """Yield the rows that teach others, but for wrong ones, which planning refuses."""
     for row in rows:
-        entry = catalogue.get("algorithm", row.algorithm)
-        if entry.card.taught:
-            own = hparams.get(row.algorithm)
-            (default,) = (spec.default for spec in entry.space if spec.name == "teacher")
-            with suppress(UserError):
-                yield parse_row(str(own.get("teacher", default) if isinstance(own, Mapping) else default), catalogue)
+        own = hparams.get(row.algorithm)
+        values = {spec.name: spec.default for spec in catalogue.get("algorithm", row.algorithm).space}
+        with suppress(UserError):
+            yield from stands_on(row.algorithm, {**values, **(own if isinstance(own, Mapping) else {})}, catalogue)
 
 
 def _wrong(

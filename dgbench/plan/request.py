@@ -1,14 +1,18 @@
-"""What a sweep asks for, and why some of it can't be had: everything is refused before any work starts, at once."""
+"""What a sweep asks for, in words and as values."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from dgbench.catalogue.entry import Entry
 from dgbench.catalogue.rows import Row
 from dgbench.core.protocol import Protocol
 from dgbench.core.run import Part
+from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Value
+from dgbench.data.facts import DatasetFacts
 
 Values = Callable[[str, str, str, int, int], Part]
 """Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
@@ -25,6 +29,20 @@ class Request:
     trials: tuple[int, ...]
 
 
+def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Setting) -> Setting:
+    """Return the setting of the runs that an algorithm's run stands on (`stands_on`), by its hyperparameters.
+
+    It differs in the network alone, where `teacher_backbone` names another: a teacher is shown the same images.
+
+    Args:
+        hparams: The hyperparameters of the run above.
+        facts: Its data set, which says what `auto` stands for.
+        setting: Its own setting, resolved.
+    """
+    backbone = facts.network(str(hparams["teacher_backbone"]) or setting.backbone)
+    return setting if backbone == setting.backbone else dataclasses.replace(setting, backbone=backbone, weights="")
+
+
 @dataclass(frozen=True)
 class Overrides:
     """Changes to the hyperparameter spaces that hold for a whole sweep."""
@@ -35,6 +53,28 @@ class Overrides:
     """The same for one entry: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
+
+    def resolve(self, entry: Entry, facts: DatasetFacts, seed: int, trial: int) -> Part:
+        """Return an entry with its values of one draw; what holds for all algorithms touches names that it has.
+
+        Args:
+            entry: The algorithm, average, merger or adapter.
+            facts: The data set, by whose name and traits defaults and draws vary.
+            seed: The hyperparameter seed.
+            trial: The trial, of which draws depend as well.
+
+        Raises:
+            UserError: Values that were overridden don't go together with the others.
+        """
+        of_all = self if entry.kind == "algorithm" else Overrides()
+        fixed = {name: value for name, value in of_all.fixed.items() if entry.takes(name)}
+        draws = {name: draw for name, draw in of_all.draws.items() if entry.takes(name)}
+        fixed |= self.parts.get(entry.name, {})
+        traits = facts.traits
+        hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
+        if fixed or draws:
+            entry.check(hparams)
+        return Part(entry.name, hparams)
 
     def told(self) -> Iterator[str]:
         """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.core.cards import AlgorithmCard, DatasetCard
+from dgbench.core.cards import AlgorithmCard, DatasetCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import choice, power
 from dgbench.methods.algorithm import Algorithm
@@ -19,7 +19,7 @@ ALGORITHM = '''
 from __future__ import annotations
 from dataclasses import dataclass
 from dgbench.methods import algorithm
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import choice, hparam, power
 
 class _Base(algorithm.Algorithm):
@@ -30,7 +30,9 @@ class {name}(_Base):
 
     More about it.
     """
-    card = AlgorithmCard(paper="mine, {year}", forwards=1.5, min_domains=3)
+    card = AlgorithmCard(
+        paper="mine, {year}", forwards=1.5, min_domains=3, needs=("classes", Need("images", when={{"form": "b"}}))
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
@@ -121,7 +123,9 @@ def test_an_included_file_adds_its_classes(algorithm_file: Path) -> None:
     entry = found.get("algorithm", "Mine")
     assert "_Base" not in found.entries
     assert (entry.file, entry.module, entry.summary) == (str(algorithm_file), "", "min of something.")
-    assert entry.card == AlgorithmCard(paper="mine, 2025", forwards=1.5, min_domains=3)
+    needs = ("classes", Need("images", when={"form": "b"}))
+    assert entry.card == AlgorithmCard(paper="mine, 2025", forwards=1.5, min_domains=3, needs=needs)
+    assert Catalogue([algorithm_file]).get("algorithm", "Mine").card == entry.card, "as the index has it, too"
     assert [spec.name for spec in entry.space][-3:] == ["resnet_dropout", "weight", "form"]
     weight, form = entry.space[-2:]
     assert (weight.type, weight.default, weight.help) == ("float", 1.0, "much")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import ORDER, Row, parse_row, parse_rows
+from dgbench.catalogue.rows import ORDER, Row, is_ensemble, parse_row, parse_rows, stands_on
 from dgbench.core.errors import UserError
 
 
@@ -115,3 +115,15 @@ def test_a_name_is_read_or_refused_whatever_its_words(words: list[str], catalogu
     row = parse_row(text, catalogue)
     assert row.name == text
     assert [word for word in (row.algorithm, row.average, row.merger, row.adapter) if word in words] == words
+
+
+def test_a_student_stands_on_the_row_that_its_hyperparameters_name_and_others_on_none(catalogue: Catalogue) -> None:
+    assert stands_on("KD", {"teacher": "SAM+SWAD"}, catalogue) == (Row("SAM+SWAD", "SAM", "SWAD"),)
+    assert stands_on("ERM", {"teacher": "SAM+SWAD"}, catalogue) == ()
+    with pytest.raises(UserError, match="unknown algorithm 'SMA2': did you mean 'SMA'"):
+        stands_on("KD", {"teacher": "SMA2"}, catalogue)
+
+
+def test_an_ensemble_is_what_its_merger_says(catalogue: Catalogue) -> None:
+    found = {name: is_ensemble(parse_row(name, catalogue), catalogue) for name in ("ERM+SWAD", "DiWA", "EoA")}
+    assert found == {"ERM+SWAD": False, "DiWA": False, "EoA": True}

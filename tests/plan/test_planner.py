@@ -18,7 +18,7 @@ from dgbench.core.setting import setting
 from dgbench.core.space import choice
 from dgbench.data.facts import resolve_setting
 from dgbench.plan.planner import Plan, plan
-from dgbench.plan.request import Overrides, Request
+from dgbench.plan.request import Overrides, Request, setting_below
 from tests.conftest import MakeFacts, MakePlan
 
 TEN = ("ERM", "VREx", "SAM", "Fish", "HGP", "ERM+SWAD", "ERM+SMA", "ERM+DiWA", "ERM+EoA", "ERM+T3A")
@@ -282,6 +282,15 @@ def test_a_plan_is_the_union_of_its_requests(
     assert [run.id for run in again.runs] == ids, "the same request again asks for nothing"
 
 
+def test_runs_below_have_the_same_setting_but_for_the_network_that_is_named(make_facts: MakeFacts) -> None:
+    facts = make_facts(input_shape=(3, 28, 28))
+    above = resolve_setting(setting(backbone="SmallCNN", weights="0" * 64, steps=7), facts)
+    assert setting_below({"teacher_backbone": ""}, facts, above) is above
+    assert setting_below({"teacher_backbone": "SmallCNN"}, facts, above) is above
+    below = setting_below({"teacher_backbone": "auto"}, facts, above)
+    assert (below.backbone, below.weights, below.steps) == ("MNIST_CNN", "", 7)
+
+
 def test_values_are_drawn_fixed_and_overridden(make_plan: MakePlan) -> None:
     overrides = Overrides(
         fixed={"weight_decay": 0.25, "rho": 0.5},
@@ -439,6 +448,39 @@ def test_an_embedding_that_nobody_knows_can_not_be_frozen(make_plan: MakePlan) -
         "which layers of backbone 'vgg11' read the input is not known, so on Toy freeze can't be 'embedding'",
     )
     assert make_plan("ERM", how=setting(backbone="vit_small_patch14_dinov2", freeze="embedding")).runs
+
+
+@pytest.mark.parametrize(
+    ("how", "facts", "told"),
+    [
+        (
+            {"class_balanced": True},
+            {"task": "regression"},
+            "class_balanced needs labels that are classes, which Toy has not",
+        ),
+        (
+            {"classifier_init": "linear_probe"},
+            {"task": "regression"},
+            "classifier_init 'linear_probe' needs labels that are classes, which Toy has not",
+        ),
+        (
+            {"freeze": "featurizer", "backbone": "gpt2-small"},
+            {"input_kind": "sequences", "input_shape": (9,)},
+            "on Toy the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn",
+        ),
+        (
+            {"compile": True},
+            {"input_kind": "graphs", "input_shape": (40, 10)},
+            "backbone 'GIN' can't be trained with compile true: it sees other numbers of atoms in each minibatch, and "
+            "would be compiled anew for each",
+        ),
+    ],
+)
+def test_what_values_of_the_setting_need_is_asked_for_and_of_the_setting_alone(
+    how: dict[str, Any], facts: dict[str, Any], told: str, make_plan: MakePlan
+) -> None:
+    assert problems(make_plan, "ERM", "SAM", how=setting(**how), **facts) == (told,)
+    assert make_plan("ERM", "SAM", how=setting(backbone=how.get("backbone", "auto")), **facts).runs
 
 
 def test_what_a_method_needs_of_the_inputs_is_asked_for_too(make_plan: MakePlan) -> None:

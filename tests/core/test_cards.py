@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.cards import DOMAINS, EAGER, AdapterCard, AlgorithmCard, AverageCard, MergerCard, Need, needs_of
+from dgbench.core.errors import UserError
+
+
+def test_needs_are_names_or_whole_and_every_adapter_needs_classes() -> None:
+    style = Need("images", when={"perturbation": "style"})
+    assert needs_of(AlgorithmCard(paper="p", needs=("stages", style))) == (Need("stages"), style)
+    assert needs_of(MergerCard(paper="p", needs=("classes",))) == (Need("classes"),)
+    assert needs_of(AdapterCard(paper="p", needs=("norm",))) == (Need("norm"), Need("classes"))
+    assert needs_of(AverageCard(paper="p")) == ()
+
+
+def test_an_unknown_need_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown need on a card 'clases': did you mean 'classes'"):
+        needs_of(AlgorithmCard(paper="p", needs=("clases",)))
+
+
+def test_conditions_of_needs_are_values_that_the_hyperparameters_may_have(catalogue: Catalogue) -> None:
+    conditional = set()
+    for entry in catalogue.entries.values():
+        options = {spec.name: spec.options for spec in entry.space}
+        for need in needs_of(entry.card):
+            assert all(value in options[name] for name, value in need.when.items()), entry.name
+            assert not isinstance(need.least, str) or need.least in options, entry.name
+            assert bool(need.why) == (need.what == EAGER), entry.name
+            assert bool(need.least) == (need.what == DOMAINS), entry.name
+            conditional |= {entry.name} if need.when else set()
+    assert conditional == {"Fish", "GR", "Hutchinson", "MixStyle", "TENT", "UDIM", "UDIMTransductive"}
