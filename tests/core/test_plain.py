@@ -27,6 +27,7 @@ class Tree:
     lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     other: Leaf | None = None
     kind: Literal["oak", "elm"] = "oak"
+    mixed: tuple[str | Leaf, ...] = ()
     free: Any = None
 
 
@@ -38,6 +39,7 @@ TREE = Tree(
     lists={"f": (5, 6)},
     other=Leaf("g"),
     kind="elm",
+    mixed=("h", Leaf("i", (7,))),
     free=[1, [2]],
 )
 
