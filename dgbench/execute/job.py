@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
 from dgbench.core.run import Run
 from dgbench.core.site import Site
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import Workbench, open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import CHECKPOINT, Training
 from dgbench.networks.weights import started_from
@@ -71,8 +70,9 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
         return TAKEN
     with lease:
         try:
-            site = Site.from_json(job["site"])
-            execute(folder.run(), store, site, catalogue or shared_catalogue(site.include), job["keep"], lease)
+            started, site = time.time(), Site.from_json(job["site"])
+            catalogue = catalogue or shared_catalogue(site.include)
+            execute(open_workbench(folder.run(), store, site, catalogue, job["keep"]), lease, started)
         except Stopped:
             log.info("stopped on request; launched again, it goes on")
             return STOPPED
@@ -92,13 +92,9 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
     return 0
 
 
-def execute(
-    run: Run, store: Store, site: Site, catalogue: Catalogue, keep: Mapping[str, Collection[str]], lease: Lease
-) -> None:
-    """Execute a claimed run and write `done`; raise whatever goes wrong."""
-    started = time.time()
-    bench = open_workbench(run, store, site, catalogue, keep)
-    sources = sources_of(run, catalogue)
+def execute(bench: Workbench, lease: Lease, started: float) -> None:
+    """Execute a claimed run, begun at that time, and write `done`; raise whatever goes wrong."""
+    run, sources = bench.run, sources_of(bench.run, bench.catalogue)
     log.info("%s on %s: %s", run.id, bench.device, run.name)
     if run.kind == "train":
         Training(bench).execute(lease)
