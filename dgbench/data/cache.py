@@ -104,7 +104,7 @@ class CachedImages:
         if self.mapped:
             image: NDArray[Any] = self.pixels[row]
             return image
-        from dgbench.data.augmentation import from_jpeg
+        from dgbench.data.transforms_cv2 import from_jpeg
 
         end = self.ends[row]
         found = from_jpeg(self.pixels[end - self.sizes[row, 2] : end])
@@ -120,7 +120,7 @@ class CachedImages:
         rng: np.random.Generator | None,
         recipe: Recipe = DOMAINBED,
     ) -> NDArray[np.uint8]:
-        """Read images at one size, as they are or augmented with the draws of `transforms`.
+        """Read images at one size, as they are or augmented with the draws of `transforms_pil`.
 
         Args:
             rows: (B,) of the cache.
@@ -132,8 +132,8 @@ class CachedImages:
         Returns:
             (B, 3, height, width).
         """
-        from dgbench.data.augmentation import augmented, resized, split
-        from dgbench.data.transforms import draw
+        from dgbench.data.transforms_cv2 import augmented, resized, split
+        from dgbench.data.transforms_pil import draw
 
         how = self.index.interpolation
         inputs = np.empty((len(rows), 3, height, width), np.uint8)

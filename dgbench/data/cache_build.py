@@ -29,7 +29,6 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores
 from dgbench.core.progress import INTERVAL, print_line, shown_progress
 from dgbench.core.wording import clock
-from dgbench.data.augmentation import from_jpeg
 from dgbench.data.cache_format import (
     INDEX,
     LARGEST,
@@ -42,7 +41,8 @@ from dgbench.data.cache_format import (
     read_sizes,
     size_bytes,
 )
-from dgbench.data.transforms import JPEG_BEGINS, resized
+from dgbench.data.transforms_cv2 import from_jpeg
+from dgbench.data.transforms_pil import JPEG_BEGINS, resized
 from dgbench.store.files import write_json
 from dgbench.store.lease import STOPPED, Lease, LeaseLost, claim
 

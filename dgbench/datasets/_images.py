@@ -22,7 +22,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.data.cache import CachedImages, open_images
 from dgbench.data.cache_format import FOLDER, ImageCache
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
-from dgbench.data.transforms import augmented, decoded, decoded_as_far, resized
+from dgbench.data.transforms_pil import augmented, decoded, decoded_as_far, resized
 from dgbench.datasets._tree import (
     Tree,
     class_problems,
@@ -144,7 +144,7 @@ class ImageDataset(Dataset):
 
     def preload(self) -> None:
         """Import what reads cached images."""
-        import dgbench.data.augmentation  # noqa: F401  (OpenCV, which planning does without)
+        import dgbench.data.transforms_cv2  # noqa: F401  (OpenCV, which planning does without)
 
     def examples(self, domain: str, seed: int) -> Examples:
         """The images of a domain, class after class, each by name; nothing is drawn."""

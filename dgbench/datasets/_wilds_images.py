@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dgbench.core.errors import Problems
 from dgbench.data.cache_format import FOLDER, ImageCache
 from dgbench.data.dataset import Examples, Recipe
-from dgbench.data.transforms import decoded
+from dgbench.data.transforms_pil import decoded
 from dgbench.datasets._images import ImageExamples
 from dgbench.datasets._wilds import HOST, Indices, WildsDataset, WildsExamples, WildsFiles
 
@@ -48,7 +48,7 @@ class _ImageFiles(WildsFiles):
 
     def preload(self) -> None:
         """Let wilds read the tables, and import what reads cached images."""
-        import dgbench.data.augmentation  # noqa: F401  (OpenCV, which planning does without)
+        import dgbench.data.transforms_cv2  # noqa: F401  (OpenCV, which planning does without)
 
         self.source("official")
 

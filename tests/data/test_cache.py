@@ -29,7 +29,7 @@ from dgbench.data import cache_build
 from dgbench.data.cache import build_cache, ensure_built, open_images
 from dgbench.data.cache_format import CacheIndex, ImageCache, check_place
 from dgbench.data.dataset import ArrayExamples
-from dgbench.data.transforms import decoded
+from dgbench.data.transforms_pil import decoded
 from dgbench.datasets import _images
 from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv

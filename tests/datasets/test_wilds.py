@@ -19,7 +19,7 @@ from PIL import Image
 
 from dgbench.core.errors import UserError
 from dgbench.data.dataset import SplitExamples
-from dgbench.data.transforms import resized
+from dgbench.data.transforms_pil import resized
 from dgbench.datasets._wilds import WildsDataset
 from dgbench.datasets.amazon import Amazon
 from dgbench.datasets.camelyon17 import Camelyon17

@@ -18,7 +18,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.site import Site
 from dgbench.data import cache_build
 from dgbench.data.cache import Cacheable, CachedDataset, build_cache, open_images
-from dgbench.data.transforms import decoded
+from dgbench.data.transforms_pil import decoded
 from dgbench.datasets import _wilds_images
 from dgbench.datasets.camelyon17 import Camelyon17, WILDSCamelyon
 from dgbench.datasets.fmow import FMoW, WILDSFMoW

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dgbench.core.errors import UserError
-from dgbench.data.transforms import augmented, resized
+from dgbench.data.transforms_pil import augmented, resized
 from dgbench.datasets._wilds_images import WildsPooled
 from dgbench.datasets.camelyon17 import WILDSCamelyon
 from dgbench.datasets.fmow import WILDSFMoW

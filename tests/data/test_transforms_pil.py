@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from dgbench.data import transforms
+from dgbench.data import transforms_pil
 from dgbench.data.dataset import DOMAINBED, Recipe
 from tests.support.layouts import noise
 
@@ -24,31 +24,31 @@ def same(ours: Image.Image, theirs: Image.Image) -> bool:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resized_is_torchvisions_squash(size: tuple[int, int], interpolation: str) -> None:
     image, how = noise(1, size), InterpolationMode(interpolation)
-    assert same(transforms.resized(image, 48, 32, interpolation), F.resize(image, [48, 32], how))
+    assert same(transforms_pil.resized(image, 48, 32, interpolation), F.resize(image, [48, 32], how))
 
 
 def test_domainbeds_interpolation_is_bilinear() -> None:
     image = noise(1)
-    assert same(transforms.resized(image, 48, 32), transforms.resized(image, 48, 32, "bilinear"))
-    found = transforms.augmented(image, 48, 32, np.random.default_rng(0))
-    assert same(found, transforms.augmented(image, 48, 32, np.random.default_rng(0), interpolation="bilinear"))
+    assert same(transforms_pil.resized(image, 48, 32), transforms_pil.resized(image, 48, 32, "bilinear"))
+    found = transforms_pil.augmented(image, 48, 32, np.random.default_rng(0))
+    assert same(found, transforms_pil.augmented(image, 48, 32, np.random.default_rng(0), interpolation="bilinear"))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_colour_factors_are_torchvisions(factor: float) -> None:
     image = noise(2)
-    assert same(transforms.brightness(image, factor), F.adjust_brightness(image, factor))
-    assert same(transforms.contrast(image, factor), F.adjust_contrast(image, factor))
-    assert same(transforms.saturation(image, factor), F.adjust_saturation(image, factor))
+    assert same(transforms_pil.brightness(image, factor), F.adjust_brightness(image, factor))
+    assert same(transforms_pil.contrast(image, factor), F.adjust_contrast(image, factor))
+    assert same(transforms_pil.saturation(image, factor), F.adjust_saturation(image, factor))
 
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_hue_is_torchvisions(turn: float) -> None:
-    assert same(transforms.hue(noise(3), turn), F.adjust_hue(noise(3), turn))
+    assert same(transforms_pil.hue(noise(3), turn), F.adjust_hue(noise(3), turn))
 
 
 def test_gray_is_torchvisions() -> None:
-    assert same(transforms.gray(noise(4)), F.rgb_to_grayscale(noise(4), num_output_channels=3))
+    assert same(transforms_pil.gray(noise(4)), F.rgb_to_grayscale(noise(4), num_output_channels=3))
 
 
 @pytest.mark.parametrize("recipe", [DOMAINBED, Recipe(resize_first=True), Recipe(crop=False)])
@@ -63,7 +63,7 @@ def test_the_pieces_make_the_augmentation(recipe: Recipe, interpolation: str) ->
         rng = np.random.default_rng(seed)
         expected = image if recipe == DOMAINBED else F.resize(image, [32, 32], mode)
         if recipe.crop:
-            left, upper, right, lower = transforms.crop_box(*expected.size, rng)
+            left, upper, right, lower = transforms_pil.crop_box(*expected.size, rng)
             expected = F.resized_crop(expected, upper, left, lower - upper, right - left, [32, 32], mode)
         flipped = rng.random() < 0.5
         expected = F.horizontal_flip(expected) if flipped else expected
@@ -74,13 +74,13 @@ def test_the_pieces_make_the_augmentation(recipe: Recipe, interpolation: str) ->
         grayed = rng.random() < 0.1
         expected = F.rgb_to_grayscale(expected, num_output_channels=3) if grayed else expected
         kinds.add((flipped, grayed))
-        found = transforms.augmented(image, 32, 32, np.random.default_rng(seed), recipe, interpolation)
+        found = transforms_pil.augmented(image, 32, 32, np.random.default_rng(seed), recipe, interpolation)
         assert same(found, expected)
     assert len(kinds) >= 3
 
 
 def test_augmentation_is_a_function_of_the_generator() -> None:
-    drawn = [np.asarray(transforms.augmented(noise(6), 16, 16, np.random.default_rng(seed))) for seed in (1, 1, 2)]
+    drawn = [np.asarray(transforms_pil.augmented(noise(6), 16, 16, np.random.default_rng(seed))) for seed in (1, 1, 2)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
 
@@ -88,7 +88,7 @@ def test_augmentation_is_a_function_of_the_generator() -> None:
 @pytest.mark.parametrize(("width", "height"), [(227, 227), (500, 375), (60, 200)])
 def test_boxes_are_distributed_as_torchvisions(width: int, height: int) -> None:
     n, rng = 3000, np.random.default_rng(0)
-    boxes = np.array([transforms.crop_box(width, height, rng) for _ in range(n)])
+    boxes = np.array([transforms_pil.crop_box(width, height, rng) for _ in range(n)])
     crop = v2.RandomResizedCrop(224, scale=(0.7, 1.0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -110,8 +110,8 @@ def _edges_and_sizes(boxes: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("width", "height", "box"), [(10, 1000, (0, 493, 10, 506)), (1000, 10, (493, 0, 506, 10)), (1, 1, (0, 0, 1, 1))]
 )
-def test_an_extreme_image_is_cropped_in_its_centre(width: int, height: int, box: transforms.Box) -> None:
-    found = transforms.crop_box(width, height, np.random.default_rng(0))
+def test_an_extreme_image_is_cropped_in_its_centre(width: int, height: int, box: transforms_pil.Box) -> None:
+    found = transforms_pil.crop_box(width, height, np.random.default_rng(0))
     params = v2.RandomResizedCrop(8, scale=(0.7, 1.0)).make_params([Image.new("L", (width, height))])
     assert found == box
     assert found[:2] == (params["left"], params["top"])

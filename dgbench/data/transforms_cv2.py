@@ -1,6 +1,6 @@
-"""Apply the transforms of `transforms` to bytes by OpenCV: the same draws, ten times as fast, equal up to rounding.
+"""Apply the transforms of `transforms_pil` to bytes by OpenCV: equal up to rounding, ten times as fast.
 
-Images are (H, W, 3) uint8, RGB. `tests/data/test_augmentation.py` holds each operation to its reference.
+Images are (H, W, 3) uint8, RGB. `tests/data/test_transforms_cv2.py` holds each operation to its reference.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.data.transforms import FILTERS, Augmentation
+from dgbench.data.transforms_pil import FILTERS, Augmentation
 
 Pixels = NDArray[Any]
 """(H, W, 3) uint8; OpenCV's own annotations don't tell the type of its arrays."""

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dgbench.data import augmentation, transforms
-from tests.data.test_transforms import FACTORS, TURNS
+from dgbench.data import transforms_cv2, transforms_pil
+from tests.data.test_transforms_pil import FACTORS, TURNS
 from tests.support.layouts import noise
 
 ROUNDING = 0.5
@@ -39,29 +39,29 @@ def difference(ours: np.ndarray, reference: Image.Image) -> float:
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_colour_factors_are_the_references(name: str, factor: float) -> None:
     image = photo(1)
-    found = getattr(augmentation, name)(np.asarray(image), factor)
-    assert difference(found, getattr(transforms, name)(image, factor)) < 0.1
+    found = getattr(transforms_cv2, name)(np.asarray(image), factor)
+    assert difference(found, getattr(transforms_pil, name)(image, factor)) < 0.1
 
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_hue_is_the_references_up_to_rounding(turn: float) -> None:
-    assert difference(augmentation.hue(np.asarray(photo(2)), turn), transforms.hue(photo(2), turn)) < ROUNDING
+    assert difference(transforms_cv2.hue(np.asarray(photo(2)), turn), transforms_pil.hue(photo(2), turn)) < ROUNDING
     garish = noise(2, (227, 227))  # where a level of hue makes most of a difference
-    assert difference(augmentation.hue(np.asarray(garish), turn), transforms.hue(garish, turn)) < ROUNDING
+    assert difference(transforms_cv2.hue(np.asarray(garish), turn), transforms_pil.hue(garish, turn)) < ROUNDING
 
 
 def test_gray_is_the_references() -> None:
-    assert difference(augmentation.gray(np.asarray(photo(3))), transforms.gray(photo(3))) < 0.01
+    assert difference(transforms_cv2.gray(np.asarray(photo(3))), transforms_pil.gray(photo(3))) < 0.01
 
 
 @pytest.mark.parametrize(
     "size", [(227, 227), (224, 224), (100, 180), (256, 256), (341, 256), (190, 300), (300, 190), (1024, 747)]
 )
-@pytest.mark.parametrize("interpolation", transforms.FILTERS)
+@pytest.mark.parametrize("interpolation", transforms_pil.FILTERS)
 def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int], interpolation: str) -> None:
     image = photo(4, *size)
-    found = augmentation.resized(np.asarray(image), 224, 224, interpolation)
-    assert difference(found, transforms.resized(image, 224, 224, interpolation)) < ROUNDING
+    found = transforms_cv2.resized(np.asarray(image), 224, 224, interpolation)
+    assert difference(found, transforms_pil.resized(image, 224, 224, interpolation)) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -75,26 +75,26 @@ def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int], inte
         ((341, 256), (100.3, 1.25, 290.75, 250.0)),
     ],
 )
-@pytest.mark.parametrize("interpolation", transforms.FILTERS)
+@pytest.mark.parametrize("interpolation", transforms_pil.FILTERS)
 def test_boxes_of_fractions_of_pixels_are_the_references(
     size: tuple[int, int], box: tuple[float, float, float, float], interpolation: str
 ) -> None:
-    image, how = photo(5, *size), transforms.FILTERS[interpolation]
+    image, how = photo(5, *size), transforms_pil.FILTERS[interpolation]
     expected = image.resize((224, 224), how, box)
-    found = augmentation.cropped(np.asarray(image), box, 224, 224, interpolation)
+    found = transforms_cv2.cropped(np.asarray(image), box, 224, 224, interpolation)
     assert difference(found, expected) < ROUNDING
     moved = image.resize((224, 224), how, (box[0], box[1], box[2] - 1, box[3] - 1))
     assert difference(found, moved) > 2 * difference(found, expected), "a pixel makes more of a difference"
 
 
-@pytest.mark.parametrize("interpolation", transforms.FILTERS)
+@pytest.mark.parametrize("interpolation", transforms_pil.FILTERS)
 def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> None:
     """Every operation, in the order drawn, in 60 draws; rounding adds up over five of them."""
     image, found, kinds = photo(6), [], set()
     for seed in range(60):
-        drawn = transforms.draw(227, 227, np.random.default_rng(seed))
-        expected = transforms.augmented(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
-        ours = augmentation.augmented(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
+        drawn = transforms_pil.draw(227, 227, np.random.default_rng(seed))
+        expected = transforms_pil.augmented(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
+        ours = transforms_cv2.augmented(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
         found.append(difference(ours, expected))
         kinds.add((drawn.flip, drawn.gray))
     assert len(kinds) == 4
@@ -104,19 +104,19 @@ def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> No
 
 def test_boxes_are_those_of_the_original_in_a_squashed_copy() -> None:
     original = photo(7, 640, 400)
-    copy = transforms.resized(original, 224, 224)
+    copy = transforms_pil.resized(original, 224, 224)
     for seed in range(10):
-        drawn = transforms.draw(640, 400, np.random.default_rng(seed))
+        drawn = transforms_pil.draw(640, 400, np.random.default_rng(seed))
         left, upper, right, lower = drawn.box
         box = (left * 0.35, upper * 0.56, right * 0.35, lower * 0.56)
         plain = drawn._replace(flip=False, factors=(1, 1, 1), turn=0, order=(), gray=False)
         expected = copy.resize((224, 224), Image.Resampling.BILINEAR, box)
-        found = augmentation.augmented(np.asarray(copy), plain, 224, 224, (224 / 640, 224 / 400))
+        found = transforms_cv2.augmented(np.asarray(copy), plain, 224, 224, (224 / 640, 224 / 400))
         assert difference(found, expected) < ROUNDING
 
 
 def test_channels_are_written_in_place() -> None:
     image, channels = np.asarray(photo(8, 20, 30)), np.zeros((2, 3, 30, 20), np.uint8)
-    augmentation.split(image, channels[1])
+    transforms_cv2.split(image, channels[1])
     assert np.array_equal(channels[1], image.transpose(2, 0, 1))
     assert not channels[0].any()
