@@ -47,7 +47,7 @@ SIZES_OF_ONE = 3 * _SIZE.itemsize
 
 @dataclass(frozen=True)
 class Index:
-    """How the pixels of a cache are to be read."""
+    """The content of `index.json`: how to read the pixels of a cache."""
 
     name: str
     """Of the data set, for people who look."""
@@ -63,7 +63,7 @@ class Index:
 
     @staticmethod
     def read(folder: Path) -> Index | None:
-        """The index of a finished cache; None if it isn't finished."""
+        """Read the index of a finished cache; None if it isn't finished."""
         try:
             return Index(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):

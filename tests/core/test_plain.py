@@ -28,6 +28,7 @@ class Tree:
     other: Leaf | None = None
     kind: Literal["oak", "elm"] = "oak"
     free: Any = None
+    mixed: tuple[str | Leaf, ...] = ()
 
 
 TREE = Tree(
@@ -39,6 +40,7 @@ TREE = Tree(
     other=Leaf("g"),
     kind="elm",
     free=[1, [2]],
+    mixed=("h", Leaf("i", (7,))),
 )
 
 
