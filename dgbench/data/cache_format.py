@@ -17,9 +17,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
@@ -47,7 +47,7 @@ SIZES_OF_ONE = 3 * _SIZE.itemsize
 
 @dataclass(frozen=True)
 class Index:
-    """The content of `index.json`: how to read the pixels of a cache."""
+    """How the pixels of a cache are to be read."""
 
     name: str
     """Of the data set, for people who look."""
@@ -63,11 +63,15 @@ class Index:
 
     @staticmethod
     def read(folder: Path) -> Index | None:
-        """Read the index of a finished cache; None if it isn't finished."""
+        """The index of a finished cache; None if it isn't finished."""
         try:
             return Index(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
