@@ -1,4 +1,4 @@
-"""Machine-local options of executing runs: places, device, workers. No result depends on them."""
+"""What a machine needs to execute runs: places, device, workers. No result depends on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dgbench.core.plain import from_plain
 
 @dataclass(frozen=True)
 class Site:
-    """Machine-local options: places, device, workers. No result depends on them, so they enter no run's id."""
+    """What a machine needs to execute runs and no result depends on."""
 
     data_dir: str = ""
     cache_dir: str = ""
@@ -34,11 +34,11 @@ class Site:
     """Longest time between checkpoints; each evaluation makes one too."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as plain JSON."""
+        """Plain JSON."""
         return dataclasses.asdict(self)
 
     def including(self, files: Sequence[str]) -> Site:
-        """Include these files too; each takes the place of one of its name that is gone, as after a move."""
+        """With these files included too; each takes the place of one of its name that is gone, as after a move."""
         names = {Path(file).name for file in files}
         stay = [file for file in self.include if Path(file).name not in names or Path(split_include(file)[0]).is_file()]
         return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
@@ -50,6 +50,6 @@ class Site:
 
 
 def split_include(include: str) -> tuple[str, str]:
-    """Split `file.py:Name` into file and class; the class is empty where a file is included whole."""
+    """File and class of `file.py:Name`; the class is empty where a file is included whole."""
     stem, colon, name = include.rpartition(".py:")
     return (f"{stem}.py", name) if colon else (include, "")
