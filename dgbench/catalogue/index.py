@@ -22,7 +22,7 @@ from dgbench.core.space import Checked, space_of
 
 
 def entries_of(module: str, file: Path) -> list[Entry]:
-    """The entries that a file defines, from the index if the file and the base classes are what they were."""
+    """List the entries that a file defines, from the index if the file and the base classes are unchanged."""
     digest = hashlib.sha256(_base_digest() + module.encode() + str(file).encode() + file.read_bytes()).hexdigest()[:24]
     cached = _index_folder() / f"{digest}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -56,7 +56,7 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
 
 
 def _place(file: Path, error: Exception) -> str:
-    """The file, and where in it importing went wrong, if that is known."""
+    """Return `file:line` of an import's error, or the file alone where the line is not known."""
     if isinstance(error, SyntaxError):
         return f"{file}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
@@ -69,7 +69,7 @@ def _index_folder() -> Path:
 
 @cache
 def _base_digest() -> bytes:
-    """Changes when files that cards and spaces are made of change: an entry may extend another of the package."""
+    """Hash the files that cards and spaces are made of; all catalogues, as an entry may extend another."""
     modules = (
         "dgbench.catalogue.entry",
         "dgbench.core.cards",

@@ -15,8 +15,7 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
     """Build a dataclass from its fields as JSON holds them, at any depth.
 
     Args:
-        kind: The dataclass. Its fields may be plain, dataclasses, tuples and mappings of these, or one of two of which
-            one is plain.
+        kind: The dataclass. Its fields may be dataclasses, tuples and mappings of these, and unions with scalars.
         data: Field -> value. Arrays become tuples and objects dataclasses; dataclasses stay as they are.
 
     Returns:
@@ -50,9 +49,8 @@ def _builder(kind: Any) -> Callable[[Any], Any]:
     if origin is Mapping:
         return lambda values: {key: inner[1](value) for key, value in values.items()}
     assert origin in (Union, UnionType), f"no way from JSON to a {kind}"
-    (build_some,) = (build for build in inner if build is not _same)
-    # Of the alternatives one comes as an array or an object; None, numbers and text are what they are.
-    return lambda value: build_some(value) if isinstance(value, list | Mapping) else value
+    (build_some,) = (build for build in inner if build is not _same)  # of two, JSON doesn't say which
+    return lambda value: build_some(value) if isinstance(value, Mapping | list) else value
 
 
 def _dataclass_builder(kind: Any) -> Callable[[Any], Any]:

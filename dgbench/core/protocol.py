@@ -13,7 +13,7 @@ from dgbench.core.wording import unknown
 
 IN, OUT = "in", "out"
 NEW = "new"
-"""Identities that nobody trains on or validates with, in data that show the same ones in every domain."""
+"""Part of a domain that is kept for the test: identities unseen in training, where all domains show the same ones."""
 TRAIN, ID_VAL, VAL, TEST = "train", "id_val", "val", "test"
 """Parts of a data set with splits of its own: unseen examples of the training domains are `id_val`."""
 
@@ -48,21 +48,21 @@ class Fold:
     oracle: tuple[View, ...] = ()
     """Labelled data of the test domains, for the oracle selector alone."""
     target_val: tuple[View, ...] = ()
-    """Domains that nobody trains on and nobody reports, kept for validation."""
+    """Further domains, kept for validation: they neither train nor are reported."""
 
     @property
     def validation(self) -> tuple[View, ...]:
-        """What a run in training may watch: unseen parts of its domains, or where there are none, of further ones."""
+        """List the views that training may watch: unseen parts of its domains, else those of further ones."""
         return self.source_val or self.target_val
 
     @property
     def training_domains(self) -> tuple[str, ...]:
-        """In the order in which an algorithm sees them."""
+        """List the training domains in the order in which an algorithm sees them."""
         return tuple(dict.fromkeys(view.domain for view in self.train))
 
     @property
     def evaluated(self) -> tuple[View, ...]:
-        """Every view that some selector may read, each once."""
+        """List every view that some selector may read, each once."""
         return tuple(dict.fromkeys((*self.source_val, *self.target_val, *self.test, *self.oracle)))
 
 
@@ -72,10 +72,15 @@ class Protocol(TypingProtocol):
     name: ClassVar[str]
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """Folds in a fixed order; raises `UserError` where the domains don't suffice.
+        """Yield folds in a fixed order.
 
-        `parts` are those of a data set with splits of its own; of the others, `tested` are the only domains that may be
-        held out, any if there are none.
+        Args:
+            domains: Their names in the order of the data set.
+            parts: Those of a data set with splits of its own; empty for all others.
+            tested: The only domains that may be held out; empty: any.
+
+        Raises:
+            UserError: The domains don't suffice.
         """
         ...
 
@@ -108,7 +113,7 @@ class LeaveOneDomainOut:
     name: ClassVar[str] = "leave-one-domain-out"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """Singles in the order of the domains, then pairs in DomainBed's order."""
+        """Yield singles in the order of the domains, then pairs in DomainBed's order."""
         _check(self.name, domains, parts, self.only, tested)
         chosen = _chosen(self.only or tested, domains)
         held_out: list[tuple[str, ...]] = [(domain,) for domain in chosen]
@@ -126,7 +131,7 @@ class SingleSource:
     name: ClassVar[str] = "single-source"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """One fold a training domain, in the order of the domains."""
+        """Yield a fold for each training domain, in the order of the domains."""
         _check(self.name, domains, parts)
         sources = [domain for domain in _chosen(self.only, domains) if domain not in tested]
         if not sources:
@@ -147,7 +152,7 @@ class AllDomains:
     name: ClassVar[str] = "all-domains (the tested one trains too)"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """One fold a tested domain, in the order of the domains."""
+        """Yield a fold for each tested domain, in the order of the domains."""
         _check(self.name, domains, parts, self.only, tested)
         for domain in _chosen(self.only or tested, domains):
             yield Fold(
@@ -171,7 +176,7 @@ class Explicit:
     name: ClassVar[str] = "explicit"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """The one fold."""
+        """Yield the one fold."""
         if not self.test:
             raise UserError("name at least one domain that is tested")
         _check(self.name, domains, parts, self.test, tested)
@@ -200,7 +205,7 @@ class FixedSplit:
     name: ClassVar[str] = "fixed-split"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """One fold a way of splitting."""
+        """Yield a fold for each way of splitting."""
         if not parts:
             raise UserError("the data set has no splits of its own")
         for domain in _chosen(self.only, domains):
@@ -230,7 +235,7 @@ def _check(
 
 
 def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """The named domains in the order of the data set, all of them if none is named; a number counts from 0."""
+    """Return the named domains in the order of the data set, all of them if none is named; a number counts from 0."""
     chosen = []
     for name in names:
         if name in domains:

@@ -67,36 +67,36 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """20 hexadecimal digits that depend on every field, and on nothing else."""
+        """Hash every field, and nothing else, to 20 hexadecimal digits."""
         text = orjson.dumps({"format": FORMAT, **fields_of(self)}, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(text).hexdigest()[:20]
 
     @property
     def name(self) -> str:
-        """For people: method, data set, held-out domains, seeds."""
+        """Name the run for people: method, data set, held-out domains, seeds."""
         return run_name(self.method.name, self.dataset, self.fold.held_out, self.hparams_seed, self.trial)
 
     @property
     def views(self) -> tuple[View, ...]:
-        """What is evaluated: what some selector may read, and the training views where the setting says so."""
+        """List the views to evaluate: those that some selector may read; with `evaluate` all, also those that train."""
         more = self.fold.train if self.setting.evaluate == "all" else ()
         return (*evaluated_views(self.fold, self.trial), *more)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Which models of its inputs: an adapter tries both, mergers and students take the best alone."""
+        """List the models to read of its inputs: an adapter tries both, mergers and students take the best alone."""
         if not self.inputs:
             return ()
         return (BEST, LAST) if self.kind == "adapt" else (BEST,)
 
     @property
     def validation(self) -> tuple[View, ...]:
-        """What training may watch; nothing for a run of all trials, whose members trained on it."""
+        """List the views that training may watch: none for a run of all trials, whose members trained on them."""
         return () if self.trial == ALL_TRIALS else self.fold.validation
 
     @property
     def seed(self) -> int:
-        """What the order of the data and the randomness of the steps depend on."""
+        """Seed the order of the data and the randomness of the steps."""
         held_out = list(self.fold.held_out)
         if self.setting.data_order == "run":
             return seed_hash(self.dataset, self.method.name, held_out, self.hparams_seed, self.trial)
@@ -104,20 +104,20 @@ class Run:
 
     @property
     def init_seed(self) -> int:
-        """What the initial weights depend on."""
+        """Seed the initial weights."""
         if self.setting.init == "sweep":
             return seed_hash(self.dataset, "init")
         return self.seed if self.setting.init == "run" else seed_hash(self.dataset, "init", self.trial)
 
     @property
     def data_seed(self) -> int:
-        """What data sets that draw their noise or membership depend on."""
+        """Seed the data sets that draw their noise or membership."""
         if self.setting.generated_data == "sweep":
             return seed_hash("data")
         return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, readable and diffable; `from_json` gives an equal run."""
+        """Return the run as plain JSON, with its format and id."""
         plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **fields_of(self)}))
         return plain
 
@@ -130,12 +130,15 @@ class Run:
 
 
 def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:
-    """For people: `ERM PACS [photo] hparams 0 trial 1`."""
+    """Name a run for people: `ERM PACS [photo] hparams 0 trial 1`."""
     of = "all trials" if trial == ALL_TRIALS else f"trial {trial}"
     return f"{method} {dataset} [{'+'.join(held_out)}] hparams {hparams_seed} {of}"
 
 
 def evaluated_views(fold: Fold, trial: int) -> tuple[View, ...]:
-    """What some selector may read of a run: a run of all trials was not kept from the training domains' parts."""
+    """List the views that some selector may read of a run.
+
+    A run of all trials was not kept from any part of the training domains, so they are left out.
+    """
     trained_on = fold.source_val if trial == ALL_TRIALS else ()
     return tuple(view for view in fold.evaluated if view not in trained_on)

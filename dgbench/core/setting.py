@@ -1,6 +1,6 @@
 """Everything but the method, the data and the luck that decides a result, and the presets that fix it.
 
-A preset never changes: a new default is a new preset. `tests/test_setting.py` holds the digest of each.
+A preset never changes: a new default is a new preset. `tests/core/test_setting.py` holds the digest of each.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class Setting:
     """Of the standard deviation in error bars: 1 is the usual standard error, DomainBed divides by n."""
 
     def for_dataset(self, steps: int, checkpoint_freq: int) -> Setting:
-        """With the data set's own number of steps and evaluation interval where none was given."""
+        """Fill in the data set's own number of steps and evaluation interval where the setting leaves them at 0."""
         return dataclasses.replace(
             self, steps=self.steps or steps, checkpoint_freq=self.checkpoint_freq or checkpoint_freq
         )
 
     def lr_factor(self, step: int) -> float:
-        """The share of its full value that a learning rate has at a step."""
+        """Return the share of its full value that a learning rate has at a step, by warm-up and schedule."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -111,13 +111,13 @@ class Setting:
         return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
 
     def departures(self) -> dict[str, Any]:
-        """The fields that are not the preset's, with their values."""
+        """List the fields whose values are not the preset's: name -> value."""
         preset = PRESETS[self.preset]
         return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
 
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
-        """The steps after which models are evaluated, counted from 0 as DomainBed counts."""
+        """List the steps after which models are evaluated, counted from 0 as DomainBed counts."""
         last = self.steps - 1
         return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
 
@@ -146,9 +146,10 @@ FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "pr
 
 
 def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
-    if get_origin(hint) is Literal:
-        return "any", [one_of(get_args(hint))]
-    kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    limits = [note for note in notes if isinstance(note, Limit)]
+    if get_origin(kind) is Literal:
+        return "any", [one_of(get_args(kind)), *limits]
     return kind.__name__, limits
 
 
@@ -157,7 +158,15 @@ _FIELDS = {name: _type_and_limits(_HINTS[name]) for name in FIELD_NAMES}
 
 
 def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
-    """A preset with some fields changed; everything wrong with them is refused at once. An int is a fine float."""
+    """Make a setting from a preset and some changed fields.
+
+    Args:
+        preset: A name in `PRESETS`.
+        **changes: Field -> its value; an int is a fine float.
+
+    Raises:
+        UserError: Unknown names and wrong values, all problems at once.
+    """
     problems = Problems()
     if preset not in PRESETS:
         problems.add(unknown("preset", preset, PRESETS))

@@ -41,7 +41,7 @@ class Draw:
     options: tuple[Value, ...] = ()
 
     def sample(self, seed: int) -> Value:
-        """The value that `numpy.random.RandomState(seed)` draws."""
+        """Draw the value that `numpy.random.RandomState(seed)` gives."""
         rng = np.random.RandomState(seed)
         if self.options:
             picked: Value = rng.choice(np.array(self.options)).item()
@@ -50,7 +50,7 @@ class Draw:
         return self._value(exponent)
 
     def ends(self) -> tuple[Value, ...]:
-        """All options, or the values at the ends of the range: whatever is drawn is one of them or lies between."""
+        """List all options, or the values at both ends of the range: a drawn value is one of them or lies between."""
         return self.options or (self._value(self.low), self._value(self.high))
 
     def _value(self, exponent: float) -> Value:
@@ -78,23 +78,23 @@ class Draw:
 
 
 def uniform(low: float, high: float, *, integer: bool = False) -> Draw:
-    """U(low, high), truncated to an integer if asked."""
+    """Make the draw U(low, high); with `integer`, truncated."""
     return Draw(low, high, None, integer)
 
 
 def power(base: float, low: float, high: float, *, integer: bool = False) -> Draw:
-    """base^U(low, high), truncated to an integer if asked."""
+    """Make the draw base^U(low, high); with `integer`, truncated."""
     return Draw(low, high, base, integer)
 
 
 def choice(*options: Value) -> Draw:
-    """One of the options, each as likely."""
+    """Make the draw of one of the options, each as likely."""
     return Draw(options=options)
 
 
 @dataclass(frozen=True)
 class HparamSpec:
-    """What is known of one hyperparameter without importing the class that declares it."""
+    """A hyperparameter as planning and `list` see it, without importing the class that declares it."""
 
     name: str
     type: str
@@ -112,12 +112,12 @@ class HparamSpec:
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """The conditions on values of its type."""
+        """List the conditions that its values must meet beyond their type."""
         options = (one_of(self.options),) if self.options else ()
         return (*options, interval(self.within)) if self.within else options
 
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
-        """Default and draw on a data set with these traits."""
+        """Return default and draw on a data set with these traits."""
         traits = tuple(traits)
         for trait, variant in self.variants.items():
             if trait in traits:
@@ -138,12 +138,19 @@ def hparam(
     within: str = "",
     stream: str = "",
 ) -> Any:
-    """A field of an `Hparams` dataclass: its default, and the distribution that random search draws it from.
+    """Declare a field of an `Hparams` dataclass.
 
-    Without `draw`, every hyperparameter seed uses the default. A value that is not one of `options`, or lies outside of
-    the interval `within` (`[0, 1)`, `(0, inf)`), is refused before anything runs; what values must be to each other is
-    for the dataclass' `__post_init__`. `stream` is DomainBed's name where Python has no such fields (`lambda`), so that
-    the draws are the same.
+    Values that `options` or `within` exclude are refused before anything runs; conditions between several fields are
+    for the dataclass' `__post_init__`.
+
+    Args:
+        default: The value at hyperparameter seed 0.
+        draw: The distribution for all other seeds; without it they use the default too.
+        help: One line for users.
+        variants: Trait or name of data sets -> their default and draw; the first that applies counts.
+        options: All values that exist.
+        within: The interval of its values: `[0, 1)`, `(0, inf)`.
+        stream: DomainBed's name where Python can't have it (`lambda`), so that the draws are the same.
     """
     if within:
         interval(within)  # an interval that can't be read is the author's mistake, noticed on import
@@ -152,7 +159,7 @@ def hparam(
 
 
 class Checked:
-    """Base of every `Hparams` dataclass: one whose values are not what its fields say can't be made."""
+    """Base of every `Hparams` dataclass: refuses values outside of the limits that its fields declare."""
 
     def __post_init__(self) -> None:
         problems, cls = Problems(), cast(type, type(self))
@@ -164,7 +171,7 @@ class Checked:
 
 @cache
 def space_of(hparams: type) -> Space:
-    """The search space that an `Hparams` dataclass declares; fields of a base class come first."""
+    """List the hyperparameters that an `Hparams` dataclass declares; fields of a base class come first."""
     types = get_type_hints(hparams)
     return tuple(
         HparamSpec(
@@ -188,10 +195,18 @@ def resolve(
     fixed: Mapping[str, Value] | None = None,
     draws: Mapping[str, Draw] | None = None,
 ) -> dict[str, Value]:
-    """The values of one hyperparameter seed in one trial.
+    """Resolve the values of one hyperparameter seed in one trial.
 
-    `fixed` overrides values for every seed (DomainBed's `--hparams`); `draws` replaces the distribution of names
-    for seeds other than 0.
+    Args:
+        space: The hyperparameters.
+        traits: Traits and name of the data set.
+        hparams_seed: 0 takes the defaults.
+        trial: Every trial draws afresh.
+        fixed: Values for every seed (DomainBed's `--hparams`).
+        draws: Distributions in place of the declared ones, for seeds other than 0.
+
+    Returns:
+        Name -> value, in the order of the space.
     """
     fixed, draws, traits = fixed or {}, draws or {}, tuple(traits)
     values: dict[str, Value] = {}
@@ -209,7 +224,7 @@ def resolve(
 
 
 def check_value(spec: HparamSpec, value: object) -> str | None:
-    """What is wrong with a value given for this hyperparameter (`is a float, not 'fast'`), or None.
+    """Return the problem with a value for this hyperparameter (`is a float, not 'fast'`), or None.
 
     An int is a fine float, infinity is not.
     """
@@ -218,13 +233,13 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
 
 
 def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
-    """What is wrong with a distribution for this hyperparameter, or None: some of its values are not to be had."""
+    """Return the problem with a distribution for this hyperparameter, that of a value that it draws, or None."""
     closed = dataclasses.replace(spec, within=spec.within.replace("(", "[").replace(")", "]"))  # ends are hardly drawn
     return next(filter(None, (check_value(spec if draw.options else closed, value) for value in draw.ends())), None)
 
 
 def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
-    """Refuse unknown names, wrong types and values that are not to be had, all at once."""
+    """Refuse unknown names, wrong types and values outside of limits, all at once; messages name the `owner`."""
     problems = Problems()
     by_name = {spec.name: spec for spec in space}
     for name, value in fixed.items():

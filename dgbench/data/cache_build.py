@@ -170,7 +170,7 @@ def _build(cache: ImageCache, lease: Lease) -> None:
             more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
             raise UserError(*problems[:_SHOWN], *more)
         lease.confirm()
-        write_json(cache.folder / INDEX, replace(index, size=files.size))
+        write_json(cache.folder / INDEX, replace(index, size=files.size).to_json())
 
 
 class _Files:

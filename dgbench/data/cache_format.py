@@ -17,9 +17,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
@@ -68,6 +68,10 @@ class CacheIndex:
             return CacheIndex(**orjson.loads((folder / INDEX).read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a person asks of a sweep, by a TOML file, by flags, or both (flags win), made ready for planning.
+"""The declaration of a sweep, ready for planning, and its file `sweep.json`.
 
 A sweep folder holds one `Declaration`: its setting and overrides never change, its requests grow with every launch.
 """
@@ -32,7 +32,7 @@ _PROTOCOLS: Mapping[str, type[Protocol]] = {
 
 @dataclass(frozen=True)
 class Declaration:
-    """A sweep as it was asked for."""
+    """A sweep as flags and files declare it, checked as far as that needs no data."""
 
     setting: Setting
     overrides: Overrides
@@ -40,15 +40,15 @@ class Declaration:
 
     @property
     def protocol(self) -> str:
-        """The name of its protocol; a sweep has one."""
+        """Return the name of its protocol; a sweep has one."""
         return self.requests[0].protocol.name
 
     def plan(self, facts: Mapping[str, DatasetFacts], catalogue: Catalogue) -> Plan:
-        """All that it asks for."""
+        """Plan everything that it requests."""
         return plan(self.requests, facts, self.setting, catalogue, self.overrides)
 
     def grown_by(self, other: Declaration, root: Path) -> Declaration:
-        """With the requests of another; refuses one that would train the same things in another way."""
+        """Add the requests of another; raises `UserError` if that would train the same things in another way."""
         problems = Problems()
         mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
         for name in (name for name in mine if mine[name] != theirs[name]):
@@ -86,16 +86,25 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
 
 
 def read_site(root: Path) -> Site:
-    """What the last launch said of this machine; raises `UserError` as `read_declaration`."""
+    """Read the options of this machine as of the last launch; raises `UserError` as `read_declaration`."""
     return Site.from_json(read_sweep_json(root, FILE, FORMAT)["site"])
 
 
 def read_declaration(
     root: Path, catalogue: Catalogue | None = None, include: Sequence[str] = ()
 ) -> tuple[Declaration, Site]:
-    """Read `sweep.json`, and what the last launch said of this machine, with files that are included now.
+    """Read `sweep.json`.
 
-    Raises `UserError` if there is none, or one of another format.
+    Args:
+        root: The sweep's folder.
+        catalogue: What rows name; by default the package's and the included files'.
+        include: Files to include beside those of the last launch.
+
+    Returns:
+        The declaration, and the options of this machine as of the last launch.
+
+    Raises:
+        UserError: There is no such file, or it has another format.
     """
     data = read_sweep_json(root, FILE, FORMAT)
     site = Site.from_json(data["site"]).including(include)

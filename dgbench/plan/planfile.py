@@ -55,12 +55,19 @@ class PlanTable:
     provenance: Provenance = field(default_factory=Provenance)
 
     def name(self, run: PlannedRun) -> str:
-        """For people, as `Run.name`."""
+        """Name a run for people, as `Run.name` does."""
         return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
 
 
 def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides | None = None) -> PlanTable:
-    """The table of a plan; `setting` is the sweep's, before data sets filled it in."""
+    """Make the table of a plan.
+
+    Args:
+        plan: The plan.
+        setting: The sweep's, before data sets filled it in.
+        protocol: Its name.
+        overrides: The sweep's changes to hyperparameter spaces, which its provenance lists.
+    """
     departures = (
         f"{name} {value[:12] if name == 'weights' else value}" for name, value in setting.departures().items()
     )

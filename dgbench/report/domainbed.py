@@ -66,7 +66,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RunArgs:
-    """What DomainBed's command line says of a run, as far as tables need it."""
+    """The arguments of DomainBed's `train` that tables need."""
 
     dataset: str
     algorithm: str
@@ -75,7 +75,7 @@ class RunArgs:
     trial_seed: int
 
     def to_json(self, steps: int, holdout_fraction: float) -> dict[str, Any]:
-        """The arguments of DomainBed's `train` in a sweep; the data directory, unknown, is empty."""
+        """Return all arguments of DomainBed's `train` in a sweep; the data directory, unknown, is empty."""
         test_envs = list(self.test_envs)
         return {
             **fields_of(self),
@@ -89,7 +89,7 @@ class RunArgs:
 
 
 def folder_name(args: Mapping[str, Any]) -> str:
-    """The folder that DomainBed's sweep gives a run with these arguments."""
+    """Return the name of the folder that DomainBed's sweep gives a run with these arguments."""
     return hashlib.md5(json.dumps(args, sort_keys=True).encode()).hexdigest()
 
 
@@ -107,21 +107,21 @@ def write_run(
 
 
 def accuracy_key(domain: int, part: str) -> str:
-    """What a record calls the accuracy on a part of the domain of that number."""
+    """Return the key of a record for the accuracy on a part of the domain with that number."""
     return f"env{domain}_{part}_acc"
 
 
 def is_sweep(root: Path) -> bool:
-    """Whether some subfolder holds DomainBed's records."""
+    """Test whether some subfolder holds DomainBed's records."""
     return any((folder / RECORDS).exists() for folder in _folders(root))
 
 
 def read_sweep(root: Path) -> Results:
     """Read a DomainBed sweep folder.
 
-    It holds no plan: what the sweep should have is inferred. A row that has any run of a data set should have all test
+    It holds no plan, so the missing runs are inferred. A row that has any run of a data set should have all test
     domains that some row has, all trials of the folder, and all the row's hyperparameter seeds. Test domains that no
-    row has were not asked for, while DomainBed's tables show an X there and in the average.
+    row has count as not planned, while DomainBed's tables show an X there and in the average.
     """
     reader = _Reader()
     for folder in _folders(root):
@@ -185,7 +185,7 @@ class _Reader:
         return records
 
     def _misfit(self, args: RunArgs, record: Mapping[str, Any]) -> str:
-        """Why a run has no place in tables; empty if it has one."""
+        """Return why a run has no place in tables; empty if it has one."""
         seen = [int(found[1]) for key in record if (found := _ACCURACY.fullmatch(key))]
         domains = self._domains(args.dataset, max(seen, default=-1) + 1)
         if domains is None:
@@ -234,7 +234,7 @@ class _Reader:
         return Gap(run, args.algorithm, args.dataset, held_out, args.hparams_seed, args.trial_seed, state, why)
 
     def results(self) -> Results:
-        """Everything read so far, with gaps for what the sweep should have."""
+        """Return everything read so far, with gaps for the missing runs."""
         if self.silent:
             self.notes.append(f"{self.silent} folders hold no {RECORDS}: which runs they are for is not known")
         rows = _ordered({args.algorithm for args in self.found}, ALGORITHMS)
@@ -258,7 +258,7 @@ class _Reader:
         )
 
     def _asked(self, dataset: str) -> dict[frozenset[int], Fold]:
-        """The folds that some row has a run of, and the further pairs that leave-one-domain-out selection needs.
+        """Find the folds that some row has a run of, and the further pairs that leave-one-domain-out selection needs.
 
         It was meant if a pair holds a domain that is also held out alone; a pair that can't serve it becomes a note.
         """
@@ -298,7 +298,7 @@ def _run_args(args: Mapping[str, Any]) -> RunArgs:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """A record, or None; DomainBed writes NaN and Infinity, which JSON doesn't have."""
+    """Parse a record, or return None; DomainBed writes NaN and Infinity, which JSON doesn't have."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -307,11 +307,11 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _last_series(steps: Sequence[int]) -> int:
-    """Where the steps start for the last time."""
+    """Return the position at which the steps start for the last time."""
     return max((i for i, (earlier, later) in enumerate(pairwise(steps), start=1) if later <= earlier), default=0)
 
 
 def _ordered(names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    """The known names in their order, then the unknown in alphabetical order."""
+    """Sort the known names in their order, then the unknown alphabetically."""
     places = {name: place for place, name in enumerate(known)}
     return tuple(sorted(names, key=lambda name: (places.get(name, len(places)), name)))

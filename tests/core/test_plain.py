@@ -27,8 +27,8 @@ class Tree:
     lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     other: Leaf | None = None
     kind: Literal["oak", "elm"] = "oak"
-    mixed: tuple[str | Leaf, ...] = ()
     free: Any = None
+    mixed: tuple[str | Leaf, ...] = ()
 
 
 TREE = Tree(
@@ -39,8 +39,8 @@ TREE = Tree(
     lists={"f": (5, 6)},
     other=Leaf("g"),
     kind="elm",
-    mixed=("h", Leaf("i", (7,))),
     free=[1, [2]],
+    mixed=("h", Leaf("i", (7,))),
 )
 
 
