@@ -1,7 +1,7 @@
 """Refuses what can't be planned: every problem of a request at once, before any work starts.
 
 What methods and settings need is data (`Need`, `_OF_SETTING`), compared with what the data set, the network and the
-setting lack. Rules on which runs may be merged, and on teachers, are functions. `refuse` names them all.
+setting lack. Rules on which runs may be merged, and on teachers, are functions. `_RULES` names them all.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ def refuse(
     for request in requests:
         for name in request.datasets:
             asked = _Asked(request, facts[name], settings[name], catalogue, values)
-            rules = (_too_few_domains, _unfit_mergers, _data_apart, _unfit_setting, *_OF_ROWS, _unfit_teachers)
-            _collect(problems, asked, rules)
+            _collect(problems, asked, _RULES)
     problems.raise_if_any()
 
 
@@ -243,10 +242,6 @@ def _wrong_values(asked: _Asked) -> Iterator[str]:
     yield from problems.found
 
 
-_OF_ROWS: tuple[Rule, ...] = (_unfit_together, _unmet_needs, _wrong_values)
-"""Rules that hold for teachers as well."""
-
-
 def _unfit_teachers(asked: _Asked) -> Iterator[str]:
     """Yield what is wrong with the rows that the runs of others stand on, which must follow the setting as well."""
     for row in asked.request.rows:
@@ -262,7 +257,7 @@ def _unfit_teachers(asked: _Asked) -> Iterator[str]:
                 teachers = stands_on(entry.name, hparams, asked.catalogue)
                 request = dataclasses.replace(asked.request, rows=teachers)
                 teaching = dataclasses.replace(asked, request=request, setting=setting)
-                _collect(problems, teaching, (_no_teachers, _unfit_mergers, *_OF_ROWS))
+                _collect(problems, teaching, _RULES_OF_TEACHERS)
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 
 
@@ -277,3 +272,11 @@ def _no_teachers(asked: _Asked) -> Iterator[str]:
                 f"{row.name!r} merges runs of all trials, which have seen what this trial validates on, so it can't be "
                 "a teacher"
             )
+
+
+_RULES: tuple[Rule, ...] = (
+    *(_too_few_domains, _unfit_mergers, _data_apart, _unfit_together),
+    *(_unmet_needs, _unfit_setting, _unfit_teachers, _wrong_values),
+)
+"""Whatever can be wrong with rows on a data set, in the order in which it is told."""
+_RULES_OF_TEACHERS: tuple[Rule, ...] = (_no_teachers, _unfit_mergers, _wrong_values, _unfit_together, _unmet_needs)
