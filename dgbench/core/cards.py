@@ -21,7 +21,7 @@ EAGER = "eager"
 
 @dataclass(frozen=True)
 class Need:
-    """What a method needs of the data set, the network or the setting, where more than the name of it is to be said.
+    """One need of a method, on its card, where the name of the need is not all.
 
     `Need("images", when={"perturbation": "style"})`, `Need("domains", when={"form": "wilds"}, least="meta_steps")`,
     `Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of")`.

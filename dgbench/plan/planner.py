@@ -80,9 +80,19 @@ def plan(
     catalogue: Catalogue,
     overrides: Overrides | None = None,
 ) -> Plan:
-    """The union of the requests; raises `UserError` with everything that can't be done.
+    """Plan the union of the requests.
 
     Requests share runs: an algorithm is trained once for all rows that stand on it, watched by all their averages.
+
+    Args:
+        requests: The launches, as if they had been one.
+        facts: Data set -> its facts, of every data set of the requests.
+        setting: The sweep's, before data sets fill it in.
+        catalogue: Holds the entries that the rows are made of.
+        overrides: Changes to hyperparameters; None: none.
+
+    Raises:
+        UserError: Everything that can't be done.
     """
     settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
     changes = overrides or Overrides()
@@ -143,7 +153,7 @@ class _Planner:
         return "the inputs predicted with it, unlabelled" if card.transductive else ""
 
     def _grid(self) -> dict[tuple[Row, str], dict[tuple[Fold, int], list[int]]]:
-        """(row, data set) -> (fold, trial) -> hyperparameter seeds, over all requests, each once."""
+        """Return (row, data set) -> (fold, trial) -> hyperparameter seeds, over all requests, each once."""
         grid: dict[tuple[Row, str], dict[tuple[Fold, int], dict[int, None]]] = {}
         for request in self.requests:
             for dataset in request.datasets:
@@ -247,7 +257,7 @@ class _Planner:
 
 
 def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Runs that need none, then those that need only these, and so on; each comes after its inputs already."""
+    """Sort runs: those without inputs, then those that read only these, and so on; inputs come first already."""
     level: dict[str, int] = {}
     for run in runs:
         level[run.id] = max((level[source.run] + 1 for source in run.inputs), default=0)

@@ -1,7 +1,7 @@
 """Refuses what can't be planned: every problem of a request at once, before any work starts.
 
 What methods and settings need is data (`Need`, `_OF_SETTING`), compared with what the data set, the network and the
-setting lack. Rules on which runs may be merged, and on teachers, are functions. `refuse` names them all.
+setting lack. Rules on which runs may be merged, and on teachers, are functions. `_RULES` names them all.
 """
 
 from __future__ import annotations
@@ -50,13 +50,23 @@ def refuse(
     catalogue: Catalogue,
     values: Values,
 ) -> None:
-    """Raise `UserError` with everything that can't be planned; `settings` are those of the data sets, resolved."""
+    """Refuse everything that can't be planned, in one message.
+
+    Args:
+        requests: The launches, whose rows and data sets are known.
+        facts: Data set -> its facts.
+        settings: Data set -> the setting of its runs, resolved.
+        catalogue: Holds the entries that the rows are made of.
+        values: Gives an entry its values; raises `UserError` where they are wrong.
+
+    Raises:
+        UserError: Every problem, each once.
+    """
     problems = Problems()
     for request in requests:
         for name in request.datasets:
             asked = _Asked(request, facts[name], settings[name], catalogue, values)
-            rules = (_too_few_domains, _unfit_mergers, _data_apart, _unfit_setting, *_OF_ROWS, _unfit_teachers)
-            _collect(problems, asked, rules)
+            _collect(problems, asked, _RULES)
     problems.raise_if_any()
 
 
@@ -74,7 +84,7 @@ class _Asked:
         return self.catalogue.get("algorithm", row.algorithm)
 
     def entries(self) -> list[Entry]:
-        """Return what takes part in making the predictors of the rows, each once."""
+        """Return the entries that the rows are made of, each once."""
         names = dict.fromkeys(entry for row in self.request.rows for entry in row.entries)
         return [self.catalogue.get(kind, name) for kind, name in names]
 
@@ -88,7 +98,7 @@ class _Asked:
         return [self.values(entry.kind, entry.name, self.facts.name, seed, trial).hparams for seed, trial in draws]
 
     def drawn(self, entry: Entry) -> list[Mapping[str, Value]]:
-        """Return the same, and none if some are wrong, which `_wrong_values` tells."""
+        """Return the same, or none where some are wrong: `_wrong_values` yields why."""
         with suppress(UserError):
             return self.draw(entry)
         return []
@@ -158,7 +168,7 @@ def _unfit_mergers(asked: _Asked) -> Iterator[str]:
 
 
 def _data_apart(asked: _Asked) -> Iterator[str]:
-    """Yield rows that merge runs of which each drew data of its own: what tests one of them, another trained on."""
+    """Yield rows that merge runs of which each drew data of its own: another trained on the data that test one."""
     facts, setting = asked.facts, asked.setting
     for row, card in asked.mergers():
         if facts.shared_identities and card.all_trials:
@@ -173,7 +183,7 @@ def _data_apart(asked: _Asked) -> Iterator[str]:
 
 
 def _lacking(facts: DatasetFacts, setting: Setting) -> frozenset[str]:
-    """Return what of all that may be needed the data set, the network on it and the setting have not."""
+    """Return the needs that the data set, the network on it and the setting don't meet."""
     kind = facts.input_kind
     has = {
         "classes": facts.task == "classification",
@@ -192,7 +202,7 @@ def _lacking(facts: DatasetFacts, setting: Setting) -> frozenset[str]:
 
 
 def _unfit_setting(asked: _Asked) -> Iterator[str]:
-    """Yield what of the setting the data set and the network can't follow, whatever the rows."""
+    """Yield values of the setting that the data set or the network can't follow, whatever the rows."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, _lacking(asked.facts, asked.setting)
     for need in OWN[backbone].needs if backbone in OWN else ():
         if need.what in lacks:
@@ -203,7 +213,7 @@ def _unfit_setting(asked: _Asked) -> Iterator[str]:
 
 
 def _unmet_needs(asked: _Asked) -> Iterator[str]:
-    """Yield what methods need with any of their draws, and would not have."""
+    """Yield the needs of methods that are not met, though some draw of their values has them."""
     lacks = _lacking(asked.facts, asked.setting)
     for entry in asked.entries():
         for need in needs_of(entry.card):
@@ -235,7 +245,7 @@ def _unfit_together(asked: _Asked) -> Iterator[str]:
 
 
 def _wrong_values(asked: _Asked) -> Iterator[str]:
-    """Yield what is wrong with the values of each entry, in the first of its draws that has any wrong."""
+    """Yield the problems of each entry's values, of the first of its draws that has any."""
     problems = Problems()
     for entry in asked.entries():
         with problems.collecting():
@@ -243,12 +253,8 @@ def _wrong_values(asked: _Asked) -> Iterator[str]:
     yield from problems.found
 
 
-_OF_ROWS: tuple[Rule, ...] = (_unfit_together, _unmet_needs, _wrong_values)
-"""Rules that hold for teachers as well."""
-
-
 def _unfit_teachers(asked: _Asked) -> Iterator[str]:
-    """Yield what is wrong with the rows that the runs of others stand on, which must follow the setting as well."""
+    """Yield the problems of the rows that the runs of others stand on; those must follow the setting as well."""
     for row in asked.request.rows:
         entry, problems, setting = asked.algorithm(row), Problems(), asked.setting
         for hparams in asked.drawn(entry)[:1] if entry.card.taught else ():
@@ -262,7 +268,7 @@ def _unfit_teachers(asked: _Asked) -> Iterator[str]:
                 teachers = stands_on(entry.name, hparams, asked.catalogue)
                 request = dataclasses.replace(asked.request, rows=teachers)
                 teaching = dataclasses.replace(asked, request=request, setting=setting)
-                _collect(problems, teaching, (_no_teachers, _unfit_mergers, *_OF_ROWS))
+                _collect(problems, teaching, _RULES_OF_TEACHERS)
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 
 
@@ -277,3 +283,11 @@ def _no_teachers(asked: _Asked) -> Iterator[str]:
                 f"{row.name!r} merges runs of all trials, which have seen what this trial validates on, so it can't be "
                 "a teacher"
             )
+
+
+_RULES: tuple[Rule, ...] = (
+    *(_too_few_domains, _unfit_mergers, _data_apart, _unfit_together),
+    *(_unmet_needs, _unfit_setting, _unfit_teachers, _wrong_values),
+)
+"""Whatever can be wrong with rows on a data set, in the order in which it is told."""
+_RULES_OF_TEACHERS: tuple[Rule, ...] = (_no_teachers, _unfit_mergers, _wrong_values, _unfit_together, _unmet_needs)

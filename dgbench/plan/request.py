@@ -1,4 +1,4 @@
-"""What a sweep asks for, in words and as values."""
+"""Requests, the changes to hyperparameters that go with them, and the values that both give an entry."""
 
 from __future__ import annotations
 
