@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
-from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.folder import RECORDS, RunFolder, State, Store
+from dgbench.store.sealed import Garbled
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +250,12 @@ class _Reader:
             return dict.fromkeys(predictors, self._gap(position, "damaged", "its file `done` can't be read"))
         if summary is None:
             return None
-        records = self._believed(folder, summary)
-        if isinstance(records, str):
-            return dict.fromkeys(predictors, self._gap(position, "damaged", records))
+        try:
+            records, torn = folder.read_records(summary)
+        except Garbled as error:
+            return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
+        if torn:
+            self.notes.append(f"{folder.path / RECORDS}: {torn} torn lines, cut off")
         self.records += len(records)
         metric = self.table.datasets[run.dataset].metric
         self.diverged[run.method, run.dataset] += _diverged(records, metric)
@@ -262,23 +265,6 @@ class _Reader:
         for name, source in summary.get("sources", {}).items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}
-
-    def _believed(self, folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]] | str:
-        """The records that the run finished with, or what is wrong with the file."""
-        try:
-            data = (folder.path / "records.jsonl").read_bytes()
-        except OSError:
-            data = b""
-        lines = [line for line in data.split(b"\n") if line]
-        if hashlib.sha256(data).hexdigest() != summary["sha256"]:
-            good = [line for line in lines if _is_record(line)]
-            whole = b"".join(line + b"\n" for line in good)
-            if hashlib.sha256(whole).hexdigest() != summary["sha256"]:
-                return f"records.jsonl doesn't hold the {summary['records']} records that the run finished with"
-            self.notes.append(f"{folder.path / 'records.jsonl'}: {len(lines) - len(good)} torn lines, cut off")
-            lines = good
-        records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
-        return records
 
     def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
         run = self.table.runs[position]
@@ -314,10 +300,3 @@ def _merged(table: PlanTable, position: int) -> int:
     if run.kind == "adapt":
         return _merged(table, run.inputs[0])
     return len(run.inputs) if run.kind == "merge" else 0
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
