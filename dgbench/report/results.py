@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, evaluated_views
+from dgbench.core.wording import grouped
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
 from dgbench.store.sealed import Garbled
@@ -172,10 +173,7 @@ class _Reader:
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def read(self) -> Results:
-        wanted: dict[int, dict[str, None]] = {}
-        for cell in self.table.cells.values():
-            for position, predictor in cell:
-                wanted.setdefault(position, {})[predictor] = None
+        wanted = grouped(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
         found: dict[tuple[int, str], Candidate] = {}
         undone = []
         for position, predictors in wanted.items():
@@ -192,15 +190,15 @@ class _Reader:
         table = self.table
         candidates: dict[tuple[str, str], dict[Spot, dict[int, Candidate]]] = {}
         folds: dict[str, dict[int, None]] = {name: {} for name in table.datasets}
-        members: dict[str, set[int]] = {}
         for (row, dataset), cell in table.cells.items():
             spots = candidates.setdefault((row, dataset), {})
             for position, predictor in cell:
                 run = table.runs[position]
                 folds[dataset][run.fold] = None
                 spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
-                if merged := _merged(table, position):
-                    members.setdefault(row, set()).add(merged)
+        members = grouped(
+            (row, n) for (row, _), cell in table.cells.items() for i, _ in cell if (n := _merged(table, i))
+        )
         return Results(
             protocol=table.protocol,
             preset=table.setting.preset,
