@@ -217,21 +217,18 @@ class RunFolder:
 
     def failures(self) -> list[dict[str, Any]]:
         """The failures that count, oldest first."""
-        return [orjson.loads((self.path / name).read_bytes()) for name in self._failed_names()]
+        return [orjson.loads(path.read_bytes()) for path in self._numbered(_FAILED)]
 
     def failed_for_good(self) -> bool:
         """Whether a failure that counts is final."""
-        return any(name.endswith(".final.json") for name in self._failed_names())
+        return any(path.name.endswith(".final.json") for path in self._numbered(_FAILED))
 
     def forgive(self) -> int:
         """Let the failures so far no longer count; gives their number."""
-        names = self._failed_names()
-        for name in names:
-            (self.path / name).rename(self.path / name.replace("failed", "forgiven"))
-        return len(names)
-
-    def _failed_names(self) -> list[str]:
-        return sorted((n for n in self._names() if _FAILED.fullmatch(n)), key=lambda n: int(n.split(".")[0][7:]))
+        failures = self._numbered(_FAILED)
+        for path in failures:
+            path.rename(path.with_name(path.name.replace("failed", "forgiven")))
+        return len(failures)
 
     def lose(self, why: str) -> None:
         """Record that what the attempts so far had done can't be used, so that the run begins anew."""
@@ -239,8 +236,12 @@ class RunFolder:
 
     def losses(self) -> list[dict[str, Any]]:
         """What `lose` recorded, oldest first."""
-        names = sorted((n for n in self._names() if _LOST.fullmatch(n)), key=lambda n: int(n[5:-5]))
-        return [orjson.loads((self.path / name).read_bytes()) for name in names]
+        return [orjson.loads(path.read_bytes()) for path in self._numbered(_LOST)]
+
+    def _numbered(self, pattern: re.Pattern[str]) -> list[Path]:
+        """List the files whose names match, by the number in them."""
+        found = [match for name in self._names() if (match := pattern.fullmatch(name))]
+        return [self.path / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
     def reset(self) -> bool:
         """Remove all but `run.json` and the leases, as if nothing had happened; False if somebody executes the run.
