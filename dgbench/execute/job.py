@@ -30,7 +30,6 @@ from dgbench.core.site import Site
 from dgbench.execute.context import open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import CHECKPOINT, Training
-from dgbench.networks.weights import started_from
 from dgbench.store.folder import RunFolder, Store
 from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped
 
@@ -89,18 +88,19 @@ def run_job(job: dict[str, Any]) -> int:
 def execute(run: Run, store: Store, site: Site, keep: Mapping[str, Collection[str]], lease: Lease) -> None:
     """Execute a claimed run and write `done`; raises whatever goes wrong."""
     started = time.time()
-    bench = open_workbench(run, store, site, keep)
+    bench = open_workbench(run, store, site, keep, lease)
     sources = sources_of(run, bench.catalogue)
     log.info("%s on %s: %s", run.id, bench.device, run.name)
+    algorithm = bench.algorithm(begin=run.kind == "train")
     if run.kind == "train":
-        Training(bench).execute(lease)
+        Training(bench, algorithm).execute()
     else:
         bench.folder.truncate_records(0)
-        (execute_merge if run.kind == "merge" else execute_adapt)(bench, lease.heeding)
+        (execute_merge if run.kind == "merge" else execute_adapt)(bench, algorithm)
     write_times(bench.folder, started, bench.device)
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
-    summary["weights"] = started_from.get((run.setting.backbone, run.setting.weights), "")
+    summary["weights"] = algorithm.network.started_from
     if sources:
         summary["sources"] = sources
     bench.folder.finish(summary)

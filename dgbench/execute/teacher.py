@@ -11,7 +11,7 @@ from dgbench.catalogue.rows import parse_row
 from dgbench.core.run import BEST, Input
 from dgbench.core.stats import rank
 from dgbench.execute.context import Workbench
-from dgbench.execute.models import Saved, find_model, predict_with
+from dgbench.execute.models import Saved, predict_with
 
 
 def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
@@ -21,9 +21,7 @@ def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
     selector chooses; the mean logits of them all where the teacher's row is an ensemble.
     """
     row = parse_row(str(bench.run.method.hparams["teacher"]), bench.catalogue)
-    saved = {
-        source: find_model(bench.store.folder(source.run).path, source.predictor, BEST) for source in bench.run.inputs
-    }
+    saved = {source: bench.saved(source, BEST) for source in bench.run.inputs}
     chosen = tuple(saved)
     if not (row.merger and bench.catalogue.get("merger", row.merger).card.ensemble):
         chosen = (max(reversed(chosen), key=lambda source: rank(saved[source].accuracy)),)
