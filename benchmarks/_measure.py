@@ -55,4 +55,5 @@ def training(include: Path | None = None, **asked: Any) -> Training:
     run = declaration.plan(open_facts(declaration, site, catalogue), catalogue).runs[0]
     store = Store(Path(tempfile.mkdtemp(prefix="dgbench-benchmark-")))
     store.folder(run.id).create(run)
-    return Training(open_workbench(run, store, site, catalogue))
+    bench = open_workbench(run, store, site, catalogue, lease=store.folder(run.id).claim())
+    return Training(bench, bench.algorithm(begin=True))

@@ -25,7 +25,6 @@ from dgbench.core.protocol import View
 from dgbench.data.views import ViewData
 from dgbench.execute.training import Training
 from dgbench.networks.network import build_network
-from dgbench.store.lease import Lease
 
 WORKERS, EVALUATION_BATCH = 8, 64
 
@@ -81,15 +80,12 @@ def reference(ours: Training) -> None:
             network.train()
 
 
-def dgbench_run(precision: str, steps: int) -> tuple[Training, Lease]:
+def dgbench_run(precision: str, steps: int) -> Training:
     """A run that is ready to start, with its lease."""
     setting = {"steps": steps, "checkpoint_freq": steps // 2, "precision": precision, "channels_last": True}
     hparams = {"batch_size": 64}
     include = Path(__file__).with_name("digits28.py")
-    ours = training(include, algorithms=["ERM"], datasets=["RotatedDigits28"], setting=setting, hparams=hparams)
-    lease = ours.folder.claim()
-    assert lease is not None
-    return ours, lease
+    return training(include, algorithms=["ERM"], datasets=["RotatedDigits28"], setting=setting, hparams=hparams)
 
 
 def main() -> None:
@@ -102,12 +98,12 @@ def main() -> None:
     print(machine())
     for precision in args.precision:
         prepared = iter([dgbench_run(precision, args.steps) for _ in range(args.rounds)])
-        shape, _ = dgbench_run("fp32", args.steps)
+        shape = dgbench_run("fp32", args.steps)
 
-        def ours(prepared: Iterator[tuple[Training, Lease]] = prepared) -> None:
-            run, lease = next(prepared)
-            with lease:
-                run.execute(lease)
+        def ours(prepared: Iterator[Training] = prepared) -> None:
+            run = next(prepared)
+            with run.lease:
+                run.execute()
 
         print(f"ERM on RotatedDigits28, 5 x 64 examples, {args.steps} steps, 3 evaluations, dgbench in {precision}")
         paired(ours, lambda shape=shape: reference(shape), args.rounds)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
-from dgbench.core.wording import ranges
+from dgbench.core.grid import columns, pipes
+from dgbench.core.wording import grouped, ranges
 
 if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
@@ -43,7 +44,12 @@ def main(argv: Sequence[str]) -> int:
     catalogue = Catalogue(files)
     names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
     answers = dict(_examined(names, files, args.device, args.draws, args.jobs))
-    lines = _markdown(answers) if args.markdown else _matrix(answers)
+    rows = list(_cells(answers))
+    if args.markdown:
+        rows[0][0] = "algorithm"
+        lines = list(pipes(rows, ["---"] * len(rows[0])))
+    else:
+        lines = [line.rstrip() for line in columns(rows)]
     print("\n".join([*lines, *_wrong(answers), *_said(answers, args.draws, args.device)]))
     return 1 if any(finding.wrong for findings in answers.values() for finding in findings) else 0
 
@@ -114,51 +120,24 @@ def _cells(answers: Answers) -> Iterator[list[str]]:
         yield row
 
 
-def _matrix(answers: Answers) -> Iterator[str]:
-    rows = list(_cells(answers))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _markdown(answers: Answers) -> Iterator[str]:
-    header, *rows = _cells(answers)
-    yield "| " + " | ".join(["algorithm", *header[1:]]) + " |"
-    yield "|---" * len(header) + "|"
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-
-
 def _wrong(answers: Answers) -> Iterator[str]:
     """Each thing that is wrong with an algorithm once, with all the cases in which it is."""
     for name, findings in answers.items():
-        alike: dict[str, list[Finding]] = {}
-        for finding in findings:
-            if finding.wrong:
-                alike.setdefault(finding.wrong, []).append(finding)
-        for wrong, found in alike.items():
+        for wrong, found in grouped((finding.wrong, finding) for finding in findings if finding.wrong).items():
             yield f"\n{name}: {_where(found)}: {wrong}"
 
 
 def _where(findings: Sequence[Finding]) -> str:
     """Questions and cases of findings, short: `learns, moves (1-3 domains, defaults, draws 1-2); json (3 domains)`."""
-    cases: dict[str, list[Finding]] = {}
-    for finding in findings:
-        cases.setdefault(finding.question, []).append(finding)
-    questions: dict[str, list[str]] = {}
-    for question, found in cases.items():
-        questions.setdefault(_cases(found), []).append(question)
+    cases = grouped((finding.question, finding) for finding in findings)
+    questions = grouped((_cases(found), question) for question, found in cases.items())
     return "; ".join(f"{', '.join(names)} ({told})" for told, names in questions.items())
 
 
 def _cases(findings: Sequence[Finding]) -> str:
     """Numbers of domains with which the same draws went wrong, together."""
-    seeds: dict[int, list[int]] = {}
-    for finding in findings:
-        seeds.setdefault(finding.domains, []).append(finding.seed)
-    domains: dict[str, list[int]] = {}
-    for number, own in seeds.items():
-        domains.setdefault(_draws(own), []).append(number)
+    seeds = grouped((finding.domains, finding.seed) for finding in findings)
+    domains = grouped((_draws(own), number) for number, own in seeds.items())
     return "; ".join(
         f"{ranges(numbers)} domain{'' if numbers == [1] else 's'}, {told}" for told, numbers in domains.items()
     )

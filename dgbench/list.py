@@ -11,15 +11,10 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import Entry
 from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, DatasetCard, needs_of, with_values
 from dgbench.core.errors import UserError
+from dgbench.core.grid import pipes
 from dgbench.core.space import Draw, Space, Value
 
-KINDS = {
-    "algorithms": "algorithm",
-    "averages": "average",
-    "mergers": "merger",
-    "adapters": "adapter",
-    "datasets": "dataset",
-}
+KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
 
 _ESCAPED = str.maketrans({"|": "\\|", "*": "\\*", "<": "&lt;"})
 
@@ -62,15 +57,13 @@ def _describe(entry: Entry) -> Iterator[str]:
 
 def _table(what: str, entries: Iterable[Entry]) -> Iterator[str]:
     """A Markdown table: for methods objective and paper, for algorithms also cost and notes, for data sets source."""
-    more = ["passes", "notes"] if what == "algorithms" else []
-    yield "| " + " | ".join([what, "what it is", "from", *more]) + " |"
-    yield "|---" * (3 + len(more)) + "|"
+    rows = [[what, "what it is", "from", *(["passes", "notes"] if what == "algorithms" else [])]]
     for entry in entries:
-        cells = [entry.name, entry.summary, entry.card.source if entry.kind == "dataset" else entry.card.paper]
-        if more:
+        rows.append([entry.name, entry.summary, entry.card.source if what == "datasets" else entry.card.paper])
+        if what == "algorithms":
             _, *notes = _algorithm_facts(entry)
-            cells += [f"{entry.card.forwards:g} + {entry.card.backwards:g}", "; ".join(notes)]
-        yield "| " + " | ".join(cell.translate(_ESCAPED) for cell in cells) + " |"
+            rows[-1] += [f"{entry.card.forwards:g} + {entry.card.backwards:g}", "; ".join(notes)]
+    return pipes(rows, ["---"] * len(rows[0]), lambda cell: cell.translate(_ESCAPED))
 
 
 def _algorithm_facts(entry: Entry) -> Iterator[str]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 def with_article(noun: str) -> str:
@@ -19,6 +23,18 @@ def unknown(what: str, name: str, options: Iterable[str]) -> str:
     if near:
         return f"unknown {what} {name!r}: did you mean {by_lower[near[0]]!r}?"
     return f"unknown {what} {name!r}: there are {', '.join(options) or 'none'}"
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """Collect the values of equal keys, to say together what several have in common.
+
+    >>> grouped([("ok", "SAM"), ("slow", "HGP"), ("ok", "ERM")])
+    {'ok': ['SAM', 'ERM'], 'slow': ['HGP']}
+    """
+    found: dict[K, list[V]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def clock(seconds: float) -> str:

@@ -15,25 +15,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.core.run import Run
 from dgbench.data.views import Minibatches, ViewData
+from dgbench.execute.context import Workbench
 from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.average import Weights
 
 MINIBATCHES = 500
 """Minibatches to measure on, as SWAD's authors do; fewer in runs of fewer steps."""
 
 
-def is_live(module: nn.Module) -> bool:
-    """Whether some batch norm of the module learns its statistics in training; ask in training mode."""
-    return any(_remembers(part) and part.training for part in module.modules())
+def with_statistics(bench: Workbench, algorithm: Algorithm, weights: Weights) -> Weights:
+    """Give weights batch-norm statistics of their own, where the algorithm's batch norm is live."""
+    algorithm.train()
+    return measured(algorithm, weights, bench.interruptible(inputs_for(algorithm, bench.data, bench.trained)))
 
 
 @torch.no_grad()
 def measured(module: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The weights with batch-norm statistics of `inputs`: mean and variance of each batch, averaged over batches.
+    """Replace the weights' batch-norm statistics by those of `inputs`: mean and variance of a batch, over batches.
 
-    `module` is in training mode, so that its batch norm says which of it is live; nothing in it changes. Everything
-    but live batch norm runs in evaluation mode.
+    Args:
+        module: In training mode, so that its batch norm says which of it is live; nothing in it changes. Everything
+            but live batch norm runs in evaluation mode.
+        weights: By their names in `module`, wherever they lie.
+        inputs: Batches as the module takes them; read only if some batch norm is live.
+
+    Returns:
+        The weights on the module's device; as they came if no batch norm is live.
     """
     live = [(name, part) for name, part in module.named_modules() if _remembers(part) and part.training]
+    if not live:
+        return dict(weights)
     device = next(module.parameters()).device
     found = {name: tensor.to(device) for name, tensor in weights.items()}
     for name, norm in live:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
 from dgbench.core.machine import check_precision, pick_device
+from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, Input, Run
 from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
-from dgbench.execute.models import build_algorithm
+from dgbench.execute.evaluate import Predict, Shown, save_predictions, score_views, show
+from dgbench.execute.models import Saved, build_algorithm, find_model
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.networks.network import Network
-from dgbench.networks.weights import provide
 from dgbench.store.folder import RunFolder, Store
+from dgbench.store.lease import Lease, Stopped
+
+T = TypeVar("T")
 
 _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 
@@ -43,6 +49,8 @@ class Workbench:
     """Predictor -> which of its models other runs read."""
     dataset: Dataset
     data: ViewData
+    lease: Lease | None
+    """That of the process that executes the run; None where the run is only looked at."""
 
     @property
     def folder(self) -> RunFolder:
@@ -62,12 +70,54 @@ class Workbench:
         else:
             counts = [[self.data.size(view)] for view in self.data.train]
         task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind, self.dataset.card.normalised)
-        return build_algorithm(self.trained, self.catalogue, task, self.device, self._fit if begin else None)
+        begin_with = self._fit if begin else None
+        return build_algorithm(self.trained, self.catalogue, task, self.device, self.site.backbone_weights, begin_with)
+
+    def interruptible(self, parts: Iterable[T]) -> Iterator[T]:
+        """Yield the parts of long work, such as batches; raise `Stopped` before one if the lease asks to stop."""
+        for part in parts:
+            if self.lease and self.lease.stop_requested:
+                raise Stopped
+            yield part
+
+    def show(
+        self,
+        predict: Predict,
+        view: View,
+        *,
+        batch_size: int | None = None,
+        order: NDArray[np.int64] | None = None,
+    ) -> Iterator[Shown]:
+        """Yield a view's logits in batches as `evaluate.show` does, interruptibly."""
+        return self.interruptible(show(predict, self.data, view, self.device, batch_size=batch_size, order=order))
+
+    def measure(
+        self, predictor: str, shown: Callable[[View], Iterable[Shown]], *, final: bool
+    ) -> dict[str, dict[str, float]]:
+        """Score a predictor on each view of the run; keep its logits if it is `final` and the site asks for that.
+
+        Args:
+            predictor: Its name, by which the logits are kept.
+            shown: View -> its batches, which come once.
+            final: Whether training is over.
+
+        Returns:
+            View -> what is recorded of it.
+        """
+        logits: dict[View, Tensor] | None = {} if final and self.site.save_predictions else None
+        scores = score_views(shown, self.data, self.run.views, logits)
+        if logits is not None:
+            save_predictions(self.folder.path, predictor, logits, self.data)
+        return scores
 
     def standing_on(self, source: Input) -> Workbench:
         """Make the workbench of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
+
+    def saved(self, source: Input, which: str) -> Saved:
+        """Find a model of a run that this one reads; raises FileNotFoundError with what to do if it is gone."""
+        return find_model(self.store.folder(source.run).path, source.predictor, which)
 
     def _fit(self, network: Network) -> None:
         if self.run.setting.classifier_init == "linear_probe":
@@ -77,7 +127,12 @@ class Workbench:
 
 
 def open_workbench(
-    run: Run, store: Store, site: Site, catalogue: Catalogue, keep: Mapping[str, Collection[str]] = _NOTHING
+    run: Run,
+    store: Store,
+    site: Site,
+    catalogue: Catalogue,
+    keep: Mapping[str, Collection[str]] = _NOTHING,
+    lease: Lease | None = None,
 ) -> Workbench:
     """Lay out what a run needs.
 
@@ -87,12 +142,11 @@ def open_workbench(
         site: This machine.
         catalogue: The catalogue with the files that `site` includes.
         keep: Predictor -> which of its models other runs read.
+        lease: The right to execute the run; None where nothing asks to stop.
 
     Raises:
         UserError: With everything that is wrong with the data, or if this machine lacks the device.
     """
-    if run.setting.weights:
-        provide(run.setting.weights, Path(site.backbone_weights))
     how = run.setting
     dataset = open_dataset(run.dataset, site, catalogue, how.image_size, how.backbone, how.interpolation)
     trained = training_run(run, store)
@@ -101,7 +155,7 @@ def open_workbench(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU on this machine")
     check_precision(run.setting, device)
-    return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data)
+    return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data, lease)
 
 
 def training_run(run: Run, store: Store) -> Run:

@@ -16,21 +16,18 @@ from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Input
 from dgbench.core.seeding import numpy_stream, seed_everything
 from dgbench.core.stats import rank
+from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
 from dgbench.execute.evaluate import (
     HELD,
-    Heeding,
     Predict,
     Shown,
     exact,
     examples_per_batch,
     mean_score,
-    score_views,
-    show,
 )
 from dgbench.execute.merge_tools import MergeTools
-from dgbench.execute.models import Saved, build, find_model, predict_with, save_model
-from dgbench.execute.training import save_predictions
+from dgbench.execute.models import build, predict_with, save_model
 from dgbench.methods.adapter import Adapter
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.merger import Member, Merger
@@ -38,30 +35,29 @@ from dgbench.methods.merger import Member, Merger
 _SOURCE_BATCH = 128
 
 
-def execute_merge(bench: Workbench, heeding: Heeding) -> None:
-    """Merge the inputs' best models and record the result, at the last step of training.
+def execute_merge(bench: Workbench, algorithm: Algorithm) -> None:
+    """Merge the inputs' best models by `algorithm`, and record the result at the last step of training.
 
     A merger that leaves a choice records its candidates at the steps before, from step 0 on where those are too few.
     """
     cls, hparams = build(bench.catalogue, "merger", bench.run.method)
     merger: Merger = cls(hparams)
     last = bench.run.setting.steps - 1
-    algorithm = bench.algorithm()
     members = [_member(bench, source) for source in bench.run.inputs]
     seed_everything(bench.device, bench.run.seed, "merge")
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
-        shown = partial(_averaged, bench, heeding, algorithm, chosen)
-        _record(bench, heeding, last, shown, {"members": [member.run for member in chosen]})
+        shown = partial(_averaged, bench, algorithm, chosen)
+        _record(bench, last, shown, {"members": [member.run for member in chosen]})
         return
-    tools = MergeTools(bench, algorithm, heeding)
+    tools = MergeTools(bench, algorithm).tools()
     keep = bench.kept(MODEL)
     first, best = max(0, last + 1 - merger.choices), -math.inf
-    for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
-        weights = tools.with_statistics(merged.weights)
-        shown = partial(show, predict_with(algorithm, weights), bench.data, device=bench.device)
+    for step, merged in enumerate(merger.candidates(members, tools), first):
+        weights = with_statistics(bench, algorithm, merged.weights)
+        shown = partial(bench.show, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
-        accuracy = _record(bench, heeding, step, shown, by)
+        accuracy = _record(bench, step, shown, by)
         if BEST in keep and (step == first or rank(accuracy) > best):
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
         if LAST in keep and step == first + merger.choices - 1:
@@ -69,22 +65,15 @@ def execute_merge(bench: Workbench, heeding: Heeding) -> None:
         best = max(rank(accuracy), best)
 
 
-def execute_adapt(bench: Workbench, heeding: Heeding) -> None:
-    """Adapt the input's best and last model to each view by itself, and record both."""
+def execute_adapt(bench: Workbench, algorithm: Algorithm) -> None:
+    """Adapt the input's best and last model, held by `algorithm`, to each view by itself, and record both."""
     cls, hparams = build(bench.catalogue, "adapter", bench.run.method)
     (source,) = bench.run.inputs
-    algorithm = bench.algorithm()
-    models = {saved.step: saved for saved in (_saved(bench, source, which) for which in bench.run.reads)}
+    models = {saved.step: saved for saved in (bench.saved(source, which) for which in bench.run.reads)}
     for step, saved in sorted(models.items()):
         algorithm.load_state_dict(saved.load(bench.device), strict=False)
         algorithm.eval()
-
-        def adapter() -> Adapter:
-            network = copy.deepcopy(algorithm.network)
-            fresh: Adapter = cls(network, hparams)
-            return fresh
-
-        _record(bench, heeding, step, partial(_adapted, bench, heeding, adapter))
+        _record(bench, step, partial(_adapted, bench, lambda: cls(copy.deepcopy(algorithm.network), hparams)))
 
 
 def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,12 +84,8 @@ def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[t
             yield prepare(bench.data.inputs(view, positions).to(bench.device)), labels[positions].to(bench.device)
 
 
-def _saved(bench: Workbench, source: Input, which: str) -> Saved:
-    return find_model(bench.store.folder(source.run).path, source.predictor, which)
-
-
 def _member(bench: Workbench, source: Input) -> Member:
-    saved = _saved(bench, source, BEST)
+    saved = bench.saved(source, BEST)
     return Member(
         source.run,
         rank(saved.accuracy),
@@ -110,24 +95,15 @@ def _member(bench: Workbench, source: Input) -> Member:
 
 
 def _record(
-    bench: Workbench,
-    heeding: Heeding,
-    step: int,
-    shown: Callable[[View], Iterable[Shown]],
-    extra: dict[str, Any] | None = None,
+    bench: Workbench, step: int, shown: Callable[[View], Iterable[Shown]], extra: dict[str, Any] | None = None
 ) -> float:
     """Record the scores of one model, by which each view is `shown`; returns its mean one in validation, or NaN."""
-    logits: dict[View, Tensor] | None = {} if bench.site.save_predictions else None
-    scores = score_views(lambda view: heeding(shown(view)), bench.data, bench.run.views, logits)
+    scores = bench.measure(MODEL, shown, final=True)
     bench.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
-    if logits is not None:
-        save_predictions(bench.folder.path, MODEL, logits, bench.data)
     return mean_score(scores, bench.run.validation, bench.data.card.metric) if bench.run.validation else math.nan
 
 
-def _averaged(
-    bench: Workbench, heeding: Heeding, algorithm: Algorithm, members: Sequence[Member], view: View
-) -> Iterator[Shown]:
+def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member], view: View) -> Iterator[Shown]:
     """The members' mean logits of a view, in double precision.
 
     What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
@@ -140,26 +116,25 @@ def _averaged(
     for part in parts:
         total: list[Shown] = []
         for predict in models:
-            shown = heeding(show(predict, bench.data, view, bench.device, order=part))
-            for i, (where, logits) in enumerate(shown):
+            for i, (where, logits) in enumerate(bench.show(predict, view, order=part)):
                 if i == len(total):
                     total.append((where, exact(logits)))
                 else:
                     total[i][1].add_(logits.to(total[i][1].device))
-        yield from ((where, logits / len(members)) for where, logits in total)
+        yield from bench.interruptible((where, logits / len(members)) for where, logits in total)
 
 
-def _adapted(bench: Workbench, heeding: Heeding, make: Callable[[], Adapter], view: View) -> Iterator[Shown]:
+def _adapted(bench: Workbench, make: Callable[[], Adapter], view: View) -> Iterator[Shown]:
     """A view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
     seed_everything(bench.device, bench.run.seed, "adapt", str(view))
     adapter = make()
     prepare = adapter.network.prepare
     if adapter.card.needs_source:
-        adapter.begin(heeding(_source(bench, prepare)))
+        adapter.begin(bench.interruptible(_source(bench, prepare)))
     order = numpy_stream(bench.run.seed, "adapt", str(view)).permutation(bench.data.size(view))
 
     def predict(x: Tensor) -> Tensor:
         with torch.enable_grad():
             return adapter.predict(prepare(x)).detach()
 
-    return show(predict, bench.data, view, bench.device, batch_size=adapter.batch_size, order=order)
+    return bench.show(predict, view, batch_size=adapter.batch_size, order=order)

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor
 
 from dgbench.core.protocol import View
 from dgbench.data.dataset import SplitExamples
 from dgbench.data.views import ViewData
 from dgbench.methods.criteria import CRITERIA
+from dgbench.store.files import write_atomic
 
 Predict = Callable[[Tensor], Tensor]
 """Inputs (B, ...) on the device, as bytes or floats, to logits (B, ...)."""
 Shown = tuple[NDArray[np.int64], Tensor]
 """A batch: positions in a view (B,), and the logits of the examples there, on the device."""
-Heeding = Callable[[Iterable[Any]], Iterator[Any]]
-"""Hands on the parts of long work one by one, and may break it off between two, as `Lease.heeding` does."""
 
 HELD = 2**26
 """Most logits that are held together, but for a single example's: 256 MiB in float32; scoring them takes 1.2 GiB."""
@@ -114,29 +115,13 @@ def logits_of(predict: Predict, data: ViewData, view: View, device: torch.device
     return gathered(show(predict, data, view, device), data.size(view))
 
 
-def evaluate_views(
-    predict: Predict,
-    data: ViewData,
-    views: tuple[View, ...],
-    device: torch.device,
-    kept: dict[View, Tensor] | None = None,
-    heeding: Heeding = iter,
-) -> dict[str, dict[str, float]]:
-    """Scores of one model on each view, read once; as `score_views`. `heeding` may break off between two batches."""
-
-    def shown(view: View) -> Iterator[Shown]:
-        return heeding(show(predict, data, view, device))
-
-    return score_views(shown, data, views, kept)
-
-
 def score_views(
     batches_of: Callable[[View], Iterable[Shown]],
     data: ViewData,
     views: tuple[View, ...],
     kept: dict[View, Tensor] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Scores of each view from its batches. Where somebody wants all their logits, they are put into `kept`."""
+    """Score each view from its batches, which come once; put all its logits into `kept`, if given."""
     found = {}
     for view in views:
         batches = batches_of(view)
@@ -150,3 +135,15 @@ def score_views(
 def mean_score(scores: Mapping[str, Mapping[str, float]], views: tuple[View, ...], metric: str = "accuracy") -> float:
     """Unweighted mean of the metric over views, as training-domain validation takes it."""
     return float(np.mean([scores[str(view)][metric] for view in views]))
+
+
+def save_predictions(folder: Path, predictor: str, logits: Mapping[View, Tensor], data: ViewData) -> None:
+    """Write `predictions/PREDICTOR.safetensors`: for each view its logits, labels, and positions in the domain."""
+    content = {}
+    for view, values in logits.items():
+        content[f"{view}/logits"] = values.contiguous()
+        content[f"{view}/labels"] = torch.from_numpy(data.labels(view).copy())
+        content[f"{view}/positions"] = torch.from_numpy(np.asarray(data.indices[view], dtype=np.int64).copy())
+    path = folder / "predictions" / f"{predictor}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, save(content))

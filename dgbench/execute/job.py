@@ -29,7 +29,6 @@ from dgbench.core.site import Site
 from dgbench.execute.context import Workbench, open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import CHECKPOINT, Training
-from dgbench.networks.weights import started_from
 from dgbench.store.folder import RunFolder, Store
 from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped
 
@@ -72,7 +71,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
         try:
             started, site = time.time(), Site.from_json(job["site"])
             catalogue = catalogue or shared_catalogue(site.include)
-            execute(open_workbench(folder.run(), store, site, catalogue, job["keep"]), lease, started)
+            execute(open_workbench(folder.run(), store, site, catalogue, job["keep"], lease), lease, started)
         except Stopped:
             log.info("stopped on request; launched again, it goes on")
             return STOPPED
@@ -96,15 +95,16 @@ def execute(bench: Workbench, lease: Lease, started: float) -> None:
     """Execute a claimed run, begun at that time, and write `done`; raise whatever goes wrong."""
     run, sources = bench.run, sources_of(bench.run, bench.catalogue)
     log.info("%s on %s: %s", run.id, bench.device, run.name)
+    algorithm = bench.algorithm(begin=run.kind == "train")
     if run.kind == "train":
-        Training(bench).execute(lease)
+        Training(bench, algorithm).execute()
     else:
         bench.folder.truncate_records(0)
-        (execute_merge if run.kind == "merge" else execute_adapt)(bench, lease.heeding)
+        (execute_merge if run.kind == "merge" else execute_adapt)(bench, algorithm)
     write_times(bench.folder, started, bench.device)
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
-    summary["weights"] = started_from.get((run.setting.backbone, run.setting.weights), "")
+    summary["weights"] = algorithm.network.started_from
     if sources:
         summary["sources"] = sources
     bench.folder.finish(summary)

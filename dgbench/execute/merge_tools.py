@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 
 from dgbench.core.seeding import numpy_stream, torch_seed
 from dgbench.core.stats import rank
-from dgbench.execute.batch_norm import inputs_for, is_live, measured
+from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
-from dgbench.execute.evaluate import Heeding, evaluate_views
+from dgbench.execute.evaluate import score_views
 from dgbench.execute.models import predict_with
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
@@ -29,10 +30,9 @@ _CHUNK = 16
 class MergeTools:
     """The tools of one merge, on one algorithm whose own weights nobody needs."""
 
-    def __init__(self, bench: Workbench, algorithm: Algorithm, heeding: Heeding = iter) -> None:
+    def __init__(self, bench: Workbench, algorithm: Algorithm) -> None:
         self.bench = bench
         self.algorithm = algorithm
-        self.heeding = heeding
 
     def tools(self) -> Tools:
         """As a merger takes them."""
@@ -43,20 +43,12 @@ class MergeTools:
         """What the first member's training began with."""
         return self.bench.algorithm(begin=True).predictor_tensors()
 
-    def with_statistics(self, weights: Weights) -> Weights:
-        """The weights with batch-norm statistics of their own, where batch norm is live."""
-        self.algorithm.train()
-        if not is_live(self.algorithm):
-            return weights
-        inputs = inputs_for(self.algorithm, self.bench.data, self.bench.trained)
-        return measured(self.algorithm, weights, self.heeding(inputs))
-
     def score(self, weights: Weights) -> float:
         """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
-        predict = predict_with(self.algorithm, self.with_statistics(weights))
         bench = self.bench
-        scores = evaluate_views(predict, bench.data, bench.run.validation, bench.device, heeding=self.heeding)
-        total = sum(view[self.bench.data.card.metric] * view["n"] for view in scores.values())
+        predict = predict_with(self.algorithm, with_statistics(bench, self.algorithm, weights))
+        scores = score_views(partial(bench.show, predict), bench.data, bench.run.validation)
+        total = sum(view[bench.data.card.metric] * view["n"] for view in scores.values())
         return rank(total / sum(view["n"] for view in scores.values()))
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
@@ -81,7 +73,7 @@ class MergeTools:
         per_example = vmap(grad(loss), in_dims=(None, 0, 0))
         total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
         with _in_full_precision(algorithm):
-            for x in self.heeding(self._examples(examples)):
+            for x in self.bench.interruptible(self._examples(examples)):
                 with torch.no_grad():
                     y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
                 for name, gradient in per_example(moving, x, y).items():

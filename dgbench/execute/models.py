@@ -18,6 +18,7 @@ from dgbench.core.run import Part, Run
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.methods.average import Weights
 from dgbench.networks.network import Network
+from dgbench.networks.weights import located
 from dgbench.store.files import write_atomic
 from dgbench.store.folder import model_path
 
@@ -33,20 +34,28 @@ def build_algorithm(
     catalogue: Catalogue,
     task: Task,
     device: torch.device,
+    weights_file: str = "",
     begin: Callable[[Network], None] | None = None,
 ) -> Algorithm:
-    """The algorithm of a training run with its initial weights, which depend on the run alone.
+    """Build the algorithm of a training run with its initial weights, which depend on the run alone.
 
-    `begin` may change them before the algorithm sees the network.
+    Args:
+        run: The training run.
+        catalogue: Where its algorithm is found.
+        task: What the run's data are like.
+        device: Where the algorithm is to lie.
+        weights_file: The file that the setting's `weights` name, on this machine; empty where they name none.
+        begin: Changes the initial weights before the algorithm sees the network.
     """
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
-    network = cls.make_network(task.input_shape, task.num_classes, hparams, run.setting).to(device)
+    setting = located(run.setting, weights_file)
+    network = cls.make_network(task.input_shape, task.num_classes, hparams, setting).to(device)
     network.normalises = network.normalises and not task.normalised
     network.freeze(run.setting.freeze)
     if begin:
         begin(network)
-    algorithm: Algorithm = cls(network, hparams, task, run.setting)
+    algorithm: Algorithm = cls(network, hparams, task, setting)
     return algorithm.to(device)
 
 

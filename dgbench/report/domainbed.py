@@ -24,6 +24,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Fold, LeaveOneDomainOut
 from dgbench.core.seeding import seed_hash
+from dgbench.core.wording import grouped
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
 from dgbench.store.files import write_atomic
 
@@ -276,15 +277,13 @@ class _Reader:
         self, positions: Mapping[str, Mapping[frozenset[int], int]]
     ) -> Iterator[tuple[tuple[str, str], dict[Spot, dict[int, Candidate]]]]:
         trials = sorted({args.trial_seed for args in self.found})
-        seeds: dict[str, set[int]] = {}
-        for args in self.found:
-            seeds.setdefault(args.algorithm, set()).add(args.hparams_seed)
+        seeds = grouped((args.algorithm, args.hparams_seed) for args in self.found)
         for row, dataset in sorted({(args.algorithm, args.dataset) for args in self.found}):
             spots: dict[Spot, dict[int, Candidate]] = {}
             for envs, position in positions[dataset].items():
                 for trial in trials:
                     spots[position, trial] = {}
-                    for seed in sorted(seeds[row]):
+                    for seed in sorted(set(seeds[row])):
                         args = RunArgs(dataset, row, tuple(sorted(envs)), seed, trial)
                         spots[position, trial][seed] = self.found.get(args) or self._gap(args, "missing")
             yield (row, dataset), spots

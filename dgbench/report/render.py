@@ -11,25 +11,37 @@ from typing import Any
 
 import orjson
 
+from dgbench.core.grid import columns, pipes
 from dgbench.report.results import Gap
 from dgbench.report.tables import Cell, Report, Table
 
 MOST_NOTES = 20
 """Notes below a table; JSON has the runs in full."""
 
+CSV_COLUMNS = "selector dataset metric row column mean error trials partial runs_lacking signature"
+
 COLUMN_WIDTH, AVERAGES_WIDTH = 20, 25
 """DomainBed's; a column with a longer text is as wide as that."""
+
+
+SIGNATURE_LINES = (
+    "protocol, metric, selector, preset, trials, +/-",
+    "not tested",
+    "beside the preset",
+    "hparams, runs, diverged, merged",
+    "evaluated steps",
+    "shown of the test domain",
+    "data, commit, methods from",
+)
+"""What of a signature stands on one line; all else on the last."""
 
 
 def text(report: Report) -> str:
     """Plain text: tables byte for byte DomainBed's where it has the same numbers and names, then lines with a `#`."""
     parts = [f"Total records: {report.records}\n"]
     for table in report.tables:
-        lines = [["Algorithm", *table.columns], *([row, *map(str, cells)] for row, cells in table.rows.items())]
-        least = COLUMN_WIDTH if table.dataset else AVERAGES_WIDTH
-        widths = [max(least, *map(len, column)) for column in zip(*lines, strict=True)]
         parts.append(f"\n-------- {table.title}\n")
-        parts += ["  ".join(map(str.ljust, line, widths)) + " \n" for line in lines]
+        parts += [f"{line} \n" for line in columns(_cells(table), COLUMN_WIDTH if table.dataset else AVERAGES_WIDTH)]
         parts += [f"# {line}\n" for line in below(table)]
     parts += [f"\n{line}" for line in closing(report)]
     return "".join(parts).rstrip("\n") + "\n"
@@ -40,11 +52,7 @@ def markdown(report: Report) -> str:
     parts = []
     for table in report.tables:
         parts.append(f"### {_escape_markdown(table.title)}\n")
-        parts.append(_pipes(["Algorithm", *table.columns]))
-        parts.append("|".join(["", " --- ", *(" ---: " for _ in table.columns), ""]))
-        parts += [
-            _pipes([row, *(str(cell).replace("+/-", "±") for cell in cells)]) for row, cells in table.rows.items()
-        ]
+        parts += pipes(_cells(table, "±"), [" --- ", *(" ---: " for _ in table.columns)], _escape_markdown)
         parts += ["", *(f"- {_escape_markdown(line)}" for line in below(table)), ""]
     parts += [f"- {_escape_markdown(line)}" for line in closing(report)]
     return "\n".join(parts).rstrip("\n") + "\n"
@@ -57,10 +65,9 @@ def latex(report: Report) -> str:
         body += [rf"\subsection*{{{_escape_latex(table.title)}}}", r"\begin{center}"]
         body += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
         body += [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule"]
-        body += [" & ".join(rf"\textbf{{{_escape_latex(name)}}}" for name in ("Algorithm", *table.columns)) + r" \\"]
-        body += [r"\midrule"]
-        for row, cells in table.rows.items():
-            body.append(" & ".join(map(_escape_latex, (row, *map(str, cells)))) + r" \\")
+        header, *rows = ([_escape_latex(cell) for cell in row] for row in _cells(table))
+        body += [" & ".join(rf"\textbf{{{name}}}" for name in header) + r" \\", r"\midrule"]
+        body += [" & ".join(row) + r" \\" for row in rows]
         body += [r"\bottomrule", r"\end{tabular}}", r"\end{center}"]
         body += _small(below(table))
     body += _small(closing(report))
@@ -72,21 +79,7 @@ def as_csv(report: Report) -> str:
     """One line a cell, in full precision; what is incomplete has no number."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            "selector",
-            "dataset",
-            "metric",
-            "row",
-            "column",
-            "mean",
-            "error",
-            "trials",
-            "partial",
-            "runs_lacking",
-            "signature",
-        ]
-    )
+    writer.writerow(CSV_COLUMNS.split())
     for table in report.tables:
         for row, cells in table.rows.items():
             for cell in cells:
@@ -150,6 +143,13 @@ def closing(report: Report) -> Iterator[str]:
     yield from _first(report.notes)
 
 
+def _cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
+    """The texts of a table, its header first."""
+    rows = table.rows.items()
+    texts = ([row, *(str(cell).replace("+/-", plus_minus) for cell in cells)] for row, cells in rows)
+    return [["Algorithm", *table.columns], *texts]
+
+
 def _first(notes: Sequence[str]) -> Iterator[str]:
     yield from notes[:MOST_NOTES]
     if len(notes) > MOST_NOTES:
@@ -158,15 +158,9 @@ def _first(notes: Sequence[str]) -> Iterator[str]:
 
 def _lines(signature: Mapping[str, str]) -> Iterator[str]:
     """The signature in lines: how, from which runs, with what."""
-    groups = [
-        ("protocol", "metric", "selector", "preset", "trials", "+/-"),
-        ("not tested",),
-        ("beside the preset",),
-        ("hparams", "runs", "diverged", "merged"),
-    ]
-    groups += [("evaluated steps",), ("shown of the test domain",), ("data", "commit", "methods from")]
+    groups = [line.split(", ") for line in SIGNATURE_LINES]
     named = {key for group in groups for key in group}
-    for group in (*groups, tuple(key for key in signature if key not in named)):
+    for group in (*groups, [key for key in signature if key not in named]):
         if line := _one_line({key: signature[key] for key in group if key in signature}):
             yield line
 
@@ -188,10 +182,6 @@ def _cell(cell: Cell, gaps: dict[Gap, int]) -> dict[str, Any]:
             for trial, outcome in cell.trials.items()
         ],
     }
-
-
-def _pipes(entries: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_escape_markdown, entries)) + " |"
 
 
 def _escape_markdown(line: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, evaluated_views
+from dgbench.core.wording import grouped
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
-from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.folder import RECORDS, RunFolder, State, Store
+from dgbench.store.sealed import Garbled
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +169,7 @@ class _Reader:
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def read(self) -> Results:
-        wanted: dict[int, dict[str, None]] = {}
-        for cell in self.table.cells.values():
-            for position, predictor in cell:
-                wanted.setdefault(position, {})[predictor] = None
+        wanted = grouped(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
         found: dict[tuple[int, str], Candidate] = {}
         undone = []
         for position, predictors in wanted.items():
@@ -188,15 +186,15 @@ class _Reader:
         table = self.table
         candidates: dict[tuple[str, str], dict[Spot, dict[int, Candidate]]] = {}
         folds: dict[str, dict[int, None]] = {name: {} for name in table.datasets}
-        members: dict[str, set[int]] = {}
         for (row, dataset), cell in table.cells.items():
             spots = candidates.setdefault((row, dataset), {})
             for position, predictor in cell:
                 run = table.runs[position]
                 folds[dataset][run.fold] = None
                 spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
-                if merged := _merged(table, position):
-                    members.setdefault(row, set()).add(merged)
+        members = grouped(
+            (row, n) for (row, _), cell in table.cells.items() for i, _ in cell if (n := _merged(table, i))
+        )
         return Results(
             protocol=table.protocol,
             preset=table.setting.preset,
@@ -244,9 +242,12 @@ class _Reader:
             return dict.fromkeys(predictors, self._gap(position, "damaged", "its file `done` can't be read"))
         if summary is None:
             return None
-        records = self._believed(folder, summary)
-        if isinstance(records, str):
-            return dict.fromkeys(predictors, self._gap(position, "damaged", records))
+        try:
+            records, torn = folder.read_records(summary)
+        except Garbled as error:
+            return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
+        if torn:
+            self.notes.append(f"{folder.path / RECORDS}: {torn} torn lines, cut off")
         self.records += len(records)
         metric = self.table.datasets[run.dataset].metric
         self.diverged[run.method, run.dataset] += _diverged(records, metric)
@@ -256,23 +257,6 @@ class _Reader:
         for name, source in summary.get("sources", {}).items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}
-
-    def _believed(self, folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]] | str:
-        """The records that the run finished with, or what is wrong with the file."""
-        try:
-            data = (folder.path / "records.jsonl").read_bytes()
-        except OSError:
-            data = b""
-        lines = [line for line in data.split(b"\n") if line]
-        if hashlib.sha256(data).hexdigest() != summary["sha256"]:
-            good = [line for line in lines if _is_record(line)]
-            whole = b"".join(line + b"\n" for line in good)
-            if hashlib.sha256(whole).hexdigest() != summary["sha256"]:
-                return f"records.jsonl doesn't hold the {summary['records']} records that the run finished with"
-            self.notes.append(f"{folder.path / 'records.jsonl'}: {len(lines) - len(good)} torn lines, cut off")
-            lines = good
-        records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
-        return records
 
     def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
         run = self.table.runs[position]
@@ -308,10 +292,3 @@ def _merged(table: PlanTable, position: int) -> int:
     if run.kind == "adapt":
         return _merged(table, run.inputs[0])
     return len(run.inputs) if run.kind == "merge" else 0
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False

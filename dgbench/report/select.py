@@ -96,16 +96,18 @@ class Selector(ABC):
 
 
 class _OneRun(Selector):
-    """Selectors that look at views of the run itself: `views` says which, `last_only` at which steps."""
+    """Selectors that look at views of the run itself: `part` says which, `last_only` at which steps."""
 
+    part: ClassVar[str]
+    """The views that are read, by what `Fold` calls them."""
     without: ClassVar[str]
     """What is said of a sweep with a reported fold that has no such views."""
     last_only: ClassVar[bool] = False
 
-    @staticmethod
-    @abstractmethod
-    def views(fold: Fold) -> tuple[View, ...]:
-        """What is read."""
+    def views(self, fold: Fold) -> tuple[View, ...]:
+        """The views of a fold that are read."""
+        views: tuple[View, ...] = getattr(fold, self.part)
+        return views
 
     def unavailable(self, results: Results, dataset: str) -> str:
         if all(self.views(results.folds[position]) for position in results.reported(dataset)):
@@ -134,10 +136,7 @@ class TrainingDomain(_OneRun):
     label = "training-domain validation set"
     reads = "mean {metric} on the training domains' validation parts, at every evaluated step"
     without = "the sweep keeps no validation parts of the training domains"
-
-    @staticmethod
-    def views(fold: Fold) -> tuple[View, ...]:
-        return fold.source_val
+    part = "source_val"
 
 
 class ValidationDomain(_OneRun):
@@ -147,10 +146,7 @@ class ValidationDomain(_OneRun):
     label = "validation domains"
     reads = "mean {metric} on the domains that were kept for validation, at every evaluated step"
     without = "the sweep keeps no domains for validation"
-
-    @staticmethod
-    def views(fold: Fold) -> tuple[View, ...]:
-        return fold.target_val
+    part = "target_val"
 
 
 class Oracle(_OneRun):
@@ -161,10 +157,7 @@ class Oracle(_OneRun):
     reads = "labelled data of the test domain that is not reported, at the last step only"
     without = "the sweep keeps no labelled data of the test domains aside"
     last_only = True
-
-    @staticmethod
-    def views(fold: Fold) -> tuple[View, ...]:
-        return fold.oracle
+    part = "oracle"
 
 
 class LeaveOneDomainOut(Selector):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dgbench import __version__
 from dgbench.core.run import ALL_TRIALS
-from dgbench.core.wording import ranges
-from dgbench.report.results import Gap, Results, Series
+from dgbench.core.wording import grouped, ranges
+from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.select import Selector
 
 
@@ -60,23 +60,20 @@ def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
 
 def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
     """The exact runs, those of one kind on one line: `ERM [C] [L], trials 0-2, hparams 3: failed (out of memory)`."""
-    seeds: dict[tuple[str, str, str, tuple[str, ...]], dict[int, set[int]]] = {}
-    for gap in gaps:
-        by_trial = seeds.setdefault((gap.method, gap.state, gap.why, gap.held_out), {})
-        by_trial.setdefault(gap.trial, set()).add(gap.hparams_seed)
-    folds: dict[tuple[str, str, str, str], list[str]] = {}
-    for (method, state, why, held_out), by_trial in seeds.items():
-        folds.setdefault((method, state, why, _draws(by_trial)), []).append(f"[{'+'.join(held_out)}]")
+    by_fold = grouped(((gap.method, gap.state, gap.why, gap.held_out), gap) for gap in gaps)
+    folds = grouped(
+        ((method, state, why, _draws(own)), f"[{'+'.join(held_out)}]")
+        for (method, state, why, held_out), own in by_fold.items()
+    )
     for (method, state, why, draws), names in folds.items():
         yield f"{method} {' '.join(names)}, {draws}: {state}{f' ({why})' if why else ''}"
 
 
-def _draws(by_trial: Mapping[int, set[int]]) -> str:
+def _draws(gaps: Sequence[Gap]) -> str:
     """Hyperparameter seeds by trial; trials that have the same together."""
-    alike: dict[str, list[int]] = {}
-    for trial, seeds in by_trial.items():
-        alike.setdefault(ranges(seeds), []).append(trial)
-    return "; ".join(f"{_trials(trials)} hparams {seeds}" for seeds, trials in alike.items())
+    by_trial = grouped((gap.trial, gap.hparams_seed) for gap in gaps)
+    trials = grouped((ranges(seeds), trial) for trial, seeds in by_trial.items())
+    return "; ".join(f"{_trials(alike)} hparams {seeds}" for seeds, alike in trials.items())
 
 
 def _trials(trials: Sequence[int]) -> str:
@@ -111,36 +108,35 @@ def _diverged(results: Results, datasets: Sequence[str]) -> str:
 
 def _alike(told: Mapping[str, str]) -> str:
     """What is told of rows, those of which the same is told together."""
-    rows: dict[str, list[str]] = {}
-    for row, what in told.items():
-        rows.setdefault(what, []).append(row)
+    rows = grouped((what, row) for row, what in told.items())
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 
 
 def _hparams(results: Results, datasets: Sequence[str]) -> str:
     """The hyperparameter seeds that selection chooses among; by row where rows differ."""
-    rows: dict[str, list[str]] = {}
-    for row in results.rows:
-        spots = [spot for dataset in datasets for spot in results.candidates.get((row, dataset), {}).values()]
-        if seeds := {seed for spot in spots for seed in spot}:
-            rows.setdefault(ranges(seeds), []).append(row)
-    return _by_row(rows)
+    seeds = {row: {seed for spot in _spots(results, row, datasets) for seed in spot} for row in results.rows}
+    return _by_row((ranges(own), row) for row, own in seeds.items() if own)
 
 
 def _evaluated(results: Results, datasets: Sequence[str]) -> str:
     """How many models of a run a selector can choose among; by row where rows differ."""
-    rows: dict[str, list[str]] = {}
+    told = []
     for row in results.rows:
-        spots = [spot for dataset in datasets for spot in results.candidates.get((row, dataset), {}).values()]
-        if steps := {len(found.steps) for spot in spots for found in spot.values() if isinstance(found, Series)}:
+        candidates = (found for spot in _spots(results, row, datasets) for found in spot.values())
+        if steps := {len(found.steps) for found in candidates if isinstance(found, Series)}:
             both = "best model and last" if max(steps) > 1 else "best model, which is the last"
-            told = f"{ranges(steps)}: {both}" if row in results.adapted else ranges(steps)
-            rows.setdefault(told, []).append(row)
-    return _by_row(rows)
+            told.append((f"{ranges(steps)}: {both}" if row in results.adapted else ranges(steps), row))
+    return _by_row(told)
 
 
-def _by_row(rows: Mapping[str, Sequence[str]]) -> str:
-    """What is told, each with the rows that it is told of, if they are not all."""
+def _spots(results: Results, row: str, datasets: Sequence[str]) -> Iterator[Mapping[int, Candidate]]:
+    for dataset in datasets:
+        yield from results.candidates.get((row, dataset), {}).values()
+
+
+def _by_row(told: Iterable[tuple[str, str]]) -> str:
+    """Texts and rows: each text with the rows that it is told of, if they are not all."""
+    rows = grouped(told)
     return "; ".join(told if len(rows) == 1 else f"{told} ({', '.join(names)})" for told, names in rows.items())
 
 

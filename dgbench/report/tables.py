@@ -7,12 +7,13 @@ and hyperparameter seeds alone, each of them marked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dgbench.core.stats import Estimate, average, estimate
+from dgbench.core.wording import grouped
 from dgbench.report.results import Gap, Results
 from dgbench.report.select import Outcome, Selector
 from dgbench.report.signature import disagreements, lacking, signature
@@ -89,9 +90,7 @@ def build(results: Results, selectors: Sequence[Selector], partial: bool = False
     for selector in selectors:
         reasons = {dataset: selector.unavailable(results, dataset) for dataset in results.datasets}
         able = [dataset for dataset, reason in reasons.items() if not reason]
-        for dataset, reason in reasons.items():
-            if reason:
-                absent.append(f"{selector.name} on {dataset}: not available, {reason}")
+        absent += [f"{selector.name} on {dataset}: not available, {why}" for dataset, why in reasons.items() if why]
         made = [_dataset_table(results, selector, dataset, partial) for dataset in able]
         tables += made
         metrics = {table.dataset: table.metric for table in made}
@@ -167,10 +166,14 @@ def _cell(
 
 def _mean_cell(cells: Sequence[Cell]) -> Cell:
     """The plain mean over columns, without an error; only if every column has a number."""
-    gaps = tuple(dict.fromkeys(gap for cell in cells for gap in cell.gaps))
     means = [cell.estimate.mean for cell in cells if cell.estimate]
     whole = len(means) == len(cells)
-    return Cell(AVERAGE, Estimate(average(means), None, len(means)) if whole else None, gaps)
+    return Cell(AVERAGE, Estimate(average(means), None, len(means)) if whole else None, _gaps(cells))
+
+
+def _gaps(cells: Iterable[Cell]) -> tuple[Gap, ...]:
+    """The gaps of several cells, each once."""
+    return tuple(dict.fromkeys(gap for cell in cells for gap in cell.gaps))
 
 
 def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> Table:
@@ -192,16 +195,15 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
 
 def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
     """Mean over trials of the mean over test domains; a trial counts only if it has a score on every domain."""
-    gaps = tuple(dict.fromkeys(gap for cell in cells for gap in cell.gaps))
     if any(cell.estimate is None for cell in cells):
-        return Cell(dataset, None, gaps)
+        return Cell(dataset, None, _gaps(cells))
     means = []
     for trial in dict.fromkeys(trial for cell in cells for trial in cell.trials):
         picks = [cell.trials[trial].pick for cell in cells if trial in cell.trials]
         scores = [pick.score for pick in picks if pick]
         if len(scores) == len(cells):
             means.append(float(np.mean(scores)))
-    return Cell(dataset, estimate(means, ddof) if means else None, gaps)
+    return Cell(dataset, estimate(means, ddof) if means else None, _gaps(cells))
 
 
 def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
@@ -222,10 +224,6 @@ def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
                 f"{row} {cell.column}*: {complete} of {asked} hyperparameter draws, "
                 f"{trials} of {len(cell.trials)} trials, {shortfall(cell.gaps)}"
             )
-    alike: dict[tuple[Gap, ...], list[str]] = {}
-    for row, cells in rows.items():
-        if gaps := tuple(dict.fromkeys(gap for cell in cells for gap in cell.gaps)):
-            alike.setdefault(gaps, []).append(row)
-    for gaps, names in alike.items():
+    for gaps, names in grouped((_gaps(cells), row) for row, cells in rows.items()).items():
         for line in lacking(gaps):
             yield f"{', '.join(names)} {'lacks' if len(names) == 1 else 'lack'} {line}"

@@ -164,18 +164,33 @@ class RunFolder:
         except FileNotFoundError:
             return b""
 
-    def read_records(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """The records that can be believed, and warnings about what cannot.
+    def read_records(self, summary: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:
+        """Read the records that the run finished with.
 
-        Left out: a last line without its end, lines that are no JSON object. What differs from what `done` says was
-        written is told too.
+        A process that lost the run while it was writing may have left torn lines among them, which are cut off.
+
+        Args:
+            summary: What `self.summary()` returned.
+
+        Returns:
+            The records, and the number of lines that were cut off.
+
+        Raises:
+            Garbled: Without torn lines the file is not what `finish` saw, or it can't be read.
         """
-        summary = self.summary()  # before the records: what is written meanwhile is no contradiction
-        path, data = self.path / RECORDS, self._records()
-        records, warnings = _parse(data, path)
-        if summary and summary["sha256"] != hashlib.sha256(data).hexdigest():
-            warnings.append(f"{path}: not the {summary['records']} records that were written, it was changed since")
-        return records, warnings
+        try:
+            data = self._records()
+        except OSError:
+            data = b""
+        lines = [line for line in data.split(b"\n") if line]
+        torn = 0
+        if hashlib.sha256(data).hexdigest() != summary["sha256"]:
+            whole = [line for line in lines if _is_record(line)]
+            if hashlib.sha256(b"".join(line + b"\n" for line in whole)).hexdigest() != summary["sha256"]:
+                raise Garbled(f"{RECORDS} doesn't hold the {summary['records']} records that the run finished with")
+            lines, torn = whole, len(lines) - len(whole)
+        records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
+        return records, torn
 
     # -- how it ended ---------------------------------------------------------------------------------------------
 
@@ -202,21 +217,18 @@ class RunFolder:
 
     def failures(self) -> list[dict[str, Any]]:
         """The failures that count, oldest first."""
-        return [orjson.loads((self.path / name).read_bytes()) for name in self._failed_names()]
+        return [orjson.loads(path.read_bytes()) for path in self._numbered(_FAILED)]
 
     def failed_for_good(self) -> bool:
         """Whether a failure that counts is final."""
-        return any(name.endswith(".final.json") for name in self._failed_names())
+        return any(path.name.endswith(".final.json") for path in self._numbered(_FAILED))
 
     def forgive(self) -> int:
         """Let the failures so far no longer count; gives their number."""
-        names = self._failed_names()
-        for name in names:
-            (self.path / name).rename(self.path / name.replace("failed", "forgiven"))
-        return len(names)
-
-    def _failed_names(self) -> list[str]:
-        return sorted((n for n in self._names() if _FAILED.fullmatch(n)), key=lambda n: int(n.split(".")[0][7:]))
+        failures = self._numbered(_FAILED)
+        for path in failures:
+            path.rename(path.with_name(path.name.replace("failed", "forgiven")))
+        return len(failures)
 
     def lose(self, why: str) -> None:
         """Record that what the attempts so far had done can't be used, so that the run begins anew."""
@@ -224,8 +236,12 @@ class RunFolder:
 
     def losses(self) -> list[dict[str, Any]]:
         """What `lose` recorded, oldest first."""
-        names = sorted((n for n in self._names() if _LOST.fullmatch(n)), key=lambda n: int(n[5:-5]))
-        return [orjson.loads((self.path / name).read_bytes()) for name in names]
+        return [orjson.loads(path.read_bytes()) for path in self._numbered(_LOST)]
+
+    def _numbered(self, pattern: re.Pattern[str]) -> list[Path]:
+        """List the files whose names match, by the number in them."""
+        found = [match for name in self._names() if (match := pattern.fullmatch(name))]
+        return [self.path / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
     def reset(self) -> bool:
         """Remove all but `run.json` and the leases, as if nothing had happened; False if somebody executes the run.
@@ -251,22 +267,11 @@ def _write_all(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def _parse(data: bytes, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    *lines, torn = data.split(b"\n")
-    records: list[dict[str, Any]] = []
-    warnings = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            warnings.append(f"{path}, line {number}: not a record, left out")
-    if torn:
-        warnings.append(f"{path}, line {len(lines) + 1}: torn, cut off")
-    return records, warnings
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 class Store:

@@ -14,13 +14,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -31,8 +31,6 @@ BEAT = 3.0
 """Seconds between two signs of life."""
 
 PROGRESS = "progress.json"
-
-Part = TypeVar("Part")
 
 _LEASE = re.compile(r"lease-(\d+)(\.released)?")
 
@@ -226,13 +224,6 @@ class Lease:
     def beat(self, step: int, steps: int) -> None:
         """Tell how far the run is; costs nothing, the heartbeat writes it down."""
         self._steps = (step, steps)
-
-    def heeding(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """The parts of long work, such as batches; raises `Stopped` before one if asked to stop."""
-        for part in parts:
-            if self.stop_requested:
-                raise Stopped
-            yield part
 
     def confirm(self) -> None:
         """Raise `LeaseLost` if somebody else took the run over: call before writing what others will believe."""

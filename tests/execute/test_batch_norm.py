@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dgbench.execute.batch_norm import is_live, measured
+from dgbench.execute.batch_norm import measured
 
 
 @pytest.fixture
@@ -49,12 +51,20 @@ def test_frozen_batch_norm_is_left_as_it_is(module: nn.Module) -> None:
     assert not torch.equal(found["3.running_mean"], weights["3.running_mean"])
 
 
-def test_what_is_live(module: nn.Module) -> None:
-    assert is_live(module)
+def unread() -> Iterator[Tensor]:
+    raise AssertionError("nothing is measured")
+    yield
+
+
+def test_where_none_is_live_the_weights_stay_as_they_are_and_nothing_is_read(module: nn.Module) -> None:
     module[1].eval()
     module[3].track_running_stats = False
-    assert not is_live(module)
-    assert not is_live(nn.Linear(2, 2).train())
+    for without in (module, nn.Linear(2, 2).train()):
+        weights = without.state_dict()
+        found = measured(without, weights, unread())
+        assert found.keys() == weights.keys()
+        assert all(found[name] is tensor for name, tensor in weights.items())
+        assert without.training
 
 
 def test_it_is_put_back_when_a_batch_fails(module: nn.Module) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 from dgbench.core.cards import DatasetCard
 from dgbench.core.protocol import View
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import HELD, Shown, evaluate, evaluate_views, gathered, mean_score, score, show
+from dgbench.execute.evaluate import HELD, Shown, evaluate, gathered, mean_score, score, show
+from tests.support.in_process import CPU, scores_of
 
-CPU = torch.device("cpu")
 A, B = View("a", "out"), View("b", "out")
 
 
@@ -124,11 +124,11 @@ def test_of_a_view_no_logits_are_kept() -> None:
         most[0] = max(most[0], len(alive))
         return found
 
-    evaluate_views(counted, cast(ViewData, toy), (A, B), CPU)
+    scores_of(counted, cast(ViewData, toy), (A, B))
     assert len(toy.asked) == 20
     assert most[0] <= 2, "a batch's, and those of the one before until they are replaced"
     kept: dict[View, Tensor] = {}
-    evaluate_views(counted, cast(ViewData, toy), (A,), CPU, kept)
+    scores_of(counted, cast(ViewData, toy), (A,), kept)
     assert kept[A].shape == (40, 3)
 
 
@@ -146,14 +146,14 @@ def test_nothing_is_learned_while_evaluating() -> None:
 
 def test_each_view_is_read_once() -> None:
     toy = Toy({A: 4, B: 5})
-    scores = evaluate_views(predict, cast(ViewData, toy), (A, B), CPU)
+    scores = scores_of(predict, cast(ViewData, toy), (A, B))
     assert [view for view, _ in toy.asked] == [A, B]
     assert {name: (each["accuracy"], each["n"]) for name, each in scores.items()} == {
         "a/out": (1.0, 4),
         "b/out": (1.0, 5),
     }
     kept: dict[View, Tensor] = {}
-    assert evaluate_views(predict, cast(ViewData, toy), (A, B), CPU, kept) == scores
+    assert scores_of(predict, cast(ViewData, toy), (A, B), kept) == scores
     assert {view: len(values) for view, values in kept.items()} == {A: 4, B: 5}
     assert torch.equal(kept[B], logits(toy, B))
     assert evaluate(whole(kept[B]), toy.labels(B))[0] == scores["b/out"]

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from dgbench.core.errors import UserError
-from dgbench.execute.evaluate import evaluate_views, mean_score
+from dgbench.execute.evaluate import mean_score
 from dgbench.execute.models import predict_with
 from dgbench.execute.probe import _write, fit_classifier
 from dgbench.execute.training import Training
-from tests.support.in_process import CPU, records_of, sweep_of, train, training_of
+from tests.support.in_process import CPU, records_of, scores_of, sweep_of, train, training_of
 
 
 def training(tmp_path: Path, algorithm: str = "ERM", **setting: object) -> Training:
@@ -21,7 +21,7 @@ def training(tmp_path: Path, algorithm: str = "ERM", **setting: object) -> Train
 
 
 def accuracy(found: Training) -> float:
-    scores = evaluate_views(predict_with(found.algorithm), found.data, found.run.fold.source_val, CPU)
+    scores = scores_of(predict_with(found.algorithm), found.data, found.run.fold.source_val)
     return mean_score(scores, found.run.fold.source_val)
 
 

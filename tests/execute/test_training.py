@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -20,14 +20,14 @@ from dgbench.core.protocol import IN, OUT, View
 from dgbench.core.run import BEST, LAST
 from dgbench.core.site import Site
 from dgbench.data.views import Minibatch
-from dgbench.execute.evaluate import evaluate, evaluate_views
+from dgbench.execute.evaluate import evaluate
 from dgbench.execute.models import find_model, predict_with
 from dgbench.execute.training import Training
 from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.algorithm import Algorithm
 from dgbench.store.folder import RunFolder
-from dgbench.store.lease import Lease, Stopped
-from tests.support.in_process import CPU, Patience, records_of, sweep_of, train, training_of
+from dgbench.store.lease import Stopped
+from tests.support.in_process import CPU, Patience, records_of, scores_of, sweep_of, train, training_of
 from tests.support.layouts import write_folders
 
 WATCHED = ("{}", "{}+SWAD", "{}+SMA", "{}+EMA", "{}+BMA", "{}+IIDMax")
@@ -115,7 +115,7 @@ def test_the_best_model_is_the_earliest_of_the_best(
         saved = find_model(training.folder.path, "model", which)
         assert (saved.step, saved.accuracy) == (step, pytest.approx(accuracy, rel=0, nan_ok=True))
         predict = predict_with(training.algorithm, saved.load(CPU))
-        scores = evaluate_views(predict, training.data, training.run.views, CPU)
+        scores = scores_of(predict, training.data, training.run.views)
         (record,) = (record for record in records_of(training.folder) if record["step"] == step)
         assert scores == record["views"], "the weights are those that were measured at that step"
 
@@ -178,11 +178,17 @@ class Restless(Patience):
         super().__init__()
         self.parts = parts
 
-    def heeding(self, parts: Iterable[Any]) -> Iterator[Any]:
-        for part in super().heeding(parts):
-            yield part
-            self.parts -= 1
-            self.stop_requested = self.parts <= 0
+    def beat(self, step: int, steps: int) -> None:
+        pass
+
+    @property
+    def stop_requested(self) -> bool:
+        self.parts -= 1
+        return self.parts < 0
+
+    @stop_requested.setter
+    def stop_requested(self, stop: bool) -> None:
+        pass
 
 
 def test_a_run_that_was_stopped_within_evaluations_goes_on_as_if_it_was_not(
@@ -197,9 +203,9 @@ def test_a_run_that_was_stopped_within_evaluations_goes_on_as_if_it_was_not(
     monkeypatch.setattr(Algorithm, "validated", lambda self, accuracy: heard.append(self.step))
     within = set()
     for parts in itertools.cycle((9, 13, 30, 8, 17)):
-        training = training_of(cut, cut.plan.runs[0], BOTH)
+        training = training_of(cut, cut.plan.runs[0], BOTH, Restless(parts))
         try:
-            training.execute(cast(Lease, Restless(parts)))
+            training.execute()
         except Stopped:
             if training.progress.due:
                 within.add(len(training.progress.measured))

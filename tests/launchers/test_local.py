@@ -45,10 +45,8 @@ def executed(root: Path, what: str = "begin") -> list[str]:
 def holds_exactly(root: Path, plan: Plan, where: Callable[[int], bool] = lambda i: True) -> bool:
     """Whether each run is done and has each of its records once."""
     for i, (run, (_, steps, _, _)) in enumerate(zip(make_runs(plan), plan, strict=True)):
-        folder = RunFolder(root, run.id)
-        if where(i) and (
-            folder.state(0) is not State.DONE or folder.read_records() != ([{"step": s} for s in range(steps)], [])
-        ):
+        summary = (folder := RunFolder(root, run.id)).summary()
+        if where(i) and (not summary or folder.read_records(summary) != ([{"step": s} for s in range(steps)], 0)):
             return False
     return True
 

@@ -14,14 +14,14 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.site import Site
 from dgbench.data.views import Minibatches
-from dgbench.execute.evaluate import evaluate_views, mean_score
+from dgbench.execute.evaluate import mean_score
 from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.average import Weights
 from dgbench.plan.cost import cost_of
 from dgbench.report.results import read_results
 from dgbench.report.select import SELECTORS
-from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
+from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, scores_of, sweep_of, training_of
 
 BASES = ("ERM", "SAM", "ERM+SWAD")
 GREEDY = ("DiWARestricted", "GreedySoup")
@@ -125,7 +125,7 @@ def test_model_stock_goes_back_towards_the_weights_that_the_runs_began_with(swee
 def views_of(sweep: Sweep, run: Run, content: Weights) -> dict[str, Any]:
     """What a record says of those weights."""
     training = training_of(sweep, run)
-    return evaluate_views(predict_with(training.algorithm, content), training.data, run.views, CPU)
+    return scores_of(predict_with(training.algorithm, content), training.data, run.views)
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgbench.algorithms._networks import rebuilt
+from dgbench.algorithms.erm import ERM
 from dgbench.cli import Parser
 from dgbench.core.errors import UserError
 from dgbench.core.run import BEST, MODEL
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.flags import add_options, asked_of, places_of, site_of
-from dgbench.networks import weights
+from dgbench.methods.algorithm import Task
 from dgbench.networks.network import Network, build_network, featurizer_of
 from dgbench.networks.start import check_start
-from dgbench.networks.weights import digest, load, provide, sha256_of, started_from
+from dgbench.networks.weights import digest, load, located, sha256_of
 from dgbench.networks.wheels import of_wheel
 from dgbench.plan.options import OPTIONS
 from dgbench.store.folder import model_path
@@ -35,11 +38,8 @@ needs_wheels = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that other tests have provided or built; one thread."""
-    monkeypatch.setattr(weights, "_files", {})
-    monkeypatch.setattr(weights, "started_from", started_from)
-    started_from.clear()
+def alone() -> None:
+    """One thread."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
@@ -50,9 +50,7 @@ def featurizer(name: str = "resnet18", shape: tuple[int, ...] = (3, 32, 32)) -> 
 
 def built(path: Path, name: str = "resnet18", shape: tuple[int, ...] = (3, 32, 32)) -> Network:
     """A network that starts from a file."""
-    digest_of_file = sha256_of(path)
-    provide(digest_of_file, path)
-    return build_network(shape, 5, setting(backbone=name, weights=digest_of_file))
+    return build_network(shape, 5, located(setting(backbone=name, weights=sha256_of(path)), str(path)))
 
 
 def same(one: nn.Module, other: dict[str, Tensor]) -> bool:
@@ -222,11 +220,36 @@ def test_the_wheels_weights_see_a_palace_in_a_photograph_of_one(size: int) -> No
 def test_runs_know_what_their_backbone_started_from() -> None:
     how = setting(backbone="tf_efficientnet_lite0")
     made = build_network((3, 32, 32), 5, how)
-    assert started_from == {("tf_efficientnet_lite0", ""): digest(made.featurizer.state_dict())}
-    started_from.clear()
-    build_network((3, 32, 32), 5, setting(backbone="tf_efficientnet_lite0", pretrained=False))
-    build_network((3, 32, 32), 5, setting(backbone="SmallCNN"))
-    assert not started_from, "random weights are no start to tell of"
+    assert made.started_from == digest(made.featurizer.state_dict())
+    for without in (setting(backbone="tf_efficientnet_lite0", pretrained=False), setting(backbone="SmallCNN")):
+        assert build_network((3, 32, 32), 5, without).started_from == "", "random weights are no start to tell of"
+
+
+def test_each_network_of_a_process_knows_its_own_start_whatever_is_built_around_it(tmp_path: Path) -> None:
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        path = tmp_path / f"{seed}.pth"
+        torch.save(featurizer("SmallCNN").state_dict(), path)
+        made.append(built(path, "SmallCNN"))
+    starts = [network.started_from for network in made]
+    assert starts == [digest(network.featurizer.state_dict()) for network in made]
+    assert starts[0] != starts[1]
+    for network in (rebuilt(Network, made[0], made[0].num_features, 5, setting()), copy.deepcopy(made[0])):
+        with torch.no_grad():
+            next(network.featurizer.parameters()).add_(1)
+        assert network.started_from == starts[0], "whatever has become of the weights"
+
+
+def test_a_further_network_of_a_method_starts_from_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(featurizer("SmallCNN").state_dict(), path)
+    how = located(setting(backbone="SmallCNN", weights=sha256_of(path)), str(path))
+    network = ERM.make_network((3, 32, 32), 5, ERM.Hparams(), how)
+    algorithm = ERM(network, ERM.Hparams(), Task((3, 32, 32), 5, ((1,) * 5,)), how)
+    assert network.started_from
+    assert algorithm.new_network().started_from == network.started_from
+    assert located(setting(), str(path)) == setting(), "no weights are named, so there is no file to find"
 
 
 def test_the_digest_is_of_names_types_shapes_and_values() -> None:

@@ -28,8 +28,9 @@ def first(results: Results, row: str = "ERM") -> Candidate:
 def test_series_hold_what_the_records_say(tmp_path: Path) -> None:
     table = OWN["make"](tmp_path)
     results = read_results(tmp_path)
-    records, warnings = OWN["folder"](tmp_path, table, **FIRST).read_records()
-    assert not warnings
+    folder = OWN["folder"](tmp_path, table, **FIRST)
+    records, torn = folder.read_records(folder.summary())
+    assert torn == 0
     one, swad = first(results), first(results, "ERM+SWAD")
     assert isinstance(one, Series)
     assert isinstance(swad, Series)
@@ -155,7 +156,7 @@ def test_records_that_are_not_those_that_were_finished_with_do_not_count(tmp_pat
 def test_finished_runs_whose_records_make_no_series_are_damaged(tmp_path: Path, change: Any, why: str) -> None:
     table = OWN["make"](tmp_path)
     folder = OWN["folder"](tmp_path, table, **FIRST)
-    records, _ = folder.read_records()
+    records, _ = folder.read_records(folder.summary())
     for record in records:
         change(record)
     (folder.path / "records.jsonl").unlink()

@@ -35,6 +35,21 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def lines(folder: RunFolder) -> list[dict]:
+    """The records, each of which must be whole."""
+    path = folder.path / RECORDS
+    data = path.read_bytes() if path.exists() else b""
+    assert not data or data.endswith(b"\n")
+    return [orjson.loads(line) for line in data.splitlines()]
+
+
+def believed(folder: RunFolder) -> tuple[list[dict], int]:
+    """What the reader of a finished run makes of its records."""
+    summary = folder.summary()
+    assert summary is not None
+    return folder.read_records(summary)
+
+
 def no_space(*args: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -123,7 +138,7 @@ def test_a_disk_that_is_really_full_and_then_read_only(tmp_path: Path, tiny: Cal
         folder.append_records(big)
     with pytest.raises(OSError, match="No space left"):
         write_atomic(folder.path / "checkpoint.pt", bytes(400_000))
-    assert folder.read_records() == ([{"i": 0}], [])
+    assert lines(folder) == [{"i": 0}]
     assert not any(name.startswith("checkpoint") or name.endswith(".tmp") for name in os.listdir(folder.path))
     folder.append_records([{"i": 1}])
     lease.release()
@@ -134,7 +149,7 @@ def test_a_disk_that_is_really_full_and_then_read_only(tmp_path: Path, tiny: Cal
     another = replace(TOY, trial=1)
     with pytest.raises(OSError, match="Read-only"):
         RunFolder(tmp_path, another.id).create(another)
-    assert folder.read_records() == ([{"i": 0}, {"i": 1}], [])
+    assert lines(folder) == [{"i": 0}, {"i": 1}]
     assert Store(tmp_path).states([TOY.id, another.id], 0) == {TOY.id: State.WAITING, another.id: State.MISSING}
 
 
@@ -280,15 +295,15 @@ def test_records_come_back(tmp_path_factory: pytest.TempPathFactory, batches: li
         folder.append_records(batch)
         sizes.append(folder.mark_records()[0])
     everything = [record for batch in batches for record in batch]
-    assert folder.read_records() == (everything, [])
+    assert lines(folder) == everything
     folder.finish({"more": 1})
-    assert folder.read_records() == (everything, [])
+    assert believed(folder) == (everything, 0)
     summary = folder.summary()
     assert summary is not None
     assert (summary["records"], summary["more"]) == (len(everything), 1)
     for kept, size in reversed(list(enumerate(sizes))):
         folder.truncate_records(size)
-        assert folder.read_records()[0] == [record for batch in batches[:kept] for record in batch]
+        assert lines(folder) == [record for batch in batches[:kept] for record in batch]
 
 
 @settings(FRESH, max_examples=15)
@@ -297,38 +312,50 @@ def test_records_torn_at_every_byte(tmp_path_factory: pytest.TempPathFactory, re
     folder = RunFolder(tmp_path_factory.mktemp("sweep"), TOY.id)
     folder.create(TOY)
     folder.append_records(records)
+    folder.finish({})
     path = folder.path / RECORDS
     whole = path.read_bytes()
-    for size in range(len(whole) + 1):
+    refused = f"{RECORDS} doesn't hold the {len(records)} records that the run finished with"
+    for size in range(len(whole) - 1):
         path.write_bytes(whole[:size])
-        complete = whole[:size].count(b"\n")
-        read, warnings = folder.read_records()
-        assert read == records[:complete]
-        torn = size > 0 and whole[size - 1 : size] != b"\n"
-        assert warnings == ([f"{path}, line {complete + 1}: torn, cut off"] if torn else [])
+        with pytest.raises(Garbled, match=refused):
+            believed(folder)
+        torn = whole[:size].rpartition(b"\n")[2]
+        path.write_bytes(whole + torn)
+        if whole[size : size + 1] == b"\n":  # all of a record but its end
+            with pytest.raises(Garbled, match=refused):
+                believed(folder)
+        else:
+            assert believed(folder) == (records, int(bool(torn)))
+    path.write_bytes(whole[:-1])
+    assert believed(folder) == (records, 0), "all but the end of the last line is all of it"
 
 
 @pytest.mark.parametrize(
     "garbage", [b"", b"[1]", b"17", b'{"a": 1', b"\xff\xfe\x00", b'{"a": NaN}', b'{"a":1}{"b":2}', b"\0" * 50]
 )
-def test_garbage_is_left_out_and_told_with_its_place(folder: RunFolder, garbage: bytes) -> None:
-    (folder.path / RECORDS).write_bytes(b'{"i":0}\n' + garbage + b'\n{"i":1}\n' + garbage)
-    records, warnings = folder.read_records()
-    assert records == [{"i": 0}, {"i": 1}]
-    place = f"{folder.path / RECORDS}, line"
-    assert warnings == [f"{place} 2: not a record, left out"] + ([f"{place} 4: torn, cut off"] if garbage else [])
-
-
-def test_records_that_changed_after_the_end_are_told(folder: RunFolder) -> None:
+def test_garbage_among_the_records_is_cut_off_and_counted(folder: RunFolder, garbage: bytes) -> None:
     folder.append_records([{"i": 0}, {"i": 1}])
     folder.finish({})
-    (folder.path / RECORDS).write_bytes(b'{"i":0}\n')
-    assert folder.read_records() == (
-        [{"i": 0}],
-        [f"{folder.path / RECORDS}: not the 2 records that were written, it was changed since"],
-    )
-    (folder.path / RECORDS).unlink()
-    assert len(folder.read_records()[1]) == 1
+    (folder.path / RECORDS).write_bytes(b'{"i":0}\n' + garbage + b'\n{"i":1}\n' + garbage)
+    assert believed(folder) == ([{"i": 0}, {"i": 1}], 2 if garbage else 0)
+
+
+def test_records_that_changed_after_the_end_are_refused(folder: RunFolder) -> None:
+    folder.append_records([{"i": 0}, {"i": 1}])
+    folder.finish({})
+    path = folder.path / RECORDS
+    refused = r"records\.jsonl doesn't hold the 2 records that the run finished with"
+    for content in (b'{"i":0}\n', b'{"i":0}\n{"i":2}\n', b'{"i":0}\n{"i":1}\n{"i":2}\n'):
+        path.write_bytes(content)
+        with pytest.raises(Garbled, match=refused):
+            believed(folder)
+    path.unlink()
+    with pytest.raises(Garbled, match=refused):
+        believed(folder)
+    path.mkdir()
+    with pytest.raises(Garbled, match=refused):
+        believed(folder)
 
 
 @pytest.mark.parametrize("broken", ["write", "fsync"])
@@ -345,9 +372,9 @@ def test_a_failed_append_leaves_no_half_line(folder: RunFolder, monkeypatch: pyt
         patched.setattr(os, broken, short if broken == "write" else no_space)
         with pytest.raises(OSError, match="No space left"):
             folder.append_records([{"i": 1}, {"i": 2}])
-    assert folder.read_records() == ([{"i": 0}], [])
+    assert lines(folder) == [{"i": 0}]
     folder.append_records([{"i": 1}])
-    assert folder.read_records() == ([{"i": 0}, {"i": 1}], [])
+    assert lines(folder) == [{"i": 0}, {"i": 1}]
 
 
 def test_appending_to_a_torn_line_is_our_mistake(folder: RunFolder) -> None:
@@ -356,7 +383,7 @@ def test_appending_to_a_torn_line_is_our_mistake(folder: RunFolder) -> None:
         folder.append_records([{"i": 1}])
     folder.truncate_records(8)
     folder.append_records([{"i": 1}])
-    assert folder.read_records() == ([{"i": 0}, {"i": 1}], [])
+    assert lines(folder) == [{"i": 0}, {"i": 1}]
 
 
 def test_a_checkpoint_that_has_seen_more_than_there_is(folder: RunFolder) -> None:
@@ -370,7 +397,7 @@ def test_a_checkpoint_that_has_seen_other_records_than_there_are(folder: RunFold
     size, sha256 = folder.mark_records()
     folder.append_records([{"i": 1}])
     folder.truncate_records(size, sha256)
-    assert folder.read_records() == ([{"i": 0}], [])
+    assert lines(folder) == [{"i": 0}]
     (folder.path / RECORDS).write_bytes(b'{"i":7}\n')
     with pytest.raises(Garbled, match=r"records\.jsonl is not what the checkpoint has seen"):
         folder.truncate_records(size, sha256)

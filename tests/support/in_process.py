@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.protocol import View
 from dgbench.core.run import Run
 from dgbench.core.site import Site
+from dgbench.data.views import ViewData
 from dgbench.execute.context import open_workbench
+from dgbench.execute.evaluate import Predict, score_views, show
 from dgbench.execute.job import run_job
 from dgbench.execute.training import Training
 from dgbench.launchers.base import Slot
@@ -61,11 +66,21 @@ def runs_of(sweep: Sweep, method: str) -> list[Run]:
     return [run for run in sweep.plan.runs if run.method.name == method]
 
 
-def training_of(sweep: Sweep, run: Run, keep: Mapping[str, Collection[str]] | None = None) -> Training:
-    """The training of a run, not begun or where its checkpoint is."""
+def training_of(
+    sweep: Sweep, run: Run, keep: Mapping[str, Collection[str]] | None = None, lease: Patience | None = None
+) -> Training:
+    """The training of a run, not begun or where its checkpoint is, by `Patience` or another lease."""
     torch.set_num_threads(1)
     sweep.store.folder(run.id).create(run)
-    return Training(open_workbench(run, sweep.store, sweep.site, sweep.catalogue, keep or {}))
+    bench = open_workbench(run, sweep.store, sweep.site, sweep.catalogue, keep or {}, cast(Lease, lease or Patience()))
+    return Training(bench, bench.algorithm(begin=True))
+
+
+def scores_of(
+    predict: Predict, data: ViewData, views: tuple[View, ...], kept: dict[View, Tensor] | None = None
+) -> dict[str, dict[str, float]]:
+    """Scores of a model on each view, on the CPU."""
+    return score_views(partial(show, predict, data, device=CPU), data, views, kept)
 
 
 class Patience:
@@ -81,13 +96,12 @@ class Patience:
     def confirm(self) -> None:
         pass
 
-    heeding = Lease.heeding
-
 
 def train(training: Training, stop_after: int = 10**9) -> bool:
     """Train to the end, or until stopped after so many steps; whether it was stopped."""
     try:
-        training.execute(cast(Lease, Patience(stop_after)))
+        cast(Patience, training.lease).stop_after = stop_after
+        training.execute()
     except Stopped:
         return True
     return False
