@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench.catalogue.entry import KINDS, PACKAGE, Entry
-from dgbench.catalogue.foreign import foreign_entry
 from dgbench.catalogue.index import entries_of
 from dgbench.core.errors import UserError
 from dgbench.core.site import split_include
@@ -95,6 +94,8 @@ class Catalogue:
         for path in self.include:
             included, name = split_include(path)
             if name:
+                from dgbench.catalogue.foreign import foreign_entry  # hardly any catalogue has one, so not at start-up
+
                 yield foreign_entry(Path(included), name)
             else:
                 yield from entries_of("", Path(included))

@@ -10,12 +10,13 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
 from dgbench.data.dataset import Dataset, SplitExamples
-from dgbench.data.splits import by_domain
 from dgbench.networks.backbones import interpolation_of, resolve_backbone, starts_without_statistics
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
     """What planning needs to know of an open data set."""
+    from dgbench.data.splits import by_domain  # imports fractions, which tables, that read facts too, do without
+
     card, parts, pools = dataset.card, dict[str, int](), dict[str, int]()
     for domain in dataset.domains if card.parts else ():
         examples = dataset.examples(domain, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -18,10 +18,12 @@ from dgbench.core.protocol import Fold
 from dgbench.core.run import run_name
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
-from dgbench.plan.planner import Plan
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.request import Overrides
 from dgbench.store.files import read_sweep_json, write_atomic
+
+if TYPE_CHECKING:
+    from dgbench.plan.planner import Plan
 
 FILE = "plan.json"
 FORMAT = 2
