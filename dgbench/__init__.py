@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dgbench.core.space import hparam as hparam
     from dgbench.core.space import power as power
     from dgbench.core.space import uniform as uniform
+    from dgbench.core.version import __version__ as __version__
     from dgbench.data.dataset import ArrayExamples as ArrayExamples
     from dgbench.data.dataset import Dataset as Dataset
     from dgbench.data.dataset import Examples as Examples
@@ -55,8 +56,6 @@ if TYPE_CHECKING:
     from dgbench.report.results import Results as Results
     from dgbench.report.results import read_results as read_results
 
-__version__ = "0.1.0"
-
 _PUBLIC = {
     "catalogue.catalogue": ("Catalogue",),
     "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard", "Need"),
@@ -64,6 +63,7 @@ _PUBLIC = {
     "core.progress": ("ReportProgress",),
     "core.setting": ("PRESETS", "Setting", "setting"),
     "core.space": ("Checked", "choice", "hparam", "power", "uniform"),
+    "core.version": ("__version__",),
     "data.dataset": ("ArrayExamples", "Dataset", "Examples", "SplitExamples"),
     "methods.adapter": ("Adapter",),
     "methods.algorithm": ("Algorithm", "Batch", "Hparams", "Task"),
@@ -75,7 +75,7 @@ _PUBLIC = {
 """Module -> public names in it, as the imports above have them for type checkers."""
 _HOMES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names}
 
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def test_each_public_name_is_the_one_that_type_checkers_see() -> None:
         if alias.asname == alias.name
     }
     assert typed == dgbench._HOMES
-    assert sorted([*typed, "__version__"]) == dgbench.__all__
+    assert sorted(typed) == dgbench.__all__
     for name in dgbench.__all__:
         assert getattr(dgbench, name) is not None
     assert set(dgbench.__all__) <= set(dir(dgbench))

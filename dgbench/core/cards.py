@@ -261,7 +261,7 @@ INPUTS: Mapping[str, int] = {"images": 3, "vectors": 1, "texts": 2, "sequences":
 """What an input may be -> how many axes it then has.
 
 Images are channels, height, width. Texts are tokens, and 1 below each that counts, 0 below those after the end.
-Sequences are tokens that all count. Graphs are tables, see `graphs`.
+Sequences are tokens that all count. Graphs are tables, see `networks.graphs`.
 """
 
 TASKS: Mapping[str, str] = {

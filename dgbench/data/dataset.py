@@ -43,7 +43,7 @@ class Examples(Protocol):
         """The inputs at `indices`, (B, *input_shape); augmented if `rng` is given.
 
         Bytes are pixels, and so are float32 in [0, 1] unless the card says `normalised`; of texts and sequences, int64
-        are tokens; graphs are int16, as `graphs` has them.
+        are tokens; graphs are int16, as `networks.graphs` has them.
         """
         ...
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-import dgbench
 from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
-from dgbench.catalogue.entry import source_of
+from dgbench.catalogue.entry import PACKAGE, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
 from dgbench.core.run import Run
 from dgbench.core.site import Site
+from dgbench.core.version import __version__
 from dgbench.execute.context import Workbench, open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import CHECKPOINT, Training
@@ -143,21 +143,20 @@ def versions() -> dict[str, str]:
     """Return the versions that a number may depend on."""
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
     found = {name: importlib.metadata.version(name) for name in names}
-    return {"dgbench": dgbench.__version__, "python": platform.python_version(), **found}
+    return {"dgbench": __version__, "python": platform.python_version(), **found}
 
 
 @cache
 def commit() -> str:
     """Find the commit of the source that runs, with `+changes` if files differ from it; empty outside a repository."""
-    here = Path(dgbench.__file__).parent
 
     def git(*arguments: str) -> str:
-        answer = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        answer = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=False)
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
     tracked = git("ls-files", "--error-unmatch", "__init__.py")
     if not tracked:
         return ""
     return git("rev-parse", "--short=12", "HEAD") + (
-        "+changes" if git("status", "--porcelain", "--", str(here)) else ""
+        "+changes" if git("status", "--porcelain", "--", str(PACKAGE)) else ""
     )

@@ -1,4 +1,4 @@
-"""Which network a name stands for on some inputs, what it takes and what it has; `networks` builds them.
+"""Which network a name stands for on some inputs, what it takes and what it has; `network` builds them.
 
 Imports timm, transformers and torch only inside functions, for names other than ours: planning does without them.
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from dgbench import __version__
 from dgbench.core.run import ALL_TRIALS
+from dgbench.core.version import __version__
 from dgbench.core.wording import grouped, ranges
 from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.select import Selector

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgbench import __version__
 from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.version import __version__
 from dgbench.report.render import FORMATS, MOST_NOTES, below, text
 from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.select import SELECTORS
