@@ -27,7 +27,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision import transforms
 
-from dgbench.data.cache import CachedImages
+from dgbench.data.cache import CachedImages, open_images
 from dgbench.data.views import Minibatches
 from dgbench.datasets.folder import folder
 from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD
@@ -121,7 +121,7 @@ def measure(root: Path, size: tuple[int, int], rounds: int) -> None:
     write_photos(root, *size, SIZES[size])
     cache = folder(path=root, image_size=SIDE).image_cache()
     start, used = time.perf_counter(), time.process_time()
-    images = cache.open()
+    images = open_images(cache)
     wall, used = time.perf_counter() - start, time.process_time() - used
     print(
         f"{size[0]} x {size[1]}: cache of {images.index.size / SIZES[size] / 1e3:,.0f} kB an image, built in "
