@@ -17,8 +17,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgbench.catalogue.entry import KINDS, PACKAGE, Entry
-from dgbench.catalogue.index import entries_of
+from dgbench.catalogue.entry import KINDS, Entry
+from dgbench.catalogue.index import entries_of, package_entries
 from dgbench.core.errors import UserError
 from dgbench.core.site import split_include
 from dgbench.core.wording import unknown
@@ -79,9 +79,7 @@ class Catalogue:
         return found[0].name
 
     def _find(self) -> Iterator[Entry]:
-        for folder, *_ in KINDS.values():
-            for file in sorted((PACKAGE / folder).glob("[!_]*.py")):
-                yield from entries_of(f"dgbench.{folder}.{file.stem}", file)
+        yield from package_entries()
         installed = entry_points()  # reads the metadata of every installed package, at each call
         for point in (point for kind in KINDS for point in installed.select(group=f"dgbench.{kind}s")):
             try:

@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,14 +21,37 @@ from dgbench.core.plain import from_plain
 from dgbench.core.space import Checked, space_of
 
 
+def package_entries() -> list[Entry]:
+    """List the entries of the package's own catalogues, from the index if none of their files has changed."""
+
+    def inspect_package() -> Iterator[Entry]:
+        for folder, *_ in KINDS.values():
+            for file in sorted((PACKAGE / folder).glob("[!_]*.py")):
+                yield from _inspect(f"dgbench.{folder}.{file.stem}", file)
+
+    return _indexed(str(PACKAGE).encode(), inspect_package)
+
+
 def entries_of(module: str, file: Path) -> list[Entry]:
-    """List the entries that a file defines, from the index if the file and the base classes are unchanged."""
-    digest = hashlib.sha256(_base_digest() + module.encode() + str(file).encode() + file.read_bytes()).hexdigest()[:24]
-    cached = _index_folder() / f"{digest}.json"
+    """List the entries that a file defines, from the index if it and the package's catalogues are unchanged.
+
+    Args:
+        module: Dotted name to import; empty for an included file.
+        file: Where it is.
+
+    Raises:
+        UserError: An included file can't be imported, or a class has no card.
+    """
+    return _indexed(module.encode() + str(file).encode() + file.read_bytes(), lambda: _inspect(module, file))
+
+
+def _indexed(key: bytes, inspect_sources: Callable[[], Iterable[Entry]]) -> list[Entry]:
+    """Read the entries that the index keeps under a key, or find them in their sources and keep them."""
+    path = _index_folder() / f"{hashlib.sha256(_base_digest() + key).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [_from_index(item) for item in orjson.loads(cached.read_bytes())]
-    entries = list(_inspect(module, file))
-    _write_index(cached, entries)
+        return [_from_index(item) for item in orjson.loads(path.read_bytes())]
+    entries = list(inspect_sources())
+    _write_index(path, entries)
     return entries
 
 
