@@ -19,11 +19,11 @@ from dgbench.core.run import run_name
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.provenance import Provenance
-from dgbench.plan.request import Overrides
 from dgbench.store.files import read_sweep_json, write_atomic
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
     from dgbench.plan.planner import Plan
+    from dgbench.plan.request import Overrides
 
 FILE = "plan.json"
 FORMAT = 2
@@ -92,7 +92,7 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
-    provenance = replace(plan.provenance, asked=(*departures, *(overrides or Overrides()).told()))
+    provenance = replace(plan.provenance, asked=(*departures, *(overrides.told() if overrides else ())))
     return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, provenance)
 
 
