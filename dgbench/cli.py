@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args([_respelled(word, declared) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `UserError` for what argparse refuses itself; argparse calls this."""
+        """Raise a `UserError` with argparse's own message; argparse calls this."""
         raise UserError(message)
 
 

@@ -36,7 +36,7 @@ def _given(args: Namespace, part: str) -> dict[str, Any]:
 
 
 def asked_of(args: Namespace) -> dict[str, Any]:
-    """Collect what the flags ask for, in the keys of a sweep file; only what was given."""
+    """Collect the given flags that ask for runs, under the keys of a sweep file."""
     asked, setting = _given(args, "asked"), _given(args, "setting")
     if args.backbone_weights:
         setting["weights"] = sha256_of(Path(args.backbone_weights))
@@ -66,7 +66,7 @@ def places_of(args: Namespace) -> dict[str, Any]:
 
 
 def site_of(args: Namespace) -> Site:
-    """Build the site of a launch from what flags give; raises `UserError` for a wrong value."""
+    """Build the site of a launch from its flags; raises `UserError` for a wrong value."""
     return Site(**places_of(args))
 
 

@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train, then print what validation picks; return 0, or 1 if the run failed."""
+    """Train, then print the table of the chosen model; return 0, or 1 if the run failed."""
     args = parser().parse_args(argv)
     with redirect_stdout(sys.stderr):
         sweep = _asked(args)
@@ -97,7 +97,7 @@ def _asked(args: Any) -> Sweep:
 
 
 def _digest(asked: Mapping[str, Any], site: Site) -> str:
-    """Hash what a command asks for and the files that it includes: each such pair has a folder of its own."""
+    """Hash a command's request and the files that it includes: each such pair has a folder of its own."""
     return hashlib.sha256(orjson.dumps([asked, site.include], option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
 
 
@@ -109,7 +109,7 @@ def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
 
 
 def _execute(sweep: Sweep, threads: int) -> bool:
-    """Execute in this process what is not done; return whether all is done then."""
+    """Execute unfinished runs in this process; return whether all are done then."""
     from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
     for run in sweep.plan.runs:

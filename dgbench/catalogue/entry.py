@@ -92,7 +92,7 @@ class Entry:
         return resolve(self.space, traits=traits, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws)
 
     def refusals(self, setting: Setting) -> Iterable[str]:
-        """Yield why an algorithm can't follow a setting, beyond what its card needs: nothing, of classes of ours."""
+        """Yield reasons why an algorithm can't follow a setting, beyond its card's needs; ours have none."""
         return ()
 
 

@@ -54,7 +54,7 @@ def has_type(value: object, kind: str) -> bool:
 
 
 def find_problem(value: object, kind: str, limits: Iterable[Limit]) -> str | None:
-    """Return what is wrong with a value, as its name goes before it: `is a float, not 'fast'`; None if it is fine."""
+    """Describe the problem with a value, to be read behind its name: `is a float, not 'fast'`; None if it is fine."""
     if not has_type(value, kind):
         return f"is {with_article(kind)}, not {value!r}"
     return next((f"{limit.words}, not {value!r}" for limit in limits if not limit.allows(value)), None)

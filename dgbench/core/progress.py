@@ -24,7 +24,7 @@ class ReportProgress(Protocol):
     """Takes reports of how far something is."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Report that so many bytes or items of `what` are done; `total` is 0 where it is unknown."""
+        """Report progress: `done` of `total` bytes or items of `what`; `total` is 0 where it is unknown."""
         ...
 
 
@@ -50,7 +50,7 @@ def shown_progress(about: str = "") -> Iterator[ReportProgress]:
 
 
 def _bars(about: str, bar: Progress) -> ReportProgress:
-    """Show one bar for each `what`."""
+    """Show one bar for each kind of work."""
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int) -> None:

@@ -55,7 +55,7 @@ class Site:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:
-        """Read what `to_json` wrote."""
+        """Build a site from the output of `to_json`."""
         return from_plain(Site, data)
 
 

@@ -16,7 +16,7 @@ def with_article(noun: str) -> str:
 
 
 def unknown(what: str, name: str, options: Iterable[str]) -> str:
-    """The message for a name that nobody has heard of, with the nearest that exists."""
+    """Word the message for an unknown name, with the nearest that exists."""
     options = sorted(options)
     by_lower = {option.lower(): option for option in options}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
@@ -26,7 +26,7 @@ def unknown(what: str, name: str, options: Iterable[str]) -> str:
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
-    """Collect the values of equal keys, to say together what several have in common.
+    """Group the values of (key, value) pairs by key, in the order of first occurrence.
 
     >>> grouped([("ok", "SAM"), ("slow", "HGP"), ("ok", "ERM")])
     {'ok': ['SAM', 'ERM'], 'slow': ['HGP']}

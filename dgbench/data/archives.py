@@ -118,7 +118,7 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield name and content of an archive's files, one after another; each is open until the next is asked for.
+    """Yield (name, open file) of an archive's files; each is open until the next one is yielded.
 
     `tarfile`'s own filter "data" (PEP 706) is no help: it accepts links that stay inside the folder, and strips the
     slash of an absolute path instead of refusing it.

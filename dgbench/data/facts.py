@@ -14,7 +14,7 @@ from dgbench.networks.backbones import interpolation_of, resolve_backbone, start
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
-    """What planning needs to know of an open data set."""
+    """Collect the facts of an open data set that planning needs."""
     from dgbench.data.splits import by_domain  # imports fractions, which tables, that read facts too, do without
 
     card, parts, pools = dataset.card, dict[str, int](), dict[str, int]()
@@ -48,7 +48,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What planning, selection and tables need to know of a data set once its files have been looked at."""
+    """Facts of a data set, read from its card and files: all that planning, selection and tables know of it."""
 
     name: str
     domains: tuple[str, ...]

@@ -107,7 +107,7 @@ class _PartialFile:
 
 
 def _request_until_whole(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
-    """Request what is missing until all is there; give up when several requests in a row bring nothing new."""
+    """Request the missing bytes until none is missing; give up after several requests in a row without any."""
     failures, had = 0, part.size
     while True:
         try:
@@ -135,7 +135,7 @@ def _request_until_whole(url: str, part: _PartialFile, progress: ReportProgress,
 
 
 def _request_rest(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
-    """Request what is missing, once; raise `_Broken` if less comes than was announced."""
+    """Send one request for the missing bytes; raise `_Broken` if fewer come than were announced."""
     begin = part.size
     headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}
     if begin:

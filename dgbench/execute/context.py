@@ -116,7 +116,7 @@ class Workbench:
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
 
     def saved(self, source: Input, which: str) -> Saved:
-        """Find a model of a run that this one reads; raises FileNotFoundError with what to do if it is gone."""
+        """Find a saved model of an input; raises FileNotFoundError with the way out if it is gone."""
         return find_model(self.store.folder(source.run).path, source.predictor, which)
 
     def _fit(self, network: Network) -> None:
@@ -134,7 +134,7 @@ def open_workbench(
     keep: Mapping[str, Collection[str]] = _NOTHING,
     lease: Lease | None = None,
 ) -> Workbench:
-    """Lay out what a run needs.
+    """Open the data, device and files of a run.
 
     Args:
         run: The run, whose folder exists.

@@ -124,7 +124,7 @@ def _as_imported(file: str) -> str:
 
 
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
-    """Append to `times.jsonl` what differs by nature between two executions of one run, apart from the records."""
+    """Append times, host and device to `times.jsonl`: they differ between two executions, as records must not."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     line = {
         "started": started,

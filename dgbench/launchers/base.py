@@ -14,7 +14,7 @@ from dgbench.core.run import Run
 
 @dataclass(frozen=True)
 class Ended:
-    """How an attempt at a run ended, as far as its engine knows; what it came to, the driver reads in the folder."""
+    """The end of an attempt at a run, as far as its engine knows; its outcome stands in the run's folder."""
 
     id: str
     """The run."""
@@ -58,7 +58,7 @@ class Engine(Protocol):
         """End every attempt now."""
 
     def close(self) -> None:
-        """End what is left, and release what the engine holds; called once, also after an exception."""
+        """End the remaining attempts and release all resources; called once, also after an exception."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def drive(
     interrupts: Interrupts,
     observer: Observer = lambda event: None,
 ) -> Summary:
-    """Have an engine execute what is not done yet, until all is settled or something stops it; close the engine.
+    """Execute unfinished runs by an engine until all are settled or a stop comes; close the engine.
 
     Args:
         store: The sweep's folder.
@@ -79,7 +79,7 @@ class _Launch:
         self.observer(Event(what, self.runs[self.index[id]], detail, seconds))
 
     def survey(self) -> None:
-        """Sort the runs by what the folder says."""
+        """Sort the runs by their states in the folder."""
         inputs = {source.run for run in self.runs for source in run.inputs}
         states = self.store.states({*self.index, *inputs}, self.retries)
         for run in self.runs:
@@ -100,7 +100,7 @@ class _Launch:
                 heapq.heappush(self.ready, self.index[run.id])
 
     def loop(self, interrupts: Interrupts) -> None:
-        """Start, judge and look until every run is settled, or a stop came and what was started has ended."""
+        """Start and judge runs until all are settled, or a stop came and every started attempt has ended."""
         while self.open and not self.summary.stopped:
             self.start_ready()
             self.judge_ended()
@@ -116,7 +116,7 @@ class _Launch:
             self.judge_ended()
 
     def start_ready(self) -> None:
-        """Submit what the engine has room for, in the order of the runs."""
+        """Submit as many ready runs as the engine has room for, in their order."""
         chosen: list[Run] = []
         while self.ready and len(chosen) < self.engine.capacity:
             run = self.runs[heapq.heappop(self.ready)]
@@ -137,7 +137,7 @@ class _Launch:
             self.emit("started", run.id)
 
     def judge_ended(self) -> None:
-        """Judge what ends within a tick."""
+        """Judge the attempts that end within a tick."""
         for ended in self.engine.wait(TICK if self.open else 0):
             self.judge(ended)
         if time.monotonic() - self.ticked >= TICK:
@@ -145,7 +145,7 @@ class _Launch:
             self.observer(Event("tick"))
 
     def judge(self, ended: Ended) -> None:
-        """Believe the folder; record what an attempt that was killed could not."""
+        """Settle an ended attempt by the run's folder; record the failure of one that was killed and could not."""
         folder = self.store.folder(ended.id)
         self.summary.taken_over += self.running.pop(ended.id) and ended.status != TAKEN
         if folder.summary() is not None:
@@ -164,7 +164,7 @@ class _Launch:
             self.look(ended.id, state)
 
     def look_elsewhere(self) -> None:
-        """Once a tick, see what became of the runs that others execute."""
+        """Read, once a tick, the states of runs that other launches execute."""
         if self.elsewhere and time.monotonic() - self.looked >= TICK:
             self.looked = time.monotonic()
             for id, state in self.store.states(sorted(self.elsewhere), self.retries).items():
@@ -223,7 +223,7 @@ class _Launch:
 
 
 def record_failure(folder: RunFolder, ended: Ended) -> None:
-    """Put a failed attempt on record and free its lease; do nothing if somebody else has the run."""
+    """Record a failed attempt and free its lease; do nothing if another process holds the run."""
     number = ended.lease
     if number is None:  # it died before it claimed; the failure needs a number of its own
         lease = folder.claim()

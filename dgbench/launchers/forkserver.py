@@ -174,7 +174,7 @@ class _Server:
                 self.launcher.send((id, pid, os.waitstatus_to_exitcode(status)))
 
     def execute(self, server: int, job: object, env: Mapping[str, str], log: str) -> NoReturn:
-        """Become a run's process; leave with what the target returns, or as Python does after an exception."""
+        """Become a run's process; exit with the target's return value, or as Python does after an exception."""
         code = 1
         try:
             die_with_parent(server)
@@ -202,7 +202,7 @@ class _Server:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill what a run started and left behind."""
+    """Kill processes that a run started and left behind."""
     with suppress(ProcessLookupError, PermissionError):  # it may not have made its group yet
         os.killpg(pid, signal.SIGKILL)
 

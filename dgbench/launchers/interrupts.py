@@ -15,7 +15,7 @@ class SignalSocket:
     """Something to wait for beside files: readable once one of some signals came. Only the main thread hears any."""
 
     def __init__(self, numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> None:
-        """Install `handler` for the signals `numbers`, until `close` restores what was there."""
+        """Install `handler` for the signals `numbers`, until `close` restores the former handlers."""
         self._read, self._write = socket.socketpair()
         for end in (self._read, self._write):
             end.setblocking(False)

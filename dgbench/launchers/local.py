@@ -99,7 +99,7 @@ class LocalSlots(Engine):
             attempt.server.signal(id, number)
 
     def wait(self, timeout: float) -> list[Ended]:
-        """Return what ended, after `timeout` seconds at most; kill what is over its time."""
+        """Return the attempts that ended, after `timeout` seconds at most; kill those over their time."""
         until = min([time.monotonic() + timeout, *(attempt.deadline for attempt in self._attempts.values())])
         sources = [source.fileno() for source in (self.interrupts, self._server) if source]
         ready = wait(sources, max(0.0, until - time.monotonic()))
@@ -118,7 +118,7 @@ class LocalSlots(Engine):
         return Ended(id, status, lease, attempt.stopped, timeout, time.monotonic() - attempt.started)
 
     def close(self) -> None:
-        """Stop what is left, kindly, and end the server."""
+        """Ask remaining runs to save and leave, and end the server."""
         if self._server:
             with suppress(ForkServerDied):
                 self.cancel()

@@ -79,7 +79,7 @@ def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalo
 
 
 def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
-    """List what is wrong with the files of those data sets whose names are right."""
+    """List the problems with files of data sets whose names are right."""
     problems = Problems()
     for text in asked.get("datasets", ()):
         with suppress(UserError):

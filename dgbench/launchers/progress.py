@@ -28,7 +28,7 @@ _AT_ONCE = ("retry", "failed", "blocked", "stopping")
 
 
 class Tally:
-    """Where every run of a launch is, by its events, and the time left, by what runs of one kind and method took."""
+    """Counts a launch's runs by state, and estimates the time left from runs of the same kind and method."""
 
     def __init__(self, store: Store, runs: Sequence[Run], jobs: int) -> None:
         self.store, self.jobs = store, jobs
@@ -73,7 +73,7 @@ class Tally:
         return work / self.jobs
 
     def furthest(self) -> str:
-        """Say how far the run is that is nearest to its end, of those that execute here; empty if none does."""
+        """Word the progress of the run of this launch that is nearest to its end; empty if none executes."""
         steps = {id: self.store.folder(id).progress() or (0, 0) for id in self.running}
         if not steps:
             return ""
@@ -135,7 +135,7 @@ def _pictures(tally: Tally, live: Live) -> Callable[[], None]:
 
 @contextmanager
 def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | None = None) -> Iterator[Observer]:
-    """Show what happens in a launch, until the end of the block.
+    """Display a launch until the end of the block.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
     most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.

@@ -78,7 +78,7 @@ class Sweep:
         return tuple(found)
 
     def fetch(self, retries: int = 0) -> None:
-        """Download, before any run starts, what runs that are not done need from hubs: weights, vocabularies.
+        """Download, before any run starts, the files of hubs that unfinished runs need: weights, vocabularies.
 
         It is fetched once and found by all runs, also on other machines that share the hub's cache (HF_HOME). Raises
         `UserError` with everything that can't be had; writes nothing to the sweep's folder.
@@ -109,7 +109,7 @@ class Sweep:
             self.store.folder(run.id).reset()
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
-        """Run on this machine what is not done; return 0 if all is done then, else 1."""
+        """Execute unfinished runs on this machine; return 0 if all are done then, else 1."""
         # Not at the top: only who executes needs multiprocessing and rich, which take long to import.
         from dgbench.launchers.driver import drive
         from dgbench.launchers.forkserver import ForkServer

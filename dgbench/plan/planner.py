@@ -32,7 +32,7 @@ class Candidate:
 
     @property
     def source(self) -> Input:
-        """What a run that reads it has among its inputs."""
+        """Name this predictor as an input of a run that reads it."""
         return Input(self.run.id, self.predictor)
 
 
@@ -107,7 +107,7 @@ def plan(
 
 @dataclass
 class _Planner:
-    """Holds what the steps of `plan` share, and the runs that they have made."""
+    """The state that the steps of `plan` share, and the runs that they have made."""
 
     requests: Sequence[Request]
     facts: Mapping[str, DatasetFacts]

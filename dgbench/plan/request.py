@@ -55,7 +55,7 @@ class Overrides:
     """Distributions in place of the declared ones, for every algorithm that has the name."""
 
     def resolve(self, entry: Entry, facts: DatasetFacts, seed: int, trial: int) -> Part:
-        """Return an entry with its values of one draw; what holds for all algorithms touches names that it has.
+        """Return an entry with its values of one draw; overrides of all algorithms touch only names that it has.
 
         Args:
             entry: The algorithm, average, merger or adapter.

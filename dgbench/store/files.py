@@ -15,7 +15,7 @@ from dgbench.core.errors import UserError
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Make `path` hold `content` (bytes, or what a function writes into a file): all of it, or as before.
+    """Write `content` (bytes, or a function that writes to a file) to `path`: all of it, or as before.
 
     Raises OSError (disk full, read-only, ...) with `path` untouched.
     """
