@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planner import Plan, plan
 from dgbench.plan.request import Overrides, Request
+from tests.cases.make_cases import GROUPS
 
 MakeFacts = Callable[..., DatasetFacts]
 MakePlan = Callable[..., Plan]
+Cases = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,3 +75,16 @@ def make_plan(catalogue: Catalogue, make_facts: MakeFacts) -> MakePlan:
         return plan([request], {"Toy": make_facts(domains, **facts)}, how or setting(), catalogue, overrides)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    """Group of cases -> its folder, made at the first call; tests don't write into it."""
+
+    @cache
+    def made(group: str) -> Path:
+        place = tmp_path_factory.mktemp("cases") / group
+        GROUPS[group](place)
+        return place
+
+    return made
