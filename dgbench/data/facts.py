@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dgbench.core.cards import EAGER
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
 from dgbench.data.dataset import Dataset, SplitExamples
 from dgbench.networks.backbones import interpolation_of, resolve_backbone, starts_without_statistics
+from dgbench.networks.backbones import lacking as backbone_lacks
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
@@ -92,10 +94,42 @@ class DatasetFacts:
         """How many domains an algorithm sees in training."""
         return sum(self.pools.get(view.domain, 1) for view in fold.train)
 
+    def lacking(self, setting: Setting) -> frozenset[str]:
+        """Return the needs of methods that the data set, the network on it and the resolved setting don't meet."""
+        return lacking(self.input_kind, self.input_shape, self.task, setting)
+
     def domains_in_step(self, fold: Fold, setting: Setting) -> int:
         """How many of them make up a step; the setting is resolved."""
         found = self.training_domains(fold)
         return min(found, setting.domains_per_step or found)
+
+
+def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) -> frozenset[str]:
+    """Return the needs of methods that are not met.
+
+    Args:
+        kind: What the inputs are, a key of `cards.INPUTS`.
+        input_shape: Shape of one input.
+        task: What the labels are, a key of `cards.TASKS`.
+        setting: Resolved; its backbone takes such inputs.
+
+    Returns:
+        Keys of `cards.NEEDS`, and `EAGER`.
+    """
+    has = {
+        "classes": task == "classification",
+        "images": kind == "images",
+        "feature_maps": kind == "images",
+        "real_inputs": kind in ("images", "vectors"),
+        "feature_vectors": kind != "sequences",
+        "own_classifier": kind != "sequences" or setting.nonlinear_classifier,
+        "linear_classifier": not setting.nonlinear_classifier,
+        "random_classifier": setting.classifier_init == "random",
+        "learning_features": setting.freeze != "featurizer",
+        EAGER: not setting.compile,
+    }
+    of_network = backbone_lacks(setting.backbone, input_shape)
+    return of_network.union(what for what, is_there in has.items() if not is_there)
 
 
 def _without_known_identities(fold: Fold) -> Fold:

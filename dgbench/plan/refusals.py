@@ -21,7 +21,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
-from dgbench.networks.backbones import EMBEDDING, OWN, check_backbone, lacking
+from dgbench.networks.backbones import EMBEDDING, OWN, check_backbone
 from dgbench.networks.start import check_start
 from dgbench.plan.request import Request, Values, setting_below
 
@@ -182,28 +182,9 @@ def _data_apart(asked: _Asked) -> Iterator[str]:
             )
 
 
-def _lacking(facts: DatasetFacts, setting: Setting) -> frozenset[str]:
-    """Return the needs that the data set, the network on it and the setting don't meet."""
-    kind = facts.input_kind
-    has = {
-        "classes": facts.task == "classification",
-        "images": kind == "images",
-        "feature_maps": kind == "images",
-        "real_inputs": kind in ("images", "vectors"),
-        "feature_vectors": kind != "sequences",
-        "own_classifier": kind != "sequences" or setting.nonlinear_classifier,
-        "linear_classifier": not setting.nonlinear_classifier,
-        "random_classifier": setting.classifier_init == "random",
-        "learning_features": setting.freeze != "featurizer",
-        EAGER: not setting.compile,
-    }
-    of_network = lacking(setting.backbone, facts.input_shape)
-    return of_network.union(what for what, is_there in has.items() if not is_there)
-
-
 def _unfit_setting(asked: _Asked) -> Iterator[str]:
     """Yield values of the setting that the data set or the network can't follow, whatever the rows."""
-    backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, _lacking(asked.facts, asked.setting)
+    backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
     for need in OWN[backbone].needs if backbone in OWN else ():
         if need.what in lacks:
             yield _unmet(f"backbone {backbone!r}", need, dataset)
@@ -214,7 +195,7 @@ def _unfit_setting(asked: _Asked) -> Iterator[str]:
 
 def _unmet_needs(asked: _Asked) -> Iterator[str]:
     """Yield the needs of methods that are not met, though some draw of their values has them."""
-    lacks = _lacking(asked.facts, asked.setting)
+    lacks = asked.facts.lacking(asked.setting)
     for entry in asked.entries():
         for need in needs_of(entry.card):
             drawn = asked.drawn(entry) if need.when else [{}]
