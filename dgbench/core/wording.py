@@ -61,3 +61,17 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             parts.append([number])
     return ", ".join("-".join(map(str, part)) for part in parts)
+
+
+def printable(text: str) -> str:
+    """Escape in a text what is not to be printed: control characters, and bytes of a file's name that are no UTF-8.
+
+    >>> printable("caf\\udce9\\n\\x1b[31mred")
+    'caf\\\\xe9\\\\n\\\\x1b[31mred'
+    """
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    # Python reads a byte 0xE9 that it can't decode as the lone surrogate U+DCE9.
+    return f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char.encode("unicode_escape").decode()
