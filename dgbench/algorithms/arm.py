@@ -97,7 +97,7 @@ class ARM(Algorithm):
         # Images are normalised as for any network; the context, which is not an image's, is not.
         normalisation = normalisation_of(setting.backbone, channels)
         network = ContextNetwork(
-            plain.featurizer, plain.num_features, num_classes, setting, hparams.resnet_dropout, normalisation
+            plain.featurizer, plain.num_features, num_classes, setting, plain.dropout.p, normalisation
         )
         network.context = context_net(channels, hparams.context_width).to(memory_format=network.memory_format)
         network.support = hparams.batch_size

@@ -116,6 +116,11 @@ class Setting:
         return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
 
     @property
+    def of_domainbed(self) -> bool:
+        """Whether hyperparameters act where DomainBed's do, and are drawn as they are there."""
+        return self.preset.startswith("domainbed-")
+
+    @property
     def evaluation_steps(self) -> tuple[int, ...]:
         """List the steps after which models are evaluated, counted from 0 as DomainBed counts."""
         last = self.steps - 1

@@ -102,13 +102,15 @@ class HparamSpec:
     draw: Draw | None = None
     help: str = ""
     variants: Mapping[str, tuple[Value, Draw | None]] = field(default_factory=dict)
-    """Other default and draw for data sets that have a trait (`small_images`, ...) or a name; the first counts."""
+    """Other default and draw where there is a trait (`small_images`, ...) or on a data set; the first counts."""
     options: tuple[Value, ...] = ()
     """The values that there are, if they can be listed."""
     within: str = ""
     """The interval that its values must lie in: `[0, 1)`, `(0, inf)`; empty: any number."""
     stream: str = ""
     """The name whose stream it is drawn from, if not its own: DomainBed's, where that is a word of Python."""
+    streams: Mapping[str, str] = field(default_factory=dict)
+    """Trait -> such a name in its place: DomainBed's for another network; the first counts."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -117,12 +119,17 @@ class HparamSpec:
         return (*options, interval(self.within)) if self.within else options
 
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
-        """Return default and draw on a data set with these traits."""
+        """Return default and draw where there are these traits."""
         traits = tuple(traits)
         for trait, variant in self.variants.items():
             if trait in traits:
                 return variant
         return self.default, self.draw
+
+    def stream_for(self, traits: Iterable[str]) -> str:
+        """Return the name whose stream it is drawn from where there are these traits."""
+        traits = tuple(traits)
+        return next((name for trait, name in self.streams.items() if trait in traits), self.stream or self.name)
 
 
 Space: TypeAlias = tuple[HparamSpec, ...]
@@ -137,6 +144,7 @@ def hparam(
     options: tuple[Value, ...] = (),
     within: str = "",
     stream: str = "",
+    streams: Mapping[str, str] | None = None,
 ) -> Any:
     """Declare a field of an `Hparams` dataclass.
 
@@ -151,11 +159,12 @@ def hparam(
         options: All values that exist.
         within: The interval of its values: `[0, 1)`, `(0, inf)`.
         stream: DomainBed's name where Python can't have it (`lambda`), so that the draws are the same.
+        streams: Trait -> DomainBed's name for what this is on networks or data with it; the first that applies counts.
     """
     if within:
         interval(within)  # an interval that can't be read is the author's mistake, noticed on import
     declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
-    return field(default=default, metadata={"hparam": {**declared, "stream": stream}})
+    return field(default=default, metadata={"hparam": {**declared, "stream": stream, "streams": streams or {}}})
 
 
 class Checked:
@@ -199,7 +208,7 @@ def resolve(
 
     Args:
         space: The hyperparameters.
-        traits: Traits and name of the data set.
+        traits: Traits of the data set and of the network, and the data set's name.
         hparams_seed: 0 takes the defaults.
         trial: Every trial draws afresh.
         fixed: Values for every seed (DomainBed's `--hparams`).
@@ -219,7 +228,7 @@ def resolve(
         elif hparams_seed == 0 or draw is None:
             values[spec.name] = default
         else:
-            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.stream or spec.name)
+            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.stream_for(traits))
     return values
 
 

@@ -11,7 +11,12 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
 from dgbench.data.dataset import Dataset, SplitExamples
-from dgbench.networks.backbones import interpolation_of, resolve_backbone, starts_without_statistics
+from dgbench.networks.backbones import (
+    drops_features,
+    interpolation_of,
+    resolve_backbone,
+    starts_without_statistics,
+)
 from dgbench.networks.backbones import lacking as backbone_lacks
 
 
@@ -139,6 +144,21 @@ def _without_known_identities(fold: Fold) -> Fold:
         test=tuple(View(view.domain, NEW) for view in fold.test),
         target_val=tuple(view for view in fold.target_val if view.part == OUT),
     )
+
+
+def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
+    """List what hyperparameter spaces may vary by: the data set's traits, and those of the network of its setting.
+
+    Args:
+        facts: The data set.
+        setting: Resolved.
+
+    Returns:
+        The data set's own, and `domainbed_vit` where a preset of DomainBed's trains a network as it trains its ViT.
+    """
+    name = setting.backbone
+    vit = setting.of_domainbed and drops_features(name) and "feature_maps" in backbone_lacks(name, facts.input_shape)
+    return (*facts.traits, "domainbed_vit") if vit else facts.traits
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:

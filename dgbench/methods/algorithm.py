@@ -88,7 +88,11 @@ class Hparams(Checked):
         within="[1, inf)",
     )
     resnet_dropout: float = hparam(
-        0.0, choice(0.0, 0.1, 0.5), help="dropout between features and classifier", within="[0, 1]"
+        0.0,
+        choice(0.0, 0.1, 0.5),
+        help="dropout between features and classifier, of any network; DomainBed's presets: of timm's networks alone",
+        within="[0, 1]",
+        streams={"domainbed_vit": "vit_dropout"},
     )
 
 

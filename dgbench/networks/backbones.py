@@ -126,6 +126,14 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
     return frozenset() if name in _LARGE.values() else timm_look(name, tuple(input_shape)).lacking
 
 
+def drops_features(name: str) -> bool:
+    """Whether DomainBed has dropout between the features of a network of that name (no alias) and its classifier.
+
+    It has behind those of its ResNets and its ViT, of which timm's networks take the place; not in its `MNIST_CNN`.
+    """
+    return name not in OWN and not is_language_model(name)
+
+
 def starts_without_statistics(name: str) -> bool:
     """Whether the network of that name has batch norm, and no weights that anybody's statistics come with."""
     return name in OWN and "batch_norm" in OWN[name].has

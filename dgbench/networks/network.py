@@ -21,6 +21,7 @@ from dgbench.networks.backbones import (
     SMALL,
     check_backbone,
     check_inputs,
+    drops_features,
     is_language_model,
     normalisation_of,
     timm_look,
@@ -190,6 +191,8 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
         vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
     head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
     normalisation = normalisation_of(name, input_shape[0]) if len(input_shape) == 3 else None
+    if setting.of_domainbed and not drops_features(name):
+        dropout = 0.0  # drawn there all the same, so the run has a value
     return Network(featurizer, width, num_classes, setting, dropout, normalisation, head)
 
 

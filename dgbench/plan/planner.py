@@ -98,8 +98,8 @@ def plan(
     changes = overrides or Overrides()
 
     @lru_cache(maxsize=100_000)
-    def values(kind: str, name: str, dataset: str, seed: int, trial: int) -> Part:
-        return changes.resolve(catalogue.get(kind, name), facts[dataset], seed, trial)
+    def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> Part:
+        return changes.resolve(catalogue.get(kind, name), facts[dataset], setting, seed, trial)
 
     refuse(requests, facts, settings, catalogue, values)
     return _Planner(requests, facts, settings, catalogue, values).plan()
@@ -167,7 +167,7 @@ class _Planner:
 
     def _below(self, row: Row, dataset: str, seed: int, trial: int) -> list[tuple[Row, Setting]]:
         """Return the rows that one training run of a row stands on, each with its setting: its teacher's, or none."""
-        hparams = self.values("algorithm", row.algorithm, dataset, seed, trial).hparams
+        hparams = self.values("algorithm", row.algorithm, dataset, self.settings[dataset], seed, trial).hparams
         return [
             (below, setting_below(hparams, self.facts[dataset], self.settings[dataset]))
             for below in stands_on(row.algorithm, hparams, self.catalogue)
@@ -205,13 +205,15 @@ class _Planner:
             if key not in self.runs:
                 self.runs[key] = Run(
                     kind="train",
-                    method=self.values("algorithm", row.algorithm, dataset, seed, spot.trial),
+                    method=self.values("algorithm", row.algorithm, dataset, spot.setting, seed, spot.trial),
                     dataset=dataset,
                     fold=spot.fold,
                     hparams_seed=seed,
                     trial=spot.trial,
                     setting=spot.setting,
-                    averages=tuple(self.values("average", name, dataset, seed, spot.trial) for name in averages),
+                    averages=tuple(
+                        self.values("average", name, dataset, spot.setting, seed, spot.trial) for name in averages
+                    ),
                     inputs=tuple(self._inputs(row, spot, seed)),
                 )
             found.append(self.runs[key])
@@ -248,7 +250,7 @@ class _Planner:
         key = (kind, method, base.dataset, inputs)
         if key not in self.runs:
             entry_kind = "merger" if kind == "merge" else "adapter"
-            part = self.values(entry_kind, method, base.dataset, base.hparams_seed, base.trial)
+            part = self.values(entry_kind, method, base.dataset, base.setting, base.hparams_seed, base.trial)
             self.runs[key] = dataclasses.replace(base, kind=kind, method=part, averages=(), inputs=inputs)
         return Candidate(self.runs[key], MODEL)
 

@@ -95,7 +95,8 @@ class _Asked:
     def draw(self, entry: Entry) -> list[Mapping[str, Value]]:
         """Return an entry's hyperparameters, of each draw; raises `UserError` at the first whose values are wrong."""
         draws = product(self.request.hparams_seeds, self.request.trials)
-        return [self.values(entry.kind, entry.name, self.facts.name, seed, trial).hparams for seed, trial in draws]
+        where = (entry.kind, entry.name, self.facts.name, self.setting)
+        return [self.values(*where, seed, trial).hparams for seed, trial in draws]
 
     def drawn(self, entry: Entry) -> list[Mapping[str, Value]]:
         """Return the same, or none where some are wrong: `_wrong_values` yields why."""

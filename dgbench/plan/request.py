@@ -12,10 +12,10 @@ from dgbench.core.protocol import Protocol
 from dgbench.core.run import Part
 from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Value
-from dgbench.data.facts import DatasetFacts
+from dgbench.data.facts import DatasetFacts, traits_of
 
-Values = Callable[[str, str, str, int, int], Part]
-"""Kind and name of an entry, data set, hyperparameter seed and trial -> the entry with its values."""
+Values = Callable[[str, str, str, Setting, int, int], Part]
+"""Kind and name of an entry, data set, its setting (resolved), hyperparameter seed, trial -> entry with its values."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,13 @@ class Overrides:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
 
-    def resolve(self, entry: Entry, facts: DatasetFacts, seed: int, trial: int) -> Part:
+    def resolve(self, entry: Entry, facts: DatasetFacts, setting: Setting, seed: int, trial: int) -> Part:
         """Return an entry with its values of one draw; overrides of all algorithms touch only names that it has.
 
         Args:
             entry: The algorithm, average, merger or adapter.
             facts: The data set, by whose name and traits defaults and draws vary.
+            setting: Its setting, resolved, by whose network they vary too.
             seed: The hyperparameter seed.
             trial: The trial, of which draws depend as well.
 
@@ -70,7 +71,7 @@ class Overrides:
         fixed = {name: value for name, value in of_all.fixed.items() if entry.takes(name)}
         draws = {name: draw for name, draw in of_all.draws.items() if entry.takes(name)}
         fixed |= self.parts.get(entry.name, {})
-        traits = facts.traits
+        traits = traits_of(facts, setting)
         hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
         if fixed or draws:
             entry.check(hparams)
