@@ -73,10 +73,14 @@ def stands_on(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue
         catalogue: Knows the words of that name.
 
     Raises:
-        UserError: `hparams` name no row.
+        UserError: `hparams` name no row, or one whose algorithm is taught itself.
     """
-    taught = catalogue.get("algorithm", algorithm).card.taught
-    return (parse_row(str(hparams["teacher"]), catalogue),) if taught else ()
+    if not catalogue.get("algorithm", algorithm).card.taught:
+        return ()
+    row = parse_row(str(hparams["teacher"]), catalogue)
+    if catalogue.get("algorithm", row.algorithm).card.taught:
+        raise UserError(f"{row.algorithm} is taught itself, so {row.name!r} can't be a teacher")
+    return (row,)
 
 
 def is_ensemble(row: Row, catalogue: Catalogue) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, is_ensemble, stands_on
+from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, Part, Run
 from dgbench.core.setting import Setting
@@ -21,6 +23,7 @@ from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse
 from dgbench.plan.request import Overrides, Request, Values, setting_below
+from dgbench.plan.unseen import seen_before
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,16 @@ def plan(
     def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> Part:
         return changes.resolve(catalogue.get(kind, name), facts[dataset], setting, seed, trial)
 
-    refuse(requests, facts, settings, catalogue, values)
-    return _Planner(requests, facts, settings, catalogue, values).plan()
+    problems, planned = Problems(), None
+    with problems.collecting():
+        refuse(requests, facts, settings, catalogue, values)
+    with problems.collecting() if not problems.found else suppress(UserError):  # else it tells the same in other words
+        planned = _Planner(requests, facts, settings, catalogue, values).plan()
+        cells = ((row, made.run) for (row, _), cell in planned.candidates.items() for made in cell)
+        problems.found += seen_before(planned.runs, cells, facts)
+    problems.raise_if_any()
+    assert planned, "a plan without problems"
+    return planned
 
 
 @dataclass

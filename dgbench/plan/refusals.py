@@ -1,7 +1,8 @@
 """Refuses what can't be planned: every problem of a request at once, before any work starts.
 
 What methods and settings need is data (`Need`, `_OF_SETTING`), compared with what the data set, the network and the
-setting lack. Rules on which runs may be merged, and on teachers, are functions. `_RULES` names them all.
+setting lack. Rules on which runs may be merged, and on teachers, are functions. `_RULES` names them all. Whether runs
+are evaluated on what others trained on is asked of the plan itself, see `plan.unseen`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import Entry
 from dgbench.catalogue.rows import Row, stands_on
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, GENERATED, NEEDS, Need, holds, needs_of, with_values
+from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
@@ -116,9 +117,24 @@ def _collect(problems: Problems, asked: _Asked, rules: Iterable[Rule]) -> None:
                 problems.add(problem)
 
 
+def _unfit_protocol(asked: _Asked) -> Iterator[str]:
+    """Yield why the data set can't follow the protocol."""
+    try:
+        asked.facts.folds(asked.request.protocol)
+    except UserError as error:
+        yield from error.problems
+
+
 def _too_few_domains(asked: _Asked) -> Iterator[str]:
+    """Yield algorithms that need more training domains than some fold has; none where there are no folds."""
     facts, setting = asked.facts, asked.setting
-    fewest = min(facts.domains_in_step(fold, setting) for fold in facts.folds(asked.request.protocol))
+    with suppress(UserError):
+        fewest = min(facts.domains_in_step(fold, setting) for fold in facts.folds(asked.request.protocol))
+        yield from _too_few(asked, fewest)
+
+
+def _too_few(asked: _Asked, fewest: int) -> Iterator[str]:
+    facts, setting = asked.facts, asked.setting
     for row in asked.request.rows:
         entry = asked.algorithm(row)
         who, needed = _domains_needed(entry, asked.drawn(entry))
@@ -165,21 +181,6 @@ def _unfit_mergers(asked: _Asked) -> Iterator[str]:
             yield (
                 f"{row.name} averages weights of runs that must start alike; preset {setting.preset!r} starts each "
                 'run from weights of its own. Add --hparams \'{"init": "trial"}\''
-            )
-
-
-def _data_apart(asked: _Asked) -> Iterator[str]:
-    """Yield rows that merge runs of which each drew data of its own: another trained on the data that test one."""
-    facts, setting = asked.facts, asked.setting
-    for row, card in asked.mergers():
-        if facts.shared_identities and card.all_trials:
-            yield f"{row.name}: on {facts.name} each trial tests identities that other trials have trained on"
-        alike = ("sweep",) if card.all_trials else ("sweep", "trial")
-        if GENERATED in facts.traits and not card.each and setting.generated_data not in alike:
-            of = " of all trials" if card.all_trials else ""
-            yield (
-                f"{row.name} merges runs{of} that must have seen the same data; {facts.name} is drawn anew for each "
-                f'{setting.generated_data}. Add --hparams \'{{"generated_data": "{alike[-1]}"}}\''
             )
 
 
@@ -258,8 +259,6 @@ def _no_teachers(asked: _Asked) -> Iterator[str]:
     for row in asked.request.rows:
         if row.adapter:
             yield f"an adapter learns from what it is shown, so {row.name!r} can't be a teacher"
-        if asked.algorithm(row).card.taught:
-            yield f"{row.algorithm} is taught itself, so {row.name!r} can't be a teacher"
         if row.merger and asked.catalogue.get("merger", row.merger).card.all_trials:
             yield (
                 f"{row.name!r} merges runs of all trials, which have seen what this trial validates on, so it can't be "
@@ -268,8 +267,11 @@ def _no_teachers(asked: _Asked) -> Iterator[str]:
 
 
 _RULES: tuple[Rule, ...] = (
-    *(_too_few_domains, _unfit_mergers, _data_apart, _unfit_together),
+    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together),
     *(_unmet_needs, _unfit_setting, _unfit_teachers, _wrong_values),
 )
 """Whatever can be wrong with rows on a data set, in the order in which it is told."""
-_RULES_OF_TEACHERS: tuple[Rule, ...] = (_no_teachers, _unfit_mergers, _wrong_values, _unfit_together, _unmet_needs)
+_RULES_OF_TEACHERS: tuple[Rule, ...] = (
+    *(_no_teachers, _too_few_domains, _unfit_mergers),
+    *(_wrong_values, _unfit_together, _unmet_needs),
+)

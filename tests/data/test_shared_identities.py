@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dgbench.core.cards import DatasetCard
-from dgbench.core.errors import UserError
 from dgbench.core.protocol import AllDomains, Explicit, LeaveOneDomainOut, Protocol, SingleSource, View
 from dgbench.core.run import Part, Run
 from dgbench.core.setting import setting
@@ -14,7 +13,7 @@ from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.views import ViewData
 from dgbench.plan.cost import view_size
-from tests.conftest import MakeFacts, MakePlan
+from tests.conftest import MakeFacts
 
 DOMAINS = ("a", "b", "c")
 
@@ -66,14 +65,6 @@ def test_nobody_is_tested_on_identities_that_trained_or_validated(
 def test_elsewhere_the_held_out_domain_is_tested_as_a_whole_but_for_the_oracles_part(make_facts: MakeFacts) -> None:
     for fold in make_facts(DOMAINS).folds(LeaveOneDomainOut(pairs=False)):
         assert fold.test == (View(fold.held_out[0], "in"),)
-
-
-def test_a_model_of_all_trials_is_refused(make_plan: MakePlan) -> None:
-    with pytest.raises(UserError) as caught:
-        make_plan("DiWADagger", how=setting(init="sweep"), shared_identities=True)
-    assert caught.value.problems == (
-        "DiWADagger: on Toy each trial tests identities that other trials have trained on",
-    )
 
 
 def test_all_domains_is_leave_one_domain_out_with_the_tested_domain_trained_on(make_facts: MakeFacts) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from dgbench import collect
 from dgbench.core.errors import UserError
+from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import BEST, MODEL, Input, Run
 from dgbench.core.setting import setting
 from dgbench.execute.context import Workbench, open_workbench
@@ -128,6 +129,16 @@ def test_a_teacher_must_follow_the_setting_and_have_what_it_needs(make_plan: Mak
     assert problems(make_plan, "KD", overrides=maps) == (
         "KD's teacher: DSU needs images and a convolutional backbone, which it would not have on Toy",
     )
+
+
+def test_a_teacher_needs_its_training_domains_too(make_plan: MakePlan) -> None:
+    asked = {"overrides": taught(teacher="VREx"), "domains": 3}
+    assert problems(make_plan, "KD", **asked) == (
+        "KD's teacher: VREx needs at least 2 training domains; on Toy a fold has 1. "
+        "--single_test_envs leaves out the folds with two test domains",
+    )
+    assert make_plan("KD", protocol=LeaveOneDomainOut(pairs=False), **asked).runs
+    assert problems(make_plan, "KD", domains=1) == ("Toy: leave-one-domain-out needs at least 2 domains, there is 1",)
 
 
 def test_a_model_of_all_trials_can_not_teach(make_plan: MakePlan) -> None:

@@ -108,7 +108,3 @@ def test_all_trials_must_begin_alike(make_plan: MakePlan) -> None:
     assert problem.endswith('each trial has initial weights of its own. Add --hparams \'{"init": "sweep"}\'')
     with pytest.raises(UserError, match="'linear_probe' fits a classifier of its own in each trial"):
         make_plan("DiWADagger", how=setting(init="sweep", classifier_init="linear_probe"))
-    with pytest.raises(
-        UserError, match="of all trials that must have seen the same data; Toy is drawn anew for each t"
-    ):
-        make_plan("DiWADagger", how=setting(init="sweep"), traits=("generated",))
