@@ -16,7 +16,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm, Batch, from_scratch
 from dgbench.networks.builtin import classifier
 from dgbench.networks.network import Network, build_network
 
@@ -57,7 +57,7 @@ class ADRMX(Algorithm):
         lr: float = hparam(
             3e-5,
             choice(2e-5, 3e-5, 4e-5, 5e-5),
-            variants={"small_images": (3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3))},
+            variants=from_scratch(3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3)),
             within="[0, inf)",
         )
         cnt_lambda: float = hparam(1.0, help="weight of both SupCon losses")

@@ -14,7 +14,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm, Batch
 from dgbench.methods.neighbours import scores
 
 _FIRST_TEMPERATURE = 1.0
@@ -43,9 +43,7 @@ class KNN(Algorithm):
     class Hparams(algorithm.Hparams):
         """Defaults and draws are the authors'; the first two differ from those of small images."""
 
-        lr: float = hparam(
-            1e-4, power(10, -5, -3.5), variants={"small_images": (1e-3, power(10, -4.5, -2.5))}, within="[0, inf)"
-        )
+        lr: float = hparam(1e-4, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
         queue_size: int = hparam(
             3500,
             choice(1000, 1500, 2000, 2500, 3500, 5000),

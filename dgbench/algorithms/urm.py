@@ -15,7 +15,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam, power, uniform
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm, Batch, from_scratch
 from dgbench.networks.network import Network, build_network
 
 OUTPUTS = ("tanh", "relu")
@@ -66,7 +66,7 @@ class URM(Algorithm):
             5e-5,
             power(10, -6, -4.5),
             help="learning rate of the discriminator",
-            variants={"small_images": (1e-3, power(10, -5.5, -3.5))},
+            variants=from_scratch(1e-3, power(10, -5.5, -3.5)),
             within="[0, inf)",
         )
 

@@ -38,6 +38,7 @@ class Setting:
     backbone: str = "auto"
     """A network's name; `auto` is the one that fits the data set's inputs."""
     pretrained: bool = True
+    """False: timm's networks and language models start from random weights too, as ours always do."""
     weights: Annotated[str, _SHA256] = ""
     """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
     on this machine `--backbone_weights` says."""
@@ -47,8 +48,8 @@ class Setting:
     """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
     the backbone's weights, bilinear where it says nothing; DomainBed's is bilinear whatever the network."""
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network of
-    ours that starts without any (`GIN`) are live whatever this says."""
+    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network
+    that starts without any (`pretrained` false, `GIN`) are live whatever the preset says."""
     nonlinear_classifier: bool = False
     augmentation: bool = True
     """DomainBed's image augmentation on training views; data sets without one ignore it."""
@@ -184,6 +185,8 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
         problems.add("classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier")
     if changes.get("weights") and changes.get("pretrained") is False:
         problems.add("a file of weights is given, and pretrained is false: leave out one of them")
+    if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":
+        problems.add("pretrained is false, so batch norm has no statistics to freeze: leave out batch_norm 'frozen'")
     problems.raise_if_any()
     changes = {name: float(value) if _FIELDS[name][0] == "float" else value for name, value in changes.items()}
     return dataclasses.replace(PRESETS[preset], **changes)

@@ -12,10 +12,12 @@ from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
 from dgbench.data.dataset import Dataset, SplitExamples
 from dgbench.networks.backbones import (
+    OWN,
     drops_features,
     interpolation_of,
     resolve_backbone,
     starts_without_statistics,
+    takes,
 )
 from dgbench.networks.backbones import lacking as backbone_lacks
 
@@ -154,11 +156,24 @@ def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
         setting: Resolved.
 
     Returns:
-        The data set's own, and `domainbed_vit` where a preset of DomainBed's trains a network as it trains its ViT.
+        The data set's own; `from_scratch` where the setting takes from the network the weights that it could start
+        from; `domainbed_vit` where a preset of DomainBed's trains a network as it trains its ViT.
     """
-    name = setting.backbone
-    vit = setting.of_domainbed and drops_features(name) and "feature_maps" in backbone_lacks(name, facts.input_shape)
-    return (*facts.traits, "domainbed_vit") if vit else facts.traits
+    name, found = setting.backbone, dict.fromkeys(facts.traits)
+    if not setting.pretrained and name not in OWN:
+        found["from_scratch"] = None
+    if setting.of_domainbed and drops_features(name) and "feature_maps" in backbone_lacks(name, facts.input_shape):
+        found["domainbed_vit"] = None
+    return tuple(found)
+
+
+def resolve_batch_norm(setting: Setting, facts: DatasetFacts) -> Setting:
+    """Return the setting, whose backbone is resolved, with live batch norm where no statistics could be frozen."""
+    name, known = setting.backbone, bool(setting.weights)
+    fits = facts.input_kind in takes(name)  # others are refused later, with the reason
+    if known or not fits or not starts_without_statistics(name, facts.input_shape, pretrained=setting.pretrained):
+        return setting
+    return dataclasses.replace(setting, batch_norm="live")
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
@@ -168,6 +183,5 @@ def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
     backbone = facts.network(setting.backbone)
     domains = setting.domains_per_step or facts.domains_per_step
     own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation
-    batch_norm = setting.batch_norm if setting.weights or not starts_without_statistics(backbone) else "live"
-    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own, "batch_norm": batch_norm}
-    return dataclasses.replace(resolved, **changes)  # type: ignore[arg-type]
+    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own}
+    return resolve_batch_norm(dataclasses.replace(resolved, **changes), facts)  # type: ignore[arg-type]

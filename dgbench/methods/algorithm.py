@@ -21,7 +21,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
-from dgbench.core.space import Checked, choice, hparam, power
+from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
 from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import Network, build_network
 
@@ -65,8 +65,18 @@ class Task:
         return tuple(sum(counts) for counts in self.class_counts)
 
 
-FROM_SCRATCH = dict.fromkeys(("small_images", "from_scratch"), (1e-3, power(10, -4.5, -2.5)))
-"""The learning rate of networks that know nothing yet, as DomainBed has it for small images."""
+def from_scratch(default: float, draw: Draw) -> dict[str, tuple[Value, Draw | None]]:
+    """Return the variants of a learning rate for networks that know nothing yet, as DomainBed has it for small images.
+
+    Args:
+        default: The rate at hyperparameter seed 0.
+        draw: Its distribution for all other seeds.
+    """
+    return dict.fromkeys(("small_images", "from_scratch"), (default, draw))
+
+
+FROM_SCRATCH = from_scratch(1e-3, power(10, -4.5, -2.5))
+"""The learning rate of most methods there."""
 
 
 @dataclass(frozen=True)

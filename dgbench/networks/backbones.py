@@ -134,9 +134,15 @@ def drops_features(name: str) -> bool:
     return name not in OWN and not is_language_model(name)
 
 
-def starts_without_statistics(name: str) -> bool:
-    """Whether the network of that name has batch norm, and no weights that anybody's statistics come with."""
-    return name in OWN and "batch_norm" in OWN[name].has
+def starts_without_statistics(name: str, input_shape: Sequence[int], *, pretrained: bool) -> bool:
+    """Whether the network of that name (no alias) has batch norm, and no weights whose statistics come with them.
+
+    Args:
+        name: Its name.
+        input_shape: The inputs, which it takes.
+        pretrained: Whether it starts from weights that its name stands for, where there are such.
+    """
+    return (name in OWN or not pretrained) and "batch_norm" not in lacking(name, input_shape)
 
 
 def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:

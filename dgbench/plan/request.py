@@ -12,7 +12,7 @@ from dgbench.core.protocol import Protocol
 from dgbench.core.run import Part
 from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Value
-from dgbench.data.facts import DatasetFacts, traits_of
+from dgbench.data.facts import DatasetFacts, resolve_batch_norm, traits_of
 
 Values = Callable[[str, str, str, Setting, int, int], Part]
 """Kind and name of an entry, data set, its setting (resolved), hyperparameter seed, trial -> entry with its values."""
@@ -40,7 +40,9 @@ def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Se
         setting: Its own setting, resolved.
     """
     backbone = facts.network(str(hparams["teacher_backbone"]) or setting.backbone)
-    return setting if backbone == setting.backbone else dataclasses.replace(setting, backbone=backbone, weights="")
+    if backbone == setting.backbone:
+        return setting
+    return resolve_batch_norm(dataclasses.replace(setting, backbone=backbone, weights=""), facts)
 
 
 @dataclass(frozen=True)

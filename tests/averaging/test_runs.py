@@ -73,6 +73,16 @@ def test_every_average_of_any_algorithm(algorithm: str, tmp_path: Path) -> None:
 LIVE = {"backbone": "resnet10t", "pretrained": False, "batch_norm": "live", "steps": 3, "checkpoint_freq": 3}
 
 
+def test_from_scratch_running_statistics_move(tmp_path: Path) -> None:
+    scratch = {"backbone": "resnet10t", "pretrained": False, "steps": 3, "checkpoint_freq": 3}
+    training = alone(tmp_path, "ERM", setting=scratch)
+    before = {name: b.clone() for name, b in training.algorithm.named_buffers() if "running_" in name}
+    train(training)
+    after = dict(training.algorithm.named_buffers())
+    assert before
+    assert not [name for name, buffer in before.items() if torch.equal(buffer, after[name])]
+
+
 def live_sweep(root: Path, *rows: str) -> Sweep:
     site = Site(device="cpu", save_models=True)
     names = [name for row in rows for name in row.split("+")[1:]]

@@ -6,6 +6,7 @@ its `MNIST_CNN`; freezes the batch norm of its ResNet alone; and builds every cl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,8 @@ def tensors_after_a_step(
     cls: Any = entry.load()
     own = {name: value for name, value in values.items() if entry.takes(name)}
     of_setting = {name: value for name, value in values.items() if name not in own}
-    chosen = setting(preset, backbone=network, pretrained=False, steps=9, **{"batch_norm": "frozen", **of_setting})
+    chosen = setting(preset, backbone=network, pretrained=False, steps=9)
+    chosen = dataclasses.replace(chosen, **{"batch_norm": "frozen", **of_setting})
     hparams = cls.Hparams(**{**cls.card.rehearsal, "batch_size": 4, **own})
     torch.manual_seed(0)
     made = cls.make_network(shape, CLASSES, hparams, chosen)

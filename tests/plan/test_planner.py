@@ -13,7 +13,7 @@ from dgbench.catalogue.rows import parse_rows
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.core.run import BEST, LAST, MODEL, Run
-from dgbench.core.setting import setting
+from dgbench.core.setting import PRESETS, setting
 from dgbench.core.space import choice
 from dgbench.data.facts import resolve_setting
 from dgbench.plan.planner import Plan, plan
@@ -505,6 +505,43 @@ def test_batch_norm_that_starts_without_statistics_is_live(make_facts: MakeFacts
         assert (found.backbone, found.batch_norm) == ("GIN", "live")
         assert resolve_setting(setting(batch_norm=asked, weights="0" * 64), molecules).batch_norm == asked
         assert resolve_setting(setting(batch_norm=asked), make_facts()).batch_norm == asked
+
+
+def test_from_scratch_batch_norm_is_live_and_the_search_space_is_that_of_untrained_networks(
+    make_facts: MakeFacts, make_plan: MakePlan
+) -> None:
+    """Frozen at mean 0, variance 1 and with a rate for pretrained weights, such a network would not learn."""
+    facts, scratch = make_facts(input_shape=(3, 64, 64)), {"pretrained": False, "backbone": "resnet18"}
+    for preset in PRESETS:
+        assert resolve_setting(setting(preset, **scratch), facts).batch_norm == "live"
+    for learned in ({**scratch, "pretrained": True}, {"backbone": "resnet18", "weights": "0" * 64}):
+        assert resolve_setting(setting(**learned), facts).batch_norm == "frozen"
+    without = setting(pretrained=False, backbone="test_vit")
+    assert resolve_setting(without, facts).batch_norm == "frozen", "it has none, and its runs keep their ids"
+    rates = {"ERM": "lr", "DANN": "lr_d", "ADRMX": "lr", "KNN": "lr", "URM": "urm_discriminator_lr"}
+    for row, name in rates.items():
+        drawn = {}
+        for how, traits in ((setting(**scratch), ()), (setting(), ("small_images",))):
+            made = make_plan(row, how=how, traits=traits, hparams=4, input_shape=(3, 64, 64))
+            drawn[how] = {run.hparams_seed: run.method.hparams[name] for run in made.runs}
+        first, second = drawn.values()
+        assert first == second, row
+    assert make_plan("ERM", how=without).runs[0].method.hparams["lr"] == 1e-3
+    small = make_plan("ERM", how=setting(pretrained=False), input_kind="vectors", input_shape=(9,)).runs[0]
+    assert small.method.hparams["lr"] == 5e-5, "ours always start so: what they are shown decides"
+
+
+def test_a_teacher_from_scratch_has_live_batch_norm_too(make_facts: MakeFacts) -> None:
+    facts = make_facts(input_shape=(3, 64, 64))
+    above = resolve_setting(setting(backbone="SmallCNN", pretrained=False), facts)
+    assert above.batch_norm == "frozen"
+    assert setting_below({"teacher_backbone": "resnet18"}, facts, above).batch_norm == "live"
+    assert setting_below({"teacher_backbone": "test_vit"}, facts, above).batch_norm == "frozen"
+
+
+def test_statistics_that_nobody_measured_are_not_frozen_on_demand() -> None:
+    with pytest.raises(UserError, match="batch norm has no statistics to freeze: leave out batch_norm 'frozen'"):
+        setting("domainbed-2024", pretrained=False, batch_norm="frozen")
 
 
 def test_rows_that_are_shown_more_than_the_input_at_hand_are_noted(make_plan: MakePlan) -> None:
