@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
@@ -14,7 +15,7 @@ from dgbench.report import domainbed
 from dgbench.report.render import FORMATS
 from dgbench.report.results import Results, read_results
 from dgbench.report.select import SELECTORS, default_selectors, selectors
-from dgbench.report.tables import build
+from dgbench.report.tables import Columns, build
 from dgbench.store.files import write_atomic
 
 
@@ -37,6 +38,12 @@ def parser() -> cli.Parser:
     found.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep, dgbench's or DomainBed's")
     found.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
     found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
+    found.add_argument(
+        "--columns",
+        choices=get_args(Columns),
+        default="domain",
+        help="of folds with several test domains: each domain and their mean (domain, the default), or the mean (fold)",
+    )
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
         "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
@@ -56,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     with problems.collecting():
         results = open_results(args.input_dir)
     problems.raise_if_any()
-    content = FORMATS[args.format](build(results, chosen or default_selectors(results), args.partial))
+    content = FORMATS[args.format](build(results, chosen or default_selectors(results), args.partial, args.columns))
     if args.output:
         write_atomic(args.output, content.encode())
         print(f"wrote {args.output}")

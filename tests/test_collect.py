@@ -6,7 +6,6 @@ import json
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from dgbench import cli
 from dgbench.collect import main
+from dgbench.core.protocol import SingleSource
 from dgbench.report.domainbed import RunArgs, write_run
 from tests.support.places import SUPPORT
 
@@ -118,7 +118,7 @@ def test_the_folder_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], None])
-def test_it_needs_no_torch_and_little_time(own: Path, words: list[str] | None) -> None:
+def test_it_imports_nothing_that_takes_long(own: Path, words: list[str] | None) -> None:
     words = words or ["--input_dir", str(own)]
     code = (
         "import sys\n"
@@ -126,11 +126,23 @@ def test_it_needs_no_torch_and_little_time(own: Path, words: list[str] | None) -
         "try:\n"
         "    main(sys.argv[1:])\n"
         "finally:\n"
-        "    assert not {'torch', 'pandas', 'sklearn'} & set(sys.modules), 'slow import'\n"
+        "    assert not {'torch', 'torchvision', 'timm', 'pandas', 'sklearn', 'PIL', 'rich'} & set(sys.modules)\n"
     )
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, timeout=60)
-        best = min(best, time.perf_counter() - start)
-    assert best < 1.0
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def of_one_domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("of_one_domain")
+    OWN["make"](root, hparams=1, trials=1, protocol=SingleSource())
+    return root
+
+
+@pytest.mark.parametrize(("words", "number"), [([], 3 * 3 + 1), (["--columns", "fold"], 3 + 1)])
+def test_columns_of_several_test_domains_are_asked_for(
+    of_one_domain: Path, words: list[str], number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--input_dir", str(of_one_domain), "--selector", "oracle", "--format", "json"]
+    assert main([*asked, *words]) == 0
+    table = json.loads(capsys.readouterr().out)["tables"][0]
+    assert len(table["columns"]) == len(table["rows"][0]["cells"]) == number

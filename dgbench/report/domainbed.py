@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -228,7 +229,9 @@ class _Reader:
             )
             steps = steps[start:]
         steps = self.steps.setdefault(steps, steps)
-        return Series(folder.name, steps, fold.evaluated, accuracy)
+        loss = records[-1].get("loss", 0.0)
+        diverged = isinstance(loss, float) and not math.isfinite(loss)
+        return Series(folder.name, steps, fold.evaluated, accuracy, diverged)
 
     def _gap(self, args: RunArgs, state: str, why: str = "", run: str = "") -> Gap:
         held_out = self.folds[args.dataset][frozenset(args.test_envs)].held_out

@@ -18,7 +18,7 @@ from dgbench.report.tables import Cell, Report, Table
 MOST_NOTES = 20
 """Notes below a table; JSON has the runs in full."""
 
-CSV_COLUMNS = "selector dataset metric row column mean error trials partial runs_lacking signature"
+CSV_COLUMNS = "selector dataset metric row column mean error trials partial diverged runs_lacking signature"
 
 COLUMN_WIDTH, AVERAGES_WIDTH = 20, 25
 """DomainBed's; a column with a longer text is as wide as that."""
@@ -86,7 +86,8 @@ def as_csv(report: Report) -> str:
                 found = cell.estimate
                 numbers = ["", "", ""] if found is None else [found.mean, found.error, found.n]
                 where = [table.selector.name, table.dataset or "Averages", table.metric, row, cell.column]
-                writer.writerow([*where, *numbers, int(cell.partial), len(cell.gaps), _one_line(table.signature)])
+                marks = [int(cell.partial), int(cell.diverged), len(cell.gaps)]
+                writer.writerow([*where, *numbers, *marks, _one_line(table.signature)])
     return file.getvalue()
 
 
@@ -176,6 +177,7 @@ def _cell(cell: Cell, gaps: dict[Gap, int]) -> dict[str, Any]:
         "mean": found and found.mean,
         "error": found and found.error,
         "partial": cell.partial,
+        "diverged": cell.diverged,
         "gaps": [gaps.setdefault(gap, len(gaps)) for gap in cell.gaps],
         "trials": [
             {"trial": trial, "pick": outcome.pick, "complete": outcome.complete, "asked": outcome.asked}

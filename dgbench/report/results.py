@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.core.wording import grouped
-from dgbench.plan.planfile import FILE, PlanTable, read_plan
+from dgbench.plan.planfile import FILE, PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
 from dgbench.store.sealed import Garbled
@@ -33,6 +33,9 @@ class Series:
     views: tuple[View, ...]
     values: NDArray[np.float64]
     """(steps, views), of the data set's metric; accuracies lie between 0 and 1. NaN where a model has diverged."""
+    diverged: bool = False
+    """Whether it ended with a loss or metric that is no number. It counts: what it predicts is right by chance, and a
+    metric that is no number is the worst there is."""
 
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
         """Mean value over `views` at each step, (steps,), summed in the order of `views`."""
@@ -92,12 +95,11 @@ class Results:
     """Records of finished runs."""
     members: Mapping[str, str] = field(default_factory=dict)
     """Row -> how many runs each of its models is merged from, for rows that merge."""
+    pooled: frozenset[str] = frozenset()
+    """Rows whose models are merged over hyperparameter seeds, so that none is left to choose."""
     adapted: frozenset[str] = frozenset()
     """Rows whose runs adapt a finished model, the best and the last of another run."""
     provenance: Provenance = field(default_factory=Provenance)
-    diverged: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(method, data set) -> finished runs that ended with a loss or metric that is no number. They count: what they
-    predict is right by chance, and a metric that is no number is the worst there is."""
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
     """What was found in the folder that a reader of the tables should know."""
@@ -142,10 +144,10 @@ class Results:
             found += [(view, pair) for view in self.folds[pair].test if view.domain == domain]
         return tuple(found)
 
-    def trials(self, dataset: str) -> tuple[int, ...]:
-        """The trials that any row has on a data set."""
-        spots = (spot for (_, name), spots in self.candidates.items() if name == dataset for spot in spots)
-        return tuple(sorted({trial for _, trial in spots} - {ALL_TRIALS}))
+    def of_all_trials(self, row: str, datasets: Iterable[str]) -> bool:
+        """Test whether a row has one model of all trials, so that nothing is selected and nothing estimated."""
+        spots = (spot for dataset in datasets for spot in self.candidates.get((row, dataset), {}))
+        return any(trial == ALL_TRIALS for _, trial in spots)
 
 
 def read_results(root: Path) -> Results:
@@ -164,7 +166,6 @@ class _Reader:
         self.root, self.table = root, table
         self.notes: list[str] = []
         self.records = 0
-        self.diverged = Counter[tuple[str, str]]()
         self.origin = Origin(fingerprints={name: Counter() for name in table.datasets})
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -206,14 +207,16 @@ class _Reader:
             metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
-            adapted=frozenset(
-                row for (row, _), cell in table.cells.items() if any(table.runs[i].kind == "adapt" for i, _ in cell)
-            ),
+            pooled=self._rows_with(lambda run: _pools(table, run)),
+            adapted=self._rows_with(lambda run: run.kind == "adapt"),
             provenance=table.provenance,
-            diverged=self.diverged,
             origin=self.origin,
             notes=tuple(self.notes),
         )
+
+    def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:
+        runs = self.table.runs
+        return frozenset(row for (row, _), cell in self.table.cells.items() if any(holds(runs[i]) for i, _ in cell))
 
     def _gap(self, position: int, state: str, why: str = "") -> Gap:
         run = self.table.runs[position]
@@ -249,8 +252,6 @@ class _Reader:
         if torn:
             self.notes.append(f"{folder.path / RECORDS}: {torn} torn lines, cut off")
         self.records += len(records)
-        metric = self.table.datasets[run.dataset].metric
-        self.diverged[run.method, run.dataset] += _diverged(records, metric)
         self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
         self.origin.commits[str(summary["commit"])] += 1
@@ -269,21 +270,26 @@ class _Reader:
             rows = [[record["views"][name][metric] for name in names] for record in mine]
             values = np.array(rows, dtype=np.float64)  # null, of what is no number, becomes NaN
             ordered = all(earlier < later for earlier, later in pairwise(steps))
-        except (KeyError, TypeError, ValueError) as error:
+            diverged = bool(mine) and _diverged(mine[-1], metric)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
         if not mine:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
-        return Series(run.id, self.steps.setdefault(steps, steps), views, values)
+        return Series(run.id, self.steps.setdefault(steps, steps), views, values, diverged)
 
 
-def _diverged(records: Sequence[Mapping[str, Any]], metric: str) -> bool:
-    """Whether the last record has a loss or metric that is no number, which JSON has as null."""
-    views = records[-1].get("views") if records else None
-    if not isinstance(views, dict):
-        return False
-    return any(scores.get(what, 0.0) is None for scores in views.values() for what in ("loss", metric))
+def _diverged(record: Mapping[str, Any], metric: str) -> bool:
+    """Test whether a record has a loss or metric that is no number, which JSON has as null."""
+    return any(scores.get(what, 0.0) is None for scores in record["views"].values() for what in ("loss", metric))
+
+
+def _pools(table: PlanTable, run: PlannedRun) -> bool:
+    """Test whether the model of a run, or the one that it adapts, is merged from runs of other hyperparameter seeds."""
+    if run.kind == "adapt":
+        return _pools(table, table.runs[run.inputs[0]])
+    return run.kind == "merge" and {table.runs[i].hparams_seed for i in run.inputs} != {run.hparams_seed}
 
 
 def _merged(table: PlanTable, position: int) -> int:

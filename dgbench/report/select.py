@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -35,13 +35,19 @@ class Pick:
     """Mean value on the test views there: what is reported; accuracies lie between 0 and 1."""
     in_domain: float | None
     """Mean value on the training domains' validation parts there; None if the fold has none."""
+    by_domain: Mapping[str, float] = field(default_factory=dict)
+    """Test domain -> value there; empty where there is one."""
+    diverged: bool = False
+    """Whether the predictor ended with a loss or metric that is no number."""
 
     @staticmethod
     def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
         """The step at `place` of a series, chosen by `value`."""
         measured = bool(fold.source_val) and set(fold.source_val) <= set(series.views)
         in_domain = float(series.mean(fold.source_val)[place]) if measured else None
-        return Pick(seed, series.steps[place], series.run, value, float(series.mean(fold.test)[place]), in_domain)
+        score = float(series.mean(fold.test)[place])
+        by_domain = {view.domain: float(series.mean([view])[place]) for view in fold.test if len(fold.test) > 1}
+        return Pick(seed, series.steps[place], series.run, value, score, in_domain, by_domain, series.diverged)
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,17 @@ class Outcome:
 
 
 class Selector(ABC):
-    """Chooses among the candidates of a spot; `reads` says in a sentence what it looks at."""
+    """Chooses among the candidates of a spot; `reads` and `models_read` say what it looks at."""
 
     name: ClassVar[str]
     label: ClassVar[str]
     """As DomainBed's tables call it."""
     reads: ClassVar[str]
-    """With `{metric}` where the name of what is measured belongs."""
+    """The views that it reads, with `{metric}` where the name of what is measured belongs."""
+    steps: ClassVar[str] = "at every evaluated step"
+    """The models of a training run that it compares."""
+    last_only: ClassVar[bool] = False
+    """Whether it reads the last of a run's models alone."""
 
     @abstractmethod
     def unavailable(self, results: Results, dataset: str) -> str:
@@ -74,6 +84,23 @@ class Selector(ABC):
     @abstractmethod
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
         """Positions of the folds whose runs it reads, the reported ones first."""
+
+    @abstractmethod
+    def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
+        """Count the models of one hyperparameter seed that it compares: 0 while runs lack, None if never asked for."""
+
+    def models_read(self, results: Results, row: str, datasets: Sequence[str]) -> str:
+        """Word of which models of a row it reads the views, and what chose models before that, in making them."""
+        members = " whose members are their runs' best in validation" if row in results.members else ""
+        if results.of_all_trials(row, datasets):
+            return f"but for the one model of all trials{members}, which nothing was read to choose"
+        if row in results.adapted:
+            return (
+                "of the last model alone" if self.last_only else "of the best model in validation and the last"
+            ) + members
+        if members:
+            return ("of the last merged model" if self.last_only else "of each merged model") + members
+        return self.steps
 
     @abstractmethod
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
@@ -96,13 +123,12 @@ class Selector(ABC):
 
 
 class _OneRun(Selector):
-    """Selectors that look at views of the run itself: `part` says which, `last_only` at which steps."""
+    """Selectors that look at views of the run itself: `part` says which."""
 
     part: ClassVar[str]
     """The views that are read, by what `Fold` calls them."""
     without: ClassVar[str]
     """What is said of a sweep with a reported fold that has no such views."""
-    last_only: ClassVar[bool] = False
 
     def views(self, fold: Fold) -> tuple[View, ...]:
         """The views of a fold that are read."""
@@ -116,6 +142,10 @@ class _OneRun(Selector):
 
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
         return results.reported(dataset)
+
+    def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
+        series = results.at(row, dataset, (fold, trial))[seed]
+        return 0 if isinstance(series, Gap) else len(series.steps)
 
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
         series = results.at(row, dataset, (fold, trial))[seed]
@@ -134,7 +164,7 @@ class TrainingDomain(_OneRun):
 
     name = "training-domain"
     label = "training-domain validation set"
-    reads = "mean {metric} on the training domains' validation parts, at every evaluated step"
+    reads = "mean {metric} on the training domains' validation parts"
     without = "the sweep keeps no validation parts of the training domains"
     part = "source_val"
 
@@ -144,7 +174,7 @@ class ValidationDomain(_OneRun):
 
     name = "validation-domain"
     label = "validation domains"
-    reads = "mean {metric} on the domains that were kept for validation, at every evaluated step"
+    reads = "mean {metric} on the domains that were kept for validation"
     without = "the sweep keeps no domains for validation"
     part = "target_val"
 
@@ -154,7 +184,8 @@ class Oracle(_OneRun):
 
     name = "oracle"
     label = "test-domain validation set (oracle)"
-    reads = "labelled data of the test domain that is not reported, at the last step only"
+    reads = "labelled data of the test domain that is not reported"
+    steps = "at the last step only"
     without = "the sweep keeps no labelled data of the test domains aside"
     last_only = True
     part = "oracle"
@@ -167,8 +198,9 @@ class LeaveOneDomainOut(Selector):
     label = "leave-one-domain-out cross-validation"
     reads = (
         "for each training domain the {metric} on it of the run that held it out together with the test domain, "
-        "mean over training domains, at every step that all these runs evaluated"
+        "mean over training domains"
     )
+    steps = "at every step that all these runs evaluated"
 
     def unavailable(self, results: Results, dataset: str) -> str:
         reported = results.reported(dataset)
@@ -182,6 +214,16 @@ class LeaveOneDomainOut(Selector):
         reported = results.reported(dataset)
         pairs = (pair for position in reported for _, pair in results.pairs(dataset, position))
         return tuple(dict.fromkeys((*reported, *pairs)))
+
+    def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
+        runs = [results.at(row, dataset, (fold, trial))[seed]]
+        for _, pair in results.pairs(dataset, fold):
+            run = results.at(row, dataset, (pair, trial)).get(seed)
+            if run is None:
+                return None
+            runs.append(run)
+        steps = [set(run.steps) for run in runs if isinstance(run, Series)]
+        return len(set.intersection(*steps)) if len(steps) == len(runs) else 0
 
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
         single = results.at(row, dataset, (fold, trial))[seed]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import TypeAlias
 
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.version import __version__
@@ -15,21 +16,21 @@ from dgbench.report.select import Selector
 def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> dict[str, str]:
     """What decides the numbers of a table over `datasets`, by what it is called there; nothing empty."""
     metrics = {results.metric(dataset) for dataset in datasets}
-    trials = {trial for dataset in datasets for trial in results.trials(dataset)}
+    models = {row: _models(results, selector, row, datasets) for row in results.rows}
     fields = {
         "protocol": results.protocol,
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
         "preset": results.preset,
         "beside the preset": ", ".join(results.provenance.asked),
-        "trials": f"{len(trials)} ({ranges(trials)})",
-        "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if len(trials) > 1 else "",
+        "trials": _trials(results, datasets, models),
+        "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if _repeated(models) else "",
         "not tested": _untested(results, datasets),
         "one model of all trials": _of_all_trials(results, datasets),
-        "hparams": _hparams(results, datasets),
-        "evaluated steps": _evaluated(results, datasets),
+        "hparams": _hparams(results, models),
+        "evaluated steps": _evaluated(results, selector, models),
         "runs": _runs(results, selector, datasets),
-        "diverged": _diverged(results, datasets),
+        "diverged": _diverged(results, selector, datasets),
         "shown of the test domain": _alike(results.provenance.shown),
         "taught by": _alike(results.provenance.taught),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
@@ -73,10 +74,10 @@ def _draws(gaps: Sequence[Gap]) -> str:
     """Hyperparameter seeds by trial; trials that have the same together."""
     by_trial = grouped((gap.trial, gap.hparams_seed) for gap in gaps)
     trials = grouped((ranges(seeds), trial) for trial, seeds in by_trial.items())
-    return "; ".join(f"{_trials(alike)} hparams {seeds}" for seeds, alike in trials.items())
+    return "; ".join(f"{_trials_alike(alike)} hparams {seeds}" for seeds, alike in trials.items())
 
 
-def _trials(trials: Sequence[int]) -> str:
+def _trials_alike(trials: Sequence[int]) -> str:
     if ALL_TRIALS in trials:
         return "all trials"
     return f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)}"
@@ -90,20 +91,19 @@ def _untested(results: Results, datasets: Sequence[str]) -> str:
 
 def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
     """Rows without a choice and without an error."""
-    rows = [
-        row
-        for row in results.rows
-        if any(trial == ALL_TRIALS for name in datasets for _, trial in results.candidates.get((row, name), {}))
-    ]
+    rows = [row for row in results.rows if results.of_all_trials(row, datasets)]
     return f"{', '.join(rows)}: nothing was selected" if rows else ""
 
 
-def _diverged(results: Results, datasets: Sequence[str]) -> str:
-    """Methods with finished runs that ended with a loss or metric that is no number, and how many."""
-    runs = Counter[str]()
-    for (method, dataset), n in results.diverged.items():
-        runs[method] += n if dataset in datasets else 0
-    return ", ".join(f"{n} of {method}" for method, n in runs.items() if n)
+def _diverged(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
+    """Word how many of a row's finished runs ended with a loss or metric that is no number."""
+    told = []
+    for row in results.rows:
+        read = [c for dataset in datasets for c in _read(results, selector, row, dataset)]
+        ended = {candidate.run: candidate.diverged for candidate in read if isinstance(candidate, Series)}
+        if any(ended.values()):
+            told.append((f"{sum(ended.values())} of {len(ended)} runs", row))
+    return "; ".join(f"{said} ({', '.join(rows)})" for said, rows in grouped(told).items())
 
 
 def _alike(told: Mapping[str, str]) -> str:
@@ -112,32 +112,82 @@ def _alike(told: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 
 
-def _hparams(results: Results, datasets: Sequence[str]) -> str:
-    """The hyperparameter seeds that selection chooses among; by row where rows differ."""
-    seeds = {row: {seed for spot in _spots(results, row, datasets) for seed in spot} for row in results.rows}
-    return _by_row((ranges(own), row) for row, own in seeds.items() if own)
-
-
-def _evaluated(results: Results, datasets: Sequence[str]) -> str:
-    """How many models of a run a selector can choose among; by row where rows differ."""
-    told = []
-    for row in results.rows:
-        candidates = (found for spot in _spots(results, row, datasets) for found in spot.values())
-        if steps := {len(found.steps) for found in candidates if isinstance(found, Series)}:
-            both = "best model and last" if max(steps) > 1 else "best model, which is the last"
-            told.append((f"{ranges(steps)}: {both}" if row in results.adapted else ranges(steps), row))
-    return _by_row(told)
-
-
-def _spots(results: Results, row: str, datasets: Sequence[str]) -> Iterator[Mapping[int, Candidate]]:
+def _models(
+    results: Results, selector: Selector, row: str, datasets: Sequence[str]
+) -> Mapping[tuple[str, int, int, int], int]:
+    """Count the models that a selector compares, by (data set, fold, trial, hyperparameter seed), 0 while runs lack."""
+    found = {}
     for dataset in datasets:
-        yield from results.candidates.get((row, dataset), {}).values()
+        reported = set(results.reported(dataset))
+        for (fold, trial), seeds in results.candidates.get((row, dataset), {}).items():
+            for seed in seeds if fold in reported else ():
+                if (n := selector.models(results, row, dataset, fold, trial, seed)) is not None:
+                    found[dataset, fold, trial, seed] = n
+    return found
 
 
-def _by_row(told: Iterable[tuple[str, str]]) -> str:
-    """Texts and rows: each text with the rows that it is told of, if they are not all."""
+Models: TypeAlias = Mapping[str, Mapping[tuple[str, int, int, int], int]]
+"""Row -> what `_models` counts."""
+
+
+def _trials(results: Results, datasets: Sequence[str], models: Models) -> str:
+    """Word each row's trials; those count that have a hyperparameter seed to choose in every column."""
+    told = []
+    for row, found in models.items():
+        columns = grouped(((trial, dataset, fold), n) for (dataset, fold, trial, _), n in found.items())
+        asked = {trial for trial, *_ in columns} - {ALL_TRIALS}
+        lacking = {trial for (trial, *_), n in columns.items() if not any(n)}
+        if asked:
+            told.append((_complete(asked - lacking, asked, counted=True), row))
+    return by_row(told)
+
+
+def _repeated(models: Models) -> bool:
+    """Test whether some row has more than one trial to take a spread over."""
+    return any(len({trial for _, _, trial, _ in found}) > 1 for found in models.values())
+
+
+def _hparams(results: Results, models: Models) -> str:
+    """Word the hyperparameter seeds that selection chooses among: those that are complete everywhere."""
+    told = []
+    for row, found in models.items():
+        asked = {seed for *_, seed in found}
+        lacking = {seed for (*_, seed), n in found.items() if not n}
+        if asked:
+            merged = row in results.pooled
+            told.append(("all of them merged" if merged else _complete(asked - lacking, asked), row))
+    return by_row(told)
+
+
+def _complete(done: Set[int], asked: Set[int], *, counted: bool = False) -> str:
+    """Write numbers in short: `0-2`, or `3 (0-2)`; where some of those asked for are not done, `0 complete of 0-2`."""
+    whole = f"{len(asked)} ({ranges(asked)})" if counted else ranges(asked)
+    found = str(len(done)) if counted else ranges(done) or "none"
+    return whole if done == asked else f"{found} complete of {whole}"
+
+
+def _evaluated(results: Results, selector: Selector, models: Models) -> str:
+    """Word how many models of a run a selector compares, by row where rows differ."""
+    told = []
+    for row, found in models.items():
+        if counts := set(found.values()) - {0}:
+            shown = f"last of {ranges(counts)}" if selector.last_only and max(counts) > 1 else ranges(counts)
+            both = "best model and last" if max(counts) > 1 else "best model, which is the last"
+            told.append((f"{shown}: {both}" if row in results.adapted else shown, row))
+    return by_row(told)
+
+
+def by_row(told: Iterable[tuple[str, str]]) -> str:
+    """Join (text, row) pairs: each text with the rows that it is true of, unless one is true of all."""
     rows = grouped(told)
     return "; ".join(told if len(rows) == 1 else f"{told} ({', '.join(names)})" for told, names in rows.items())
+
+
+def _read(results: Results, selector: Selector, row: str, dataset: str) -> Iterator[Candidate]:
+    """Yield the candidates of a row that a selector reads."""
+    read = set(selector.folds_read(results, dataset))
+    for (fold, _), seeds in results.candidates.get((row, dataset), {}).items():
+        yield from seeds.values() if fold in read else ()
 
 
 def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
@@ -145,13 +195,11 @@ def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
     counted: set[str] = set()
     gaps: dict[object, str] = {}
     for dataset in datasets:
-        read = set(selector.folds_read(results, dataset))
         for row in results.rows:
-            for (fold, _), seeds in results.candidates.get((row, dataset), {}).items():
-                for candidate in seeds.values() if fold in read else ():
-                    if isinstance(candidate, Gap):
-                        gaps[candidate.run or candidate] = candidate.state
-                    else:
-                        counted.add(candidate.run)
+            for candidate in _read(results, selector, row, dataset):
+                if isinstance(candidate, Gap):
+                    gaps[candidate.run or candidate] = candidate.state
+                else:
+                    counted.add(candidate.run)
     states = {"missing": 0, "failed": 0, **Counter(gaps.values())}
     return ", ".join([f"{len(counted)} counted", *(f"{n} {state}" for state, n in states.items())])

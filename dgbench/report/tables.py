@@ -6,9 +6,11 @@ and hyperparameter seeds alone, each of them marked.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,9 +18,11 @@ from dgbench.core.stats import Estimate, average, estimate
 from dgbench.core.wording import grouped
 from dgbench.report.results import Gap, Results
 from dgbench.report.select import Outcome, Selector
-from dgbench.report.signature import disagreements, lacking, signature
+from dgbench.report.signature import by_row, disagreements, lacking, signature
 
 AVERAGE = "Avg"
+
+Columns: TypeAlias = Literal["fold", "domain"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,11 @@ class Cell:
     estimate: Estimate | None
     gaps: tuple[Gap, ...] = ()
     trials: Mapping[int, Outcome] = field(default_factory=dict)
-    """What was chosen in each trial; empty for averages."""
+    """What was chosen in each trial; empty for averages, and for one of several test domains."""
+    diverged: bool = False
+    """Whether some model that the number stands on ended with a loss or metric that is no number."""
+    domain: str = ""
+    """The one test domain that it is of, where the fold has several; empty for the fold itself and for averages."""
 
     @property
     def partial(self) -> bool:
@@ -37,10 +45,11 @@ class Cell:
         return self.estimate is not None and bool(self.gaps)
 
     def __str__(self) -> str:
-        """What a table shows: `98.0 +/- 0.2`, `98.0*`, `3 runs missing`."""
-        if self.estimate is not None:
-            return f"{self.estimate}{'*' if self.partial else ''}"
-        return shortfall(self.gaps)
+        """Write what a table shows: `98.0 +/- 0.2`, `98.0*`, `11.8!`, `3 runs missing`."""
+        if self.estimate is None:
+            return shortfall(self.gaps)
+        marks = ("*" if self.partial else "") + ("!" if self.diverged and math.isfinite(self.estimate.mean) else "")
+        return f"{self.estimate}{marks}"
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,8 @@ class Table:
     in_domain: Mapping[str, float] = field(default_factory=dict)
     """Row -> mean value, between 0 and 1, of what was chosen, on the training domains' validation parts."""
     metric: str = "accuracy"
-
-    @property
-    def reads(self) -> str:
-        """What the selector looked at."""
-        return self.selector.reads.format(metric=self.metric)
+    reads: str = ""
+    """What decided which models are reported, by row where rows differ."""
 
     @property
     def title(self) -> str:
@@ -83,15 +89,30 @@ class Report:
     """What was found in the folder."""
 
 
-def build(results: Results, selectors: Sequence[Selector], partial: bool = False) -> Report:
-    """The tables of each selector in turn: one a data set, then the averages over them."""
+def build(
+    results: Results,
+    selectors: Sequence[Selector],
+    partial: bool = False,
+    columns: Columns = "domain",
+) -> Report:
+    """Make the tables of each selector in turn: one a data set, then the averages over them.
+
+    Args:
+        results: The sweep.
+        selectors: How models are chosen.
+        partial: Whether incomplete cells show a number, which is marked.
+        columns: `domain` shows each test domain of a fold that has several, then their mean; `fold` the mean alone.
+
+    Returns:
+        All tables, and what could not be answered.
+    """
     tables: list[Table] = []
     absent = []
     for selector in selectors:
         reasons = {dataset: selector.unavailable(results, dataset) for dataset in results.datasets}
         able = [dataset for dataset, reason in reasons.items() if not reason]
         absent += [f"{selector.name} on {dataset}: not available, {why}" for dataset, why in reasons.items() if why]
-        made = [_dataset_table(results, selector, dataset, partial) for dataset in able]
+        made = [_dataset_table(results, selector, dataset, partial, columns == "domain") for dataset in able]
         tables += made
         metrics = {table.dataset: table.metric for table in made}
         if len(set(metrics.values())) == 1:
@@ -112,25 +133,22 @@ def shortfall(gaps: Sequence[Gap]) -> str:
     return "no runs"
 
 
-def _dataset_table(results: Results, selector: Selector, dataset: str, partial: bool) -> Table:
-    positions = results.reported(dataset)
-    columns = [_column(results, position) for position in positions]
+def _dataset_table(results: Results, selector: Selector, dataset: str, partial: bool, by_domain: bool) -> Table:
+    columns = list(_columns(results, dataset, by_domain))
     rows = {}
     for row in results.rows:
-        cells = [
-            _cell(results, selector, row, dataset, position, column, partial)
-            for position, column in zip(positions, columns, strict=True)
-        ]
+        cells = [_cell(results, selector, row, dataset, column, partial) for column in columns]
         rows[row] = (*cells, _mean_cell(cells))
     return Table(
         dataset=dataset,
         selector=selector,
-        columns=(*columns, AVERAGE),
+        columns=(*(column.name for column in columns), AVERAGE),
         rows=rows,
         signature=signature(results, selector, [dataset]),
         notes=(*disagreements(results, [dataset]), *_notes(rows)),
         in_domain=_in_domain(rows),
         metric=results.metric(dataset),
+        reads=_reads(results, selector, [dataset]),
     )
 
 
@@ -145,30 +163,58 @@ def _in_domain(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
     return found
 
 
-def _column(results: Results, position: int) -> str:
-    fold = results.folds[position]
-    sources = fold.training_domains
-    if len(fold.held_out) > 1 and len(sources) == 1:
-        return f"from {sources[0]}"
-    return "+".join(fold.held_out)
+class _Column(NamedTuple):
+    """A fold, by its position in `Results.folds`, or one of its several test domains."""
+
+    name: str
+    position: int
+    domain: str = ""
 
 
-def _cell(
-    results: Results, selector: Selector, row: str, dataset: str, position: int, column: str, partial: bool
-) -> Cell:
+def _columns(results: Results, dataset: str, by_domain: bool) -> Iterator[_Column]:
+    """Yield the columns of a data set: those of a fold's test domains, where it has several, before the fold's own."""
+    positions = results.reported(dataset)
+    for position in positions:
+        fold = results.folds[position]
+        sources, held_out = fold.training_domains, fold.held_out
+        name = f"from {sources[0]}" if len(held_out) > 1 and len(sources) == 1 else "+".join(held_out)
+        for view in fold.test if by_domain and len(fold.test) > 1 else ():
+            yield _Column(f"{name}: {view.domain}" if len(positions) > 1 else view.domain, position, view.domain)
+        yield _Column(name, position)
+
+
+def _cell(results: Results, selector: Selector, row: str, dataset: str, column: _Column, partial: bool) -> Cell:
+    name, position, domain = column
     trials = sorted(trial for fold, trial in results.candidates.get((row, dataset), {}) if fold == position)
     outcomes = {trial: selector.choose(results, row, dataset, position, trial) for trial in trials}
     gaps = tuple(gap for outcome in outcomes.values() for gap in outcome.gaps)
-    scores = [outcome.pick.score for outcome in outcomes.values() if outcome.pick]
-    shown = scores and (partial or not gaps)
-    return Cell(column, estimate(scores, results.ddof) if shown else None, gaps, outcomes)
+    picks = [outcome.pick for outcome in outcomes.values() if outcome.pick]
+    scores = [pick.by_domain[domain] if domain else pick.score for pick in picks]
+    number = estimate(scores, results.ddof) if scores and (partial or not gaps) else None
+    return Cell(name, number, gaps, {} if domain else outcomes, any(pick.diverged for pick in picks), domain)
+
+
+def _whole(cells: Iterable[Cell]) -> list[Cell]:
+    """Leave out the cells that are one test domain of several, whose mean has a cell of its own."""
+    return [cell for cell in cells if not cell.domain]
 
 
 def _mean_cell(cells: Sequence[Cell]) -> Cell:
-    """The plain mean over columns, without an error; only if every column has a number."""
+    """Take the plain mean over folds or data sets, without an error; only if every one has a number."""
+    cells = _whole(cells)
     means = [cell.estimate.mean for cell in cells if cell.estimate]
-    whole = len(means) == len(cells)
-    return Cell(AVERAGE, Estimate(average(means), None, len(means)) if whole else None, _gaps(cells))
+    number = Estimate(average(means), None, len(means)) if len(means) == len(cells) else None
+    return Cell(AVERAGE, number, _gaps(cells), diverged=_any_diverged(cells))
+
+
+def _any_diverged(cells: Iterable[Cell]) -> bool:
+    return any(cell.diverged for cell in cells)
+
+
+def _reads(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
+    rows = [row for row in results.rows if any(results.candidates.get((row, dataset)) for dataset in datasets)]
+    models = by_row((selector.models_read(results, row, datasets), row) for row in rows)
+    return f"{selector.reads.format(metric=results.metric(datasets[0]))}, {models}"
 
 
 def _gaps(cells: Iterable[Cell]) -> tuple[Gap, ...]:
@@ -180,7 +226,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
     datasets = [table.dataset for table in tables]
     rows = {}
     for row in results.rows:
-        cells = [_over_domains(table.dataset, table.rows[row][:-1], results.ddof) for table in tables]
+        cells = [_over_domains(table.dataset, _whole(table.rows[row][:-1]), results.ddof) for table in tables]
         rows[row] = (*cells, _mean_cell(cells))
     return Table(
         dataset="",
@@ -190,6 +236,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
         signature=signature(results, selector, datasets),
         notes=(*disagreements(results, datasets), *_mark(rows)),
         metric=tables[0].metric,
+        reads=_reads(results, selector, datasets),
     )
 
 
@@ -203,13 +250,17 @@ def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
         scores = [pick.score for pick in picks if pick]
         if len(scores) == len(cells):
             means.append(float(np.mean(scores)))
-    return Cell(dataset, estimate(means, ddof) if means else None, _gaps(cells))
+    number = estimate(means, ddof) if means else None
+    return Cell(dataset, number, _gaps(cells), diverged=_any_diverged(cells))
 
 
 def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
-    """What the mark means, where there is any."""
-    if any(cell.partial for cells in rows.values() for cell in cells):
+    """Say what the marks mean that there are."""
+    shown = [cell for cells in rows.values() for cell in cells if cell.estimate]
+    if any(cell.partial for cell in shown):
         yield "* stands on less than was asked for: on complete hyperparameter seeds and trials alone"
+    if any(cell.diverged for cell in shown):
+        yield "! stands on a chosen run that diverged: it ended with a loss or metric that is no number"
 
 
 def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:

@@ -190,8 +190,10 @@ def test_a_run_that_diverges_finishes_with_records_that_can_be_read(tmp_path: Pa
         if run.kind == "train":
             assert any(view["loss"] is None or view["loss"] > 1e6 for view in last[0]["views"].values()), run.name
     results = read_results(sweep.root)
-    assert results.diverged["SAM", "RotatedDigits"] == 2
-    assert "2 of SAM" in signature(results, TrainingDomain(), ["RotatedDigits"])["diverged"]
+    assert signature(results, TrainingDomain(), ["RotatedDigits"])["diverged"].startswith("2 of 2 runs (")
+    (table, _) = build(results, [TrainingDomain()]).tables
+    assert str(table.rows["SAM"][0]).endswith("!")
+    assert any(note.startswith("! ") for note in table.notes)
     fine = read_results(execute_all(sweep_of(tmp_path / "fine", "ERM", setting={"steps": 8})).root)
     assert "diverged" not in signature(fine, TrainingDomain(), ["RotatedDigits"])
 
@@ -219,10 +221,11 @@ def test_a_metric_that_is_no_number_is_the_worst_there_is_and_no_damage(
     outcome = TrainingDomain().choose(results, "ERM", "RotatedDigits", 0, 0)
     assert outcome.pick is not None
     assert (outcome.pick.run, outcome.complete, outcome.gaps) == (first.id, 2, ())
-    assert results.diverged["ERM", "RotatedDigits"] == 1
+    assert "1 of 2 runs (ERM, ERM+IIDMax)" in signature(results, TrainingDomain(), ["RotatedDigits"])["diverged"]
     (table, _) = build(results, [TrainingDomain()]).tables
     assert [str(table.rows[row][0]) for row in ("DiWARestricted", "WiSEFT", "T3A")] == ["diverged"] * 3
     assert "diverged" not in str(table.rows["ERM"][0])
+    assert "!" not in str(table.rows["ERM"][0]), "the run that was chosen had not diverged"
 
 
 def test_an_unknown_run_is_no_crash_of_others(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ its way with a checkpoint, eight not begun; beside it what `collect` and `status
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -42,12 +45,28 @@ def test_the_same_declaration_plans_runs_of_the_same_ids(stored: Path) -> None:
         assert Store(stored / "sweep").folder(id).run().id == id
 
 
+def rows(form: str, printed: str) -> object:
+    """The tables themselves, without what stands below them, which may come to say more."""
+    if form == "csv":
+        same = ("selector", "dataset", "metric", "row", "column", "mean", "error", "trials", "partial", "runs_lacking")
+        return [[line[name] for name in same] for line in csv.DictReader(io.StringIO(printed))]
+    if form == "json":
+        content = json.loads(printed)
+        cells = [cell for table in content["tables"] for row in table["rows"] for cell in row["cells"]]
+        picks = [trial["pick"] for cell in cells for trial in cell["trials"]]
+        numbers = [(cell["column"], cell["mean"], cell["error"], cell["gaps"]) for cell in cells]
+        same = ("hparams_seed", "step", "run", "value", "score", "in_domain")
+        return numbers, [pick and [pick[name] for name in same] for pick in picks], content["gaps"]
+    marks = {"text": lambda line: not line.startswith("#"), "markdown": lambda line: line.startswith(("|", "#"))}
+    return list(filter(marks.get(form, lambda line: " & " in line), printed.splitlines()))
+
+
 @pytest.mark.parametrize("form", FORMATS)
-def test_tables_are_byte_for_byte_what_they_were(
-    form: str, stored: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_tables_are_what_they_were(form: str, stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert collect.main(["--input_dir", str(stored / "sweep"), "--format", form]) == 0
-    assert capsysbinary.readouterr().out == (stored / "tables" / f"partial.{form}").read_bytes()
+    before = rows(form, (stored / "tables" / f"partial.{form}").read_text())
+    assert before
+    assert rows(form, capsys.readouterr().out) == before
 
 
 def test_states_are_what_they_were(stored: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -321,7 +321,7 @@ def test_pairs_alone_are_columns(tmp_path: Path) -> None:
         "the sweep has no folds with one test domain"
     )
     table, _ = build(results, [SELECTORS["training-domain"]]).tables
-    assert table.columns == ("C+V", "Avg")
+    assert table.columns == ("C", "V", "C+V", "Avg")
     assert all(cell.estimate for cell in table.rows["ERM"])
 
 
@@ -358,8 +358,12 @@ def test_nan_losses_are_read(tmp_path: Path) -> None:
     make(tmp_path, np.random.default_rng(0), pairs=False)
     before = text(build(read_sweep(tmp_path), [SELECTORS["training-domain"]]))
     for file in tmp_path.glob("*/results.jsonl"):
-        file.write_text(file.read_text().replace('"step"', '"loss": NaN, "penalty": -Infinity, "step"'))
+        file.write_text(file.read_text().replace('"step"', '"loss": 1.0, "penalty": -Infinity, "step"'))
     assert text(build(read_sweep(tmp_path), [SELECTORS["training-domain"]])) == before
+    for file in tmp_path.glob("*/results.jsonl"):
+        file.write_text(file.read_text().replace('"loss": 1.0', '"loss": NaN'))
+    table, averages = build(read_sweep(tmp_path), [SELECTORS["training-domain"]]).tables
+    assert all(str(cell).endswith("!") for cell in (*table.rows["ERM"], *averages.rows["ERM"]))
 
 
 def test_a_run_without_an_accuracy_is_damaged(tmp_path: Path) -> None:
@@ -385,7 +389,7 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "results.jsonl").write_text('{"step": 1}\n')
     results = read_sweep(tmp_path)
-    assert results.trials("VLCS") == (0, 1)
+    assert {trial for _, trial in results.candidates["ERM", "VLCS"]} == {0, 1}
     assert results.notes == (
         "beyond: tables have no place for test domains [7] of 4, left out",
         "many: tables have no place for test domains [0, 1, 2] of 4, left out",

@@ -53,7 +53,7 @@ def test_text_is_domainbeds_and_then_says_how() -> None:
     assert lines[6] == "# hparams: 0 | runs: 4 counted, 0 missing, 0 failed"
     assert lines[7] == "# evaluated steps: 1"
     assert lines[8] == f"# collected by: dgbench {__version__}"
-    assert lines[9] == f"# reads: {SELECTORS['oracle'].reads}"
+    assert lines[9] == "# reads: labelled data of the test domain that is not reported, at the last step only"
     assert lines[10] == "# in-domain accuracy of what was chosen (training domains' validation parts): ERM 42.5"
     assert lines[11:15] == [
         "",
@@ -121,7 +121,16 @@ def test_json_says_what_was_picked_and_which_runs_are_lacking() -> None:
     assert whole["mean"] == 60
     assert whole["trials"][1] == {
         "trial": 1,
-        "pick": {"hparams_seed": 0, "step": 4, "run": "r01", "value": 0.7, "score": 0.7, "in_domain": 0.7},
+        "pick": {
+            "hparams_seed": 0,
+            "step": 4,
+            "run": "r01",
+            "value": 0.7,
+            "score": 0.7,
+            "in_domain": 0.7,
+            "by_domain": {},
+            "diverged": False,
+        },
         "complete": 1,
         "asked": 1,
     }

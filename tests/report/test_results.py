@@ -48,7 +48,7 @@ def test_facts_of_the_sweep(tmp_path: Path) -> None:
     assert results.rows == ("ERM", "ERM+SWAD", "ERM+DiWA")
     assert (results.protocol, results.preset, results.ddof) == ("leave-one-domain-out", "dgbench", 1)
     assert results.members == {"ERM+DiWA": "2"}
-    assert results.trials("ColoredMNIST") == (0, 1)
+    assert results.pooled == {"ERM+DiWA"}
     assert results.records == 6 * 2 * (2 * 4 + 1)
     assert dict(results.origin.fingerprints["ColoredMNIST"]) == {"f00d": 36}
     assert dict(results.origin.versions) == {"dgbench 0.1.0, torch 2.9": 36}

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
+import pytest
 
 from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.core.wording import ranges
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import Candidate, Gap, Origin, Results, Series
-from dgbench.report.select import TrainingDomain
+from dgbench.report.select import SELECTORS, TrainingDomain
 from dgbench.report.signature import disagreements, lacking, signature
+from dgbench.report.tables import build
 
 
 def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str = "") -> Gap:
@@ -74,6 +77,83 @@ def test_who_taught_is_told() -> None:
     taught = {"KD": "ERM+SWAD", "KD+WAKD": "ERM+SWAD"}
     results = Results("p", "s", 0, ("ERM", "KD", "KD+WAKD"), {}, (), {}, provenance=Provenance(taught=taught))
     assert signature(results, TrainingDomain(), [])["taught by"] == "KD, KD+WAKD: ERM+SWAD"
+
+
+@pytest.mark.parametrize(
+    ("selector", "evaluated", "reads"),
+    [
+        (
+            "training-domain",
+            "3 (ERM, GreedySoup); 1 (SWAD, DiWA); 2: best model and last (T3A)",
+            "mean accuracy on the training domains' validation parts, at every evaluated step (ERM, SWAD); of each "
+            "merged model whose members are their runs' best in validation (DiWA, GreedySoup); of the best model in "
+            "validation and the last (T3A)",
+        ),
+        (
+            "oracle",
+            "last of 3 (ERM, GreedySoup); 1 (SWAD, DiWA); last of 2: best model and last (T3A)",
+            "labelled data of the test domain that is not reported, at the last step only (ERM, SWAD); of the last "
+            "merged model whose members are their runs' best in validation (DiWA, GreedySoup); of the last model alone "
+            "(T3A)",
+        ),
+        (
+            "leave-one-domain-out",
+            "2 (ERM, GreedySoup); 1 (SWAD, DiWA); 1: best model, which is the last (T3A)",
+            "for each training domain the accuracy on it of the run that held it out together with the test domain, "
+            "mean over training domains, at every step that all these runs evaluated (ERM, SWAD); of each merged model "
+            "whose members are their runs' best in validation (DiWA, GreedySoup); of the best model in validation and "
+            "the last (T3A)",
+        ),
+    ],
+)
+def test_what_is_read_of_rows_that_are_made_of_other_runs_is_told_by_row(
+    selector: str, evaluated: str, reads: str
+) -> None:
+    folds = tuple(LeaveOneDomainOut(only=("a",)).folds(("a", "b", "c")))
+
+    def spots(single: tuple[int, ...], pair: tuple[int, ...]) -> dict[tuple[int, int], dict[int, Candidate]]:
+        steps = (single, *[pair] * (len(folds) - 1))
+        return {
+            (i, 0): {0: Series(f"{i}", steps[i], fold.evaluated, np.ones((len(steps[i]), len(fold.evaluated))))}
+            for i, fold in enumerate(folds)
+        }
+
+    rows = {
+        "ERM": spots((0, 5, 9), (0, 9)),
+        "SWAD": spots((9,), (9,)),
+        "DiWA": spots((9,), (9,)),
+        "GreedySoup": spots((7, 8, 9), (8, 9)),
+        "T3A": spots((5, 9), (0, 9)),
+    }
+    results = Results(
+        *("p", "s", 0, tuple(rows), {"D": tuple(range(len(folds)))}, folds),
+        {(row, "D"): found for row, found in rows.items()},
+        members={"DiWA": "2", "GreedySoup": "2"},
+        pooled=frozenset({"DiWA", "GreedySoup"}),
+        adapted=frozenset({"T3A"}),
+    )
+    for table in build(results, [SELECTORS[selector]]).tables:
+        assert table.signature["evaluated steps"] == evaluated
+        assert table.reads == reads
+        assert table.signature["hparams"] == "0 (ERM, SWAD, T3A); all of them merged (DiWA, GreedySoup)"
+
+
+def test_of_one_model_of_all_trials_nothing_is_read_to_choose_it() -> None:
+    (fold,) = LeaveOneDomainOut(pairs=False, only=("a",)).folds(("a", "b"))
+    views = evaluated_views(fold, ALL_TRIALS)
+    series = Series("r", (9,), views, np.ones((1, len(views))))
+    results = Results(
+        *("p", "s", 0, ("DiWADagger",), {"D": (0,)}, (fold,), {("DiWADagger", "D"): {(0, ALL_TRIALS): {0: series}}}),
+        members={"DiWADagger": "6"},
+        pooled=frozenset({"DiWADagger"}),
+    )
+    (table, _) = build(results, [SELECTORS["oracle"]]).tables
+    assert table.reads == (
+        "labelled data of the test domain that is not reported, but for the one model of all trials whose members are "
+        "their runs' best in validation, which nothing was read to choose"
+    )
+    assert "trials" not in table.signature
+    assert "+/-" not in table.signature
 
 
 def test_among_how_many_steps_each_row_is_chosen_is_told() -> None:
