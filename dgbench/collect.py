@@ -46,6 +46,9 @@ def parser() -> cli.Parser:
     )
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
+        "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
+    )
+    found.add_argument(
         "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
     )
     return found
@@ -63,7 +66,11 @@ def main(argv: Sequence[str]) -> int:
     with problems.collecting():
         results = open_results(args.input_dir)
     problems.raise_if_any()
-    content = FORMATS[args.format](build(results, chosen or default_selectors(results), args.partial, args.columns))
+    report = build(results, chosen or default_selectors(results), args.partial, args.columns)
+    if args.strict and report.warnings:
+        ways = "make them anew alike, put them into folders of their own, or leave out --strict"
+        raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")
+    content = FORMATS[args.format](report)
     if args.output:
         write_atomic(args.output, content.encode())
         print(f"wrote {args.output}")

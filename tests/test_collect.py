@@ -15,6 +15,7 @@ from dgbench import cli
 from dgbench.collect import main
 from dgbench.core.protocol import SingleSource
 from dgbench.report.domainbed import RunArgs, write_run
+from tests.conftest import Cases
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
@@ -146,3 +147,16 @@ def test_columns_of_several_test_domains_are_asked_for(
     assert main([*asked, *words]) == 0
     table = json.loads(capsys.readouterr().out)["tables"][0]
     assert len(table["columns"]) == len(table["rows"][0]["cells"]) == number
+
+
+def test_strict_refuses_runs_that_were_made_differently(cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--input_dir", str(cases("domainbed") / "task"), "--strict", "--selector", "oracle"]
+    assert cli.run(main, words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    first, second, last = said.err.splitlines()
+    assert "different task on PACS" in first
+    assert "different uda_holdout_fraction on PACS" in second
+    assert last.startswith("dgbench: error: --strict: ")
+    words[1] = str(cases("domainbed") / "single_source")
+    assert cli.run(main, words) == 0

@@ -12,9 +12,10 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import orjson
 
 from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of
-from dgbench.core.protocol import Fold, LeaveOneDomainOut
+from dgbench.core.protocol import Explicit, Fold, LeaveOneDomainOut, SingleSource
 from dgbench.core.seeding import seed_hash
 from dgbench.core.wording import grouped
-from dgbench.report.results import Candidate, Gap, Results, Series, Spot
+from dgbench.plan.provenance import Provenance
+from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot
 from dgbench.store.files import write_atomic
 
 RECORDS, DONE = "results.jsonl", "done"
@@ -64,6 +66,16 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     }.items()
 }
 """The data sets in the order of its tables, with what it calls their domains there."""
+
+ARGUMENTS: Mapping[str, object] = {
+    "task": "domain_generalization",
+    "uda_holdout_fraction": 0,
+    "holdout_fraction": 0.2,
+    "steps": None,
+    "checkpoint_freq": None,
+    "hparams": None,
+}
+"""Arguments of its `train` that change what a number means, with their defaults; its tables pool runs that differ."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +155,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self.found: dict[RunArgs, Candidate] = {}
+        self.arguments: dict[RunArgs, Mapping[str, str]] = {}
+        """How each run was made beside that, each of `ARGUMENTS` as text."""
         self.domains: dict[str, tuple[str, ...]] = {}
-        self.folds: dict[str, dict[frozenset[int], Fold]] = {}
         self.keys: dict[Fold, list[str]] = {}
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.silent = 0
@@ -168,11 +181,15 @@ class _Reader:
             self.notes.append(f"{folder.name}: {wrong}, left out")
             return
         candidate = self._candidate(folder, args, records)
+        arguments = _arguments(records[0]["args"])
         other = self.found.get(args)
         if isinstance(other, Series):
-            self.notes.append(f"{folder.name} repeats the run in {other.run}, left out")
+            differ = [name for name, value in arguments.items() if value != self.arguments[args][name]]
+            warning, said = (WARNING, f" with another {', '.join(differ)}") if differ else ("", "")
+            self.notes.append(f"{warning}{folder.name} repeats the run in {other.run}{said}, left out")
         else:
             self.found[args] = candidate
+            self.arguments[args] = arguments
             self.records += len(candidate.steps) if isinstance(candidate, Series) else 0
 
     def _parse(self, data: bytes, folder: Path) -> list[dict[str, Any]]:
@@ -192,22 +209,25 @@ class _Reader:
         domains = self._domains(args.dataset, max(seen, default=-1) + 1)
         if domains is None:
             return f"its {args.dataset} has fewer than 2 domains, or another number than other runs'"
-        if frozenset(args.test_envs) in self.folds[args.dataset]:
+        if 0 < len(set(args.test_envs) & set(range(len(domains)))) == len(args.test_envs) < len(domains):
             return ""
         return f"tables have no place for test domains {list(args.test_envs)} of {len(domains)}"
 
     def _domains(self, dataset: str, number: int) -> tuple[str, ...] | None:
         if dataset not in self.domains and number >= 2:
             known = ENVIRONMENTS.get(dataset, ())
-            names = known if len(known) == number else tuple(f"env{i}" for i in range(number))
-            folds = LeaveOneDomainOut().folds(names)
-            self.domains[dataset] = names
-            self.folds[dataset] = {frozenset(map(names.index, fold.held_out)): fold for fold in folds}
+            self.domains[dataset] = known if len(known) == number else tuple(f"env{i}" for i in range(number))
         domains = self.domains.get(dataset)
         return domains if domains and len(domains) == number else None
 
+    def _fold(self, dataset: str, envs: Iterable[int]) -> Fold:
+        """Return the fold that tests these domains and trains on all the others."""
+        names = self.domains[dataset]
+        (fold,) = Explicit(train=(), test=tuple(names[env] for env in sorted(envs))).folds(names)
+        return fold
+
     def _candidate(self, folder: Path, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
-        fold = self.folds[args.dataset][frozenset(args.test_envs)]
+        fold = self._fold(args.dataset, args.test_envs)
         if not (folder / DONE).exists():
             return self._gap(args, "unfinished", run=folder.name)
         if fold not in self.keys:
@@ -234,7 +254,7 @@ class _Reader:
         return Series(folder.name, steps, fold.evaluated, accuracy, diverged)
 
     def _gap(self, args: RunArgs, state: str, why: str = "", run: str = "") -> Gap:
-        held_out = self.folds[args.dataset][frozenset(args.test_envs)].held_out
+        held_out = self._fold(args.dataset, args.test_envs).held_out
         return Gap(run, args.algorithm, args.dataset, held_out, args.hparams_seed, args.trial_seed, state, why)
 
     def results(self) -> Results:
@@ -245,12 +265,15 @@ class _Reader:
         datasets = _ordered({args.dataset for args in self.found}, ENVIRONMENTS)
         folds: list[Fold] = []
         positions: dict[str, dict[frozenset[int], int]] = {}
+        protocols: dict[str, None] = {}
         for name in datasets:
-            asked = self._asked(name)
+            protocol, asked = self._asked(name)
+            protocols[protocol] = None
             positions[name] = {envs: len(folds) + i for i, envs in enumerate(asked)}
-            folds += asked.values()
+            folds += (self._fold(name, envs) for envs in asked)
+        arguments = {name: self._values(name) for name in datasets}
         return Results(
-            protocol=LeaveOneDomainOut.name,
+            protocol=", ".join(protocols),
             preset="DomainBed's own",
             ddof=0,
             rows=rows,
@@ -258,23 +281,37 @@ class _Reader:
             folds=tuple(folds),
             candidates=dict(self._grid(positions)),
             records=self.records,
+            origin=Origin(arguments=arguments),
+            provenance=Provenance(asked=tuple(_departures(arguments.values()))),
             notes=tuple(self.notes),
         )
 
-    def _asked(self, dataset: str) -> dict[frozenset[int], Fold]:
-        """Find the folds that some row has a run of, and the further pairs that leave-one-domain-out selection needs.
+    def _values(self, dataset: str) -> dict[str, Counter[str]]:
+        """Count, for each of `ARGUMENTS`, the runs that count by their value of it."""
+        counted = [args for args, found in self.found.items() if args.dataset == dataset and isinstance(found, Series)]
+        return {name: Counter(self.arguments[args][name] for args in counted) for name in ARGUMENTS}
 
-        It was meant if a pair holds a domain that is also held out alone; a pair that can't serve it becomes a note.
+    def _asked(self, dataset: str) -> tuple[str, list[frozenset[int]]]:
+        """Name the protocol and its sets of test domains, in the order of our own sweeps.
+
+        They are those that some row has a run of, and the further pairs that leave-one-domain-out selection needs. It
+        was meant if a pair holds a domain that is also held out alone; a set that can't serve it becomes a note.
         """
         begun = {frozenset(args.test_envs) for args in self.found if args.dataset == dataset}
+        every = frozenset(range(len(self.domains[dataset])))
         alone = frozenset[int]().union(*(envs for envs in begun if len(envs) == 1))
-        pairs = {envs for envs in self.folds[dataset] if len(envs) == 2 and envs & alone}
+        if not alone:
+            one_source = all(len(every - envs) == 1 for envs in begun)
+            protocol = SingleSource.name if one_source else Explicit.name
+            return protocol, sorted(begun, key=lambda envs: sorted(every - envs if one_source else envs))
+        pairs = {pair for pair in map(frozenset, combinations(every, 2)) if pair & alone}
         asked = begun | pairs if begun & pairs else begun
-        for envs in sorted(begun - pairs, key=sorted):
-            if alone and len(envs) == 2:
-                held_out = "+".join(self.folds[dataset][envs].held_out)
-                self.notes.append(f"{dataset}: no table reads the runs of [{held_out}], as neither was held out alone")
-        return {envs: fold for envs, fold in self.folds[dataset].items() if envs in asked}
+        for envs in sorted(begun - pairs, key=lambda envs: (len(envs), sorted(envs))):
+            if len(envs) > 1:
+                why = "neither was held out alone" if len(envs) == 2 else "others hold out one domain alone"
+                held_out = "+".join(self._fold(dataset, envs).held_out)
+                self.notes.append(f"{dataset}: no table reads the runs of [{held_out}], as {why}")
+        return LeaveOneDomainOut.name, sorted(asked, key=lambda envs: (len(envs), sorted(envs)))
 
     def _grid(
         self, positions: Mapping[str, Mapping[frozenset[int], int]]
@@ -290,6 +327,23 @@ class _Reader:
                         args = RunArgs(dataset, row, tuple(sorted(envs)), seed, trial)
                         spots[position, trial][seed] = self.found.get(args) or self._gap(args, "missing")
             yield (row, dataset), spots
+
+
+def _arguments(args: Mapping[str, Any]) -> dict[str, str]:
+    """Return each of `ARGUMENTS` as text; folders of earlier versions lack some."""
+    return {name: _written(args.get(name, default)) for name, default in ARGUMENTS.items()}
+
+
+def _written(value: object) -> str:
+    return "default" if value is None else str(value)
+
+
+def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str]:
+    """Yield what some run has otherwise than by default, with all values that runs have: `steps 100 or None`."""
+    every = [(name, value) for counts in arguments for name, values in counts.items() for value in values]
+    for name, values in grouped(dict.fromkeys(every)).items():
+        if set(values) - {_written(ARGUMENTS[name])}:
+            yield f"{name} {' or '.join(values)}"
 
 
 def _run_args(args: Mapping[str, Any]) -> RunArgs:

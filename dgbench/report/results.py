@@ -60,6 +60,9 @@ class Gap:
     why: str = ""
 
 
+WARNING = "WARNING: "
+"""What notes begin with that speak against comparing the runs of a table."""
+
 Candidate: TypeAlias = Series | Gap
 Spot: TypeAlias = tuple[int, int]
 """Where a selector chooses: position of a fold in `Results.folds`, and trial, `ALL_TRIALS` for rows that merge them."""
@@ -75,6 +78,8 @@ class Origin:
     commits: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Counter[str]] = field(default_factory=dict)
     """Method -> file and hash of it, for methods that the package doesn't hold."""
+    arguments: Mapping[str, Mapping[str, Counter[str]]] = field(default_factory=dict)
+    """Data set -> argument -> its values, for folders whose runs may differ in them: no plan says what was asked."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.version import __version__
 from dgbench.core.wording import grouped, ranges
-from dgbench.report.results import Candidate, Gap, Results, Series
+from dgbench.report.results import WARNING, Candidate, Gap, Results, Series
 from dgbench.report.select import Selector
 
 
@@ -48,12 +48,15 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
 
 
 def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Warnings where runs of one table stand on different data or were made by different code."""
+    """Warn where runs of one table stand on different data or were made by different code or arguments."""
     found = [(f"on different data of {name}", results.origin.fingerprints.get(name, Counter())) for name in datasets]
     found += [("by different versions", results.origin.versions), ("at different commits", results.origin.commits)]
     found += [(f"by different versions of {name}", counts) for name, counts in results.origin.sources.items()]
+    for name in datasets:
+        arguments = results.origin.arguments.get(name, {})
+        found += [(f"with different {argument} on {name}", counts) for argument, counts in arguments.items()]
     return tuple(
-        f"WARNING: its runs were made {what}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
+        f"{WARNING}its runs were made {what}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
         for what, counts in found
         if len(counts) > 1
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from dgbench.core.stats import Estimate, average, estimate
 from dgbench.core.wording import grouped
-from dgbench.report.results import Gap, Results
+from dgbench.report.results import WARNING, Gap, Results
 from dgbench.report.select import Outcome, Selector
 from dgbench.report.signature import by_row, disagreements, lacking, signature
 
@@ -87,6 +87,12 @@ class Report:
     """Selectors that were asked for and can't answer, each with the reason."""
     notes: tuple[str, ...]
     """What was found in the folder."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """List what speaks against comparing runs of the same table, each once."""
+        notes = (*(note for table in self.tables for note in table.notes), *self.notes)
+        return tuple(dict.fromkeys(note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)))
 
 
 def build(

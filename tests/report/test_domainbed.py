@@ -16,11 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dgbench.core.errors import UserError
+from dgbench.core.protocol import Explicit, SingleSource
 from dgbench.report.domainbed import ENVIRONMENTS, RunArgs, folder_name, is_sweep, read_sweep, write_run
 from dgbench.report.render import text
 from dgbench.report.results import Gap, Results, Series
 from dgbench.report.select import SELECTORS, default_selectors
 from dgbench.report.tables import build
+from tests.conftest import Cases
 
 LABELS = {
     "training-domain": "training-domain validation set",
@@ -317,6 +319,7 @@ def test_pairs_alone_are_columns(tmp_path: Path) -> None:
     results = read_sweep(tmp_path)
     assert columns(results) == [("C", "V")]
     assert results.notes == ()
+    assert results.protocol == Explicit.name
     assert SELECTORS["leave-one-domain-out"].unavailable(results, "VLCS") == (
         "the sweep has no folds with one test domain"
     )
@@ -380,6 +383,7 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     make(tmp_path, rng, pairs=False)
     record = [{"step": 0, **accuracies(4, rng)}]
+    put(tmp_path, "every", RunArgs("VLCS", "ERM", (0, 1, 2, 3), 0, 0), record)
     put(tmp_path, "many", RunArgs("VLCS", "ERM", (0, 1, 2), 0, 0), record)
     put(tmp_path, "beyond", RunArgs("VLCS", "ERM", (7,), 0, 0), record)
     put(tmp_path, "other", RunArgs("VLCS", "ERM", (0,), 0, 5), [{"step": 0, **accuracies(3, rng)}])
@@ -392,13 +396,74 @@ def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
     assert {trial for _, trial in results.candidates["ERM", "VLCS"]} == {0, 1}
     assert results.notes == (
         "beyond: tables have no place for test domains [7] of 4, left out",
-        "many: tables have no place for test domains [0, 1, 2] of 4, left out",
+        "every: tables have no place for test domains [0, 1, 2, 3] of 4, left out",
         "none: its New has fewer than 2 domains, or another number than other runs', left out",
         "other: its VLCS has fewer than 2 domains, or another number than other runs', left out",
         "strange: no record of a run, left out",
         "twice repeats the run in run0, left out",
         "1 folders hold no results.jsonl: which runs they are for is not known",
+        "VLCS: no table reads the runs of [C+L+S], as others hold out one domain alone",
     )
+
+
+@pytest.mark.parametrize(
+    ("case", "asked", "warnings"),
+    [
+        ("holdout", "holdout_fraction 0.2 or 0.5", ["holdout_fraction on PACS: 0.2 (4 runs), 0.5 (4 runs)"]),
+        ("steps", "steps default or 20000", ["steps on PACS: default (4 runs), 20000 (4 runs)"]),
+        (
+            "hparams",
+            'hparams default or {"resnet18": true}',
+            ['hparams on PACS: default (4 runs), {"resnet18": true} (4'],
+        ),
+        (
+            "task",
+            "task domain_generalization or domain_adaptation, uda_holdout_fraction 0 or 0.5",
+            [
+                "task on PACS: domain_generalization (4 runs), domain_ad",
+                "uda_holdout_fraction on PACS: 0 (4 runs), 0.5 (",
+            ],
+        ),
+    ],
+)
+def test_arguments_in_which_runs_differ_are_told(cases: Cases, case: str, asked: str, warnings: list[str]) -> None:
+    for table in build(read_sweep(cases("domainbed") / case), [SELECTORS["oracle"]]).tables:
+        assert table.signature["beside the preset"] == asked
+        told = [note for note in table.notes if note.startswith("WARNING: its runs were made with different ")]
+        for warning, note in zip(warnings, told, strict=True):
+            assert note.startswith(f"WARNING: its runs were made with different {warning}")
+        assert str(table.rows["ERM"][-1]) == "81.5"  # as DomainBed's, which takes the better ones
+
+
+def test_arguments_in_which_runs_agree_are_told_without_a_warning(tmp_path: Path, cases: Cases) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    (table, _) = build(read_sweep(tmp_path), [SELECTORS["oracle"]]).tables
+    assert table.signature["beside the preset"] == "steps 100"
+    assert table.notes == ()
+    (table, _) = build(read_sweep(cases("domainbed") / "single_source"), [SELECTORS["oracle"]]).tables
+    assert "beside the preset" not in table.signature
+
+
+def test_a_run_that_is_repeated_otherwise_is_warned_of(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    for file in tmp_path.glob("run0/results.jsonl"):
+        other = file.read_text().replace('"holdout_fraction": 0.2', '"holdout_fraction": 0.4').replace(": 100", ": 50")
+        put(tmp_path, "twice", RunArgs("VLCS", "ERM", (0,), 0, 0), [])
+        (tmp_path / "twice" / "results.jsonl").write_text(other)
+    results = read_sweep(tmp_path)
+    assert results.notes == ("WARNING: twice repeats the run in run0 with another holdout_fraction, steps, left out",)
+    assert build(results, [SELECTORS["oracle"]]).warnings == (results.notes[0].removeprefix("WARNING: "),)
+
+
+def test_runs_with_one_training_domain_are_tabled_as_our_own_are(cases: Cases) -> None:
+    results = read_sweep(cases("domainbed") / "single_source")
+    assert results.protocol == SingleSource.name
+    assert results.folds == tuple(SingleSource().folds(ENVIRONMENTS["PACS"]))
+    assert results.notes == ()
+    table, _ = build(results, [SELECTORS["training-domain"]]).tables
+    assert table.columns[:5] == ("from A: C", "from A: P", "from A: S", "from A", "from C: A")
+    assert [str(cell) for cell in table.rows["ERM"][:4]] == ["71.0", "72.0", "73.0", "72.0"]
+    assert str(table.rows["ERM"][-1]) == "71.5"
 
 
 def test_the_finished_one_of_two_folders_counts(tmp_path: Path) -> None:
