@@ -75,11 +75,10 @@ def _launch(args: Any) -> int:
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
         return 0
+    print(*sweep.remarks(), sep="\n")
     if args.dry_run:
         print(*cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines(), sep="\n")
         return 0
-    for remark in sweep.remarks():
-        print(remark)
     if _asks(args) and not _agreed_to_launch(sweep, jobs["retries"]):
         return 1
     return _execute(sweep, jobs)

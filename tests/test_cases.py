@@ -1,11 +1,29 @@
-"""What happens with inputs as people really have them: each row of tests/cases/README.md."""
+"""What happens with inputs as people really have them: each row of tests/cases/README.md, by the commands.
+
+What is read of each file is held in tests/datasets/test_own.py and tests/data/test_decoding.py.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
+
+from dgbench import cli, sweep
 from tests.conftest import Cases
 from tests.support.places import TESTS
+
+FLAGS = ("--algorithms", "ERM", "--n_hparams", "1", "--n_trials", "1", "--hparams", '{"batch_size": 4}', "--dry_run")
+
+
+def planned(capfd: pytest.CaptureFixture[str], root: Path, data: str, *words: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a launch that is planned and not begun."""
+    code = cli.run(sweep.main, ["launch", *FLAGS, "--datasets", data, "--output_dir", str(root), *words])
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert not root.exists()
+    return code, said.out, said.err
 
 
 def test_the_table_of_cases_names_what_is_made(cases: Cases) -> None:
@@ -16,3 +34,50 @@ def test_the_table_of_cases_names_what_is_made(cases: Cases) -> None:
         assert len(made) == names
         unnamed = {name for name in made if not re.search(re.escape(re.split(r"[ .]", name)[0]), said)}
         assert unnamed <= {"images", "good.csv", "plain.pth"}  # what is right, beside which the others stand
+
+
+@pytest.mark.parametrize(
+    ("data", "refusal"),
+    [
+        ("folder:folders/split_as_class", "dgbench splits domains itself: merge these folders"),
+        (
+            "folder:folders/class_missing",
+            "--allow_missing_classes trains and scores on the classes that each domain has",
+        ),
+        ("csv:csv_files/class_missing.csv", "domain(s) 'c' lack the class(es) 'y'"),
+        ("csv:csv_files/two_spellings.csv", "more than once, in any spelling: './images/a/x/000.png'"),
+    ],
+)
+def test_what_is_refused_at_launch(
+    cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], data: str, refusal: str
+) -> None:
+    kind, _, path = data.partition(":")
+    group, _, name = path.partition("/")
+    code, _, errors = planned(capfd, tmp_path / "out", f"{kind}:{cases(group) / name}")
+    assert code == 2
+    assert refusal in errors
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("folder:folders/jfif_half", "72 examples in 3 domain(s): a 24, b 24, c 24; 2 class(es): x, y\n"),
+        ("folder:folders/gif", "36 examples in 3 domain(s): a 12, b 12, c 12; 2 class(es): x, y\n"),
+        ("folder:folders/link_loop", "72 examples in 3 domain(s): a 24, b 24, c 24"),
+        ("folder:folders/not_utf8", "72 examples in 3 domain(s): a 24, b 24, c 24"),
+        ("folder:folders/same_bytes", "the same bytes lie in two domains or classes, 6 time(s)"),
+        ("folder:folders/odd names (2) [new]", "Avg 24, art painting 24, photo, real 24, sketch|bw 24; 2 class(es)"),
+        ("folder:folders/escape", r"a\x1b[31m 24, b 24, c\nd 24; 2 class(es)"),
+        ("folder:folders/bomb", "folder:bomb: 72 examples"),
+        ("csv:csv_files/good.csv", "36 examples in 3 domain(s): a 12, b 12, c 12; 2 class(es): x, y\n"),
+    ],
+)
+def test_what_is_planned_is_said_in_full(
+    cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], data: str, said: str
+) -> None:
+    kind, _, path = data.partition(":")
+    group, _, name = path.partition("/")
+    code, output, _ = planned(capfd, tmp_path / "out", f"{kind}:{cases(group) / name}")
+    assert code == 0
+    assert said in output
+    assert output.replace("\n", "").isprintable()

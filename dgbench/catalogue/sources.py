@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.site import Site
+from dgbench.core.site import READING, Site
 from dgbench.data.cache import CachedDataset
 from dgbench.data.dataset import Dataset
 
@@ -52,7 +52,8 @@ def open_dataset(
     """Open a data set, once in a catalogue; raises `UserError` with everything wrong with its files."""
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
     backbone = backbone if entry.card.input_kind == "texts" else "auto"
-    key = (name, site.data_dir, path, site.cache_dir, image_size, site.skip_bad_images, backbone)
+    reading = {field: getattr(site, field) for field in READING}
+    key = (name, site.data_dir, path, site.cache_dir, image_size, *reading.values(), backbone)
     if key not in catalogue.opened:
         cls = entry.load()
         if cls.card.folder and not site.data_dir:
@@ -61,8 +62,8 @@ def open_dataset(
             data_dir=Path(site.data_dir) if site.data_dir else None,
             path=Path(path) if path else None,
             image_size=image_size,
-            skip_bad_images=site.skip_bad_images,
             backbone=backbone,
+            **reading,
         )
         if isinstance(dataset, CachedDataset):
             dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None

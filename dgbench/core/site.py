@@ -10,10 +10,16 @@ from typing import Any
 
 from dgbench.core.plain import from_plain
 
+READING = ("skip_bad_images", "allow_missing_classes", "exif", "max_image_pixels")
+"""The fields of `Site` that say how files of data sets are read."""
+
 
 @dataclass(frozen=True)
 class Site:
-    """Options of the machine that executes runs. They never enter a run's id, because no result depends on them."""
+    """Options of the machine that executes runs. They never enter a run's id, because no result depends on them.
+
+    What is left out or turned of the data enters their fingerprint, which says what results may be compared.
+    """
 
     data_dir: str = ""
     cache_dir: str = ""
@@ -22,6 +28,11 @@ class Site:
     """Data set -> its path, for those whose name carries one."""
     include: tuple[str, ...] = ()
     skip_bad_images: bool = False
+    allow_missing_classes: bool = False
+    exif: str = ""
+    """Whether the user's own images are turned as their EXIF says: `turn`; `keep` and empty: as they are stored."""
+    max_image_pixels: int = 0
+    """Largest image that is decoded; 0: as Pillow says."""
     device: str = "auto"
     workers: int = 0
     """Processes that decode images, for each run."""
@@ -44,12 +55,14 @@ class Site:
         return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
 
     def completed_by(self, earlier: Site) -> Site:
-        """Fill in the places that an earlier launch of the sweep named and this one does not; include its files too."""
+        """Fill in the places, and how to read files, that an earlier launch of the sweep named and this one does not.
+
+        Its files are included too.
+        """
         return dataclasses.replace(
             self,
             paths={**earlier.paths, **self.paths},
-            data_dir=self.data_dir or earlier.data_dir,
-            cache_dir=self.cache_dir or earlier.cache_dir,
+            **{name: getattr(self, name) or getattr(earlier, name) for name in ("data_dir", "cache_dir", *READING)},
             include=earlier.including(self.include).include,
         )
 

@@ -41,8 +41,9 @@ from dgbench.data.cache_format import (
     read_sizes,
     size_bytes,
 )
+from dgbench.data.decoding import JPEG_BEGINS
 from dgbench.data.transforms_cv2 import from_jpeg
-from dgbench.data.transforms_pil import JPEG_BEGINS, resized
+from dgbench.data.transforms_pil import resized
 from dgbench.store.files import write_json
 from dgbench.store.lease import STOPPED, Lease, LeaseLost, claim
 
@@ -89,24 +90,15 @@ def planned(cache: ImageCache, paths: Sequence[Path]) -> CacheIndex:
         return CacheIndex(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
 
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
-    first = _size(paths[0])
+    first = cache.decode.size(paths[0])
     if first and max(first) <= side:
         own = index(first[1], first[0])
-        if own.size <= LARGEST_OWN and all(_size(path) == first for path in paths):
+        if own.size <= LARGEST_OWN and all(cache.decode.size(path) == first for path in paths):
             return own
     squashed = index(cache.height, cache.width)
     if squashed.size <= LARGEST:
         return squashed
     return replace(squashed, kind="jpeg", height=side, width=side, size=len(paths) * _JPEG_BYTES * side**2 // 256**2)
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Read the width and height that a file states; None if it can't be read: decoding it will say why."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception:  # as many kinds as there are formats
-        return None
 
 
 def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from dgbench.core.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from dgbench.data.decoding import Decoding
 
 FOLDER = ".dgbench-cache"
 """Name of the folder of caches, in the data directory unless the user names another."""
@@ -89,13 +89,14 @@ class ImageCache:
     height: int
     width: int
     interpolation: str
-    decode: Callable[[Path], Image.Image]
-    """Reads a file's image in RGB; raises `UserError` that names the file."""
+    decode: Decoding
 
     @property
     def folder(self) -> Path:
         """The cache's own folder: its name is a hash of all that decides what is kept."""
         said = f"{self.identity}\0{self.height}\0{self.width}\0{self.interpolation}\0{VERSION}"
+        if self.decode.identity:
+            said += f"\0{self.decode.identity}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
 
     def paths(self) -> list[Path]:

@@ -88,6 +88,8 @@ class Dataset:
     card: ClassVar[DatasetCard]
     interpolation: str = "bilinear"
     """How image files are resized, `bilinear` or `bicubic`; whoever opens a data set for a run says it."""
+    missing_classes: Mapping[str, Sequence[str]] = {}
+    """Domain -> the classes of which it has no example, where the user allowed that."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """The files that it is published as, from which `fetch` makes its folder."""
 
@@ -98,16 +100,29 @@ class Dataset:
         image_size: int = 0,
         skip_bad_images: bool = False,
         backbone: str = "auto",
+        allow_missing_classes: bool = False,
+        exif: str = "",
+        max_image_pixels: int = 0,
     ) -> None:
-        """Open under `data_dir` (or at `path`, for a card with `path`); `image_size` replaces the card's.
+        """Open a data set.
 
-        With `skip_bad_images`, images that can't be decoded are left out, and logged by name. `backbone` is the
-        network that the inputs are for, as a setting says it: texts become its tokens.
+        Args:
+            data_dir: The folder that holds the data sets.
+            path: The path that its name carries, for a card with `path`.
+            image_size: Side of the square that replaces the card's; 0: the card's.
+            skip_bad_images: Whether images that can't be decoded are left out, and logged by name.
+            backbone: The network that the inputs are for, as a setting says it: texts become its tokens.
+            allow_missing_classes: Whether a domain of the user's own data may lack a class.
+            exif: `turn`: turn the user's own images as their EXIF says.
+            max_image_pixels: Largest image that is decoded; 0: as Pillow says.
         """
         self.data_dir = data_dir
         self.path = path
         self.skip_bad_images = skip_bad_images
         self.backbone = backbone
+        self.allow_missing_classes = allow_missing_classes
+        self.exif = exif
+        self.max_image_pixels = max_image_pixels
         self.domains: tuple[str, ...] = self.card.domains
         self.classes: tuple[str, ...] = self.card.classes
         shape = self.card.input_shape

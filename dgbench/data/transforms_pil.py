@@ -7,27 +7,19 @@ What is drawn is kept apart from how it is applied, so that another path can app
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from dgbench.core.errors import UserError
 from dgbench.data.dataset import DOMAINBED, Recipe
 
 CROP_AREA, CROP_RATIO = (0.7, 1.0), (3 / 4, 4 / 3)
 JITTER = 0.3
 GRAY_PROBABILITY = 0.1
 _CROP_TRIES = 10
-_ADVICE = "repair it, or use --skip_bad_images"
-JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
-_log = logging.getLogger(__name__)
 
 FILTERS: Mapping[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -51,55 +43,6 @@ class Augmentation(NamedTuple):
     order: tuple[int, ...]
     """Of the colour operations: 0 to 2 as in `factors`, 3 is hue."""
     gray: bool
-
-
-def decoded(path: Path, advice: str = _ADVICE) -> Image.Image:
-    """Decode a whole image to RGB, not turned by its EXIF.
-
-    Raises `UserError` that names the file if it can't be decoded, and gives `advice`.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UserError(f"image {path} can't be decoded ({error}): {advice}") from error
-
-
-def decoded_as_far(path: Path) -> Image.Image:
-    """Decode an image as `decoded` does, but a JPEG that ends early as far as it goes, and log that.
-
-    The pixels are those that Pillow finds under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets: it adds the same marker.
-    But that holds for every image of the process, and so hides files that a copy or a download has damaged.
-    """
-    try:
-        return decoded(path)
-    except UserError:
-        found = _completed(path)
-        if found is None:
-            raise
-    _log_cut_off(path)
-    return found
-
-
-def _completed(path: Path) -> Image.Image | None:
-    """Decode a JPEG with the marker of the end added; None if that doesn't help."""
-    try:
-        content = path.read_bytes()
-        if not content.startswith(JPEG_BEGINS):
-            return None
-        with Image.open(io.BytesIO(content + _JPEG_ENDS)) as image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception:  # as many kinds as in `decoded`, whose message stands
-        return None
-
-
-@cache
-def _log_cut_off(path: Path) -> None:
-    _log.warning("image %s ends early: decoded as far as it goes", path)
 
 
 def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:

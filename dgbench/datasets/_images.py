@@ -16,14 +16,16 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.wording import printable
 from dgbench.data.cache import CachedImages, open_images
 from dgbench.data.cache_format import FOLDER, ImageCache
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
-from dgbench.data.transforms_pil import augmented, decoded, decoded_as_far, resized
+from dgbench.data.decoding import Decoding
+from dgbench.data.transforms_pil import augmented, resized
 from dgbench.datasets._tree import (
+    Accepted,
     Tree,
     class_problems,
     count,
@@ -32,6 +34,7 @@ from dgbench.datasets._tree import (
     file_problems,
     instead,
     listed,
+    missing_classes,
     read_tree,
 )
 
@@ -94,6 +97,8 @@ class ImageDataset(Dataset):
     """How training images are augmented."""
     cut_off: ClassVar[tuple[str, ...]] = ()
     """Domains in which published JPEGs end early: they are decoded as far as they go."""
+    accepted: Accepted | None = None
+    """Which files are images; None: those that torchvision takes, and nothing is counted."""
     cache_dir: Path | None = None
 
     def find(self) -> tuple[Path, Tree]:
@@ -107,7 +112,7 @@ class ImageDataset(Dataset):
             root = self.data_dir / self.card.folder
         if not root.is_dir():
             raise UserError(f"{name} is expected in the folder {root}, which does not exist{instead(root.parent)}")
-        return root, read_tree(root, self.card.domains)
+        return root, read_tree(root, self.card.domains, self.accepted)
 
     def doubts(self, tree: Tree) -> Iterable[str]:
         """What else is wrong with the files, in the user's words."""
@@ -125,22 +130,32 @@ class ImageDataset(Dataset):
         self.root, tree = self.find()
         self.found = tree  # with those that can't be decoded
         self.domains = self.card.domains or tuple(sorted(tree))
-        self.classes = self.card.classes or tuple(sorted({name for classes in tree.values() for name in classes}))
-        place = self.path or self.root
+        place, may_lack = self.path or self.root, self.card.path and self.allow_missing_classes
         problems = Problems()
         for problem in (
             *domain_problems(place, tree, self.card.domains),
-            *class_problems(place, tree, self.card.classes),
+            *(() if may_lack else class_problems(place, tree, self.card.classes)),
             *count_problems(tree, self.card.counts),
             *self.doubts(tree),
         ):
             problems.add(problem)
         if self.skip_bad_images:
-            tree = without_bad_images(self.root, tree)
-        for problem in file_problems(tree):
+            tree = without_bad_images(self.root, tree, self.decoding)
+        for problem in file_problems(tree, may_lack=may_lack):
             problems.add(problem)
+        if problems.found and self.accepted and self.accepted.left_out:
+            problems.add(self.accepted.told())
         problems.raise_if_any()
         self.tree = tree
+        self.missing_classes = missing_classes(tree)
+        present = {name for classes in tree.values() for name, files in classes.items() if files}
+        self.classes = self.card.classes or tuple(sorted(present))
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the files are decoded."""
+        cut_off = tuple(self.root / domain for domain in self.cut_off)
+        return Decoding(cut_off=cut_off, most_pixels=self.max_image_pixels)
 
     def preload(self) -> None:
         """Import what reads cached images."""
@@ -148,7 +163,8 @@ class ImageDataset(Dataset):
 
     def examples(self, domain: str, seed: int) -> Examples:
         """The images of a domain, class after class, each by name; nothing is drawn."""
-        labels = np.repeat(np.arange(len(self.classes)), [len(self.tree[domain][name]) for name in self.classes])
+        sizes = [len(self.tree[domain].get(name, ())) for name in self.classes]
+        labels = np.repeat(np.arange(len(self.classes)), sizes)
         first = sum(self.counts()[: self.domains.index(domain)])
         rows, (_, height, width) = np.arange(first, first + len(labels)), self.input_shape
         files = files_of(self.tree, [domain], self.classes)
@@ -162,8 +178,7 @@ class ImageDataset(Dataset):
         name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
         place, files = self.cache_dir or given / FOLDER, partial(files_of, self.tree, self.domains, self.classes)
         _, height, width = self.input_shape
-        decode = partial(_decoded, [self.root / domain for domain in self.cut_off])
-        return ImageCache(place, name, identity, self.root, files, height, width, self.interpolation, decode)
+        return ImageCache(place, name, identity, self.root, files, height, width, self.interpolation, self.decoding)
 
     def counts(self) -> Sequence[int]:
         """Number of images of each domain, without those that were left out."""
@@ -181,37 +196,30 @@ class ImageDataset(Dataset):
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.decoding.turn * b"turned\n")
         for domain in sorted(self.domains):
             for name in sorted(self.tree[domain]):
                 for file in sorted(self.tree[domain][name]):
-                    digest.update("\0".join((domain, name, file.path, f"{file.size}\n")).encode())
+                    said = "\0".join((domain, name, file.path, f"{file.size}\n"))
+                    digest.update(said.encode("utf-8", "surrogateescape"))  # names are bytes, which need be no UTF-8
         return digest.hexdigest()
 
 
 def files_of(tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The image files of some domains, class after class in each of them."""
-    return [file.path for domain in domains for name in classes for file in tree[domain][name]]
+    return [file.path for domain in domains for name in classes for file in tree[domain].get(name, ())]
 
 
-def _decoded(cut_off: Sequence[Path], path: Path) -> Image.Image:
-    return decoded_as_far(path) if any(folder in path.parents for folder in cut_off) else decoded(path)
-
-
-def without_bad_images(root: Path, tree: Tree) -> Tree:
-    """The files that can be decoded; the others are logged by name."""
-    bad = [
-        problem
-        for classes in tree.values()
-        for of_class in classes.values()
-        for file in of_class
-        if (problem := _badness(root / file.path, file.size))
-    ]
+def without_bad_images(root: Path, tree: Tree, decoding: Decoding) -> Tree:
+    """The files that can be decoded, and whole; the others are logged by name."""
+    decoding = replace(decoding, cut_off=())
+    files = [file for classes in tree.values() for of_class in classes.values() for file in of_class]
+    bad = [problem for file in files if (problem := _badness(decoding, root / file.path, file.size))]
     if bad:
         _log.warning("left out %d bad image(s):\n%s", len(bad), "\n".join(bad))
     return {
         domain: {
-            name: tuple(file for file in of_class if not _badness(root / file.path, file.size))
+            name: tuple(file for file in of_class if not _badness(decoding, root / file.path, file.size))
             for name, of_class in classes.items()
         }
         for domain, classes in tree.items()
@@ -219,10 +227,10 @@ def without_bad_images(root: Path, tree: Tree) -> Tree:
 
 
 @cache
-def _badness(path: Path, size: int) -> str:
+def _badness(decoding: Decoding, path: Path, size: int) -> str:
     """Why an image can't be decoded, or nothing; found out once in a process, as decoding all of them is slow."""
     try:
-        decoded(path)
+        decoding(path)
     except UserError as error:
-        return f"{path} ({size} bytes): {error.__cause__}"
+        return printable(f"{path} ({size} bytes): {error.__cause__}")
     return ""

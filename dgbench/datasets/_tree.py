@@ -1,19 +1,25 @@
 """Which image files lie in folders, domain/class/image, and whether they are what they should be.
 
-Sub-directories of a class folder are read too; names that begin with a dot, and files without an image's extension,
-are not looked at.
+Sub-directories of a class folder are read too, each once, however many links lead to it. Names that begin with a dot,
+what file managers and archivers leave behind, and files without an image's extension are not looked at.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from dgbench.core.errors import UserError
+from dgbench.core.wording import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Those of torchvision, and so of DomainBed: published data sets are the files that have them."""
+_CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
+_CLUTTER_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 _NAMES_SHOWN = 5
 
 
@@ -28,25 +34,57 @@ Tree = Mapping[str, Mapping[str, Sequence[ImageFile]]]
 """Domain -> class -> files, each sorted by name; a class folder without images is there too."""
 
 
-def read_tree(root: Path, domains: Sequence[str]) -> Tree:
+@dataclass
+class Accepted:
+    """Which files of folders are images, and what of them is left out."""
+
+    extensions: Sequence[str] = EXTENSIONS
+    """In lower case."""
+    by_content: Callable[[str], bool] | None = None
+    """Decides about a file without an extension; None: it is no image."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Extension -> files that have been left out, but for those that no user put there."""
+
+    def __call__(self, place: str, name: str) -> bool:
+        """Decide about a file, and count it if it is left out."""
+        if name.startswith(".") or name.lower() in _CLUTTER_FILES:
+            return False
+        if name.lower().endswith(tuple(self.extensions)):
+            return True
+        extension = os.path.splitext(name)[1].lower()
+        if not extension and self.by_content and self.by_content(os.path.join(place, name)):
+            return True
+        self.left_out[extension] += 1
+        return False
+
+    def told(self) -> str:
+        """Count what was left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
+        counts = self.left_out.most_common()
+        kinds = ", ".join(f"{n:,} {printable(extension) or 'without an extension'}" for extension, n in counts)
+        return f"left out {sum(n for _, n in counts):,} file(s) that can't be read as images: {kinds}"
+
+
+def read_tree(root: Path, domains: Sequence[str], accepted: Accepted | None = None) -> Tree:
     """The files under root/domain/class of the named domains that exist, of all folders in `root` if none is named.
 
     A folder that should not be there is a domain without a class.
     """
+    accepted = accepted or Accepted()
     try:
         present = _folders(root)
         known = [domain for domain in domains if domain in present] if domains else present
         tree: dict[str, dict[str, Sequence[ImageFile]]] = {
-            domain: {name: images_in(root, f"{domain}/{name}") for name in _folders(root / domain)} for domain in known
+            domain: {name: images_in(root, f"{domain}/{name}", accepted) for name in _folders(root / domain)}
+            for domain in known
         }
         return tree | {folder: {} for folder in present if folder not in tree}
     except OSError as error:
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
 
 
-def images_in(root: Path, folder: str) -> tuple[ImageFile, ...]:
+def images_in(root: Path, folder: str, accepted: Accepted | None = None) -> tuple[ImageFile, ...]:
     """The images below `folder`, which is relative to the root, sorted by path; raises `OSError` if it is not there."""
-    return tuple(_images(root, root / folder))
+    return tuple(_images(root, root / folder, accepted or Accepted()))
 
 
 def domain_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
@@ -122,23 +160,32 @@ def in_two_classes(tree: Tree) -> Iterator[str]:
                 yield f"{domain}: {file_name} lies in {' and '.join(names)}"
 
 
-def file_problems(tree: Tree) -> Iterator[str]:
-    """Classes without an image, and files without a byte."""
+def file_problems(tree: Tree, *, may_lack: bool = False) -> Iterator[str]:
+    """Classes without an image, or where domains may lack classes, domains without one; and files without a byte."""
     files = dict.fromkeys(file for classes in tree.values() for of_class in classes.values() for file in of_class)
     for domain, classes in tree.items():
+        if may_lack and not count(classes):
+            yield f"domain {domain!r} has no image: move it away"
         for name, of_class in classes.items():
-            if not of_class:
+            if not of_class and not may_lack:
                 yield f"class {name!r} of domain {domain!r} has no image"
     empty = [file.path for file in files if file.size == 0]
     if empty:
         yield f"{len(empty)} image(s) hold nothing: {listed(empty)}; --skip_bad_images leaves them out"
 
 
+def missing_classes(tree: Tree) -> dict[str, tuple[str, ...]]:
+    """Domain -> the classes that others have an image of and it has not; domains that lack none are left out."""
+    names = sorted({name for classes in tree.values() for name, files in classes.items() if files})
+    lacking = {domain: tuple(name for name in names if not classes.get(name)) for domain, classes in tree.items()}
+    return {domain: classes for domain, classes in lacking.items() if classes}
+
+
 def listed(names: Iterable[str]) -> str:
     """Quoted, the first few of many."""
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(map(repr, names[:_NAMES_SHOWN])) + more
+    return ", ".join(f"'{printable(name)}'" for name in names[:_NAMES_SHOWN]) + more
 
 
 def size_of(path: Path | str) -> int:
@@ -149,11 +196,15 @@ def size_of(path: Path | str) -> int:
         return 0
 
 
-def _images(root: Path, folder: Path) -> Iterator[ImageFile]:
+def _images(root: Path, folder: Path, accepted: Accepted) -> Iterator[ImageFile]:
     found = list[tuple[str, str]]()
+    real = os.path.realpath(folder)
+    # A link to a folder above it would lead to all images there, and on to itself, for ever.
+    seen = {real, *map(str, Path(real).parents), *map(str, Path(os.path.realpath(root)).parents)}
     for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [(place, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        below = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders) if _is_data(name)}
+        folders[:] = [name for name, real in below.items() if real not in seen and not seen.add(real)]  # type: ignore[func-returns-value]
+        found += [(place, name) for name in names if accepted(place, name)]
     for place, name in sorted(found):
         path = os.path.join(place, name)
         yield ImageFile(os.path.relpath(path, root).replace(os.sep, "/"), size_of(path))
@@ -161,7 +212,11 @@ def _images(root: Path, folder: Path) -> Iterator[ImageFile]:
 
 def _folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir() and _is_data(entry.name))
+
+
+def _is_data(folder: str) -> bool:
+    return not folder.startswith(".") and folder not in _CLUTTER
 
 
 def _raise(error: OSError) -> None:

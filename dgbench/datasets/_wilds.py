@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.machine import usable_cores
 from dgbench.data.dataset import Dataset, Examples
 from dgbench.datasets import _wilds_patches as patches
 
 Indices = NDArray[np.int64]
+T = TypeVar("T")
 
 HOST = "https://wilds.stanford.edu/downloads"
 _CHUNK = 2**20
+_log = logging.getLogger(__name__)
 
 
 class WildsExamples:
@@ -114,17 +119,45 @@ class WildsFiles(Dataset):
         """The labels of all rows; classes unless overridden."""
         return np.asarray(source.y_array).astype(np.int64)
 
-    def used(self, source: Any) -> Indices:
-        """The rows that there are examples of, ascending."""
+    def rows(self, source: Any) -> Indices:
+        """The rows that there should be examples of, ascending."""
         raise NotImplementedError
 
+    def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
+        """Say of each row why its input can't be read, with its name; nothing if it can, or is no file."""
+        return [""] * len(rows)
+
+    def used(self, source: Any) -> Indices:
+        """The rows that there are examples of, ascending: with `skip_bad_images` those whose input can be read."""
+        rows = self.rows(source)
+        if not self.skip_bad_images:
+            return rows
+        key = (type(self).__name__, str(self.data_dir), rows.tobytes())
+        if key not in _readable:
+            found = self.troubles(source, rows)
+            if bad := list(filter(None, found)):
+                _log.warning("left out %d bad image(s):\n%s", len(bad), "\n".join(bad))
+            _readable[key] = np.array([not problem for problem in found], bool)
+        return rows[_readable[key]]
+
+    def schemes(self) -> Sequence[str]:
+        """The ways of splitting that are read."""
+        return self.domains
+
     def fingerprint(self) -> str:
-        """A hash of the names and contents of the files that say what the examples are; images are not hashed."""
+        """A hash of the names and contents of the files that say what the examples are, and of what is left out.
+
+        Images are not hashed.
+        """
         digest = hashlib.sha256(self.wilds_name.encode())
         for file in self.files:
             stat = (self.folder / file).stat()
             content = _hash_of_file(self.folder / file, stat.st_size, stat.st_mtime_ns)
             digest.update(f"\0{file}\0{content}".encode())
+        for source in map(self.source, self.schemes() if self.skip_bad_images else ()):
+            left_out = np.setdiff1d(self.rows(source), self.used(source))
+            if len(left_out):
+                digest.update(f"\0without {left_out.tolist()}".encode())
         return digest.hexdigest()
 
 
@@ -152,7 +185,7 @@ class WildsDataset(WildsFiles):
         """Number of examples in each way of splitting."""
         return [len(self.used(self.source(scheme))) for scheme in self.domains]
 
-    def used(self, source: Any) -> Indices:
+    def rows(self, source: Any) -> Indices:
         """The rows of its parts."""
         return np.flatnonzero(np.isin(source.split_array, [source.split_dict[part] for part in self.card.parts]))
 
@@ -200,6 +233,8 @@ class WildsDataset(WildsFiles):
 
 _read: dict[tuple[str, str, str], Any] = {}
 """(data set, data directory, way of splitting) -> what wilds made of it."""
+_readable: dict[tuple[str, str, bytes], NDArray[np.bool_]] = {}
+"""(data set, data directory, rows) -> which of them can be read; found out once in a process, as it takes long."""
 
 
 def _checked(cls: type[WildsFiles], data_dir: Path, scheme: str) -> Any:
@@ -217,6 +252,20 @@ def _checked(cls: type[WildsFiles], data_dir: Path, scheme: str) -> Any:
         raise UserError(f"{name}: wilds can't read {folder} ({problem}): get it anew from {HOST}") from error
     cls.check(source, scheme)
     return source
+
+
+def troubles_of(read: Callable[[T], Any], items: Iterable[T]) -> list[str]:
+    """Call `read` with each item, in several threads; return the message of each `UserError`, else nothing."""
+
+    def trouble(item: T) -> str:
+        try:
+            read(item)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return list(pool.map(trouble, items))
 
 
 @cache

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from dgbench.core.errors import Problems
 from dgbench.data.cache_format import FOLDER, ImageCache
 from dgbench.data.dataset import Examples, Recipe
-from dgbench.data.transforms_pil import decoded
+from dgbench.data.decoding import Decoding
 from dgbench.datasets._images import ImageExamples
-from dgbench.datasets._wilds import HOST, Indices, WildsDataset, WildsExamples, WildsFiles
+from dgbench.datasets._wilds import HOST, Indices, WildsDataset, WildsExamples, WildsFiles, troubles_of
 
 
 class _ImageFiles(WildsFiles):
@@ -41,10 +41,23 @@ class _ImageFiles(WildsFiles):
         """How images are resized."""
         return self.interpolation
 
+    @property
+    def decoding(self) -> Decoding:
+        """How the files are decoded."""
+        return Decoding(most_pixels=self.max_image_pixels, advice=f"get it anew from {HOST}, or use --skip_bad_images")
+
     @staticmethod
     def image_files(source: Any) -> Sequence[str]:
         """The file of each row, as a path below the data set's folder."""
         raise NotImplementedError
+
+    def schemes(self) -> Sequence[str]:
+        """They are split in one way."""
+        return ("official",)
+
+    def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
+        """Decode the images of those rows."""
+        return troubles_of(self.decoding, (self.folder / file for file in _chosen(self.image_files(source), rows)))
 
     def preload(self) -> None:
         """Let wilds read the tables, and import what reads cached images."""
@@ -66,9 +79,8 @@ class _ImageFiles(WildsFiles):
         identity = f"{self.fingerprint()}\0{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()}"
         height, width = (self.side, self.side) if self.side else self.input_shape[1:]
         place, files = self.cache_dir or self.folder.parent / FOLDER, partial(_chosen, self.image_files(source), rows)
-        decode = partial(decoded, advice=f"get it anew from {HOST}")
         name, how = type(self).__name__, self.resized_by
-        return ImageCache(place, name, identity, self.folder, files, height, width, how, decode)
+        return ImageCache(place, name, identity, self.folder, files, height, width, how, self.decoding)
 
 
 def _chosen(files: Sequence[str], rows: Indices) -> list[str]:
@@ -129,7 +141,7 @@ class WildsPooled(_ImageFiles):
     field: ClassVar[str]
     """Domains are called by it and its value: `hospital_0`."""
 
-    def used(self, source: Any) -> Indices:
+    def rows(self, source: Any) -> Indices:
         """All rows."""
         return np.arange(len(source.y_array))
 
@@ -142,7 +154,10 @@ class WildsPooled(_ImageFiles):
         return [len(self._rows(domain)) for domain in self.domains]
 
     def _rows(self, domain: str) -> Indices:
-        return np.flatnonzero(_values(self.source("official"), self.field) == int(domain.rpartition("_")[2]))
+        source, value = self.source("official"), int(domain.rpartition("_")[2])
+        used: Indices = self.used(source)
+        there: Indices = used[_values(source, self.field)[used] == value]
+        return there
 
     @classmethod
     def check(cls, source: Any, scheme: str) -> None:

@@ -6,21 +6,21 @@ import os
 from csv import DictReader, Error
 from pathlib import Path
 
-from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
-from dgbench.datasets._images import ImageDataset
+from dgbench.core.wording import grouped
+from dgbench.datasets._own import OWN_CARD, OwnImages
 from dgbench.datasets._tree import ImageFile, Tree, listed, size_of
 
 _COLUMNS = ("path", "domain", "label")
 
 
-class csv(ImageDataset):
+class csv(OwnImages):
     """`csv:/path/file.csv` with columns path (relative to the file's folder, or absolute), domain and label.
 
     Domains and labels are sorted, and the order of the rows means nothing. Every domain must have every label.
     """
 
-    card = DatasetCard(source="your own files", licence="yours", path=True, input_shape=(3, 224, 224))
+    card = OWN_CARD
 
     def find(self) -> tuple[Path, Tree]:
         """The folder of the CSV file, and the files that it lists."""
@@ -39,10 +39,10 @@ def read_table(path: Path) -> Tree:
     missing = [image for image in paths if not os.path.isfile(path.parent / image)]
     if missing:
         problems.add(f"{path} lists {len(missing)} file(s) that do not exist: {listed(missing)}")
-    seen = set[str]()
-    twice = [image for image in paths if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+    spellings = grouped((os.path.realpath(path.parent / image), image) for image in paths)
+    twice = [image for of_file in spellings.values() for image in of_file[1:]]
     if twice:
-        problems.add(f"{path} lists {len(twice)} file(s) more than once: {listed(twice)}")
+        problems.add(f"{path} lists {len(twice)} file(s) more than once, in any spelling: {listed(twice)}")
     problems.raise_if_any()
     tree = dict[str, dict[str, list[ImageFile]]]()
     for _, (image, domain, label) in sorted(rows, key=lambda row: row[1]):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dgbench.core.cards import DatasetCard
-from dgbench.datasets._images import ImageDataset
+from collections.abc import Iterator
+
+from dgbench.datasets._own import OWN_CARD, OwnImages, split_problems
+from dgbench.datasets._tree import Tree
 
 
-class folder(ImageDataset):
+class folder(OwnImages):
     """`folder:/path`: each sub-directory of the path is a domain, each of theirs a class, the same in all of them."""
 
-    card = DatasetCard(source="your own files", licence="yours", path=True, input_shape=(3, 224, 224))
+    card = OWN_CARD
+
+    def doubts(self, tree: Tree) -> Iterator[str]:
+        """Splits in the place of domains or classes, and what is wrong with any own images."""
+        yield from split_problems(self.path or self.root, tree)
+        yield from super().doubts(tree)

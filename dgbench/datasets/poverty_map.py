@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import UserError
-from dgbench.datasets._wilds import HOST, Indices, WildsDataset
+from dgbench.datasets._wilds import HOST, Indices, WildsDataset, troubles_of
 
 
 class PovertyMap(WildsDataset):
@@ -67,11 +68,16 @@ class PovertyMap(WildsDataset):
             try:
                 found[place] = source.get_input(row)
             except Exception as error:  # numpy raises OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error
-                raise UserError(f"PovertyMap: image {row} can't be read ({error}): get it anew from {HOST}") from error
+                advice = f"get it anew from {HOST}, or use --skip_bad_images"
+                raise UserError(f"PovertyMap: image {row} can't be read ({error}): {advice}") from error
             if rng is not None:
                 right, down = (slice(None, None, -1 if mirrored else 1) for mirrored in rng.random(2) < 0.5)
                 found[place] = found[place][:, down, right].copy()
         return found
+
+    def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
+        """Read the arrays of those rows."""
+        return troubles_of(lambda row: self.inputs(source, np.array([row]), None), rows.tolist())
 
     def scores(self, source: Any, predicted: NDArray[Any], rows: Indices) -> dict[str, float]:
         """WILDS' correlations and error; the correlation of what doesn't vary, or is no number, is told as 0."""

@@ -6,7 +6,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores, visible_gpus
 from dgbench.core.run import Run
 from dgbench.core.site import Site
+from dgbench.core.wording import printable
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import Slot
@@ -136,7 +137,10 @@ class Sweep:
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
-        """Yield warnings of methods that were changed since, and remarks on the data sets' files."""
+        """Yield what the data sets hold, warnings of methods that were changed since, and remarks on the files."""
+        datasets = dict(self._datasets())  # one that is opened in several ways has the same files in each
+        for name, dataset in datasets.items():
+            yield f"{name}: {_held(dataset)}"
         changed = Counter[str]()
         for run in self.plan.runs:
             parts = (run.method, *run.averages)
@@ -145,7 +149,7 @@ class Sweep:
             changed.update(name for name, source in then.items() if source != now.get(name))
         for name, runs in changed.items():
             yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
-        for name, dataset in self._datasets():
+        for name, dataset in datasets.items():
             yield from (f"{name}: {remark}" for remark in dataset.remarks())
 
     def _build_caches(self) -> None:
@@ -167,3 +171,16 @@ class Sweep:
         """Make the argument of `dgbench.execute.job.preload`, which the process calls that runs are forked from."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
         return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}
+
+
+def _held(dataset: Dataset) -> str:
+    """Say what a data set was understood to hold: domains with their counts, the first few classes."""
+    counts = [f"{printable(name)} {n:,}" for name, n in zip(dataset.domains, dataset.counts(), strict=True)]
+    classes = [printable(name) for name in dataset.classes]
+    found = f"{sum(dataset.counts()):,} examples in {len(counts)} domain(s): {_first(counts, 12)}"
+    return f"{found}; {len(classes)} class(es): {_first(classes, 6)}" if classes else found
+
+
+def _first(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -64,6 +64,9 @@ SETTING = (
     Option("cache", "setting", str, "keep decoded images for all runs, or decode them always", "auto|off"),
     Option("cache_dir", "site", Path, "where to keep them (.dgbench-cache beside the data)", "DIR"),
     Option("skip_bad_images", "site", bool, "leave out images that can't be decoded"),
+    Option("allow_missing_classes", "site", bool, "take own data of which a domain lacks a class"),
+    Option("exif", "site", str, "turn own images as their EXIF says (keep: as stored)", choices=("keep", "turn")),
+    Option("max_image_pixels", "site", int, "largest image (default: Pillow's limit)", "N", least=1),
     Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
     Option("save_predictions", "site", bool, "keep the logits of final models"),
 )

@@ -29,8 +29,7 @@ from dgbench.data import cache_build
 from dgbench.data.cache import build_cache, ensure_built, open_images
 from dgbench.data.cache_format import CacheIndex, ImageCache, check_place
 from dgbench.data.dataset import ArrayExamples
-from dgbench.data.transforms_pil import decoded
-from dgbench.datasets import _images
+from dgbench.data.decoding import Decoding
 from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
@@ -99,7 +98,8 @@ def refused(cache: ImageCache) -> tuple[str, ...]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What is decoded from now on."""
     found: list[Path] = []
-    monkeypatch.setattr(_images, "decoded", lambda path: found.append(path) or decoded(path))
+    decode = Decoding.__call__
+    monkeypatch.setattr(Decoding, "__call__", lambda self, path: found.append(path) or decode(self, path))
     return found
 
 
@@ -112,7 +112,7 @@ def test_images_of_one_small_size_are_kept_as_they_are(root: Path) -> None:
     assert images.index == CacheIndex("folder:own", 12, "bytes", 17, 23, 12 * 17 * 23 * 3, "bilinear")
     assert images.sizes.tolist() == [[23, 17, 17 * 23 * 3]] * 12
     for row, path in enumerate(dataset.image_cache().paths()):
-        assert np.array_equal(images[row], np.asarray(decoded(path)))
+        assert np.array_equal(images[row], np.asarray(Decoding()(path)))
 
 
 def test_images_of_several_sizes_are_squashed_and_evaluated_as_without_a_cache(mixed: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_jpeg_that_is_small_enough_is_kept_as_it_is(root: Path, monkeypatch: p
     assert [kept[name] for name in ("a.jpg", "b.jpg", "c.jpg", "d.png", "e.jpg")] == [True, True] + [False] * 3
     for row, path in enumerate(paths):
         if kept[path.name]:
-            assert np.array_equal(images[row], np.asarray(decoded(path)))
+            assert np.array_equal(images[row], np.asarray(Decoding()(path)))
 
 
 # -- what is read -------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_the_order_of_domains_and_classes_is_part_of_it(root: Path) -> None:
 
     orders = ((DOMAINS, CLASSES), (DOMAINS, CLASSES[::-1]), (DOMAINS[::-1], CLASSES))
     assert len({cache(*order).folder for order in orders}) == 3
-    assert cache(*orders[0]).folder == cache_of(root).folder
+    assert cache(*orders[0]).folder != cache_of(root).folder  # in which own images are laid on white
 
 
 def test_that_of_a_table_lies_beside_it(root: Path, tmp_path: Path) -> None:
@@ -428,11 +428,11 @@ import os, sys
 from pathlib import Path
 from dgbench.data import cache_build
 from dgbench.data.cache import open_images
-from dgbench.datasets import _images
+from dgbench.data.decoding import Decoding
 from dgbench.datasets.folder import folder
 cache_build.BLOCK, cache_build._WAIT = 2, 0.02
-decoded = _images.decoded
-_images.decoded = lambda path: os.write(1, f"decoded {path.name}\\n".encode()) and decoded(path)
+decode = Decoding.__call__
+Decoding.__call__ = lambda self, path: os.write(1, f"decoded {path.name}\\n".encode()) and decode(self, path)
 sys.stdin.readline()
 images = open_images(folder(path=Path(sys.argv[1]), image_size=32).image_cache())
 print("bytes", int(images.pixels.sum()))
@@ -446,7 +446,7 @@ def test_a_killed_builder_is_succeeded_at_once(root: Path, monkeypatch: pytest.M
     decodings = counted(monkeypatch)
     images = open_images(cache_of(root))
     assert len(decodings) == 6
-    assert np.array_equal(images[11], np.asarray(decoded(cache_of(root).paths()[-1])))
+    assert np.array_equal(images[11], np.asarray(Decoding()(cache_of(root).paths()[-1])))
 
 
 def test_several_processes_build_it_once(root: Path) -> None:
@@ -622,7 +622,7 @@ def test_runs_see_images_as_their_backbones_weights_were_made_with(mixed: Path, 
         examples = data.examples["sketch"]
         assert isinstance(examples, ImageExamples)
         expected = [
-            np.asarray(decoded(mixed / path).resize((32, 32), filters[backbone])).transpose(2, 0, 1)
+            np.asarray(Decoding()(mixed / path).resize((32, 32), filters[backbone])).transpose(2, 0, 1)
             for path in np.array(examples.files)[data.indices[view][:2]]
         ]
         assert np.array_equal(pixels[backbone], np.stack(expected))

@@ -18,8 +18,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.site import Site
 from dgbench.data import cache_build
 from dgbench.data.cache import Cacheable, CachedDataset, build_cache, open_images
-from dgbench.data.transforms_pil import decoded
-from dgbench.datasets import _wilds_images
+from dgbench.data.decoding import Decoding
 from dgbench.datasets.camelyon17 import Camelyon17, WILDSCamelyon
 from dgbench.datasets.fmow import FMoW, WILDSFMoW
 from dgbench.datasets.iwildcam import iWildCam
@@ -67,11 +66,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded from now on."""
     found: list[str] = []
 
-    def counting(path: Path, advice: str) -> Any:
-        found.append(path.name)
-        return decoded(path, advice)
+    decode = Decoding.__call__
 
-    monkeypatch.setattr(_wilds_images, "decoded", counting)
+    def counting(self: Decoding, path: Path) -> Any:
+        found.append(path.name)
+        return decode(self, path)
+
+    monkeypatch.setattr(Decoding, "__call__", counting)
     return found
 
 
@@ -172,7 +173,32 @@ def test_an_image_that_cannot_be_decoded_is_named_when_the_cache_is_built(data_d
         build_cache(Camelyon17(data_dir=tmp_path))
     (problem,) = caught.value.problems
     assert problem.startswith(f"image {bad} can't be decoded (")
-    assert problem.endswith("get it anew from https://wilds.stanford.edu/downloads")
+    assert problem.endswith("get it anew from https://wilds.stanford.edu/downloads, or use --skip_bad_images")
+
+
+@pytest.mark.parametrize("cls", [Camelyon17, WILDSCamelyon])
+def test_images_that_cannot_be_decoded_are_left_out_if_that_is_asked_for(
+    cls: type[Camelyon17] | type[WILDSCamelyon], data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(data_dir / "camelyon17_v1.0", tmp_path / "camelyon17_v1.0")
+    whole = cls(data_dir=data_dir)
+    assert cls(data_dir=data_dir, skip_bad_images=True).fingerprint() == whole.fingerprint()
+    source = whole.source("official")
+    row = int(whole.used(source)[7])
+    bad = tmp_path / "camelyon17_v1.0" / cls.image_files(source)[row]
+    bad.write_bytes(b"no image")
+    dataset = cls(data_dir=tmp_path, skip_bad_images=True)
+    assert sum(dataset.counts()) == sum(whole.counts()) - 1
+    assert dataset.fingerprint() != whole.fingerprint()
+    assert f"left out 1 bad image(s):\nimage {bad}" in caplog.text
+    for domain in dataset.domains:
+        mine, theirs = (found.examples(domain, 0) for found in (dataset, whole))
+        cached, files = both(dataset, domain, None)
+        assert np.abs(cached.astype(float) - files).mean() < ROUNDING
+        place = np.searchsorted(dataset.used(source)[: len(mine.labels)], row) if cls is Camelyon17 else -1
+        if place >= 0:
+            assert np.array_equal(mine.labels, np.delete(theirs.labels, place))
+            assert sum(map(len, mine.parts.values())) == len(mine.labels)  # type: ignore[attr-defined]
 
 
 def test_photographs_are_kept_as_the_files_that_they_are(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +213,18 @@ def test_photographs_are_kept_as_the_files_that_they_are(data_dir: Path, monkeyp
     assert np.array_equal(cached, files)
 
 
-def test_arrays_of_floats_have_no_cache(tmp_path: Path) -> None:
-    WRITERS["PovertyMap"](tmp_path)
+def test_arrays_of_floats_have_no_cache_and_bad_ones_may_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PovertyMap, "card", fitted(PovertyMap.card, WRITERS["PovertyMap"](tmp_path)))
     assert not isinstance(PovertyMap(data_dir=tmp_path), CachedDataset)
+    before = PovertyMap(data_dir=tmp_path).counts()
+    bad = Path(tmp_path / "poverty_v1.1" / "images" / "landsat_poverty_img_7.npz")
+    bad.unlink()  # they are all one file, under many names
+    bad.write_bytes(b"no arrays")
+    dataset = PovertyMap(data_dir=tmp_path, skip_bad_images=True)
+    assert dataset.counts() == [n - 1 for n in before]
+    assert dataset.fingerprint() != PovertyMap(data_dir=tmp_path).fingerprint()
 
 
 def sweep_of(root: Path, data_dir: Path, **setting: Any) -> Sweep:

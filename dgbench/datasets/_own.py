@@ -1,0 +1,159 @@
+"""Image files of the user's own: every format that Pillow reads; what is odd about them is refused or said.
+
+Nothing published fixes which files count and how they are decoded, so that this is kinder than to published data:
+formats that torchvision leaves out are read, what is transparent is laid on white, images may be turned as their EXIF
+says, and domains may lack classes where the user allows that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dgbench.core.cards import DatasetCard
+from dgbench.core.wording import grouped
+from dgbench.data.decoding import Decoding
+from dgbench.datasets._images import ImageDataset
+from dgbench.datasets._tree import EXTENSIONS, Accepted, Tree, listed
+
+_FURTHER = (".jpe", ".jfif", ".apng", ".gif", ".dib", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".tga", ".qoi")
+_BEGINS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+"""Of files of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000; WebP and AVIF say it a little later."""
+_BEGIN = 16
+_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "holdout")
+_MOST_COMPARED = 10_000
+"""Files whose content is compared at a launch; more would take minutes where a disk is slow."""
+_PROBE = 4096
+
+MAY_LACK = "--allow_missing_classes trains and scores on the classes that each domain has"
+"""The way out where a domain lacks a class."""
+OWN_CARD = DatasetCard(source="your own files", licence="yours", path=True, input_shape=(3, 224, 224))
+
+
+class OwnImages(ImageDataset):
+    """Base of the data sets whose name carries a path."""
+
+    card = OWN_CARD
+
+    def find(self) -> tuple[Path, Tree]:
+        """The folder, and every file in it that Pillow reads."""
+        self.accepted = Accepted((*EXTENSIONS, *_FURTHER), begins_as_image)
+        return super().find()
+
+    @property
+    def decoding(self) -> Decoding:
+        """Laid on white, and turned if that is asked for."""
+        return replace(super().decoding, on_white=True, turn=self.exif == "turn")
+
+    def doubts(self, tree: Tree) -> Iterator[str]:
+        """Names that can't be written, classes that lack, images without a range; and what was left out."""
+        names = dict.fromkeys((*tree, *(name for classes in tree.values() for name in classes)))
+        foreign = [name for name in names if _is_foreign(name)]
+        if foreign:
+            yield f"the name(s) {listed(foreign)} of domains or classes are no UTF-8: rename them"
+        some = {name for classes in tree.values() for name in classes}
+        if not self.allow_missing_classes and any(not classes.get(name) for name in some for classes in tree.values()):
+            yield MAY_LACK
+        yield from self._without_range(tree)
+
+    def _without_range(self, tree: Tree) -> Iterator[str]:
+        """Refuse data of floats or wide integers by the first image of each class; others are found when decoded."""
+        firsts = [files[0].path for classes in tree.values() for files in classes.values() if files]
+        if (
+            bad := []
+            if self.skip_bad_images
+            else [path for path in firsts if self.decoding.lacks_range(self.root / path)]
+        ):
+            yield (
+                f"{listed(bad)} hold floats, signed integers or integers of 32 bits, of which no range is known: save "
+                "them with 8 or 16 bits"
+            )
+
+    def remarks(self) -> Sequence[str]:
+        """What was left out, which classes lack where, and which files are the same twice."""
+        return [*super().remarks(), *self._said_of_files(), *same_bytes(self.root, self.tree)]
+
+    def _said_of_files(self) -> Iterator[str]:
+        if self.accepted and self.accepted.left_out:
+            yield self.accepted.told()
+        for domain, classes in self.missing_classes.items():
+            yield f"domain {domain!r} has no example of the class(es) {listed(classes)}"
+        for name in self.classes:
+            if len(having := [domain for domain in self.domains if self.tree[domain].get(name)]) == 1:
+                where = f"in domain {having[0]!r} alone: where that is tested, nothing has trained on it"
+                yield f"class {name!r} is {where}"
+
+
+def begins_as_image(path: str) -> bool:
+    """Tell by its first bytes whether a file is an image of a common format."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(_BEGIN)
+    except OSError:
+        return False
+    return begin.startswith(_BEGINS) or begin[8:12] == b"WEBP" or begin[4:12] in (b"ftypavif", b"ftypavis")
+
+
+def split_problems(place: Path, tree: Tree) -> Iterator[str]:
+    """Folders called by splits where domains or classes are expected."""
+    places = {"domains (in the folder itself)": [list(tree)], "classes": [list(classes) for classes in tree.values()]}
+    for what, groups in places.items():
+        splits = [names for names in groups if names and all(name.lower() in _SPLITS for name in names)]
+        if splits:
+            folders = listed(sorted({name for names in splits for name in names}))
+            yield (
+                f"{place} has the folders {folders} where {what} are expected (domain/class/image). dgbench splits "
+                "domains itself: merge these folders, class by class, or list the images in a CSV file with the "
+                "columns path, domain and label, and give csv:/path/to/it"
+            )
+
+
+def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
+    """Files of the same content in two domains or two classes, of which one may be trained on and one tested."""
+    sizes = grouped(
+        (file.size, ((domain, name), file.path))
+        for domain, classes in tree.items()
+        for name, files in classes.items()
+        for file in files
+    )
+    alike = [of_size for of_size in sizes.values() if len({place for place, _ in of_size}) > 1]
+    if sum(map(len, alike)) > _MOST_COMPARED:
+        yield f"more than {_MOST_COMPARED:,} files have the size of another: none was compared with the others"
+        return
+    for length in (_PROBE, -1):  # few files that are not the same begin alike
+        alike = [
+            twins
+            for of_size in alike
+            for twins in grouped((_digest(root / path, length), (place, path)) for place, path in of_size).values()
+            if len({place for place, _ in twins}) > 1
+        ]
+    if alike:
+        shown = [f"{_quoted(twins[0][1])} and {_quoted(_elsewhere(twins))}" for twins in alike]
+        more = f", and {len(shown) - 3:,} more" if len(shown) > 3 else ""
+        yield (
+            f"the same bytes lie in two domains or classes, {len(alike):,} time(s), so that what is tested may have "
+            f"been trained on: {', '.join(shown[:3])}{more}"
+        )
+
+
+def _elsewhere(twins: Sequence[tuple[tuple[str, str], str]]) -> str:
+    return next(path for place, path in twins if place != twins[0][0])
+
+
+def _digest(path: Path, length: int) -> bytes:
+    """Hash the first bytes of a file, all if the length is -1; of one that can't be read, its path."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.blake2b(file.read(length)).digest()
+    except OSError:
+        return bytes(path)
+
+
+def _quoted(name: str) -> str:
+    return listed([name])
+
+
+def _is_foreign(name: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in name)
