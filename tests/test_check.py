@@ -19,7 +19,7 @@ def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture
     assert header.split()[:3] == ["learns", "moves", "weights"]
     assert row.split()[0] == "Smooth"
     assert "WRONG" not in row
-    assert rest[-1] == "1 algorithms on cpu, defaults and 0 random draws: 24 answers, 0 wrong"
+    assert rest[-1] == "1 algorithms on cpu, defaults and 0 random draws: 25 answers, 0 wrong"
 
 
 def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -59,7 +59,8 @@ def test_what_goes_wrong_everywhere_is_told_once(capsys: pytest.CaptureFixture[s
     (told,) = (line for line in out.splitlines() if "NameError" in line)
     assert told.startswith(
         "Typo: learns, moves, resumes, uneven (1-3 domains, defaults, draws 1-2); "
-        "alone, no sync, repeats (1-3 domains, defaults); cost (3 domains, defaults): NameError: name 'joint_los' "
+        "alone, no sync, repeats (1-3 domains, defaults); inputs, cost (3 domains, defaults): NameError: name "
+        "'joint_los' "
     )
 
 

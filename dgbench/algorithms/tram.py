@@ -27,10 +27,10 @@ class TRAM(Algorithm):
     g = grad L(theta), L is ERM's loss, products are elementwise, the norm is over all parameters; d is constant. p' are
     the predictions, by `distance`: `previous`, of the weights before the last step (TRAM-theta_{t-1}; d is 0 in the
     first step, which is ERM's); `pretrained`, of the initial weights (TRAM-theta_0); `noise`, of the present weights on
-    inputs with Gaussian noise (TRAM-x). `fisher` (TRAM-Fisher) has no d: eps = gamma * F g / sqrt(g . F g) with
-    F = 1 / (1 + eta f), f the squared gradient of mean log p(y | x + noise).
+    inputs with Gaussian noise (TRAM-x), of texts and graphs on the embeddings. `fisher` (TRAM-Fisher) has no d:
+    eps = gamma * F g / sqrt(g . F g), F = 1 / (1 + eta f), f the squared gradient of mean log p(y | x + noise).
 
-    Departures from the paper: the noise is on the inputs as the network takes them (there are no word embeddings).
+    Departures from the paper: images and vectors, which have no embeddings, get the noise as the network takes them.
     Eq. 8 of the paper has neither gamma nor eta; both are where Fisher SAM, which it points to, has them, and have the
     values that it gives for that method. `fisher` costs a third backward pass, which the paper's table leaves out.
     From the authors' code: eps is Eq. 7 (theirs lacks the factor g, so every weight moves uphill or not by chance),
@@ -86,7 +86,7 @@ class TRAM(Algorithm):
         """d, given the features of the present weights."""
         if self.hparams.distance == "noise":
             with remembering_nothing(self.network):
-                other = self.network.classifier(self.network.features(self._noisy(x)))
+                other = self.network.classifier(self.network.noisy_features(x, self.hparams.sigma))
         else:
             other = self.reference.classifier(self.reference.features(x))
         now, then = (F.log_softmax(z, dim=1) for z in (self.network.classifier(features), other))
@@ -97,13 +97,12 @@ class TRAM(Algorithm):
     def _fisher_step(
         self, parameters: list[Tensor], g: list[Tensor], x: Tensor, y: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        with remembering_nothing(self.network):
-            _, information = gradient(F.cross_entropy(self.network(self._noisy(x)), y), parameters)
         h = self.hparams
+        with remembering_nothing(self.network):
+            features = self.network.noisy_features(x, h.sigma)
+            loss = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
+            _, information = gradient(loss, parameters)
         scaled = [v / (1 + h.fisher_eta * f.square()) for v, f in zip(g, information, strict=True)]
         product = torch.stack([part.sum() for part in torch._foreach_mul(g, scaled)]).sum()
         length = h.fisher_gamma / (product.sqrt() + 1e-12)
         return length, list(torch._foreach_mul(scaled, length))
-
-    def _noisy(self, x: Tensor) -> Tensor:
-        return x + self.hparams.sigma * torch.randn_like(x)

@@ -1,4 +1,4 @@
-"""What every algorithm must do, as ten questions that can be asked of anyone's.
+"""What every algorithm must do, as eleven questions that can be asked of anyone's.
 
 A question is a function of a subject, a number of training domains and a hyperparameter seed; it answers with what is
 wrong, or with nothing. `examine` asks all of them.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,7 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.rehearsal import CHANCE, STEPS, TRAITS, Rehearsal, Subject, count_passes, double_precision
+from dgbench.conformance.worlds import World, worlds
+from dgbench.core.cards import holds, needs_of, with_values
 from dgbench.core.errors import UserError
+from dgbench.core.space import Value
+from dgbench.core.wording import grouped
 
 SHORT = 20
 """Steps in which, by the card's `rehearsal`, all that a method does is seen."""
@@ -195,6 +200,10 @@ def takes_uneven(subject: Subject, domains: int, seed: int) -> str:
         logged = rehearsal.until(SHORT)
     except UserError:
         return ""
+    return _not_finite(rehearsal, logged)
+
+
+def _not_finite(rehearsal: Rehearsal, logged: Mapping[str, Tensor]) -> str:
     broken = [name for name, value in logged.items() if not value.isfinite()]
     broken += [name for name, p in rehearsal.algorithm.named_parameters() if not p.isfinite().all()]
     return f"not finite: {', '.join(broken[:3])}" if broken else ""
@@ -261,6 +270,41 @@ def costs_what_it_says(subject: Subject, domains: int, seed: int) -> str:
     return ", ".join(wrong)
 
 
+def takes_inputs(subject: Subject, domains: int, seed: int) -> str:
+    """With every option of every hyperparameter it trains on each kind of input and label that its card lets in.
+
+    What `Hparams` refuse, planning refuses; a refusal any later comes when the run is under way.
+    """
+    found = []
+    with worlds() as all_worlds:
+        for world, fixed in product(all_worlds, _options(subject)):
+            values = subject.values(seed, fixed)
+            if not any(need.what in world.lacks and holds(need.when, values) for need in needs_of(subject.card)):
+                found.append((_trained(subject, world, values, domains), f"{world.name}{with_values(fixed)}"))
+    wrong = grouped((what, where) for what, where in found if what)
+    if len(wrong) == 1 and all(what for what, _ in found):
+        return next(iter(wrong))
+    return "; ".join(f"on {', '.join(where)}: {what}" for what, where in wrong.items())
+
+
+def _trained(subject: Subject, world: World, values: Mapping[str, Any], domains: int) -> str:
+    """Train in a world for a few steps; returns what is wrong with that."""
+    try:
+        rehearsal = subject.rehearse_on(world.material(domains), values, world.how, [4] * domains)
+        return _not_finite(rehearsal, rehearsal.until(world.how.steps))
+    except Exception as error:
+        return _raised(error)
+
+
+def _options(subject: Subject) -> Iterator[Mapping[str, Value]]:
+    """Nothing but the defaults, then each value of each hyperparameter whose values are listed and no numbers."""
+    yield {}
+    for spec in subject.entry.space:
+        drawn = spec.draw.options if spec.draw else ()
+        listed = spec.options or ((True, False) if spec.type == "bool" else drawn)
+        yield from ({spec.name: value} for value in listed if isinstance(value, bool | str) and value != spec.default)
+
+
 QUESTIONS = (
     Question("learns", "loss falls and accuracy beats chance", learns),
     Question("moves", "what should move moves, what should not doesn't", moves),
@@ -271,6 +315,7 @@ QUESTIONS = (
     Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven),
     Question("no sync", "no step waits for the device unless the card says why", reads_nothing, drawn=False),
     Question("repeats", "the same seed gives the same numbers", repeats, drawn=False),
+    Question("inputs", "it trains on every input and label that its card lets in", takes_inputs, (3,), drawn=False),
     Question("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), drawn=False),
 )
 
@@ -294,5 +339,9 @@ def _asked(question: Question, subject: Subject, domains: int, seed: int) -> str
     try:
         return question.ask(subject, domains, seed)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+        return _raised(error)
+
+
+def _raised(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"

@@ -22,6 +22,7 @@ from dgbench.core.seeding import seed_everything
 from dgbench.core.setting import Setting, setting
 from dgbench.core.space import Value
 from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import Network
 
 SHAPE, CLASSES = (1, 8, 8), 3
@@ -32,6 +33,20 @@ _LIKE = "Debug28"
 STEPS = 60
 """Length of the longest rehearsal; what a setting's schedule is stretched over."""
 _EXAMPLES, _MINIBATCH, _EVALUATE_EVERY = 96, 12, 5
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a rehearsal trains on: inputs and labels of each domain, some to learn from and some to be judged by."""
+
+    shape: tuple[int, ...]
+    """Of one input."""
+    outputs: int
+    """Classes; questions, or 1 number, where labels are no classes."""
+    task: str
+    """What labels are, a key of `cards.TASKS`."""
+    seen: Sequence[tuple[Tensor, Tensor]]
+    unseen: Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,21 @@ class Subject:
         `uneven`: minibatches of different sizes, a domain without one of the classes.
         """
         how = setting(steps=STEPS, checkpoint_freq=_EVALUATE_EVERY, backbone="SmallCNN", freeze=freeze)
-        return Rehearsal(self.entry.load(), self.values(seed, fixed), how, domains, uneven, self.device)
+        sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
+        seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
+        given = Material(SHAPE, CLASSES, "classification", seen, [_domain(i, 1) for i in range(domains)])
+        return self.rehearse_on(given, self.values(seed, fixed), how, sizes)
+
+    def rehearse_on(self, given: Material, values: Mapping[str, Any], how: Setting, sizes: Sequence[int]) -> Rehearsal:
+        """Make a rehearsal that has not begun.
+
+        Args:
+            given: What it trains on.
+            values: All hyperparameters.
+            how: The setting, resolved.
+            sizes: Examples of each domain's minibatches.
+        """
+        return Rehearsal(self.entry.load(), values, how, given, sizes, self.device)
 
 
 class Rehearsal:
@@ -82,22 +111,20 @@ class Rehearsal:
         cls: type[Algorithm],
         values: Mapping[str, Any],
         how: Setting,
-        domains: int,
-        uneven: bool,
+        given: Material,
+        sizes: Sequence[int],
         device: torch.device,
     ) -> None:
-        self.device = device
-        sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
-        self.sizes = sizes
-        self.seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
-        self.unseen = [_domain(i, 1) for i in range(domains)]
+        self.device, self.sizes = device, sizes
+        self.task, self.seen, self.unseen = given.task, given.seen, given.unseen
         self.copies = [torch.ones(len(y), dtype=torch.int64) for _, y in self.seen]
-        counts = tuple(tuple(torch.bincount(y, minlength=CLASSES).tolist()) for _, y in self.seen)
+        counts = tuple(_counts(y, given) for _, y in self.seen)
         torch.manual_seed(0)
         hparams = cls.Hparams(**values)
-        network = cls.make_network(SHAPE, CLASSES, hparams, how).to(device)
+        network = cls.make_network(given.shape, given.outputs, hparams, how).to(device)
         network.freeze(how.freeze)
-        self.algorithm = cls(network, hparams, Task(SHAPE, CLASSES, counts), how).to(device)
+        task = Task(given.shape, given.outputs, counts, given.task)
+        self.algorithm = cls(network, hparams, task, how).to(device)
         self.algorithm.train()
         self.step = 0
 
@@ -109,7 +136,11 @@ class Rehearsal:
             stock = torch.repeat_interleave(copies)
             chosen = stock[torch.randint(len(stock), (size,), generator=generator)]
             inputs, labels, positions = (tensor.to(self.device) for tensor in (x[chosen], y[chosen], chosen))
-            taught = 5 * F.one_hot(labels, CLASSES).to(inputs.dtype) if self.algorithm.card.taught else None
+            taught = (
+                5 * F.one_hot(labels, self.algorithm.task.num_classes).to(inputs.dtype)
+                if self.algorithm.card.taught
+                else None
+            )
             found.append(Batch(inputs, labels, positions, domain, taught))
         return found
 
@@ -143,12 +174,13 @@ class Rehearsal:
         return logits
 
     def score(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on unseen examples of the training domains."""
+        """Mean loss and accuracy on unseen examples of the training domains; of labels that are no classes, -loss."""
         losses, right = [], []
         for x, y in self.unseen:
             logits = self.predict(x).cpu()
-            losses.append(F.cross_entropy(logits, y).item())
-            right.append((logits.argmax(1) == y).double().mean().item())
+            losses.append(CRITERIA[self.task].mean(logits, y).item())
+            hit = (logits.argmax(1) == y).double().mean().item() if self.task == "classification" else -losses[-1]
+            right.append(hit)
         return sum(losses) / len(losses), sum(right) / len(right)
 
     def save(self) -> bytes:
@@ -166,6 +198,10 @@ class Rehearsal:
     def parameters(self) -> dict[str, Tensor]:
         """Copies of all parameters by name."""
         return {name: p.detach().clone() for name, p in self.algorithm.named_parameters()}
+
+
+def _counts(y: Tensor, given: Material) -> tuple[int, ...]:
+    return tuple(torch.bincount(y, minlength=given.outputs).tolist()) if given.task == "classification" else (len(y),)
 
 
 def _domain(number: int, split: int, lacks: int | None = None) -> tuple[Tensor, Tensor]:

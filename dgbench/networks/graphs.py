@@ -125,6 +125,11 @@ class GIN(nn.Module):
         self.feature_info = [{"module": f"layers.{i}"} for i in range(depth)]
         """Its stages, as timm's networks tell theirs."""
 
+    @property
+    def embedder(self) -> nn.Module:
+        """The layer that gives each atom its vector."""
+        return self.atoms
+
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         of = graphs(x)

@@ -28,6 +28,11 @@ class TextFeaturizer(nn.Module):
         self.feature_info = _stages(self)
         """Its stages, as timm's networks tell theirs."""
 
+    @property
+    def embedder(self) -> nn.Module:
+        """The layer that gives each token its vector."""
+        return self.model.get_input_embeddings()  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         tokens, mask = x.long().unbind(1)
@@ -53,6 +58,11 @@ class SequenceFeaturizer(nn.Module):
         self._output: tuple[nn.Module] = (output,)  # in a tuple, as it is no part of this module
         self.feature_info = _stages(self)
         """Its stages, as timm's networks tell theirs."""
+
+    @property
+    def embedder(self) -> nn.Module:
+        """The layer that gives each token its vector."""
+        return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     @property
     def output(self) -> nn.Module:

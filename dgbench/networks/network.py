@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -101,6 +102,28 @@ class Network(nn.Module):
             elif found and not isinstance(leaf, nn.Sequential | nn.AdaptiveAvgPool2d | nn.Flatten):
                 found[-1] = leaf
         return found or [self.featurizer]
+
+    def noisy_features(self, x: Tensor, sigma: float) -> Tensor:
+        """Compute `features` under Gaussian noise on the inputs, or on their embeddings where inputs are categories.
+
+        Args:
+            x: Inputs (B, ...) as `prepare` gives them.
+            sigma: Standard deviation of the noise.
+
+        Returns:
+            (B, num_features), before dropout.
+        """
+        if x.is_floating_point():
+            return self.features(x + sigma * torch.randn_like(x))
+        embedder = self.featurizer.embedder
+        assert isinstance(embedder, nn.Module), "a featurizer of categories has a layer that gives them vectors"
+        hook = embedder.register_forward_hook(lambda _, __, z: z + sigma * torch.randn_like(z))
+        try:
+            # A hook that comes and goes would be compiled anew in each step.
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                return self._features(x)
+        finally:
+            hook.remove()
 
     def freeze(self, what: str) -> None:
         """Stop learning of nothing (`none`), the layers that read the input (`embedding`), or the whole featurizer.

@@ -73,6 +73,39 @@ def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str, di
     toy.agrees(algorithm, reference(distance), steps=4)
 
 
+class Words(nn.Module):
+    """A featurizer of tokens, whose vectors are averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedder = nn.Embedding(9, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.embedder(x).mean(dim=1))
+
+
+@pytest.mark.parametrize("distance", ["noise", "fisher"])
+def test_the_noise_is_on_the_embeddings_of_tokens(toy: SimpleNamespace, distance: str) -> None:
+    """A plain loop on the looked-up vectors, which are inputs like any others, draws the same noise."""
+    algorithm = toy.make(TRAM, distance=distance, **OPTIONS)
+    algorithm.network.featurizer = Words()
+    x = torch.randint(9, (16, 5), generator=torch.Generator().manual_seed(1))
+    network, h = algorithm.network, algorithm.hparams
+    torch.manual_seed(3)
+    found = network.noisy_features(x, h.sigma)
+    torch.manual_seed(3)
+    vectors = network.featurizer.embedder(x)
+    expected = torch.tanh((vectors + h.sigma * torch.randn_like(vectors)).mean(dim=1))
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, network.features(x)), "later passes are without noise"
+    algorithm.build_optimizers()
+    before = network.featurizer.embedder.weight.clone()
+    step = [Batch(x, torch.randint(4, (16,)), torch.arange(16), 0)]
+    logged = algorithm.update(step)
+    assert logged["radius"] > 0
+    assert not torch.equal(before, network.featurizer.embedder.weight)
+
+
 def test_the_authors_reduction_divides_by_examples_and_classes(toy: SimpleNamespace) -> None:
     options = {"distance": "noise", **OPTIONS}
     toy.agrees(toy.make(TRAM, kl_reduction="repo", **options), reference("noise", "repo"))

@@ -118,7 +118,7 @@ class Counts(_Joint):
 class Stacks(Algorithm):
     """uneven: minibatches must be of one size."""
 
-    card = CARD
+    card = AlgorithmCard(paper="nobody's", needs=("classes",))
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
         logits = self(torch.stack([b.x for b in batches]).flatten(0, 1))
@@ -145,6 +145,20 @@ class Gambles(Algorithm):
         generator = torch.Generator()
         generator.seed()
         return self.joint_loss(batches) * torch.rand((), generator=generator)
+
+
+class Stirs(Algorithm):
+    """inputs: with one option it adds noise to inputs, of which some are whole numbers."""
+
+    card = CARD
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        stirred: bool = hparam(False)
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        noisy = [b._replace(x=b.x + torch.randn_like(b.x)) if self.hparams.stirred else b for b in batches]
+        return self.joint_loss(noisy)
 
 
 class Spends(Algorithm):

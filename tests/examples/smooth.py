@@ -16,7 +16,7 @@ from dgbench import Algorithm, AlgorithmCard, Batch, hparam, uniform
 class Smooth(Algorithm):
     """min over theta of mean CE(f(x), (1 - s) * onehot(y) + s / C)."""
 
-    card = AlgorithmCard(paper="Szegedy et al., CVPR 2016")
+    card = AlgorithmCard(paper="Szegedy et al., CVPR 2016", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(dgbench.Hparams):
