@@ -51,7 +51,7 @@ class ARM(Algorithm):
     NeurIPS 2021, in its form with a context network k (ARM-CML); DomainBed's k: 5 x 5 convolutions to 64, 64 and 1
     channels with batch norm and ReLU between them.
 
-    At prediction the context is the mean over groups of `batch_size` inputs, in the order in which they come.
+    At prediction the context is the mean over groups of `batch_size` inputs, which a seeded order of the view makes.
 
     Departures from DomainBed's code: k is trained; a batch that is no multiple of `batch_size` is cut into groups and
     a rest (theirs is then one group); convolutions before batch norm have no bias, which the norm would take out; its

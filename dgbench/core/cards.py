@@ -56,7 +56,9 @@ class AlgorithmCard:
     min_domains: int = 1
     """Training domains below which the method says nothing, so the run is refused."""
     transductive: bool = False
-    """A prediction depends on the other inputs that are predicted with it."""
+    """A prediction depends on the other inputs that are predicted with it.
+
+    Views are shown to it in a seeded order, as many inputs at a time as a minibatch of a domain has."""
     baseline: bool = False
     """The algorithm that a bare average, merger or adapter is "of"; exactly one in the catalogue."""
     penalties: tuple[str, ...] = ()

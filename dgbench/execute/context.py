@@ -19,6 +19,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.machine import check_precision, pick_device
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, Input, Run
+from dgbench.core.seeding import numpy_stream
 from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
@@ -88,8 +89,31 @@ class Workbench:
         batch_size: int | None = None,
         order: NDArray[np.int64] | None = None,
     ) -> Iterator[Shown]:
-        """Yield a view's logits in batches as `evaluate.show` does, interruptibly."""
-        return self.interruptible(show(predict, self.data, view, self.device, batch_size=batch_size, order=order))
+        """Yield a view's logits in batches as `evaluate.show` does, interruptibly.
+
+        Unless a `batch_size` is given, a transductive model is shown groups as large as a domain's in training, all of
+        them full, and unless an `order` is, in that of `self.order`.
+        """
+        order = self.order(view) if order is None else order
+        size, fill = batch_size or self.together or None, batch_size is None and self.together > 0
+        found = show(predict, self.data, view, self.device, batch_size=size, order=order, fill=fill)
+        return self.interruptible(found)
+
+    @property
+    def together(self) -> int:
+        """How many inputs a transductive model predicts at a time; 0 of others, which predict each by itself."""
+        card = self.catalogue.get("algorithm", self.trained.method.name).card
+        return int(self.trained.method.hparams["batch_size"]) if card.transductive else 0
+
+    def order(self, view: View) -> NDArray[np.int64]:
+        """Positions of a view as its examples are predicted: seeded for transductive models, which see groups of them.
+
+        In the order of the files a group may be of one class.
+        """
+        size = self.data.size(view)
+        return (
+            numpy_stream(self.run.seed, "together", str(view)).permutation(size) if self.together else np.arange(size)
+        )
 
     def measure(
         self, predictor: str, shown: Callable[[View], Iterable[Shown]], *, final: bool

@@ -108,7 +108,8 @@ def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member],
 
     What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
     """
-    positions, each = np.arange(bench.data.size(view)), examples_per_batch(bench.data)
+    positions, each, together = bench.order(view), examples_per_batch(bench.data), max(1, bench.together)
+    each = max(together, each - each % together)
     models: Iterable[Predict] = (predict_with(algorithm, member.load()) for member in members)
     parts = [positions]
     if len(positions) * bench.data.outputs > HELD:

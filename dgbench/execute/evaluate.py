@@ -87,17 +87,21 @@ def show(
     *,
     batch_size: int | None = None,
     order: NDArray[np.int64] | None = None,
+    fill: bool = False,
 ) -> Iterator[Shown]:
     """A view's logits in float32, batch by batch.
 
     Inputs are shown once each, in `order` if given, which may also be some of the positions only; without a
-    `batch_size`, in batches that fit any machine.
+    `batch_size`, in batches that fit any machine. To `fill` the last batch is to show the first inputs once more with
+    it, whose logits don't count: for predictions that depend on what is predicted together.
     """
     order = np.arange(data.size(view)) if order is None else order
     batch_size = batch_size or examples_per_batch(data)
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
-        yield positions, predict(data.inputs(view, positions).to(device)).float()
+        again = order[: min(start, batch_size - len(positions))] if fill else order[:0]
+        logits = predict(data.inputs(view, np.concatenate([positions, again])).to(device)).float()
+        yield positions, logits[: len(positions)]
 
 
 def gathered(batches: Iterable[Shown], n: int) -> Tensor:

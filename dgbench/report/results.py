@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
-from dgbench.core.run import ALL_TRIALS, evaluated_views
+from dgbench.core.run import ALL_TRIALS, BEST, LAST, evaluated_views
 from dgbench.core.wording import grouped
 from dgbench.plan.planfile import FILE, PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
@@ -36,6 +36,18 @@ class Series:
     diverged: bool = False
     """Whether it ended with a loss or metric that is no number. It counts: what it predicts is right by chance, and a
     metric that is no number is the worst there is."""
+    adapted: bool = False
+    """Whether its models are another run's best and last, in this order, or one that is both, as adapted."""
+
+    @property
+    def places(self) -> Mapping[int | str, int]:
+        """Map what its models are matched by with those of other folds to their places: step, or of adapted ones role.
+
+        Which step was the best differs from fold to fold.
+        """
+        if self.adapted:
+            return {BEST: 0, LAST: len(self.steps) - 1}
+        return {step: place for place, step in enumerate(self.steps)}
 
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
         """Mean value over `views` at each step, (steps,), summed in the order of `views`."""
@@ -282,7 +294,8 @@ class _Reader:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
-        return Series(run.id, self.steps.setdefault(steps, steps), views, values, diverged)
+        adapted = run.kind == "adapt"
+        return Series(run.id, self.steps.setdefault(steps, steps), views, values, diverged, adapted)
 
 
 def _diverged(record: Mapping[str, Any], metric: str) -> bool:

@@ -245,11 +245,14 @@ class LeaveOneDomainOut(Selector):
 
     @staticmethod
     def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Pick | None:
-        tables = [dict(zip(run.steps, run.mean([view]), strict=True)) for view, run in pairs]
+        tables = []
+        for view, run in pairs:
+            values = run.mean([view])
+            tables.append({match: values[place] for match, place in run.places.items()})
         best: tuple[float, int] | None = None
-        for place, step in enumerate(single.steps):
-            if all(step in table for table in tables):
-                value = rank(float(np.mean([table[step] for table in tables])))
+        for match, place in single.places.items():
+            if all(match in table for table in tables):
+                value = rank(float(np.mean([table[match] for table in tables])))
                 if best is None or value > best[0]:
                     best = value, place
         return Pick.of(single, fold, seed, best[1], best[0]) if best else None

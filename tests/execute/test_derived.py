@@ -233,6 +233,15 @@ def test_tables_say_that_an_adapter_has_these_two_alone(sweep: Sweep) -> None:
     assert told == f"6 (ERM); {merged}; {adapted}"
 
 
+def test_tables_know_which_models_are_adapted(sweep: Sweep) -> None:
+    results = read_results(sweep.root)
+    found = {
+        row: {one.adapted for spot in results.candidates[row, "RotatedDigits"].values() for one in spot.values()}  # type: ignore[union-attr]
+        for row in ROWS
+    }
+    assert found == {row: {row.endswith("T3A")} for row in ROWS}
+
+
 def test_each_view_is_shown_once_in_a_seeded_order_to_an_adapter_of_its_own(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

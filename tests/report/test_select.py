@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -154,6 +155,43 @@ def test_leave_one_domain_out_without_a_common_step_says_so() -> None:
     outcome = choose("leave-one-domain-out", found)
     assert outcome.pick is None
     assert "no common step" in outcome.gaps[0].why
+
+
+@pytest.mark.parametrize(
+    ("of_single", "of_ab", "of_ac", "chosen"),
+    [
+        ((10, 20), (0, 20), (5, 20), 10),
+        ((10, 20), (0, 20), (20,), 10),
+        ((10, 20), (20,), (20,), 10),
+        ((20,), (0, 20), (5, 20), 20),
+    ],
+)
+def test_adapted_models_are_matched_by_their_role_best_with_best(
+    of_single: Sequence[int], of_ab: Sequence[int], of_ac: Sequence[int], chosen: int
+) -> None:
+    """Which step was the best is another in each run; of a single model, which is both, the best and the last."""
+    folds = tuple(LeaveOneDomainOut().folds(DOMAINS))
+
+    def adapted(fold: int, steps: Sequence[int], **views: tuple[float, float]) -> Series:
+        few = {view: values[: len(steps)] for view, values in views.items()}
+        return dataclasses.replace(series(folds[fold], steps, f"r{fold}", **few), adapted=True)
+
+    found = results(
+        {
+            (A, 0): {0: adapted(A, of_single, a_in=(0.1, 0.2))},
+            (AB, 0): {0: adapted(AB, of_ab, b_in=(0.6, 0.2))},
+            (AC, 0): {0: adapted(AC, of_ac, c_in=(0.4, 0.2))},
+        }
+    )
+    assert choose("leave-one-domain-out", found).pick == Pick(0, chosen, "r0", 0.5, 0.1, in_domain=0.0)
+    worse = results(
+        {
+            (A, 0): {0: adapted(A, (10, 20), a_in=(0.1, 0.2))},
+            (AB, 0): {0: adapted(AB, (0, 20), b_in=(0.2, 0.6))},
+            (AC, 0): {0: adapted(AC, (20,), c_in=(0.4, 0.4))},
+        }
+    )
+    assert choose("leave-one-domain-out", worse).pick == Pick(0, 20, "r0", 0.5, 0.2, in_domain=0.0)
 
 
 def test_gaps_are_told_and_the_rest_is_still_chosen_from() -> None:
