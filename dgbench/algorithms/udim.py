@@ -30,12 +30,12 @@ class UDIM(SAM):
     """min of L(theta + eps) + lambda * sum_e [||v_e - v~_e||^2 / 4P + E~_e[q^2]], eps SAM's, q the head's gradients.
 
     Shin, Bae, Na, Kim and Moon, "Unknown Domain Inconsistency Minimization for Domain Generalization", ICLR 2024. First
-    `steps // warm_up_ratio` steps of SAM, from which the weights and the optimizer's state with the best accuracy on
-    the training domains' validation parts are taken; then this. Inputs x~ of unknown domains are x, moved along the
-    gradient of L(x) + rho * ||grad_theta L(x)|| by x: `raw` pixels by a step of length syn_lr, or the `style`, mean and
-    standard deviation of each channel, by syn_lr times the gradient. v_e is the variance over domain e's examples of
-    each one's gradient q by the P parameters of the classifier, v~_e that over their x~ around the mean of the
-    unperturbed; the last term is the mean square of q on x~, parameter by parameter.
+    `steps // warm_up_ratio` steps of SAM; from those of them that are evaluated, and the last, the weights and the
+    optimizer's state with the best accuracy on the training domains' validation parts are taken; then this. Inputs x~
+    of unknown domains are x, moved along the gradient of L(x) + rho * ||grad_theta L(x)|| by x: `raw` pixels by a step
+    of length syn_lr, or the `style`, mean and standard deviation of each channel, by syn_lr times the gradient. v_e is
+    the variance over domain e's examples of each one's gradient q by the P parameters of the classifier, v~_e that over
+    their x~ around the mean of the unperturbed; the last term is the mean square of q on x~, parameter by parameter.
 
     Departures from the authors' code. It gives a step a length pixel by pixel, across the examples of a minibatch, so
     that an example's x~ depends on the others: that is `step_length` `pixel`; ours is by default each example's own, as
@@ -76,6 +76,7 @@ class UDIM(SAM):
     def build(self) -> None:
         """Note where the second stage begins; refuse to change the style of what is no image."""
         self.warm_up = self.setting.steps // self.hparams.warm_up_ratio
+        self.validate_at = self.warm_up
         self.best: dict[str, Any] = {}
         if self.hparams.perturbation == "style" and len(self.task.input_shape) != 3:
             raise UserError("UDIM with perturbation 'style' needs images; for other inputs there is 'raw'")

@@ -216,8 +216,7 @@ def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
         for step in range(SHORT):
             batches = rehearsal.batches(step)
             rehearsal.algorithm.step = step
-            if step == rehearsal.algorithm.survey_at:
-                rehearsal.survey()
+            rehearsal.pause(step)
             reads.found.clear()
             rehearsal.algorithm.update(batches)
             if reads.found and not subject.card.syncs:

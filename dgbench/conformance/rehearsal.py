@@ -148,8 +148,7 @@ class Rehearsal:
         """Take all steps before `end`, evaluating now and then; returns what the last one logged."""
         logged: Mapping[str, Tensor] = {}
         for step in range(self.step, end):
-            if step == self.algorithm.survey_at:
-                self.survey()
+            self.pause(step)
             batches = self.batches(step)
             seed_everything(self.device, "rehearsal", step)
             self.algorithm.step = step
@@ -159,8 +158,14 @@ class Rehearsal:
                 self.algorithm.validated(self.score()[1])
         return dict(logged)
 
-    def survey(self) -> None:
-        """What the loop does before the algorithm's `survey_at`."""
+    def pause(self, step: int) -> None:
+        """What the loop does before the algorithm's `survey_at` and `validate_at`."""
+        if step == self.algorithm.survey_at:
+            self._survey()
+        if step == self.algorithm.validate_at and step > 0:
+            self.algorithm.validated(self.score()[1])
+
+    def _survey(self) -> None:
         logits = [self.predict(x).cpu() for x, _ in self.seen]
         seed_everything(self.device, "rehearsal", "survey")
         self.copies = list(self.algorithm.survey(logits, [y for _, y in self.seen]))

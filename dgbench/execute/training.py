@@ -23,7 +23,7 @@ from dgbench.core.stats import rank
 from dgbench.data.views import Minibatch, Minibatches
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
-from dgbench.execute.evaluate import gathered, mean_score
+from dgbench.execute.evaluate import gathered, mean_score, score_views
 from dgbench.execute.models import build, predict_with, save_model
 from dgbench.execute.teacher import teacher_of
 from dgbench.methods.algorithm import Algorithm, Batch
@@ -80,17 +80,18 @@ class Training:
     def execute(self) -> None:
         """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
         self._resume()
-        steps, survey_at = self.run.setting.steps, self.algorithm.survey_at
+        steps = self.run.setting.steps
+        pauses = ((self.algorithm.survey_at, self._survey), (self.algorithm.validate_at, self._validate))
         self.algorithm.train()
         if self.progress.step == 0:
             for average in self.averages.values():
                 average.begin(self.algorithm.predictor_tensors(), steps)
         try:
             self._after_step()
-            if self.progress.step < survey_at < steps:
-                self._train(survey_at)
-            if self.progress.step == survey_at and not self.progress.copies:
-                self._survey()
+            for pause, look in sorted(pauses, key=lambda pair: pair[0]):
+                if self.progress.step <= pause < steps:
+                    self._train(pause)
+                    look()
             self._train(steps)
         except Stopped:
             self.lease.confirm()
@@ -118,13 +119,24 @@ class Training:
             self._save()
 
     def _survey(self) -> None:
-        """Show the algorithm its own logits on every training example, as the examples are."""
+        """Show the algorithm its own logits on every training example, as the examples are, if it hasn't seen them."""
+        if self.progress.copies:
+            return
         predict, views = predict_with(self.algorithm), self.data.train
         logits = [gathered(self.bench.show(predict, view), self.data.size(view)) for view in views]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
         self.algorithm.train()
+
+    def _validate(self) -> None:
+        """Tell the algorithm its validation score where no evaluation does; nothing is recorded."""
+        step, views = self.progress.step - 1, self.run.fold.validation
+        if step >= 0 and step not in self.evaluation_steps:
+            seed_everything(self.device, self.run.seed, step, MODEL)
+            scores = score_views(partial(self.bench.show, predict_with(self.algorithm)), self.data, views)
+            self.algorithm.validated(mean_score(scores, views, self.data.card.metric))
+            self.algorithm.train()
 
     def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
         x, y, positions = (tensor.to(self.device) for tensor in (x, y, positions))

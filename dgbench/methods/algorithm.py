@@ -129,6 +129,8 @@ class Algorithm(nn.Module):
         """What the learning rates are multiplied by beside the setting's schedule; the loop sets it."""
         self.survey_at = -1
         """The step before which the loop calls `survey`; `build` may set it."""
+        self.validate_at = -1
+        """The step before which the loop calls `validated`, evaluated or not; `build` may set it."""
         self.build()
         self.build_optimizers()
 
@@ -170,7 +172,10 @@ class Algorithm(nn.Module):
         return self.predictor_tensors()
 
     def validated(self, accuracy: float) -> None:
-        """Hear the mean accuracy on the training domains' validation parts, after each evaluation."""
+        """Hear the mean accuracy on the training domains' validation parts: after evaluations, before `validate_at`.
+
+        May come twice for one step, as where a run is resumed there.
+        """
 
     def survey(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Sequence[Tensor]:
         """See logits (n, classes) and labels (n,) of every training example, clean, a pair a domain, on the CPU.

@@ -182,6 +182,16 @@ def test_the_second_stage_starts_from_the_best_of_the_first(toy: SimpleNamespace
         assert torch.equal(p, q)
 
 
+def test_of_equally_accurate_states_the_first_is_kept(toy: SimpleNamespace) -> None:
+    algorithm = toy.make(UDIM, **(OPTIONS | {"warm_up_ratio": 30}))
+    for step, accuracy in enumerate((0.5, 0.8, 0.8)):
+        toy.take(algorithm, step)
+        algorithm.validated(accuracy)
+        if step == 1:
+            first = {name: tensor.clone() for name, tensor in algorithm.network.state_dict().items()}
+    assert not differences(algorithm.best["network"], first)
+
+
 def differences(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return one.keys() != other.keys() or any(differences(one[key], other[key]) for key in one)
