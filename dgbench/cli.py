@@ -9,11 +9,12 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from dgbench.core.errors import UserError
-from dgbench.core.wording import unknown
+from dgbench.core.wording import printable_lines, unknown
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
@@ -60,12 +61,13 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     output who has gone away ends the command quietly, Ctrl-C in a word.
     """
     try:
-        code = main(sys.argv[1:] if argv is None else argv)
+        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
+            code = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except UserError as error:
         for problem in error.problems:
-            print(f"dgbench: error: {problem}", file=sys.stderr)
+            print(f"dgbench: error: {printable_lines(problem)}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("dgbench: interrupted", file=sys.stderr)
@@ -79,6 +81,20 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         where = f"{Path(error.filename).parent} can't be used: " if error.filename else ""
         print(f"dgbench: error: {where}{error.strerror}", file=sys.stderr)
         return WRONG_INPUT
+
+
+class _Printable:
+    """A stream that escapes what a terminal would obey, such as an escape code in the name of a domain or file."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, whatever it holds."""
+        return self._stream.write(printable_lines(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _folded(option: str) -> str:

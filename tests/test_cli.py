@@ -82,3 +82,17 @@ def test_a_reader_who_goes_away_leaves_no_traceback() -> None:
         child.stdout.readline()
         child.stdout.close()
         assert child.stderr.read() == b""
+
+
+def test_names_of_files_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
+        print("\x1b[31mred\x07", "caf\udce9", "two\nlines", "\U0001f4a3 :bomb: [red]")
+        assert sys.stdout.encoding
+        raise UserError("no folder \x1b]0;title\x07 \x9b2J")
+
+    before = sys.stdout
+    assert run(main, []) == 2
+    assert sys.stdout is before
+    said = capsys.readouterr()
+    assert said.out == "\\x1b[31mred\\x07 caf\\xe9 two\nlines \U0001f4a3 :bomb: [red]\n"
+    assert said.err == "dgbench: error: no folder \\x1b]0;title\\x07 \\x9b2J\n"

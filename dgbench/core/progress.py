@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from dgbench.core.wording import clock
+from dgbench.core.wording import clock, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,8 +29,8 @@ class ReportProgress(Protocol):
 
 
 def print_line(line: str) -> None:
-    """Print a line on standard error, as it is; while a bar is shown, above it."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line on standard error, what can't be printed escaped; while a bar is shown, above it."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _bars(about: str, bar: Progress) -> ReportProgress:
 
     def report(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(about + what, total=total or None, count="")
+            tasks[what] = bar.add_task(printable(about + what), total=total or None, count="")
         bar.update(tasks[what], completed=done, total=total or None, count=_count(done, total))
 
     return report

@@ -15,6 +15,7 @@ from dgbench.core.protocol import Fold, View
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
+from dgbench.core.wording import printable
 
 FORMAT = 1
 """Version of the run format; part of every id."""
@@ -130,9 +131,9 @@ class Run:
 
 
 def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:
-    """Name a run for people: `ERM PACS [photo] hparams 0 trial 1`."""
+    """Name a run for people, on one line: `ERM PACS [photo] hparams 0 trial 1`."""
     of = "all trials" if trial == ALL_TRIALS else f"trial {trial}"
-    return f"{method} {dataset} [{'+'.join(held_out)}] hparams {hparams_seed} {of}"
+    return printable(f"{method} {dataset} [{'+'.join(held_out)}] hparams {hparams_seed} {of}")
 
 
 def evaluated_views(fold: Fold, trial: int) -> tuple[View, ...]:

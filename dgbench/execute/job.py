@@ -26,6 +26,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
+from dgbench.core.wording import printable_lines
 from dgbench.execute.context import Workbench, open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import CHECKPOINT, Training
@@ -33,6 +34,14 @@ from dgbench.store.folder import RunFolder, Store
 from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped
 
 log = logging.getLogger(__name__)
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Escapes what a terminal that shows the log would obey, such as an escape code in a file's name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format as ever, tracebacks too, and escape."""
+        return printable_lines(super().format(record))
 
 
 def preload(wanted: dict[str, Any]) -> None:
@@ -59,7 +68,9 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
     Returns:
         The exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     torch.set_num_threads(job["threads"])
     torch.backends.cudnn.deterministic = True
     store = Store(Path(job["root"]))

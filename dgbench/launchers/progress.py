@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dgbench.core.progress import INTERVAL
 from dgbench.core.run import Run
-from dgbench.core.wording import clock
+from dgbench.core.wording import clock, printable
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
 
@@ -89,8 +89,8 @@ class Tally:
 
 def _describe(event: Event) -> str:
     if event.run is None:
-        return f"{event.what}: {event.detail}; running runs save their state"
-    return f"{event.what}: {event.run.name} ({event.run.id}): {event.detail}"
+        return printable(f"{event.what}: {event.detail}; running runs save their state")
+    return printable(f"{event.what}: {event.run.name} ({event.run.id}): {event.detail}")
 
 
 def _table(tally: Tally) -> RenderableType:

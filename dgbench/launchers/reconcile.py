@@ -150,7 +150,7 @@ class Sweep:
         for name, runs in changed.items():
             yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
         for name, dataset in datasets.items():
-            yield from (f"{name}: {remark}" for remark in dataset.remarks())
+            yield from (printable(f"{name}: {remark}") for remark in dataset.remarks())
 
     def _build_caches(self) -> None:
         """Decode images that runs share before any of them waits for it."""

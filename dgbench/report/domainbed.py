@@ -26,7 +26,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Explicit, Fold, LeaveOneDomainOut, SingleSource
 from dgbench.core.seeding import seed_hash
-from dgbench.core.wording import grouped
+from dgbench.core.wording import grouped, printable
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot
 from dgbench.store.files import write_atomic
@@ -175,10 +175,10 @@ class _Reader:
         try:
             args = _run_args(records[0]["args"])
         except (IndexError, KeyError, TypeError):
-            self.notes.append(f"{folder.name}: no record of a run, left out")
+            self.notes.append(f"{printable(folder.name)}: no record of a run, left out")
             return
         if wrong := self._misfit(args, records[0]):
-            self.notes.append(f"{folder.name}: {wrong}, left out")
+            self.notes.append(f"{printable(folder.name)}: {wrong}, left out")
             return
         candidate = self._candidate(folder, args, records)
         arguments = _arguments(records[0]["args"])
@@ -186,7 +186,7 @@ class _Reader:
         if isinstance(other, Series):
             differ = [name for name, value in arguments.items() if value != self.arguments[args][name]]
             warning, said = (WARNING, f" with another {', '.join(differ)}") if differ else ("", "")
-            self.notes.append(f"{warning}{folder.name} repeats the run in {other.run}{said}, left out")
+            self.notes.append(f"{warning}{printable(folder.name)} repeats the run in {other.run}{said}, left out")
         else:
             self.found[args] = candidate
             self.arguments[args] = arguments
@@ -200,7 +200,7 @@ class _Reader:
             parsed = [_parse_line(line) for line in lines]
             records = [record for record in parsed if record is not None]
             if len(records) < len(lines):
-                self.notes.append(f"{folder.name}: {len(lines) - len(records)} torn lines, cut off")
+                self.notes.append(f"{printable(folder.name)}: {len(lines) - len(records)} torn lines, cut off")
         return records
 
     def _misfit(self, args: RunArgs, record: Mapping[str, Any]) -> str:
@@ -229,7 +229,7 @@ class _Reader:
     def _candidate(self, folder: Path, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
         fold = self._fold(args.dataset, args.test_envs)
         if not (folder / DONE).exists():
-            return self._gap(args, "unfinished", run=folder.name)
+            return self._gap(args, "unfinished", run=printable(folder.name))
         if fold not in self.keys:
             places = {domain: i for i, domain in enumerate(self.domains[args.dataset])}
             self.keys[fold] = [accuracy_key(places[view.domain], view.part) for view in fold.evaluated]
@@ -241,17 +241,17 @@ class _Reader:
             if not np.isfinite(accuracy).all():
                 raise ValueError("an accuracy is no number")
         except (KeyError, TypeError, ValueError) as error:
-            return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", folder.name)
+            return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", printable(folder.name))
         if start:
             self.notes.append(
-                f"{folder.name}: run again into the same folder; the last series of records counts "
+                f"{printable(folder.name)}: run again into the same folder; the last series of records counts "
                 "(DomainBed's tables mix them)"
             )
             steps = steps[start:]
         steps = self.steps.setdefault(steps, steps)
         loss = records[-1].get("loss", 0.0)
         diverged = isinstance(loss, float) and not math.isfinite(loss)
-        return Series(folder.name, steps, fold.evaluated, accuracy, diverged)
+        return Series(printable(folder.name), steps, fold.evaluated, accuracy, diverged)
 
     def _gap(self, args: RunArgs, state: str, why: str = "", run: str = "") -> Gap:
         held_out = self._fold(args.dataset, args.test_envs).held_out

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from dgbench.core.grid import columns, pipes
+from dgbench.core.wording import printable
 from dgbench.report.results import Gap
 from dgbench.report.tables import Cell, Report, Table
 
@@ -40,7 +41,7 @@ def text(report: Report) -> str:
     """Plain text: tables byte for byte DomainBed's where it has the same numbers and names, then lines with a `#`."""
     parts = [f"Total records: {report.records}\n"]
     for table in report.tables:
-        parts.append(f"\n-------- {table.title}\n")
+        parts.append(f"\n-------- {printable(table.title)}\n")
         parts += [f"{line} \n" for line in columns(_cells(table), COLUMN_WIDTH if table.dataset else AVERAGES_WIDTH)]
         parts += [f"# {line}\n" for line in below(table)]
     parts += [f"\n{line}" for line in closing(report)]
@@ -51,7 +52,7 @@ def markdown(report: Report) -> str:
     """A heading, a pipe table and a list for each table."""
     parts = []
     for table in report.tables:
-        parts.append(f"### {_escape_markdown(table.title)}\n")
+        parts.append(f"### {_escape_markdown(printable(table.title))}\n")
         parts += pipes(_cells(table, "±"), [" --- ", *(" ---: " for _ in table.columns)], _escape_markdown)
         parts += ["", *(f"- {_escape_markdown(line)}" for line in below(table)), ""]
     parts += [f"- {_escape_markdown(line)}" for line in closing(report)]
@@ -62,7 +63,7 @@ def latex(report: Report) -> str:
     """A document that compiles as it is; each table can be taken out of it (needs booktabs and graphicx)."""
     body = []
     for table in report.tables:
-        body += [rf"\subsection*{{{_escape_latex(table.title)}}}", r"\begin{center}"]
+        body += [rf"\subsection*{{{_escape_latex(printable(table.title))}}}", r"\begin{center}"]
         body += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
         body += [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule"]
         header, *rows = ([_escape_latex(cell) for cell in row] for row in _cells(table))
@@ -87,8 +88,18 @@ def as_csv(report: Report) -> str:
                 numbers = ["", "", ""] if found is None else [found.mean, found.error, found.n]
                 where = [table.selector.name, table.dataset or "Averages", table.metric, row, cell.column]
                 marks = [int(cell.partial), int(cell.diverged), len(cell.gaps)]
-                writer.writerow([*where, *numbers, *marks, _one_line(table.signature)])
+                said = _one_line(table.signature)
+                writer.writerow([*map(_inert, where), *numbers, *marks, _inert(said)])
     return file.getvalue()
+
+
+def _inert(text: str) -> str:
+    """Write a text so that a spreadsheet shows it: one that begins as a formula gets a leading apostrophe.
+
+    A domain called `+90%` is one. Control characters, a leading tab among them, are escaped before.
+    """
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def as_json(report: Report) -> str:
@@ -129,7 +140,11 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
 
 
 def below(table: Table) -> Iterator[str]:
-    """What stands below a table: signature, what the selector reads, notes."""
+    """Yield the lines below a table: signature, what the selector reads, notes; each can be printed as it is."""
+    yield from map(printable, _below(table))
+
+
+def _below(table: Table) -> Iterator[str]:
     yield from _lines(table.signature)
     yield f"reads: {table.reads}"
     if table.in_domain:
@@ -139,16 +154,15 @@ def below(table: Table) -> Iterator[str]:
 
 
 def closing(report: Report) -> Iterator[str]:
-    """What stands below all tables."""
-    yield from report.absent
-    yield from _first(report.notes)
+    """Yield the lines below all tables; each can be printed as it is."""
+    yield from map(printable, (*report.absent, *_first(report.notes)))
 
 
 def _cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
     """The texts of a table, its header first."""
     rows = table.rows.items()
     texts = ([row, *(str(cell).replace("+/-", plus_minus) for cell in cells)] for row, cells in rows)
-    return [["Algorithm", *table.columns], *texts]
+    return [[printable(text) for text in row] for row in (["Algorithm", *table.columns], *texts)]
 
 
 def _first(notes: Sequence[str]) -> Iterator[str]:

@@ -61,3 +61,23 @@ def test_a_bar_of_an_unknown_total_claims_no_share(monkeypatch: pytest.MonkeyPat
         progress("bytes", 12345, 0)
     assert "12,345" in screen.getvalue()
     assert "%" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_shown_is_neither_obeyed_nor_taken_for_markup(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", out)
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(progress_module, "INTERVAL", 0)
+    with shown_progress("folder:bomb: [red]a\x1b[5mb\x07\n") as progress:
+        progress("images", 1, 2)
+    print_line("caf\udce9 \x1b[5m :bomb: [red]")
+    shown = out.getvalue()
+    assert r"folder:bomb: [red]a\x1b[5mb\x07\n" in shown
+    assert shown.endswith("caf\\xe9 \\x1b[5m :bomb: [red]\n")
+    assert "\x1b[5m" not in shown
+    assert "\x07" not in shown

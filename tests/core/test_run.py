@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dgbench.core.protocol import IN, OUT, Fold, View
-from dgbench.core.run import BEST, LAST, Input, Part, Run
+from dgbench.core.run import ALL_TRIALS, BEST, LAST, Input, Part, Run, run_name
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import PRESETS, Setting
 
@@ -150,3 +150,8 @@ def test_an_adapter_alone_reads_the_last_models_of_its_inputs() -> None:
     reads = {kind: dataclasses.replace(RUN, kind=kind).reads for kind in ("train", "merge", "adapt")}
     assert reads == {"train": (BEST,), "merge": (BEST,), "adapt": (BEST, LAST)}
     assert dataclasses.replace(RUN, inputs=()).reads == ()
+
+
+def test_a_name_for_people_is_one_printable_line() -> None:
+    name = run_name("ERM", "folder:bomb", ("a\x1b[31m", "c\nd", "caf\udce9"), 0, ALL_TRIALS)
+    assert name == r"ERM folder:bomb [a\x1b[31m+c\nd+caf\xe9] hparams 0 all trials"

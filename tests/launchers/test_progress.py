@@ -137,3 +137,19 @@ def test_live_view_shows_how_far_each_run_is(tmp_path: Path, now: list[float]) -
 def test_planning_a_launch_does_not_import_rich() -> None:
     code = "import sys, dgbench.launchers.reconcile; assert 'rich' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_reasons_and_names_are_neither_obeyed_nor_taken_for_markup(tmp_path: Path, terminal: bool) -> None:
+    shown, out = console(terminal)
+    fold = replace(FOLD, held_out=("b\x1b[5m", ":bomb:\nd"))
+    run = replace(SLOW[0], fold=fold)
+    with progress(Store(tmp_path), [run], 1, shown) as observer:
+        observer(Event("started", run))
+        observer(Event("failed", run, detail="no file \x1b]0;title\x07 [red]:bomb:\nnext"))
+    said = out.getvalue()
+    assert r"Slow Data [b\x1b[5m+:bomb:\nd] hparams 0 trial 0" in said
+    assert r"no file \x1b]0;title\x07 [red]:bomb:\nnext" in said
+    assert "\x1b[5m" not in said
+    assert "\x1b]" not in said
+    assert "\x07" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, SingleSource
 from dgbench.report.domainbed import ENVIRONMENTS, RunArgs, folder_name, is_sweep, read_sweep, write_run
-from dgbench.report.render import text
+from dgbench.report.render import FORMATS, text
 from dgbench.report.results import Gap, Results, Series
 from dgbench.report.select import SELECTORS, default_selectors
 from dgbench.report.tables import build
@@ -565,3 +566,17 @@ def test_the_sweep_that_domainbed_ships_gives_its_text(tmp_path: Path) -> None:
     found = tables(tmp_path).splitlines()
     assert [line.rstrip() for line in found] == SHIPPED.strip("\n").splitlines()
     assert {len(line) for line in found if line.startswith(("ERM", "Algorithm"))} == {6 * 22 - 1, 3 * 27 - 1}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_folders_of_any_name_are_read_and_shown(tmp_path: Path, form: str) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    odd = tmp_path / os.fsdecode(b"caf\xe9\x1b[5m\n")
+    (tmp_path / "run0").rename(odd)
+    with (odd / "results.jsonl").open("a") as file:
+        file.write("torn")
+    results = read_sweep(tmp_path)
+    assert results.notes == (r"caf\xe9\x1b[5m\n: 1 torn lines, cut off",)
+    shown = FORMATS[form](build(results, [SELECTORS["oracle"]]))
+    assert "ERM" in shown.encode().decode()
+    assert "\x1b" not in shown

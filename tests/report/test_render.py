@@ -158,3 +158,38 @@ def test_latex_compiles_whatever_the_names(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000
+
+
+ODD = "bell\x07 \x1b[31mred\nnext\u2028line \u202eback :bomb: [red]"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_format_prints_what_a_terminal_obeys_or_what_breaks_a_line(form: str) -> None:
+    plain = FORMATS[form](report(domains=("odd", "L"), row="row", lost=1, why="why"))
+    odd = FORMATS[form](report(domains=(ODD, "L"), row=ODD, lost=1, why=ODD))
+    assert all(char.isprintable() or char == "\n" for char in odd) or form == "json"
+    assert odd.count("\n") == plain.count("\n")
+    if form == "json":
+        (row,) = json.loads(odd)["tables"][0]["rows"]
+        assert row["row"] == ODD
+        assert "\x1b" not in odd
+    elif form != "latex":
+        for shown in (r"bell\x07 ", r"back :bomb: [red]"):
+            assert shown in odd.replace("\\\\", "\\").replace("\\[", "[").replace("\\]", "]")
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+90%", "-90%", "@SUM(A1)", "\tx", "\rx"])
+def test_csv_holds_no_text_that_a_spreadsheet_runs(start: str) -> None:
+    rows = list(csv.reader(io.StringIO(FORMATS["csv"](report(domains=(start, "L"), row=start)))))
+    texts = [cell for row in rows for cell in row]
+    assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in texts)
+    assert rows[1][3].endswith(start.strip())
+    assert rows[1][3][0] in ("'", "\\")
+
+
+def test_csv_leaves_numbers_below_zero_numbers() -> None:
+    (fold,) = LeaveOneDomainOut(pairs=False, only=("a",)).folds(("a", "b"))
+    series = Series("r", (0,), fold.evaluated, np.full((1, len(fold.evaluated)), -0.25))
+    results = Results("p", "p", 0, ("ERM",), {"D": (0,)}, (fold,), {("ERM", "D"): {(0, 0): {0: series}}})
+    first, *_ = csv.DictReader(io.StringIO(FORMATS["csv"](build(results, [SELECTORS["oracle"]]))))
+    assert float(first["mean"]) == -25
