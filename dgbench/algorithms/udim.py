@@ -111,10 +111,7 @@ class UDIM(SAM):
         loss = F.cross_entropy(logits, y)
         parameters, g = gradient(loss, self.network.parameters(), create_graph=True)
         moved = self.perturbed(x, loss + self.hparams.rho * global_norm(g))
-        with remembering_nothing(self.network):
-            features = self.network.dropout(self.network.features(moved))
-        _, moved_layers = per_example(self.network.classifier, features, y)
-        inconsistency = _inconsistency([len(b.y) for b in batches], layers, moved_layers)
+        inconsistency = _inconsistency([len(b.y) for b in batches], *self.compared(batches, layers, moved))
         _, alike = gradient(inconsistency, parameters)
         ascent = of_length([part.detach() for part in g], self.hparams.rho)
         uphill, descent = backward_at(self, batches, parameters, ascent)
@@ -122,6 +119,21 @@ class UDIM(SAM):
         self.optimizer.step()
         loss = loss.detach()
         return {"loss": loss, "sharpness": uphill - loss, "inconsistency": inconsistency.detach()}
+
+    def compared(self, batches: Sequence[Batch], layers: list[Layer], moved: Tensor) -> tuple[list[Layer], list[Layer]]:
+        """Find each example's gradient by the classifier on x and on x~.
+
+        Args:
+            batches: Those of the step.
+            layers: Of x, as found in the pass that L takes.
+            moved: x~ of all domains.
+
+        Returns:
+            Those of x and those of x~, all domains' examples one after another.
+        """
+        with remembering_nothing(self.network):
+            features = self.network.dropout(self.network.features(moved))
+        return layers, per_example(self.network.classifier, features, torch.cat([b.y for b in batches]))[1]
 
     def perturbed(self, x: Tensor, objective: Tensor) -> Tensor:
         """x~, constant."""
@@ -141,10 +153,12 @@ class UDIMTransductive(UDIM):
     """UDIM whose batch norm uses the statistics of whatever is in the batch, in training and at prediction.
 
     What the authors' release does, and so what their published numbers stand on: a prediction depends on the other
-    inputs of its batch, which no method that is compared with it is shown. Without batch norm it is UDIM.
+    inputs of its batch, which no method that is compared with it is shown. The gradients that are compared come from
+    one pass a domain, over its x and its x~ together, which share their statistics. Without batch norm it is UDIM.
 
     Departure from the release: there batch norm is ordinary in the first stage and loses its running statistics at the
-    second; here it never has any, so that weights say by themselves how they predict.
+    second; here it never has any, so that weights say by themselves how they predict. With batch norm a step costs a
+    fourth forward pass, which the card, of networks without, leaves out.
     """
 
     card = dataclasses.replace(UDIM.card, transductive=True)
@@ -152,10 +166,24 @@ class UDIMTransductive(UDIM):
     def build(self) -> None:
         """As UDIM; batch norm forgets its running statistics."""
         super().build()
-        for module in self.network.modules():
-            if isinstance(module, _BatchNorm):
-                module.running_mean = module.running_var = module.num_batches_tracked = None
-                module.track_running_stats = False
+        norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        for module in norms:
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+            module.track_running_stats = False
+        self.has_batch_norm = bool(norms)
+
+    def compared(self, batches: Sequence[Batch], layers: list[Layer], moved: Tensor) -> tuple[list[Layer], list[Layer]]:
+        """As UDIM's; where there is batch norm, of one pass a domain over x and x~ together."""
+        if not self.has_batch_norm:
+            return super().compared(batches, layers, moved)
+        network, here, there = self.network, list[Tensor](), list[Tensor]()
+        for batch, x in zip(batches, torch.split(moved, [len(b.y) for b in batches]), strict=True):
+            features = network.dropout(network.features(torch.cat([batch.x, x])))
+            here.append(features[: len(x)])
+            there.append(features[len(x) :])
+        y = torch.cat([b.y for b in batches])
+        one, other = (per_example(network.classifier, torch.cat(parts), y)[1] for parts in (here, there))
+        return one, other
 
 
 def _inconsistency(sizes: Sequence[int], layers: Sequence[Layer], moved_layers: Sequence[Layer]) -> Tensor:

@@ -71,7 +71,7 @@ def moved_inputs(network: nn.Module, x: Tensor, y: Tensor, how: str) -> Tensor:
     return torch.stack([a + LENGTH * d / d.norm().clamp(min=1e-12) for a, d in zip(x, slope, strict=True)])
 
 
-def reference(how: str) -> Callable[[SimpleNamespace, list[Batch], int], None]:
+def reference(how: str, together: bool = False) -> Callable[[SimpleNamespace, list[Batch], int], None]:
     def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
         network = other.network
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
@@ -82,7 +82,11 @@ def reference(how: str) -> Callable[[SimpleNamespace, list[Batch], int], None]:
         g = torch.autograd.grad(loss, parameters, retain_graph=True)
         z_moved = remembering_nothing(network, moved)
         sizes = [len(b.y) for b in batches]
-        parts = zip(torch.split(z, sizes), torch.split(z_moved, sizes), torch.split(y, sizes), strict=True)
+        pairs = list(zip(torch.split(z, sizes), torch.split(z_moved, sizes), strict=True))
+        if together:  # as the release: a pass a domain, over its inputs and what was made from them
+            split = zip(torch.split(x, sizes), torch.split(moved, sizes), strict=True)
+            pairs = [network.features(torch.cat(pair)).chunk(2) for pair in split]
+        parts = [(a, b, c) for (a, b), c in zip(pairs, torch.split(y, sizes), strict=True)]
         extra = torch.autograd.grad(sum(ilc(network, a, b, c) for a, b, c in parts), parameters)
         norm = sum((part**2).sum() for part in g).sqrt()
         uphill = copy.deepcopy(network)
@@ -255,6 +259,12 @@ def test_the_releases_batch_norm_predicts_by_the_batch(toy: SimpleNamespace) -> 
         torch.testing.assert_close(other(x), expected, rtol=0, atol=1e-12)
         assert not torch.allclose(other(x)[:4], other(x[:4]))
     assert not [name for name in other.predictor_tensors() if "running" in name]
+
+
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_the_releases_second_stage_equals_a_plain_loop(toy: SimpleNamespace, optimizer: str, nonlinear: bool) -> None:
+    algorithm = toy.make(UDIMTransductive, norm="live", optimizer=optimizer, nonlinear=nonlinear, **OPTIONS)
+    toy.agrees(algorithm, reference("example", together=True))
 
 
 def test_without_batch_norm_the_releases_is_udim(toy: SimpleNamespace) -> None:
