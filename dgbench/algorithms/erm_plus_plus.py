@@ -28,9 +28,10 @@ class ERMPlusPlus(Algorithm):
     `backbone` for its live batch norm and its stronger initial weights; validation data are never trained on.
 
     Departures from DomainBed's code: no gradient by the featurizer in the first phase (there it is computed and not
-    used); with live batch norm, the mean's statistics see each minibatch from sma_start on (there from the first step,
-    to be overwritten by the next); its count of batches is the live network's. As there, with linear_steps = n the
-    classifier learns alone for n + 1 steps.
+    used); with live batch norm, the mean's statistics see each minibatch from sma_start on. There they do from the
+    first step: until sma_start what predicts has seen the last minibatch twice, and of those passes the last enters the
+    mean, while each other is overwritten by the next step. Its count of batches is the live network's. As there, with
+    linear_steps = n the classifier learns alone for n + 1 steps.
     """
 
     card = AlgorithmCard(

@@ -24,14 +24,15 @@ class Fish(Algorithm):
     to first order this raises the inner products of the domains' gradients.
 
     The two published forms. `domainbed`: every domain in its fixed order (the paper permutes them), eps = meta_lr.
-    `wilds`, the authors' code: `meta_steps` domains drawn without replacement, eps = meta_lr / meta_steps. The
-    optimizer's state goes on from one meta-step to the next in both. Everything is interpolated, batch norm's
+    `wilds`, as in the authors' code: `meta_steps` domains drawn without replacement, eps = meta_lr / meta_steps. The
+    optimizer's state goes on from one meta-step to the next. Everything is interpolated, batch norm's
     statistics too; integers are cut off towards 0 after that, as loading a state dict does.
 
-    Departures from the authors' code: no ERM pre-training; minibatches don't run out, so a domain is always there to be
-    drawn, and the draw is uniform (their default; they offer one by what is left). From DomainBed's code: the logged
-    loss is the mean over domains (theirs is the last domain's), and the network itself takes the inner steps, so no
-    network and no optimizer are made a step.
+    Departures from the authors' code: no ERM pre-training; the inner optimizer is the run's and remembers throughout
+    (theirs is Adam with amsgrad, and forgets its state at each epoch); minibatches don't run out, so a domain is always
+    there to be drawn, and the draw is uniform (their default; they offer one by what is left). From DomainBed's code:
+    the logged loss is the mean over domains (theirs is the last domain's), and the network itself takes the inner
+    steps, so no network and no optimizer are made a step.
     """
 
     card = AlgorithmCard(

@@ -26,7 +26,8 @@ class MLDG(Algorithm):
     not gradient descent with a rate of its own; both as in DomainBed. From DomainBed's code: that makes an inner step
     on each meta-train domain apart and pairs it with one meta-test domain, so that of three domains with two for
     meta-test one is never looked at; ours is the paper's single split. Where `n_meta_test` would leave no domain to
-    train on, one is left. No copy of the network is made: its parameters take the inner step and are copied back. Live
+    train on, one is left. Each of the two losses is of one pass, whose live batch norm sees its domains mixed (theirs
+    pass domain by domain). No copy of the network is made: its parameters take the inner step and are copied back. Live
     batch norm remembers both passes (DomainBed's clones take what they saw along).
     """
 

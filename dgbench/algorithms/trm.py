@@ -31,10 +31,12 @@ class TRM(Algorithm):
     argument, cut off after the first sum with an entry beyond 10. After a step alpha_qp *= exp(eta alpha_qp L_p(w_q)),
     and the next begins by making their sum over p 1. The first steps are ERM's.
 
-    Departures from DomainBed's code: the Neumann series begins with its argument (there it is overwritten before it is
-    added, so the first two terms are twice the second); classifiers are saved with the run, on the features' device.
-    Derivatives of softmax regression are in closed form, all domains at once. As there, the exponent has a factor
-    alpha, and with `class_balanced` the weights w_q start each step from w's.
+    Departures from DomainBed's code: R_q's gradient by the features has the alpha of before its update (there the graph
+    shares alpha's storage and is differentiated after the update, so it has the alpha of after); the Neumann series
+    begins with its argument (there it is overwritten before it is added, so the first two terms are twice the second);
+    classifiers are saved with the run, on the features' device. Derivatives of softmax regression are in closed form,
+    all domains at once. As there, the exponent has a factor alpha, and with `class_balanced` the weights w_q start each
+    step from w's.
     """
 
     card = AlgorithmCard(

@@ -87,8 +87,8 @@ class Setting:
     """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
     `run`: each run draws its own, as in DomainBed. `sweep`: all trials start from the same weights too."""
     data_order: Literal["paired", "run"] = "paired"
-    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: DomainBed's seed, which
-    mixes in the algorithm's name."""
+    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: they don't, as the seed is
+    DomainBed's, which mixes in the algorithm's name; what is drawn from it is not DomainBed's order."""
     generated_data: Literal["trial", "run", "sweep"] = "trial"
     """What the draws of data sets depend on that draw noise or membership; DomainBed's depend on the run.
     `sweep`: on nothing, so that all trials see the same data."""

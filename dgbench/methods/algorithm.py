@@ -247,7 +247,8 @@ class Algorithm(nn.Module):
     def domain_losses(self, batches: Sequence[Batch]) -> Tensor:
         """Mean criterion of each domain (E,), in one forward pass over all of them.
 
-        With live batch norm the pass is over the mixture of domains, as DomainBed's is.
+        Live batch norm sees the mixture of domains, as in DomainBed's VREx. For methods that pass domain by domain
+        there (EQRM, GroupDRO) take `domain_features`.
         """
         logits = self(torch.cat([b.x for b in batches])).split([len(b.y) for b in batches])
         return torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
