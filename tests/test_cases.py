@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, sweep
+from dgbench import cli, sweep, train
 from tests.conftest import Cases
 from tests.support.places import TESTS
 
@@ -81,3 +81,24 @@ def test_what_is_planned_is_said_in_full(
     assert code == 0
     assert said in output
     assert output.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("data", ["folder:folders/class_missing", "csv:csv_files/class_missing.csv"])
+def test_where_a_class_is_missing_there_is_a_table_of_what_there_is(
+    cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], data: str
+) -> None:
+    kind, _, path = data.partition(":")
+    group, _, name = path.partition("/")
+    hparams = '{"batch_size": 4, "backbone": "MLP", "image_size": 8, "cache": "off"}'
+    words = ["--algorithm", "ERM", "--dataset", f"{kind}:{cases(group) / name}", "--test", "c", "--hparams", hparams]
+    words += ["--steps", "3", "--device", "cpu", "--threads", "1", "--output_dir", str(tmp_path / "out")]
+    assert cli.run(train.main, words) == 2
+    assert "--allow_missing_classes" in capfd.readouterr().err
+    assert cli.run(train.main, [*words, "--allow_missing_classes"]) == 0
+    said, lacking = capfd.readouterr(), "z" if kind == "folder" else "y"
+    assert f"# no example of: {lacking} in {kind}:{name} c (trained and scored on what there is)" in said.out
+    assert f"domain 'c' has no example of the class(es) '{lacking}'" in said.err
+    assert cli.run(train.main, words) == 0, "a folder keeps what it was begun with"
+    words[1] = "TRM"
+    assert cli.run(train.main, [*words[:-1], str(tmp_path / "trm"), "--allow_missing_classes"]) == 2
+    assert f"TRM needs every class in every domain, which it would not have on {kind}:{name}" in capfd.readouterr().err

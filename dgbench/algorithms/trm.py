@@ -45,7 +45,7 @@ class TRM(Algorithm):
         penalties=("cos_lambda",),
         base=None,
         rehearsal={"iters": 2},
-        needs=("linear_classifier", "classes"),
+        needs=("linear_classifier", "classes", "every_class"),
         unlike_domainbed="overwrites the first term of its Neumann series, needs CUDA, doesn't save its classifiers",
     )
 

@@ -96,6 +96,7 @@ NEEDS: Mapping[str, str] = {
     "batch_norm": "a network with batch norm",
     "norm": "a network with batch, layer or group norm",
     "classes": "labels that are classes",
+    "every_class": "every class in every domain",
     "images": "inputs that are images",
     "real_inputs": "inputs that are images or vectors",
     "feature_vectors": "one vector of features an example",

@@ -52,6 +52,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         task=card.task,
         outputs=dataset.outputs,
         backbone=card.backbone,
+        missing_classes={domain: tuple(classes) for domain, classes in dataset.missing_classes.items()},
     )
 
 
@@ -83,6 +84,8 @@ class DatasetFacts:
     """Logits of an example."""
     backbone: str = ""
     """What `auto` stands for, if not what fits the inputs."""
+    missing_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Domain -> the classes of which it has no example, where the user allowed that."""
 
     def network(self, backbone: str) -> str:
         """The own name of a network, which may be an alias."""
@@ -103,7 +106,8 @@ class DatasetFacts:
 
     def lacking(self, setting: Setting) -> frozenset[str]:
         """Return the needs of methods that the data set, the network on it and the resolved setting don't meet."""
-        return lacking(self.input_kind, self.input_shape, self.task, setting)
+        found = lacking(self.input_kind, self.input_shape, self.task, setting)
+        return found | {"every_class"} if self.missing_classes else found
 
     def domains_in_step(self, fold: Fold, setting: Setting) -> int:
         """How many of them make up a step; the setting is resolved."""

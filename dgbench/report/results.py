@@ -122,6 +122,8 @@ class Results:
     """What was found in the folder that a reader of the tables should know."""
     metrics: Mapping[str, str] = field(default_factory=dict)
     """Data set -> what its values are, where that is not accuracy."""
+    missing_classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """Data set -> domain -> classes of which it has no example, so that it neither trained nor was scored on them."""
 
     def metric(self, dataset: str) -> str:
         """What the values of a data set are."""
@@ -222,6 +224,7 @@ class _Reader:
             folds=table.folds,
             candidates=candidates,
             metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
+            missing_classes={name: facts.missing_classes for name, facts in table.datasets.items()},
             records=self.records,
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             pooled=self._rows_with(lambda run: _pools(table, run)),

@@ -26,6 +26,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "trials": _trials(results, datasets, models),
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if _repeated(models) else "",
         "not tested": _untested(results, datasets),
+        "no example of": _missing_classes(results, datasets),
         "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, models),
         "evaluated steps": _evaluated(results, selector, models),
@@ -90,6 +91,16 @@ def _untested(results: Results, datasets: Sequence[str]) -> str:
     """Domains without a column, and that they are in no average; a sweep may test some domains alone."""
     found = [f"{dataset} {', '.join(names)}" for dataset in datasets if (names := results.untested(dataset))]
     return f"{'; '.join(found)} (averages are over the other domains)" if found else ""
+
+
+def _missing_classes(results: Results, datasets: Sequence[str]) -> str:
+    """Classes that domains lack: those domains train and are scored on the others."""
+    found = [
+        f"{', '.join(classes)} in {dataset} {domain}"
+        for dataset in datasets
+        for domain, classes in results.missing_classes.get(dataset, {}).items()
+    ]
+    return f"{'; '.join(found)} (trained and scored on what there is)" if found else ""
 
 
 def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
