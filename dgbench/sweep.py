@@ -21,6 +21,7 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
+from dgbench.core.wording import grouped, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep
@@ -75,13 +76,19 @@ def _launch(args: Any) -> int:
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
         return 0
-    print(*sweep.remarks(), sep="\n")
+    print(*sweep.remarks(), *_tested(sweep.plan.runs), sep="\n")
     if args.dry_run:
         print(*cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines(), sep="\n")
         return 0
     if _asks(args) and not _agreed_to_launch(sweep, jobs["retries"]):
         return 1
     return _execute(sweep, jobs)
+
+
+def _tested(runs: Iterable[Run]) -> Iterable[str]:
+    """Say which domains each data set is tested on: numbers may stand for them in what was asked."""
+    tested = grouped((run.dataset, domain) for run in runs for domain in run.fold.held_out)
+    return [f"{name}: tested are {', '.join(map(printable, dict.fromkeys(own)))}" for name, own in tested.items()]
 
 
 def _retry(args: Any) -> int:

@@ -23,7 +23,7 @@ from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import Problems
 from dgbench.core.machine import usable_cores
 from dgbench.core.protocol import FixedSplit
-from dgbench.core.site import Site
+from dgbench.core.site import READING, Site
 from dgbench.flags import add_options, asked_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
@@ -47,7 +47,13 @@ def parser() -> cli.Parser:
     found.add_argument(
         "--dataset", required=True, metavar="NAME", help="a name, folder:/path, or csv:/path/to/file.csv"
     )
-    found.add_argument("--test", nargs="+", required=True, metavar="DOMAIN", help="held-out domains, by name or number")
+    found.add_argument(
+        "--test",
+        nargs="+",
+        default=(),
+        metavar="DOMAIN",
+        help="held-out domains, by name or number (of own splits: which)",
+    )
     found.add_argument("--hparams_seed", type=int, default=0, help="which draw of hyperparameters (0: the defaults)")
     found.add_argument("--trial_seed", type=int, default=0, help="which split and initial weights (0)")
     add_options(found, (*SETTING, *DEVICE))
@@ -87,7 +93,11 @@ def _asked(args: Any) -> Sweep:
         "n_trials_from": args.trial_seed,
         "n_trials": args.trial_seed + 1,
     }
-    fold = _fold(args.test, own_splits=bool(entry and entry.card.parts))
+    card = entry.card if entry else None
+    if not args.test and not (card and card.parts and len(card.domains) == 1):
+        among = f": of {', '.join(card.domains)}" if card and card.domains else ""
+        problems.add(f"name what is held out with --test DOMAIN{among}")
+    fold = _fold(args.test, own_splits=bool(card and card.parts))
     with problems.collecting():
         site = site_of(args)
         asked = {**asked_of(args), **fold, **seeds, "algorithms": [name], "datasets": [args.dataset]}
@@ -97,12 +107,16 @@ def _asked(args: Any) -> Sweep:
 
 
 def _digest(asked: Mapping[str, Any], site: Site) -> str:
-    """Hash a command's request and the files that it includes: each such pair has a folder of its own."""
-    return hashlib.sha256(orjson.dumps([asked, site.include], option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+    """Hash a command's request, the files that it includes and how it reads data: each has a folder of its own."""
+    reading = {name: value for name in READING if (value := getattr(site, name))}
+    said = [asked, site.include, *([reading] if reading else [])]
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
 
 
 def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
-    """Spell out the fold by the keys of a sweep file."""
+    """Spell out the fold by the keys of a sweep file; none where nothing is named."""
+    if not held_out:
+        return {}
     if own_splits:
         return {"test_envs": held_out}
     return {"test_envs": held_out, "single_test_envs": True} if len(held_out) == 1 else {"test_domains": held_out}

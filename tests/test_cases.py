@@ -102,3 +102,17 @@ def test_where_a_class_is_missing_there_is_a_table_of_what_there_is(
     words[1] = "TRM"
     assert cli.run(train.main, [*words[:-1], str(tmp_path / "trm"), "--allow_missing_classes"]) == 2
     assert f"TRM needs every class in every domain, which it would not have on {kind}:{name}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "tested"), [("1", "1"), ("3", "3"), ("0", None)])
+def test_a_number_is_the_name_of_a_domain_that_has_it(
+    cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], asked: str, tested: str | None
+) -> None:
+    data = f"folder:{cases('folders') / 'numeric_names'}"
+    code, output, errors = planned(capfd, tmp_path / "out", data, "--test_envs", asked, "--single_test_envs")
+    if tested is None:
+        assert code == 2
+        assert "no domain is called 0, and domains are called by numbers here: there are 1, 2, 3" in errors
+    else:
+        assert code == 0
+        assert f"folder:numeric_names: tested are {tested}\n" in output

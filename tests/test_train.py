@@ -101,6 +101,12 @@ def test_everything_wrong_is_told_at_once(algorithm: str, said: str, capsys: pyt
     assert "unknown preset 'domainbed'" in others[1]
 
 
+def test_what_is_held_out_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(train.main, ["--algorithm", "ERM", "--dataset", "RotatedDigits", "--steps", "5"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "dgbench: error: name what is held out with --test DOMAIN: of 0, 15, 30, 45, 60, 75"
+
+
 def test_the_same_command_again_shows_the_table_and_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

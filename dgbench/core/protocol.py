@@ -235,18 +235,26 @@ def _check(
 
 
 def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """Return the named domains in the order of the data set, all of them if none is named; a number counts from 0."""
+    """Return the named domains in the order of the data set, all of them if none is named; a number counts from 0.
+
+    Where domains are called by numbers that are other domains' places, a number is a name and nothing else.
+    """
+    misleading = any(place != domain and domain in map(str, range(len(domains))) for place, domain in _places(domains))
+    numbers = {} if misleading else dict(_places(domains))
     chosen = []
     for name in names:
         if name in domains:
             chosen.append(name)
-        elif name.isdecimal() and int(name) < len(domains):
-            chosen.append(domains[int(name)])
+        elif name in numbers:
+            chosen.append(numbers[name])
         elif name.isdecimal():
-            last = len(domains) - 1
-            raise UserError(
-                f"no domain is called {name}, and numbers go from 0 to {last}: there are {', '.join(domains)}"
-            )
+            why = "domains are called by numbers here" if misleading else f"numbers go from 0 to {len(domains) - 1}"
+            raise UserError(f"no domain is called {name}, and {why}: there are {', '.join(domains)}")
         else:
             raise UserError(unknown("domain", name, domains))
     return [domain for domain in domains if domain in chosen] if names else list(domains)
+
+
+def _places(domains: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (place, domain), the place as it is typed."""
+    yield from ((str(place), domain) for place, domain in enumerate(domains))

@@ -19,6 +19,7 @@ from dgbench.catalogue.entry import Entry
 from dgbench.catalogue.rows import Row, stands_on
 from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
@@ -127,14 +128,15 @@ def _unfit_protocol(asked: _Asked) -> Iterator[str]:
 
 def _too_few_domains(asked: _Asked) -> Iterator[str]:
     """Yield algorithms that need more training domains than some fold has; none where there are no folds."""
-    facts, setting = asked.facts, asked.setting
     with suppress(UserError):
-        fewest = min(facts.domains_in_step(fold, setting) for fold in facts.folds(asked.request.protocol))
-        yield from _too_few(asked, fewest)
+        yield from _too_few(asked, asked.facts.folds(asked.request.protocol))
 
 
-def _too_few(asked: _Asked, fewest: int) -> Iterator[str]:
+def _too_few(asked: _Asked, folds: Sequence[Fold]) -> Iterator[str]:
     facts, setting = asked.facts, asked.setting
+    fewest = min(facts.domains_in_step(fold, setting) for fold in folds)
+    # Of the folds of a protocol, some may hold out two domains at once, which one of its options leaves out.
+    alone = [facts.domains_in_step(fold, setting) for fold in folds if len(fold.held_out) == 1]
     for row in asked.request.rows:
         entry = asked.algorithm(row)
         who, needed = _domains_needed(entry, asked.drawn(entry))
@@ -144,10 +146,9 @@ def _too_few(asked: _Asked, fewest: int) -> Iterator[str]:
                 f"{fewest}. Add --hparams '{{\"domains_per_step\": {needed}}}'"
             )
         elif fewest < needed:
-            yield (
-                f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}. "
-                "--single_test_envs leaves out the folds with two test domains"
-            )
+            out = "--single_test_envs leaves out the folds with two test domains"
+            hint = f". {out}" if 0 < len(alone) < len(folds) and min(alone) >= needed else ""
+            yield f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}{hint}"
 
 
 def _domains_needed(entry: Entry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:

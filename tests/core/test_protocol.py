@@ -39,7 +39,7 @@ def test_only_keeps_the_order_of_the_domains_and_the_pairs_that_hold_one() -> No
 
 
 def test_a_name_goes_before_a_number() -> None:
-    assert held_out(LeaveOneDomainOut(pairs=False, only=("1", "2")), ("1", "0", "x")) == [("1",), ("x",)]
+    assert held_out(LeaveOneDomainOut(pairs=False, only=("1", "x")), ("1", "0", "x")) == [("1",), ("x",)]
 
 
 def test_a_fold_of_leave_one_domain_out() -> None:
@@ -198,3 +198,27 @@ def test_only_domains_that_may_be_tested_are_held_out() -> None:
         with pytest.raises(UserError, match="art is made to be trained on; only photo can be tested"):
             list(protocol.folds(DOMAINS, tested=tested))
     assert [fold.held_out for fold in Explicit((), ("photo",)).folds(DOMAINS, tested=tested)] == [("photo",)]
+
+
+@pytest.mark.parametrize(
+    ("domains", "asked", "held_out"),
+    [
+        (("1", "2", "3"), "1", "1"),
+        (("1", "2", "3"), "3", "3"),
+        (("0", "15", "30"), "2", "30"),
+        (("0", "15", "30"), "0", "0"),
+        (("2019", "2020", "2021"), "0", "2019"),
+        (("a", "b", "c"), "1", "b"),
+    ],
+)
+def test_a_number_is_a_name_or_a_place_and_never_both(domains: tuple[str, ...], asked: str, held_out: str) -> None:
+    (fold,) = LeaveOneDomainOut(pairs=False, only=(asked,)).folds(domains)
+    assert fold.held_out == (held_out,)
+
+
+@pytest.mark.parametrize("asked", ["0", "01", "4"])
+def test_where_domains_are_called_by_numbers_there_are_no_places(asked: str) -> None:
+    with pytest.raises(
+        UserError, match=f"no domain is called {asked}, and domains are called by numbers here: .* 1, 2"
+    ):
+        list(LeaveOneDomainOut(pairs=False, only=(asked,)).folds(("1", "2", "3")))

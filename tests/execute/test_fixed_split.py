@@ -125,7 +125,7 @@ def test_each_record_has_the_data_sets_own_metric(finished: Sweep) -> None:
 
 
 def test_a_run_by_hand_names_the_split(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--algorithm", "ERM", "--dataset", "TinyCamelyon", "--test", "official", "--include", str(TINY)]
+    words = ["--algorithm", "ERM", "--dataset", "TinyCamelyon", "--include", str(TINY)]
     words += ["--data_dir", str(data_dir), "--output_dir", str(tmp_path / "out"), "--threads", "1", "--device", "cpu"]
     words += ["--steps", "3", "--hparams", '{"batch_size": 8, "backbone": "MLP", "image_size": 16}']
     assert cli.run(by_hand, words) == 0

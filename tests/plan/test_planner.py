@@ -340,6 +340,10 @@ def test_too_few_training_domains_are_told_with_the_way_out(make_plan: MakePlan)
         for name in ("VREx", "Fish")
     )
     assert make_plan("VREx", domains=3, protocol=SINGLES).runs
+    (said,) = problems(make_plan, "VREx", domains=2)
+    assert said == "VREx needs at least 2 training domains; on Toy a fold has 1"
+    assert problems(make_plan, "VREx", domains=2, protocol=SINGLES) == (said,)
+    assert problems(make_plan, "VREx", protocol=SingleSource()) == (said,)
     assert len(problems(make_plan, "VREx", domains=4, protocol=SingleSource())) == 1
 
 
