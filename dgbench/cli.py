@@ -13,8 +13,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
-from dgbench.core.errors import UserError
-from dgbench.core.wording import printable_lines, unknown
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.paths import check_path
+from dgbench.core.wording import printable_lines, shortened, unknown
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
@@ -23,6 +24,7 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a command that Ctrl-C ended, as a shell gives it."""
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,11 +38,16 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")  # domains may be called -90%
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does; raise a `UserError` that names every word that no flag accounts for."""
+        """Parse as argparse does; raise a `UserError` that names each word without a flag, and each impossible path."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             options = sorted(set(_long_options(self)))
             raise UserError(*(_unrecognised(word, options) for word in rest))
+        problems = Problems()
+        for flag, path in _paths(self, found):
+            with problems.collecting():
+                check_path(path, flag)
+        problems.raise_if_any()
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -67,7 +74,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         return code
     except UserError as error:
         for problem in error.problems:
-            print(f"dgbench: error: {printable_lines(problem)}", file=sys.stderr)
+            print(f"dgbench: error: {printable_lines(shortened(problem))}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("dgbench: interrupted", file=sys.stderr)
@@ -76,10 +83,11 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in (*_UNWRITABLE, *_UNNAMEABLE):
             raise
-        where = f"{Path(error.filename).parent} can't be used: " if error.filename else ""
-        print(f"dgbench: error: {where}{error.strerror}", file=sys.stderr)
+        path = Path(os.fsdecode(error.filename or ""))
+        where = f"{path if error.errno in _UNNAMEABLE else path.parent} can't be used: " if error.filename else ""
+        print(f"dgbench: error: {printable_lines(shortened(where))}{error.strerror}", file=sys.stderr)
         return WRONG_INPUT
 
 
@@ -114,9 +122,24 @@ def _unrecognised(word: str, options: Sequence[str]) -> str:
     return f"unexpected argument {word!r}"
 
 
+def _paths(parser: argparse.ArgumentParser, found: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """Yield the paths that were given, each with its flag."""
+    for action in _actions(parser):
+        value = getattr(found, action.dest, None) if action.type is Path else None
+        for path in value if isinstance(value, list) else [value]:
+            if path is not None:
+                yield action.option_strings[-1], path
+
+
 def _long_options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
+    for action in _actions(parser):
         yield from (option for option in action.option_strings if option.startswith("--"))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield the arguments of a parser and of those of its subcommands."""
+    for action in parser._actions:
+        yield action
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
-                yield from _long_options(child)
+                yield from _actions(child)

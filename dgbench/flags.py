@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.paths import check_folder, check_path
 from dgbench.core.site import Site
-from dgbench.data.cache_format import check_place
+from dgbench.core.wording import shortened
 from dgbench.networks.weights import sha256_of
 from dgbench.plan.options import OPTIONS, Option
 
@@ -23,13 +24,13 @@ def add_options(parser: ArgumentParser, options: Iterable[Option]) -> None:
 
 
 def _given(args: Namespace, part: str) -> dict[str, Any]:
-    """Collect the given values of the options of a part; raises `UserError` with all that are too small."""
+    """Collect the given values of the options of a part; raises `UserError` with all that are out of range."""
     problems, found = Problems(), dict[str, Any]()
     for name, option in OPTIONS.items():
         value = getattr(args, name, None)
         if option.part == part and value is not None:
-            if option.least is not None and value < option.least:
-                problems.add(f"--{name} must be at least {option.least}")
+            if wrong := option.problem(value):
+                problems.add(wrong)
             found[name] = value
     problems.raise_if_any()
     return found
@@ -45,18 +46,23 @@ def asked_of(args: Namespace) -> dict[str, Any]:
     if "hparams" in asked:
         try:
             asked["hparams"] = json.loads(args.hparams)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # malformed, or a number of more digits than Python reads
             raise UserError(f"--hparams is not JSON: {error}") from None
+        except RecursionError:
+            raise UserError("--hparams is not JSON: it is nested too deeply") from None
         if not isinstance(asked["hparams"], dict):
-            raise UserError(f'--hparams is a JSON object like {{"lr": 0.001}}, not {args.hparams}')
+            raise UserError(f'--hparams is a JSON object like {{"lr": 0.001}}, not {shortened(args.hparams, 100)}')
     return asked
 
 
 def places_of(args: Namespace) -> dict[str, Any]:
     """Collect the fields of a `Site` that flags give, paths made absolute; raises `UserError` for a wrong value."""
     given = {name: value for name, value in _given(args, "site").items() if value != ""}
-    if "cache_dir" in given:
-        check_place(Path(given["cache_dir"]))
+    problems = Problems()
+    for name in (name for name in given if OPTIONS[name].type is Path):
+        with problems.collecting():
+            (check_folder if name == "cache_dir" else check_path)(Path(given[name]), f"--{name}")
+    problems.raise_if_any()
     for name, value in given.items():
         if OPTIONS[name].type is Path:
             given[name] = os.path.abspath(value)
@@ -70,6 +76,11 @@ def site_of(args: Namespace) -> Site:
     return Site(**places_of(args))
 
 
+def run_of(args: Namespace) -> dict[str, Any]:
+    """Collect what says which run `train` makes; raises `UserError` for numbers that are out of range."""
+    return {"threads": None, **_given(args, "run")}
+
+
 def jobs_of(args: Namespace) -> dict[str, Any]:
-    """Collect the arguments of `Sweep.execute`; raises `UserError` for numbers that are too small."""
+    """Collect the arguments of `Sweep.execute`; raises `UserError` for numbers that are out of range."""
     return {"jobs": None, **_given(args, "launch")}

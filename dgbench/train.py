@@ -24,11 +24,11 @@ from dgbench.core.errors import Problems
 from dgbench.core.machine import usable_cores
 from dgbench.core.protocol import FixedSplit
 from dgbench.core.site import READING, Site
-from dgbench.flags import add_options, asked_of, site_of
+from dgbench.flags import add_options, asked_of, run_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.options import DEVICE, SETTING
+from dgbench.plan.options import DEVICE, ONE_RUN, SETTING
 from dgbench.report.render import text
 from dgbench.report.results import read_results
 from dgbench.report.select import TrainingDomain, ValidationDomain
@@ -54,10 +54,7 @@ def parser() -> cli.Parser:
         metavar="DOMAIN",
         help="held-out domains, by name or number (of own splits: which)",
     )
-    found.add_argument("--hparams_seed", type=int, default=0, help="which draw of hyperparameters (0: the defaults)")
-    found.add_argument("--trial_seed", type=int, default=0, help="which split and initial weights (0)")
-    add_options(found, (*SETTING, *DEVICE))
-    found.add_argument("--threads", type=int, metavar="N", help="threads (default: one a core)")
+    add_options(found, (*ONE_RUN, *SETTING, *DEVICE))
     found.add_argument("--output_dir", type=Path, help=f"(default: one of its own in {PLACE})")
     return found
 
@@ -87,11 +84,14 @@ def _asked(args: Any) -> Sweep:
         if row.merger:
             problems.add(f"{name!r} merges several runs: `dgbench sweep launch` makes them")
             name = row.algorithm  # with which the rest is checked all the same
+    chosen = {"hparams_seed": 0, "trial_seed": 0}  # with which the rest is checked where they are wrong
+    with problems.collecting():
+        chosen = run_of(args)
     seeds = {
-        "n_hparams_from": args.hparams_seed,
-        "n_hparams": args.hparams_seed + 1,
-        "n_trials_from": args.trial_seed,
-        "n_trials": args.trial_seed + 1,
+        "n_hparams_from": chosen["hparams_seed"],
+        "n_hparams": chosen["hparams_seed"] + 1,
+        "n_trials_from": chosen["trial_seed"],
+        "n_trials": chosen["trial_seed"] + 1,
     }
     card = entry.card if entry else None
     if not args.test and not (card and card.parts and len(card.domains) == 1):

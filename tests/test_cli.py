@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,38 @@ def test_names_of_files_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert said.out == "\\x1b[31mred\\x07 caf\\xe9 two\nlines \U0001f4a3 :bomb: [red]\n"
     assert said.err == "dgbench: error: no folder \\x1b]0;title\\x07 \\x9b2J\n"
+
+
+def test_a_long_problem_is_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
+        raise UserError("unknown name " + "x" * 100_000 + ": write another")
+
+    assert run(main, []) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 1_600
+    assert said.startswith("dgbench: error: unknown name xxx")
+    assert said.endswith("xxx: write another\n")
+    assert "[... 98,528 more ...]" in said
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "file/x", "loop/x"])
+def test_a_path_that_the_system_can_not_look_at_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert run(lambda argv: len((tmp_path / argv[0]).read_text()), [name]) == 2
+    assert capsys.readouterr().err.startswith(f"dgbench: error: {tmp_path / name} can't be used: ")
+
+
+def test_a_path_of_a_flag_is_looked_at_before_the_command_begins(parser: Parser) -> None:
+    parser.add_argument("--place", type=Path)
+    parser.add_argument("--from", dest="sources", nargs="+", type=Path)
+    assert parser.parse_args(["--input_dir", "x", "--place", "/new"]).place == Path("/new")
+    with pytest.raises(UserError) as caught:
+        parser.parse_args(["--input_dir", "x", "--place", "/dev/null/x", "--from", "/dev/null/a", "/dev/null/b"])
+    assert caught.value.problems == (
+        "--place /dev/null/x can't be: /dev/null is a file",
+        "--from /dev/null/a can't be: /dev/null is a file",
+        "--from /dev/null/b can't be: /dev/null is a file",
+    )

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from dgbench.catalogue.entry import KINDS, Entry
 from dgbench.catalogue.index import entries_of, package_entries
-from dgbench.core.errors import UserError
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.paths import check_path
 from dgbench.core.site import split_include
 from dgbench.core.wording import unknown
 
@@ -34,7 +35,11 @@ class Catalogue:
     """
 
     def __init__(self, include: Sequence[str | Path] = ()) -> None:
-        split = [split_include(str(path)) for path in include]
+        split, problems = [split_include(str(path)) for path in include], Problems()
+        for file, _ in split:
+            with problems.collecting():
+                check_path(file, "--include")
+        problems.raise_if_any()
         files = [(Path(file).resolve(), name) for file, name in split]
         self.include = tuple(f"{file}:{name}" if name else str(file) for file, name in files)
         missing = [str(file) for file, _ in files if not file.is_file()]

@@ -104,9 +104,20 @@ def source_of(file: Path) -> str:
 
 
 def import_source(module: str, file: Path) -> Any:
-    """Import the module of that dotted name, or, if that is empty, the file; each once."""
-    if module:
-        return importlib.import_module(module)
+    """Import the module of that dotted name, or, if that is empty, the file; each once.
+
+    A file that calls `sys.exit`, as scripts do at their end, raises ImportError: it must not end the command.
+    """
+    try:
+        return importlib.import_module(module) if module else _import_file(file)
+    except SystemExit as error:
+        raise ImportError(
+            "it ends the process while it is imported (sys.exit): put what only a script does below "
+            "`if __name__ == '__main__':`"
+        ) from error
+
+
+def _import_file(file: Path) -> Any:
     name = "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]
     if name in sys.modules:
         return sys.modules[name]

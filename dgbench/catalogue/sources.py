@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.paths import check_path
 from dgbench.core.site import READING, Site
 from dgbench.data.cache import CachedDataset
 from dgbench.data.dataset import Dataset
@@ -33,6 +34,8 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
                 raise UserError(f"{kind!r} needs a path: write {kind}:/path/to/it")
             if path and not card.path:
                 raise UserError(f"{kind!r} takes no path: use --data_dir for the folder that holds it")
+            if path:
+                check_path(path, f"the path of {kind}:")
             name = f"{kind}:{Path(path).resolve().name}" if path else kind
             if name in found and found[name] != str(Path(path).resolve()) and path:
                 raise UserError(f"two data sets would be called {name!r}: {found[name]} and {path}")

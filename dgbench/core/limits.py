@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from dgbench.core.wording import with_article
+from dgbench.core.wording import shown, with_article
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _INTERVAL = re.compile(rf"(?P<open>[\[(])(?P<low>{NUMBER}), (?P<high>{NUMBER}|inf)(?P<close>[\])])")
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "number": int | float, "str": str}
+
+
+_LARGEST = 2**63 - 1
+"""Runs are hashed and stored as JSON, whose integers have 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -56,5 +60,7 @@ def has_type(value: object, kind: str) -> bool:
 def find_problem(value: object, kind: str, limits: Iterable[Limit]) -> str | None:
     """Describe the problem with a value, to be read behind its name: `is a float, not 'fast'`; None if it is fine."""
     if not has_type(value, kind):
-        return f"is {with_article(kind)}, not {value!r}"
-    return next((f"{limit.words}, not {value!r}" for limit in limits if not limit.allows(value)), None)
+        return f"is {with_article(kind)}, not {shown(value)}"
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"must fit in 64 bits, not {shown(value)}"
+    return next((f"{limit.words}, not {shown(value)}" for limit in limits if not limit.allows(value)), None)

@@ -122,6 +122,11 @@ class Setting:
         return self.preset.startswith("domainbed-")
 
     @property
+    def evaluations(self) -> int:
+        """Count `evaluation_steps`, however many they are."""
+        return -(-(self.steps - 1) // self.checkpoint_freq) + 1
+
+    @property
     def evaluation_steps(self) -> tuple[int, ...]:
         """List the steps after which models are evaluated, counted from 0 as DomainBed counts."""
         last = self.steps - 1

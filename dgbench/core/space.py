@@ -19,7 +19,7 @@ import numpy as np
 from dgbench.core.errors import Problems
 from dgbench.core.limits import NUMBER, Limit, find_problem, interval, one_of
 from dgbench.core.seeding import hparams_stream, seed_hash
-from dgbench.core.wording import unknown, with_article
+from dgbench.core.wording import shown, unknown, with_article
 
 Value: TypeAlias = bool | int | float | str
 
@@ -163,6 +163,8 @@ def hparam(
     """
     if within:
         interval(within)  # an interval that can't be read is the author's mistake, noticed on import
+    for declared_draw in (draw, *(drawn for _, drawn in (variants or {}).values())):
+        assert declared_draw is None or declared_draw.low <= declared_draw.high, f"write {declared_draw} the other way"
     declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
     return field(default=default, metadata={"hparam": {**declared, "stream": stream, "streams": streams or {}}})
 
@@ -241,20 +243,43 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
     return find_problem(value, spec.type, (finite, *spec.limits) if spec.type in ("float", "number") else spec.limits)
 
 
+def check_undeclared(value: object) -> str | None:
+    """Return the problem with a value of a hyperparameter that nothing is declared of, or None."""
+    if not isinstance(value, bool | int | float | str):
+        return f"is a number, a text, true or false, not {shown(value)}"
+    kind = "float" if isinstance(value, float) else "any"
+    return check_value(HparamSpec("", kind, value), value)
+
+
 def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
     """Return the problem with a distribution for this hyperparameter, that of a value that it draws, or None."""
+    if draw.low > draw.high:
+        turned = dataclasses.replace(draw, low=draw.high, high=draw.low)
+        low, high = _number(draw.low), _number(draw.high)
+        return f"draws from {low} down to {high}, which leaves nothing: write {turned}"
+    try:
+        ends = draw.ends()
+    except (ArithmeticError, TypeError):  # too large, a root of a negative number, a division by 0
+        return f"is {with_article(spec.type)}, which {draw} does not give at its ends"
     closed = dataclasses.replace(spec, within=spec.within.replace("(", "[").replace(")", "]"))  # ends are hardly drawn
-    return next(filter(None, (check_value(spec if draw.options else closed, value) for value in draw.ends())), None)
+    return next(filter(None, (check_value(spec if draw.options else closed, value) for value in ends)), None)
 
 
-def check_fixed(space: Space, fixed: Mapping[str, object], owner: str) -> None:
-    """Refuse unknown names, wrong types and values outside of limits, all at once; messages name the `owner`."""
+def check_fixed(space: Space, fixed: Mapping[str, object], owner: str, *, more: bool = False) -> None:
+    """Refuse unknown names, wrong types and values outside of limits, all at once.
+
+    Args:
+        space: The hyperparameters.
+        fixed: Name -> value, of any type.
+        owner: The entry, which messages name.
+        more: It takes further names, of which nothing is declared.
+    """
     problems = Problems()
     by_name = {spec.name: spec for spec in space}
     for name, value in fixed.items():
-        if name not in by_name:
+        if name not in by_name and not more:
             problems.add(unknown(f"hyperparameter of {owner}", name, by_name))
-        elif wrong := check_value(by_name[name], value):
+        elif wrong := check_value(by_name[name], value) if name in by_name else check_undeclared(value):
             problems.add(f"{owner}: {name} {wrong}")
     problems.raise_if_any()
 

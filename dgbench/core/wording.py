@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Hashable, Iterable
 from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 100, 100
+
+
+def shown(value: object) -> str:
+    """Write a value as Python would, cut where it is long or deep: it may be anything that a file holds."""
+    return _SHORT.repr(value)
+
+
+def shortened(text: str, most: int = 1_500) -> str:
+    """Cut the middle of a text that is longer than `most` characters, and say how much is gone."""
+    head, tail = most * 2 // 3, most // 3
+    return text if len(text) <= most else f"{text[:head]} [... {len(text) - head - tail:,} more ...] {text[-tail:]}"
 
 
 def with_article(noun: str) -> str:

@@ -15,7 +15,6 @@ original, so that crops are distributed as without a cache.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-
-from dgbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from dgbench.data.decoding import Decoding
@@ -102,15 +99,6 @@ class ImageCache:
     def paths(self) -> list[Path]:
         """List the image files."""
         return [self.root / file for file in self.files()]
-
-
-def check_place(place: Path) -> None:
-    """Refuse a folder of caches that is not there and can't be made; an existing one need not be writable."""
-    existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise UserError(f"--cache_dir {place} can't be a folder: {existing} is a file")
-    if existing != place.absolute() and not os.access(existing, os.W_OK):
-        raise UserError(f"--cache_dir {place} can't be made: {existing} can't be written to")
 
 
 def read_sizes(folder: Path) -> NDArray[np.uint32]:

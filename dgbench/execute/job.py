@@ -89,7 +89,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
         except LeaseLost as error:
             log.info("%s", error)
             return TAKEN
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a method that calls sys.exit(0) has not succeeded
             told = isinstance(error, UserError)
             if told:  # in the user's words, to which a traceback adds nothing
                 log.error("failed: %s", error)

@@ -14,6 +14,7 @@ from typing import Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.paths import check_folder
 from dgbench.core.site import Site
 from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.reconcile import Sweep
@@ -91,9 +92,10 @@ def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue)
 
 
 def _refuse_other_content(root: Path) -> None:
-    """Refuse a place that holds no sweep but something else."""
+    """Refuse a place that holds no sweep but something else, or that can't be made."""
     if root.exists() and not root.is_dir():
         raise UserError(f"--output_dir {root} is a file: use a new folder")
+    check_folder(root, "--output_dir")
     if root.is_dir() and any(path.name != PLAN and not path.name.startswith(".") for path in root.iterdir()):
         raise UserError(f"--output_dir {root} holds something else: use a new folder")
 

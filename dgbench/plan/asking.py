@@ -17,14 +17,14 @@ from dgbench.core.machine import check_precision, pick_device
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.core.setting import FIELD_NAMES, setting
 from dgbench.core.site import Site
-from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_value
-from dgbench.core.wording import unknown, with_article
+from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_undeclared, check_value
+from dgbench.core.wording import shown, unknown, with_article
 from dgbench.data.facts import DatasetFacts, facts_of, resolve_setting
 from dgbench.networks.backbones import check_backbone
 from dgbench.networks.start import check_start
 from dgbench.plan.declaration import Declaration
 from dgbench.plan.options import OPTIONS
-from dgbench.plan.request import Overrides, Request
+from dgbench.plan.request import MOST_RUNS, Overrides, Request
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,16 +52,18 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
         raise UserError(f"--sweep {path}: there is no such file") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--sweep {path} can't be read: {error}") from None
+    except RecursionError:
+        raise UserError(f"--sweep {path} can't be read: it is nested too deeply") from None
     problems = Problems()
     for key, value in content.items():
         if key not in KEYS:
             problems.add(f"{path}: {unknown('key', key, KEYS)}")
         elif type(value) is not KEYS[key]:
-            problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {value!r}")
+            problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {shown(value)}")
         elif isinstance(value, list):
             for item in value:
                 if not isinstance(item, str) and not (key in ("test_envs", *_FOLD) and type(item) is int):
-                    problems.add(f"{path}: {key} is a list of names, {item!r} is none")
+                    problems.add(f"{path}: {key} is a list of names, {shown(item)} is none")
     problems.raise_if_any()
     return content
 
@@ -92,14 +94,8 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
     with problems.collecting():
         overrides, from_hparams = _overrides(asked.get("hparams", {}), asked.get("space", {}), rows, catalogue)
         changes = from_hparams | changes
-    seeds = range(asked.get("n_hparams_from", 0), asked.get("n_hparams", 20))
-    if not seeds:
-        problems.add(
-            f"--n_hparams {seeds.stop} leaves no hyperparameter seed: it is the end of a range from {seeds.start}"
-        )
-    trials = range(asked.get("n_trials_from", 0), asked.get("n_trials", 3))
-    if not trials:
-        problems.add(f"--n_trials {trials.stop} leaves no trial: it ends a range from {trials.start}")
+    with problems.collecting():
+        seeds, trials = _seeds(asked)
     with problems.collecting():
         chosen = setting(asked.get("preset", "dgbench"), **changes)
         check_backbone(chosen.backbone)
@@ -108,6 +104,29 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
     problems.raise_if_any()
     request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
     return Declaration(chosen, overrides, (request,)), {name: path for name, path in paths.items() if path}
+
+
+def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
+    """Return hyperparameter seeds and trials; raises `UserError` where there are none, wrong ones or too many."""
+    problems = Problems()
+    for name in ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials"):
+        if wrong := OPTIONS[name].problem(asked.get(name, 0)):
+            problems.add(wrong)
+    problems.raise_if_any()
+    seeds = range(asked.get("n_hparams_from", 0), asked.get("n_hparams", 20))
+    if not seeds:
+        problems.add(
+            f"--n_hparams {seeds.stop} leaves no hyperparameter seed: it is the end of a range from {seeds.start}"
+        )
+    trials = range(asked.get("n_trials_from", 0), asked.get("n_trials", 3))
+    if not trials:
+        problems.add(f"--n_trials {trials.stop} leaves no trial: it ends a range from {trials.start}")
+    problems.raise_if_any()
+    if (runs := (seeds[-1] - seeds[0] + 1) * (trials[-1] - trials[0] + 1)) > MOST_RUNS:
+        raise UserError(
+            f"--n_trials and --n_hparams ask for {runs:,} runs of each row in each fold, more than {MOST_RUNS:,}"
+        )
+    return seeds, trials
 
 
 def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> dict[str, DatasetFacts]:
@@ -185,13 +204,12 @@ def _overrides(
             if name not in entries:
                 problems.add(unknown("entry in --hparams", name, entries))
                 continue
-            if not entries[name].open:
-                with problems.collecting():
-                    check_fixed(entries[name].space, value, name)
+            with problems.collecting():
+                check_fixed(entries[name].space, value, name, more=entries[name].open)
             parts[name] = value
             continue
-        for owners, wrong in _wrong(check_value, spaces.get(name, {}), value):
-            problems.add(f"{owners}: {name} {wrong}")
+        for problem in _problems_of(name, value, spaces, [entry.name for entry in algorithms if entry.open]):
+            problems.add(problem)
         if any(entry.takes(name) for entry in algorithms):
             fixed[name] = value
         if name in FIELD_NAMES:
@@ -215,6 +233,16 @@ def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalo
             yield from stands_on(row.algorithm, {**values, **(own if isinstance(own, Mapping) else {})}, catalogue)
 
 
+def _problems_of(
+    name: str, value: object, spaces: Mapping[str, Mapping[str, HparamSpec]], takes_any: Sequence[str]
+) -> Iterator[str]:
+    """Yield the problems of a value for each algorithm that declares the name, and for those that take any name."""
+    for owners, wrong in _wrong(check_value, spaces.get(name, {}), value):
+        yield f"{owners}: {name} {wrong}"
+    if takes_any and (undeclared := check_undeclared(value)):
+        yield f"{', '.join(takes_any)}: {name} {undeclared}"
+
+
 def _wrong(
     check: Callable[[HparamSpec, T], str | None], specs: Mapping[str, HparamSpec], value: T
 ) -> Iterator[tuple[str, str]]:
@@ -233,8 +261,11 @@ def _draws(space: Mapping[str, Any], spaces: Mapping[str, Mapping[str, HparamSpe
         if name not in spaces:
             problems.add(unknown("hyperparameter in [space]", name, spaces))
             continue
+        if not isinstance(text, str):
+            problems.add(f"[space] {name} is a draw in quotes, such as 'U(0, 1)', not {shown(text)}")
+            continue
         try:
-            draws[name] = Draw.parse(str(text))
+            draws[name] = Draw.parse(text)
         except ValueError as error:
             problems.add(f"[space] {name}: {error}")
         else:

@@ -80,7 +80,7 @@ def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:
 
 def _predictions(run: Run, catalogue: Catalogue) -> int:
     """How many predictors are evaluated along a training run, over all its evaluations."""
-    evaluations = len(run.setting.evaluation_steps)
+    evaluations = run.setting.evaluations
     always = [catalogue.get("average", part.name).card.when == "always" for part in run.averages]
     return evaluations + sum(evaluations if each else 1 for each in always)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dgbench.core.limits import find_problem, interval
 from dgbench.core.setting import PRESETS
 
 
@@ -14,16 +15,22 @@ class Option:
     """One option, given by `--name`."""
 
     name: str
-    part: Literal["asked", "setting", "site", "launch"]
+    part: Literal["asked", "setting", "site", "launch", "run"]
     """What its value is part of: what a sweep file may say (`asked`, also its table `setting`), the machine's `Site`,
-    or how `launch` executes."""
+    how `launch` executes, or which run `train` makes by hand."""
     type: type
     """Of the value, as in a sweep file. Flags of a list take several words, those of a bool none."""
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
     default: int | None = None
-    least: int | None = None
+    within: str = ""
+    """The interval that a number must lie in: `[1, inf)`; empty: any number."""
+
+    def problem(self, value: object) -> str | None:
+        """Describe the problem with a value beyond its type, with the option's name; None if it is fine."""
+        wrong = find_problem(value, "any", (interval(self.within),) if self.within else ())
+        return wrong and f"--{self.name} {wrong}"
 
     @property
     def argument(self) -> dict[str, Any]:
@@ -38,9 +45,9 @@ ASKING = (
     Option("algorithms", "asked", list, "rows: ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]", "NAME"),
     Option("datasets", "asked", list, "names, folder:/path, or csv:/path/to/file.csv", "NAME"),
     Option("n_hparams", "asked", int, "end of the range of hyperparameter seeds (20)", "N"),
-    Option("n_hparams_from", "asked", int, "its start (0, which is the defaults)", "N"),
+    Option("n_hparams_from", "asked", int, "its start (0, which is the defaults)", "N", within="[0, inf)"),
     Option("n_trials", "asked", int, "end of the range of independent repetitions (3)", "N"),
-    Option("n_trials_from", "asked", int, "its start (0)", "N"),
+    Option("n_trials_from", "asked", int, "its start (0)", "N", within="[0, inf)"),
     Option("single_test_envs", "asked", bool, "no folds with two test domains"),
     Option("test_envs", "asked", list, "test these domains only, by name or number", "DOMAIN"),
     Option("single_source", "asked", bool, "train on one, test on the others"),
@@ -74,19 +81,26 @@ SETTING = (
 
 DEVICE = (
     Option("device", "site", str, "(default: auto)", choices=("auto", "cpu", "cuda", "mps")),
-    Option("workers", "site", int, "processes a run that decode images (0)", "N", least=0),
+    Option("workers", "site", int, "processes a run that decode images (0)", "N", within="[0, inf)"),
     Option("backbone_weights", "site", Path, "what the backbone starts from: .safetensors, or tensors in .pth", "FILE"),
 )
 """What a run computes on, and from which files beside the data."""
 
 EXECUTING = (
-    Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", least=1),
-    Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", default=1, least=1),
-    Option("retries", "launch", int, "times that a failed run runs again (1)", "N", default=1, least=0),
+    Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", within="[1, inf)"),
+    Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", default=1, within="[1, inf)"),
+    Option("retries", "launch", int, "times that a failed run runs again (1)", "N", default=1, within="[0, inf)"),
     *DEVICE,
 )
 """How to execute. Nothing here changes a result, but for last digits: runs at once share the cores, and sums over fewer
 threads are rounded otherwise."""
 
-OPTIONS = {option.name: option for option in (*ASKING, *SETTING, *EXECUTING)}
+ONE_RUN = (
+    Option("hparams_seed", "run", int, "draw of hyperparameters (0: the defaults)", "N", default=0, within="[0, inf)"),
+    Option("trial_seed", "run", int, "which split and initial weights (0)", "N", default=0, within="[0, inf)"),
+    Option("threads", "run", int, "threads (default: one a core)", "N", within="[1, inf)"),
+)
+"""Which run `train` makes by hand, and on how many threads."""
+
+OPTIONS = {option.name: option for option in (*ASKING, *SETTING, *EXECUTING, *ONE_RUN)}
 """All options by name."""

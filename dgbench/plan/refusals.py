@@ -25,7 +25,7 @@ from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
 from dgbench.networks.backbones import EMBEDDING, OWN, check_backbone
 from dgbench.networks.start import check_start
-from dgbench.plan.request import Request, Values, setting_below
+from dgbench.plan.request import MOST_RUNS, Request, Values, setting_below
 
 _OF_SETTING: Mapping[tuple[str, Value, str], str] = {
     ("class_balanced", True, "classes"): "class_balanced needs labels that are classes, which {dataset} has not",
@@ -68,8 +68,17 @@ def refuse(
     for request in requests:
         for name in request.datasets:
             asked = _Asked(request, facts[name], settings[name], catalogue, values)
-            _collect(problems, asked, _RULES)
+            if too_many := list(
+                _too_many_runs(asked)
+            ):  # with which the rules, that go through all draws, would not end
+                for problem in too_many:
+                    problems.add(problem)
+            else:
+                _collect(problems, asked, _RULES)
     problems.raise_if_any()
+
+
+_MOST_EVALUATIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,23 @@ def _too_few(asked: _Asked, folds: Sequence[Fold]) -> Iterator[str]:
             out = "--single_test_envs leaves out the folds with two test domains"
             hint = f". {out}" if 0 < len(alone) < len(folds) and min(alone) >= needed else ""
             yield f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}{hint}"
+
+
+def _too_many_runs(asked: _Asked) -> Iterator[str]:
+    """Yield numbers of runs, and of evaluations of a run, that could not even be planned in reasonable time."""
+    request, setting, name = asked.request, asked.setting, asked.facts.name
+    try:
+        folds = len(asked.facts.folds(request.protocol))
+    except UserError:  # which the rules tell
+        return
+    runs = len(request.rows) * folds * len(request.trials) * len(request.hparams_seeds)
+    if runs > MOST_RUNS:
+        yield f"rows, folds, --n_trials and --n_hparams ask for {runs:,} runs on {name}, more than {MOST_RUNS:,}"
+    if setting.evaluations > _MOST_EVALUATIONS:
+        yield (
+            f"on {name} {setting.steps:,} steps with checkpoint_freq {setting.checkpoint_freq:,} are "
+            f"{setting.evaluations:,} evaluations, more than {_MOST_EVALUATIONS:,}"
+        )
 
 
 def _domains_needed(entry: Entry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:

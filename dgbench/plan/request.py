@@ -18,6 +18,10 @@ Values = Callable[[str, str, str, Setting, int, int], Part]
 """Kind and name of an entry, data set, its setting (resolved), hyperparameter seed, trial -> entry with its values."""
 
 
+MOST_RUNS = 1_000_000
+"""Of one request on one data set. Planning so many takes a minute; the largest published sweep has 58,800."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One `launch`: rows x data sets x folds x trials x hyperparameter seeds."""

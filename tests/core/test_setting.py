@@ -123,3 +123,4 @@ def test_weights_are_named_by_the_hash_of_their_file() -> None:
 def test_evaluation_steps_are_domainbeds(steps: int, freq: int) -> None:
     expected = [step for step in range(steps) if step % freq == 0 or step == steps - 1]
     assert list(Setting("x", steps=steps, checkpoint_freq=freq).evaluation_steps) == expected
+    assert Setting("x", steps=steps, checkpoint_freq=freq).evaluations == len(expected)

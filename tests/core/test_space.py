@@ -200,7 +200,6 @@ def test_a_whole_number_given_for_a_float_is_one() -> None:
         ("lr", "1", False),
         ("lr", float("nan"), False),
         ("lr", float("inf"), False),
-        ("lr", 10**400, False),
         ("size", 1, True),
         ("size", 1.0, False),
         ("size", True, False),
@@ -215,6 +214,13 @@ def test_types_of_values(name: str, value: object, fine: bool) -> None:
     spec = next(spec for spec in SPACE if spec.name == name)
     wrong = check_value(spec, value)
     assert wrong is None if fine else wrong == f"is {'an' if spec.type == 'int' else 'a'} {spec.type}, not {value!r}"
+
+
+def test_a_number_that_json_cannot_hold_is_refused() -> None:
+    by_name = {spec.name: spec for spec in SPACE}
+    assert check_value(by_name["size"], 2**63 - 1) is None
+    for name, value in (("size", 2**63), ("lr", -(2**63)), ("lr", 10**400)):
+        assert str(check_value(by_name[name], value)).startswith("must fit in 64 bits, not ")
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
@@ -263,7 +269,12 @@ def test_all_values_outside_of_what_the_fields_say_are_refused_at_once() -> None
         ("share", "U(0, 1.1)", "must lie in [0, 1), not 1.1"),
         ("share", "U(-0.1, 1)", "must lie in [0, 1), not -0.1"),
         ("heat", "U(0, 1)", None),
-        ("rho", "U(0, -1)", "must be at least 0, not -1.0"),
+        ("rho", "U(-1, 0)", "must be at least 0, not -1.0"),
+        ("rho", "U(1, 0)", "draws from 1 down to 0, which leaves nothing: write U(0, 1)"),
+        ("rho", "10^U(-3.5, -5)", "draws from -3.5 down to -5, which leaves nothing: write 10^U(-5, -3.5)"),
+        ("rho", "U(0.5, 0.5)", None),
+        ("rho", "10^U(0, 1000)", "is a float, which 10^U(0, 1000) does not give at its ends"),
+        ("width", "int U(1, 1e999)", "is an int, which int U(1, inf) does not give at its ends"),
         ("width", "int 2^U(0, 9)", None),
         ("width", "int 2^U(-1, 9)", "must be at least 1, not 0"),
         ("width", "U(1, 2)", "is an int, not 1.0"),

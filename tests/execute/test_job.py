@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,17 @@ def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypat
     assert execute(sweep, run) == TAKEN
     assert folder.failures() == []
     assert [record["step"] for record in records_of(folder)] == [0, 6]
+
+
+def test_a_method_that_ends_the_process_is_a_failure_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, run, folder = one(tmp_path)
+    monkeypatch.setattr(Training, "_step", lambda self, number, minibatch: sys.exit(0))
+    assert execute(sweep, run) == 1
+    (failure,) = folder.failures()
+    assert failure["error"] == "SystemExit: 0"
+    assert "sys.exit(0)" in failure["traceback"]
 
 
 def test_a_failure_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,47 +12,9 @@ import pytest
 
 from dgbench import cli, collect, sweep, train
 from dgbench.datasets._own import MAY_LACK
-from dgbench.launchers.reconcile import Sweep
+from tests.plan.conftest import Refused
 from tests.support.in_process import execute_all, sweep_of
 from tests.support.layouts import write_csv, write_folders, write_image
-
-Refused = Callable[..., list[str]]
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> Path:
-    """A folder that nobody made."""
-    return tmp_path / "new"
-
-
-@pytest.fixture
-def refused(new: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
-    """Launch with some flags; every line of what was said, having seen that it was refused and nothing written."""
-    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
-
-    def launch(*words: str, output_dir: Path = new) -> list[str]:
-        named = [word for word in ("--algorithms", "--datasets") if word in words or "--sweep" in words]
-        basic = {"--algorithms": ["ERM"], "--datasets": ["RotatedDigits"]}
-        missing = [part for flag, value in basic.items() if flag not in named for part in (flag, *value)]
-        before = files(output_dir)
-        code = cli.run(sweep.main, ["launch", *missing, *words, "--output_dir", str(output_dir)])
-        said = capsys.readouterr()
-        assert code == 2, said
-        assert not said.out or output_dir != new, "only a disk is found out once it is said what is launched"
-        assert files(output_dir) == before
-        lines = said.err.splitlines()
-        assert all(line.startswith("dgbench: error: ") for line in lines), said.err
-        return [line.removeprefix("dgbench: error: ") for line in lines]
-
-    return launch
-
-
-def files(folder: Path) -> dict[str, bytes] | None:
-    """All that a folder holds; None if there is none."""
-    if not folder.is_dir():
-        return None
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
 
 # -- names --------------------------------------------------------------------------------------------------------
 
@@ -279,7 +241,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 def test_a_read_only_disk_is_told(read_only: Path, refused: Refused) -> None:
     assert refused(output_dir=read_only) == [f"{read_only} can't be used: Read-only file system"]
     (line,) = refused(output_dir=read_only / "new")
-    assert line == f"--output_dir {read_only / 'new'} cannot be made: Read-only file system"
+    assert line == f"--output_dir {read_only / 'new'} can't be made: {read_only} can't be written to"
 
 
 def test_a_file_in_the_way_is_told(tmp_path: Path, refused: Refused) -> None:

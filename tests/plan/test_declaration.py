@@ -15,7 +15,7 @@ from dgbench.core.protocol import Explicit, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
-from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
+from dgbench.flags import add_options, asked_of, jobs_of, places_of, run_of, site_of
 from dgbench.plan.asking import KEYS, declare, open_facts, overlaid, read_sweep_file
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.plan.options import OPTIONS
@@ -186,7 +186,7 @@ def test_what_flags_say_of_the_machine(tmp_path: Path, monkeypatch: pytest.Monke
     assert site_of(given) == Site(
         data_dir=str(tmp_path / "d"), include=(str(tmp_path / "a.py"),), workers=2, save_models=True, device="cpu"
     )
-    assert refused(site_of, flags("--workers", "-1")) == ("--workers must be at least 0",)
+    assert refused(site_of, flags("--workers", "-1")) == ("--workers must be at least 0, not -1",)
 
 
 def test_places_that_have_moved_are_those_that_flags_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_places_that_have_moved_are_those_that_flags_give(tmp_path: Path, monkey
     }
     (tmp_path / "file").touch()
     (told,) = refused(places_of, flags("--cache_dir", "file/c"))
-    assert told == f"--cache_dir file/c can't be a folder: {tmp_path / 'file'} is a file"
+    assert told == f"--cache_dir file/c can't be: {tmp_path / 'file'} is a file"
 
 
 def test_an_options_value_has_a_place_in_its_part() -> None:
@@ -211,15 +211,16 @@ def test_an_options_value_has_a_place_in_its_part() -> None:
     assert names["site"] <= {field.name for field in dataclasses.fields(Site)}
     assert names["setting"] <= {field.name for field in dataclasses.fields(setting())}
     assert names["launch"] == jobs_of(flags()).keys()
+    assert names["run"] == run_of(flags()).keys()
     assert names["asked"] == KEYS.keys() - {"setting", "space"}
 
 
 def test_what_flags_say_of_the_launcher() -> None:
     assert jobs_of(flags("--jobs", "3")) == {"jobs": 3, "jobs_per_gpu": 1, "retries": 1}
     assert refused(jobs_of, flags("--jobs", "0", "--jobs-per-gpu", "0", "--retries", "-1")) == (
-        "--jobs must be at least 1",
-        "--jobs_per_gpu must be at least 1",
-        "--retries must be at least 0",
+        "--jobs must be at least 1, not 0",
+        "--jobs_per_gpu must be at least 1, not 0",
+        "--retries must be at least 0, not -1",
     )
 
 
