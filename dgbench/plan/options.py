@@ -73,7 +73,7 @@ SETTING = (
     Option("skip_bad_images", "site", bool, "leave out images that can't be decoded"),
     Option("allow_missing_classes", "site", bool, "take own data of which a domain lacks a class"),
     Option("exif", "site", str, "turn own images as their EXIF says (keep: as stored)", choices=("keep", "turn")),
-    Option("max_image_pixels", "site", int, "largest image (default: Pillow's limit)", "N", least=1),
+    Option("max_image_pixels", "site", int, "largest image (default: Pillow's limit)", "N", within="[1, inf)"),
     Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
     Option("save_predictions", "site", bool, "keep the logits of final models"),
 )

@@ -21,7 +21,7 @@ from dgbench.core.run import ALL_TRIALS, MODEL, Input, Part, Run
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.provenance import Provenance
-from dgbench.plan.refusals import refuse
+from dgbench.plan.refusals import refuse, refuse_too_many
 from dgbench.plan.request import Overrides, Request, Values, setting_below
 from dgbench.plan.unseen import seen_before
 
@@ -99,6 +99,7 @@ def plan(
     """
     settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
     changes = overrides or Overrides()
+    refuse_too_many(requests, facts, settings)
 
     @lru_cache(maxsize=100_000)
     def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> Part:

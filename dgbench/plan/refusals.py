@@ -44,6 +44,34 @@ _OF_SETTING: Mapping[tuple[str, Value, str], str] = {
 }
 """(Field of the setting, value, what that needs) -> the problem where it is lacking."""
 
+_MOST_EVALUATIONS = 100_000
+"""Of a run; each is a line of its records."""
+
+
+def refuse_too_many(
+    requests: Sequence[Request], facts: Mapping[str, DatasetFacts], settings: Mapping[str, Setting]
+) -> None:
+    """Refuse numbers of runs, and of evaluations of a run, that could not even be planned in reasonable time.
+
+    Comes first: all other refusals and the plan itself go through every draw. Arguments are as for `refuse`.
+    """
+    problems = Problems()
+    for request, name in ((asked, name) for asked in requests for name in asked.datasets):
+        folds, setting = 0, settings[name]
+        with suppress(UserError):  # a protocol that the data can't follow is for `refuse` to tell
+            folds = len(facts[name].folds(request.protocol))
+        runs = len(request.rows) * folds * len(request.trials) * len(request.hparams_seeds)
+        if runs > MOST_RUNS:
+            problems.add(
+                f"rows, folds, --n_trials and --n_hparams ask for {runs:,} runs on {name}, more than {MOST_RUNS:,}"
+            )
+        if setting.evaluations > _MOST_EVALUATIONS:
+            problems.add(
+                f"on {name} {setting.steps:,} steps with checkpoint_freq {setting.checkpoint_freq:,} are "
+                f"{setting.evaluations:,} evaluations, more than {_MOST_EVALUATIONS:,}"
+            )
+    problems.raise_if_any()
+
 
 def refuse(
     requests: Sequence[Request],
@@ -68,17 +96,8 @@ def refuse(
     for request in requests:
         for name in request.datasets:
             asked = _Asked(request, facts[name], settings[name], catalogue, values)
-            if too_many := list(
-                _too_many_runs(asked)
-            ):  # with which the rules, that go through all draws, would not end
-                for problem in too_many:
-                    problems.add(problem)
-            else:
-                _collect(problems, asked, _RULES)
+            _collect(problems, asked, _RULES)
     problems.raise_if_any()
-
-
-_MOST_EVALUATIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -158,23 +177,6 @@ def _too_few(asked: _Asked, folds: Sequence[Fold]) -> Iterator[str]:
             out = "--single_test_envs leaves out the folds with two test domains"
             hint = f". {out}" if 0 < len(alone) < len(folds) and min(alone) >= needed else ""
             yield f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}{hint}"
-
-
-def _too_many_runs(asked: _Asked) -> Iterator[str]:
-    """Yield numbers of runs, and of evaluations of a run, that could not even be planned in reasonable time."""
-    request, setting, name = asked.request, asked.setting, asked.facts.name
-    try:
-        folds = len(asked.facts.folds(request.protocol))
-    except UserError:  # which the rules tell
-        return
-    runs = len(request.rows) * folds * len(request.trials) * len(request.hparams_seeds)
-    if runs > MOST_RUNS:
-        yield f"rows, folds, --n_trials and --n_hparams ask for {runs:,} runs on {name}, more than {MOST_RUNS:,}"
-    if setting.evaluations > _MOST_EVALUATIONS:
-        yield (
-            f"on {name} {setting.steps:,} steps with checkpoint_freq {setting.checkpoint_freq:,} are "
-            f"{setting.evaluations:,} evaluations, more than {_MOST_EVALUATIONS:,}"
-        )
 
 
 def _domains_needed(entry: Entry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:
