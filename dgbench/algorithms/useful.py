@@ -28,11 +28,12 @@ class USEFUL(Algorithm):
     clustered in two, class by class, in evaluation mode and without augmentation; then training starts again from the
     initial weights, with a fresh optimizer.
 
-    What the paper leaves open: k-means takes the best of 10 starts by a fixed seed; a class without two
-    different logits is left as it is; the run's steps include those before the survey, so the steps after
-    it are fewer than ERM's, and a schedule of the learning rate goes on across it. Classes are pooled over domains, or
-    each domain's are clustered apart (`useful_groups`). Minibatches are of one size a domain, so copies shift weight
-    within a domain alone. The model that is selected may be one from before the survey. DomainBed has no USEFUL.
+    What the paper leaves open: k-means takes the best of 10 starts by a fixed seed, which may all miss the best split;
+    a class without two different logits is left as it is; the run's steps include those before the survey, so the steps
+    after it are fewer than ERM's, and a schedule of the learning rate goes on across it. Classes are pooled over
+    domains, or each domain's are clustered apart (`useful_groups`). Minibatches are of one size a domain, so copies
+    shift weight within a domain alone. The model that is selected may be one from before the survey. DomainBed has no
+    USEFUL.
     """
 
     card = AlgorithmCard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,17 +13,22 @@ from dgbench.core.space import Checked, hparam
 from dgbench.methods.average import RunningMean, Weights
 from dgbench.methods.merger import Member, Merger, Tools
 
+log = logging.getLogger(__name__)
+
+_LEAST = torch.finfo(torch.float32).tiny
+
 
 class FisherMerging(Merger):
     """theta = sum_m F_m theta_m / sum_m F_m in each parameter, F_m the diagonal of run m's Fisher information.
 
     Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022. F_m is the mean over training
     examples of the square of the gradient of log p(y | x); `normalise`: scaled to length 1, over all parameters
-    together, as in the authors' code and not in the paper's formula.
+    together, as in the authors' code and not in the paper's formula. No F_m counts less than `floor` times its length
+    (the authors scale it first); which share of the parameters that concerns is logged for each member.
 
     Departures from the authors' code: y is drawn once for each example from the model's predictions (theirs is the
     expectation over y); members weigh alike (theirs are weighed by a search on the test task); the floor holds for all
-    members, before the scaling, not for the target task's alone. What is no parameter is averaged plainly.
+    members, not for the target task's alone. What is no parameter is averaged plainly.
     """
 
     card = MergerCard(paper="Matena and Raffel, NeurIPS 2022", needs=("classes",))
@@ -34,7 +40,9 @@ class FisherMerging(Merger):
         examples: int = hparam(
             4096, help="training examples that each Fisher information is estimated on", within="[1, inf)"
         )
-        floor: float = hparam(1e-6, help="lowest Fisher information of a parameter", within="(0, inf)")
+        floor: float = hparam(
+            1e-6, help="lowest Fisher information of a parameter, by the length of that of all", within="(0, inf)"
+        )
         normalise: bool = hparam(True, help="scale each model's Fisher information to length 1")
 
     hparams: Hparams
@@ -46,11 +54,7 @@ class FisherMerging(Merger):
         for member in members:
             weights = member.load()
             plain.add(weights)
-            found = tools.fisher(weights, self.hparams.examples)
-            fisher = {name: tensor.clamp(min=self.hparams.floor) for name, tensor in found.items()}
-            if self.hparams.normalise:
-                length = torch.stack([tensor.norm() for tensor in fisher.values()]).norm()
-                fisher = {name: tensor / length for name, tensor in fisher.items()}
+            fisher = self._counted(member.run, tools.fisher(weights, self.hparams.examples))
             for name, tensor in fisher.items():
                 if name in total:
                     total[name] += tensor
@@ -58,6 +62,17 @@ class FisherMerging(Merger):
                 else:
                     total[name], mean[name] = tensor, weights[name].clone()
         return {**plain.mean, **mean}
+
+    def _counted(self, run: str, fisher: Weights) -> Weights:
+        """The Fisher information as it counts: at least the floor, and scaled."""
+        # Of a model that knows nothing of any parameter the least number stands for 0, and all count alike.
+        length = torch.stack([tensor.norm() for tensor in fisher.values()]).norm().clamp(min=_LEAST)
+        floor = (self.hparams.floor * length).clamp(min=_LEAST)
+        low = torch.stack([(tensor < floor).sum() for tensor in fisher.values()]).sum().item()
+        share = 100 * low / sum(tensor.numel() for tensor in fisher.values())
+        log.info("%s: %.1f %% of the parameters have the lowest Fisher information allowed", run, share)
+        scale = length if self.hparams.normalise else 1.0
+        return {name: tensor.clamp(min=floor) / scale for name, tensor in fisher.items()}
 
 
 class UBGM(Merger):

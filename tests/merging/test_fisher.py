@@ -108,10 +108,34 @@ def test_fisher_merging_by_its_formula() -> None:
     near(fisher_mean(scaled), fisher_mean(HESSIANS))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_models_that_fit_their_data_are_still_told_apart(normalise: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """All gradients of such a model are small; the floor is by their size, or Fisher's mean would be the plain one."""
+    small = [h * 1e-9 for h in HESSIANS]
+    with caplog.at_level("INFO"):
+        near(fisher_mean(small, normalise=normalise), fisher_mean(HESSIANS, normalise=normalise))
+    assert not torch.allclose(fisher_mean(small, normalise=normalise), MEAN)
+    assert [record.getMessage() for record in caplog.records][:COUNT] == [
+        f"run{i}: 0.0 % of the parameters have the lowest Fisher information allowed" for i in range(COUNT)
+    ]
+
+
+def test_the_share_at_the_floor_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Three of seven parameters tell so little beside the others that they count by the floor: 1e-2 of the length."""
+    hessian = torch.tensor([3.0, 4.0, 1e-3, 2e-3, 0.0, 1.0, 1.0], dtype=torch.float64)
+    length = hessian.norm()
+    floored = hessian.clamp(min=0.01 * length)
+    with caplog.at_level("INFO"):
+        found = fisher_mean([hessian, *HESSIANS[1:]], floor=0.01)
+    assert "run0: 42.9 % of the parameters" in caplog.text
+    others = [(h.clamp(min=0.01 * h.norm())) / h.norm() for h in HESSIANS[1:]]
+    near(found, weighted([floored / length, *others]))
+
+
 def test_the_floor_holds_where_nothing_is_known() -> None:
     near(fisher_mean(ZEROS), MEAN)
     near(fisher_mean(ZEROS, normalise=False), MEAN)
-    near(fisher_mean(HESSIANS, normalise=False, floor=1e6), MEAN)
+    near(fisher_mean(HESSIANS, floor=1e6), MEAN)
 
 
 @pytest.mark.parametrize("merger", [FisherMerging(FisherMerging.Hparams()), UBGM(UBGM.Hparams(initial_examples=0))])
