@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dgbench.networks.norms import batch_norms
+
 
 def use_batch_statistics(module: nn.Module) -> list[nn.Module]:
     """From now on batch norm normalises by the batch at hand, in evaluation mode too; returns all of it."""
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    norms = batch_norms(module)
     for norm in norms:
-        norm.track_running_stats = False
-        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    return list(norms)
+        if isinstance(norm, _BatchNorm):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        else:
+            norm.train()  # what it then remembers, it reads in evaluation alone
+    return norms
 
 
 def scales_and_shifts(norms: Iterable[nn.Module]) -> list[Tensor]:

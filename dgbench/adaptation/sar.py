@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
@@ -18,8 +17,7 @@ from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
 from dgbench.methods.ascent import displaced, gradient, of_length
 from dgbench.networks.network import Network
-
-_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+from dgbench.networks.norms import norms
 
 
 class SAR(Adapter):
@@ -28,9 +26,9 @@ class SAR(Adapter):
     Niu, Wu, Zhang, Wen, Chen, Zhao and Tan, "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023. g
     is the gradient of the mean over n with H(f(x_n; a)) < E0, E0 = margin * ln(classes); of these the second mean
     leaves out those that the climb has made unreliable. The running mean of the second mean, m <- 0.9 m + 0.1 H, below
-    `recovery` says that all is predicted alike: then all is as it was before the first batch. Batch, layer and group
-    norm learn, but for the top stages (`top`); batch norm normalises by the test batch. A batch is predicted before it
-    is learned from.
+    `recovery` says that all is predicted alike: then all is as it was before the first batch. Norms of every kind learn
+    (theirs: batch, layer and group norm), but for the top stages (`top`); batch norm normalises by the test batch. A
+    batch is predicted before it is learned from.
 
     Departures from the authors' code, which has these quirks: `recovery` is the literal 0.2 there, whatever is passed;
     after a recovery the running mean stays below, so that the next batches recover again, and the momentum of the
@@ -66,8 +64,8 @@ class SAR(Adapter):
         self._parameters = scales_and_shifts(_lower_norms(network, self.hparams.top))
         if not self._parameters:
             raise UserError(
-                "SAR learns the scales and shifts of batch, layer and group norm, and below its top this network has "
-                "none: train another backbone, such as resnet18, or lower SAR's top"
+                "SAR learns the scales and shifts of normalisation layers, and below its top this network has none: "
+                "train another backbone, such as resnet18, or lower SAR's top"
             )
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
         self._batches = Batches()
@@ -114,4 +112,5 @@ def _lower_norms(network: Network, top: float) -> list[nn.Module]:
         left = max(1, len(stages) - max(1, int(top * len(stages))))
         last = list(stages[left - 1].modules())[-1]
         parts = parts[: 1 + next(i for i, part in enumerate(parts) if part is last)]
-    return [part for part in parts if isinstance(part, _NORMS)]
+    lower = {id(part) for part in parts}
+    return [norm for norm in norms(network.featurizer) if id(norm) in lower]

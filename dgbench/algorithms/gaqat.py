@@ -36,7 +36,7 @@ class GAQAT(QTDoG):
         backwards=2.0,
         base=None,
         rehearsal={"q_steps": 3, "gaqat_interval": 4, "gaqat_threshold": 0.5},
-        needs=("feature_maps", "learning_features"),
+        needs=("convolutions", "learning_features"),
         experimental="interval, threshold and exact measure of disorder, when quantisation begins, what eps displaces",
     )
 

@@ -35,7 +35,7 @@ class MixStyle(Algorithm):
     card = AlgorithmCard(
         paper="Zhou et al., ICLR 2021",
         penalties=("mixstyle_p",),
-        needs=("feature_maps", NOT_COMPILED, Need("domains", when={"mixstyle_partner": "crossdomain"}, least=2)),
+        needs=("inner_maps", NOT_COMPILED, Need("domains", when={"mixstyle_partner": "crossdomain"}, least=2)),
     )
 
     @dataclass(frozen=True)

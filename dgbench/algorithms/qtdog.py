@@ -34,7 +34,7 @@ class QTDoG(Algorithm):
         paper="Javed et al., ICML 2025",
         base=None,
         rehearsal={"q_steps": 5},
-        needs=("feature_maps", "learning_features"),
+        needs=("convolutions", "learning_features"),
     )
 
     @dataclass(frozen=True)

@@ -89,12 +89,14 @@ class AlgorithmCard:
 
 NEEDS: Mapping[str, str] = {
     "feature_maps": "images and a convolutional backbone",
+    "inner_maps": "images and a convolutional backbone with maps of several positions before its last stage",
+    "convolutions": "images and a backbone with convolutions",
     "stages": "a backbone of which is known what passes between its stages",
     "linear_classifier": "a linear classifier",
     "random_classifier": "a classifier that starts at random",
     "learning_features": "a featurizer that learns",
     "batch_norm": "a network with batch norm",
-    "norm": "a network with batch, layer or group norm",
+    "norm": "a network with normalisation layers",
     "classes": "labels that are classes",
     "every_class": "every class in every domain",
     "images": "inputs that are images",

@@ -7,17 +7,18 @@ afresh on training minibatches.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.core.run import Run
 from dgbench.data.views import Minibatches, ViewData
 from dgbench.execute.context import Workbench
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
+from dgbench.networks.norms import remembering
 
 MINIBATCHES = 500
 """Minibatches to measure on, as SWAD's authors do; fewer in runs of fewer steps."""
@@ -42,24 +43,26 @@ def measured(module: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[
     Returns:
         The weights on the module's device; as they came if no batch norm is live.
     """
-    live = [(name, part) for name, part in module.named_modules() if _remembers(part) and part.training]
+    names: dict[nn.Module, str] = {part: name for name, part in module.named_modules()}
+    live: list[Any] = remembering(module)
     if not live:
         return dict(weights)
     device = next(module.parameters()).device
     found = {name: tensor.to(device) for name, tensor in weights.items()}
-    for name, norm in live:
-        for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-            found[f"{name}.{buffer}"] = torch.zeros_like(getattr(norm, buffer))
-    momenta = [norm.momentum for _, norm in live]
+    for norm in live:
+        for name, buffer in norm.named_buffers(recurse=False):
+            found[f"{names[norm]}.{name}"] = torch.zeros_like(buffer)
+    momenta = [norm.momentum for norm in live]
     module.eval()
     try:
-        for _, norm in live:
+        for norm in live:
             norm.train()
-            norm.momentum = None  # torch's way to say: the mean over all batches
-        for x in inputs:
+        for seen, x in enumerate(inputs):
+            for norm in live:
+                norm.momentum = 1 / (seen + 1)  # so that the mean over all batches is what remains
             functional_call(module, found, (x,), tie_weights=False)
     finally:
-        for (_, norm), momentum in zip(live, momenta, strict=True):
+        for norm, momentum in zip(live, momenta, strict=True):
             norm.momentum = momentum
         module.train()
     return found
@@ -70,7 +73,3 @@ def inputs_for(algorithm: Algorithm, data: ViewData, run: Run) -> Iterator[Tenso
     device = next(algorithm.parameters()).device
     for minibatch in Minibatches(data, run).between(0, min(MINIBATCHES, run.setting.steps), workers=0):
         yield torch.cat([algorithm.network.prepare(x.to(device)) for x, *_ in minibatch])
-
-
-def _remembers(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dgbench.core.cards import AlgorithmCard
@@ -24,6 +23,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
 from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import Network, build_network
+from dgbench.networks.norms import batch_norms
 
 
 class Batch(NamedTuple):
@@ -260,7 +260,7 @@ class Algorithm(nn.Module):
         domain apart, so that each has statistics of its own.
         """
         network = self.network
-        if any(isinstance(module, _BatchNorm) and module.training for module in network.featurizer.modules()):
+        if any(norm.training for norm in batch_norms(network.featurizer)):
             return [network.dropout(network.features(b.x)) for b in batches]
         features = network.dropout(network.features(torch.cat([b.x for b in batches])))
         return list(torch.split(features, [len(b.y) for b in batches]))

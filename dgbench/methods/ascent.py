@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.networks.norms import remembering
 
 
 def gradient(
@@ -115,7 +116,11 @@ def displaced(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> 
 @contextmanager
 def remembering_nothing(module: nn.Module) -> Iterator[None]:
     """Batch norm in training mode normalises as ever, but leaves its buffers alone, the count of batches included."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    live = remembering(module)
+    # What is none of torch's can't be told to: its buffers are put back.
+    others = [buffer for norm in live if not isinstance(norm, _BatchNorm) for buffer in norm.buffers(recurse=False)]
+    saved = [buffer.clone() for buffer in others]
+    norms = [norm for norm in live if isinstance(norm, _BatchNorm)]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -123,3 +128,5 @@ def remembering_nothing(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+        for buffer, before in zip(others, saved, strict=True):
+            buffer.copy_(before)

@@ -32,16 +32,19 @@ class Own(NamedTuple):
     """What methods may need of a network, of `cards.NEEDS`."""
     needs: tuple[Need, ...] = ()
     """What it needs of the setting."""
+    inner_maps_from: int = 0
+    """Least side of images with which it has `inner_maps`; 0: it never has."""
 
 
-_ANY = frozenset({"learning_features", "norm", "batch_norm", "feature_maps", "stages", EMBEDDING})
+_MAPS = frozenset({"feature_maps", "inner_maps", "convolutions"})
+_ANY = _MAPS | {"learning_features", "norm", "batch_norm", "stages", EMBEDDING}
 _FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features", "stages", EMBEDDING})
-_CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps"})
+_CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps", "convolutions"})
 OWN: Mapping[str, Own] = {
     "Linear": Own(_FLAT, frozenset({"stages", EMBEDDING})),
     "MLP": Own(_FLAT, _LEARNING),
-    "MNIST_CNN": _CONVOLUTIONAL,
-    "SmallCNN": _CONVOLUTIONAL,
+    "MNIST_CNN": _CONVOLUTIONAL._replace(inner_maps_from=3),
+    "SmallCNN": _CONVOLUTIONAL._replace(inner_maps_from=5),
     "GIN": Own(
         ("graphs",),
         _LEARNING | {"norm", "batch_norm"},
@@ -120,9 +123,11 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
     Raises `UserError` if it can't take them.
     """
     if name in OWN:
-        return _ANY - OWN[name].has
+        least = OWN[name].inner_maps_from
+        inner = {"inner_maps"} if least and min(input_shape[1:]) >= least else set()
+        return _ANY - OWN[name].has - inner
     if is_language_model(name):
-        return frozenset({"feature_maps", "batch_norm"})
+        return _MAPS | {"batch_norm"}
     return frozenset() if name in _LARGE.values() else timm_look(name, tuple(input_shape)).lacking
 
 
@@ -208,30 +213,35 @@ def timm_look(name: str, input_shape: tuple[int, ...]) -> Look:
         found = " x ".join(map(str, features.shape[1:]))
         raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
     infos = getattr(model, "feature_info", ())
-    stages = [_kind_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
+    stages = [_stage_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
     return Look(int(features.shape[1]), _lacking_of(model, stages))
 
 
-def _kind_of(output: Any, channels: int) -> str:
-    """`maps` of (B, C, H, W), `tokens` of (B, n, C), or nothing that methods know to read."""
+def _stage_of(output: Any, channels: int) -> tuple[str, int]:
+    """`maps` of (B, C, H, W), `tokens` of (B, n, C), or nothing that methods know to read; and how many positions."""
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) == 4 and shape[1] == channels:
-        return "maps"
-    return "tokens" if len(shape) == 3 and shape[2] == channels else ""
+        return "maps", shape[2] * shape[3]
+    return ("tokens", shape[1]) if len(shape) == 3 and shape[2] == channels else ("", 0)
 
 
-def _lacking_of(model: Any, stages: Sequence[str]) -> frozenset[str]:
+def _lacking_of(model: Any, stages: Sequence[tuple[str, int]]) -> frozenset[str]:
     from torch import nn
 
-    batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    norms = {
-        "batch_norm": any(isinstance(module, batch) for module in model.modules()),
-        "norm": any(isinstance(module, (*batch, nn.LayerNorm, nn.GroupNorm)) for module in model.modules()),
-        "feature_maps": bool(stages) and set(stages) == {"maps"},
-        "stages": bool(stages) and set(stages) <= {"maps", "tokens"},
+    from dgbench.networks.norms import batch_norms, norms
+
+    kinds = {kind for kind, _ in stages}
+    inner = [child for name, child in model.named_children() if name not in EMBEDDINGS]
+    has_all = {
+        "batch_norm": bool(batch_norms(model)),
+        "norm": bool(norms(model)),
+        "convolutions": any(isinstance(module, nn.Conv2d) for child in inner for module in child.modules()),
+        "feature_maps": kinds == {"maps"} and stages[0][1] > 1,
+        "inner_maps": kinds == {"maps"} and any(positions > 1 for _, positions in stages[1:-1] or stages[:-1]),
+        "stages": bool(kinds) and kinds <= {"maps", "tokens"},
         EMBEDDING: any(name in EMBEDDINGS for name, _ in model.named_children()),
     }
-    return frozenset(name for name, has in norms.items() if not has)
+    return frozenset(name for name, has in has_all.items() if not has)
 
 
 def _refused(name: str, input_shape: Sequence[int], why: str) -> str:

@@ -32,11 +32,11 @@ from dgbench.networks.builtin import classifier, mlp, mnist_cnn, small_cnn
 from dgbench.networks.graphs import gin
 from dgbench.networks.hub import timm_file
 from dgbench.networks.language import SequenceFeaturizer, language_model
+from dgbench.networks.norms import batch_norms
 from dgbench.networks.wheels import WHEELS, of_wheel
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What DomainBed normalises images by, whatever the network."""
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Network(nn.Module):
@@ -185,9 +185,8 @@ class Network(nn.Module):
         """Training mode, in which frozen batch norm goes on using its running statistics; its affine part learns."""
         super().train(mode)
         if mode and self.frozen_batch_norm:
-            for module in self.modules():
-                if isinstance(module, _BATCH_NORMS):
-                    module.eval()
+            for module in batch_norms(self):
+                module.eval()
         for module in self.frozen:
             module.eval()
         return self

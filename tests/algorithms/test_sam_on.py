@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.layers import RmsNorm, SimpleNorm
 from torch import nn
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sam import SAM
 from dgbench.algorithms.sam_on import SAMON
+from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import displacements, erm, gradient_at, gradient_of, step, train_alike
 
@@ -45,6 +47,8 @@ LAYERS = {
     "layer": nn.LayerNorm,
     "rms": lambda n: nn.RMSNorm(n, eps=1e-6),
     "group": lambda n: nn.GroupNorm(2, n),
+    "timm's rms": RmsNorm,
+    "timm's simple": SimpleNorm,
 }
 
 
@@ -72,18 +76,13 @@ def test_is_sam_where_there_is_nothing_but_normalisation(toy: SimpleNamespace) -
     train_alike(toy, *found)
 
 
-def test_without_normalisation_it_is_erm_in_one_pass(toy: SimpleNamespace) -> None:
-    train_alike(toy, toy.make(SAMON, dropout=0.5), toy.make(ERM, dropout=0.5), tolerance=0)
-    assert displacements(toy.make(SAMON), toy.batches(0)) == []
-
-
-def test_with_frozen_normalisation_it_is_erm(toy: SimpleNamespace) -> None:
-    found = []
-    for cls in (SAMON, ERM):
-        algorithm = toy.make(cls, norm="live")
-        algorithm.network.featurizer[1].requires_grad_(False)
-        found.append(algorithm)
-    train_alike(toy, *found, tolerance=0)
+def test_where_no_normalisation_learns_it_is_refused(toy: SimpleNamespace) -> None:
+    """Before anything is trained, by what the card needs; a network of a user's own at its first step."""
+    frozen = toy.make(SAMON, norm="live")
+    frozen.network.featurizer[1].requires_grad_(False)
+    for algorithm in (frozen, toy.make(SAMON)):
+        with pytest.raises(UserError, match="normalisation layers that learn, and this network has none"):
+            algorithm.update(toy.batches(0))
 
 
 def test_without_radius_it_is_erm(toy: SimpleNamespace) -> None:

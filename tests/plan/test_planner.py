@@ -370,14 +370,16 @@ def test_all_that_cannot_be_planned_is_told_at_once(make_plan: MakePlan) -> None
 
 def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(make_plan: MakePlan) -> None:
     assert problems(make_plan, "MixStyle", "ERM", input_kind="vectors", input_shape=(7,)) == (
-        "MixStyle needs images and a convolutional backbone, which it would not have on Toy",
+        "MixStyle needs images and a convolutional backbone with maps of several positions before its last stage, "
+        "which it would not have on Toy",
     )
     assert make_plan("MixStyle", how=setting(backbone="resnet18")).runs
     linear = {"input_kind": "vectors", "input_shape": (7,), "backbone": "Linear"}
     assert make_plan("ERM", **linear).runs[0].setting.backbone == "Linear"
     nothing_learns = "KNN needs a featurizer that learns, which it would not have on Toy"
     assert problems(make_plan, "MixStyle", "KNN", **linear) == (
-        "MixStyle needs images and a convolutional backbone, which it would not have on Toy",
+        "MixStyle needs images and a convolutional backbone with maps of several positions before its last stage, "
+        "which it would not have on Toy",
         nothing_learns,
     )
     assert problems(make_plan, "KNN", how=setting(freeze="featurizer")) == (nothing_learns,)
@@ -402,7 +404,7 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
         ("TENT", {}, {"backbone": "convnext_atto"}, " with adapts 'batch_norm' needs a network with batch norm"),
         ("TENT", {"adapts": "head"}, {"backbone": "convnext_atto"}, ""),
         ("BNAdapt", {}, {"backbone": "resnet18"}, ""),
-        ("SAR", {}, {"backbone": "vgg11"}, " needs a network with batch, layer or group norm"),
+        ("SAR", {}, {"backbone": "vgg11"}, " needs a network with normalisation layers"),
     ],
 )  # fmt: skip
 def test_what_can_not_follow_a_setting_is_refused_and_nothing_else(
