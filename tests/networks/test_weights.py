@@ -144,10 +144,10 @@ def test_files_that_are_no_tensors_are_told(tmp_path: Path) -> None:
     text.write_text("hello")
     assert "can't be read as tensors" in refused(text)[0]
     torch.save(nn.Linear(2, 2), tmp_path / "object.pth")
-    assert "can't be read as tensors (UnpicklingError: Weights only load failed" in refused(tmp_path / "object.pth")[0]
+    assert "object.pth holds Python objects ('torch.nn.modules.linear.Linear')" in refused(tmp_path / "object.pth")[0]
     torch.save({"lr": 3}, tmp_path / "number.pth")
     assert refused(tmp_path / "number.pth") == (
-        f"--backbone_weights {tmp_path / 'number.pth'} holds something else than named tensors",
+        f"--backbone_weights {tmp_path / 'number.pth'} holds no named tensors: it has the keys 'lr'",
     )
     with pytest.raises(UserError, match=r"gone\.pth can't be read: No such file"):
         sha256_of(tmp_path / "gone.pth")

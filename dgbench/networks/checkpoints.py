@@ -1,0 +1,160 @@
+"""Find a network's tensors in a checkpoint, however deep and under whatever names other projects nest them.
+
+A file is flattened to names with dots: the tensors of `{"teacher": {"backbone.conv1.weight": ...}}` become
+`teacher.backbone.conv1.weight`. A network's own names then say below which of them it lies: `teacher.backbone.`. So
+DINO, MoCo, WILDS, DomainBed, Lightning and whoever comes next need no table of their formats. Imports torch only inside
+functions, so that commands can name a file without it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbench.core.errors import UserError
+from dgbench.core.wording import grouped, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SECOND = {"student", "encoder_k", "momentum_encoder", "target_encoder", "target_network", "ema", "model_ema"}
+_SECOND |= {"state_dict_ema"}
+"""Words of networks that lie beside the one that is meant: a teacher's student, the slow copy of a fast network."""
+_CONTAINERS = ("state_dict", "model_state_dict", "model_dict", "model", "teacher", "algorithm")
+_WRAPPERS = (*_CONTAINERS, "module", "_orig_mod", "network", "backbone", "encoder")
+"""What a checkpoint is unpacked from where its names are not the network's own, so that these can't show the way.
+
+All tensors must lie below it; but of a container, what lies beside is no part of the network."""
+_COUNTS = "num_batches_tracked"
+_SHOWN = 8
+_TO_SAFE = (
+    "import sys, torch; t = lambda c: c.state_dict() if hasattr(c, 'state_dict') else {k: t(v) for k, v in c.items() "
+    "if hasattr(v, 'items') or hasattr(v, 'state_dict') or torch.is_tensor(v)} if hasattr(c, 'items') else c; "
+    "torch.save(t(torch.load(sys.argv[1], map_location='cpu', weights_only=False)), sys.argv[2])"
+)
+
+
+def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file, without unpickling objects.
+
+    Args:
+        content: Of the file: safetensors, or what `torch.save` wrote of tensors in mappings of any depth.
+        path: Where it is from, for its extension and for messages.
+
+    Returns:
+        Names with dots -> tensors.
+
+    Raises:
+        UserError: It can't be read, or holds other objects, with the way to a file that does not; or no tensors, with
+            the keys that it has.
+    """
+    import torch
+    from safetensors.torch import load
+
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load(content)
+        else:
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "eights only load failed" not in str(error):
+            raise _unreadable(path, error) from None
+        raise UserError(_with_objects(content, path)) from None
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    tensors = dict(_flat(found, ""))
+    if not tensors:
+        keys = f"it has the keys {_listed(map(str, found))}" if isinstance(found, Mapping) else f"it is {type(found)}"
+        raise UserError(f"--backbone_weights {path} holds no named tensors: {keys}")
+    return tensors
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    why = printable(str(error).partition("\n")[0])
+    return UserError(f"--backbone_weights {path} can't be read as tensors ({type(error).__name__}: {why})")
+
+
+def _with_objects(content: bytes, path: Path) -> str:
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        names = f" ({_listed(sorted(get_unsafe_globals_in_checkpoint(io.BytesIO(content))))})"
+    except Exception:  # files of old versions of torch can't be asked
+        names = ""
+    safe = path.with_name(f"{path.stem}-tensors.pth")
+    command = f'python -c "{_TO_SAFE}" {shlex.quote(str(path))} {shlex.quote(str(safe))}'
+    return (
+        f"--backbone_weights {path} holds Python objects{names}, which may run anybody's code when they are read. If "
+        f"you trust where it is from, write its tensors to a file that is safe, and give that: {command}"
+    )
+
+
+def _flat(found: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    if isinstance(found, torch.Tensor):
+        yield name, found
+    elif isinstance(found, Mapping):
+        for key, value in found.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+
+
+def unpacked(tensors: Mapping[str, Tensor], own: Iterable[str], source: str) -> dict[str, Tensor]:
+    """Return the tensors of one network by their names below the place where it lies; others are left out.
+
+    Args:
+        tensors: All of a file.
+        own: The names that the network's tensors have.
+        source: What to call the file.
+
+    Raises:
+        UserError: Several networks are there that differ, with their places.
+    """
+    places = _places(tensors, [name for name in own if not name.endswith(_COUNTS)])
+    first = [place for place in places if not _SECOND.intersection(place.split("."))] or places
+    found = [_below(tensors, place) for place in first]
+    if any(not _equal(found[0], other, own) for other in found[1:]):
+        raise UserError(f"{source} holds several networks, below {_listed(first)}: save one of them alone")
+    if found:
+        return found[0]
+    rest = dict(tensors)
+    while word := next((word for word in _WRAPPERS if _is_wrapped(rest, word)), None):
+        rest = _below(rest, f"{word}.")
+    return rest
+
+
+def _is_wrapped(names: Iterable[str], word: str) -> bool:
+    inside = [name.startswith(f"{word}.") for name in names]
+    return any(inside) if word in _CONTAINERS else bool(inside) and all(inside)
+
+
+def _places(tensors: Mapping[str, Tensor], own: Sequence[str]) -> list[str]:
+    """List the prefixes with which all names of a network are there."""
+    longest = max(own, key=len, default="")
+    ends = [name.removesuffix(longest) for name in tensors if longest and f".{name}".endswith(f".{longest}")]
+    return [place for place in ends if all(place + name in tensors for name in own)]
+
+
+def _below(tensors: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+    return {name.removeprefix(place): tensor for name, tensor in tensors.items() if name.startswith(place)}
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor], own: Iterable[str]) -> bool:
+    import torch
+
+    return all(torch.equal(one[name], other[name]) for name in own if name in one and name in other)
+
+
+def held(tensors: Mapping[str, Tensor]) -> str:
+    """Say what a file holds, by the first words of its names: `'head' (2 tensors), 'visual' (150 tensors)`."""
+    words = grouped((name.partition(".")[0], name) for name in tensors)
+    return ", ".join(f"{_listed([word])} ({len(names)} tensors)" for word, names in list(words.items())[:_SHOWN])
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [f"'{printable(name)}'" for name in names]
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
