@@ -107,6 +107,9 @@ def _dataset_facts(entry: Entry) -> Iterator[str]:
     classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
     shape = " x ".join(map(str, card.input_shape))
     yield f"{classes}; {card.input_kind} {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
+    if card.of_domainbed:
+        steps, every = (card.of_domainbed.get(name, getattr(card, name)) for name in ("steps", "checkpoint_freq"))
+        yield f"under the domainbed presets {steps} steps, evaluated every {every}"
     if card.parts or card.counts:
         yield f"examples: {_counts(card.parts or card.counts)}"
     for name, counts in card.generations.items():

@@ -252,7 +252,10 @@ class DatasetCard:
     traits: tuple[str, ...] = ()
     """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `from_scratch`, `sequences`, ..."""
     steps: int = 5001
+    """Those that papers on the data train for, which one may compare with."""
     checkpoint_freq: int = 300
+    of_domainbed: Mapping[str, int] = field(default_factory=dict)
+    """`steps` and `checkpoint_freq` under the `domainbed-*` presets, where DomainBed's are others."""
 
     def __post_init__(self) -> None:
         if self.input_kind not in INPUTS:

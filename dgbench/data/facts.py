@@ -42,6 +42,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         traits=card.traits,
         steps=card.steps,
         checkpoint_freq=card.checkpoint_freq,
+        of_domainbed=card.of_domainbed,
         fingerprint=dataset.fingerprint(),
         tested=card.tested,
         shared_identities=card.shared_identities,
@@ -80,6 +81,8 @@ class DatasetFacts:
     metric: str = "accuracy"
     task: str = "classification"
     input_kind: str = "images"
+    of_domainbed: Mapping[str, int] = field(default_factory=dict)
+    """`steps` and `checkpoint_freq` under the presets of DomainBed, where they are others."""
     outputs: int = 1
     """Logits of an example."""
     backbone: str = ""
@@ -183,7 +186,8 @@ def resolve_batch_norm(setting: Setting, facts: DatasetFacts) -> Setting:
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
     """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name,
     and how images are resized for it. Batch norm is live where there are no statistics that could be frozen."""
-    resolved = setting.for_dataset(facts.steps, facts.checkpoint_freq)
+    length = {"steps": facts.steps, "checkpoint_freq": facts.checkpoint_freq}
+    resolved = setting.for_dataset(**length | (dict(facts.of_domainbed) if setting.of_domainbed else {}))
     backbone = facts.network(setting.backbone)
     domains = setting.domains_per_step or facts.domains_per_step
     own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation

@@ -72,6 +72,7 @@ class WILDSCamelyon(WildsPooled):
             "hospital_4": 146_722,
         },
         folder="camelyon17_v1.0",
+        checkpoint_freq=100,
     )
     wilds_name = "camelyon17"
     files = ("metadata.csv",)

@@ -79,7 +79,9 @@ class DomainNet(ImageDataset):
         mirrors=("https://ai.bu.edu/M3SDA/", f"misc/{_LIST} in DomainBed's repository, for the list of duplicates"),
         note="586,575 images; the 596,006 of the archives hold duplicates, which `download` removes",
         folder="domain_net",
-        checkpoint_freq=1000,
+        steps=15_001,
+        checkpoint_freq=500,
+        of_domainbed={"steps": 5001, "checkpoint_freq": 1000},
     )
     archives = (
         Archive("clipart.zip", f"{_HOST}groundtruth/clipart.zip"),

@@ -77,6 +77,7 @@ class WILDSFMoW(WildsPooled):
         domains=("region_0", "region_1", "region_2", "region_3", "region_4", "region_5"),
         classes=tuple(_CLASSES.split()),
         folder="fmow_v1.1",
+        checkpoint_freq=100,
     )
     wilds_name = "fmow"
     files = _FILES
