@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench.core.errors import UserError
@@ -42,6 +45,23 @@ def _parse_gpus(listed: str) -> list[str]:
 def usable_cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def describe_processor() -> str:
+    """Name the processor and the vector extensions that torch computes with: `AMD EPYC (AVX2)`.
+
+    Sums are rounded in the order in which vector instructions take them, so the last digits of a run belong to this.
+    """
+    import torch  # see `check_precision`
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(named, "") or platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def check_precision(setting: Setting, device: torch.device) -> None:

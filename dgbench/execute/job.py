@@ -23,6 +23,7 @@ from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
 from dgbench.catalogue.entry import PACKAGE, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
+from dgbench.core.machine import describe_processor
 from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
@@ -56,6 +57,7 @@ def preload(wanted: dict[str, Any]) -> None:
         open_dataset(dataset, site, catalogue, *how).preload()
     versions()
     commit()
+    describe_processor()
 
 
 def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
@@ -116,6 +118,7 @@ def execute(bench: Workbench, lease: Lease, started: float) -> None:
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
     summary["weights"] = algorithm.network.started_from
+    summary["machine"] = describe_machine(bench.device)
     if sources:
         summary["sources"] = sources
     bench.folder.finish(summary)
@@ -134,6 +137,12 @@ def _as_imported(file: str) -> str:
     return source_of(Path(file))
 
 
+def describe_machine(device: torch.device) -> str:
+    """Name what computes a run: the processor with its vector extensions, and the GPU if one is used."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return describe_processor() + ("" if device.type == "cpu" else f", {gpu}")
+
+
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
     """Append times, host and device to `times.jsonl`: they differ between two executions, as records must not."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
@@ -142,6 +151,7 @@ def write_times(folder: RunFolder, started: float, device: torch.device) -> None
         "seconds": time.time() - started,
         "host": platform.node(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": describe_processor(),
         "threads": torch.get_num_threads(),
         "peak_bytes": peak,
     }

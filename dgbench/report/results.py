@@ -88,6 +88,8 @@ class Origin:
     """Data set -> fingerprint of its data."""
     versions: Counter[str] = field(default_factory=Counter)
     commits: Counter[str] = field(default_factory=Counter)
+    machines: Counter[str] = field(default_factory=Counter)
+    """Processor with its vector extensions, and GPU; runs of earlier versions don't say."""
     sources: dict[str, Counter[str]] = field(default_factory=dict)
     """Method -> file and hash of it, for methods that the package doesn't hold."""
     arguments: Mapping[str, Mapping[str, Counter[str]]] = field(default_factory=dict)
@@ -275,6 +277,8 @@ class _Reader:
         self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
         self.origin.commits[str(summary["commit"])] += 1
+        if machine := summary.get("machine"):
+            self.origin.machines[str(machine)] += 1
         for name, source in summary.get("sources", {}).items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}

@@ -43,6 +43,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "commit": "|".join(results.origin.commits),
         "methods from": ", ".join(f"{name}: {'|'.join(found)}" for name, found in results.origin.sources.items()),
         "run by": "|".join(results.origin.versions),
+        "on": "|".join(results.origin.machines),
         "collected by": f"dgbench {__version__}",
     }
     return {key: value for key, value in fields.items() if value}

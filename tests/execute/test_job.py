@@ -20,7 +20,7 @@ import torch
 
 from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
 from dgbench.core.errors import UserError
-from dgbench.core.machine import pick_device
+from dgbench.core.machine import describe_processor, pick_device
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, Run
 from dgbench.core.site import Site
@@ -70,10 +70,13 @@ def test_a_run_that_ends_well_says_what_it_was_made_with(tmp_path: Path) -> None
     assert summary["versions"] == versions()
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert summary["commit"] == commit()
+    assert summary["machine"] == describe_processor()
+    assert b"machine" not in (folder.path / "records.jsonl").read_bytes()
     assert not (folder.path / CHECKPOINT).exists()
     (times,) = [json.loads(line) for line in (folder.path / "times.jsonl").read_text().splitlines()]
     assert times["threads"] == 1
     assert times["device"] == "cpu"
+    assert times["processor"] == describe_processor()
     assert 0 < times["seconds"] < 600
 
 

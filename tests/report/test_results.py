@@ -14,6 +14,9 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut, SingleSource, View
 from dgbench.plan.planfile import FORMAT
 from dgbench.report.results import Candidate, Gap, Results, Series, read_results
+from dgbench.report.select import SELECTORS
+from dgbench.report.tables import build
+from dgbench.store.folder import RunFolder
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
@@ -54,6 +57,19 @@ def test_facts_of_the_sweep(tmp_path: Path) -> None:
     assert dict(results.origin.versions) == {"dgbench 0.1.0, torch 2.9": 36}
     assert dict(results.origin.commits) == {"abc1234": 36}
     assert results.notes == ()
+
+
+def test_processors_that_differ_are_told(tmp_path: Path) -> None:
+    table = OWN["make"](tmp_path, hparams=1, trials=1, protocol=LeaveOneDomainOut(pairs=False))
+    (before, _) = build(read_results(tmp_path), [SELECTORS["oracle"]]).tables
+    assert "on" not in before.signature, "runs of earlier versions don't say"
+    for run, machine in zip(table.runs, ("AMD EPYC (AVX2)", "Intel Xeon (AVX512), NVIDIA H200"), strict=False):
+        RunFolder(tmp_path, run.id).finish({**OWN["SUMMARY"], "machine": machine})
+    results = read_results(tmp_path)
+    assert dict(results.origin.machines) == {"AMD EPYC (AVX2)": 1, "Intel Xeon (AVX512), NVIDIA H200": 1}
+    (after, _) = build(results, [SELECTORS["oracle"]]).tables
+    assert after.signature["on"] == "AMD EPYC (AVX2)|Intel Xeon (AVX512), NVIDIA H200"
+    assert after.rows == before.rows
 
 
 def test_single_folds_are_reported_and_pairs_found(tmp_path: Path) -> None:
