@@ -66,7 +66,7 @@ class QTDoG(Algorithm):
             quantizer.start(convolution.weight)
         self.build_optimizers()
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
         """ERM's step."""
         if self.step == self.hparams.q_steps:
             self.begin()

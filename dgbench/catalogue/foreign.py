@@ -36,6 +36,7 @@ _NOT_FOLLOWED = (
     *("freeze", "classifier_init", "precision"),
 )
 """Fields of the setting that the class would have to know of."""
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _TYPES = {bool: "bool", int: "number", float: "number", str: "str"}
 """By what a default is, what other values are; registries that draw 0.5 where the default is 1 are common."""
 
@@ -159,10 +160,21 @@ def _check_contract(cls: Any, said: str) -> None:
         problems.append("is no torch.nn.Module")
     elif not accepts(cls, (1, 1, 1), 2, 3, {}):
         problems.append("must be made by (input_shape, num_classes, num_domains, hparams)")
-    if not problems and not (accepts(cls.update, cls, [], unlabeled=None) or accepts(cls.update, cls, [])):
-        problems.append(f"must have update(minibatches, unlabeled=None), not update{inspect.signature(cls.update)}")
+    if not problems and not accepts(cls.update, cls, []):
+        problems.append(_unlike_domainbeds(inspect.signature(cls.update)))
     if problems:
         raise UserError(*(f"{said}: a class for DomainBed {problem}" for problem in problems))
+
+
+def _unlike_domainbeds(update: inspect.Signature) -> str:
+    """Word why an `update` can't be called with labelled minibatches alone."""
+    needed = [p.name for p in list(update.parameters.values())[2:] if p.default is p.empty and p.kind not in _VARIADIC]
+    if any("unlabel" in name for name in needed):
+        return (
+            f"that needs unlabelled data of the test domain, update{update}, can't be run: no protocol shows them to "
+            "training yet. If it does without them too, have it say unlabeled=None"
+        )
+    return f"must have update(minibatches, unlabeled=None), not update{update}"
 
 
 def _hint(error: Exception, file: Path) -> str:

@@ -152,7 +152,7 @@ class Rehearsal:
             batches = self.batches(step)
             seed_everything(self.device, "rehearsal", step)
             self.algorithm.step = step
-            logged = self.algorithm.update(batches)
+            logged = self.algorithm.logged_update(batches)
             self.step = step + 1
             if step % _EVALUATE_EVERY == 0:
                 self.algorithm.validated(self.score()[1])

@@ -149,7 +149,7 @@ class Training:
         seed_everything(self.device, self.run.seed, step)
         algorithm.step = step
         algorithm.lr_scale = math.prod(average.lr_factor(step) for average in self._feeding_back())
-        for name, value in algorithm.update(batches).items():
+        for name, value in algorithm.logged_update(batches).items():
             progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
             progress.summed[name] = progress.summed.get(name, 0) + 1
         progress.step, progress.due = step + 1, step in self.evaluation_steps

@@ -10,8 +10,10 @@ the loop, the data, the random numbers, evaluation and saving; an algorithm neve
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -24,6 +26,8 @@ from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
 from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms
+
+log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -152,8 +156,11 @@ class Algorithm(nn.Module):
         """The scalar to minimise, given one minibatch of each training domain."""
         raise NotImplementedError(f"{type(self).__name__} must write loss() or update()")
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Change the model once; returns scalars worth logging, on the device (no `.item()` in a step)."""
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
+        """Change the model once; return scalars worth logging, on the device.
+
+        Numbers will do, as `loss.item()` gives them, but for each the step waits until the device has computed it.
+        """
         loss = self.loss(batches)
         self.descend(loss)
         return {"loss": loss.detach()}
@@ -267,6 +274,13 @@ class Algorithm(nn.Module):
 
     # What the engine calls.
 
+    def logged_update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Call `update`; return what it logs as tensors without a graph, also where it returns numbers."""
+        logged = self.update(batches)
+        if numbers := sorted(name for name, value in logged.items() if not isinstance(value, Tensor)):
+            _warn_of_numbers(type(self).__name__, ", ".join(numbers))
+        return {name: v.detach() if isinstance(v, Tensor) else torch.tensor(float(v)) for name, v in logged.items()}
+
     def training_state(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for `step` and the data."""
         return {
@@ -279,6 +293,15 @@ class Algorithm(nn.Module):
         self.load_state_dict(state["module"])
         for name, optimizer_state in state["optimizers"].items():
             getattr(self, name).load_state_dict(optimizer_state)
+
+
+@cache
+def _warn_of_numbers(method: str, names: str) -> None:
+    log.warning(
+        "update() of %s returns plain numbers (%s): each step waits for the device. Detached tensors would not",
+        method,
+        names,
+    )
 
 
 def _learning(parameters: Iterable[Any]) -> list[Any]:

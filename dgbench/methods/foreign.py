@@ -70,10 +70,12 @@ class Foreign(Algorithm):
     def build_optimizers(self) -> None:
         """The class has made its own."""
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One update of the class; what it returns are numbers."""
-        logged = self.inner.update([(batch.x, batch.y) for batch in batches], **self._more)
-        return {name: torch.as_tensor(value).detach().float() for name, value in logged.items()}
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
+        """Run one update of the class; return what it logs: tensors, or numbers as DomainBed's own do."""
+        logged: Mapping[str, Tensor | float] = self.inner.update(
+            [(batch.x, batch.y) for batch in batches], **self._more
+        )
+        return logged
 
     def forward(self, x: Tensor) -> Tensor:
         """What it predicts."""

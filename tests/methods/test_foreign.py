@@ -275,6 +275,14 @@ class OtherConstructor(Tilted):
     def __init__(self, input_shape, hparams):
         super().__init__(input_shape, 2, 2, hparams)
 
+class NeedsTarget(Tilted):
+    def update(self, minibatches, unlabeled):
+        return super().update(minibatches)
+
+class NeedsNamed(Tilted):
+    def update(self, minibatches, *, unlabelled_x):
+        return super().update(minibatches)
+
 class OtherUpdate(Tilted):
     def update(self, x, y, **kwargs):
         return {}
@@ -382,6 +390,11 @@ def test_its_file_is_included_as_well_as_others(fork: Path, tmp_path: Path) -> N
         ("NoModule", "a class for DomainBed is no torch.nn.Module"),
         ("OtherConstructor", "must be made by (input_shape, num_classes, num_domains, hparams)"),
         ("OtherUpdate", "must have update(minibatches, unlabeled=None), not update(self, x, y, **kwargs)"),
+        (
+            "NeedsTarget",
+            "that needs unlabelled data of the test domain, update(self, minibatches, unlabeled), can't be",
+        ),
+        ("NeedsNamed", "that needs unlabelled data of the test domain, update(self, minibatches, *, unlabelled_x), ca"),
     ],
 )
 def test_what_is_no_class_for_domainbed_is_refused(name: str, message: str, fork: Path) -> None:
