@@ -22,7 +22,6 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import Problems
 from dgbench.core.machine import usable_cores
-from dgbench.core.protocol import FixedSplit
 from dgbench.core.site import READING, Site
 from dgbench.flags import add_options, asked_of, run_of, site_of
 from dgbench.launchers.base import Slot
@@ -31,7 +30,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.options import DEVICE, ONE_RUN, SETTING
 from dgbench.report.render import text
 from dgbench.report.results import read_results
-from dgbench.report.select import TrainingDomain, ValidationDomain
+from dgbench.report.select import default_selectors
 from dgbench.report.tables import build
 from dgbench.store.folder import State
 from dgbench.store.lease import TAKEN
@@ -70,8 +69,8 @@ def main(argv: Sequence[str]) -> int:
         sweep.write()
         if not _execute(sweep, args.threads or usable_cores()):
             return 1
-    selector = ValidationDomain() if sweep.declaration.protocol == FixedSplit.name else TrainingDomain()
-    sys.stdout.write(text(build(read_results(sweep.root), [selector])))
+    results = read_results(sweep.root)
+    sys.stdout.write(text(build(results, default_selectors(results)[:1])))
     return 0
 
 

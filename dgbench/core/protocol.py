@@ -16,6 +16,8 @@ NEW = "new"
 """Part of a domain that is kept for the test: identities unseen in training, where all domains show the same ones."""
 TRAIN, ID_VAL, VAL, TEST = "train", "id_val", "val", "test"
 """Parts of a data set with splits of its own: unseen examples of the training domains are `id_val`."""
+VALIDATION = {"ood": VAL, "id": ID_VAL}
+"""What such data may be validated on -> the part: further domains, or the training domains."""
 
 
 @dataclass(frozen=True, order=True)
@@ -197,24 +199,29 @@ class Explicit:
 class FixedSplit:
     """The data set's own splits, each way of splitting it a fold. `only` restricts which of several are used.
 
-    Unlike elsewhere, what trains is a pool of many domains, and the further domains that are kept for validation are
-    meant to select: that is how these data sets' own tables are made.
+    Unlike elsewhere, what trains is a pool of many domains. Such data have two validation sets, of which all that is
+    chosen reads the same one: selection, averages, members, teachers, adapted models. `validation` says which: `ood`,
+    further domains, as these data sets' own tables are made; or `id`, unseen examples of the training domains.
     """
 
     only: tuple[str, ...] = ()
+    validation: str = "ood"
     name: ClassVar[str] = "fixed-split"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
         """Yield a fold for each way of splitting."""
         if not parts:
             raise UserError("the data set has no splits of its own")
+        if VALIDATION[self.validation] not in parts:
+            raise UserError(f"--validation {self.validation}: the data set has no such part ({', '.join(parts)})")
+        ood = self.validation == "ood"
         for domain in _chosen(self.only, domains):
             views = {part: (View(domain, part),) for part in parts}
             yield Fold(
                 held_out=(domain,),
                 train=views[TRAIN],
-                source_val=views.get(ID_VAL, ()),
-                target_val=views[VAL],
+                source_val=() if ood else views[ID_VAL],
+                target_val=views[VAL] if ood else (),
                 test=views[TEST],
             )
 

@@ -14,7 +14,15 @@ from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import check_precision, pick_device
-from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
+from dgbench.core.protocol import (
+    VALIDATION,
+    AllDomains,
+    Explicit,
+    FixedSplit,
+    LeaveOneDomainOut,
+    Protocol,
+    SingleSource,
+)
 from dgbench.core.setting import FIELD_NAMES, setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_undeclared, check_value
@@ -163,7 +171,12 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
         wrong = ", ".join(f"--{key}" for key in said)
         raise UserError(f"{', '.join(own)} can only be had in splits of their own: leave out {wrong}")
     if own:
-        return FixedSplit(only)
+        validation = asked.get("validation", FixedSplit.validation)
+        if validation not in VALIDATION:
+            raise UserError(unknown("--validation", validation, VALIDATION))
+        return FixedSplit(only, validation)
+    if "validation" in asked:
+        raise UserError(f"--validation is for data with splits of their own, which {', '.join(cards)} has not")
     if train or val or test:
         if only or not set(said) <= set(_FOLD):
             raise UserError(

@@ -43,6 +43,12 @@ class Declaration:
         """Return the name of its protocol; a sweep has one."""
         return self.requests[0].protocol.name
 
+    @property
+    def validation(self) -> str:
+        """Return what its data with splits of their own are validated on; empty for all other data."""
+        protocol = self.requests[0].protocol
+        return protocol.validation if isinstance(protocol, FixedSplit) else ""
+
     def plan(self, facts: Mapping[str, DatasetFacts], catalogue: Catalogue) -> Plan:
         """Plan everything that it requests."""
         return plan(self.requests, facts, self.setting, catalogue, self.overrides)
@@ -61,6 +67,9 @@ class Declaration:
             problems.add(f"{root} holds a sweep with other --hparams or space: use another folder")
         if self.protocol != other.protocol:
             problems.add(f"{root} holds a {self.protocol} sweep, not {other.protocol}: use another folder")
+        elif self.validation != other.validation:
+            here, asked = self.validation, other.validation
+            problems.add(f"{root} holds a sweep with --validation {here}, not {asked}: use another folder")
         problems.raise_if_any()
         return dataclasses.replace(self, requests=tuple(dict.fromkeys((*self.requests, *other.requests))))
 

@@ -64,6 +64,9 @@ SETTING = (
     Option("steps", "setting", int, "optimizer steps (default: the data set's own)"),
     Option("checkpoint_freq", "setting", int, "steps between evaluations", "STEPS"),
     Option("holdout_fraction", "setting", float, "share of a domain that validates (.2)", "SHARE"),
+    Option(
+        "validation", "asked", str, "own splits: validate on further domains (ood) or on those that train", "ood|id"
+    ),
     Option("evaluate", "setting", str, "selectors (what a selector may read), or all", "VIEWS"),
     Option("hparams", "asked", dict, 'fixed values: \'{"lr": 1e-3, "NAME": {...}}\'', "JSON"),
     Option("data_dir", "site", Path, "folder that holds the data sets"),

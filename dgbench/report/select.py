@@ -277,8 +277,8 @@ def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
 def default_selectors(results: Results) -> tuple[Selector, ...]:
     """Those of DomainBed's tables, and validation on further domains where the sweep has any.
 
-    Data sets with splits of their own are meant to be selected by those domains, which stand first, and have nothing
-    that leave-one-domain-out or an oracle could read.
+    Data sets with splits of their own have the one that reads what they are validated on, and nothing that
+    leave-one-domain-out or an oracle could read.
     """
     kept = ValidationDomain.name
     if results.protocol == FixedSplit.name:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeAlias
 
+from dgbench.core.protocol import VALIDATION, FixedSplit
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.version import __version__
 from dgbench.core.wording import grouped, ranges
@@ -21,6 +22,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "protocol": results.protocol,
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
+        "validation": _validation(results, datasets),
         "preset": results.preset,
         "beside the preset": ", ".join(results.provenance.asked),
         "trials": _trials(results, datasets, models),
@@ -47,6 +49,17 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "collected by": f"dgbench {__version__}",
     }
     return {key: value for key, value in fields.items() if value}
+
+
+def _validation(results: Results, datasets: Sequence[str]) -> str:
+    """Say which of the validation sets of data with splits of their own is read; nothing of other data."""
+    if results.protocol != FixedSplit.name:
+        return ""
+    folds = [results.folds[position] for dataset in datasets for position in results.reported(dataset)]
+    parts = {view.part for fold in folds for view in fold.validation}
+    read = " and ".join(f"{name} ({part})" for name, part in VALIDATION.items() if part in parts)
+    apart = any(fold.source_val and fold.target_val for fold in folds)  # of sweeps before there was one for all
+    return f"{read} for {'averages, members, teachers and adapters' if apart else 'all that is chosen'}"
 
 
 def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:

@@ -162,14 +162,23 @@ def test_a_fixed_split_is_a_fold_for_each_way_of_splitting() -> None:
     assert folds[1] == Fold(
         held_out=("B",),
         train=(View("B", "train"),),
-        source_val=(View("B", "id_val"),),
+        source_val=(),
         test=(View("B", "test"),),
         target_val=(View("B", "val"),),
     )
-    assert folds[1].validation == folds[1].source_val
+    assert folds[1].validation == folds[1].target_val
     (without,) = FixedSplit().folds(("official",), parts=("train", "val", "test"))
     assert without.source_val == ()
     assert without.validation == without.target_val == (View("official", "val"),)
+
+
+def test_a_fixed_split_is_validated_on_one_part_alone() -> None:
+    """What is not asked for is not even evaluated, so that nothing can choose by it."""
+    (fold,) = FixedSplit(validation="id").folds(("A",), parts=("train", "id_val", "val", "test"))
+    assert fold.validation == fold.source_val == (View("A", "id_val"),)
+    assert fold.evaluated == (View("A", "id_val"), View("A", "test"))
+    with pytest.raises(UserError, match=r"--validation id: the data set has no such part \(train, val, test\)"):
+        list(FixedSplit(validation="id").folds(("A",), parts=("train", "val", "test")))
 
 
 def test_data_with_and_without_splits_of_their_own_are_told_apart() -> None:

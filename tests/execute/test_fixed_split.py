@@ -76,17 +76,20 @@ def problems(tmp_path: Path, data_dir: Path, *rows: str, **more: Any) -> tuple[s
 @pytest.fixture(scope="module")
 def finished(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Camelyon17 by methods that know domains by number, with an average, a merger and an adapter."""
+    return execute_all(small_sweep(tmp_path_factory.mktemp("camelyon"), data_dir))
+
+
+def small_sweep(root: Path, data_dir: Path, **more: Any) -> Sweep:
     rows = ("ERM", "ERM+SWAD", "GroupDRO", "Fish", "ERM+DiWA", "ERM+T3A")
-    root = tmp_path_factory.mktemp("camelyon")
-    return execute_all(sweep_of(root, data_dir, *rows, n_hparams=2, n_trials=2, setting={"domains_per_step": 2}))
+    return sweep_of(root, data_dir, *rows, n_hparams=2, n_trials=2, setting={"domains_per_step": 2}, **more)
 
 
 def test_the_protocol_is_that_of_the_data_set(finished: Sweep) -> None:
     assert finished.declaration.protocol == FixedSplit.name
     (fold,) = {run.fold for run in finished.plan.runs}
     assert fold.held_out == ("official",)
-    assert [str(view) for view in fold.evaluated] == ["official/id_val", "official/val", "official/test"]
-    assert [str(view) for view in fold.validation] == ["official/id_val"]
+    assert [str(view) for view in fold.evaluated] == ["official/val", "official/test"]
+    assert [str(view) for view in fold.validation] == ["official/val"]
     assert all(run.setting.domains_per_step == 2 for run in finished.plan.runs)
 
 
@@ -119,7 +122,7 @@ def test_hospitals_are_the_training_domains(finished: Sweep, data_dir: Path) -> 
 def test_each_record_has_the_data_sets_own_metric(finished: Sweep) -> None:
     for run in finished.plan.runs:
         for record in records_of(finished.store.folder(run.id)):
-            assert set(record["views"]) == {"official/id_val", "official/val", "official/test"}
+            assert set(record["views"]) == {"official/val", "official/test"}
             for scores in record["views"].values():
                 assert scores["acc_avg"] == pytest.approx(scores["accuracy"])
 
@@ -142,7 +145,7 @@ def test_tables_select_on_val_first_and_say_what_they_measure(
     finished: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tables(finished, capsys)
-    assert [table["selector"] for table in report["tables"]] == ["validation-domain"] * 2 + ["training-domain"] * 2
+    assert [table["selector"] for table in report["tables"]] == ["validation-domain"] * 2
     assert report["absent"] == []
     table = report["tables"][0]
     assert table["columns"] == ["official", "Avg"]
@@ -158,7 +161,8 @@ def test_tables_select_on_val_first_and_say_what_they_measure(
         ]
         assert pick["score"] == record["views"]["official/test"]["acc_avg"]
         assert pick["value"] == record["views"]["official/val"]["acc_avg"]
-        assert pick["in_domain"] == record["views"]["official/id_val"]["acc_avg"]
+        assert pick["in_domain"] is None
+    assert table["signature"]["validation"] == "ood (val) for all that is chosen"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +177,67 @@ def test_tables_select_on_val_first_and_say_what_they_measure(
 )
 def test_what_cannot_be_had_is_refused(tmp_path: Path, data_dir: Path, more: dict[str, Any], problem: str) -> None:
     assert any(problem in told for told in problems(tmp_path, data_dir, "CORAL", **more))
+
+
+@pytest.mark.parametrize(("asked_for", "part"), [("ood", "val"), ("id", "id_val")])
+def test_all_that_is_chosen_is_chosen_by_the_one_part_that_is_asked_for(
+    asked_for: str, part: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The selector, the members of mergers, the best model that is adapted, a teacher, SWAD, what UDIM hears."""
+    rows = ("ERM+SWAD", "ERM+DiWA", "ERM+T3A", "KD", "Heard")
+    heard = tmp_path / "heard.py"
+    heard.write_text(HEARD)
+    site = Site(data_dir=str(data_dir), include=(str(TINY), str(heard)), device="cpu")
+    asked_of = asked(*rows, n_hparams=2, validation=asked_for)
+    sweep = prepare(tmp_path / "sweep", asked_of, site, Catalogue(site.include))
+    sweep.write()
+    execute_all(sweep)
+    view = f"official/{part}"
+    for run in sweep.plan.runs:
+        records = records_of(sweep.store.folder(run.id))
+        assert all(set(record["views"]) == {view, "official/test"} for record in records)
+        for predictor in sweep.plan.read_by_others.get(run.id, {}):
+            scores = [r["views"][view]["acc_avg"] for r in records if r["predictor"] == predictor]
+            assert find_model(sweep.store.folder(run.id).path, predictor, BEST).accuracy == max(scores)
+        if run.method.name == "Heard":
+            scores = [record["views"][view]["acc_avg"] for record in records]
+            assert [record["train"]["heard"] for record in records[1:]] == scores[:-1]
+    report = tables(sweep, capsys)
+    selector = {"ood": "validation-domain", "id": "training-domain"}[asked_for]
+    assert {table["selector"] for table in report["tables"]} == {selector}
+    assert report["tables"][0]["signature"]["validation"] == f"{asked_for} ({part}) for all that is chosen"
+
+
+HEARD = """
+import torch
+from dgbench import Algorithm, AlgorithmCard
+
+
+class Heard(Algorithm):
+    \"\"\"ERM that logs what it last heard of its validation.\"\"\"
+
+    card = AlgorithmCard(paper="none")
+    last = 0.0
+
+    def update(self, batches):
+        self.descend(self.joint_loss(batches))
+        return {"heard": torch.tensor(self.last, dtype=torch.float64)}
+
+    def validated(self, accuracy):
+        self.last = accuracy
+"""
+
+
+def test_what_is_validated_on_is_refused_where_it_can_not_be_had(data_dir: Path, tmp_path: Path) -> None:
+    assert problems(tmp_path, data_dir, "ERM", validation="out") == ("unknown --validation 'out': there are id, ood",)
+    told = problems(tmp_path, data_dir, "ERM", dataset="TinyComments", validation="id")
+    assert told == ("TinyComments: --validation id: the data set has no such part (train, val, test)",)
+    told = problems(tmp_path, data_dir, "ERM", dataset="TinyHospitals", validation="ood")
+    assert told == ("--validation is for data with splits of their own, which TinyHospitals has not",)
+    sweep_of(tmp_path, data_dir, "ERM")
+    assert problems(tmp_path, data_dir, "ERM", validation="id") == (
+        f"{tmp_path} holds a sweep with --validation ood, not id: use another folder",
+    )
 
 
 @pytest.fixture
@@ -272,12 +337,9 @@ def test_there_are_no_averages_over_different_metrics(
 ) -> None:
     sweep = sweep_of(tmp_path, data_dir, "ERM", datasets=["TinyCamelyon", "TinyComments"])
     report = tables(execute_all(sweep), capsys)
-    assert [table["dataset"] for table in report["tables"]] == ["TinyCamelyon", "TinyComments", "TinyCamelyon", None]
+    assert [table["dataset"] for table in report["tables"]] == ["TinyCamelyon", "TinyComments"]
     of = "TinyCamelyon acc_avg, TinyComments acc_wg"
-    assert report["absent"] == [
-        f"validation-domain: no averages over data sets of different metrics ({of})",
-        "training-domain on TinyComments: not available, the sweep keeps no validation parts of the training domains",
-    ]
+    assert report["absent"] == [f"validation-domain: no averages over data sets of different metrics ({of})"]
 
 
 def test_regression_is_trained_by_squared_error_and_folds_are_columns(
