@@ -5,6 +5,8 @@ An archive can write nothing outside the folder that it is unpacked to, no links
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import shutil
 import stat
@@ -18,11 +20,17 @@ from typing import IO
 from dgbench.core.cards import Archive
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
+from dgbench.core.wording import printable
 from dgbench.data.fetch import Unreachable, download_file, hash_of
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _RATIO = 100  # to which images and annotations are not packed, and bombs are
 _CHUNK = 1 << 20
+_SHOWN = 60  # letters of a name that is too long
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, RuntimeError),
+)
 _DEPTH = 4  # of folders in which an archive may wrap the data
 _ASIDE = "__MACOSX"  # what macOS packs beside the data
 
@@ -111,10 +119,22 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
             progress(f"bytes of {archive.name} unpacked", done, 0)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(f"{archive} holds two files of the same name, {error.filename}") from error
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
+        raise _damaged(archive, error) from error
+    except OSError as error:
+        if error.errno is None:  # of gzip and bz2, about what they read
+            raise _damaged(archive, error) from error
+        if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ):
+            raise
+        name = printable(os.path.relpath(error.filename, folder))
         raise UserError(
-            f"{archive} can't be unpacked ({error}): it is damaged or not an archive, get it again"
+            f"{archive} holds {name[:_SHOWN]!r}..., a name that this disk can't hold ({error.strerror}): unpack it "
+            "elsewhere, rename that, and give the folder"
         ) from error
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    return UserError(f"{archive} can't be unpacked ({error}): it is damaged or not an archive, get it again")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -139,6 +159,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if content is not None and not entry.name.startswith(_ASIDE):
                     with content:
                         yield entry.name, content
+            while tar.fileobj and tar.fileobj.read(_CHUNK):
+                pass  # behind the last file stands the checksum of all, which is looked at when it is reached
     else:
         raise UserError(f"{archive} is neither a zip nor a tar file: {_begin_of(archive)}")
 

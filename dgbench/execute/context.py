@@ -147,7 +147,7 @@ class Workbench:
         if self.run.setting.classifier_init == "linear_probe":
             from dgbench.execute.probe import fit_classifier  # scikit-learn takes a second to import
 
-            fit_classifier(network, self.data, self.run.fold, self.device)
+            fit_classifier(network, self.data, self.run.fold, self.device, self.interruptible)
 
 
 def open_workbench(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from itertools import repeat
+from threading import Thread
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,48 +20,94 @@ from torch import Tensor, nn
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import logits_of
+from dgbench.execute.evaluate import gathered, show
 from dgbench.networks.network import Network
+
+T = TypeVar("T")
 
 STRENGTHS = np.logspace(-7, 2, 10)
 """Inverse weights of the L2 penalty, tried from the strongest penalty to the weakest."""
 _ITERATIONS = 200
+_WAIT = 0.5
+"""Seconds between two looks at whether the run is to stop."""
 
 
-def fit_classifier(network: Network, data: ViewData, fold: Fold, device: torch.device) -> None:
+class Interruptible(Protocol):
+    """`Workbench.interruptible`: the parts of long work, before each of which a run may be stopped."""
+
+    def __call__(self, parts: Iterable[T], /) -> Iterator[T]:
+        """Yield the parts; raise `Stopped` if the run is to stop."""
+        ...
+
+
+def fit_classifier(
+    network: Network, data: ViewData, fold: Fold, device: torch.device, interruptible: Interruptible = iter
+) -> None:
     """Fit the linear classifier to all training examples, clean, in place: L2-penalised logistic regression.
 
     The penalty is chosen by mean accuracy over what training may watch; each fit starts from the one
     before. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
-    (they try 100 penalties). A class without a training example gets no weight and the lowest bias. Raises `UserError`
-    if the classifier is not linear.
+    (they try 100 penalties). A class without a training example gets no weight and the lowest bias.
+
+    Args:
+        network: Its featurizer is used as it is.
+        data: The run's views.
+        fold: Says which of them train, and which choose.
+        device: Where features are computed.
+        interruptible: What stops the run between batches and during a fit; nothing is written then.
+
+    Raises:
+        UserError: The classifier is not linear.
     """
     linear = network.classifier
     if not isinstance(linear, nn.Linear) or linear.in_features != network.num_features:
         raise UserError("classifier_init 'linear_probe' needs a linear classifier on the network's features")
-    x, y = _features(network, data, fold.train, device), np.concatenate([data.labels(view) for view in fold.train])
-    unseen = [(_features(network, data, [view], device), data.labels(view)) for view in fold.validation]
+    features = partial(_features, network, data, device=device, interruptible=interruptible)
+    x, y = features(fold.train), np.concatenate([data.labels(view) for view in fold.train])
+    unseen = [(features([view]), data.labels(view)) for view in fold.validation]
     model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best, chosen = -1.0, (np.empty(0), np.empty(0))
     for strength in STRENGTHS:
         model.C = float(strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # separable features have no optimum: the cap is one
-            model.fit(x, y)
+            _wait_for(partial(model.fit, x, y), interruptible)
         accuracy = float(np.mean([model.score(*view) for view in unseen]))
         if accuracy > best:
             best, chosen = accuracy, (model.coef_.copy(), model.intercept_.copy())
     _write(linear, *chosen, model.classes_)
 
 
-def _features(network: Network, data: ViewData, views: Sequence[View], device: torch.device) -> NDArray[np.float64]:
+def _wait_for(work: Callable[[], object], interruptible: Interruptible) -> None:
+    """Call `work` in a thread, and stop waiting for it when the run is to stop.
+
+    A fit may take minutes, and scikit-learn asks nobody in between. What is left of it ends with the process.
+    """
+    done = Future[object]()
+
+    def call() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    for _ in interruptible(repeat(None)):
+        if wait([done], _WAIT).done:
+            done.result()
+            return
+
+
+def _features(
+    network: Network, data: ViewData, views: Sequence[View], *, device: torch.device, interruptible: Interruptible
+) -> NDArray[np.float64]:
     """(n, num_features) of the views, one after the other."""
     network.eval()
 
     def features(x: Tensor) -> Tensor:
         return network.features(network.prepare(x))
 
-    found = [logits_of(features, data, view, device).numpy() for view in views]
+    found = [gathered(interruptible(show(features, data, view, device)), data.size(view)).numpy() for view in views]
     return np.concatenate(found).astype(np.float64)
 
 

@@ -52,6 +52,34 @@ def test_nothing_is_written_outside(suffix: str, name: str, tmp_path: Path) -> N
     assert contents(tmp_path / "deep") == {"out/a/1": b"1"}
 
 
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_a_name_that_no_disk_holds_is_told(suffix: str, tmp_path: Path) -> None:
+    long = "a/" + 300 * "n" + "/1.jpg"
+    archive = packed(tmp_path, suffix, {"a/0.jpg": b"0", long: b"1"})
+    with pytest.raises(UserError) as caught:
+        extract(archive, tmp_path / "out", silent)
+    (said,) = caught.value.problems
+    assert said.startswith(f"{archive} holds 'a/nnn")
+    assert "(File name too long): unpack it elsewhere" in said
+    assert len(said) < len(str(archive)) + 250
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_a_compressed_archive_with_a_wrong_byte_is_told(suffix: str, tmp_path: Path) -> None:
+    archive = tmp_path / f"x{suffix}"
+    with tarfile.open(archive, f"w:{suffix.rpartition('.')[2]}") as tar:
+        for number in range(3):
+            member = tarfile.TarInfo(f"{number}.bin")
+            content = os.urandom(700_000)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"can't be unpacked .*: it is damaged or not an archive"):
+        extract(archive, tmp_path / "out", silent)
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:

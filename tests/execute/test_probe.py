@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dgbench.core.errors import UserError
+from dgbench.execute.context import open_workbench
 from dgbench.execute.evaluate import mean_score
 from dgbench.execute.models import predict_with
 from dgbench.execute.probe import _write, fit_classifier
 from dgbench.execute.training import Training
+from dgbench.store.lease import Stopped
 from tests.support.in_process import CPU, records_of, scores_of, sweep_of, train, training_of
 
 
@@ -76,3 +82,43 @@ def test_two_classes_share_the_one_row() -> None:
 def test_a_classifier_of_three_layers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave out nonlinear_classifier"):
         training(tmp_path, nonlinear_classifier=True)
+
+
+def test_a_stop_is_heard_between_batches_and_while_a_fit_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = training(tmp_path)
+    before = [p.detach().clone() for p in found.algorithm.parameters()]
+    fitting, over = Event(), Event()
+
+    def endless(self: LogisticRegression, x: object, y: object) -> None:
+        fitting.set()
+        over.wait()
+
+    def stopping(parts: Iterable[Any]) -> Iterator[Any]:
+        for part in parts:
+            if fitting.is_set() or before_fit:
+                raise Stopped
+            yield part
+
+    monkeypatch.setattr(LogisticRegression, "fit", endless)
+    for before_fit in (False, True):
+        with pytest.raises(Stopped):
+            fit_classifier(found.algorithm.network, found.data, found.run.fold, CPU, stopping)
+        assert fitting.is_set() is not before_fit
+        over.set()
+        fitting.clear()
+    assert all(map(torch.equal, before, found.algorithm.parameters()))
+
+
+def test_the_stop_of_a_run_is_heard_in_its_probe(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "ERM", setting={"classifier_init": "linear_probe"})
+    folder = sweep.store.folder(sweep.plan.runs[0].id)
+    folder.create(sweep.plan.runs[0])
+    lease = folder.claim()
+    assert lease
+    with lease:
+        bench = open_workbench(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue, lease=lease)
+        lease._stop = True  # as its signal handlers set it
+        with pytest.raises(Stopped):
+            bench.algorithm(begin=True)
