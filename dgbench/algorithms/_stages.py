@@ -5,7 +5,7 @@ The style of a feature map is the mean and the standard deviation of each of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,18 @@ NOT_COMPILED = Need(
 @contextmanager
 def through_stages(network: Network, function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
     """Within the block the output x of stage i is replaced by `function(i, x)`; None keeps it."""
+    with through(network.stages, function):
+        yield
+
+
+@contextmanager
+def through(modules: Iterable[nn.Module], function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Within the block the output x of module i is replaced by `function(i, x)`; None keeps it."""
 
     def hook(i: int) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         return lambda _module, _inputs, x: function(i, x)
 
-    handles = [stage.register_forward_hook(hook(i)) for i, stage in enumerate(network.stages)]
+    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(modules)]
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._stages import through_stages
+from dgbench.algorithms._stages import through
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import remembering_nothing
 from dgbench.networks.network import Network
+from dgbench.networks.norms import batch_norms
 
 _EPS = 1e-5
 _INITIAL_VARIANCE = 0.1
+_STEMS = ("maxpool", "stem", "patch_embed")
+"""What timm calls the last module before the stages: ResNets, networks whose stem is one module, transformers."""
 
 
 class MIRO(Algorithm):
@@ -29,9 +34,13 @@ class MIRO(Algorithm):
     2022. f and f0 are a stage's outputs on the same inputs; the mean is over all their elements. s^2 = softplus(b) +
     1e-5, a number a channel, 0.1 at first, with a learning rate `lr_mult` times the network's.
 
-    Departures from the authors' code: the stages are those of the network at hand, stem first, so networks other than
-    their ResNet and RegNet work too, unpretrained ones included (f0 is then that of the random initial weights). The
-    paper's encoder of the mean is the identity, as there.
+    Stages are those of the authors' code, five: the stem, after its pooling where it pools (ResNets), and the four that
+    follow; of a transformer, whose blocks are alike, the patch embedding and the ends of each quarter of the blocks.
+
+    Departures from the authors' code: networks other than their ResNets, RegNet and ViT work too, with the stages that
+    timm lists (EfficientNets), a language model's layers as a transformer's blocks, or each layer (ours); unpretrained
+    ones included (f0 is then that of the random initial weights). Where batch norm is live, which theirs never is, f0
+    normalises by the minibatch as f does. The paper's encoder of the mean is the identity, as there.
     """
 
     card = AlgorithmCard(paper="Cha et al., ECCV 2022", forwards=2.0, penalties=("ld",), needs=("stages",))
@@ -70,7 +79,10 @@ class MIRO(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """One step, for two forward passes, one of them without gradient."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
-        with torch.no_grad():
+        # The same batch norm on both sides, so that a network that has not moved has no distance to itself.
+        for norm, own in zip(batch_norms(self.initial), batch_norms(self.network), strict=True):
+            norm.train(own.training)
+        with torch.no_grad(), remembering_nothing(self.initial):
             _, old = staged(self.initial, x)
         features, new = staged(self.network, x)
         nll = self.criterion(self.network.classifier(self.network.dropout(features)), y)
@@ -82,15 +94,39 @@ class MIRO(Algorithm):
 
 
 def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The features, and what each stage put out on the way, in their order."""
+    """Return the features, and what each of the `hooked` modules put out on the way, in their order."""
     maps: dict[int, Tensor] = {}
 
     def keep(i: int, stage: Tensor) -> None:
         maps[i] = stage
 
-    with through_stages(network, keep):
+    with through(hooked(network), keep):
         features = network.features(x)
+    # Some patch embeddings give (B, H, W, C), which are tokens in rows.
+    if maps[0].dim() == 4 and maps[len(maps) - 1].dim() == 3:
+        width = maps[len(maps) - 1].shape[2]
+        maps[0] = maps[0].flatten(1, 2) if maps[0].shape[3] == width else maps[0]
     return features, [maps[i] for i in range(len(maps))]
+
+
+def hooked(network: Network) -> list[nn.Module]:
+    """Return the modules whose outputs count: a stem and four stages where the network has such."""
+    stages, featurizer = network.stages, network.featurizer
+    infos: Any = getattr(featurizer, "feature_info", None)
+    if infos is None:
+        return stages
+    blocks_alike = len({(info.get("num_chs"), info.get("reduction")) for info in infos}) == 1
+    if blocks_alike and len(stages) > 4:
+        stages = [stages[math.ceil(len(stages) * quarter / 4) - 1] for quarter in range(1, 5)]
+    children = dict(featurizer.named_children())
+    name = next((name for name in _STEMS if name in children), "")
+    if not name:
+        tokens = [part for part in featurizer.modules() if isinstance(part, nn.Embedding)]
+        return [*tokens[:1], *stages] if blocks_alike else stages
+    order, first = list(children), infos[0]["module"].partition(".")[0]
+    if order.index(name) >= order.index(first):
+        return [children[name], *stages[1:]]
+    return [children[name], *stages] if blocks_alike or len(stages) == 4 else stages
 
 
 def _channel_axis(x: Tensor) -> int:
