@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dgbench.catalogue.entry import Entry, import_source
+from dgbench.catalogue.foreign_reads import surely_read
 from dgbench.core.cards import AlgorithmCard
-from dgbench.core.errors import UserError
+from dgbench.core.errors import Problems, UserError
 from dgbench.core.seeding import hparams_stream
 from dgbench.core.setting import PRESETS, Setting
 from dgbench.core.space import Draw, HparamSpec, Space, Value, resolve
@@ -47,6 +48,12 @@ class ForeignEntry(Entry):
 
     registry: str
     """Dotted name of its fork's registry of hyperparameters; empty if there is none, and then any name will do."""
+    asked_as: str
+    """The name by which the registry is asked: its own, or that of the fork's class that it inherits from."""
+    inherits: bool
+    """Whether the registry is that of a base class, which can't know what is added."""
+    reads: tuple[str, ...]
+    """Hyperparameters that it is sure to read."""
 
     features: ClassVar[bool] = False
 
@@ -60,8 +67,8 @@ class ForeignEntry(Entry):
 
     @property
     def open(self) -> bool:
-        """Without a registry, what `--hparams` says is all there is."""
-        return not self.registry
+        """Whether it takes names that its registry lacks: without one, or where it reads more than its base class."""
+        return not self.registry or self.inherits
 
     def resolve(
         self,
@@ -74,15 +81,23 @@ class ForeignEntry(Entry):
         draws: Mapping[str, Draw],
     ) -> dict[str, Value]:
         """What the fork draws for that data set by DomainBed's rule, then `draws`, then `fixed`."""
-        space = _space(_ask(self.registry, self.name, dataset, hparams_seed, trial)) if self.registry else ()
+        space = _space(_ask(self.registry, self.asked_as, dataset, hparams_seed, trial)) if self.registry else ()
         values = {**resolve(space, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws), **fixed}
+        problems = Problems()
         batch_size = values.get("batch_size")
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             why = "" if self.registry else f"; {self.file} has no {REGISTRY}, so all that it reads must be given"
-            raise UserError(
+            problems.add(
                 f"{self.name} needs batch_size, a whole number of examples of each domain, not {batch_size!r}: "
                 f'add --hparams \'{{"{self.name}": {{"batch_size": 32}}}}\'{why}'
             )
+        if missing := [name for name in self.reads if name not in values and name != "batch_size"]:
+            given = ", ".join(f'"{name}": ...' for name in missing)
+            problems.add(
+                f"{self.name} reads {', '.join(missing)}, and nothing gives {'it' if len(missing) == 1 else 'them'} a "
+                f"value: add --hparams '{{\"{self.name}\": {{{given}}}}}'"
+            )
+        problems.raise_if_any()
         return values
 
     def refusals(self, setting: Setting) -> Iterator[str]:
@@ -100,10 +115,14 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
     """The entry of a class of a file; raises `UserError` if it or its fork is not what it should be."""
     module = _module_of(file, name)
     cls = _foreign_class(module, file, name)
-    registry = _registry_of(module, file)
-    space = _space(_ask(registry, name, _LISTED_FOR, 0, 0)) if registry else ()
+    own = _registry_of(module, file)
+    registry, asked_as = (own, name) if own else _inherited_registry(cls)
+    space = _space(_ask(registry, asked_as, _LISTED_FOR, 0, 0)) if registry else ()
+    of = "" if own else f" for {asked_as}"
     source = f"written for DomainBed, {file}; hyperparameters " + (
-        f"as {registry} has and draws them, here those of large images" if registry else "are those of --hparams alone"
+        f"as {registry} has and draws them{of}, here those of large images"
+        if registry
+        else "are those of --hparams alone"
     )
     return ForeignEntry(
         kind="algorithm",
@@ -115,6 +134,9 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
         checks=False,
         card=card_of(source),
         registry=registry,
+        asked_as=asked_as,
+        inherits=bool(registry) and not own,
+        reads=surely_read(cls),
     )
 
 
@@ -211,6 +233,15 @@ def _registry_of(module: str, file: Path) -> str:
         if module and (folder / f"{REGISTRY}.py").is_file() and (depth or not packages):
             return ".".join((*packages[:depth], REGISTRY))
     return ""
+
+
+def _inherited_registry(cls: type) -> tuple[str, str]:
+    """Find the registry of the nearest base class that has one, and its name there; both empty if none has."""
+    for base in cls.__mro__[1:]:
+        source = getattr(sys.modules.get(base.__module__), "__file__", None)
+        if source and (registry := _registry_of(base.__module__, Path(source))):
+            return registry, base.__name__
+    return "", ""
 
 
 def _ask(registry: str, algorithm: str, dataset: str, hparams_seed: int, trial: int) -> dict[str, Value]:

@@ -20,6 +20,7 @@ import torch
 from dgbench import check, cli, train
 from dgbench import list as list_command
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.foreign_reads import surely_read
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.seeding import seed_hash
@@ -486,6 +487,67 @@ def test_values_are_those_that_domainbeds_rule_draws_from_the_registry(fork: Pat
         assert run == type(run).from_json(json.loads(json.dumps(run.to_json())))
     assert len({run.method.hparams["lr"] for run in found.plan.runs}) == 5
     assert found.plan.runs[0].method.hparams["lr"] == 1e-3
+
+
+HEIR = """
+import torch
+from myfork.algorithms import Tilted
+
+class Heir(Tilted):
+    def __init__(self, input_shape, num_classes, num_domains, hparams):
+        super().__init__(input_shape, num_classes, num_domains, hparams)
+        self.margin = hparams["margin"]
+
+    def update(self, minibatches, unlabeled=None):
+        logged = super().update(minibatches)
+        return {**logged, "margin": self.margin, "warmth": self.hparams["warmth"]}
+
+class Child(Tilted):
+    pass
+"""
+
+
+def test_a_class_that_inherits_from_a_forks_has_the_forks_registry(fork: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "own", {"algorithms.py": HEIR})
+    entry = Catalogue([f"{file}:Child"]).get("algorithm", "Child")
+    assert {spec.name for spec in entry.space} >= {"tilt", "widths", "lr", "batch_size"}
+    assert "as myfork.hparams_registry has and draws them for Tilted" in entry.card.paper
+    asked = {"n_hparams": 2, "n_trials": 2, "hparams": {"batch_size": 16}}
+    found = sweep(tmp_path / "s", file, "Child", **asked)
+    theirs = sweep(tmp_path / "t", fork, "Tilted", **asked)
+    for mine, other in zip(found.plan.runs, theirs.plan.runs, strict=True):
+        assert mine.method.hparams == other.method.hparams
+    execute_all(found)
+    execute_all(theirs)
+    for mine, other in zip(found.plan.runs, theirs.plan.runs, strict=True):
+        assert records_of(found.store.folder(mine.id)) == records_of(theirs.store.folder(other.id))
+
+
+def test_everything_that_has_no_value_is_named_at_once(fork: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "own", {"algorithms.py": HEIR})
+    with pytest.raises(UserError) as caught:
+        sweep(tmp_path / "s", file, "Heir")
+    assert caught.value.problems == (
+        "Heir reads margin, warmth, and nothing gives them a value: "
+        'add --hparams \'{"Heir": {"margin": ..., "warmth": ...}}\'',
+    )
+    own = {"Heir": {"margin": 2, "warmth": 0.5}}
+    (run,) = execute_all(found := sweep(tmp_path / "s", file, "Heir", hparams=own)).plan.runs
+    assert records_of(found.store.folder(run.id))[-1]["train"]["warmth"] == 0.5
+
+
+def test_without_a_registry_too_everything_that_has_no_value_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "lone", {"algorithms.py": LONE})
+    with pytest.raises(UserError) as caught:
+        sweep(tmp_path / "s", file, "Lone", hparams={"Lone": {"batch_size": 0}})
+    first, second = caught.value.problems
+    assert first.startswith("Lone needs batch_size, a whole number")
+    assert second == 'Lone reads lr, and nothing gives it a value: add --hparams \'{"Lone": {"lr": ...}}\''
+
+
+def test_only_what_is_read_for_certain_is_asked_for(fork: Path) -> None:
+    algorithms = importlib.import_module("myfork.algorithms")
+    assert surely_read(algorithms.Tilted) == ("resnet_dropout", "lr", "weight_decay", "tilt")
 
 
 def test_what_is_fixed_or_drawn_otherwise_holds(fork: Path, tmp_path: Path) -> None:
