@@ -9,13 +9,12 @@ command has its own; in one that is named, another command adds to it.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
@@ -23,6 +22,7 @@ from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import Problems
 from dgbench.core.machine import usable_cores
 from dgbench.core.site import READING, Site
+from dgbench.core.wording import printable
 from dgbench.flags import add_options, asked_of, run_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     with redirect_stdout(sys.stderr):
         sweep = _asked(args)
-        folds = dict.fromkeys(f"{', '.join(run.fold.held_out)} of {run.dataset}" for run in sweep.plan.runs)
+        folds = dict.fromkeys(
+            f"{', '.join(map(printable, run.fold.held_out))} of {run.dataset}" for run in sweep.plan.runs
+        )
         print(f"held out: {'; '.join(folds)}\noutput folder: {sweep.root}", *sweep.remarks(), sep="\n")
         sweep.fetch()
         sweep.write()
@@ -109,7 +111,8 @@ def _digest(asked: Mapping[str, Any], site: Site) -> str:
     """Hash a command's request, the files that it includes and how it reads data: each has a folder of its own."""
     reading = {name: value for name in READING if (value := getattr(site, name))}
     said = [asked, site.include, *([reading] if reading else [])]
-    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+    # Not by orjson: paths that are no UTF-8 are refused later, with all else that is wrong.
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:

@@ -6,20 +6,28 @@ import os
 from pathlib import Path
 
 from dgbench.core.errors import UserError
+from dgbench.core.wording import printable
 
 
 def check_path(path: str | Path, what: str) -> None:
-    """Refuse a path at which no file can be: a name that is too long, a folder on the way that is a file.
+    """Refuse a path at which no file can be (a name too long, a file in the way), or that is no UTF-8.
+
+    A sweep's files name the paths that it needs, and are JSON.
 
     Args:
         path: As typed. That there is nothing is for its reader to judge.
         what: The flag, to begin the message.
 
     Raises:
-        UserError: The system says that no such path can be looked at, and why.
+        UserError: The path is no UTF-8, or the system says that no such path can be looked at, and why.
     """
     try:
+        for whole in (os.path.abspath(path), os.path.realpath(path)):
+            if any("\udc80" <= char <= "\udcff" for char in whole):  # as Python reads bytes that are no UTF-8
+                raise UserError(f"{what} {printable(whole)} is no UTF-8: rename what is called so")
         os.lstat(path)
+    except UserError:
+        raise
     except FileNotFoundError:
         return
     except NotADirectoryError:

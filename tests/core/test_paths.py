@@ -29,6 +29,20 @@ def test_a_path_that_can_not_be_is_refused_with_the_reason(tmp_path: Path) -> No
             check_path(path, "--flag")
 
 
+def test_a_path_that_is_no_utf8_is_refused_wherever_that_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    foreign.mkdir()
+    (tmp_path / "link").symlink_to(foreign)
+    for path in (foreign / "new", tmp_path / "link"):
+        with pytest.raises(UserError, match=r"--flag .*/caf\\xe9.* is no UTF-8: rename what is called so"):
+            check_path(path, "--flag")
+    monkeypatch.chdir(foreign)
+    with pytest.raises(UserError, match=r"caf\\xe9/new is no UTF-8"):
+        check_path("new", "--flag")
+
+
 def test_a_folder_that_can_not_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"--flag {tmp_path}/file can't be a folder: it is a file"):
