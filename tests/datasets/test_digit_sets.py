@@ -13,9 +13,9 @@ from dgbench.core.errors import UserError
 from dgbench.data.fetch import Unreachable
 from dgbench.data.splits import split_by_identity
 from dgbench.datasets import _fonts
-from dgbench.datasets._digits import sklearn_digits
+from dgbench.datasets._digits import enlarged, sklearn_digits
 from dgbench.datasets._fonts import FONTS, TILTS, digits_of
-from dgbench.datasets.digits import Digits, enlarged, mnist_of
+from dgbench.datasets.digits import Digits, mnist_of
 from tests.datasets.npm_packages import silent, write_package
 
 COUNTS = [1, 2, 0, 1, 1, 1, 1, 1, 1, 1]

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import rotate
 from dgbench import cli, download
 from dgbench.core.cards import Archive, DatasetCard
 from dgbench.core.errors import UserError
-from dgbench.datasets._digits import sklearn_digits
+from dgbench.datasets._digits import enlarged, sklearn_digits
 from dgbench.datasets.colored import ColoredDigits, ColoredMNIST, colored
 from dgbench.datasets.rotated import RotatedDigits, RotatedMNIST, rotated
 from tests.support.layouts import idx_bytes, write_mnist
@@ -237,9 +237,31 @@ def test_a_file_that_is_no_gzip_is_named(tmp_path: Path) -> None:
         RotatedMNIST(data_dir=tmp_path)
 
 
-def test_another_image_size_is_refused() -> None:
-    with pytest.raises(UserError, match="RotatedDigits has images of 8 x 8 pixels and no other size"):
-        RotatedDigits(image_size=28)
+@pytest.mark.parametrize(("cls", "channels"), [(RotatedDigits, 1), (ColoredDigits, 2)])
+@pytest.mark.parametrize("side", [28, 64])
+def test_scikit_learns_digits_are_enlarged_on_request(
+    cls: type[RotatedDigits | ColoredDigits], channels: int, side: int
+) -> None:
+    small, large = cls(), cls(image_size=side)
+    large.preload()
+    domain = large.domains[0]
+    few, many = small.examples(domain, 3), large.examples(domain, 3)
+    assert large.input_shape == (channels, side, side)
+    assert len(many.labels) == large.counts()[0]
+    assert np.array_equal(few.labels, many.labels)
+    assert large.fingerprint() != small.fingerprint()
+    positions = np.arange(9)
+    pairs = zip(few.batch(positions, None), many.batch(positions, None), strict=True)
+    for before, after in pairs:  # not turned, or in one of two channels
+        assert after.shape == (channels, side, side)
+        assert np.array_equal(after.sum(0), enlarged(before.sum(0).astype(np.uint8), side))
+
+
+def test_image_sizes_that_digits_do_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="RotatedDigits has images of 8 x 8 pixels, or enlarged to 16 x 16 and more"):
+        RotatedDigits(image_size=12)
+    with pytest.raises(UserError, match="RotatedMNIST has images of 28 x 28 pixels and no other size"):
+        RotatedMNIST(data_dir=tmp_path, image_size=64)
 
 
 def test_all_rotated_digits_are_made_in_80_ms_of_cpu() -> None:

@@ -523,6 +523,21 @@ def test_a_class_that_inherits_from_a_forks_has_the_forks_registry(fork: Path, t
         assert records_of(found.store.folder(mine.id)) == records_of(theirs.store.folder(other.id))
 
 
+@pytest.mark.parametrize("side", [28, 64])
+def test_a_class_for_images_of_one_size_can_be_tried_without_a_download(fork: Path, tmp_path: Path, side: int) -> None:
+    only = f"""
+from myfork.algorithms import Tilted
+
+class Only(Tilted):
+    def __init__(self, input_shape, num_classes, num_domains, hparams):
+        if input_shape[1:] != ({side}, {side}):
+            raise NotImplementedError
+        super().__init__(input_shape, num_classes, num_domains, hparams)
+"""
+    file = write(tmp_path / "own", {"algorithms.py": only})
+    execute_all(sweep(tmp_path / "s", file, "Only", hparams={"image_size": side}))
+
+
 def test_everything_that_has_no_value_is_named_at_once(fork: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "own", {"algorithms.py": HEIR})
     with pytest.raises(UserError) as caught:
