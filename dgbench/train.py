@@ -126,11 +126,15 @@ def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
 
 def _execute(sweep: Sweep, threads: int) -> bool:
     """Execute unfinished runs in this process; return whether all are done then."""
+    states = sweep.states(retries=0)
+    if any(state is not State.DONE for state in states.values()):
+        sweep.build_caches()
+
     from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
     for run in sweep.plan.runs:
         folder = sweep.store.folder(run.id)
-        if folder.state(retries=0) is not State.DONE:
+        if states[run.id] is not State.DONE:
             folder.create(run)
             code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)), sweep.catalogue)
             if code == TAKEN:

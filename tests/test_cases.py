@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dgbench import cli, sweep, train
+from tests.cases.make_cases import tree
 from tests.conftest import Cases
 from tests.support.places import TESTS
 
@@ -102,6 +103,27 @@ def test_where_a_class_is_missing_there_is_a_table_of_what_there_is(
     words[1] = "TRM"
     assert cli.run(train.main, [*words[:-1], str(tmp_path / "trm"), "--allow_missing_classes"]) == 2
     assert f"TRM needs every class in every domain, which it would not have on {kind}:{name}" in capfd.readouterr().err
+
+
+def test_an_image_that_can_not_be_decoded_is_refused_before_a_run_starts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tree(tmp_path / "own", n=4)
+    (data / "a" / "x" / "002.png").write_text("<html>quota exceeded</html>")
+    words = ["--algorithm", "ERM", "--dataset", f"folder:{data}", "--test", "c", "--steps", "3", "--threads", "1"]
+    words += [
+        "--hparams",
+        '{"batch_size": 2, "backbone": "MLP", "image_size": 8}',
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert cli.run(train.main, words) == 2
+    (said,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("dgbench: error"))
+    assert f"image {data}/a/x/002.png can't be decoded" in said
+    assert "repair it, or use --skip_bad_images" in said
+    words[-1] = str(tmp_path / "without")
+    assert cli.run(train.main, [*words, "--skip_bad_images"]) == 0
+    assert "a 7, b 8, c 8" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("asked", "tested"), [("1", "1"), ("3", "3"), ("0", None)])

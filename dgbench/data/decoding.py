@@ -19,6 +19,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.wording import printable
 
 JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
+_POINTER = b"version https://git-lfs."
 _WIDE = ("I", "F")
 _SCALED_TO_16 = ("PNG", "PPM", "JPEG2000")
 """Formats of which some Pillow shows 16 bits as integers (`I`), scaled to all of the 16 bits whatever the depth."""
@@ -78,7 +79,8 @@ class Decoding:
                 _log_cut_off(path)
                 return found
             where, why = printable(str(path)), printable(str(error))
-            raise UserError(f"image {where} can't be decoded ({why}): {self.advice}") from error
+            advice = "`git lfs pull` fetches the image for which it stands" if _is_pointer(path) else self.advice
+            raise UserError(f"image {where} can't be decoded ({why}): {advice}") from error
 
     def lacks_range(self, path: Path) -> bool:
         """Tell whether a file holds values that can't be scaled to 8 bits; a file that can't be read does not."""
@@ -139,6 +141,15 @@ def to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:
         if on_white and image.getchannel("A").getextrema() != (255, 255):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _is_pointer(path: Path) -> bool:
+    """Tell whether a file stands for one that Git LFS has not fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
 
 
 def _depth(image: Image.Image) -> int:

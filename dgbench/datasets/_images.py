@@ -143,8 +143,8 @@ class ImageDataset(Dataset):
             tree = without_bad_images(self.root, tree, self.decoding)
         for problem in file_problems(tree, may_lack=may_lack):
             problems.add(problem)
-        if problems.found and self.accepted and self.accepted.left_out:
-            problems.add(self.accepted.told())
+        for told in self.accepted.told() if problems.found and self.accepted else ():
+            problems.add(told)
         problems.raise_if_any()
         self.tree = tree
         self.missing_classes = missing_classes(tree)
@@ -229,6 +229,8 @@ def without_bad_images(root: Path, tree: Tree, decoding: Decoding) -> Tree:
 @cache
 def _badness(decoding: Decoding, path: Path, size: int) -> str:
     """Why an image can't be decoded, or nothing; found out once in a process, as decoding all of them is slow."""
+    if size == 0:  # nothing, or a pipe, which to open may take for ever
+        return printable(f"{path}: it holds nothing")
     try:
         decoding(path)
     except UserError as error:

@@ -8,6 +8,7 @@ says, and domains may lack classes where the user allows that.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +77,8 @@ class OwnImages(ImageDataset):
         return [*super().remarks(), *self._said_of_files(), *same_bytes(self.root, self.tree)]
 
     def _said_of_files(self) -> Iterator[str]:
-        if self.accepted and self.accepted.left_out:
-            yield self.accepted.told()
+        if self.accepted:
+            yield from self.accepted.told()
         for domain, classes in self.missing_classes.items():
             yield f"domain {domain!r} has no example of the class(es) {listed(classes)}"
         for name in self.classes:
@@ -88,6 +89,8 @@ class OwnImages(ImageDataset):
 
 def begins_as_image(path: str) -> bool:
     """Tell by its first bytes whether a file is an image of a common format."""
+    if not os.path.isfile(path):  # to open a pipe may take for ever
+        return False
     try:
         with open(path, "rb") as file:
             begin = file.read(_BEGIN)

@@ -19,7 +19,7 @@ from dgbench.core.wording import printable
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision, and so of DomainBed: published data sets are the files that have them."""
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
-_CLUTTER_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+_CLUTTER_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _NAMES_SHOWN = 5
 
 
@@ -44,6 +44,8 @@ class Accepted:
     """Decides about a file without an extension; None: it is no image."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Extension -> files that have been left out, but for those that no user put there."""
+    outside: list[str] = field(default_factory=list)
+    """Files with an image's extension that lie in no class."""
 
     def __call__(self, place: str, name: str) -> bool:
         """Decide about a file, and count it if it is left out."""
@@ -57,11 +59,14 @@ class Accepted:
         self.left_out[extension] += 1
         return False
 
-    def told(self) -> str:
-        """Count what was left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
-        counts = self.left_out.most_common()
+    def told(self) -> Iterator[str]:
+        """Say what was left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
+        counts = sorted(self.left_out.items(), key=lambda pair: (-pair[1], pair[0]))
         kinds = ", ".join(f"{n:,} {printable(extension) or 'without an extension'}" for extension, n in counts)
-        return f"left out {sum(n for _, n in counts):,} file(s) that can't be read as images: {kinds}"
+        if counts:
+            yield f"left out {sum(n for _, n in counts):,} file(s) that can't be read as images: {kinds}"
+        if self.outside:
+            yield f"left out {len(self.outside):,} image(s) that lie in no class, domain/class/: {listed(self.outside)}"
 
 
 def read_tree(root: Path, domains: Sequence[str], accepted: Accepted | None = None) -> Tree:
@@ -77,6 +82,10 @@ def read_tree(root: Path, domains: Sequence[str], accepted: Accepted | None = No
             domain: {name: images_in(root, f"{domain}/{name}", accepted) for name in _folders(root / domain)}
             for domain in known
         }
+        for folder in ("", *known):
+            names = [entry.name for entry in os.scandir(root / folder) if entry.is_file()]
+            images = sorted(name for name in names if name.lower().endswith(tuple(accepted.extensions)))
+            accepted.outside += [os.path.join(folder, name) for name in images if not name.startswith(".")]
         return tree | {folder: {} for folder in present if folder not in tree}
     except OSError as error:
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error

@@ -122,7 +122,7 @@ class Sweep:
         if self.site.device == "cuda" and not gpus:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
-            self._build_caches()
+            self.build_caches()
         jobs = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, jobs) as observer, Interrupts() as interrupts:
             engine = LocalSlots(
@@ -152,8 +152,8 @@ class Sweep:
         for name, dataset in datasets.items():
             yield from (printable(f"{name}: {remark}") for remark in dataset.remarks())
 
-    def _build_caches(self) -> None:
-        """Decode images that runs share before any of them waits for it."""
+    def build_caches(self) -> None:
+        """Decode images that runs share before any of them waits for it; raise `UserError` with those that can't be."""
         if self.declaration.setting.cache == "auto":
             for _, dataset in self._datasets():
                 build_cache(dataset)

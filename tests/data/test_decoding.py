@@ -142,3 +142,9 @@ def test_a_jpeg_that_ends_early_is_read_only_where_that_is_known(tmp_path: Path)
     with pytest.raises(UserError, match="truncated"):
         pixels(tmp_path / "cut.jpg")
     assert pixels(tmp_path / "cut.jpg", Decoding(cut_off=(tmp_path,))).shape == (64, 64, 3)
+
+
+def test_what_stands_for_a_file_that_was_not_fetched_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n")
+    with pytest.raises(UserError, match=r"1\.png can't be decoded .*: `git lfs pull` fetches the image"):
+        pixels(tmp_path / "1.png")

@@ -48,11 +48,28 @@ def test_files_are_read_or_counted_by_extension(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(some / name, kind)
     write_image(root / "__MACOSX" / "a" / "x" / "1.png")
     (some / "desktop.ini").write_text("x")
+    os.mkfifo(some / "pipe")
     dataset = folder(path=root)
     assert dataset.counts() == [10, 4, 4]
     (said,) = (remark for remark in dataset.remarks() if remark.startswith("left out"))
-    counts = "6 .txt, 2 .heic, 1 .npy, 1 without an extension"
-    assert said == f"left out 10 file(s) that can't be read as images: {counts}"
+    counts = "6 .txt, 2 without an extension, 2 .heic, 1 .npy"
+    assert said == f"left out 11 file(s) that can't be read as images: {counts}"
+
+
+def test_images_that_lie_in_no_class_are_said(tmp_path: Path) -> None:
+    root = tree(tmp_path / "own", n=1)
+    assert folder(path=root).remarks() == []
+    write_image(root / "cover.jpg")
+    write_image(root / "b" / "loose.GIF")
+    (said,) = folder(path=root).remarks()
+    assert said == "left out 2 image(s) that lie in no class, domain/class/: 'cover.jpg', 'b/loose.GIF'"
+
+
+def test_what_holds_nothing_is_never_opened(tmp_path: Path) -> None:
+    root = tree(tmp_path / "own", n=2)
+    os.mkfifo(root / "a" / "x" / "pipe.png")
+    assert "1 image(s) hold nothing: 'a/x/pipe.png'" in problems_of(root)
+    assert folder(path=root, skip_bad_images=True).counts() == [4, 4, 4]
 
 
 def test_a_class_of_which_nothing_can_be_read_says_what_it_holds(tmp_path: Path) -> None:
