@@ -161,7 +161,7 @@ def test_what_is_asked_to_be_kept_is_kept(tmp_path: Path) -> None:
         "model.best.safetensors",
         "model.last.safetensors",
     }
-    assert (folder.path / "predictions" / "model.safetensors").exists()
+    assert (folder.path / "predictions" / "model.last.safetensors").exists()
     assert "0/in" in records_of(folder)[0]["views"]
 
 

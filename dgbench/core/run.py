@@ -26,6 +26,9 @@ MODEL = "model"
 BEST, LAST = "best", "last"
 """Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
 
+CHOSEN_BY: Mapping[str, str] = {"training-domain": "source_val", "validation-domain": "target_val"}
+"""Selector that looks at a run by itself, at any of its steps -> what `Fold` calls the views that it reads."""
+
 ALL_TRIALS = -1
 """The trial of a run that stands on runs of all trials: its splits are its own."""
 

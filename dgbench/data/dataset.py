@@ -65,6 +65,14 @@ class SplitExamples(Examples, Protocol):
         ...
 
 
+@runtime_checkable
+class Named(Protocol):
+    """Examples that are files: by their names others know which they are."""
+
+    files: Sequence[str]
+    """(n,), their paths below the folder of the data set."""
+
+
 class ArrayExamples:
     """Examples that lie in memory: `inputs` (n, *shape) uint8 or float32, `labels` (n,)."""
 

@@ -23,8 +23,9 @@ from dgbench.core.seeding import numpy_stream
 from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import Predict, Shown, save_predictions, score_views, show
+from dgbench.execute.evaluate import Predict, Shown, score_views, show
 from dgbench.execute.models import Saved, build_algorithm, find_model
+from dgbench.execute.predictions import naming, save_predictions
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.networks.network import Network
 from dgbench.store.folder import RunFolder, Store
@@ -116,22 +117,32 @@ class Workbench:
         )
 
     def measure(
-        self, predictor: str, shown: Callable[[View], Iterable[Shown]], *, final: bool
+        self,
+        predictor: str,
+        shown: Callable[[View], Iterable[Shown]],
+        *,
+        step: int,
+        last: bool,
+        named: dict[str, float],
     ) -> dict[str, dict[str, float]]:
-        """Score a predictor on each view of the run; keep its logits if it is `final` and the site asks for that.
+        """Score a model on each view of the run; where the site asks for it, keep its logits if a selector names it.
 
         Args:
             predictor: Its name, by which the logits are kept.
             shown: View -> its batches, which come once.
-            final: Whether training is over.
+            step: After which it was taken.
+            last: Whether it is the last of its predictor.
+            named: What `predictions.naming` remembers of the models before; brought up to date.
 
         Returns:
             View -> what is recorded of it.
         """
-        logits: dict[View, Tensor] | None = {} if final and self.site.save_predictions else None
+        logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
         scores = score_views(shown, self.data, self.run.views, logits)
         if logits is not None:
-            save_predictions(self.folder.path, predictor, logits, self.data)
+            by = naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
+            names = [f"{predictor}.{name}" for name in by]
+            save_predictions(self.folder.path, names, step, logits, self.data, self.dataset.classes)
         return scores
 
     def standing_on(self, source: Input) -> Workbench:

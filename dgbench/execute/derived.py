@@ -48,19 +48,20 @@ def execute_merge(bench: Workbench, algorithm: Algorithm) -> None:
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
         shown = partial(_averaged, bench, algorithm, chosen)
-        _record(bench, last, shown, {"members": [member.run for member in chosen]})
+        _record(bench, last, shown, {}, {"members": [member.run for member in chosen]}, last=True)
         return
     tools = MergeTools(bench, algorithm).tools()
     keep = bench.kept(MODEL)
-    first, best = max(0, last + 1 - merger.choices), -math.inf
+    first, best, named = max(0, last + 1 - merger.choices), -math.inf, dict[str, float]()
+    last = first + merger.choices - 1
     for step, merged in enumerate(merger.candidates(members, tools), first):
         weights = with_statistics(bench, algorithm, merged.weights)
         shown = partial(bench.show, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
-        accuracy = _record(bench, step, shown, by)
+        accuracy = _record(bench, step, shown, named, by, last=step == last)
         if BEST in keep and (step == first or rank(accuracy) > best):
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
-        if LAST in keep and step == first + merger.choices - 1:
+        if LAST in keep and step == last:
             save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
         best = max(rank(accuracy), best)
 
@@ -70,10 +71,12 @@ def execute_adapt(bench: Workbench, algorithm: Algorithm) -> None:
     cls, hparams = build(bench.catalogue, "adapter", bench.run.method)
     (source,) = bench.run.inputs
     models = {saved.step: saved for saved in (bench.saved(source, which) for which in bench.run.reads)}
+    named = dict[str, float]()
     for step, saved in sorted(models.items()):
         algorithm.load_state_dict(saved.load(bench.device), strict=False)
         algorithm.eval()
-        _record(bench, step, partial(_adapted, bench, lambda: cls(copy.deepcopy(algorithm.network), hparams)))
+        shown = partial(_adapted, bench, lambda: cls(copy.deepcopy(algorithm.network), hparams))
+        _record(bench, step, shown, named, last=step == max(models))
 
 
 def _source(bench: Workbench, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,10 +98,19 @@ def _member(bench: Workbench, source: Input) -> Member:
 
 
 def _record(
-    bench: Workbench, step: int, shown: Callable[[View], Iterable[Shown]], extra: dict[str, Any] | None = None
+    bench: Workbench,
+    step: int,
+    shown: Callable[[View], Iterable[Shown]],
+    named: dict[str, float],
+    extra: dict[str, Any] | None = None,
+    *,
+    last: bool,
 ) -> float:
-    """Record the scores of one model, by which each view is `shown`; returns its mean one in validation, or NaN."""
-    scores = bench.measure(MODEL, shown, final=True)
+    """Record the scores of one model, by which each view is `shown`; returns its mean one in validation, or NaN.
+
+    The rest is as in `Workbench.measure`.
+    """
+    scores = bench.measure(MODEL, shown, step=step, last=last, named=named)
     bench.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
     return mean_score(scores, bench.run.validation, bench.data.card.metric) if bench.run.validation else math.nan
 

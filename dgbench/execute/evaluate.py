@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
 from dgbench.core.protocol import View
 from dgbench.data.dataset import SplitExamples
 from dgbench.data.views import ViewData
 from dgbench.methods.criteria import CRITERIA
-from dgbench.store.files import write_atomic
 
 Predict = Callable[[Tensor], Tensor]
 """Inputs (B, ...) on the device, as bytes or floats, to logits (B, ...)."""
@@ -139,15 +136,3 @@ def score_views(
 def mean_score(scores: Mapping[str, Mapping[str, float]], views: tuple[View, ...], metric: str = "accuracy") -> float:
     """Unweighted mean of the metric over views, as training-domain validation takes it."""
     return float(np.mean([scores[str(view)][metric] for view in views]))
-
-
-def save_predictions(folder: Path, predictor: str, logits: Mapping[View, Tensor], data: ViewData) -> None:
-    """Write `predictions/PREDICTOR.safetensors`: for each view its logits, labels, and positions in the domain."""
-    content = {}
-    for view, values in logits.items():
-        content[f"{view}/logits"] = values.contiguous()
-        content[f"{view}/labels"] = torch.from_numpy(data.labels(view).copy())
-        content[f"{view}/positions"] = torch.from_numpy(np.asarray(data.indices[view], dtype=np.int64).copy())
-    path = folder / "predictions" / f"{predictor}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, save(content))

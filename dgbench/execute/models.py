@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,17 @@ class Saved:
         return tensor
 
 
+def to_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Serialise tensors as safetensors does, but with sorted metadata, which it writes in random order."""
+    data = save(tensors, metadata=dict(metadata))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 def save_model(
     folder: Path, predictor: str, which: str, weights: Mapping[str, Tensor], step: int, accuracy: float
 ) -> None:
@@ -102,7 +114,7 @@ def save_model(
     content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
     path = model_path(folder, predictor, which)
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, save(content, metadata={"step": str(step), "accuracy": repr(accuracy)}))
+    write_atomic(path, to_bytes(content, {"step": str(step), "accuracy": repr(accuracy)}))
 
 
 def find_model(folder: Path, predictor: str, which: str) -> Saved:

@@ -55,6 +55,8 @@ class Progress:
     """How many times each training example stands in its domain, if the algorithm has surveyed them."""
     best: dict[str, float] = field(default_factory=dict)
     """Predictor -> its best validation score so far, as `rank` has it."""
+    named: dict[str, float] = field(default_factory=dict)
+    """The same by predictor and selector, of models whose predictions are kept."""
 
 
 class Training:
@@ -72,6 +74,7 @@ class Training:
             self.averages[part.name] = cls(hparams)
         self.keep = {name: bench.kept(name) for name in (MODEL, *self.averages)}
         self.best_kept = [name for name, models in self.keep.items() if BEST in models]
+        self.best_kept += ["predictions"] * self.site.save_predictions
         self.checkpoint = self.folder.path / CHECKPOINT
         self.progress = Progress()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
@@ -210,7 +213,8 @@ class Training:
     ) -> dict[str, dict[str, float]]:
         predict = predict_with(self.algorithm, weights)
         seed_everything(self.device, self.run.seed, step, predictor)
-        scores = self.bench.measure(predictor, partial(self.bench.show, predict), final=last)
+        shown = partial(self.bench.show, predict)
+        scores = self.bench.measure(predictor, shown, step=step, last=last, named=self.progress.named)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
@@ -251,7 +255,7 @@ class Training:
             self._begin_anew()
             return
         if not set(self.best_kept).issubset(state["keep"]):
-            log.info("begun anew: the best weights so far, which others read now, were not kept")
+            log.info("begun anew: what is to be kept of the best models now was not kept of those so far")
             self._begin_anew()
             return
         self.algorithm.load_training_state(state["algorithm"])

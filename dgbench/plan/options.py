@@ -78,7 +78,7 @@ SETTING = (
     Option("exif", "site", str, "turn own images as their EXIF says (keep: as stored)", choices=("keep", "turn")),
     Option("max_image_pixels", "site", int, "largest image (default: Pillow's limit)", "N", within="[1, inf)"),
     Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
-    Option("save_predictions", "site", bool, "keep the logits of final models"),
+    Option("save_predictions", "site", bool, "keep logits of the models that selectors name"),
 )
 """How every run is trained and evaluated, from which data, and what is kept of it."""
 

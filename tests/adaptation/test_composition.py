@@ -102,7 +102,7 @@ def test_each_view_is_predicted_as_if_there_were_no_other(sweep: Sweep, name: st
     weights = find_model(sweep.store.folder(source.run).path, source.predictor, LAST).load(CPU)
     training.algorithm.load_state_dict(weights, strict=False)
     plain = predict_with(training.algorithm)
-    kept = load_file(sweep.store.folder(run.id).path / "predictions" / "model.safetensors")
+    kept = load_file(sweep.store.folder(run.id).path / "predictions" / "model.last.safetensors")
     for view in reversed(run.fold.evaluated):
         logits = kept[f"{view}/logits"]
         torch.testing.assert_close(logits, alone(training, run, view), rtol=1e-5, atol=1e-5)
@@ -161,7 +161,7 @@ def test_knn_is_saved_with_its_queue_averaged_and_adapted(tmp_path: Path) -> Non
     folder = sweep.store.folder(run.id)
     training = training_of(sweep, run)
     for predictor in ("model", "SWAD"):
-        kept = load_file(folder.path / "predictions" / f"{predictor}.safetensors")
+        kept = load_file(folder.path / "predictions" / f"{predictor}.last.safetensors")
         weights = find_model(folder.path, predictor, LAST).load(CPU)
         for view in run.fold.evaluated:
             logits = logits_of(predict_with(training.algorithm, weights), training.data, view, CPU)

@@ -62,7 +62,7 @@ def saved(sweep: Sweep, run: Run, predictor: str = MODEL, which: str = BEST) -> 
 
 def predictions(sweep: Sweep, run: Run) -> dict[str, Tensor]:
     """View -> the logits that were kept."""
-    content = load_file(folder(sweep, run).path / "predictions" / "model.safetensors")
+    content = load_file(folder(sweep, run).path / "predictions" / "model.last.safetensors")
     return {name.removesuffix("/logits"): value for name, value in content.items() if name.endswith("/logits")}
 
 

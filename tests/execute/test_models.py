@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import BEST, LAST, Part, Run
 from dgbench.core.setting import setting
-from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model
+from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model, to_bytes
 from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.store.folder import model_path
 
 SHAPE, CLASSES = (1, 8, 8), 5
 CPU = torch.device("cpu")
@@ -142,3 +145,22 @@ def test_inputs_that_come_normalised_are_left_as_they_are(catalogue: Catalogue) 
         task = Task((3, 32, 32), CLASSES, ((4,) * CLASSES,) * 3, normalised=normalised)
         network = build_algorithm(found, catalogue, task, CPU).network
         assert torch.equal(network.prepare(x), x) is normalised
+
+
+def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
+    """The library writes metadata in another order each time."""
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, 2), "c": torch.ones(1, dtype=torch.int64)}
+    about = {"step": "1", "accuracy": "0.5", "é": '["\\"quoted\\""]', "x": ""}
+    assert len({to_bytes(tensors, about) for _ in range(20)}) == 1
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(to_bytes(tensors, about))
+    found = load_file(path)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == about
+    written = set()
+    for _ in range(20):
+        save_model(tmp_path, "model", "best", tensors, 7, 0.25)
+        written.add(model_path(tmp_path, "model", "best").read_bytes())
+    assert len(written) == 1

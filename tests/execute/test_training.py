@@ -140,7 +140,7 @@ def test_predictions_that_are_kept_give_the_recorded_scores(tmp_path: Path) -> N
     training = only(sweep_of(tmp_path, *(row.format("ERM") for row in WATCHED), site=site, hparams=AVERAGES))
     train(training)
     for predictor in KEEP:
-        content = load_file(training.folder.path / "predictions" / f"{predictor}.safetensors")
+        content = load_file(training.folder.path / "predictions" / f"{predictor}.last.safetensors")
         recorded = records_of(training.folder, predictor)[-1]["views"]
         assert {name.rpartition("/")[0] for name in content} == set(recorded)
         for view, scores in recorded.items():
