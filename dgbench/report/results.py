@@ -88,10 +88,10 @@ class Origin:
     """Data set -> fingerprint of its data."""
     versions: Counter[str] = field(default_factory=Counter)
     commits: Counter[str] = field(default_factory=Counter)
-    machines: Counter[str] = field(default_factory=Counter)
-    """Processor with its vector extensions, and GPU; runs of earlier versions don't say."""
     sources: dict[str, Counter[str]] = field(default_factory=dict)
     """Method -> file and hash of it, for methods that the package doesn't hold."""
+    machines: Counter[str] = field(default_factory=Counter)
+    """Processor with its vector extensions, and GPU; runs of earlier versions don't say."""
     arguments: Mapping[str, Mapping[str, Counter[str]]] = field(default_factory=dict)
     """Data set -> argument -> its values, for folders whose runs may differ in them: no plan says what was asked."""
 
