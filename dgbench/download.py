@@ -26,6 +26,11 @@ from dgbench.data.dataset import Dataset
 from dgbench.data.duplicates import read_list, remove
 from dgbench.data.fetch import Unreachable
 from dgbench.data.verify import bad_examples
+from dgbench.flags import add_options
+from dgbench.plan.options import OPTIONS
+
+_READING = ("allow_missing_classes", "exif", "max_image_pixels")
+"""How to read the files that are checked; bad images are what is looked for."""
 
 
 def parser() -> cli.Parser:
@@ -42,6 +47,7 @@ def parser() -> cli.Parser:
         "--remove_duplicates", type=Path, metavar="LIST", help="delete the files that the published list names"
     )
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further data sets")
+    add_options(found, (OPTIONS[name] for name in _READING))
     return found
 
 
@@ -51,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     catalogue = Catalogue(args.include or ())
     [(name, path)] = split_datasets([args.name], catalogue).items()
     cls = catalogue.get("dataset", name.partition(":")[0]).load()
-    site = Site(data_dir=str(args.data_dir or ""), paths={name: path} if path else {})
+    reading = {name: value for name in _READING if (value := getattr(args, name))}
+    site = Site(data_dir=str(args.data_dir or ""), paths={name: path} if path else {}, **reading)
     with shown_progress() as progress:
         if args.verify:
             return _verify(open_dataset(name, site, catalogue), progress)

@@ -15,6 +15,7 @@ import pytest
 from dgbench import cli
 from dgbench.data import fetch
 from dgbench.download import main
+from tests.conftest import Cases
 from tests.support.http_server import Host, serving
 from tests.support.layouts import files_under, truncate, write_folders, write_zip
 
@@ -225,6 +226,14 @@ def test_verify_refuses_what_opening_refuses(command: Command, tmp_path: Path) -
 def test_ones_own_folder_is_verified_too(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(main, [f"folder:{original}", "--verify"]) == 0
     assert f"folder in {original}: 9 examples" in capsys.readouterr().out
+
+
+def test_ones_own_folder_may_lack_classes(cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"folder:{cases('folders') / 'class_missing'}", "--verify"]
+    assert cli.run(main, words) == 2
+    assert "--allow_missing_classes" in capsys.readouterr().err
+    assert cli.run(main, [*words, "--allow_missing_classes"]) == 0
+    assert "domain 'c' has no example of the class(es) 'z'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,6 @@ class Decoding:
             advice = "`git lfs pull` fetches the image for which it stands" if _is_pointer(path) else self.advice
             raise UserError(f"image {where} can't be decoded ({why}): {advice}") from error
 
-    def lacks_range(self, path: Path) -> bool:
-        """Tell whether a file holds values that can't be scaled to 8 bits; a file that can't be read does not."""
-        try:
-            with Image.open(path) as image:
-                return image.mode in _WIDE and not _depth(image)
-        except Exception:  # as many kinds as there are formats
-            return False
-
     def size(self, path: Path) -> tuple[int, int] | None:
         """Read the width and height that a file's image will have; None if that can't be read."""
         try:
@@ -118,6 +110,24 @@ class Decoding:
             raise
         except Exception:  # as many kinds as in `__call__`, whose message stands
             return None
+
+
+def lacks_range(path: Path) -> bool:
+    """Tell whether a file holds values that can't be scaled to 8 bits; a file that can't be read does not."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in _WIDE and not _depth(image)
+    except Exception:  # as many kinds as there are formats
+        return False
+
+
+def is_turned(path: Path) -> bool:
+    """Tell whether a file's EXIF says that its image is to be turned; that of one that can't be read does not."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(_ORIENTATION, 1) in _TURNS
+    except Exception:  # as many kinds as there are formats
+        return False
 
 
 def to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:

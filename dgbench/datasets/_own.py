@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dgbench.core.cards import DatasetCard
 from dgbench.core.wording import grouped
-from dgbench.data.decoding import Decoding
+from dgbench.data.decoding import Decoding, is_turned, lacks_range
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import EXTENSIONS, Accepted, Tree, listed
 
@@ -61,12 +61,8 @@ class OwnImages(ImageDataset):
 
     def _without_range(self, tree: Tree) -> Iterator[str]:
         """Refuse data of floats or wide integers by the first image of each class; others are found when decoded."""
-        firsts = [files[0].path for classes in tree.values() for files in classes.values() if files]
-        if (
-            bad := []
-            if self.skip_bad_images
-            else [path for path in firsts if self.decoding.lacks_range(self.root / path)]
-        ):
+        files = [] if self.skip_bad_images else first_files(tree)
+        if bad := [path for path in files if lacks_range(self.root / path)]:
             yield (
                 f"{listed(bad)} hold floats, signed integers or integers of 32 bits, of which no range is known: save "
                 "them with 8 or 16 bits"
@@ -79,12 +75,20 @@ class OwnImages(ImageDataset):
     def _said_of_files(self) -> Iterator[str]:
         if self.accepted:
             yield from self.accepted.told()
+        files = [] if self.exif else first_files(self.tree)
+        if turned := [path for path in files if is_turned(self.root / path)]:
+            yield f"{listed(turned)} are used as they are stored; --exif turn turns images as their EXIF says"
         for domain, classes in self.missing_classes.items():
             yield f"domain {domain!r} has no example of the class(es) {listed(classes)}"
         for name in self.classes:
             if len(having := [domain for domain in self.domains if self.tree[domain].get(name)]) == 1:
                 where = f"in domain {having[0]!r} alone: where that is tested, nothing has trained on it"
                 yield f"class {name!r} is {where}"
+
+
+def first_files(tree: Tree) -> list[str]:
+    """List the first image of each class in each domain: so few can be opened at each launch."""
+    return [files[0].path for classes in tree.values() for files in classes.values() if files]
 
 
 def begins_as_image(path: str) -> bool:

@@ -38,7 +38,9 @@ def read_table(path: Path) -> Tree:
     paths = [cells[0] for _, cells in rows if all(cells)]
     missing = [image for image in paths if not os.path.isfile(path.parent / image)]
     if missing:
-        problems.add(f"{path} lists {len(missing)} file(s) that do not exist: {listed(missing)}")
+        problems.add(
+            f"{path} lists {len(missing)} file(s) that do not exist: {listed(missing)}; paths are below {path.parent}"
+        )
     spellings = grouped((os.path.realpath(path.parent / image), image) for image in paths)
     twice = [image for of_file in spellings.values() for image in of_file[1:]]
     if twice:
@@ -60,7 +62,9 @@ def _read_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
                 present = listed(reader.fieldnames or ())
                 raise UserError(f"{path} lacks the column(s) {listed(missing)}; it has {present}")
             return [(reader.line_num, _cells(row)) for row in reader]
-    except (OSError, UnicodeDecodeError, Error) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} can't be read: {error}: save it as UTF-8") from error
+    except (OSError, Error) as error:
         raise UserError(f"{path} can't be read: {error}") from error
 
 

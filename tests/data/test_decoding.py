@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dgbench.core.errors import UserError
-from dgbench.data.decoding import Decoding, to_rgb
+from dgbench.data.decoding import Decoding, is_turned, lacks_range, to_rgb
 from tests.conftest import Cases
 from tests.support.layouts import noise, truncate
 
@@ -57,7 +57,8 @@ def test_a_big_endian_tiff_is_read(tmp_path: Path) -> None:
 def test_values_without_a_range_are_refused_by_name(cases: Cases, name: str) -> None:
     with pytest.raises(UserError, match=rf"{name} can't be decoded \(it holds .*no range is known.*8 or 16 bits"):
         pixels(cases("modes") / name)
-    assert OWN.lacks_range(cases("modes") / name)
+    assert lacks_range(cases("modes") / name)
+    assert not lacks_range(cases("modes") / "grey16.pgm")
 
 
 def test_what_is_transparent_is_laid_on_white_or_shows_what_lies_below(cases: Cases, tmp_path: Path) -> None:
@@ -94,6 +95,8 @@ def test_an_image_is_turned_as_its_exif_says_where_that_is_asked_for(cases: Case
     path, turning = cases("modes") / "turned.jpg", Decoding(turn=True)
     assert pixels(path).shape == (40, 80, 3)
     assert OWN.size(path) == (80, 40)
+    assert is_turned(path)
+    assert not is_turned(cases("modes") / "grey16.tif")
     found = pixels(path, turning)
     assert found.shape == (80, 40, 3)
     assert turning.size(path) == (40, 80)

@@ -80,7 +80,7 @@ def test_missing_cells_and_files_are_named_together(root: Path) -> None:
     table = write_csv(root / "table.csv", [*rows, ("art", "photo", "dog")])
     assert problems_of(table) == (
         f"{table}: 'path', 'domain', 'label' are not all given in line(s) 11, 12",
-        f"{table} lists 2 file(s) that do not exist: 'a/1.jpg', 'art'",
+        f"{table} lists 2 file(s) that do not exist: 'a/1.jpg', 'art'; paths are below {root}",
         f"{table} lists 1 file(s) more than once, in any spelling: 'art/cat/0000.jpg'",
     )
 

@@ -161,6 +161,8 @@ def test_turned_images_are_other_data(cases: Cases, tmp_path: Path) -> None:
     shutil.copy(cases("modes") / "turned.jpg", root / "a" / "x" / "000.jpg")
     (root / "a" / "x" / "000.png").unlink()
     stored, kept, turned = (folder(path=root, exif=how) for how in ("", "keep", "turn"))
+    said = "'a/x/000.jpg' are used as they are stored; --exif turn turns images as their EXIF says"
+    assert [said in dataset.remarks() for dataset in (stored, kept, turned)] == [True, False, False]
     assert stored.fingerprint() == kept.fingerprint() != turned.fingerprint()
     assert stored.image_cache().folder == kept.image_cache().folder != turned.image_cache().folder
     assert first_of(stored)[0, 112, 20] > 200 > 50 > first_of(stored)[0, 112, 200]
