@@ -74,6 +74,8 @@ class Selector(ABC):
     """The views that it reads, with `{metric}` where the name of what is measured belongs."""
     steps: ClassVar[str] = "at every evaluated step"
     """The models of a training run that it compares."""
+    of_adapted: ClassVar[str] = "of the best model in validation and the last"
+    """The models that it compares of a run that adapts another's."""
     last_only: ClassVar[bool] = False
     """Whether it reads the last of a run's models alone."""
 
@@ -95,9 +97,7 @@ class Selector(ABC):
         if results.of_all_trials(row, datasets):
             return f"but for the one model of all trials{members}, which nothing was read to choose"
         if row in results.adapted:
-            return (
-                "of the last model alone" if self.last_only else "of the best model in validation and the last"
-            ) + members
+            return ("of the last model alone" if self.last_only else self.of_adapted) + members
         if members:
             return ("of the last merged model" if self.last_only else "of each merged model") + members
         return self.steps
@@ -201,6 +201,7 @@ class LeaveOneDomainOut(Selector):
         "mean over training domains"
     )
     steps = "at every step that all these runs evaluated"
+    of_adapted = "of each run's best model in validation together, and of each run's last"
 
     def unavailable(self, results: Results, dataset: str) -> str:
         reported = results.reported(dataset)
@@ -216,14 +217,14 @@ class LeaveOneDomainOut(Selector):
         return tuple(dict.fromkeys((*reported, *pairs)))
 
     def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
-        runs = [results.at(row, dataset, (fold, trial))[seed]]
-        for _, pair in results.pairs(dataset, fold):
-            run = results.at(row, dataset, (pair, trial)).get(seed)
-            if run is None:
-                return None
-            runs.append(run)
-        steps = [set(run.steps) for run in runs if isinstance(run, Series)]
-        return len(set.intersection(*steps)) if len(steps) == len(runs) else 0
+        single = results.at(row, dataset, (fold, trial))[seed]
+        pairs = [results.at(row, dataset, (pair, trial)).get(seed) for _, pair in results.pairs(dataset, fold)]
+        if None in pairs:
+            return None
+        matched = [run.places.keys() for run in pairs if isinstance(run, Series)]
+        if isinstance(single, Gap) or len(matched) < len(pairs):
+            return 0
+        return len({place for match, place in single.places.items() if all(match in keys for keys in matched)})
 
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
         single = results.at(row, dataset, (fold, trial))[seed]

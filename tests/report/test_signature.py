@@ -98,11 +98,11 @@ def test_who_taught_is_told() -> None:
         ),
         (
             "leave-one-domain-out",
-            "2 (ERM, GreedySoup); 1 (SWAD, DiWA); 1: best model, which is the last (T3A)",
+            "2 (ERM, GreedySoup); 1 (SWAD, DiWA); 2: best model and last (T3A)",
             "for each training domain the accuracy on it of the run that held it out together with the test domain, "
             "mean over training domains, at every step that all these runs evaluated (ERM, SWAD); of each merged model "
-            "whose members are their runs' best in validation (DiWA, GreedySoup); of the best model in validation and "
-            "the last (T3A)",
+            "whose members are their runs' best in validation (DiWA, GreedySoup); of each run's best model in "
+            "validation together, and of each run's last (T3A)",
         ),
     ],
 )
@@ -111,10 +111,13 @@ def test_what_is_read_of_rows_that_are_made_of_other_runs_is_told_by_row(
 ) -> None:
     folds = tuple(LeaveOneDomainOut(only=("a",)).folds(("a", "b", "c")))
 
-    def spots(single: tuple[int, ...], pair: tuple[int, ...]) -> dict[tuple[int, int], dict[int, Candidate]]:
+    def spots(
+        single: tuple[int, ...], pair: tuple[int, ...], adapted: bool = False
+    ) -> dict[tuple[int, int], dict[int, Candidate]]:
         steps = (single, *[pair] * (len(folds) - 1))
+        made = [np.ones((len(steps[i]), len(fold.evaluated))) for i, fold in enumerate(folds)]
         return {
-            (i, 0): {0: Series(f"{i}", steps[i], fold.evaluated, np.ones((len(steps[i]), len(fold.evaluated))))}
+            (i, 0): {0: Series(f"{i}", steps[i], fold.evaluated, made[i], adapted=adapted)}
             for i, fold in enumerate(folds)
         }
 
@@ -123,7 +126,7 @@ def test_what_is_read_of_rows_that_are_made_of_other_runs_is_told_by_row(
         "SWAD": spots((9,), (9,)),
         "DiWA": spots((9,), (9,)),
         "GreedySoup": spots((7, 8, 9), (8, 9)),
-        "T3A": spots((5, 9), (0, 9)),
+        "T3A": spots((5, 9), (0, 7), adapted=True),
     }
     results = Results(
         *("p", "s", 0, tuple(rows), {"D": tuple(range(len(folds)))}, folds),
