@@ -203,3 +203,28 @@ def test_class_balanced_sampling_reaches_the_minibatch(images: Dataset, tmp_path
     }
     assert shares[True] == pytest.approx(0.5, abs=0.08)
     assert shares[False] < 0.35
+
+
+@dataclasses.dataclass
+class Drawn:
+    """Examples whose inputs are nothing but what their augmentation draws; 0 where there is none."""
+
+    labels: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.zeros(40, np.int64))
+
+    def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[np.float64]:
+        return rng.random((len(indices), 1)) if rng else np.zeros((len(indices), 1))
+
+
+def test_no_two_domains_of_a_step_nor_steps_nor_batches_of_a_view_share_their_draws(images: Dataset) -> None:
+    """Else one crop and one jitter would be that of all domains, or of a view's every batch."""
+    run = make_run(images, preset="domainbed-2020")
+    data = ViewData(images, run)
+    data.examples = dict.fromkeys(data.examples, Drawn())  # type: ignore[arg-type]
+    data.indices = {view: np.arange(20) for view in data.indices}
+    minibatches = Minibatches(data, run)
+    inputs = [x for step in range(3) for x, *_ in minibatches[step]]
+    inputs += [data.inputs(view, np.arange(s, s + 4)) for view in run.fold.source_val for s in (0, 4, 8)]
+    draws = [tuple(x.flatten().tolist()) for x in inputs]
+    assert len(draws) == 3 * 2 + 2 * 3
+    assert len(set(draws)) == len(draws)
+    assert all(any(draw) for draw in draws)

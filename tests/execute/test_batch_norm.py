@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dgbench.execute.batch_norm import measured
+from dgbench.execute.batch_norm import inputs_for, measured
+from tests.support.in_process import sweep_of, training_of
 
 
 @pytest.fixture
@@ -65,6 +67,16 @@ def test_where_none_is_live_the_weights_stay_as_they_are_and_nothing_is_read(mod
         assert found.keys() == weights.keys()
         assert all(found[name] is tensor for name, tensor in weights.items())
         assert without.training
+
+
+@pytest.mark.parametrize(("steps", "count"), [(7, 7), (500, 500), (501, 500)])
+def test_it_is_measured_on_the_first_minibatches_of_the_run_500_at_most(steps: int, count: int, tmp_path: Path) -> None:
+    setting = {"steps": steps, "checkpoint_freq": steps, "backbone": "Linear"}
+    sweep = sweep_of(tmp_path, "ERM", setting=setting, hparams={"batch_size": 2})
+    training = training_of(sweep, sweep.plan.runs[0])
+    found = list(inputs_for(training.algorithm, training.data, training.run))
+    assert len(found) == count
+    assert {len(x) for x in found} == {2 * len(training.data.train)}
 
 
 def test_it_is_put_back_when_a_batch_fails(module: nn.Module) -> None:
