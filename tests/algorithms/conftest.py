@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dgbench.core.setting import setting
 from dgbench.methods.algorithm import Algorithm, Batch, Task
@@ -92,8 +94,10 @@ def take(algorithm: Algorithm, step: int) -> dict[str, float]:
     """One step of the loop, with the seeding that the engine does."""
     torch.manual_seed(step)
     algorithm.step = step
-    data = given(algorithm, step)
-    return {name: value.item() for name, value in algorithm.update(data).items()}
+    logged = algorithm.update(given(algorithm, step))
+    hanging = [name for name, value in logged.items() if value.requires_grad]
+    assert not hanging, f"the graph of a step hangs on what it logs: {hanging}"
+    return {name: value.item() for name, value in logged.items()}
 
 
 def given(algorithm: Algorithm, step: int) -> list[Batch]:
@@ -115,19 +119,65 @@ def hand_made(algorithm: Algorithm, network: nn.Module) -> torch.optim.Optimizer
     return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
 
 
-def agrees(
-    algorithm: Algorithm, reference: Callable[[SimpleNamespace, list[Batch], int], None], steps: int = 3
-) -> None:
-    """The algorithm's network equals the reference's after each step, to 1e-12."""
+Logged = Mapping[str, Tensor | float]
+Reference = Callable[[SimpleNamespace, list[Batch], int], Logged | None]
+"""A step on `other.network`, by hand. May return what the method shall log, and put what it shall remember beside its
+network, by name, into `other.remembered`."""
+Logs = Callable[[list[float]], Logged]
+
+
+def agrees(algorithm: Algorithm, reference: Reference, steps: int = 3, logs: Logs | None = None) -> None:
+    """The algorithm's network, what it logs and what it remembers equal the reference's after each step, to 1e-12.
+
+    What shall be logged the reference returns, or `logs` makes of the losses that it differentiates, in their order.
+    Without either, the logged loss is one of these.
+    """
     other = naive(algorithm)
+    other.remembered = {}
     for step in range(steps):
-        take(algorithm, step)
+        logged = take(algorithm, step)
         torch.manual_seed(step)
-        reference(other, given(algorithm, step), step)
-        expected = other.network.state_dict()
-        for name, tensor in algorithm.network.state_dict().items():
-            difference = (tensor - expected[name]).abs().max().item()
-            assert difference <= 1e-12, f"{name} is off by {difference:.1e} after step {step}"
+        with differentiated() as losses:
+            shall = reference(other, given(algorithm, step), step)
+        _same(algorithm.network.state_dict(), other.network.state_dict(), f"after step {step}")
+        shall = logs(losses) if logs else shall
+        if shall is not None:
+            assert shall
+            _same(shall, logged, f"logged in step {step}")
+        elif "loss" in logged:
+            off = min(abs(logged["loss"] - loss) for loss in losses)
+            assert off <= 1e-12, f"the loss logged in step {step} is none of the reference's, by {off:.1e}"
+        known = {name: tensor for name, tensor in algorithm.state_dict().items() if name in other.remembered}
+        assert known.keys() == other.remembered.keys()
+        _same(known, other.remembered, f"remembered after step {step}")
+
+
+def _same(found: Mapping[str, Any], expected: Mapping[str, Any], when: str) -> None:
+    for name, value in found.items():
+        difference = (torch.as_tensor(value) - torch.as_tensor(expected[name])).abs().max().item()
+        assert difference <= 1e-12, f"{name} is off by {difference:.1e} {when}"
+
+
+@contextmanager
+def differentiated() -> Iterator[list[float]]:
+    """Within the block, the values of all scalars whose gradients are taken by `backward` or `autograd.grad`."""
+    found: list[float] = []
+    backward, grad = torch.Tensor.backward, torch.autograd.grad
+
+    def note(outputs: Any) -> None:
+        scalars = [outputs] if isinstance(outputs, Tensor) else outputs
+        found.extend(scalar.item() for scalar in scalars if scalar.numel() == 1)
+
+    def noted_backward(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        note(self)
+        return backward(self, *args, **kwargs)
+
+    def noted_grad(outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        note(outputs)
+        return grad(outputs, *args, **kwargs)
+
+    with patch.object(torch.Tensor, "backward", noted_backward), patch.object(torch.autograd, "grad", noted_grad):
+        yield found
 
 
 def resumes(cls: type[Algorithm], steps: int = 6, **options: Any) -> None:

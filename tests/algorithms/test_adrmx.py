@@ -41,7 +41,7 @@ def naive_sup_con(z: Tensor, y: list[int]) -> Tensor:
     return -sum(terms, torch.zeros(())) / (len(terms) + 1)
 
 
-def reference(algorithm: ADRMX) -> Callable[[SimpleNamespace, list[Batch], int], None]:
+def reference(algorithm: ADRMX) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
     names = ("domain_network", "invariant_classifier", "discriminator")
     g, second, disc = (copy.deepcopy(getattr(algorithm, name)) for name in names)
     optimizers: list[torch.optim.Optimizer] = []
@@ -51,7 +51,7 @@ def reference(algorithm: ADRMX) -> Callable[[SimpleNamespace, list[Batch], int],
             return torch.optim.SGD(parameters, lr=algorithm.hparams.lr, momentum=0.9)
         return torch.optim.Adam(parameters, lr=algorithm.hparams.lr, betas=(0.5, 0.9))
 
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, Tensor]:
         network = other.network
         if step == 0:
             optimizers[:] = [
@@ -63,6 +63,7 @@ def reference(algorithm: ADRMX) -> Callable[[SimpleNamespace, list[Batch], int],
         label, domain = network.features(x), g.features(x)
         invariant = label - domain
         disc_loss = F.cross_entropy(disc(invariant), domains)
+        nll = F.cross_entropy(network.classifier(label), y)
         for module in (network, g, second, disc):
             module.zero_grad()
         if step % 3 != 1:
@@ -75,7 +76,7 @@ def reference(algorithm: ADRMX) -> Callable[[SimpleNamespace, list[Batch], int],
                 if found[label_]:
                     mixed = network.classifier(invariant[i] + domain[j])
                     remix = remix + F.cross_entropy(mixed[None], torch.tensor([label_]))
-            total = F.cross_entropy(network.classifier(label), y) + F.cross_entropy(second(invariant), y)
+            total = nll + F.cross_entropy(second(invariant), y)
             total = total + 0.6 * F.cross_entropy(g.classifier(domain), domains) + 0.8 * remix / 4
             total = total + 0.3 * (naive_sup_con(label, y.tolist()) + naive_sup_con(invariant, y.tolist()))
             (total - 0.7 * disc_loss).backward()
@@ -84,6 +85,7 @@ def reference(algorithm: ADRMX) -> Callable[[SimpleNamespace, list[Batch], int],
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
         for mine, theirs in zip(algorithm.discriminator.parameters(), disc.parameters(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+        return {"loss": nll.detach(), "disc_loss": disc_loss.detach()}
 
     return step_
 

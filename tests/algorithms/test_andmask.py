@@ -36,7 +36,9 @@ def reference(tau: float) -> Callable[[SimpleNamespace, list[Batch], int], None]
 @pytest.mark.parametrize(("domains", "tau"), [(3, 1.0), (3, 0.3), (2, 1.0)])
 def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str, domains: int, tau: float) -> None:
     options = {"norm": norm, "optimizer": optimizer, "domains": domains}
-    toy.agrees(toy.make(ANDMask, tau=tau, **options), reference(tau))
+    toy.agrees(
+        toy.make(ANDMask, tau=tau, **options), reference(tau), logs=lambda losses: {"loss": sum(losses) / domains}
+    )
 
 
 def test_signs_are_counted() -> None:

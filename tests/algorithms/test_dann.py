@@ -24,7 +24,7 @@ VALUES = {
     "weight_decay_d": 3e-2,
     "mlp_width": 5,
 }
-Reference = Callable[[SimpleNamespace, list[Batch], int], None]
+Reference = Callable[[SimpleNamespace, list[Batch], int], dict[str, torch.Tensor]]
 
 
 def optimizer_of(
@@ -42,7 +42,7 @@ def reference(algorithm: DANN, first_turns: str) -> Reference:
     mine = [*disc.parameters(), *(table.parameters() if table else ())]
     disc_optimizer = optimizer_of(algorithm, mine, VALUES["lr_d"], VALUES["weight_decay_d"])
 
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, torch.Tensor]:
         if step == 0:
             other.optimizer = optimizer_of(
                 algorithm, list(other.network.parameters()), VALUES["lr_g"], VALUES["weight_decay_g"]
@@ -66,17 +66,18 @@ def reference(algorithm: DANN, first_turns: str) -> Reference:
         else:
             disc_loss = sum(losses) / len(losses)
         disc_loss = disc_loss + algorithm.hparams.grad_penalty * sum(norms) / len(norms)
+        nll = F.cross_entropy(other.network.classifier(z), y)
         other.optimizer.zero_grad()
         disc_optimizer.zero_grad()
         if first_turns[step] == "d":
             disc_loss.backward()
             disc_optimizer.step()
         else:
-            loss = F.cross_entropy(other.network.classifier(z), y) - VALUES["dann_lambda"] * disc_loss
-            loss.backward()
+            (nll - VALUES["dann_lambda"] * disc_loss).backward()
             other.optimizer.step()
         for p, q in zip(algorithm.discriminator.parameters(), disc.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
+        return {"loss": nll.detach(), "disc_loss": disc_loss.detach()}
 
     return step_
 

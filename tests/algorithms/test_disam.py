@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -47,10 +48,12 @@ def ascent(batches: list[Batch], weighting: str) -> Loss:
     return loss
 
 
-def reference(weighting: str) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], number: int) -> None:
+def reference(weighting: str) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, float]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], number: int) -> dict[str, float]:
+        value, low = (loss(copy.deepcopy(other.network)).item() for loss in (erm(batches), ascent(batches, weighting)))
         g = gradient_of(other.network, ascent(batches, weighting))
         step(other, gradient_at(other.network, erm(batches), times(RHO / (norm_of(g) + 1e-12), g)))
+        return {"loss": value, "variance": (value - low) / LAMBDA}
 
     return step_
 

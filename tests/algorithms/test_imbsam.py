@@ -65,8 +65,13 @@ def reference() -> Callable[[SimpleNamespace, list[Batch], int], None]:
     return step_
 
 
+def logs(losses: list[float]) -> dict[str, float]:
+    head, tail, uphill = losses
+    return {"loss": head + tail, "sharpness": uphill - tail}
+
+
 def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str) -> None:
-    toy.agrees(unbalanced(toy, norm=norm, optimizer=optimizer), reference())
+    toy.agrees(unbalanced(toy, norm=norm, optimizer=optimizer), reference(), logs=logs)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,18 @@ def test_rounding_far_from_the_origin_does_not_count() -> None:
     assert mmd(sets).item() == pytest.approx(exact.item(), abs=1e-5)
 
 
+def test_rounding_puts_no_rows_nearer_than_at_no_distance() -> None:
+    """Two tight clusters far apart: in single precision some distances come out below 0, where kernels exceed 1."""
+    generator = torch.Generator().manual_seed(0)
+    centre = 30 * torch.randn(1, 8, generator=generator).float()
+    jitter = 1e-4 * torch.randn(12, 8, generator=generator).float()
+    rows = torch.cat([centre + jitter[:6], -centre + jitter[6:]])
+    centred = rows - rows.mean(dim=0)
+    norms = centred.square().sum(dim=1)
+    assert (norms[:, None] + norms - 2 * centred @ centred.T).min() < -1e-4, "or this test says nothing"
+    assert _kernel(rows).max() <= len(GAMMAS)
+
+
 def test_a_row_is_at_no_distance_from_itself() -> None:
     rows = 100 * torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).float()
     assert (_kernel(rows).diagonal() == len(GAMMAS)).all()

@@ -40,7 +40,11 @@ def test_equals_a_plain_loop(
     toy: SimpleNamespace, norm: str, optimizer: str, domains: int, tau: float, k: float
 ) -> None:
     options = {"norm": norm, "optimizer": optimizer, "domains": domains}
-    toy.agrees(toy.make(SANDMask, tau=tau, k=k, **options), reference(tau, k))
+    toy.agrees(
+        toy.make(SANDMask, tau=tau, k=k, **options),
+        reference(tau, k),
+        logs=lambda losses: {"loss": sum(losses) / domains},
+    )
 
 
 def test_learns_at_its_defaults(toy: SimpleNamespace) -> None:

@@ -142,6 +142,20 @@ def test_without_radius_it_is_erm(toy: SimpleNamespace, options: dict[str, Any])
         assert torch.equal(p, q)
 
 
+def test_a_divergence_that_rounding_puts_below_nothing_is_no_radius(toy: SimpleNamespace) -> None:
+    """In single precision; a negative radius would go downhill."""
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(15)
+    logits = 2 * torch.randn(16, 4, generator=generator)
+    other = logits + 1e-6 * torch.randn(16, 4, generator=generator)
+    algorithm = toy.make(TRAM, distance="pretrained")
+    algorithm.network.classifier = algorithm.reference.classifier = nn.Identity()
+    algorithm.reference.featurizer = nn.Identity()
+    now, then = (F.log_softmax(z, dim=1) for z in (logits, other))
+    assert F.kl_div(now, then, reduction="batchmean", log_target=True) < 0, "or this test says nothing"
+    assert algorithm.radius(other, logits) == 0
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_frozen_parameters_stay(toy: SimpleNamespace, distance: str) -> None:
     algorithm = toy.make(TRAM, distance=distance)

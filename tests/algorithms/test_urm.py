@@ -28,18 +28,21 @@ class Toy(URM):
         super().__init__(bounded, hparams, task, setting)
 
 
-def reference(toy: SimpleNamespace, algorithm: URM) -> Callable[[SimpleNamespace, list[Batch], int], None]:
+def reference(
+    toy: SimpleNamespace, algorithm: URM
+) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, torch.Tensor]]:
     disc, h = copy.deepcopy(algorithm.discriminator), algorithm.hparams
     disc_optimizer = toy.hand_made(algorithm, disc)
     disc_optimizer.param_groups[0]["lr"] = h.urm_discriminator_lr
     activation, low = {"tanh": (nn.Tanh(), -1.0), "relu": (nn.ReLU(), 0.0)}[h.urm_generator_output]
     s = h.urm_discriminator_label_smoothing
 
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, torch.Tensor]:
         z = activation(other.network.featurizer(torch.cat([b.x for b in batches])))
         nll = F.cross_entropy(other.network.classifier(z), torch.cat([b.y for b in batches]))
         other.optimizer.zero_grad()
-        (nll - h.urm_adv_lambda * disc(z).sigmoid().log().mean()).backward()
+        penalty = -disc(z).sigmoid().log().mean()
+        (nll + h.urm_adv_lambda * penalty).backward()
         other.optimizer.step()
 
         z = z.detach()
@@ -49,10 +52,12 @@ def reference(toy: SimpleNamespace, algorithm: URM) -> Callable[[SimpleNamespace
         real = ((1 - a) * p.log() + a * (1 - p).log()).mean()
         fake = (b * q.log() + (1 - b) * (1 - q).log()).mean()
         disc_optimizer.zero_grad()
-        (-real - h.urm_adv_lambda * fake).backward()
+        disc_loss = -real - h.urm_adv_lambda * fake
+        disc_loss.backward()
         disc_optimizer.step()
         for mine, theirs in zip(algorithm.discriminator.parameters(), disc.parameters(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+        return {"loss": nll.detach(), "penalty": penalty.detach(), "disc_loss": disc_loss.detach()}
 
     return step_
 
