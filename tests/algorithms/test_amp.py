@@ -11,7 +11,17 @@ from dgbench.algorithms.amp import AMP
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
-from tests.algorithms.uphill import displacements, erm, flat, gradient_at, gradient_of, norm_of, step, train_alike
+from tests.algorithms.uphill import (
+    ascended,
+    displacements,
+    erm,
+    flat,
+    gradient_at,
+    gradient_of,
+    norm_of,
+    step,
+    train_alike,
+)
 
 EPSILON, ZETA = 0.2, 0.9
 
@@ -38,7 +48,7 @@ def reference(ball: str, steps: int) -> Callable[[SimpleNamespace, list[Batch], 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str, ball: str, steps: int) -> None:
     options = {"norm": norm, "optimizer": optimizer, "ball": ball, "inner_iter": steps}
-    toy.agrees(toy.make(AMP, epsilon=EPSILON, inner_lr=ZETA, **options), reference(ball, steps))
+    toy.agrees(toy.make(AMP, epsilon=EPSILON, inner_lr=ZETA, **options), reference(ball, steps), logs=ascended)
 
 
 def test_balls_hold_and_bind(toy: SimpleNamespace) -> None:

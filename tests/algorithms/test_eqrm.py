@@ -25,8 +25,10 @@ def by_root_finding(risks: np.ndarray, alpha: float) -> tuple[float, float]:
     return brentq(lambda r: gaussian.cdf((r - risks) / h).mean() - alpha, low, high, xtol=1e-15, rtol=1e-15), h
 
 
-def reference(toy: SimpleNamespace, algorithm: EQRM) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(
+    toy: SimpleNamespace, algorithm: EQRM
+) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, torch.Tensor]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, torch.Tensor]:
         if step == BURN_IN:
             other.optimizer = toy.hand_made(algorithm, other.network)
             other.optimizer.param_groups[0]["lr"] = LR
@@ -43,6 +45,7 @@ def reference(toy: SimpleNamespace, algorithm: EQRM) -> Callable[[SimpleNamespac
         other.optimizer.zero_grad()
         loss.backward()
         other.optimizer.step()
+        return {"loss": loss.detach(), "nll": risks.detach().mean()}
 
     return step_
 

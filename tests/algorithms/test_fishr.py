@@ -26,10 +26,12 @@ def variance(network: torch.nn.Module, z: Tensor, y: Tensor) -> Tensor:
     return (centred**2).mean(0)
 
 
-def reference(toy: SimpleNamespace, algorithm: Fishr) -> Callable[[SimpleNamespace, list[Batch], int], None]:
+def reference(
+    toy: SimpleNamespace, algorithm: Fishr
+) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
     averages: dict[int, Tensor] = {}
 
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, Tensor]:
         if step == OPTIONS["penalty_anneal_iters"]:
             other.optimizer = toy.hand_made(algorithm, other.network)
         z = other.network.dropout(other.network.features(torch.cat([b.x for b in batches])))
@@ -38,12 +40,14 @@ def reference(toy: SimpleNamespace, algorithm: Fishr) -> Callable[[SimpleNamespa
             average = 0.9 * averages.get(i, torch.zeros(())) + 0.1 * variance(other.network, part, b.y)
             averages[i] = average.detach()
             corrected.append(average / 0.1)
+        other.remembered["variances"] = torch.stack([averages[i] for i in range(len(batches))])
         mean = sum(corrected) / len(corrected)
         penalty = sum(((v - mean) ** 2).mean() for v in corrected) / len(corrected)
         loss = F.cross_entropy(other.network.classifier(z), torch.cat([b.y for b in batches]))
         other.optimizer.zero_grad()
         (loss + (50.0 if step >= OPTIONS["penalty_anneal_iters"] else 0.0) * penalty).backward()
         other.optimizer.step()
+        return {"nll": loss.detach(), "penalty": penalty.detach()}
 
     return step_
 

@@ -13,15 +13,18 @@ from dgbench.methods.algorithm import Batch
 ETA = 0.5
 
 
-def reference(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, torch.Tensor]:
     if step == 0:
         other.q = [1.0] * len(batches)
     losses = [F.cross_entropy(other.network(b.x), b.y) for b in batches]
     raised = [q * torch.exp(ETA * loss.detach()) for q, loss in zip(other.q, losses, strict=True)]
     other.q = [q / sum(raised) for q in raised]
     other.optimizer.zero_grad()
-    sum(q * loss for q, loss in zip(other.q, losses, strict=True)).backward()
+    robust = sum(q * loss for q, loss in zip(other.q, losses, strict=True))
+    robust.backward()
     other.optimizer.step()
+    other.remembered["log_q"] = torch.stack(other.q).log()
+    return {"loss": robust.detach(), "nll": torch.stack(losses).detach().mean()}
 
 
 def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str) -> None:

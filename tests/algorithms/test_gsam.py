@@ -12,6 +12,7 @@ from dgbench.algorithms.sam import SAM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import (
+    ascended,
     displacements,
     erm,
     flat,
@@ -35,7 +36,7 @@ def reference(other: SimpleNamespace, batches: list[Batch], number: int) -> None
 
 
 def test_equals_a_plain_loop(toy: SimpleNamespace, norm: str, optimizer: str) -> None:
-    toy.agrees(toy.make(GSAM, norm=norm, optimizer=optimizer, rho=RHO, alpha=ALPHA), reference)
+    toy.agrees(toy.make(GSAM, norm=norm, optimizer=optimizer, rho=RHO, alpha=ALPHA), reference, logs=ascended)
 
 
 def test_what_is_taken_away_is_orthogonal_to_the_gradient_uphill(toy: SimpleNamespace) -> None:

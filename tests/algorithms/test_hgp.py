@@ -36,8 +36,8 @@ def penalty(losses: list[Tensor], head: list[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, total / len(losses)
 
 
-def reference(*, per_domain: bool) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(*, per_domain: bool) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, Tensor]:
         network = other.network
         if per_domain:
             logits = [network(b.x) for b in batches]
@@ -48,6 +48,7 @@ def reference(*, per_domain: bool) -> Callable[[SimpleNamespace, list[Batch], in
         other.optimizer.zero_grad()
         (mean + extra).backward()
         other.optimizer.step()
+        return {"loss": (mean + extra).detach(), "nll": mean.detach(), "penalty": extra.detach()}
 
     return step_
 

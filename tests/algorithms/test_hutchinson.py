@@ -41,8 +41,8 @@ def exact(loss: Tensor, head: list[Tensor]) -> Tensor:
     return torch.stack([row[j] for j, row in enumerate(rows)])
 
 
-def reference(estimator: str, live: bool) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(estimator: str, live: bool) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, Tensor]:
         network, head = other.network, list(other.network.classifier.parameters())
         if live:
             features = [network.dropout(network.features(b.x)) for b in batches]
@@ -63,10 +63,12 @@ def reference(estimator: str, live: bool) -> Callable[[SimpleNamespace, list[Bat
         penalty = torch.zeros(())
         for loss, diagonal in zip(losses, diagonals, strict=True):
             g = flat(torch.autograd.grad(loss, head, create_graph=True))
-            penalty = penalty + ALPHA * ((diagonal - of_mean) ** 2).sum() + BETA * ((g - g_mean) ** 2).sum()
+            gap = ALPHA * ((diagonal - of_mean) ** 2).sum() + BETA * ((g - g_mean) ** 2).sum()
+            penalty = penalty + gap / len(losses)
         other.optimizer.zero_grad()
-        (mean + penalty / len(losses)).backward()
+        (mean + penalty).backward()
         other.optimizer.step()
+        return {"loss": (mean + penalty).detach(), "nll": mean.detach(), "penalty": penalty.detach()}
 
     return step_
 

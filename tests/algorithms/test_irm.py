@@ -23,8 +23,8 @@ def by_autograd(logits: Tensor, labels: Tensor) -> Tensor:
     return slopes[0] * slopes[1]
 
 
-def reference(toy: SimpleNamespace, algorithm: IRM) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(toy: SimpleNamespace, algorithm: IRM) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, Tensor]:
         if step == ANNEAL:
             other.optimizer = toy.hand_made(algorithm, other.network)
         logits = other.network(torch.cat([b.x for b in batches]))
@@ -37,6 +37,7 @@ def reference(toy: SimpleNamespace, algorithm: IRM) -> Callable[[SimpleNamespace
         other.optimizer.zero_grad()
         (nll + (7.0 if step >= ANNEAL else 1.0) * penalty).backward()
         other.optimizer.step()
+        return {"nll": nll.detach(), "penalty": penalty.detach()}
 
     return step_
 

@@ -71,8 +71,8 @@ def moved_inputs(network: nn.Module, x: Tensor, y: Tensor, how: str) -> Tensor:
     return torch.stack([a + LENGTH * d / d.norm().clamp(min=1e-12) for a, d in zip(x, slope, strict=True)])
 
 
-def reference(how: str, together: bool = False) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(how: str, together: bool = False) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, Tensor]:
         network = other.network
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         moved = moved_inputs(copy.deepcopy(network), x, y, how)
@@ -87,16 +87,19 @@ def reference(how: str, together: bool = False) -> Callable[[SimpleNamespace, li
             split = zip(torch.split(x, sizes), torch.split(moved, sizes), strict=True)
             pairs = [network.features(torch.cat(pair)).chunk(2) for pair in split]
         parts = [(a, b, c) for (a, b), c in zip(pairs, torch.split(y, sizes), strict=True)]
-        extra = torch.autograd.grad(sum(ilc(network, a, b, c) for a, b, c in parts), parameters)
+        inconsistency = sum(ilc(network, a, b, c) for a, b, c in parts)
+        extra = torch.autograd.grad(inconsistency, parameters)
         norm = sum((part**2).sum() for part in g).sqrt()
         uphill = copy.deepcopy(network)
         with torch.no_grad():
             for p, part in zip(uphill.parameters(), g, strict=True):
                 p.add_(RHO * part / norm)
-        descent = torch.autograd.grad(F.cross_entropy(uphill(x), y), list(uphill.parameters()))
+        top = F.cross_entropy(uphill(x), y)
+        descent = torch.autograd.grad(top, list(uphill.parameters()))
         for p, a, b in zip(parameters, descent, extra, strict=True):
             p.grad = a + LAMBDA * b
         other.optimizer.step()
+        return {"loss": loss.detach(), "sharpness": (top - loss).detach(), "inconsistency": inconsistency.detach()}
 
     return step_
 

@@ -14,8 +14,10 @@ from dgbench.methods.algorithm import Batch
 ANNEAL = 2
 
 
-def reference(toy: SimpleNamespace, algorithm: VREx) -> Callable[[SimpleNamespace, list[Batch], int], None]:
-    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> None:
+def reference(
+    toy: SimpleNamespace, algorithm: VREx
+) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, torch.Tensor]]:
+    def step_(other: SimpleNamespace, batches: list[Batch], step: int) -> dict[str, torch.Tensor]:
         if step == ANNEAL:
             other.optimizer = toy.hand_made(algorithm, other.network)
         logits = other.network(torch.cat([b.x for b in batches]))
@@ -28,6 +30,7 @@ def reference(toy: SimpleNamespace, algorithm: VREx) -> Callable[[SimpleNamespac
         other.optimizer.zero_grad()
         (mean + (7.0 if step >= ANNEAL else 1.0) * variance).backward()
         other.optimizer.step()
+        return {"nll": mean.detach(), "penalty": variance.detach()}
 
     return step_
 

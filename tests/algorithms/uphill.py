@@ -36,6 +36,11 @@ def gradient_at(network: nn.Module, loss: Loss, by: list[Tensor]) -> list[Tensor
     return gradient_of(moved, loss)
 
 
+def ascended(losses: list[float]) -> dict[str, float]:
+    """What SAM and its kin log: the loss before all, and how much higher the last one is that they look at."""
+    return {"loss": losses[0], "sharpness": losses[-1] - losses[0]}
+
+
 def norm_of(tensors: list[Tensor]) -> Tensor:
     return sum((t**2).sum() for t in tensors).sqrt()
 
