@@ -1,5 +1,6 @@
 # make quickstart   set up, train a small sweep on real digits, print and save its tables
 # make test         set up, run the tests
+# make fuzz         many more random mistakes of users than the tests try: make fuzz FUZZ=400 TESTS="-k folders"
 # make check        set up, lint, type-check, and hold packages to their layers
 
 PYTHON ?= python3
@@ -7,11 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 OUT ?= runs/quickstart
+FUZZ ?= 400
 export UV_COMPILE_BYTECODE := 1
 # Big wheels over slow lines: uv's own limit is 30 seconds.
 export UV_HTTP_TIMEOUT := 300
 
-.PHONY: quickstart test check setup clean
+.PHONY: quickstart test fuzz check setup clean
 
 quickstart: setup
 	$(BIN)/python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir $(OUT) --skip_confirmation $(FLAGS)
@@ -21,6 +23,9 @@ quickstart: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+fuzz: setup
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/test_fuzz.py $(TESTS)
 
 check: setup
 	$(BIN)/ruff check .

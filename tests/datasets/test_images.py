@@ -350,3 +350,13 @@ def test_the_expected_folder_of_a_named_data_set_is_told(named: type[ImageDatase
     )
     with pytest.raises(UserError, match=r"which does not exist$"):
         named(data_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.timeout(60)
+def test_pipes_among_the_images_are_not_waited_for(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "toy", ["a", "b"], ["x", "y"], ".png")
+    os.mkfifo(root / "a" / "x" / "pipe")  # opened, it waits for a writer for ever
+    os.mkfifo(root / "a" / "x" / "pipe.png")
+    with pytest.raises(UserError, match=r"1 image\(s\) hold nothing: 'a/x/pipe.png'; --skip_bad_images"):
+        folder(path=root)
+    assert folder(path=root, skip_bad_images=True).counts() == [4, 4]
