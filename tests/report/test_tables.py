@@ -94,6 +94,21 @@ def test_partial_numbers_are_marked_and_say_what_they_stand_on() -> None:
     assert any(note.startswith("* ") for note in averages.notes)
 
 
+def test_the_note_of_a_partial_cell_counts_draws_and_trials() -> None:
+    rows: dict[tuple[int, int], dict[int, Candidate]] = {
+        **{(0, trial): {0: scored(0, 0.5), 1: scored(0, 0.5)} for trial in range(3)},
+        (1, 0): {0: scored(1, 0.2), 1: scored(1, 0.2, value=0.4)},
+        (1, 1): {0: scored(1, 0.4), 1: gap(1, 1, 1), 2: gap(1, 2, 1, "failed")},
+        (1, 2): {0: gap(1, 0, 2)},
+    }
+    table, _ = only(build(sweep(ERM=rows), TRAINING, partial=True))
+    assert cells(table, "ERM") == ["50.0 +/- 0.0", "30.0 +/- 7.1*", "40.0*"]
+    told = [note for note in table.notes if note.startswith("ERM b*")]
+    assert told == ["ERM b*: 3 of 6 hyperparameter draws, 2 of 3 trials, 2 missing, 1 failed"]
+    assert table.signature["trials"] == "2 complete of 3 (0-2)"
+    assert table.signature["hparams"] == "none complete of 0-2"
+
+
 def test_partial_changes_nothing_in_a_complete_sweep() -> None:
     assert build(sweep(ERM=WHOLE), TRAINING, partial=True) == build(sweep(ERM=WHOLE), TRAINING)
 
