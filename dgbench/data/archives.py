@@ -69,7 +69,7 @@ def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path
         into = folder / archive.into
         into.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
-            shutil.copytree(file, into, copy_function=link_or_copy, dirs_exist_ok=True)
+            shutil.copytree(file, into, ignore=_links_upward, copy_function=link_or_copy, dirs_exist_ok=True)
         elif file.name.lower().endswith(_SUFFIXES):
             extract(file, into, progress, limit=archive.size)
         else:
@@ -184,6 +184,17 @@ def _begin_of(file: Path) -> str:
     if begin.startswith(b"PK\x03\x04"):  # the index, by which a zip file is known, stands at its end
         return "it begins as a zip file and was cut short, get it again"
     return "it is empty" if not begin else f"it begins with {begin[:24]!r}"
+
+
+def _links_upward(place: str, names: Sequence[str]) -> list[str]:
+    """List the names in a folder that are links to it or to one above it, below which it would lie again, for ever.
+
+    `shutil.copytree` leaves them out.
+    """
+    above = {os.path.realpath(folder) for folder in (Path(place), *Path(place).parents)}
+    above |= {str(folder) for real in above for folder in Path(real).parents}
+    paths = {name: os.path.join(place, name) for name in names}
+    return [name for name, path in paths.items() if os.path.islink(path) and os.path.realpath(path) in above]
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> str | Path:

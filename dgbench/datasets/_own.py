@@ -78,6 +78,8 @@ class OwnImages(ImageDataset):
         files = [] if self.exif else first_files(self.tree)
         if turned := [path for path in files if is_turned(self.root / path)]:
             yield f"{listed(turned)} are used as they are stored; --exif turn turns images as their EXIF says"
+        if len(self.classes) == 1:
+            yield f"every image is of the one class {listed(self.classes)}: are images in domain/class/?"
         for domain, classes in self.missing_classes.items():
             yield f"domain {domain!r} has no example of the class(es) {listed(classes)}"
         for name in self.classes:

@@ -159,6 +159,19 @@ def test_sources_are_unpacked_linked_or_copied(tmp_path: Path) -> None:
     assert not (place / "y" / "3").is_symlink()
 
 
+def test_links_that_lead_upward_are_not_copied(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    for name in ("a", "b"):
+        (given / name).mkdir(parents=True)
+        (given / name / "1").write_bytes(b"1")
+    (given / "a" / "up").symlink_to(given)
+    (given / "a" / "self").symlink_to(given / "a")
+    (given / "a" / "other").symlink_to(given / "b")
+    (given / "b" / "back").symlink_to(given / "a")
+    folder = unpacked((), tmp_path / "data", [given], silent)
+    assert contents(folder) == dict.fromkeys(("a/1", "b/1", "a/other/1", "b/back/1"), b"1")
+
+
 def test_all_sources_are_checked_before_any_is_unpacked(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {"x/1": b"1"})
     with pytest.raises(UserError) as caught:

@@ -65,6 +65,12 @@ def test_images_that_lie_in_no_class_are_said(tmp_path: Path) -> None:
     assert said == "left out 2 image(s) that lie in no class, domain/class/: 'cover.jpg', 'b/loose.GIF'"
 
 
+def test_a_layout_without_classes_is_said(tmp_path: Path) -> None:
+    assert folder(path=tree(tmp_path / "own", classes=("images",), n=2)).remarks() == [
+        "every image is of the one class 'images': are images in domain/class/?"
+    ]
+
+
 def test_what_holds_nothing_is_never_opened(tmp_path: Path) -> None:
     root = tree(tmp_path / "own", n=2)
     os.mkfifo(root / "a" / "x" / "pipe.png")
