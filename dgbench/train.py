@@ -63,10 +63,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     with redirect_stdout(sys.stderr):
         sweep = _asked(args)
-        folds = dict.fromkeys(
-            f"{', '.join(map(printable, run.fold.held_out))} of {run.dataset}" for run in sweep.plan.runs
-        )
-        print(f"held out: {'; '.join(folds)}\noutput folder: {sweep.root}", *sweep.remarks(), sep="\n")
+        folds = dict.fromkeys(f"{', '.join(run.fold.held_out)} of {run.dataset}" for run in sweep.plan.runs)
+        lines = (f"held out: {'; '.join(folds)}", f"output folder: {sweep.root}", *sweep.remarks())
+        print(*map(printable, lines), sep="\n")
         sweep.fetch()
         sweep.write()
         if not _execute(sweep, args.threads or usable_cores()):

@@ -6,11 +6,13 @@ What is read of each file is held in tests/datasets/test_own.py and tests/data/t
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from dgbench import cli, sweep, train
+from dgbench import cli, collect, sweep, train
+from dgbench.report.render import FORMATS
 from tests.cases.make_cases import tree
 from tests.conftest import Cases
 from tests.support.places import TESTS
@@ -82,6 +84,28 @@ def test_what_is_planned_is_said_in_full(
     assert code == 0
     assert said in output
     assert output.replace("\n", "").isprintable()
+
+
+def test_names_steer_no_terminal_on_the_way_from_a_folder_to_its_tables(
+    cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "odd\x1b[5m\nname", tmp_path / "out\x1b[5m"
+    shutil.copytree(cases("folders") / "escape", folder)
+    hparams = '{"batch_size": 4, "backbone": "MLP", "image_size": 8, "cache": "off"}'
+    words = ["--algorithm", "ERM", "--dataset", f"folder:{folder}", "--test", "a\x1b[31m", "--hparams", hparams]
+    words += ["--steps", "3", "--device", "cpu", "--threads", "1", "--output_dir", str(out)]
+    assert cli.run(train.main, words) == 0
+    said = capfd.readouterr()
+    assert r"held out: a\x1b[31m of folder:odd\x1b[5m\nname" in said.err
+    assert r"c\nd" in said.err
+    assert cli.run(sweep.main, ["status", "--output_dir", str(out)]) == 0
+    shown = [said.out, said.err, capfd.readouterr().out]
+    for form in FORMATS:
+        assert cli.run(collect.main, ["--input_dir", str(out), "--format", form]) == 0
+        shown.append(capfd.readouterr().out)
+    for text in shown:
+        assert text
+        assert text.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("data", ["folder:folders/class_missing", "csv:csv_files/class_missing.csv"])

@@ -140,7 +140,7 @@ class Sweep:
         """Yield what the data sets hold, warnings of methods that were changed since, and remarks on the files."""
         datasets = dict(self._datasets())  # one that is opened in several ways has the same files in each
         for name, dataset in datasets.items():
-            yield f"{name}: {_held(dataset)}"
+            yield printable(f"{name}: {_held(dataset)}")
         changed = Counter[str]()
         for run in self.plan.runs:
             parts = (run.method, *run.averages)
