@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
-from dgbench.core.protocol import LeaveOneDomainOut
+from dgbench.core.protocol import FixedSplit, LeaveOneDomainOut
 from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.core.wording import ranges
 from dgbench.plan.provenance import Provenance
@@ -155,8 +156,24 @@ def test_of_one_model_of_all_trials_nothing_is_read_to_choose_it() -> None:
         "labelled data of the test domain that is not reported, but for the one model of all trials whose members are "
         "their runs' best in validation, which nothing was read to choose"
     )
+    assert table.signature["one model of all trials"] == "DiWADagger: nothing was selected"
     assert "trials" not in table.signature
     assert "+/-" not in table.signature
+
+
+def test_what_only_some_sweeps_have_is_told_of_those_alone() -> None:
+    bare = Results("leave-one-domain-out", "s", 0, (), {}, (), {})
+    for name in ("one model of all trials", "validation", "no example of", "on", "diverged", "hparams", "trials"):
+        assert name not in signature(bare, TrainingDomain(), [])
+    folds = tuple(LeaveOneDomainOut(pairs=False).folds(("a", "b")))
+    lacking_some = dataclasses.replace(
+        bare, datasets={"D": (0, 1)}, folds=folds, missing_classes={"D": {"a": ("x", "y")}}
+    )
+    told = signature(lacking_some, TrainingDomain(), ["D"])["no example of"]
+    assert told == "x, y in D a (trained and scored on what there is)"
+    (fold,) = FixedSplit().folds(("all",), parts=("train", "val", "test"))
+    split = Results("fixed-split", "s", 0, (), {"D": (0,)}, (fold,), {})
+    assert signature(split, TrainingDomain(), ["D"])["validation"].endswith("(val) for all that is chosen")
 
 
 def test_among_how_many_steps_each_row_is_chosen_is_told() -> None:
