@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from dgbench.core.cards import EAGER, needs_of
 from dgbench.core.errors import UserError
 from dgbench.core.machine import check_precision
 from dgbench.core.setting import setting
+from dgbench.methods.algorithm import Batch, Task
+from dgbench.networks.network import Network, build_network
 from tests.support.in_process import CPU, execute_all, records_of, sweep_of
 
 BF16 = setting(precision="bf16")
@@ -165,3 +168,49 @@ def test_a_compiled_run_reaches_the_same_accuracy(tmp_path: Path) -> None:
         execute_all(sweep)
         found.append(records_of(sweep.store.folder(sweep.plan.runs[0].id))[-1]["views"]["75/in"]["accuracy"])
     assert abs(found[0] - found[1]) <= 0.02, found
+
+
+def gradient_of_update(algorithm: Any, batches: list[Batch], precision: str, *, plain: bool) -> torch.Tensor:
+    """What a copy's parameters are moved along; `plain`: by ERM's loss alone."""
+    other = copy.deepcopy(algorithm)
+    for part in other.modules():
+        if isinstance(part, Network):
+            part.precision = precision
+    other.build_optimizers()
+    torch.manual_seed(2)
+    if plain:
+        other.joint_loss(batches).backward()
+    else:
+        other.update(batches)
+    return torch.cat([parameter.grad.double().flatten() for parameter in other.network.parameters()])
+
+
+def cosine_of_what_it_adds(catalogue: Catalogue, name: str, **hparams: Any) -> float:
+    """Between bf16 and float32: of a method's update less ERM's, some steps after the start."""
+    cls: Any = catalogue.get("algorithm", name).load()
+    how, shape = setting(backbone="SmallCNN", optimizer="sgd"), (3, 16, 16)
+    torch.manual_seed(0)
+    values = cls.Hparams(lr=0.1, batch_size=8, **hparams)
+    algorithm = cls(build_network(shape, 3, how), values, Task(shape, 3, ((9,) * 3,) * 2), how).train()
+    y = torch.arange(8) % 3
+    x = torch.randn(2, 8, *shape) + y[:, None, None, None]
+    batches = [Batch(x[domain], y, torch.arange(8), domain) for domain in range(2)]
+    for number in range(4):
+        algorithm.step = number
+        algorithm.update(batches)
+    full, half = (
+        gradient_of_update(algorithm, batches, precision, plain=False)
+        - gradient_of_update(algorithm, batches, precision, plain=True)
+        for precision in ("fp32", "bf16")
+    )
+    return torch.cosine_similarity(full, half, dim=0).item()
+
+
+@pytest.mark.parametrize("name", ["SAM", "GAM", "GR", "MIRO"])
+def test_what_lies_a_small_step_away_is_seen_in_bf16(name: str, catalogue: Catalogue) -> None:
+    assert cosine_of_what_it_adds(catalogue, name) > 0.9
+
+
+def test_a_step_that_is_too_small_for_bf16_is_not_seen(catalogue: Catalogue) -> None:
+    """So the test above would notice: weights that hardly move are the same in bf16, or off by its rounding."""
+    assert cosine_of_what_it_adds(catalogue, "SAM", rho=1e-5) < 0.5
