@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,21 @@ def test_a_network_without_batch_norm_is_refused_in_the_users_words(name: str, w
 
 
 def test_group_norm_and_heads_learn_on_the_digits_own_network(tmp_path: Path) -> None:
-    how = {"setting": {"steps": 4}, "hparams": {"TENT": {"adapts": "head_norm"}}}
-    execute_all(sweep_of(tmp_path, "ERM+SAR", "ERM+TENT", "ERM+AdaNPC", **how))
+    """On the held-out domain each predicts otherwise than the model that it started from, in numbers."""
+    how = {"setting": {"steps": 4}, "hparams": {"TENT": {"adapts": "head_norm"}, "SAR": {"margin": 2.0}}}
+    sweep = execute_all(sweep_of(tmp_path, "ERM+SAR", "ERM+TENT", "ERM+AdaNPC", **how))
+    (erm,) = runs_of(sweep, "ERM")
+    held_out = str(erm.fold.test[0])
+
+    def loss(method: str) -> float:
+        (run,) = runs_of(sweep, method)
+        last = records_of(sweep.store.folder(run.id), "model")[-1]
+        assert last["step"] == 3
+        return float(last["views"][held_out]["loss"])
+
+    losses = {method: loss(method) for method in ("ERM", "SAR", "TENT", "AdaNPC")}
+    assert all(map(math.isfinite, losses.values()))
+    assert len(set(losses.values())) == 4
 
 
 # -- KNN ----------------------------------------------------------------------------------------------------------
