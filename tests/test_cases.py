@@ -162,3 +162,19 @@ def test_a_number_is_the_name_of_a_domain_that_has_it(
     else:
         assert code == 0
         assert f"folder:numeric_names: tested are {tested}\n" in output
+
+
+def test_how_own_images_are_turned_is_kept_with_a_sweep(
+    cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tree(tmp_path / "own", n=4)
+    shutil.copy(cases("modes") / "turned.jpg", data / "a" / "x" / "000.jpg")
+    hparams = '{"batch_size": 2, "backbone": "MLP", "image_size": 8}'
+    words = ["--algorithm", "ERM", "--dataset", f"folder:{data}", "--test", "c", "--steps", "3", "--threads", "1"]
+    words += ["--hparams", hparams, "--output_dir", str(tmp_path / "out")]
+    assert cli.run(train.main, [*words, "--exif", "turn"]) == 0
+    table = capfd.readouterr().out
+    assert cli.run(train.main, words) == 0
+    assert capfd.readouterr().out == table
+    assert cli.run(train.main, [*words, "--exif", "keep"]) == 2
+    assert "is not the data that" in capfd.readouterr().err

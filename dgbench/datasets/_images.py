@@ -153,7 +153,7 @@ class ImageDataset(Dataset):
 
     @property
     def decoding(self) -> Decoding:
-        """How the files are decoded."""
+        """Say how the files are decoded."""
         cut_off = tuple(self.root / domain for domain in self.cut_off)
         return Decoding(cut_off=cut_off, most_pixels=self.max_image_pixels)
 

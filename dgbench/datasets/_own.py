@@ -39,17 +39,17 @@ class OwnImages(ImageDataset):
     card = OWN_CARD
 
     def find(self) -> tuple[Path, Tree]:
-        """The folder, and every file in it that Pillow reads."""
+        """Return the folder, and every file in it that Pillow reads."""
         self.accepted = Accepted((*EXTENSIONS, *_FURTHER), begins_as_image)
         return super().find()
 
     @property
     def decoding(self) -> Decoding:
-        """Laid on white, and turned if that is asked for."""
+        """Lay what is transparent on white, and turn images if that is asked for."""
         return replace(super().decoding, on_white=True, turn=self.exif == "turn")
 
     def doubts(self, tree: Tree) -> Iterator[str]:
-        """Names that can't be written, classes that lack, images without a range; and what was left out."""
+        """Yield names that can't be written, the way out where classes lack, and images without a range."""
         names = dict.fromkeys((*tree, *(name for classes in tree.values() for name in classes)))
         foreign = [name for name in names if _is_foreign(name)]
         if foreign:
@@ -69,7 +69,7 @@ class OwnImages(ImageDataset):
             )
 
     def remarks(self) -> Sequence[str]:
-        """What was left out, which classes lack where, and which files are the same twice."""
+        """List what was left out, which classes lack where, and which files are the same twice."""
         return [*super().remarks(), *self._said_of_files(), *same_bytes(self.root, self.tree)]
 
     def _said_of_files(self) -> Iterator[str]:
@@ -106,7 +106,7 @@ def begins_as_image(path: str) -> bool:
 
 
 def split_problems(place: Path, tree: Tree) -> Iterator[str]:
-    """Folders called by splits where domains or classes are expected."""
+    """Yield folders called by splits where domains or classes are expected."""
     places = {"domains (in the folder itself)": [list(tree)], "classes": [list(classes) for classes in tree.values()]}
     for what, groups in places.items():
         splits = [names for names in groups if names and all(name.lower() in _SPLITS for name in names)]
@@ -120,7 +120,7 @@ def split_problems(place: Path, tree: Tree) -> Iterator[str]:
 
 
 def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
-    """Files of the same content in two domains or two classes, of which one may be trained on and one tested."""
+    """Yield files of the same content in two domains or two classes: one may be trained on and the other tested."""
     sizes = grouped(
         (file.size, ((domain, name), file.path))
         for domain, classes in tree.items()

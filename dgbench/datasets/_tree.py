@@ -170,7 +170,7 @@ def in_two_classes(tree: Tree) -> Iterator[str]:
 
 
 def file_problems(tree: Tree, *, may_lack: bool = False) -> Iterator[str]:
-    """Classes without an image, or where domains may lack classes, domains without one; and files without a byte."""
+    """Yield classes without an image, or where domains may lack them, domains without one; and files without a byte."""
     files = dict.fromkeys(file for classes in tree.values() for of_class in classes.values() for file in of_class)
     for domain, classes in tree.items():
         if may_lack and not count(classes):
@@ -184,7 +184,7 @@ def file_problems(tree: Tree, *, may_lack: bool = False) -> Iterator[str]:
 
 
 def missing_classes(tree: Tree) -> dict[str, tuple[str, ...]]:
-    """Domain -> the classes that others have an image of and it has not; domains that lack none are left out."""
+    """Map each domain to the classes that others have an image of and it has not; leave out those that lack none."""
     names = sorted({name for classes in tree.values() for name, files in classes.items() if files})
     lacking = {domain: tuple(name for name in names if not classes.get(name)) for domain, classes in tree.items()}
     return {domain: classes for domain, classes in lacking.items() if classes}

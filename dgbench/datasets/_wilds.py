@@ -120,7 +120,7 @@ class WildsFiles(Dataset):
         return np.asarray(source.y_array).astype(np.int64)
 
     def rows(self, source: Any) -> Indices:
-        """The rows that there should be examples of, ascending."""
+        """Return the rows that there should be examples of, ascending."""
         raise NotImplementedError
 
     def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
@@ -128,7 +128,7 @@ class WildsFiles(Dataset):
         return [""] * len(rows)
 
     def used(self, source: Any) -> Indices:
-        """The rows that there are examples of, ascending: with `skip_bad_images` those whose input can be read."""
+        """Return the rows that there are examples of, ascending: with `skip_bad_images` those that can be read."""
         rows = self.rows(source)
         if not self.skip_bad_images:
             return rows
@@ -141,11 +141,11 @@ class WildsFiles(Dataset):
         return rows[_readable[key]]
 
     def schemes(self) -> Sequence[str]:
-        """The ways of splitting that are read."""
+        """List the ways of splitting that are read."""
         return self.domains
 
     def fingerprint(self) -> str:
-        """A hash of the names and contents of the files that say what the examples are, and of what is left out.
+        """Hash the names and contents of the files that say what the examples are, and what is left out of them.
 
         Images are not hashed.
         """

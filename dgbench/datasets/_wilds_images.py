@@ -43,7 +43,7 @@ class _ImageFiles(WildsFiles):
 
     @property
     def decoding(self) -> Decoding:
-        """How the files are decoded."""
+        """Say how the files are decoded."""
         return Decoding(most_pixels=self.max_image_pixels, advice=f"get it anew from {HOST}, or use --skip_bad_images")
 
     @staticmethod
@@ -52,7 +52,7 @@ class _ImageFiles(WildsFiles):
         raise NotImplementedError
 
     def schemes(self) -> Sequence[str]:
-        """They are split in one way."""
+        """Name the one way in which they are split."""
         return ("official",)
 
     def troubles(self, source: Any, rows: Indices) -> Sequence[str]:

@@ -108,7 +108,7 @@ def _untested(results: Results, datasets: Sequence[str]) -> str:
 
 
 def _missing_classes(results: Results, datasets: Sequence[str]) -> str:
-    """Classes that domains lack: those domains train and are scored on the others."""
+    """List classes that domains lack: those domains train and are scored on the others."""
     found = [
         f"{', '.join(classes)} in {dataset} {domain}"
         for dataset in datasets
