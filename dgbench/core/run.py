@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -119,6 +119,15 @@ class Run:
         if self.setting.generated_data == "sweep":
             return seed_hash("data")
         return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
+
+    @property
+    def probed(self) -> Run:
+        """Return the run whose data a linear probe is fitted to: of trial 0 where all trials start alike, else itself.
+
+        Its validation parts come clean, for draws of augmentation would tell probes of one trial apart.
+        """
+        how = replace(self.setting, validation_augmented=False)
+        return replace(self, setting=how, trial=0 if how.init == "sweep" else self.trial)
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain JSON, with its format and id."""

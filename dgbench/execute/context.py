@@ -158,7 +158,9 @@ class Workbench:
         if self.run.setting.classifier_init == "linear_probe":
             from dgbench.execute.probe import fit_classifier  # scikit-learn takes a second to import
 
-            fit_classifier(network, self.data, self.run.fold, self.device, self.interruptible)
+            probed = self.trained.probed
+            data = self.data if probed == self.run else ViewData(self.dataset, probed)
+            fit_classifier(network, data, probed.fold, self.device, self.interruptible)
 
 
 def open_workbench(

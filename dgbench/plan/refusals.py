@@ -202,8 +202,6 @@ def _unfit_mergers(asked: _Asked) -> Iterator[str]:
                 f"{alike} on {asked.facts.name} each {setting.init} has initial weights of its own. "
                 'Add --hparams \'{"init": "sweep"}\''
             )
-        if card.all_trials and setting.classifier_init == "linear_probe":
-            yield f"{alike} classifier_init 'linear_probe' fits a classifier of its own in each trial"
         if (members := len(asked.request.hparams_seeds)) < card.min_members:
             yield f"{row.name} merges the runs of one trial, at least {card.min_members}; --n_hparams gives {members}"
         if card.shared_init and not card.all_trials and setting.init == "run":

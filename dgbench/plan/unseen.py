@@ -8,11 +8,11 @@ needs a rule of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from dgbench.core.cards import GENERATED
 from dgbench.core.protocol import View
-from dgbench.core.run import ALL_TRIALS, Run, evaluated_views
+from dgbench.core.run import Run, evaluated_views
 from dgbench.data.facts import DatasetFacts
 
 
@@ -25,10 +25,15 @@ class Draw(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The views that a run was trained on."""
+    """The views that a run was trained on, or that the linear probe was fitted to that it started from."""
 
     views: tuple[View, ...]
     draw: Draw
+    probe: bool = False
+    """Whether it is a probe that all trials share, who validate on some of its examples: see `Setting`."""
+
+
+_Seen: TypeAlias = tuple[View, Draw, Trained]
 
 
 def examples_of(run: Run, facts: DatasetFacts) -> Draw:
@@ -67,19 +72,21 @@ def seen_before(
             yield f"{row}: {_why(run, facts[run.dataset], *found[run.id])}"
 
 
-def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, tuple[View, Draw, Draw]]:
-    """Return run id -> a view that it is evaluated on, its draw, and that of a training on some of the same examples.
+def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _Seen]:
+    """Return run id -> a view that it is evaluated on, its draw, and a training on some of the same examples.
 
     Runs that are evaluated on nothing seen are left out.
     """
     draws: dict[str, Draw] = {}
     trained: dict[str, frozenset[Trained]] = {}
-    known: dict[tuple[object, ...], tuple[View, Draw, Draw] | None] = {}
+    known: dict[tuple[object, ...], _Seen | None] = {}
     seen = {}
     for run in runs:
         own = examples_of(run, facts[run.dataset])
         if run.kind == "train":
             below = frozenset((Trained(run.fold.train, own),))
+            if run.setting.classifier_init == "linear_probe" and run.setting.init == "sweep":
+                below |= {Trained(run.fold.train, examples_of(run.probed, facts[run.dataset]), probe=True)}
         else:
             # It is evaluated on the data of the first run that it stands on, divided by its own trial.
             own, below = Draw(run.trial, draws[run.inputs[0].run].data_seed), frozenset()
@@ -93,21 +100,29 @@ def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, t
     return seen
 
 
-def _first_seen(run: Run, own: Draw, trained: Iterable[Trained], facts: DatasetFacts) -> tuple[View, Draw, Draw] | None:
+def _first_seen(run: Run, own: Draw, trained: Iterable[Trained], facts: DatasetFacts) -> _Seen | None:
     for view in evaluated_views(run.fold, run.trial):
-        for views, draw in sorted(trained):
-            if any(may_share(facts, (view, own), (other, draw)) for other in views):
-                return view, own, draw
+        for training in sorted(trained):
+            if training.probe and view in run.fold.source_val:
+                continue
+            if any(may_share(facts, (view, own), (other, training.draw)) for other in training.views):
+                return view, own, training
     return None
 
 
-def _why(run: Run, facts: DatasetFacts, view: View, own: Draw, draw: Draw) -> str:
+def _why(run: Run, facts: DatasetFacts, view: View, own: Draw, training: Trained) -> str:
     """Say what makes examples of a view seen, and the way out."""
-    if own.data_seed != draw.data_seed:
-        alike = "sweep" if run.trial == ALL_TRIALS else "trial"
+    if own.data_seed != training.draw.data_seed:
+        alike = "sweep" if own.trial != training.draw.trial else "trial"
+        below = "the linear probe that all trials share has" if training.probe else "runs that it stands on have"
         return (
-            f"{facts.name} is drawn anew for each {run.setting.generated_data}, so runs that it stands on have trained "
+            f"{facts.name} is drawn anew for each {run.setting.generated_data}, so {below} trained "
             f'on what it is evaluated on. Add --hparams \'{{"generated_data": "{alike}"}}\''
+        )
+    if training.probe:
+        return (
+            f"each trial divides {facts.name} anew, so the linear probe that all trials share has trained on what it "
+            f'is evaluated on ({view}). Add --hparams \'{{"init": "trial"}}\''
         )
     way_out = ", or let no tested domain train" if view.domain in run.fold.training_domains else ""
     return (

@@ -65,6 +65,18 @@ def test_a_resumed_run_is_one_that_was_never_stopped(tmp_path: Path) -> None:
     assert records_of(first.folder) == records_of(whole.folder)
 
 
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_penalty_is_chosen_on_clean_images(
+    augmented: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws of augmentation differ between the runs of a trial, which must begin alike."""
+    fitted: list[Any] = []
+    monkeypatch.setattr("dgbench.execute.probe.fit_classifier", lambda network, data, *rest: fitted.append(data))
+    run = training(tmp_path, validation_augmented=augmented).run
+    assert fitted[0].augmented == frozenset()
+    assert set(run.fold.source_val) <= set(fitted[0].indices)
+
+
 def test_a_class_that_nobody_saw_is_never_predicted() -> None:
     linear = nn.Linear(2, 4)
     _write(linear, np.array([[1.0, 0], [0, 1], [-1, -1]]), np.array([0.5, -0.5, 0.0]), np.array([0, 1, 3]))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dgbench import cli, collect
 from dgbench.core.errors import UserError
-from dgbench.core.protocol import View
+from dgbench.core.protocol import AllDomains, View
 from dgbench.core.run import ALL_TRIALS, BEST, MODEL
 from dgbench.core.setting import setting
+from dgbench.execute.context import open_workbench
 from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
 from dgbench.report.results import read_results
@@ -106,5 +109,37 @@ def test_all_trials_must_begin_alike(make_plan: MakePlan) -> None:
         make_plan("DiWADagger", how=setting())
     (problem,) = caught.value.problems
     assert problem.endswith('each trial has initial weights of its own. Add --hparams \'{"init": "sweep"}\'')
-    with pytest.raises(UserError, match="'linear_probe' fits a classifier of its own in each trial"):
-        make_plan("DiWADagger", how=setting(init="sweep", classifier_init="linear_probe"))
+
+
+def test_all_trials_share_the_probe_of_a_fold(tmp_path: Path) -> None:
+    """One for all runs whose weights are averaged, another in another fold."""
+    how = {**ALIKE, "classifier_init": "linear_probe", "steps": 2, "checkpoint_freq": 1}
+    swept = sweep_of(tmp_path, "DiWADagger", n_hparams=2, n_trials=2, setting=how, test_envs=["75", "0"])
+    starts: dict[tuple[str, ...], list[Tensor]] = {}
+    for run in runs_of(swept, "ERM"):
+        swept.store.folder(run.id).create(run)
+        begun = open_workbench(run, swept.store, swept.site, swept.catalogue).algorithm(begin=True)
+        starts.setdefault(run.fold.held_out, []).append(begun.network.classifier.weight.detach())  # type: ignore[arg-type, operator]
+    assert {held_out: len(found) for held_out, found in starts.items()} == {("0",): 4, ("75",): 4}
+    for first, *others in starts.values():
+        assert all(torch.equal(first, other) for other in others)
+    assert not torch.equal(starts["0",][0], starts["75",][0])
+    execute_all(swept)
+    (merged, _) = runs_of(swept, "DiWADagger")
+    (record,) = records_of(swept.store.folder(merged.id), MODEL)
+    assert len(record["members"]) == 4
+
+
+def test_the_probe_that_all_trials_share_has_not_seen_what_is_tested(make_plan: MakePlan) -> None:
+    how = setting(init="sweep", classifier_init="linear_probe")
+    assert make_plan("ERM", "DiWADagger", trials=2, how=how).runs
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"traits": ("generated",)}, '{"generated_data": "sweep"}'),
+        ({"protocol": AllDomains()}, '{"init": "trial"}'),
+        ({"shared_identities": True}, '{"init": "trial"}'),
+    ]
+    for asked, way_out in refused:
+        with pytest.raises(UserError, match="the linear probe that all trials share has trained on") as caught:
+            make_plan("ERM", trials=2, how=how, **asked)
+        assert way_out in str(caught.value)
+        assert make_plan("ERM", trials=1, how=how, **asked).runs, "trial 0 has the probe to itself"
