@@ -28,6 +28,7 @@ from dgbench.data.fetch import Unreachable
 from dgbench.data.verify import bad_examples
 from dgbench.flags import add_options
 from dgbench.plan.options import OPTIONS
+from dgbench.store.files import refuse_links
 
 _READING = ("allow_missing_classes", "exif", "max_image_pixels")
 """How to read the files that are checked; bad images are what is looked for."""
@@ -145,8 +146,9 @@ def _staging(data_dir: Path, folder: str) -> Iterator[Path]:
     """
     new = [parent for parent in (data_dir, *data_dir.parents) if not parent.exists()]
     staging = data_dir / f".{folder.replace('/', '-')}.download"
+    refuse_links(staging)
     staging.mkdir(parents=True, exist_ok=True)
-    handle = os.open(staging, os.O_RDONLY)
+    handle = os.open(staging, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

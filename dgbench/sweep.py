@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ from dgbench.core.wording import grouped, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep
-from dgbench.launchers.tidy import prunable, prune
+from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.asking import overlaid, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import read_site
 from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
-from dgbench.plan.planfile import read_plan
+from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.store.folder import UNMENDED, State, Store
+
+_LISTED = 20
+"""Lines of what will be removed that are printed."""
 
 
 def parser() -> cli.Parser:
@@ -163,7 +166,7 @@ def _status(args: Any) -> int:
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.losses():
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
-    unused = len(set(store.ids()) - {run.id for run in table.runs})
+    unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.strangers()})
     if unused:
         print(f"{unused} runs in {args.output_dir} are not part of the sweep any more; `prune` removes them")
     return 0 if all(state is State.DONE for state in states.values()) else 1
@@ -177,13 +180,13 @@ def _cancel(args: Any) -> int:
 
 
 def _delete_incomplete(args: Any) -> int:
-    table, store = read_plan(args.output_dir), Store(args.output_dir)
-    states = store.states((run.id for run in table.runs), 0)
-    unfinished = [id for id, state in states.items() if state in (State.WAITING, State.FAILED)]
+    names = {run.id: name for run, name in _named(read_plan(args.output_dir))}
+    unfinished = incomplete(args.output_dir)
+    _list("begins anew: ", (names[id] for id in unfinished))
     what = f"remove what {len(unfinished):,} unfinished runs left, their checkpoints too"
     if unfinished and _asks(args) and not _agreed(what):
         return 1
-    removed = sum(store.folder(id).reset() for id in unfinished)
+    removed = len(begin_anew(args.output_dir, unfinished))
     print(f"{removed} unfinished runs start from nothing next time")
     return 0
 
@@ -191,13 +194,29 @@ def _delete_incomplete(args: Any) -> int:
 def _prune(args: Any) -> int:
     if read_site(args.output_dir).save_models and not args.skip_confirmation:
         raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
-    unasked, weights = prunable(args.output_dir)
-    what = f"{len(unasked):,} runs that the sweep no longer asks for, and the weights of {len(weights):,} finished ones"
-    if (unasked or weights) and _asks(args) and not _agreed(f"remove {what}"):
+    found = prunable(args.output_dir)
+    _list("", found.lines())
+    _list("no run, and left: ", map(str, found.left))
+    runs, weights = len(found.runs), len(found.weights)
+    what = f"{runs:,} runs that the sweep no longer asks for, and the weights of {weights:,} finished ones"
+    if runs + weights and _asks(args) and not _agreed(f"remove {what}"):
         return 1
-    runs, freed = prune(args.output_dir)
-    print(f"{runs} runs removed, {freed / 1e6:,.1f} MB freed")
+    removed, freed = prune(args.output_dir, found)
+    print(f"{removed} runs removed, {freed / 1e6:,.1f} MB freed")
     return 0
+
+
+def _named(table: PlanTable) -> Iterator[tuple[PlannedRun, str]]:
+    return ((run, table.name(run)) for run in table.runs)
+
+
+def _list(before: str, found: Iterable[str]) -> None:
+    """Print the first of many things, a line each, and how many there are beside."""
+    lines = list(found)
+    for line in lines[:_LISTED]:
+        print(f"{before}{line}")
+    if len(lines) > _LISTED:
+        print(f"{before}{len(lines) - _LISTED:,} more")
 
 
 COMMANDS: Mapping[str, tuple[Callable[[Any], int], str]] = {

@@ -255,3 +255,14 @@ def test_where_to_is_asked_for(file: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err
     assert "--data_dir is needed: Tiny belongs into its folder tiny" in said
     assert "Tiny was not published with duplicates" in said
+
+
+def test_a_link_in_the_place_of_its_own_folder_is_not_followed(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("three years")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".tiny.download").symlink_to(tmp_path / "thesis")
+    code, _, err = command()
+    assert code == 2
+    assert ".tiny.download is a link, and nothing is removed through one" in err
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "three years"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +34,13 @@ ALL_TRIALS = -1
 """The trial of a run that stands on runs of all trials: its splits are its own."""
 
 Kind = Literal["train", "merge", "adapt"]
+
+_ID = re.compile(r"[0-9a-f]{20}")
+
+
+def is_run_id(name: object) -> bool:
+    """Decide whether a value has the form of `Run.id`; anything else must not become part of a path."""
+    return isinstance(name, str) and _ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

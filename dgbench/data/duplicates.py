@@ -48,8 +48,18 @@ def remove(folder: Path, path: Path, expected: Mapping[str, int]) -> tuple[int, 
 
     Returns:
         How many files the list names, and how many of them were there.
+
+    Raises:
+        UserError: The list is wrong, or files lie behind links out of `folder`; nothing was deleted.
     """
     listed, there = read_list(path, expected), 0
+    problems, inside = Problems(), folder.resolve()
+    for parent in dict.fromkeys(relative.parent for relative in listed):
+        if not (folder / parent).resolve().is_relative_to(inside):
+            problems.add(
+                f"{folder / parent} is a link to {(folder / parent).resolve()}: nothing is removed through one"
+            )
+    problems.raise_if_any()
     for relative in listed:
         file = folder / relative
         if file.is_file() or file.is_symlink():

@@ -107,7 +107,7 @@ class Sweep:
         write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
         for run in self.without_weights():
             print(f"{run.name} did not keep the weights that others read now: it runs again")
-            self.store.folder(run.id).reset()
+            self.store.folder(run.id).reset(done_too=True)
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Execute unfinished runs on this machine; return 0 if all are done then, else 1."""

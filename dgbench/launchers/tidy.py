@@ -1,38 +1,74 @@
-"""Removes what a sweep's folder no longer needs: runs that its plan no longer has, weights that no run reads."""
+"""Remove what a sweep's folder no longer needs, having looked at each run at that moment and at no link."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dgbench.plan.planfile import read_plan
+from dgbench.store.files import refuse_links
 from dgbench.store.folder import RunFolder, State, Store
 
 
-def prunable(root: Path) -> tuple[list[RunFolder], list[Path]]:
-    """Runs that the plan no longer has, and folders of weights of finished runs that no unfinished run reads."""
+@dataclass(frozen=True)
+class Prunable:
+    """What `prune` would remove of a sweep's folder, and what it would leave."""
+
+    runs: tuple[RunFolder, ...]
+    """Runs that the plan no longer has."""
+    weights: tuple[RunFolder, ...]
+    """Finished runs with weights that no unfinished run reads."""
+    left: tuple[Path, ...]
+    """What lies among the runs and is none."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield, for people, what would be removed."""
+        for folder in self.runs:
+            yield f"{folder.path}: {_size(folder.path) / 1e6:,.1f} MB, a run"
+        for folder in self.weights:
+            yield f"{folder.models}: {_size(folder.models) / 1e6:,.1f} MB, weights"
+
+
+def prunable(root: Path) -> Prunable:
+    """Find what a sweep's folder no longer needs; raise `UserError` if its folder of runs is a link."""
     table, store = read_plan(root), Store(root)
+    refuse_links(store.runs_dir)
     states = store.states((run.id for run in table.runs), 0)
     needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
-    unneeded = (id for id, state in states.items() if state is State.DONE and id not in needed)
-    weights = [models for id in unneeded if (models := store.folder(id).path / "models").is_dir()]
-    return [store.folder(id) for id in sorted(set(store.ids()) - states.keys())], weights
+    unneeded = (store.folder(id) for id, state in states.items() if state is State.DONE and id not in needed)
+    left = store.strangers()
+    runs = sorted(set(store.ids()) - states.keys() - {path.name for path in left})
+    weights = tuple(folder for folder in unneeded if folder.has_models())
+    return Prunable(tuple(map(store.folder, runs)), weights, tuple(left))
 
 
-def prune(root: Path) -> tuple[int, int]:
-    """Remove `prunable` runs and weights, except runs under way; return the (runs, bytes) removed."""
-    runs, weights = prunable(root)
+def prune(root: Path, agreed: Prunable) -> tuple[int, int]:
+    """Remove what was `agreed`, as far as it is not needed now and not under way; return the (runs, bytes) removed."""
+    now = prunable(root)
+    runs, weights = ({folder.id for folder in folders} for folders in (now.runs, now.weights))
     removed = freed = 0
-    for folder in runs:
-        if folder.reset():
-            freed += _size(folder.path)
-            shutil.rmtree(folder.path)
-            removed += 1
-    for models in weights:
-        freed += _size(models)
-        shutil.rmtree(models)
+    for folder in agreed.runs:
+        size = _size(folder.path)
+        if folder.id in runs and folder.remove():
+            removed, freed = removed + 1, freed + size
+    for folder in agreed.weights:
+        size = _size(folder.models)
+        if folder.id in weights and folder.remove_models():
+            freed += size
     return removed, freed
 
 
+def incomplete(root: Path) -> list[str]:
+    """List the planned runs that were begun, are not finished, and are not under way."""
+    states = Store(root).states((run.id for run in read_plan(root).runs), 0)
+    return [id for id, state in states.items() if state in (State.WAITING, State.FAILED)]
+
+
+def begin_anew(root: Path, agreed: Sequence[str]) -> list[str]:
+    """Remove what unfinished runs left; return those of which it was removed: not if done or under way by now."""
+    return [id for id in agreed if Store(root).folder(id).reset()]
+
+
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
+from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import Fold
-from dgbench.core.run import run_name
+from dgbench.core.run import is_run_id, run_name
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.provenance import Provenance
@@ -110,6 +111,8 @@ def read_plan(root: Path) -> PlanTable:
     data = read_sweep_json(root, FILE, FORMAT)
     del data["format"]
     data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
+    if wrong := [run.id for run in data["runs"] if not is_run_id(run.id)]:
+        raise UserError(f"{root / FILE} is damaged: {wrong[0]!r} is no run's id")
     data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
     data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
     return from_plain(PlanTable, data)

@@ -51,3 +51,10 @@ def read_sweep_json(root: Path, name: str, version: int) -> dict[str, Any]:
     if data["format"] != version:
         raise UserError(f"{root / name} has format {data['format']}, this version reads {version}")
     return data
+
+
+def refuse_links(*folders: Path) -> None:
+    """Raise `UserError` if one of these folders, in which something is to be removed, is a link to another place."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link, and nothing is removed through one: do it in {folder.resolve()}")

@@ -21,13 +21,13 @@ from typing import Any
 
 import orjson
 
-from dgbench.core.run import Run
+from dgbench.core.run import Run, is_run_id
 from dgbench.store import lease as leases
-from dgbench.store.files import write_atomic, write_json
+from dgbench.store.files import refuse_links, write_atomic, write_json
 from dgbench.store.lease import TTL, Lease
 from dgbench.store.sealed import Garbled
 
-RUN, RECORDS, DONE, CANCEL = "run.json", "records.jsonl", "done", "cancel"
+RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
 
 UNMENDED = "not tried again by itself: mend that, then `dgbench sweep retry`"
 """What is said of a run whose failure is final."""
@@ -58,8 +58,11 @@ class RunFolder:
     """All that is known about one run. Who executes the run holds its lease; only `fail` is for others too."""
 
     def __init__(self, root: Path, id: str, ttl: float = TTL) -> None:
+        if not is_run_id(id):  # it becomes part of paths, of such that are removed too
+            raise ValueError(f"{id!r} is no run's id")
         self.id = id
-        self.path = root / "runs" / id
+        self.path = root / RUNS / id
+        self.models = self.path / "models"
         self.log_path = self.path / "log.txt"
         """Output of every attempt, one after the other."""
         self.ttl = ttl
@@ -112,10 +115,14 @@ class RunFolder:
 
     def _sweep_up(self) -> None:
         """Remove what earlier attempts were writing when they were killed (failures are others' to write)."""
-        for folder in (self.path, self.path / "models"):
-            for leftover in folder.glob(".*.tmp"):
-                if not leftover.name.startswith(".failed-"):
-                    leftover.unlink(missing_ok=True)
+        for folder in (self.path, self.models):
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name[0] == "." and name.endswith(".tmp") and not name.startswith(".failed-"):
+                        _remove(entry)
 
     def progress(self) -> tuple[int, int] | None:
         """Steps made and steps in all, a few seconds old; None if nothing is known."""
@@ -130,7 +137,7 @@ class RunFolder:
     def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add records: all of them, or none and OSError. They are on the disk when this returns."""
         data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
-        file = os.open(self.path / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(self.path / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         try:
             size = os.fstat(file).st_size
             assert size == 0 or os.pread(file, 1, size - 1) == b"\n", "a torn line: truncate_records first"
@@ -156,7 +163,11 @@ class RunFolder:
         if sha256 and hashlib.sha256(data[:size]).hexdigest() != sha256:
             raise Garbled(f"{self.path / RECORDS} is not what the checkpoint has seen")
         if len(data) > size:
-            os.truncate(self.path / RECORDS, size)
+            file = os.open(self.path / RECORDS, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                os.ftruncate(file, size)
+            finally:
+                os.close(file)
 
     def _records(self) -> bytes:
         try:
@@ -243,23 +254,70 @@ class RunFolder:
         found = [match for name in self._names() if (match := pattern.fullmatch(name))]
         return [self.path / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
-    def reset(self) -> bool:
-        """Remove all but `run.json` and the leases, as if nothing had happened; False if somebody executes the run.
+    # -- removal --------------------------------------------------------------------------------------------------
+
+    def reset(self, *, done_too: bool = False) -> bool:
+        """Remove all but `run.json` and the leases, as if nothing had happened.
 
         The leases stay, for their numbers must not be claimed twice.
+
+        Args:
+            done_too: Whether to remove the results of a run that is done, too.
+
+        Returns:
+            False, with nothing removed, if another process executes the run, or it is done.
+
+        Raises:
+            UserError: The folder is a link, or lies behind one.
         """
-        lease = leases.claim(self.path, None, self._root / CANCEL, self.ttl)
-        if lease is None:
+        lease = self._claim_for_removal(done_too)
+        if lease:
+            self._clear()
+            lease.release()
+        return lease is not None
+
+    def remove(self) -> bool:
+        """Remove the folder of a run, done or not, as `reset` does; return whether it was removed."""
+        lease = self._claim_for_removal(done_too=True)
+        if lease:
+            self._clear()
+            shutil.rmtree(self.path)  # which follows no links
+        return lease is not None
+
+    def remove_models(self) -> bool:
+        """Remove the weights of a run that is done; return False if they are gone, or the run is not done."""
+        lease = self._claim_for_removal(done_too=True)
+        if not lease:
             return False
-        names = set(self._names()) - {RUN}
-        for name in sorted(names, key=lambda name: name != DONE):  # first what says that the rest is whole
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif not name.startswith("lease-"):
-                path.unlink(missing_ok=True)
-        lease.release()
-        return True
+        try:
+            found = (self.path / DONE).exists() and self.has_models()
+            if found:
+                shutil.rmtree(self.models)
+            return found
+        finally:
+            lease.release()
+
+    def has_models(self) -> bool:
+        """Decide whether the run's own folder, and not a link, holds weights."""
+        return self.models.is_dir() and not self.models.is_symlink()
+
+    def _claim_for_removal(self, done_too: bool) -> Lease | None:
+        refuse_links(self.path.parent, self.path)
+        return leases.claim(self.path, None if done_too else self.path / DONE, self._root / CANCEL, self.ttl)
+
+    def _clear(self) -> None:
+        with os.scandir(self.path) as entries:
+            found = [entry for entry in entries if entry.name != RUN and not leases.is_lease(entry.name)]
+        for entry in sorted(found, key=lambda entry: entry.name != DONE):  # first what says that the rest is whole
+            _remove(entry)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    """Remove a file, a folder with all that is in it, or a link, but not what that points to."""
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path)
+    else:
+        Path(entry.path).unlink(missing_ok=True)
 
 
 def _write_all(file: int, data: bytes) -> None:
@@ -279,7 +337,7 @@ class Store:
 
     def __init__(self, root: Path, ttl: float = TTL) -> None:
         self.root = root
-        self.runs_dir = root / "runs"
+        self.runs_dir = root / RUNS
         self.ttl = ttl
 
     def folder(self, id: str) -> RunFolder:
@@ -287,11 +345,18 @@ class Store:
         return RunFolder(self.root, id, self.ttl)
 
     def ids(self) -> list[str]:
-        """The runs that somebody has begun, sorted."""
-        if not self.runs_dir.exists():
+        """List the runs that were begun, sorted: folders, and no links, whose names have the form of an id."""
+        return [entry.name for entry in self._entries() if _is_run_folder(entry)]
+
+    def strangers(self) -> list[Path]:
+        """List what lies among the runs and is none: other names, files, links, folders of other content."""
+        return [Path(entry.path) for entry in self._entries() if not (_is_run_folder(entry) and _holds_run(entry))]
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        if not self.runs_dir.is_dir():
             return []
         with os.scandir(self.runs_dir) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
+            return sorted(entries, key=lambda entry: entry.name)
 
     def states(self, ids: Iterable[str], retries: int) -> dict[str, State]:
         """The state of each run. Who may not write here has the file server's time guessed by his own clock."""
@@ -319,3 +384,13 @@ class Store:
             return (self.root / CANCEL).stat().st_mtime > since
         except FileNotFoundError:
             return False
+
+
+def _is_run_folder(entry: os.DirEntry[str]) -> bool:
+    return is_run_id(entry.name) and entry.is_dir(follow_symlinks=False)
+
+
+def _holds_run(entry: os.DirEntry[str]) -> bool:
+    """Decide whether a folder holds a run, or no more than one that was killed at once leaves."""
+    names = os.listdir(entry.path)
+    return RUN in names or all(leases.is_lease(name) for name in names)

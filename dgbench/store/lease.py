@@ -48,6 +48,11 @@ def lease_name(number: int) -> str:
     return f"lease-{number:04d}"
 
 
+def is_lease(name: str) -> bool:
+    """Decide whether a file of that name is a lease, or the release of one."""
+    return _LEASE.fullmatch(name) is not None
+
+
 def newest(names: Iterable[str]) -> tuple[int, bool]:
     """From the names in a run's folder: the highest lease number (0 if there is none), and whether it is released."""
     highest, released = 0, False

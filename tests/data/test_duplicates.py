@@ -55,3 +55,13 @@ def test_another_list_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="can't be read"):
         remove(folder, folder / "no.txt", EXPECTED)
     assert len(list(folder.rglob("*.jpg"))) == 9
+
+
+def test_files_behind_a_link_are_left(folder: Path) -> None:
+    elsewhere = folder.parent / "shared"
+    (folder / "photo").rename(elsewhere)
+    (folder / "photo").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"photo/cat is a link to .*shared/cat: nothing is removed through one"):
+        remove(folder, written(folder, LINES), EXPECTED)
+    assert (folder / LINES[0]).exists()
+    assert (folder / LINES[2]).exists()

@@ -244,10 +244,11 @@ def test_states_of_ten_thousand_runs_in_under_two_seconds(tmp_path: Path) -> Non
 def test_states_ask_the_file_server_for_its_time_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(Store, "clock", lambda store: asked.append(1) or time.time())
-    for id in "abc":
+    ids = [f"{i:020x}" for i in range(3)]
+    for id in ids:
         (tmp_path / "runs" / id).mkdir(parents=True)
         (tmp_path / "runs" / id / "lease-0001").touch()
-    assert set(Store(tmp_path).states("abc", 0).values()) == {State.RUNNING}
+    assert set(Store(tmp_path).states(ids, 0).values()) == {State.RUNNING}
     assert len(asked) == 1
 
 
@@ -413,6 +414,16 @@ def test_what_was_lost_is_told_until_the_run_is_reset(folder: RunFolder) -> None
     assert folder.losses() == []
 
 
+def test_records_are_not_written_through_a_link(folder: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("three years\n")
+    (folder.path / RECORDS).symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(OSError, match="symbolic link"):
+        folder.truncate_records(0)
+    with pytest.raises(OSError, match="symbolic link"):
+        folder.append_records([{"i": 0}])
+    assert (tmp_path / "thesis.tex").read_text() == "three years\n"
+
+
 # -- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -451,13 +462,15 @@ def test_reset_removes_all_but_the_run_and_the_lease_numbers(
     (folder.path / "models" / "model.safetensors").touch()
     folder.fail({}, 1)
     folder.finish({})
-    assert not folder.reset(), "somebody executes it"
+    assert not folder.reset(done_too=True), "somebody executes it"
     assert folder.state(0) is State.DONE
     lease.release()
+    assert not folder.reset(), "it has finished"
+    assert folder.state(0) is State.DONE
     removed: list[str] = []
     real = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda path, **options: (removed.append(path.name), real(path, **options))[1])
-    assert folder.reset()
+    assert folder.reset(done_too=True)
     assert removed[0] == "done", "while something is missing, nothing says that the run is done"
     left = {name for name in os.listdir(folder.path) if not name.startswith("lease-")}
     assert left == {"run.json"}
