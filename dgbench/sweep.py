@@ -31,7 +31,7 @@ from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import read_site
 from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
-from dgbench.store.folder import UNMENDED, State, Store
+from dgbench.store.folder import State, Store
 
 _LISTED = 20
 """Lines of what will be removed that are printed."""
@@ -159,9 +159,7 @@ def _status(args: Any) -> int:
     for run in table.runs:
         folder = store.folder(run.id)
         if states[run.id] is State.FAILED:
-            last = folder.failures()[-1]
-            advice = f"{UNMENDED}; " if folder.failed_for_good() else ""
-            print(f"failed: {table.name(run)}: {last['error']} ({advice}log: {folder.log_path})")
+            print(f"failed: {table.name(run)}: {folder.reason()}")
         elif states[run.id] is State.RUNNING and (progress := folder.progress()):
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.losses():

@@ -64,6 +64,16 @@ def describe_processor() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
+def count_oom_kills() -> int:
+    """Count the processes that this system has killed for lack of memory since it started; 0 where it doesn't tell."""
+    try:
+        counters = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", counters, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def check_precision(setting: Setting, device: torch.device) -> None:
     """Raise `UserError` if a device only imitates the setting's precision, which takes longer than full precision."""
     if setting.precision == "fp32":

@@ -45,7 +45,7 @@ from dgbench.data.decoding import JPEG_BEGINS
 from dgbench.data.transforms_cv2 import from_jpeg
 from dgbench.data.transforms_pil import resized
 from dgbench.store.files import write_json
-from dgbench.store.lease import STOPPED, Lease, LeaseLost, claim
+from dgbench.store.lease import STOPPED, Lease, LeaseLost, StopSignals, claim
 
 BLOCK = 64
 """Images that are decoded and written together."""
@@ -67,11 +67,12 @@ def build(cache: ImageCache) -> None:
         cache.folder.mkdir(parents=True, exist_ok=True)
         printed = -INTERVAL
         while CacheIndex.read(cache.folder) is None:
-            lease = claim(cache.folder, cache.folder / INDEX, cache.folder / "cancel")
-            if lease:
-                with lease:
-                    _build(cache, lease)
-                continue
+            with StopSignals() as stops:
+                lease = claim(cache.folder, cache.folder / INDEX, cache.folder / "cancel", stops=stops)
+                if lease:
+                    with lease:
+                        _build(cache, lease)
+                    continue
             if time.monotonic() - printed >= INTERVAL:
                 printed = time.monotonic()
                 print_line(f"{cache.name}: waiting for another process that decodes its images into {cache.folder}")

@@ -30,9 +30,9 @@ from dgbench.core.version import __version__
 from dgbench.core.wording import printable_lines
 from dgbench.execute.context import Workbench, open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
-from dgbench.execute.training import CHECKPOINT, Training
+from dgbench.execute.training import Training
 from dgbench.store.folder import RunFolder, Store
-from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped
+from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -77,30 +77,36 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
     torch.backends.cudnn.deterministic = True
     store = Store(Path(job["root"]))
     folder = store.folder(job["id"])
-    lease = folder.claim()
-    if lease is None:
-        return TAKEN
-    with lease:
-        try:
-            started, site = time.time(), Site.from_json(job["site"])
-            catalogue = catalogue or shared_catalogue(site.include)
-            execute(open_workbench(folder.run(), store, site, catalogue, job["keep"], lease), lease, started)
-        except Stopped:
-            log.info("stopped on request; launched again, it goes on")
-            return STOPPED
-        except LeaseLost as error:
-            log.info("%s", error)
+    with StopSignals() as stops:
+        lease = folder.claim(stops)
+        if lease is None:
             return TAKEN
-        except (Exception, SystemExit) as error:  # a method that calls sys.exit(0) has not succeeded
-            told = isinstance(error, UserError)
-            if told:  # in the user's words, to which a traceback adds nothing
-                log.error("failed: %s", error)
-            else:
-                log.exception("failed")
-            error_line = f"{type(error).__name__}: {error}"
-            info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
-            folder.fail(info, lease.number, final=told)  # what is wrong with files is so the next time too
-            return 1
+        with lease:
+            return _attempt(job, folder, store, lease, catalogue)
+
+
+def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease, catalogue: Catalogue | None) -> int:
+    """Execute a claimed run; return the exit code of `run_job`."""
+    try:
+        started, site = time.time(), Site.from_json(job["site"])
+        catalogue = catalogue or shared_catalogue(site.include)
+        execute(open_workbench(folder.run(), store, site, catalogue, job["keep"], lease), lease, started)
+    except Stopped:
+        log.info("stopped on request; launched again, it goes on")
+        return STOPPED
+    except LeaseLost as error:
+        log.info("%s", error)
+        return TAKEN
+    except (Exception, SystemExit) as error:  # a method that calls sys.exit(0) has not succeeded
+        told = isinstance(error, UserError)
+        if told:  # in the user's words, to which a traceback adds nothing
+            log.error("failed: %s", error)
+        else:
+            log.exception("failed")
+        error_line = f"{type(error).__name__}: {error}"
+        info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
+        folder.fail(info, lease.number, final=told)  # what is wrong with files is so the next time too
+        return 1
     return 0
 
 
@@ -122,7 +128,7 @@ def execute(bench: Workbench, lease: Lease, started: float) -> None:
     if sources:
         summary["sources"] = sources
     bench.folder.finish(summary)
-    (bench.folder.path / CHECKPOINT).unlink(missing_ok=True)
+    bench.folder.remove_checkpoint()
 
 
 def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:

@@ -28,6 +28,8 @@ class Ended:
     """Seconds that it was allowed, if it was killed for taking longer."""
     seconds: float = 0.0
     """Seconds that it took."""
+    out_of_memory: bool = False
+    """Whether the system killed processes for lack of memory meanwhile, which may have been this one."""
 
 
 class Engine(Protocol):

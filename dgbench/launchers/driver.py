@@ -16,13 +16,14 @@ from dgbench.core.run import Run
 from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary, What
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
-from dgbench.store.folder import UNMENDED, RunFolder, State, Store
+from dgbench.store.folder import DONE, RunFolder, State, Store
 from dgbench.store.lease import STOPPED, TAKEN
 
 TICK = 1.0
 """Seconds between two looks at the runs that others execute, and at the cancel marker."""
 
 _TAIL = 4000  # characters of the log that a failure keeps
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def drive(
@@ -73,7 +74,7 @@ class _Launch:
         self.needed_by: dict[str, list[str]] = {}
         self.summary = Summary()
         self.looked = self.ticked = 0.0
-        self.began = store.clock()
+        self.mark = store.cancel_mark()
 
     def emit(self, what: What, id: str, detail: str = "", seconds: float = 0.0) -> None:
         self.observer(Event(what, self.runs[self.index[id]], detail, seconds))
@@ -89,6 +90,7 @@ class _Launch:
             if states[run.id] is State.DONE:
                 self.open.discard(run.id)
                 self.summary.found.append(run.id)
+                self.store.folder(run.id).remove_checkpoint()
                 self.emit("found", run.id)
         for run in self.runs:
             outside = sorted(self.missing_inputs[run.id] - self.index.keys())
@@ -105,7 +107,7 @@ class _Launch:
             self.start_ready()
             self.judge_ended()
             self.look_elsewhere()
-            cancelled = self.store.cancelled_since(self.began)
+            cancelled = self.store.cancel_mark() not in (None, self.mark)
             self.summary.stopped = interrupts.name or ("cancel" if cancelled else "")
         if self.summary.stopped:
             self.observer(Event("stopping", detail=self.summary.stopped))
@@ -148,7 +150,7 @@ class _Launch:
         """Settle an ended attempt by the run's folder; record the failure of one that was killed and could not."""
         folder = self.store.folder(ended.id)
         self.summary.taken_over += self.running.pop(ended.id) and ended.status != TAKEN
-        if folder.summary() is not None:
+        if (folder.path / DONE).exists():
             self.done(ended.id, ended.seconds if ended.status == 0 else 0.0)
         elif ended.status in (TAKEN, STOPPED) or ended.stopped:
             if ended.lease is not None:
@@ -160,7 +162,7 @@ class _Launch:
             record_failure(folder, ended)
             state = folder.state(self.retries)
             if state in (State.MISSING, State.WAITING):
-                self.emit("retry", ended.id, self.reason(ended.id))
+                self.emit("retry", ended.id, folder.reason(self.retries))
             self.look(ended.id, state)
 
     def look_elsewhere(self) -> None:
@@ -188,6 +190,7 @@ class _Launch:
     def done(self, id: str, seconds: float = 0.0) -> None:
         self.open.discard(id)
         self.summary.done.append(id)
+        self.store.folder(id).remove_checkpoint()  # which a run that was killed behind `done` could not
         self.emit("done", id, seconds=seconds)
         for dependent in self.needed_by.get(id, ()):
             missing = self.missing_inputs[dependent]
@@ -196,7 +199,7 @@ class _Launch:
                 heapq.heappush(self.ready, self.index[dependent])
 
     def fail(self, id: str) -> None:
-        reason = self.reason(id)
+        reason = self.store.folder(id).reason(self.retries)
         self.open.discard(id)
         self.summary.failed[id] = reason
         self.emit("failed", id, reason)
@@ -213,14 +216,6 @@ class _Launch:
         for dependent in self.needed_by.get(id, ()):
             self.block(dependent, f"needs {self.runs[self.index[id]].name} ({id}), which {which}")
 
-    def reason(self, id: str) -> str:
-        """Return the error of a run's last failure, how often it was tried, and where its log is."""
-        folder = self.store.folder(id)
-        failures = folder.failures()
-        last = failures[-1] if failures else {"error": "no failure is on record"}
-        tried = UNMENDED if folder.failed_for_good() else f"{len(failures)} of {self.retries + 1} attempts"
-        return f"{last['error']} ({tried}); log: {folder.log_path}"
-
 
 def record_failure(folder: RunFolder, ended: Ended) -> None:
     """Record a failed attempt and free its lease; do nothing if another process holds the run."""
@@ -230,11 +225,16 @@ def record_failure(folder: RunFolder, ended: Ended) -> None:
         if lease is None:
             return
         number = lease.number
-    if all(failure["attempt"] != number for failure in folder.failures()):
+    if number not in folder.failed_attempts():
         tail = _tail(folder.log_path)
-        info = {"exit": ended.status, "error": _error(ended, tail), "traceback": tail}
-        folder.fail({**info, "log": str(folder.log_path)}, number)
+        info = {"exit": ended.status, "error": _error(ended, tail), "traceback": tail, "log": str(folder.log_path)}
+        folder.fail(info, number, killed=_killed(ended))
     leases.mark_released(folder.path, number)
+
+
+def _killed(ended: Ended) -> bool:
+    """Decide whether a signal from outside ended an attempt, so that its end says nothing about the run."""
+    return ended.timeout is None and not ended.out_of_memory and -ended.status in _FROM_OUTSIDE
 
 
 def _error(ended: Ended, log: str) -> str:
@@ -246,6 +246,8 @@ def _error(ended: Ended, log: str) -> str:
         last_line = (log.strip() or "it said nothing").splitlines()[-1]
         return f"exit code {ended.status}: {last_line[:200]}"
     name = signal.Signals(-ended.status).name
+    if ended.out_of_memory:
+        return f"killed by {name}: the machine, or its share of it, was out of memory"
     return f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
 
 

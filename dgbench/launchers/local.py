@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
 
-from dgbench.core.machine import usable_cores
+from dgbench.core.machine import count_oom_kills, usable_cores
 from dgbench.core.run import Run
 from dgbench.launchers.base import Ended, Engine, Slot
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
@@ -41,6 +41,8 @@ class _Attempt:
     started: float
     deadline: float
     """When it is killed, by `time.monotonic`."""
+    oom_kills: int
+    """How many processes the system had killed for lack of memory when it was started."""
     stopped: bool = False
     expired: bool = False
     """Whether it was killed at its deadline."""
@@ -80,7 +82,9 @@ class LocalSlots(Engine):
             folder = self.store.folder(run.id)
             before, _ = leases.newest(os.listdir(folder.path))
             now = time.monotonic()
-            self._attempts[run.id] = _Attempt(slot, server, before, now, now + (self.timeout or float("inf")))
+            self._attempts[run.id] = _Attempt(
+                slot, server, before, now, now + (self.timeout or float("inf")), count_oom_kills()
+            )
             env = {"CUDA_VISIBLE_DEVICES": slot.gpu or ""}
             server.start(run.id, self.make_job(run, slot), env, str(folder.log_path))
 
@@ -115,7 +119,8 @@ class LocalSlots(Engine):
         attempt = self._attempts.pop(id)
         lease = leases.number_of(self.store.folder(id).path, pid, attempt.before)
         timeout = self.timeout if attempt.expired else None
-        return Ended(id, status, lease, attempt.stopped, timeout, time.monotonic() - attempt.started)
+        starved = status == -signal.SIGKILL and count_oom_kills() > attempt.oom_kills
+        return Ended(id, status, lease, attempt.stopped, timeout, time.monotonic() - attempt.started, starved)
 
     def close(self) -> None:
         """Ask remaining runs to save and leave, and end the server."""

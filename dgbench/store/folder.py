@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -24,15 +25,20 @@ import orjson
 from dgbench.core.run import Run, is_run_id
 from dgbench.store import lease as leases
 from dgbench.store.files import refuse_links, write_atomic, write_json
-from dgbench.store.lease import TTL, Lease
+from dgbench.store.lease import TTL, Lease, StopSignals, cancel_mark
+from dgbench.store.process import file_clock
 from dgbench.store.sealed import Garbled
 
 RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
+CHECKPOINT = "checkpoint.pt"
+
+MOST_KILLS = 3
+"""How many attempts at a run may be killed from outside before it counts as failed: what kills it may be itself."""
 
 UNMENDED = "not tried again by itself: mend that, then `dgbench sweep retry`"
 """What is said of a run whose failure is final."""
 
-_FAILED = re.compile(r"failed-(\d+)(\.final)?\.json")
+_FAILED = re.compile(r"(?:failed|killed)-(\d+)(\.final)?\.json")
 _LOST = re.compile(r"lost-(\d+)\.json")
 
 
@@ -90,8 +96,9 @@ class RunFolder:
         number, released = leases.newest(names)
         if number and not released and leases.is_held(self.path, number, self.ttl, now or self._clock):
             return State.RUNNING
-        failures = [failure for name in names if (failure := _FAILED.fullmatch(name))]
-        if len(failures) > retries or any(failure[2] for failure in failures):
+        failures = [name for name in names if _FAILED.fullmatch(name)]
+        kills = sum(map(_is_kill, failures))
+        if len(failures) - kills > retries or kills > MOST_KILLS or any(map(_is_final, failures)):
             return State.FAILED
         return State.WAITING if RUN in names else State.MISSING
 
@@ -102,13 +109,16 @@ class RunFolder:
             return []
 
     def _clock(self) -> float:
-        return leases.file_clock(self.path)
+        return file_clock(self.path)
 
     # -- who executes it ------------------------------------------------------------------------------------------
 
-    def claim(self) -> Lease | None:
-        """The right to execute the run, or None if it is done or somebody else has it. Needs `create` before."""
-        lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl)
+    def claim(self, stops: StopSignals | None = None) -> Lease | None:
+        """Take the right to execute the run, which `stops` may ask to end; None if it is done or another has it.
+
+        Needs `create` before.
+        """
+        lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl, stops=stops)
         if lease:
             self._sweep_up()
         return lease
@@ -211,6 +221,10 @@ class RunFolder:
         checked = {"records": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
         write_json(self.path / DONE, {**summary, **checked})
 
+    def remove_checkpoint(self) -> None:
+        """Remove what a run that is done no longer needs; harmless if it is gone."""
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
     def summary(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None."""
         try:
@@ -219,26 +233,50 @@ class RunFolder:
             return None
         return summary
 
-    def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False) -> None:
-        """Record that attempt `number` (of its lease) failed: `exit`, `error`, `traceback`, `log`.
+    def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:
+        """Record that an attempt failed.
 
-        A `final` failure is one that trying again can't mend: the run stays failed until somebody forgives it.
+        Args:
+            info: `exit`, `error`, `traceback`, `log`.
+            number: The attempt's, which is that of its lease.
+            final: Trying again can't mend it: the run stays failed until the failure is forgiven.
+            killed: A signal from outside ended it, which uses up no retry; of such only `MOST_KILLS` are borne.
         """
-        write_json(self.path / f"failed-{number:04d}{'.final' if final else ''}.json", {"attempt": number, **info})
+        name = f"killed-{number:04d}.json" if killed else f"failed-{number:04d}{'.final' if final else ''}.json"
+        write_json(self.path / name, {"attempt": number, **info})
 
     def failures(self) -> list[dict[str, Any]]:
-        """The failures that count, oldest first."""
+        """Read the failures that count, oldest first."""
         return [orjson.loads(path.read_bytes()) for path in self._numbered(_FAILED)]
 
-    def failed_for_good(self) -> bool:
-        """Whether a failure that counts is final."""
-        return any(path.name.endswith(".final.json") for path in self._numbered(_FAILED))
+    def failed_attempts(self) -> set[int]:
+        """List the numbers of the attempts whose failures count."""
+        return {int(match[1]) for path in self._numbered(_FAILED) if (match := _FAILED.fullmatch(path.name))}
+
+    def reason(self, retries: int | None = None) -> str:
+        """Word the last failure: its error, how it stands with another attempt, and where the log is.
+
+        Args:
+            retries: How many times the run may fail and be tried again; None: don't count.
+        """
+        paths = self._numbered(_FAILED)
+        if not paths:
+            return f"no failure is on record; log: {self.log_path}"
+        said = [str(self.failures()[-1]["error"])]
+        kills = sum(_is_kill(path.name) for path in paths)
+        if any(_is_final(path.name) for path in paths):
+            said.append(UNMENDED)
+        elif _is_kill(paths[-1].name):
+            said.append(f"killed {kills} times, tried again up to {MOST_KILLS} times")
+        elif retries is not None:
+            said.append(f"{len(paths) - kills} of {retries + 1} attempts")
+        return f"{said[0]} ({'; '.join((*said[1:], f'log: {self.log_path}'))})"
 
     def forgive(self) -> int:
-        """Let the failures so far no longer count; gives their number."""
+        """Let the failures so far no longer count; return their number."""
         failures = self._numbered(_FAILED)
         for path in failures:
-            path.rename(path.with_name(path.name.replace("failed", "forgiven")))
+            path.rename(path.with_name(re.sub("^[a-z]+", "forgiven", path.name)))
         return len(failures)
 
     def lose(self, why: str) -> None:
@@ -320,6 +358,14 @@ def _remove(entry: os.DirEntry[str]) -> None:
         Path(entry.path).unlink(missing_ok=True)
 
 
+def _is_kill(name: str) -> bool:
+    return name.startswith("killed-")
+
+
+def _is_final(name: str) -> bool:
+    return name.endswith(".final.json")
+
+
 def _write_all(file: int, data: bytes) -> None:
     while data:
         data = data[os.write(file, data) :]
@@ -372,18 +418,15 @@ class Store:
 
     def clock(self) -> float:
         """The time by the file server's clock, in seconds."""
-        return leases.file_clock(self.root)
+        return file_clock(self.root)
 
     def request_cancel(self) -> None:
         """Ask whoever executes runs of this sweep, anywhere, to save and stop."""
-        write_atomic(self.root / CANCEL, b"")
+        write_atomic(self.root / CANCEL, uuid.uuid4().hex.encode())
 
-    def cancelled_since(self, since: float) -> bool:
-        """Whether `request_cancel` was called after `since`, a time that `clock` gave."""
-        try:
-            return (self.root / CANCEL).stat().st_mtime > since
-        except FileNotFoundError:
-            return False
+    def cancel_mark(self) -> tuple[int, bytes] | None:
+        """Identify the last `request_cancel`: a launch is cancelled when this changes while it works."""
+        return cancel_mark(self.root / CANCEL)
 
 
 def _is_run_folder(entry: os.DirEntry[str]) -> bool:

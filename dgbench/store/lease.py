@@ -7,22 +7,23 @@ again could be claimed by somebody who made up his mind long ago.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
-import socket
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import orjson
+
+from dgbench.store.process import Process, file_clock, machine
 
 TTL = 60.0
 """Seconds without a sign of life after which a process of another machine counts as gone; on NFS use 180 or more."""
@@ -66,67 +67,18 @@ def newest(names: Iterable[str]) -> tuple[int, bool]:
     return highest, released
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process so named that no later one is mistaken for it."""
-
-    host: str
-    boot: str
-    """Identity of the running kernel and of the pid namespace; empty where the system doesn't tell."""
-    pid: int
-    started: int
-    """Clock ticks between boot and the start of the process; 0 where the system doesn't tell."""
-
-    @staticmethod
-    def current() -> Process:
-        """This process."""
-        host, boot = _machine()
-        return Process(host, boot, os.getpid(), _start_time(os.getpid()) or 0)
-
-    def alive(self) -> bool | None:
-        """Whether it still exists; None if that cannot be told from here (another machine or container)."""
-        if not self.boot or not self.started or (self.host, self.boot) != _machine():
-            return None
-        started = _start_time(self.pid)
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # another user's, whose /proc entry may be hidden
-            return None if started is None else started == self.started
-        return started == self.started
-
-
-@lru_cache(maxsize=1)
-def _machine() -> tuple[str, str]:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return socket.gethostname(), f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname(), ""
-
-
-def _start_time(pid: int) -> int | None:
-    """None if the process doesn't exist, is a zombie, or the system has no /proc."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = text.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
-
-
-def file_clock(folder: Path) -> float:
-    """The time by the clock of whoever serves `folder`, in seconds; OSError if nothing can be written there."""
-    with tempfile.TemporaryFile(dir=folder) as touched:
-        return os.fstat(touched.fileno()).st_mtime
-
-
 def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> bool:
     """Whether the process that claimed this lease, which is not released, is still at work.
 
     On the holder's own machine, the process itself is looked up; from elsewhere, the age of its last sign of life
-    decides. `now` gives the file server's time and is asked only in the second case.
+    decides. A sign dated further in the future than a holder may be silent is none: no clock but the file server's
+    dates it, so it was copied or set, and would hold the run until that date.
+
+    Args:
+        folder: The run's.
+        number: Of the lease.
+        ttl: Seconds without a sign of life after which a holder elsewhere counts as gone.
+        now: Gives the file server's time; asked only where age decides.
     """
     path = folder / lease_name(number)
     holder = _holder(path)
@@ -137,14 +89,15 @@ def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> 
         touched = path.stat().st_mtime
     except FileNotFoundError:
         return False
-    return now() - touched <= ttl
+    return abs(now() - touched) <= ttl
 
 
 def _holder(path: Path) -> Process | None:
-    """None for a file that its owner had no time to fill."""
+    """Read the holder of a lease; None if the file is gone, or is none of ours: then its age alone decides."""
     try:
-        return Process(**orjson.loads(path.read_bytes()))
-    except (FileNotFoundError, orjson.JSONDecodeError):
+        fields = orjson.loads(path.read_bytes())
+        return Process(str(fields["host"]), str(fields["boot"]), int(fields["pid"]), int(fields["started"]))
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -153,7 +106,7 @@ def number_of(folder: Path, pid: int, after: int) -> int | None:
     highest, _ = newest(os.listdir(folder))
     for number in range(highest, after, -1):
         holder = _holder(folder / lease_name(number))
-        if holder and holder.pid == pid and (holder.host, holder.boot) == _machine():
+        if holder and holder.pid == pid and (holder.host, holder.boot) == machine():
             return number
     return None
 
@@ -163,12 +116,66 @@ def mark_released(folder: Path, number: int) -> None:
     (folder / f"{lease_name(number)}.released").touch()
 
 
-def claim(
-    folder: Path, done: Path | None, cancel: Path, ttl: float = TTL, now: Callable[[], float] | None = None
-) -> Lease | None:
-    """Take the next lease of a run's folder; None if somebody holds the newest, was faster, or `done` exists.
+def cancel_mark(path: Path) -> tuple[int, bytes] | None:
+    """Identify the present state of a cancel marker; None if there is none.
 
-    `cancel` is the sweep's cancel marker, `now` the file server's clock (default: ask in `folder`).
+    A cancel is a change of this, never a date later than another: a marker that was copied, or written while a clock
+    was wrong, may be dated years ahead.
+    """
+    try:
+        return path.stat().st_mtime_ns, path.read_bytes()
+    except OSError:
+        return None
+
+
+class StopSignals:
+    """Notes SIGTERM and Ctrl-C instead of ending the process. Enter it before claiming a lease.
+
+    A signal between the claim and its answer would leave a lease that other machines believe until its time is over.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        """Whether there was a signal."""
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has it for jobs in the background
+                    self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._old:
+            signal.signal(*self._old.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.came and number == signal.SIGINT:  # who insists does not wait for the end of a step
+            raise KeyboardInterrupt
+        self.came = True
+
+
+def claim(
+    folder: Path,
+    done: Path | None,
+    cancel: Path,
+    ttl: float = TTL,
+    now: Callable[[], float] | None = None,
+    stops: StopSignals | None = None,
+) -> Lease | None:
+    """Take the next lease of a run's folder.
+
+    Args:
+        folder: The run's.
+        done: A file whose existence says that there is nothing to claim; None: claim in any case.
+        cancel: The sweep's cancel marker.
+        ttl: Seconds without a sign of life after which a holder elsewhere counts as gone.
+        now: Gives the file server's time; None: ask in `folder`.
+        stops: The signals that ask the holder to stop; None: none do.
+
+    Returns:
+        The lease; None if another process holds the newest or was faster, or `done` exists.
     """
     names = os.listdir(folder)
     if done and done.name in names:
@@ -176,55 +183,84 @@ def claim(
     number, released = newest(names)
     if number and not released and is_held(folder, number, ttl, now or (lambda: file_clock(folder))):
         return None
-    lease = _create(folder, number + 1, cancel, ttl)
-    if lease and done and done.exists():  # finished between the listing and the claim
+    lease = Lease(folder, number + 1, cancel, ttl, stops or StopSignals())
+    if not _create(lease.path):
+        return None
+    if done and done.exists():  # finished between the listing and the claim
         lease.release()
         return None
     return lease
 
 
-def _create(folder: Path, number: int, cancel: Path, ttl: float) -> Lease | None:
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def _create(path: Path) -> bool:
+    """Make the file of a lease, whole from its first moment; return False if it exists.
+
+    It is written beside and linked: were it made empty and filled then, a death in between would leave a lease
+    without a holder, which all believe until its time is over.
+    """
+    content = orjson.dumps(asdict(Process.current()))
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        file = os.open(folder / lease_name(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return None
-    try:
-        os.write(file, orjson.dumps(asdict(Process.current())))
-        return Lease(folder, number, cancel, ttl, os.fstat(file).st_mtime)
+        beside.write_bytes(content)
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return beside.stat().st_nlink == 2  # NFS may do it, lose its answer, and fail at the second try
+        except OSError as error:
+            if error.errno not in _NO_LINKS:  # as of FAT, and of some network file systems
+                raise
+            return _create_exclusively(path, content)
+        return True
+    except FileNotFoundError:  # a quicker one has tidied `beside` away, or the folder is gone
+        return False
     finally:
-        os.close(file)
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _create_exclusively(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
 
 
 class Lease:
-    """The right to execute a run. As a context manager it gives signs of life, and answers SIGTERM and Ctrl-C, until it
-    ends.
+    """The right to execute a run. As a context manager it gives signs of life until it ends.
 
-    with folder.claim() as lease:
-        for step in ...:
-            lease.beat(step, steps)
-            if lease.stop_requested: ...
+    with StopSignals() as stops:
+        lease = folder.claim(stops)
+        with lease:
+            for step in ...:
+                lease.beat(step, steps)
+                if lease.stop_requested: ...
     """
 
-    def __init__(self, folder: Path, number: int, cancel: Path, ttl: float, since: float) -> None:
+    def __init__(self, folder: Path, number: int, cancel: Path, ttl: float, stops: StopSignals) -> None:
         self.folder = folder
         self.number = number
         """Counts the attempts at this run, from 1."""
         self.lost = False
         """True once somebody else may have taken the run over; leave without writing anything."""
-        self._path = folder / lease_name(number)
+        self.path = folder / lease_name(number)
         self._next = folder / lease_name(number + 1)
-        self._cancel, self._ttl, self._since = cancel, ttl, since
-        self._stop = False
+        self._cancel, self._ttl, self._stops = cancel, ttl, stops
+        self._mark = cancel_mark(cancel)
+        self._cancelled = False
         self._steps = self._written = (0, 0)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._old_handlers: dict[int, Any] = {}
         self._touched = time.monotonic()
 
     @property
     def stop_requested(self) -> bool:
         """Whether to save and leave: SIGTERM or Ctrl-C came, the sweep was cancelled, or the lease is lost."""
-        return self._stop or self.lost
+        return self._stops.came or self._cancelled or self.lost
 
     def beat(self, step: int, steps: int) -> None:
         """Tell how far the run is; costs nothing, the heartbeat writes it down."""
@@ -232,15 +268,11 @@ class Lease:
 
     def confirm(self) -> None:
         """Raise `LeaseLost` if somebody else took the run over: call before writing what others will believe."""
-        self.lost = self.lost or self._next.exists() or not self._path.exists()
+        self.lost = self.lost or self._next.exists() or not self.path.exists()
         if self.lost:
-            raise LeaseLost(f"{self._path}: another process took this run over")
+            raise LeaseLost(f"{self.path}: another process took this run over")
 
     def __enter__(self) -> Lease:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has it for jobs in the background
-                    self._old_handlers[number] = signal.signal(number, self._on_signal)
         self._thread = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
         self._thread.start()
         return self
@@ -256,14 +288,7 @@ class Lease:
         if self._thread:
             self._thread.join(timeout=BEAT)
             self._thread = None
-        while self._old_handlers:
-            signal.signal(*self._old_handlers.popitem())
         mark_released(self.folder, self.number)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop and number == signal.SIGINT:  # who insists does not wait for the end of a step
-            raise KeyboardInterrupt
-        self._stop = True
 
     def _beats(self) -> None:
         while not self._ended.is_set():
@@ -272,15 +297,14 @@ class Lease:
 
     def _sign_of_life(self) -> None:
         try:
-            os.utime(self._path)
+            os.utime(self.path)
             self._touched = time.monotonic()
         except FileNotFoundError:
             self.lost = True
         except OSError:  # a file server that is away for less than the TTL harms nobody
             self.lost = self.lost or time.monotonic() - self._touched > self._ttl
         self.lost = self.lost or self._next.exists()
-        with suppress(OSError):
-            self._stop = self._stop or self._cancel.stat().st_mtime > self._since
+        self._cancelled = self._cancelled or cancel_mark(self._cancel) not in (None, self._mark)
         if self._steps != self._written and not self.lost:
             with suppress(OSError):  # for people to look at; the run does without
                 (self.folder / PROGRESS).write_bytes(orjson.dumps(self._steps))

@@ -19,8 +19,9 @@ from dgbench.launchers import driver
 from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary
 from dgbench.launchers.driver import drive
 from dgbench.launchers.interrupts import Interrupts
-from dgbench.store.folder import RunFolder, State, Store
-from dgbench.store.lease import STOPPED, TAKEN, Process, lease_name
+from dgbench.store.folder import CHECKPOINT, MOST_KILLS, RunFolder, State, Store
+from dgbench.store.lease import STOPPED, TAKEN, lease_name
+from dgbench.store.process import Process
 
 
 class Cluster(Engine):
@@ -72,6 +73,9 @@ class Cluster(Engine):
             "done": Ended(id, 0, number, seconds=2.5),
             "taken": Ended(id, TAKEN, number),
             "killed": Ended(id, -9, number),
+            "terminated": Ended(id, -15, number),
+            "crashed": Ended(id, -11, number),
+            "starved": Ended(id, -9, number, out_of_memory=True),
             "unclaimed": Ended(id, 1, number),
             "slow": Ended(id, -9, number, timeout=30.0),
             "lost": Ended(id, -9, number, stopped=True),
@@ -123,10 +127,10 @@ def test_runs_start_in_order_within_the_capacity_and_after_their_inputs(tmp_path
 def test_a_failure_on_another_machine_is_recorded_under_its_lease_and_tried_again_at_once(tmp_path: Path) -> None:
     plan: Plan = [("", 0, 0, []), ("", 0, 0, [0])]
     ids = [run.id for run in make_runs(plan)]
-    summary, _ = run_plan(tmp_path, plan, {0: ["killed", "slow", "unclaimed"]}, retries=2)
+    summary, _ = run_plan(tmp_path, plan, {0: ["crashed", "slow", "unclaimed"]}, retries=2)
     folder = RunFolder(tmp_path, ids[0])
     assert [(failure["attempt"], failure["exit"], failure["error"]) for failure in folder.failures()] == [
-        (1, -9, "killed by SIGKILL (often: out of memory)"),
+        (1, -11, "killed by SIGSEGV"),
         (2, -9, "took longer than 30 s"),
         (3, 1, "exit code 1: it said nothing"),
     ]
@@ -134,6 +138,52 @@ def test_a_failure_on_another_machine_is_recorded_under_its_lease_and_tried_agai
     assert list(summary.blocked) == ids[1:]
     assert (summary.executed, folder.state(2)) == (3, State.FAILED)
     assert len(run_plan(tmp_path, plan, {}, retries=3)[0].done) == 2
+
+
+def test_what_is_killed_from_outside_uses_up_no_retry(tmp_path: Path) -> None:
+    events: list[Event] = []
+    fates = {0: ["killed", "killed", "terminated", "done"]}
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], fates, retries=0, observer=events.append)
+    assert (len(summary.done), summary.executed, summary.failed) == (1, 4, {})
+    assert [event.what for event in events if event.run] == ["started", "retry"] * 3 + ["started", "done"]
+    folder = RunFolder(tmp_path, summary.done[0])
+    assert [failure["exit"] for failure in folder.failures()] == [-9, -9, -15], "on record all the same"
+    told = [event.detail for event in events if event.what == "retry"]
+    assert told[0].startswith(
+        "killed by SIGKILL (often: out of memory) (killed 1 times, tried again up to 3 times; log"
+    )
+
+
+def test_what_is_killed_again_and_again_has_failed(tmp_path: Path) -> None:
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["killed"] * 9}, retries=7)
+    assert (summary.executed, len(summary.failed)) == (1 + MOST_KILLS, 1)
+    assert RunFolder(tmp_path, *summary.failed).forgive() == 1 + MOST_KILLS
+    assert len(run_plan(tmp_path, [("", 0, 0, [])], {})[0].done) == 1
+
+
+def test_a_run_that_is_too_large_for_the_machine_has_failed_by_itself(tmp_path: Path) -> None:
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["starved"] * 9}, retries=1)
+    assert summary.executed == 2
+    (reason,) = summary.failed.values()
+    assert reason.startswith(
+        "killed by SIGKILL: the machine, or its share of it, was out of memory (2 of 2 attempts; log"
+    )
+
+
+def test_a_checkpoint_that_a_kill_left_behind_done_is_removed(tmp_path: Path) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 0, 0, [])]
+    folders = [RunFolder(tmp_path, run.id) for run in make_runs(plan)]
+    folders[0].create(make_runs(plan)[0])
+    folders[0].finish({})
+    (folders[0].path / CHECKPOINT).touch()
+
+    def leave(event: Event) -> None:
+        if event.run == make_runs(plan)[1] and event.what == "started":
+            (folders[1].path / CHECKPOINT).touch()
+
+    summary, _ = run_plan(tmp_path, plan, {}, observer=leave)
+    assert (len(summary.found), len(summary.done)) == (1, 1)
+    assert not any((folder.path / CHECKPOINT).exists() for folder in folders)
 
 
 def test_an_attempt_that_was_lost_uses_up_no_retry(tmp_path: Path) -> None:

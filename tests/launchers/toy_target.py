@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from dgbench.store.folder import RECORDS, RunFolder
-from dgbench.store.lease import STOPPED, TAKEN, Lease
+from dgbench.store.lease import STOPPED, TAKEN, Lease, StopSignals
 
 
 def note(root: Path, text: str) -> None:
@@ -30,15 +30,17 @@ def execute(job: dict) -> int:
     if job["fault"] == "always-before":
         raise RuntimeError("died before it claimed")
     folder = RunFolder(root, job["run"])
-    lease = folder.claim()
-    if lease is None:
-        return TAKEN
-    with lease:
-        try:
-            return _steps(job, root, folder, lease)
-        except OSError:
-            folder.fail({"exit": 1, "error": "OSError", "traceback": traceback.format_exc(), "log": ""}, lease.number)
-            return 1
+    with StopSignals() as stops:
+        lease = folder.claim(stops)
+        if lease is None:
+            return TAKEN
+        with lease:
+            try:
+                return _steps(job, root, folder, lease)
+            except OSError:
+                info = {"exit": 1, "error": "OSError", "traceback": traceback.format_exc(), "log": ""}
+                folder.fail(info, lease.number)
+                return 1
 
 
 def _steps(job: dict, root: Path, folder: RunFolder, lease: Lease) -> int:

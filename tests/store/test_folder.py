@@ -19,7 +19,7 @@ from dgbench.core.protocol import Fold, View
 from dgbench.core.run import Part, Run
 from dgbench.core.setting import setting
 from dgbench.store.files import write_atomic, write_json
-from dgbench.store.folder import RECORDS, RunFolder, State, Store
+from dgbench.store.folder import MOST_KILLS, RECORDS, UNMENDED, RunFolder, State, Store
 from dgbench.store.lease import lease_name
 from dgbench.store.sealed import Garbled
 
@@ -180,6 +180,7 @@ def put_lease(path: Path, number: int, holder: str) -> None:
     done=st.booleans(),
     holders=st.lists(st.sampled_from(HOLDERS), max_size=4),
     failed=st.integers(0, 4),
+    killed=st.integers(0, 5),
     forgiven=st.integers(0, 3),
     retries=st.integers(0, 3),
 )
@@ -189,11 +190,12 @@ def test_state_follows_from_the_folder(
     done: bool,
     holders: list[str],
     failed: int,
+    killed: int,
     forgiven: int,
     retries: int,
 ) -> None:
     folder = RunFolder(tmp_path_factory.mktemp("sweep"), TOY.id)
-    if not (known or done or holders or failed or forgiven):
+    if not (known or done or holders or failed or killed or forgiven):
         assert folder.state(retries) is State.MISSING
         return
     folder.create(TOY)
@@ -206,6 +208,8 @@ def test_state_follows_from_the_folder(
         folder.fail({"error": "x"}, number)
         if number == forgiven:
             assert folder.forgive() == forgiven
+    for number in range(100, 100 + killed):
+        folder.fail({"error": "y"}, number, killed=True)
     if done:
         folder.finish({})
     if not known:
@@ -214,7 +218,7 @@ def test_state_follows_from_the_folder(
         expected = State.DONE
     elif holders and holders[-1] in ("alive", "young"):
         expected = State.RUNNING
-    elif failed > retries:
+    elif failed > retries or killed > MOST_KILLS:
         expected = State.FAILED
     else:
         expected = State.WAITING if known else State.MISSING
@@ -261,15 +265,18 @@ def test_a_folder_is_created_once_and_gives_the_run_back(folder: RunFolder, tmp_
     assert Store(tmp_path / "nowhere").ids() == []
 
 
-def test_cancel_is_seen_by_whoever_began_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("date", [-5, 1_000_000])
+def test_cancel_is_seen_by_whoever_began_before(tmp_path: Path, date: float) -> None:
+    """Whatever dates its files have, and however coarse the server's clock is."""
     store = Store(tmp_path)
-    assert not store.cancelled_since(0)
-    before = store.clock()
-    time.sleep(0.02)
-    store.request_cancel()
-    assert store.cancelled_since(before)
-    time.sleep(0.02)
-    assert not store.cancelled_since(store.clock())
+    marks = [store.cancel_mark()]
+    for _ in range(2):
+        store.request_cancel()
+        os.utime(tmp_path / "cancel", (1e9 + date,) * 2)
+        marks.append(store.cancel_mark())
+        assert store.cancel_mark() == marks[-1]
+    assert marks[0] is None
+    assert len(set(marks)) == 3
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
@@ -436,20 +443,22 @@ def test_failures_are_kept_in_order_and_may_be_forgiven(folder: RunFolder) -> No
     assert folder.forgive() == 3
     assert folder.failures() == []
     assert folder.state(0) is State.WAITING
-    assert len([name for name in os.listdir(folder.path) if name.startswith("forgiven-")]) == 3
+    folder.fail({"exit": -9, "error": "e"}, 10_001, killed=True)
+    assert folder.forgive() == 1
+    assert len([name for name in os.listdir(folder.path) if name.startswith("forgiven-")]) == 4
 
 
 def test_a_final_failure_is_not_retried_until_it_is_forgiven(folder: RunFolder) -> None:
     folder.fail({"error": "by chance"}, 1)
     assert folder.state(9) is State.WAITING
-    assert not folder.failed_for_good()
+    assert folder.reason(9) == f"by chance (1 of 10 attempts; log: {folder.log_path})"
     folder.fail({"error": "no such file"}, 2, final=True)
     assert folder.state(9) is State.FAILED
-    assert folder.failed_for_good()
+    assert folder.reason(9) == f"no such file ({UNMENDED}; log: {folder.log_path})"
     assert [failure["error"] for failure in folder.failures()] == ["by chance", "no such file"]
     assert folder.forgive() == 2
     assert folder.state(0) is State.WAITING
-    assert not folder.failed_for_good()
+    assert folder.reason() == f"no failure is on record; log: {folder.log_path}"
 
 
 def test_reset_removes_all_but_the_run_and_the_lease_numbers(
@@ -471,6 +480,7 @@ def test_reset_removes_all_but_the_run_and_the_lease_numbers(
     real = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda path, **options: (removed.append(path.name), real(path, **options))[1])
     assert folder.reset(done_too=True)
+    removed = [name for name in removed if not name.startswith(".lease-")]
     assert removed[0] == "done", "while something is missing, nothing says that the run is done"
     left = {name for name in os.listdir(folder.path) if not name.startswith("lease-")}
     assert left == {"run.json"}

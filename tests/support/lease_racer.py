@@ -1,8 +1,8 @@
-"""One claimant of a race: lease_racer.py ROOT MODE; MODE `careless` drops O_EXCL, to see that the race would tell.
+"""One claimant of a race: lease_racer.py ROOT MODE RACERS; no clock decides any of it.
 
-Reads from its input when to begin, and lives until its input ends. Claimants take a moment between looking and
-claiming, so that the race is one. In `hold` and `careless`, all claimants try each folder at the same moment and keep
-what they get; in `cycle`, they claim and release the same few folders again and again.
+It begins when it reads a line, and lives until its input ends. In `hold` and `careless` all claimants try each folder
+once and keep what they get: none claims before all have looked. In `careless` a claim overwrites what another claimed,
+to see that the race would tell. In `cycle` they claim and release the same few folders until each was had often.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dgbench.store.lease import claim
 
-APART = 0.03
+OFTEN = 12
 
 listdir = os.listdir
 
@@ -26,27 +26,31 @@ def note(path: Path, text: str) -> None:
     os.close(file)
 
 
-def looked_at_leisure(folder: Path) -> list[str]:
-    """What is in the folder, some time ago."""
-    names = listdir(folder)
-    time.sleep(0.002)
-    return names
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def hold(folders: list[Path], begin: float) -> None:
-    """Every folder once, at its moment."""
-    for i, folder in enumerate(folders):
-        time.sleep(max(0.0, begin + APART * i - time.time()))
+def hold(folders: list[Path], racers: int) -> None:
+    """Every folder once, when all have looked at it."""
+    for folder in folders:
+
+        def looked_at_by_all(path: Path, folder: Path = folder) -> list[str]:
+            names = listdir(path)
+            note(folder / "looked.txt", "looked")
+            while lines(folder / "looked.txt") < racers:
+                time.sleep(0.0005)
+            return names
+
+        os.listdir = looked_at_by_all  # type: ignore[assignment]
         lease = claim(folder, folder / "done", folder / "cancel")
         if lease:
             note(folder / "claimed.txt", str(lease.number))
 
 
-def cycle(folders: list[Path], begin: float) -> None:
-    """For a second and a half."""
-    time.sleep(max(0.0, begin - time.time()))
-    while time.time() < begin + 1.5:
-        for folder in folders:
+def cycle(folders: list[Path]) -> None:
+    """Until each was claimed often by all together."""
+    while left := [folder for folder in folders if lines(folder / "claimed.txt") < 2 * OFTEN]:
+        for folder in left:
             lease = claim(folder, folder / "done", folder / "cancel")
             if lease:
                 note(folder / "claimed.txt", f"begin {lease.number}")
@@ -56,14 +60,15 @@ def cycle(folders: list[Path], begin: float) -> None:
 
 
 if __name__ == "__main__":
-    root, mode = Path(sys.argv[1]), sys.argv[2]
+    root, mode, racers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     if mode == "careless":
-        real = os.open
-        os.open = lambda path, flags, mode=0o777: real(path, flags & ~os.O_EXCL, mode)  # type: ignore[assignment]
+        os.link = os.replace  # type: ignore[assignment]
     print("ready", flush=True)
-    begin = float(input())
+    input()
     folders = sorted(root.iterdir())
-    os.listdir = looked_at_leisure  # type: ignore[assignment]
-    (cycle if mode == "cycle" else hold)(folders, begin)
+    if mode == "cycle":
+        cycle(folders)
+    else:
+        hold(folders, racers)
     print("finished", flush=True)
     sys.stdin.read()
