@@ -21,6 +21,7 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
+from dgbench.core.site import split_include
 from dgbench.core.wording import grouped, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
@@ -28,7 +29,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.asking import overlaid, read_sweep_file
 from dgbench.plan.cost import cost_of
-from dgbench.plan.declaration import read_site
+from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.store.folder import State, Store
@@ -54,7 +55,8 @@ def parser() -> cli.Parser:
     }
     add_options(made["retry"], (*(replace(OPTIONS[name], help=text) for name, text in moved.items()), *EXECUTING))
     made["status"].add_argument("--json", action="store_true", help="one JSON object a run")
-    for name, doing in (("launch", "launching"), ("delete_incomplete", "removing"), ("prune", "removing")):
+    asking = {"launch": "launching", "retry": "running files", "delete_incomplete": "removing", "prune": "removing"}
+    for name, doing in asking.items():
         made[name].add_argument("--skip_confirmation", action="store_true", help=f"don't ask before {doing}")
     for command in made.values():
         command.add_argument("--output_dir", type=Path, required=True, help="the sweep's folder")
@@ -69,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _launch(args: Any) -> int:
+    if (args.output_dir / FILE).is_file() and not _may_run_files(args):
+        return 1
     catalogue, problems = Catalogue(args.include or ()), Problems()
     with problems.collecting():
         jobs = jobs_of(args)
@@ -96,9 +100,10 @@ def _tested(runs: Iterable[Run]) -> Iterable[str]:
 
 def _retry(args: Any) -> int:
     jobs = jobs_of(args)
+    if not _may_run_files(args):
+        return 1
     sweep = reopen(args.output_dir, **places_of(args))
-    forgiven = sum(bool(sweep.store.folder(run.id).forgive()) for run in sweep.plan.runs)
-    print(f"{forgiven} failed runs may run again")
+    print(f"{sweep.mend()} failed or damaged runs may run again")
     return _execute(sweep, jobs)
 
 
@@ -111,6 +116,24 @@ def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
 def _asks(args: Any) -> bool:
     """Decide whether to ask before acting: on a terminal, unless the flag says not to."""
     return not args.skip_confirmation and sys.stdin.isatty()
+
+
+def _may_run_files(args: Any) -> bool:
+    """Name the Python files that the folder's declaration, and not the command line, includes; ask once to run them.
+
+    Whoever may write to a shared folder could name any there.
+    """
+    typed = {_place(file) for file in args.include or ()}
+    named = [
+        file for file in read_site(args.output_dir).including(args.include or ()).include if _place(file) not in typed
+    ]
+    for file in named:
+        print(f"{args.output_dir / FILE} includes {file}", flush=True)
+    return not named or not _asks(args) or _agreed(f"run {len(named)} Python files that the folder names")
+
+
+def _place(include: str) -> Path:
+    return Path(split_include(include)[0]).resolve()
 
 
 def _agreed(what: str) -> bool:
@@ -147,7 +170,7 @@ def _describe(run: Run) -> dict[str, Any]:
 
 def _status(args: Any) -> int:
     table, store = read_plan(args.output_dir), Store(args.output_dir)
-    states = store.states((run.id for run in table.runs), retries=0)
+    states = store.states((run.id for run in table.runs), retries=0, thorough=True)
     if args.json:
         _print_json({"id": run.id, "name": table.name(run), "state": states[run.id].value} for run in table.runs)
         return 0
@@ -160,6 +183,8 @@ def _status(args: Any) -> int:
         folder = store.folder(run.id)
         if states[run.id] is State.FAILED:
             print(f"failed: {table.name(run)}: {folder.reason()}")
+        elif states[run.id] is State.DAMAGED:
+            print(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again")
         elif states[run.id] is State.RUNNING and (progress := folder.progress()):
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.losses():

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from dgbench import cli
+from dgbench.catalogue.catalogue import Catalogue
 from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
@@ -174,13 +175,49 @@ def test_on_a_terminal_it_asks_first_unless_told_not_to(tmp_path: Path, monkeypa
     assert answers == []
 
 
+def test_files_that_a_folder_names_are_asked_about_before_they_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported: list[Path] = []
+    real = Catalogue.__init__
+    monkeypatch.setattr(
+        Catalogue, "__init__", lambda self, include=(): (imported.extend(include), real(self, include))[1]
+    )
+    (tmp_path / "moody.py").write_text(MOODY)
+    root, questions, answers = tmp_path / "sweep", list[str](), ["n", "y", "n"]
+    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
+    asked = ["launch", "--algorithms", "ERM", "--datasets", "RotatedDigits", *FOLD, *SMALL, "--output_dir", str(root)]
+    include = ["--include", str(tmp_path / "moody.py")]
+    assert cli.run(main, [*asked, *include]) == 0
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or answers.pop(0))
+    retry = ["retry", "--output_dir", str(root)]
+    for words, code, runs in (
+        (retry, 1, False),
+        (retry, 0, True),
+        (asked, 1, False),
+        ([*retry, "--skip_confirmation"], 0, True),
+        ([*retry, *include], 0, True),
+    ):
+        imported.clear()
+        capsys.readouterr()
+        assert cli.run(main, words) == code
+        assert bool(imported) is runs, words
+        named = f"sweep.json includes {tmp_path / 'moody.py'}" in capsys.readouterr().out
+        assert named is ("--include" not in words)
+    assert questions == ["About to run 1 Python files that the folder names. Go on? [y/N] "] * 3
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    assert cli.run(main, retry) == 0
+    assert f"sweep.json includes {tmp_path / 'moody.py'}" in capsys.readouterr().out
+
+
 def test_status_tells_what_is_done(finished: Path) -> None:
     done = sweep("status", finished)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[0].split() == ["missing", "waiting", "running", "failed", "done"]
+    assert done.stdout.splitlines()[0].split() == ["missing", "waiting", "running", "failed", "damaged", "done"]
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert ["train", "ERM", "0", "0", "0", "0", "2"] in rows
-    assert ["merge", "DiWA", "0", "0", "0", "0", "1"] in rows
+    assert ["train", "ERM", "0", "0", "0", "0", "0", "2"] in rows
+    assert ["merge", "DiWA", "0", "0", "0", "0", "0", "1"] in rows
 
 
 # -- failing and mending ------------------------------------------------------------------------------------------
@@ -248,7 +285,7 @@ def test_a_failure_is_told_and_can_be_retried(tmp_path: Path) -> None:
     assert leases(root)[moody.id] == 2, "launching again doesn't forgive"
     done = sweep("retry", root, "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    assert "1 failed runs may run again" in done.stdout
+    assert "1 failed or damaged runs may run again" in done.stdout
     assert states(root) == {("ERM", "done"): 1, ("Moody", "done"): 1, ("T3A", "done"): 1}
     assert leases(root)[moody.id] == 3
 

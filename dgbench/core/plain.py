@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -19,10 +19,10 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
         data: Field -> value. Arrays become tuples and objects dataclasses; dataclasses stay as they are.
 
     Returns:
-        The dataclass; its values are not checked.
+        The dataclass, whose values have the types of its fields; an int is a fine float.
 
     Raises:
-        TypeError: A field is unknown or missing, or a dataclass is to be made from other than an object.
+        TypeError: A field is unknown or missing, or its value has another type, with its place.
     """
     built: T = _builder(cast(Any, kind))(data)
     return built
@@ -33,38 +33,112 @@ def fields_of(instance: Any) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
+_SCALARS = (str, int, float, bool, type(None))
+
+
 @cache
 def _builder(kind: Any) -> Callable[[Any], Any]:
-    """Make the function from JSON's values to those of a type; `_same` where they are the same."""
+    """Make the function from JSON's values to those of a type; `_same` where they may be any."""
     if dataclasses.is_dataclass(kind):
         return _dataclass_builder(kind)
+    if kind in _SCALARS:
+        return _scalar_builder((kind,))
     origin, parts = get_origin(kind), get_args(kind)
-    inner = [_builder(part) for part in parts if part is not Ellipsis]
-    if all(build is _same for build in inner):
-        return tuple if origin is tuple else _same
+    if origin is Literal:
+        return _literal_builder(parts)
     if origin is tuple and parts[-1] is Ellipsis:
-        return lambda values: tuple(map(inner[0], values))
+        return _tuple_builder(_builder(parts[0]))
     if origin is tuple:
-        return lambda values: tuple(build(value) for build, value in zip(inner, values, strict=True))
+        return _fixed_tuple_builder([_builder(part) for part in parts])
     if origin is Mapping:
-        return lambda values: {key: inner[1](value) for key, value in values.items()}
-    assert origin in (Union, UnionType), f"no way from JSON to a {kind}"
-    (build_some,) = (build for build in inner if build is not _same)  # of two, JSON doesn't say which
-    return lambda value: build_some(value) if isinstance(value, Mapping | list) else value
+        return _mapping_builder(_builder(parts[1]))
+    if origin in (Union, UnionType):
+        return _union_builder(parts)
+    return _same
+
+
+def _scalar_builder(kinds: tuple[type, ...]) -> Callable[[Any], Any]:
+    allowed = {*kinds, int} if float in kinds else set(kinds)  # by type, for a bool is an int to `isinstance`
+    words = " or ".join(kind.__name__ for kind in kinds)
+
+    def build_scalar(value: Any) -> Any:
+        if type(value) not in allowed:
+            raise TypeError(f"{value!r} is no {words}")
+        return value
+
+    return build_scalar
+
+
+def _literal_builder(options: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def build_literal(value: Any) -> Any:
+        if not any(value == option and type(value) is type(option) for option in options):
+            raise TypeError(f"{value!r} is none of {', '.join(map(repr, options))}")
+        return value
+
+    return build_literal
+
+
+def _tuple_builder(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def build_tuple(values: Any) -> Any:
+        return tuple(map(build, _array(values)))
+
+    return build_tuple
+
+
+def _fixed_tuple_builder(builders: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def build_tuple(values: Any) -> Any:
+        if len(_array(values)) != len(builders):
+            raise TypeError(f"{values!r} has {len(values)} values, not {len(builders)}")
+        return tuple(build(value) for build, value in zip(builders, values, strict=True))
+
+    return build_tuple
+
+
+def _array(values: Any) -> Any:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{values!r} is no array")
+    return values
+
+
+def _mapping_builder(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def build_mapping(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{values!r} is no object")
+        return {key: _at(str(key), build, value) for key, value in values.items()}
+
+    return build_mapping
+
+
+def _union_builder(parts: tuple[Any, ...]) -> Callable[[Any], Any]:
+    scalars = tuple(part for part in parts if part in _SCALARS)
+    others = [part for part in parts if part not in _SCALARS]
+    build_scalar = _scalar_builder(scalars)
+    if not others:
+        return build_scalar
+    (other,) = others  # of two, JSON doesn't say which
+    build_other = _builder(other)
+    return lambda value: build_scalar(value) if type(value) in _SCALARS else build_other(value)
 
 
 def _dataclass_builder(kind: Any) -> Callable[[Any], Any]:
     hints = get_type_hints(kind)
-    builders = {f.name: build for f in dataclasses.fields(kind) if (build := _builder(hints[f.name])) is not _same}
+    builders = {f.name: _builder(hints[f.name]) for f in dataclasses.fields(kind)}
 
     def build_dataclass(data: Any) -> Any:
         if isinstance(data, kind):
             return data
         if not isinstance(data, Mapping):
             raise TypeError(f"{kind.__name__} is made from an object, not from {data!r}")
-        return kind(**{name: builders[name](value) if name in builders else value for name, value in data.items()})
+        return kind(**{name: _at(name, builders.get(name, _same), value) for name, value in data.items()})
 
     return build_dataclass
+
+
+def _at(place: str, build: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return build(value)
+    except TypeError as error:
+        raise TypeError(f"{place}: {error}") from None
 
 
 def _same(value: Any) -> Any:

@@ -80,8 +80,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         """Hash every field, and nothing else, to 20 hexadecimal digits."""
-        text = orjson.dumps({"format": FORMAT, **fields_of(self)}, option=orjson.OPT_SORT_KEYS)
-        return hashlib.sha256(text).hexdigest()[:20]
+        return _hash({"format": FORMAT, **fields_of(self)})
 
     @property
     def name(self) -> str:
@@ -148,6 +147,15 @@ class Run:
         if data.get("format") != FORMAT:
             raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
         return from_plain(Run, {name: value for name, value in data.items() if name not in ("format", "id")})
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:20]
+
+
+def is_json_of(id: str, data: Mapping[str, Any]) -> bool:
+    """Decide whether JSON of a run is that of the run with this id, mostly without building it."""
+    return _hash({name: value for name, value in data.items() if name != "id"}) == id or Run.from_json(data).id == id
 
 
 def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:

@@ -82,7 +82,7 @@ class _Launch:
     def survey(self) -> None:
         """Sort the runs by their states in the folder."""
         inputs = {source.run for run in self.runs for source in run.inputs}
-        states = self.store.states({*self.index, *inputs}, self.retries)
+        states = self.store.states({*self.index, *inputs}, self.retries, thorough=True)
         for run in self.runs:
             self.missing_inputs[run.id] = {s.run for s in run.inputs if states[s.run] is not State.DONE}
             for needed in self.missing_inputs[run.id]:
@@ -96,8 +96,10 @@ class _Launch:
             outside = sorted(self.missing_inputs[run.id] - self.index.keys())
             if outside:
                 self.block(run.id, f"needs {', '.join(outside)}, neither done nor part of this launch")
+            elif run.id in self.open and states[run.id] is State.DAMAGED:
+                self.fail(run.id, f"{self.store.folder(run.id).damage()}: `dgbench sweep retry` makes it again")
             elif run.id in self.open and states[run.id] is State.FAILED:
-                self.fail(run.id)
+                self.fail(run.id, self.store.folder(run.id).reason(self.retries))
             elif run.id in self.open and not self.missing_inputs[run.id]:
                 heapq.heappush(self.ready, self.index[run.id])
 
@@ -183,7 +185,7 @@ class _Launch:
         if state is State.DONE:
             self.done(id)
         elif state is State.FAILED:
-            self.fail(id)
+            self.fail(id, self.store.folder(id).reason(self.retries))
         else:
             heapq.heappush(self.ready, self.index[id])
 
@@ -198,8 +200,7 @@ class _Launch:
             if not missing and dependent in self.open:
                 heapq.heappush(self.ready, self.index[dependent])
 
-    def fail(self, id: str) -> None:
-        reason = self.store.folder(id).reason(self.retries)
+    def fail(self, id: str, reason: str) -> None:
         self.open.discard(id)
         self.summary.failed[id] = reason
         self.emit("failed", id, reason)

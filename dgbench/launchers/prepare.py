@@ -23,6 +23,8 @@ from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, read_site
 from dgbench.plan.planfile import FILE as PLAN
 from dgbench.plan.planfile import read_plan
+from dgbench.store.files import DamagedSweep
+from dgbench.store.folder import CANCEL, RUNS
 
 
 def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:
@@ -66,12 +68,20 @@ def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
     site = replace(read_site(root).including(include), **moved)
     catalogue = Catalogue(site.include)
     declaration, _ = read_declaration(root, catalogue)
+    try:
+        read_plan(root)
+    except DamagedSweep as error:
+        print(f"{error}, from {FILE}")
+        return _planned(root, declaration, site, catalogue, check_data=False)
     return _planned(root, declaration, site, catalogue)
 
 
-def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalogue) -> Sweep:
+def _planned(
+    root: Path, declaration: Declaration, site: Site, catalogue: Catalogue, *, check_data: bool = True
+) -> Sweep:
     facts = open_facts(declaration, site, catalogue)
-    _refuse_other_data(root, facts)
+    if check_data:
+        _refuse_other_data(root, facts)
     plan = declaration.plan(facts, catalogue)
     refuse_small_domains(plan)
     if site.save_predictions:
@@ -96,13 +106,16 @@ def _refuse_other_content(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise UserError(f"--output_dir {root} is a file: use a new folder")
     check_folder(root, "--output_dir")
-    if root.is_dir() and any(path.name != PLAN and not path.name.startswith(".") for path in root.iterdir()):
+    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    ours = {PLAN, RUNS, CANCEL} if PLAN in names else set()  # what is left of a sweep without its declaration
+    if any(name not in ours and not name.startswith(".") for name in names):
         raise UserError(f"--output_dir {root} holds something else: use a new folder")
 
 
 def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
     """Refuse data sets whose files have changed since the sweep was begun."""
-    before, problems = read_plan(root).datasets if (root / FILE).exists() else {}, Problems()
+    begun = (root / FILE).exists() or (root / RUNS).exists()
+    before, problems = read_plan(root).datasets if begun else {}, Problems()
     for name, found in facts.items():
         if name in before and before[name].fingerprint != found.fingerprint:
             problems.add(f"{name} is not the data that {root} was begun with (fingerprints differ): use another folder")

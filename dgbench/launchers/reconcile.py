@@ -109,6 +109,19 @@ class Sweep:
             print(f"{run.name} did not keep the weights that others read now: it runs again")
             self.store.folder(run.id).reset(done_too=True)
 
+    def mend(self) -> int:
+        """Let failed runs run again, and make those anew whose files are damaged; return how many there are."""
+        states = self.store.states((run.id for run in self.plan.runs), 0, thorough=True)
+        mended = 0
+        for run in self.plan.runs:
+            folder = self.store.folder(run.id)
+            if states[run.id] is State.DAMAGED:
+                print(f"{run.name} begins anew: {folder.damage()}")
+                mended += folder.mend(run)
+            elif folder.forgive():
+                mended += 1
+        return mended
+
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
         """Execute unfinished runs on this machine; return 0 if all are done then, else 1."""
         # Not at the top: only who executes needs multiprocessing and rich, which take long to import.

@@ -21,10 +21,12 @@ from dgbench.core.space import Draw
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planner import Plan, plan
 from dgbench.plan.request import Overrides, Request
-from dgbench.store.files import read_sweep_json, write_json
+from dgbench.store.files import reading_sweep_json, write_json
 
 FILE = "sweep.json"
 FORMAT = 1
+MEND = "remove it, and launch with the words of the first launch again: what is done stays"
+"""The way out when the file is damaged."""
 _PROTOCOLS: Mapping[str, type[Protocol]] = {
     cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, AllDomains, Explicit, FixedSplit)
 }
@@ -96,7 +98,8 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
 
 def read_site(root: Path) -> Site:
     """Read the options of this machine as of the last launch; raises `UserError` as `read_declaration`."""
-    return Site.from_json(read_sweep_json(root, FILE, FORMAT)["site"])
+    with reading_sweep_json(root, FILE, FORMAT, MEND) as data:
+        return Site.from_json(data["site"])
 
 
 def read_declaration(
@@ -113,14 +116,17 @@ def read_declaration(
         The declaration, and the options of this machine as of the last launch.
 
     Raises:
-        UserError: There is no such file, or it has another format.
+        UserError: There is no such file, it has another format, or it is damaged.
     """
-    data = read_sweep_json(root, FILE, FORMAT)
-    site = Site.from_json(data["site"]).including(include)
-    catalogue = catalogue or Catalogue(site.include)
-    data["overrides"]["draws"] = {name: Draw.parse(text) for name, text in data["overrides"]["draws"].items()}
-    for request in data["requests"]:
-        protocol = _PROTOCOLS[request["protocol"].pop("name")]
-        request["protocol"] = from_plain(protocol, request["protocol"])
-        request["rows"] = parse_rows(request["rows"], catalogue)
-    return from_plain(Declaration, {name: data[name] for name in ("setting", "overrides", "requests")}), site
+    with reading_sweep_json(root, FILE, FORMAT, MEND) as data:
+        site = Site.from_json(data["site"]).including(include)
+        catalogue = catalogue or Catalogue(site.include)
+        data["overrides"]["draws"] = {name: Draw.parse(text) for name, text in data["overrides"]["draws"].items()}
+        for request in data["requests"]:
+            protocol = _PROTOCOLS[request["protocol"].pop("name")]
+            request["protocol"] = from_plain(protocol, request["protocol"])
+            request["rows"] = parse_rows(request["rows"], catalogue)
+        found = from_plain(Declaration, {name: data[name] for name in ("setting", "overrides", "requests")})
+        if not found.requests:
+            raise ValueError("it requests nothing")
+    return found, site

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import Fold
 from dgbench.core.run import is_run_id, run_name
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.provenance import Provenance
-from dgbench.store.files import read_sweep_json, write_atomic
+from dgbench.store.files import reading_sweep_json, write_atomic
 
 if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
     from dgbench.plan.planner import Plan
@@ -41,6 +40,10 @@ class PlannedRun(NamedTuple):
     hparams_seed: int
     trial: int
     inputs: tuple[int, ...]
+
+
+_KINDS = (str, str, str, str, int, int, int, tuple)
+"""Types of a `PlannedRun`'s values."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,29 @@ def write_plan(root: Path, table: PlanTable) -> None:
 
 
 def read_plan(root: Path) -> PlanTable:
-    """Read `plan.json`; raises `UserError` if the folder holds no sweep, or one of another format."""
-    data = read_sweep_json(root, FILE, FORMAT)
-    del data["format"]
-    data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
-    if wrong := [run.id for run in data["runs"] if not is_run_id(run.id)]:
-        raise UserError(f"{root / FILE} is damaged: {wrong[0]!r} is no run's id")
-    data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
-    data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
-    return from_plain(PlanTable, data)
+    """Read `plan.json`; raise `UserError` if the folder holds no sweep, or one of another format, or it is damaged."""
+    with reading_sweep_json(root, FILE, FORMAT, "`dgbench sweep retry` writes it anew") as data:
+        data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
+        data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
+        data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
+        table = from_plain(PlanTable, data)
+        _check(table)
+    return table
+
+
+def _check(table: PlanTable) -> None:
+    """Raise ValueError for what no plan of ours has: other names, positions at which there is nothing, circles."""
+    for position, run in enumerate(table.runs):
+        if not is_run_id(run.id):
+            raise ValueError(f"{run.id!r} is no run's id")
+        if run.dataset not in table.datasets or run.fold not in range(len(table.folds)):
+            raise ValueError(f"run {run.id} has no data set or fold in it")
+        if not all(type(value) is kind for value, kind in zip(run, _KINDS, strict=True)):
+            raise ValueError(f"run {run.id} has values of other types")
+        if not all(type(other) is int and 0 <= other < position for other in run.inputs):
+            raise ValueError(f"run {run.id} stands on runs that don't come before it")
+    for (row, dataset), cell in table.cells.items():
+        if row not in table.rows or dataset not in table.datasets:
+            raise ValueError(f"a cell belongs to {row!r} on {dataset!r}, of which there is nothing in it")
+        if not all(0 <= position < len(table.runs) for position, _ in cell):
+            raise ValueError(f"the cell of {row!r} on {dataset!r} names runs that are not in it")

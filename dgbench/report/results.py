@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, evaluated_views
 from dgbench.core.wording import grouped
-from dgbench.plan.planfile import FILE, PlannedRun, PlanTable, read_plan
+from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
 from dgbench.store.sealed import Garbled
@@ -173,11 +171,7 @@ class Results:
 
 def read_results(root: Path) -> Results:
     """Read a sweep folder of dgbench; raises `UserError` if it holds none or its plan can't be read."""
-    try:
-        table = read_plan(root)
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{root / FILE} can't be read: {error}") from None
-    return _Reader(root, table).read()
+    return _Reader(root, read_plan(root)).read()
 
 
 class _Reader:
@@ -247,11 +241,13 @@ class _Reader:
 
     def _unfinished(self, positions: Sequence[int]) -> Iterable[tuple[int, Gap]]:
         store = Store(self.root)
-        states = store.states((self.table.runs[position].id for position in positions), retries=0)
+        states = store.states((self.table.runs[position].id for position in positions), retries=0, thorough=True)
         for position in positions:
             id = self.table.runs[position].id
             why = ""
-            if states[id] is State.FAILED:
+            if states[id] is State.DAMAGED:
+                why = store.folder(id).damage()
+            elif states[id] is State.FAILED:
                 why = " ".join(str(store.folder(id).failures()[-1]["error"]).split())
             elif states[id] is State.DONE:  # finished between our look and this one
                 states[id] = State.RUNNING
@@ -262,24 +258,21 @@ class _Reader:
         run = self.table.runs[position]
         folder = RunFolder(self.root, run.id)
         try:
-            summary = folder.summary()
-        except orjson.JSONDecodeError:
-            return dict.fromkeys(predictors, self._gap(position, "damaged", "its file `done` can't be read"))
-        if summary is None:
-            return None
-        try:
-            records, torn = folder.read_records(summary)
+            found = folder.finished()
         except Garbled as error:
             return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
+        if found is None:
+            return None
+        summary, records, torn = found
         if torn:
             self.notes.append(f"{folder.path / RECORDS}: {torn} torn lines, cut off")
         self.records += len(records)
-        self.origin.fingerprints[run.dataset][str(summary["fingerprint"])] += 1
+        self.origin.fingerprints[run.dataset][summary["fingerprint"]] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
-        self.origin.commits[str(summary["commit"])] += 1
+        self.origin.commits[summary["commit"]] += 1
         if machine := summary.get("machine"):
             self.origin.machines[str(machine)] += 1
-        for name, source in summary.get("sources", {}).items():
+        for name, source in summary["sources"].items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from dgbench.core.errors import UserError
+from dgbench.store.sealed import Garbled
+
+
+class DamagedSweep(UserError):
+    """A file that says what a sweep holds is not what was written."""
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -42,15 +49,65 @@ def write_json(path: Path, data: object) -> None:
     write_atomic(path, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-def read_sweep_json(root: Path, name: str, version: int) -> dict[str, Any]:
-    """A JSON file of a sweep's folder; raises `UserError` if it isn't there, or of another format."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        Garbled: There is something else, with its name and what is wrong: a disk, or a person, changed it.
+    """
     try:
-        data: dict[str, Any] = orjson.loads((root / name).read_bytes())
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise Garbled(f"{path} is damaged: it can't be read ({error.strerror})") from error
+    with making_sense_of(path):
+        data = orjson.loads(content)
+        if not isinstance(data, dict):
+            raise TypeError("it holds no object")
+    return data
+
+
+@contextmanager
+def making_sense_of(path: Path) -> Iterator[None]:
+    """Raise `Garbled`, with the file's name, where its content makes a block of code fail."""
+    try:
+        yield
+    except (UserError, Garbled):
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:  # all that wrong data can cause
+        missing = "it lacks " if isinstance(error, KeyError) else ""
+        raise Garbled(f"{path} is damaged: {missing}{error}") from error
+
+
+@contextmanager
+def reading_sweep_json(root: Path, name: str, version: int, mend: str) -> Iterator[dict[str, Any]]:
+    """Read a JSON file of a sweep's folder, for a block that makes sense of it.
+
+    Args:
+        root: The sweep's folder.
+        name: The file's.
+        version: The format that is read.
+        mend: The way out if the file is damaged.
+
+    Raises:
+        DamagedSweep: The file is damaged, or the block can't make sense of it.
+        UserError: There is no such file, or it has another format.
+    """
+    try:
+        data = read_object(root / name)
+        with making_sense_of(root / name):
+            found = data.pop("format")
+            if type(found) is not int:
+                raise TypeError(f"format is {found!r}")
+            if found != version:
+                raise UserError(f"{root / name} has format {found}, this version reads {version}")
+            yield data
     except FileNotFoundError:
         raise UserError(f"{root} holds no sweep: there is no {name} in it") from None
-    if data["format"] != version:
-        raise UserError(f"{root / name} has format {data['format']}, this version reads {version}")
-    return data
+    except Garbled as error:
+        raise DamagedSweep(f"{error}: {mend}") from error
 
 
 def refuse_links(*folders: Path) -> None:
@@ -58,3 +115,11 @@ def refuse_links(*folders: Path) -> None:
     for folder in folders:
         if folder.is_symlink():
             raise UserError(f"{folder} is a link, and nothing is removed through one: do it in {folder.resolve()}")
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, but not what that points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -3,14 +3,13 @@ died meanwhile. Everything is written beside and renamed, `done` last.
 
 <root>/sweep.json  cancel  runs/<id>/
     run.json  lease-0001 lease-0001.released ...  checkpoint.pt  models/  progress.json
-    records.jsonl  times.jsonl  log.txt  failed-0001.json ...  lost-0001.json ...  done
+    records.jsonl  times.jsonl  log.txt  failed-0001.json ...  killed-0002.json  lost-0001.json ...  done
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import time
 import uuid
@@ -22,24 +21,20 @@ from typing import Any
 
 import orjson
 
-from dgbench.core.run import Run, is_run_id
+from dgbench.core.run import Run, is_json_of, is_run_id
 from dgbench.store import lease as leases
-from dgbench.store.files import refuse_links, write_atomic, write_json
+from dgbench.store import notes
+from dgbench.store import records as records_file
+from dgbench.store.files import making_sense_of, read_object, refuse_links, remove_path, write_atomic, write_json
 from dgbench.store.lease import TTL, Lease, StopSignals, cancel_mark
+from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
 from dgbench.store.sealed import Garbled
 
 RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
 CHECKPOINT = "checkpoint.pt"
 
-MOST_KILLS = 3
-"""How many attempts at a run may be killed from outside before it counts as failed: what kills it may be itself."""
-
-UNMENDED = "not tried again by itself: mend that, then `dgbench sweep retry`"
-"""What is said of a run whose failure is final."""
-
-_FAILED = re.compile(r"(?:failed|killed)-(\d+)(\.final)?\.json")
-_LOST = re.compile(r"lost-(\d+)\.json")
+_FILES = {RUN, RECORDS, DONE, CHECKPOINT, leases.PROGRESS, "log.txt", "times.jsonl"}
 
 
 class State(str, Enum):
@@ -52,6 +47,8 @@ class State(str, Enum):
     RUNNING = "running"
     FAILED = "failed"
     """Failed more often than it may be retried, or in a way that trying again can't mend."""
+    DAMAGED = "damaged"
+    """A file that others believe is not what was written; only a look into the files tells (`RunFolder.damage`)."""
     DONE = "done"
 
 
@@ -82,8 +79,57 @@ class RunFolder:
             write_json(self.path / RUN, run.to_json())
 
     def run(self) -> Run:
-        """The run as it was asked for; FileNotFoundError if nobody has begun it."""
-        return Run.from_json(orjson.loads((self.path / RUN).read_bytes()))
+        """Read the run as it was asked for; raise FileNotFoundError before it is begun, `Garbled` if it is damaged."""
+        data = self._run_json()
+        with making_sense_of(self.path / RUN):
+            return Run.from_json(data)
+
+    def _run_json(self) -> dict[str, Any]:
+        path = self.path / RUN
+        data = read_object(path)
+        with making_sense_of(path):
+            if not is_json_of(self.id, data):
+                raise ValueError("it holds another run than its folder's name says")
+        return data
+
+    def damage(self) -> str:
+        """Word what is wrong with the files of a run that is not under way; empty if nothing is.
+
+        The first damage is named. Failures and leases are not among it: what can't be read of them is told otherwise.
+        """
+        try:
+            if self.finished() is None and (self.path / RUN).exists():
+                self._check_files()
+                self._run_json()
+        except Garbled as error:
+            return str(error)
+        return ""
+
+    def _check_files(self) -> None:
+        """Raise `Garbled` if a folder lies where a file should."""
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name in _FILES and not entry.is_file():
+                    raise Garbled(f"{entry.path} is damaged: it is no file")
+
+    def finished(self) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
+        """Read all that others believe of a finished run; None before it has finished.
+
+        Returns:
+            What `finish` wrote, the records, and the number of torn lines among them that were cut off.
+
+        Raises:
+            Garbled: A file is not what was written.
+        """
+        summary = self.summary()
+        if summary is None:
+            return None
+        try:
+            self._run_json()
+        except FileNotFoundError:
+            raise Garbled(f"{self.path / RUN} is gone") from None
+        records, torn = records_file.read_finished(self.path / RECORDS, summary["records"], summary["sha256"])
+        return summary, records, torn
 
     def state(self, retries: int, now: Callable[[], float] | None = None) -> State:
         """What the folder says, given that a run may fail `retries` times and be tried again.
@@ -94,11 +140,13 @@ class RunFolder:
         if DONE in names:
             return State.DONE
         number, released = leases.newest(names)
-        if number and not released and leases.is_held(self.path, number, self.ttl, now or self._clock):
+        if (
+            number
+            and not released
+            and leases.is_held(self.path, number, self.ttl, now or (lambda: file_clock(self.path)))
+        ):
             return State.RUNNING
-        failures = [name for name in names if _FAILED.fullmatch(name)]
-        kills = sum(map(_is_kill, failures))
-        if len(failures) - kills > retries or kills > MOST_KILLS or any(map(_is_final, failures)):
+        if Failures.among(names).exhausted(retries):
             return State.FAILED
         return State.WAITING if RUN in names else State.MISSING
 
@@ -107,9 +155,6 @@ class RunFolder:
             return os.listdir(self.path)
         except FileNotFoundError:
             return []
-
-    def _clock(self) -> float:
-        return file_clock(self.path)
 
     # -- who executes it ------------------------------------------------------------------------------------------
 
@@ -132,92 +177,36 @@ class RunFolder:
                 for entry in entries:
                     name = entry.name
                     if name[0] == "." and name.endswith(".tmp") and not name.startswith(".failed-"):
-                        _remove(entry)
+                        remove_path(Path(entry))
 
     def progress(self) -> tuple[int, int] | None:
         """Steps made and steps in all, a few seconds old; None if nothing is known."""
         try:
             step, steps = orjson.loads((self.path / leases.PROGRESS).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
-        return step, steps
+        return (step, steps) if isinstance(step, int) and isinstance(steps, int) else None
 
     # -- records --------------------------------------------------------------------------------------------------
 
     def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add records: all of them, or none and OSError. They are on the disk when this returns."""
-        data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
-        file = os.open(self.path / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-        try:
-            size = os.fstat(file).st_size
-            assert size == 0 or os.pread(file, 1, size - 1) == b"\n", "a torn line: truncate_records first"
-            try:
-                _write_all(file, data)
-                os.fsync(file)
-            except OSError:
-                os.ftruncate(file, size)
-                raise
-        finally:
-            os.close(file)
+        records_file.append(self.path / RECORDS, records)
 
     def mark_records(self) -> tuple[int, str]:
-        """Bytes of records so far, and their sha256, for a checkpoint to remember."""
-        data = self._records()
+        """Count the bytes of the records so far, and take their sha256, for a checkpoint to remember."""
+        data = records_file.read_bytes(self.path / RECORDS)
         return len(data), hashlib.sha256(data).hexdigest()
 
     def truncate_records(self, size: int, sha256: str = "") -> None:
-        """Back to the bytes that a checkpoint remembers; raises `Garbled` if there are fewer, or others (by sha256)."""
-        data = self._records()
-        if len(data) < size:
-            raise Garbled(f"{self.path / RECORDS} has {len(data)} bytes, the checkpoint has seen {size}")
-        if sha256 and hashlib.sha256(data[:size]).hexdigest() != sha256:
-            raise Garbled(f"{self.path / RECORDS} is not what the checkpoint has seen")
-        if len(data) > size:
-            file = os.open(self.path / RECORDS, os.O_WRONLY | os.O_NOFOLLOW)
-            try:
-                os.ftruncate(file, size)
-            finally:
-                os.close(file)
-
-    def _records(self) -> bytes:
-        try:
-            return (self.path / RECORDS).read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    def read_records(self, summary: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:
-        """Read the records that the run finished with.
-
-        A process that lost the run while it was writing may have left torn lines among them, which are cut off.
-
-        Args:
-            summary: What `self.summary()` returned.
-
-        Returns:
-            The records, and the number of lines that were cut off.
-
-        Raises:
-            Garbled: Without torn lines the file is not what `finish` saw, or it can't be read.
-        """
-        try:
-            data = self._records()
-        except OSError:
-            data = b""
-        lines = [line for line in data.split(b"\n") if line]
-        torn = 0
-        if hashlib.sha256(data).hexdigest() != summary["sha256"]:
-            whole = [line for line in lines if _is_record(line)]
-            if hashlib.sha256(b"".join(line + b"\n" for line in whole)).hexdigest() != summary["sha256"]:
-                raise Garbled(f"{RECORDS} doesn't hold the {summary['records']} records that the run finished with")
-            lines, torn = whole, len(lines) - len(whole)
-        records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
-        return records, torn
+        """Go back to the bytes that a checkpoint remembers; raise `Garbled` if there are fewer, or others."""
+        records_file.truncate(self.path / RECORDS, size, sha256)
 
     # -- how it ended ---------------------------------------------------------------------------------------------
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Say, last of all, that the run is done; the number of records and their sha256 are added."""
-        data = self._records()
+        data = records_file.read_bytes(self.path / RECORDS)
         checked = {"records": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
         write_json(self.path / DONE, {**summary, **checked})
 
@@ -226,12 +215,8 @@ class RunFolder:
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """What `finish` wrote, or None."""
-        try:
-            summary: dict[str, Any] = orjson.loads((self.path / DONE).read_bytes())
-        except FileNotFoundError:
-            return None
-        return summary
+        """Read what `finish` wrote: None before; what it doesn't say is empty; `Garbled` if it is damaged."""
+        return notes.read_summary(self.path / DONE)
 
     def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:
         """Record that an attempt failed.
@@ -240,18 +225,17 @@ class RunFolder:
             info: `exit`, `error`, `traceback`, `log`.
             number: The attempt's, which is that of its lease.
             final: Trying again can't mend it: the run stays failed until the failure is forgiven.
-            killed: A signal from outside ended it, which uses up no retry; of such only `MOST_KILLS` are borne.
+            killed: A signal from outside ended it; the first `FREE_KILLS` of these use up no retry.
         """
-        name = f"killed-{number:04d}.json" if killed else f"failed-{number:04d}{'.final' if final else ''}.json"
-        write_json(self.path / name, {"attempt": number, **info})
+        notes.write_failure(self.path, info, number, final=final, killed=killed)
 
     def failures(self) -> list[dict[str, Any]]:
-        """Read the failures that count, oldest first."""
-        return [orjson.loads(path.read_bytes()) for path in self._numbered(_FAILED)]
+        """Read the failures that count, oldest first; of one that can't be read, this is the error."""
+        return [notes.read_note(self.path / name, "error") for name in Failures.among(self._names()).files]
 
     def failed_attempts(self) -> set[int]:
         """List the numbers of the attempts whose failures count."""
-        return {int(match[1]) for path in self._numbered(_FAILED) if (match := _FAILED.fullmatch(path.name))}
+        return Failures.among(self._names()).attempts
 
     def reason(self, retries: int | None = None) -> str:
         """Word the last failure: its error, how it stands with another attempt, and where the log is.
@@ -259,38 +243,25 @@ class RunFolder:
         Args:
             retries: How many times the run may fail and be tried again; None: don't count.
         """
-        paths = self._numbered(_FAILED)
-        if not paths:
-            return f"no failure is on record; log: {self.log_path}"
-        said = [str(self.failures()[-1]["error"])]
-        kills = sum(_is_kill(path.name) for path in paths)
-        if any(_is_final(path.name) for path in paths):
-            said.append(UNMENDED)
-        elif _is_kill(paths[-1].name):
-            said.append(f"killed {kills} times, tried again up to {MOST_KILLS} times")
-        elif retries is not None:
-            said.append(f"{len(paths) - kills} of {retries + 1} attempts")
-        return f"{said[0]} ({'; '.join((*said[1:], f'log: {self.log_path}'))})"
+        found = Failures.among(self._names())
+        if not found.files:
+            return f"no failure is on record (log: {self.log_path})"
+        error = notes.read_note(self.path / found.files[-1], "error")["error"]
+        return f"{error} ({'; '.join(filter(None, (found.outlook(retries), f'log: {self.log_path}')))})"
 
     def forgive(self) -> int:
         """Let the failures so far no longer count; return their number."""
-        failures = self._numbered(_FAILED)
-        for path in failures:
-            path.rename(path.with_name(re.sub("^[a-z]+", "forgiven", path.name)))
-        return len(failures)
+        failures = Failures.among(self._names())
+        notes.forgive(self.path, failures)
+        return len(failures.files)
 
     def lose(self, why: str) -> None:
         """Record that what the attempts so far had done can't be used, so that the run begins anew."""
-        write_json(self.path / f"lost-{len(self.losses()) + 1:04d}.json", {"why": why, "log": str(self.log_path)})
+        notes.write_loss(self.path, self._names(), {"why": why, "log": str(self.log_path)})
 
     def losses(self) -> list[dict[str, Any]]:
-        """What `lose` recorded, oldest first."""
-        return [orjson.loads(path.read_bytes()) for path in self._numbered(_LOST)]
-
-    def _numbered(self, pattern: re.Pattern[str]) -> list[Path]:
-        """List the files whose names match, by the number in them."""
-        found = [match for name in self._names() if (match := pattern.fullmatch(name))]
-        return [self.path / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+        """Read what `lose` recorded, oldest first."""
+        return [notes.read_note(self.path / name, "why") for name in notes.losses(self._names())]
 
     # -- removal --------------------------------------------------------------------------------------------------
 
@@ -311,6 +282,16 @@ class RunFolder:
         lease = self._claim_for_removal(done_too)
         if lease:
             self._clear()
+            lease.release()
+        return lease is not None
+
+    def mend(self, run: Run) -> bool:
+        """Remove everything of a run whose files are damaged but its leases, and write `run.json` anew, as `reset`."""
+        lease = self._claim_for_removal(done_too=True)
+        if lease:
+            self._clear()
+            remove_path(self.path / RUN)
+            self.create(run)
             lease.release()
         return lease is not None
 
@@ -347,35 +328,7 @@ class RunFolder:
         with os.scandir(self.path) as entries:
             found = [entry for entry in entries if entry.name != RUN and not leases.is_lease(entry.name)]
         for entry in sorted(found, key=lambda entry: entry.name != DONE):  # first what says that the rest is whole
-            _remove(entry)
-
-
-def _remove(entry: os.DirEntry[str]) -> None:
-    """Remove a file, a folder with all that is in it, or a link, but not what that points to."""
-    if entry.is_dir(follow_symlinks=False):
-        shutil.rmtree(entry.path)
-    else:
-        Path(entry.path).unlink(missing_ok=True)
-
-
-def _is_kill(name: str) -> bool:
-    return name.startswith("killed-")
-
-
-def _is_final(name: str) -> bool:
-    return name.endswith(".final.json")
-
-
-def _write_all(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
+            remove_path(Path(entry))
 
 
 class Store:
@@ -404,8 +357,14 @@ class Store:
         with os.scandir(self.runs_dir) as entries:
             return sorted(entries, key=lambda entry: entry.name)
 
-    def states(self, ids: Iterable[str], retries: int) -> dict[str, State]:
-        """The state of each run. Who may not write here has the file server's time guessed by his own clock."""
+    def states(self, ids: Iterable[str], retries: int, *, thorough: bool = False) -> dict[str, State]:
+        """Read the state of each run. Where nothing can be written, this machine's clock stands for the file server's.
+
+        Args:
+            ids: The runs.
+            retries: How many times a run may fail and be tried again.
+            thorough: Whether to look into the files, too, of runs that are not under way: some may be `DAMAGED`.
+        """
 
         @lru_cache(maxsize=1)
         def now() -> float:
@@ -414,7 +373,11 @@ class Store:
             except OSError:
                 return time.time()
 
-        return {id: self.folder(id).state(retries, now) for id in ids}
+        states = {id: self.folder(id).state(retries, now) for id in ids}
+        for id, state in states.items() if thorough else ():
+            if state is not State.RUNNING and self.folder(id).damage():
+                states[id] = State.DAMAGED
+        return states
 
     def clock(self) -> float:
         """The time by the file server's clock, in seconds."""

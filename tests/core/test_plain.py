@@ -67,6 +67,41 @@ def test_other_fields_are_refused(data: dict[str, Any]) -> None:
         from_plain(Tree, {"top": data, "leaves": []})
 
 
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"top": {"name": 3}}, "top: name: 3 is no str"),
+        ({"top": {"name": "a", "sizes": "12"}}, "top: sizes: '12' is no array"),
+        ({"top": {"name": "a", "sizes": [1, True]}}, "top: sizes: True is no int"),
+        ({"leaves": {}}, "leaves: {} is no array"),
+        ({"leaves": None}, "leaves: None is no array"),
+        ({"by_name": []}, "by_name: [] is no object"),
+        ({"by_name": {"d": [1]}}, "by_name: d: [1] has 1 values, not 2"),
+        ({"by_name": {"d": [1.5, None]}}, "by_name: d: 1.5 is no bool or int or str"),
+        ({"pairs": [[1, 2]]}, "pairs: 2 is no str"),
+        ({"other": 3}, "other: 3 is no NoneType"),
+        ({"other": []}, "other: Leaf is made from an object"),
+        ({"kind": "ash"}, "kind: 'ash' is none of 'oak', 'elm'"),
+        ({"lists": {"f": [None]}}, "lists: f: None is no int"),
+    ],
+)
+def test_values_of_other_types_are_refused_with_their_place(changes: dict[str, Any], place: str) -> None:
+    plain = orjson.loads(orjson.dumps(TREE))
+    with pytest.raises(TypeError, match=f"^{re.escape(place)}"):
+        from_plain(Tree, {**plain, **changes})
+
+
+@dataclass(frozen=True)
+class Share:
+    size: float
+
+
+def test_an_int_is_a_fine_float_and_a_bool_is_not() -> None:
+    assert from_plain(Share, {"size": 1}) == Share(1)
+    with pytest.raises(TypeError, match="True is no float"):
+        from_plain(Share, {"size": True})
+
+
 def test_other_than_an_object_is_refused() -> None:
     for data in ([], "a", 3):
         with pytest.raises(TypeError, match=re.escape(f"Leaf is made from an object, not from {data!r}")):

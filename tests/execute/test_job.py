@@ -193,9 +193,9 @@ def test_a_run_that_diverges_finishes_with_records_that_can_be_read(tmp_path: Pa
     sweep = execute_all(sweep_of(tmp_path, *rows, n_hparams=2, hparams=hparams, setting={"steps": 8}))
     for run in sweep.plan.runs:
         folder = sweep.store.folder(run.id)
-        summary = folder.summary()
-        assert summary is not None
-        found, torn = folder.read_records(summary)
+        finished = folder.finished()
+        assert finished is not None
+        _, found, torn = finished
         assert torn == 0
         assert b"NaN" not in (folder.path / "records.jsonl").read_bytes()
         for record in found:

@@ -19,8 +19,9 @@ from dgbench.launchers import driver
 from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary
 from dgbench.launchers.driver import drive
 from dgbench.launchers.interrupts import Interrupts
-from dgbench.store.folder import CHECKPOINT, MOST_KILLS, RunFolder, State, Store
+from dgbench.store.folder import CHECKPOINT, RunFolder, State, Store
 from dgbench.store.lease import STOPPED, TAKEN, lease_name
+from dgbench.store.notes import FREE_KILLS
 from dgbench.store.process import Process
 
 
@@ -150,14 +151,14 @@ def test_what_is_killed_from_outside_uses_up_no_retry(tmp_path: Path) -> None:
     assert [failure["exit"] for failure in folder.failures()] == [-9, -9, -15], "on record all the same"
     told = [event.detail for event in events if event.what == "retry"]
     assert told[0].startswith(
-        "killed by SIGKILL (often: out of memory) (killed 1 times, tried again up to 3 times; log"
+        "killed by SIGKILL (often: out of memory) (killed 1 times, of which 3 use up no retry; log"
     )
 
 
 def test_what_is_killed_again_and_again_has_failed(tmp_path: Path) -> None:
-    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["killed"] * 9}, retries=7)
-    assert (summary.executed, len(summary.failed)) == (1 + MOST_KILLS, 1)
-    assert RunFolder(tmp_path, *summary.failed).forgive() == 1 + MOST_KILLS
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["killed"] * 9}, retries=2)
+    assert (summary.executed, len(summary.failed)) == (1 + FREE_KILLS + 2, 1)
+    assert RunFolder(tmp_path, *summary.failed).forgive() == 1 + FREE_KILLS + 2
     assert len(run_plan(tmp_path, [("", 0, 0, [])], {})[0].done) == 1
 
 

@@ -20,7 +20,8 @@ from dgbench.launchers import driver, local
 from dgbench.launchers.base import Event, Slot
 from dgbench.launchers.forkserver import ForkServerDied
 from dgbench.launchers.interrupts import Interrupts
-from dgbench.store.folder import MOST_KILLS, RunFolder, State, Store
+from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.notes import FREE_KILLS
 
 Until = Callable[[Callable[[], object], float], None]
 Children = Callable[[int], set[int]]
@@ -45,8 +46,8 @@ def executed(root: Path, what: str = "begin") -> list[str]:
 def holds_exactly(root: Path, plan: Plan, where: Callable[[int], bool] = lambda i: True) -> bool:
     """Whether each run is done and has each of its records once."""
     for i, (run, (_, steps, _, _)) in enumerate(zip(make_runs(plan), plan, strict=True)):
-        summary = (folder := RunFolder(root, run.id)).summary()
-        if where(i) and (not summary or folder.read_records(summary) != ([{"step": s} for s in range(steps)], 0)):
+        finished = RunFolder(root, run.id).finished()
+        if where(i) and (not finished or finished[1:] != ([{"step": s} for s in range(steps)], 0)):
             return False
     return True
 
@@ -67,14 +68,14 @@ def test_fault_suite_of_twenty(tmp_path: Path) -> None:
     }
     assert summary.counts == {"done": 17, "failed": 1, "blocked": 2, "left": 0}
     assert (summary.left, summary.stopped, summary.taken_over) == ([], "", 0)
-    assert summary.executed == 17 + 6 + 1 + MOST_KILLS, "each fault costs one attempt, and the hopeless run four"
+    assert summary.executed == 17 + 6 + 1 + FREE_KILLS + 1, "each fault costs one attempt, and the hopeless run five"
     assert summary.most == 4
     log = RunFolder(tmp_path, ids[16]).log_path
-    tried = f"killed 4 times, tried again up to {MOST_KILLS} times"
+    tried = f"killed 5 times, of which {FREE_KILLS} use up no retry"
     assert summary.failed[ids[16]] == f"killed by SIGKILL (often: out of memory) ({tried}; log: {log})"
     told = [(event.what, event.run.id if event.run else "") for event in events]
     assert ("failed", ids[16]) in told
-    assert [id for what, id in told if what == "retry"].count(ids[16]) == MOST_KILLS
+    assert [id for what, id in told if what == "retry"].count(ids[16]) == FREE_KILLS + 1
     assert {id for what, id in told if what == "blocked"} == set(ids[18:])
     assert all(event.seconds > 0 for event in events if event.what == "done")
     assert executed(tmp_path, "done").index(ids[17]) > max(executed(tmp_path, "done").index(ids[i]) for i in (0, 10))
@@ -95,7 +96,7 @@ def test_fault_suite_of_twenty(tmp_path: Path) -> None:
 def test_a_failure_is_data(tmp_path: Path, fault: str, status: int, error: str, said: str) -> None:
     plan: Plan = [(fault, 3, 0.0, [])]
     summary = launch(tmp_path, 1, 2, plan)
-    assert summary.executed == (1 + MOST_KILLS if fault == "always-kill" else 3)
+    assert summary.executed == (3 + FREE_KILLS if fault == "always-kill" else 3)
     folder = RunFolder(tmp_path, make_runs(plan)[0].id)
     failures = folder.failures()
     assert [failure["attempt"] for failure in failures] == list(range(1, summary.executed + 1))
@@ -106,7 +107,7 @@ def test_a_failure_is_data(tmp_path: Path, fault: str, status: int, error: str, 
     assert folder.state(2) is State.FAILED
     assert launch(tmp_path, 1, 2, plan).executed == 0, "a run that failed for good waits for someone to look at it"
     folder.forgive()
-    assert launch(tmp_path, 1, 0, plan).executed == (1 + MOST_KILLS if fault == "always-kill" else 1)
+    assert launch(tmp_path, 1, 0, plan).executed == (1 + FREE_KILLS if fault == "always-kill" else 1)
 
 
 def test_launching_again_is_harmless_and_starts_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_series_hold_what_the_records_say(tmp_path: Path) -> None:
     table = OWN["make"](tmp_path)
     results = read_results(tmp_path)
     folder = OWN["folder"](tmp_path, table, **FIRST)
-    records, torn = folder.read_records(folder.summary())
+    _, records, torn = folder.finished()
     assert torn == 0
     one, swad = first(results), first(results, "ERM+SWAD")
     assert isinstance(one, Series)
@@ -172,7 +172,7 @@ def test_records_that_are_not_those_that_were_finished_with_do_not_count(tmp_pat
 def test_finished_runs_whose_records_make_no_series_are_damaged(tmp_path: Path, change: Any, why: str) -> None:
     table = OWN["make"](tmp_path)
     folder = OWN["folder"](tmp_path, table, **FIRST)
-    records, _ = folder.read_records(folder.summary())
+    _, records, _ = folder.finished()
     for record in records:
         change(record)
     (folder.path / "records.jsonl").unlink()
@@ -196,5 +196,5 @@ def test_a_plan_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     OWN["make"](tmp_path, hparams=1, trials=1)
     for content in ("{", json.dumps({"format": FORMAT})):
         (tmp_path / "plan.json").write_text(content)
-        with pytest.raises(UserError, match=r"plan\.json can't be read"):
+        with pytest.raises(UserError, match=r"plan\.json is damaged: .*: `dgbench sweep retry` writes it anew"):
             read_results(tmp_path)

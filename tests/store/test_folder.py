@@ -19,8 +19,9 @@ from dgbench.core.protocol import Fold, View
 from dgbench.core.run import Part, Run
 from dgbench.core.setting import setting
 from dgbench.store.files import write_atomic, write_json
-from dgbench.store.folder import MOST_KILLS, RECORDS, UNMENDED, RunFolder, State, Store
+from dgbench.store.folder import RECORDS, RunFolder, State, Store
 from dgbench.store.lease import lease_name
+from dgbench.store.notes import FREE_KILLS, UNMENDED
 from dgbench.store.sealed import Garbled
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
@@ -45,9 +46,9 @@ def lines(folder: RunFolder) -> list[dict]:
 
 def believed(folder: RunFolder) -> tuple[list[dict], int]:
     """What the reader of a finished run makes of its records."""
-    summary = folder.summary()
-    assert summary is not None
-    return folder.read_records(summary)
+    finished = folder.finished()
+    assert finished is not None
+    return finished[1:]
 
 
 def no_space(*args: object) -> None:
@@ -218,7 +219,7 @@ def test_state_follows_from_the_folder(
         expected = State.DONE
     elif holders and holders[-1] in ("alive", "young"):
         expected = State.RUNNING
-    elif failed > retries or killed > MOST_KILLS:
+    elif failed + max(0, killed - FREE_KILLS) > retries:
         expected = State.FAILED
     else:
         expected = State.WAITING if known else State.MISSING
@@ -458,7 +459,7 @@ def test_a_final_failure_is_not_retried_until_it_is_forgiven(folder: RunFolder) 
     assert [failure["error"] for failure in folder.failures()] == ["by chance", "no such file"]
     assert folder.forgive() == 2
     assert folder.state(0) is State.WAITING
-    assert folder.reason() == f"no failure is on record; log: {folder.log_path}"
+    assert folder.reason() == f"no failure is on record (log: {folder.log_path})"
 
 
 def test_reset_removes_all_but_the_run_and_the_lease_numbers(
