@@ -128,7 +128,7 @@ def _may_run_files(args: Any) -> bool:
         file for file in read_site(args.output_dir).including(args.include or ()).include if _place(file) not in typed
     ]
     for file in named:
-        print(f"{args.output_dir / FILE} includes {file}", flush=True)
+        print(printable(f"{args.output_dir / FILE} includes {file}"), flush=True)
     return not named or not _asks(args) or _agreed(f"run {len(named)} Python files that the folder names")
 
 
@@ -184,7 +184,7 @@ def _status(args: Any) -> int:
         if states[run.id] is State.FAILED:
             print(f"failed: {table.name(run)}: {folder.reason()}")
         elif states[run.id] is State.DAMAGED:
-            print(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again")
+            print(printable(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again"))
         elif states[run.id] is State.RUNNING and (progress := folder.progress()):
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.losses():
@@ -237,7 +237,7 @@ def _list(before: str, found: Iterable[str]) -> None:
     """Print the first of many things, a line each, and how many there are beside."""
     lines = list(found)
     for line in lines[:_LISTED]:
-        print(f"{before}{line}")
+        print(f"{before}{printable(line)}")
     if len(lines) > _LISTED:
         print(f"{before}{len(lines) - _LISTED:,} more")
 

@@ -207,8 +207,8 @@ class RunFolder:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Say, last of all, that the run is done; the number of records and their sha256 are added."""
         data = records_file.read_bytes(self.path / RECORDS)
-        checked = {"records": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
-        write_json(self.path / DONE, {**summary, **checked})
+        sha256 = hashlib.sha256(data).hexdigest()
+        write_json(self.path / DONE, {**summary, "records": data.count(b"\n"), "sha256": sha256})
 
     def remove_checkpoint(self) -> None:
         """Remove what a run that is done no longer needs; harmless if it is gone."""
@@ -369,7 +369,7 @@ class Store:
         @lru_cache(maxsize=1)
         def now() -> float:
             try:
-                return self.clock()
+                return file_clock(self.root)
             except OSError:
                 return time.time()
 
@@ -378,10 +378,6 @@ class Store:
             if state is not State.RUNNING and self.folder(id).damage():
                 states[id] = State.DAMAGED
         return states
-
-    def clock(self) -> float:
-        """The time by the file server's clock, in seconds."""
-        return file_clock(self.root)
 
     def request_cancel(self) -> None:
         """Ask whoever executes runs of this sweep, anywhere, to save and stop."""

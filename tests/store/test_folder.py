@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import Part, Run
 from dgbench.core.setting import setting
+from dgbench.store import folder as folder_module
 from dgbench.store.files import write_atomic, write_json
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
 from dgbench.store.lease import lease_name
@@ -248,7 +249,7 @@ def test_states_of_ten_thousand_runs_in_under_two_seconds(tmp_path: Path) -> Non
 
 def test_states_ask_the_file_server_for_its_time_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(Store, "clock", lambda store: asked.append(1) or time.time())
+    monkeypatch.setattr(folder_module, "file_clock", lambda root: asked.append(1) or time.time())
     ids = [f"{i:020x}" for i in range(3)]
     for id in ids:
         (tmp_path / "runs" / id).mkdir(parents=True)
