@@ -30,8 +30,18 @@ from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.networks.network import Network
 from dgbench.store.folder import RunFolder, Store
 from dgbench.store.lease import Lease, Stopped
+from dgbench.store.sealed import Garbled
 
 T = TypeVar("T")
+
+
+class InputDamaged(Exception):
+    """A file of a run that another reads is damaged: that run must be made again."""
+
+    def __init__(self, run: str, why: str) -> None:
+        super().__init__(why)
+        self.run = run
+
 
 _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 
@@ -151,8 +161,14 @@ class Workbench:
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
 
     def saved(self, source: Input, which: str) -> Saved:
-        """Find a saved model of an input; raises FileNotFoundError with the way out if it is gone."""
-        return find_model(self.store.folder(source.run).path, source.predictor, which)
+        """Find a saved model of an input; raise FileNotFoundError, with the way out, if it is gone.
+
+        Raise `InputDamaged` if it is not what was written.
+        """
+        try:
+            return find_model(self.store.folder(source.run).path, source.predictor, which)
+        except Garbled as error:
+            raise InputDamaged(source.run, str(error)) from error
 
     def _fit(self, network: Network) -> None:
         if self.run.setting.classifier_init == "linear_probe":

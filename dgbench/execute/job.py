@@ -28,11 +28,11 @@ from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable_lines
-from dgbench.execute.context import Workbench, open_workbench
+from dgbench.execute.context import InputDamaged, Workbench, open_workbench
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
 from dgbench.store.folder import RunFolder, Store
-from dgbench.store.lease import STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
+from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,10 @@ def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease,
     except LeaseLost as error:
         log.info("%s", error)
         return TAKEN
+    except InputDamaged as error:
+        log.warning("%s: run %s, which is read here, is made again, and this one after it", error, error.run)
+        store.folder(error.run).begin_anew(str(error))
+        return INPUT_DAMAGED
     except (Exception, SystemExit) as error:  # a method that calls sys.exit(0) has not succeeded
         told = isinstance(error, UserError)
         if told:  # in the user's words, to which a traceback adds nothing

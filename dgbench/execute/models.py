@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.func import functional_call
@@ -20,8 +22,11 @@ from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.methods.average import Weights
 from dgbench.networks.network import Network
 from dgbench.networks.weights import located
-from dgbench.store.files import write_atomic
+from dgbench.store.files import making_sense_of, write_atomic
 from dgbench.store.folder import model_path
+from dgbench.store.sealed import check_safetensors, sealed_safetensors
+
+log = logging.getLogger(__name__)
 
 
 def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
@@ -114,14 +119,36 @@ def save_model(
     content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
     path = model_path(folder, predictor, which)
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, to_bytes(content, {"step": str(step), "accuracy": repr(accuracy)}))
+    write_atomic(path, sealed_safetensors(to_bytes(content, {"step": str(step), "accuracy": repr(accuracy)})))
 
 
 def find_model(folder: Path, predictor: str, which: str) -> Saved:
-    """A model that a run has saved; raises FileNotFoundError with what to do about it."""
+    """Find a model that a run has saved.
+
+    Args:
+        folder: The run's.
+        predictor: Its name.
+        which: `run.BEST` or `run.LAST`.
+
+    Raises:
+        FileNotFoundError: It is gone, with what to do about it.
+        Garbled: The file is not what was written.
+    """
     path = model_path(folder, predictor, which)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is gone: `dgbench sweep retry` trains that run again")
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))
+    if not check_safetensors(path):
+        _warn_unsealed()
+    with making_sense_of(path):
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))
+
+
+@cache
+def _warn_unsealed() -> None:
+    """Say, once a process, that weights of an earlier version can't be checked."""
+    log.warning("weights that an earlier version kept carry no sha256: they are believed as they are")

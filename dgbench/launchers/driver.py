@@ -8,6 +8,7 @@ import heapq
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,10 +18,13 @@ from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary, What
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
 from dgbench.store.folder import DONE, RunFolder, State, Store
-from dgbench.store.lease import STOPPED, TAKEN
+from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN
 
 TICK = 1.0
 """Seconds between two looks at the runs that others execute, and at the cancel marker."""
+
+MOST_DAMAGED = 3
+"""How often a run may find an input damaged, so that this is made again; then it has failed."""
 
 _TAIL = 4000  # characters of the log that a failure keeps
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -72,6 +76,8 @@ class _Launch:
         self.elsewhere: set[str] = set()
         self.missing_inputs: dict[str, set[str]] = {}
         self.needed_by: dict[str, list[str]] = {}
+        self.damaged = Counter[str]()
+        """How often a run has found damaged what it reads."""
         self.summary = Summary()
         self.looked = self.ticked = 0.0
         self.mark = store.cancel_mark()
@@ -160,12 +166,43 @@ class _Launch:
             self.emit("elsewhere" if ended.status == TAKEN else "stopped", ended.id)
             self.elsewhere.add(ended.id)
             self.looked = time.monotonic()  # not at once: who has it may be about to say so
+        elif ended.status == INPUT_DAMAGED and self.damaged[ended.id] < MOST_DAMAGED:
+            self.damaged[ended.id] += 1
+            if ended.lease is not None:
+                leases.mark_released(folder.path, ended.lease)
+            self.wait_for_inputs(ended.id)
         else:
             record_failure(folder, ended)
             state = folder.state(self.retries)
             if state in (State.MISSING, State.WAITING):
                 self.emit("retry", ended.id, folder.reason(self.retries))
             self.look(ended.id, state)
+
+    def wait_for_inputs(self, id: str) -> None:
+        """Put back a run of which an input is no longer done, and the input before it."""
+        run = self.runs[self.index[id]]
+        states = self.store.states({source.run for source in run.inputs}, self.retries)
+        missing = {other for other, state in states.items() if state is not State.DONE}
+        outside = sorted(missing - self.index.keys())
+        self.emit("retry", id, "it reads a damaged file of another run, which is made again")
+        if outside:
+            self.block(id, f"needs {', '.join(outside)}, neither done nor part of this launch")
+            return
+        self.missing_inputs[id] = missing
+        for other in sorted(missing):
+            dependents = self.needed_by.setdefault(other, [])
+            if id not in dependents:
+                dependents.append(id)
+            if other not in self.open:
+                self.open.add(other)
+                for settled in (self.summary.found, self.summary.done):
+                    if other in settled:
+                        settled.remove(other)
+                losses = self.store.folder(other).losses()
+                self.emit("retry", other, f"begins anew: {losses[-1]['why'] if losses else 'its results are gone'}")
+                self.look(other, states[other])
+        if not missing:  # another process was quicker, and has made it again
+            heapq.heappush(self.ready, self.index[id])
 
     def look_elsewhere(self) -> None:
         """Read, once a tick, the states of runs that other launches execute."""

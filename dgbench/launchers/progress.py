@@ -44,6 +44,8 @@ class Tally:
         if run is None:
             return
         self.running.pop(run.id, None)
+        if event.what == "retry" and self.where[run.id] == "done":  # it is made again, for it was damaged
+            self._left[run.kind, run.method.name] += 1
         names = {"found": "done", "started": "running", "retry": "waiting", "stopped": "waiting"}
         self.where[run.id] = names.get(event.what, event.what)
         if event.what == "started":

@@ -263,8 +263,6 @@ class RunFolder:
         """Read what `lose` recorded, oldest first."""
         return [notes.read_note(self.path / name, "why") for name in notes.losses(self._names())]
 
-    # -- removal --------------------------------------------------------------------------------------------------
-
     def reset(self, *, done_too: bool = False) -> bool:
         """Remove all but `run.json` and the leases, as if nothing had happened.
 
@@ -284,6 +282,11 @@ class RunFolder:
             self._clear()
             lease.release()
         return lease is not None
+
+    def begin_anew(self, why: str) -> None:
+        """Remove the results of a run, done though it is, as `reset` does, and record why."""
+        if self.reset(done_too=True):
+            self.lose(why)
 
     def mend(self, run: Run) -> bool:
         """Remove everything of a run whose files are damaged but its leases, and write `run.json` anew, as `reset`."""
@@ -340,7 +343,7 @@ class Store:
         self.ttl = ttl
 
     def folder(self, id: str) -> RunFolder:
-        """The folder of a run, which need not exist."""
+        """Return the folder of a run, which need not exist."""
         return RunFolder(self.root, id, self.ttl)
 
     def ids(self) -> list[str]:

@@ -315,3 +315,5 @@ TAKEN = 75
 """Exit code of a process that left because somebody else executes the run, or has finished it."""
 STOPPED = 76
 """Exit code of a process that was asked to stop, and saved its state."""
+INPUT_DAMAGED = 77
+"""Exit code of a process that found a run which it reads damaged, and had that begin anew."""

@@ -1,14 +1,19 @@
-"""Files that know whether they are what was written: behind their content stands its sha256."""
+"""Files that know whether they are what was written: behind their content, or in their header, stands its sha256."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+import orjson
 
 _SIZE = hashlib.sha256().digest_size
 _BLOCK = 1 << 20
+_SEAL = "sha256"
+_LARGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 
 
 class Garbled(ValueError):
@@ -39,6 +44,63 @@ def check_seal(path: Path) -> None:
             raise Garbled(f"{path} can't be read ({error.strerror})") from error
     if behind != hash.digest():
         raise Garbled(f"{path} is not what was written")
+
+
+def sealed_safetensors(content: bytes) -> bytes:
+    """Add to a safetensors file, as a writer made it, the sha256 of all that it says, as an entry of its metadata.
+
+    Nothing may stand behind the tensors of such a file, so that `sealed` doesn't do. Metadata is sorted: its writer's
+    order is random.
+    """
+    file = io.BytesIO(content)
+    header = _read_header(file)
+    tensors = file.read()
+    metadata = header.pop("__metadata__", {})
+    metadata[_SEAL] = _digest(header, metadata, [tensors])
+    text = orjson.dumps({"__metadata__": dict(sorted(metadata.items())), **header})
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
+def check_safetensors(path: Path) -> bool:
+    """Read a safetensors file once.
+
+    Returns:
+        Whether it carries a seal; those of earlier versions don't.
+
+    Raises:
+        Garbled: It isn't what was written, or can't be read to its end.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = _read_header(file)
+            metadata = header.pop("__metadata__", {})
+            seal = metadata.pop(_SEAL, None)
+            whole = seal is None or _digest(header, metadata, iter(lambda: file.read(_BLOCK), b"")) == seal
+    except OSError as error:
+        raise Garbled(f"{path} can't be read ({error.strerror})") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Garbled(f"{path} is not what was written ({error})") from error
+    if not whole:
+        raise Garbled(f"{path} is not what was written")
+    return seal is not None
+
+
+def _read_header(file: BinaryIO) -> dict[str, Any]:
+    size = int.from_bytes(file.read(8), "little")
+    if size > _LARGEST_HEADER:
+        raise ValueError("no header")
+    header = orjson.loads(file.read(size))
+    if not isinstance(header, dict):
+        raise TypeError("no header")
+    return header
+
+
+def _digest(header: dict[str, Any], metadata: dict[str, str], tensors: Iterable[bytes]) -> str:
+    hash = hashlib.sha256(orjson.dumps([header, metadata], option=orjson.OPT_SORT_KEYS))
+    for block in tensors:
+        hash.update(block)
+    return hash.hexdigest()
 
 
 class _Hashing:

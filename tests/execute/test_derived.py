@@ -29,6 +29,7 @@ from dgbench.report.results import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
 from dgbench.store.folder import RunFolder
+from dgbench.store.lease import INPUT_DAMAGED
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ROWS = ("ERM", "ERM+DiWA", "ERM+DiWARestricted", "ERM+EoA", "ERM+T3A", "ERM+DiWA+T3A")
@@ -205,7 +206,7 @@ def copied(sweep: Sweep, root: Path) -> Sweep:
 
 
 def again(sweep: Sweep, run: Run) -> None:
-    assert folder(sweep, run).reset()
+    assert folder(sweep, run).reset(done_too=True)
     assert execute(sweep, run) == 0
 
 
@@ -333,7 +334,7 @@ def test_a_missing_members_weights_are_a_failure_that_says_what_to_do(
     run = runs_of(copy, method)[0]
     source = copy.store.folder(run.inputs[0].run)
     shutil.rmtree(source.path / "models")
-    assert folder(copy, run).reset()
+    assert folder(copy, run).reset(done_too=True)
     assert execute(copy, run) == 1
     (failure,) = folder(copy, run).failures()
     assert failure["error"].startswith(f"FileNotFoundError: {source.path}/models/{predictor}.best.safetensors is gone")
@@ -342,13 +343,36 @@ def test_a_missing_members_weights_are_a_failure_that_says_what_to_do(
     assert source.summary() is None, "what it says is true: the run is to be trained again"
 
 
+@pytest.mark.parametrize(("method", "predictor"), [("DiWA", "model"), ("EoA", "SMA"), ("T3A", "model")])
+def test_a_damaged_members_weights_have_it_made_again(
+    method: str, predictor: str, sweep: Sweep, tmp_path: Path
+) -> None:
+    copy = copied(sweep, tmp_path)
+    run = runs_of(copy, method)[0]
+    source = copy.store.folder(run.inputs[0].run)
+    records = {id: (copy.store.folder(id).path / "records.jsonl").read_bytes() for id in (run.id, source.id)}
+    path = source.path / "models" / f"{predictor}.best.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    assert folder(copy, run).reset(done_too=True)
+    assert execute(copy, run) == INPUT_DAMAGED
+    assert folder(copy, run).failures() == []
+    assert folder(copy, run).summary() is None
+    assert source.summary() is None
+    assert [loss["why"] for loss in source.losses()] == [f"{path} is not what was written"]
+    (trained,) = (other for other in copy.plan.runs if other.id == source.id)
+    assert [execute(copy, trained), execute(copy, run)] == [0, 0]
+    assert records == {id: (copy.store.folder(id).path / "records.jsonl").read_bytes() for id in records}
+
+
 def test_what_needs_what_is_gone_is_made_again_however_far_below(sweep: Sweep, tmp_path: Path) -> None:
     copy = copied(sweep, tmp_path)
     merged = the(copy, "DiWA")
     for run in (*runs_of(copy, "ERM"), merged):
         shutil.rmtree(folder(copy, run).path / "models")
     (top,) = (run for run in runs_of(copy, "T3A") if run.inputs[0].run == merged.id)
-    assert folder(copy, top).reset()
+    assert folder(copy, top).reset(done_too=True)
     copy.write()
     assert [folder(copy, run).summary() for run in (*runs_of(copy, "ERM"), merged)] == [None] * 4
     assert folder(copy, the(copy, "EoA")).summary() is not None, "nobody needs it"

@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import BEST, LAST, Part, Run
 from dgbench.core.setting import setting
+from dgbench.execute import models
 from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model, to_bytes
 from dgbench.methods.algorithm import Algorithm, Batch, Task
 from dgbench.store.folder import model_path
+from dgbench.store.sealed import Garbled
 
 SHAPE, CLASSES = (1, 8, 8), 5
 CPU = torch.device("cpu")
@@ -136,6 +138,34 @@ def test_tensors_that_share_memory_or_are_views_can_be_saved(tmp_path: Path) -> 
 def test_a_model_that_is_gone_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"SMA\.best\.safetensors is gone: `dgbench sweep retry` trains"):
         find_model(tmp_path, "SMA", BEST)
+
+
+def test_a_model_with_one_bit_changed_is_refused_by_name(tmp_path: Path) -> None:
+    save_model(tmp_path, "SMA", BEST, {"weight": torch.arange(12.0)}, 3, 0.5)
+    path = tmp_path / "models" / "SMA.best.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    for damaged in (bytes(content), bytes(content[:-20]), b"", b"\0" * 40):
+        path.write_bytes(damaged)
+        with pytest.raises(Garbled, match=r"SMA\.best\.safetensors is not what was written"):
+            find_model(tmp_path, "SMA", BEST)
+
+
+def test_a_model_of_an_earlier_version_is_believed_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "models").mkdir()
+    content = save({"weight": torch.arange(12.0)}, metadata={"step": "3", "accuracy": "0.5"})
+    (tmp_path / "models" / "model.best.safetensors").write_bytes(content)
+    models._warn_unsealed.cache_clear()
+    for _ in range(2):
+        assert find_model(tmp_path, "model", BEST).step == 3
+    assert [record.message for record in caplog.records] == [
+        "weights that an earlier version kept carry no sha256: they are believed as they are"
+    ]
+    (tmp_path / "models" / "model.best.safetensors").write_bytes(save({"weight": torch.arange(12.0)}))
+    with pytest.raises(Garbled, match="damaged"):
+        find_model(tmp_path, "model", BEST)
 
 
 def test_inputs_that_come_normalised_are_left_as_they_are(catalogue: Catalogue) -> None:

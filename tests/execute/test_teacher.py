@@ -219,7 +219,7 @@ def test_resumes_with_its_teacher(tmp_path: Path) -> None:
     train(training_of(swept, student))
     resumed = swept.store.folder(student.id).path / "records.jsonl"
     stopped = resumed.read_bytes()
-    swept.store.folder(student.id).reset()
+    swept.store.folder(student.id).reset(done_too=True)
     train(training_of(swept, student))
     assert resumed.read_bytes() == stopped
 

@@ -17,10 +17,10 @@ from toy_launch import Plan, make_runs
 from dgbench.core.run import Run
 from dgbench.launchers import driver
 from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary
-from dgbench.launchers.driver import drive
+from dgbench.launchers.driver import MOST_DAMAGED, drive
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store.folder import CHECKPOINT, RunFolder, State, Store
-from dgbench.store.lease import STOPPED, TAKEN, lease_name
+from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, lease_name, mark_released
 from dgbench.store.notes import FREE_KILLS
 from dgbench.store.process import Process
 
@@ -70,11 +70,17 @@ class Cluster(Engine):
             return Ended(id, -9, number, stopped=True)
         if fate in ("done", "taken"):
             self._store.folder(id).finish({})
+            if number is not None:
+                mark_released(self._store.folder(id).path, number)
+        if fate == "damaged":  # as a run does that finds it so
+            for source in self._store.folder(id).run().inputs:
+                self._store.folder(source.run).begin_anew("one bit")
         return {
             "done": Ended(id, 0, number, seconds=2.5),
             "taken": Ended(id, TAKEN, number),
             "killed": Ended(id, -9, number),
             "terminated": Ended(id, -15, number),
+            "damaged": Ended(id, INPUT_DAMAGED, number),
             "crashed": Ended(id, -11, number),
             "starved": Ended(id, -9, number, out_of_memory=True),
             "unclaimed": Ended(id, 1, number),
@@ -185,6 +191,42 @@ def test_a_checkpoint_that_a_kill_left_behind_done_is_removed(tmp_path: Path) ->
     summary, _ = run_plan(tmp_path, plan, {}, observer=leave)
     assert (len(summary.found), len(summary.done)) == (1, 1)
     assert not any((folder.path / CHECKPOINT).exists() for folder in folders)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["done in this launch", "done before"])
+def test_a_damaged_input_is_made_again_and_then_what_reads_it(tmp_path: Path, before: bool) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 0, 0, []), ("", 0, 0, [0, 1]), ("", 0, 0, [2])]
+    ids = [run.id for run in make_runs(plan)]
+    if before:
+        for run in make_runs(plan)[:2]:
+            RunFolder(tmp_path, run.id).create(run)
+            RunFolder(tmp_path, run.id).finish({})
+    events: list[Event] = []
+    summary, _ = run_plan(tmp_path, plan, {2: ["damaged", "damaged"]}, observer=events.append)
+    assert sorted((*summary.found, *summary.done)) == sorted(ids), "each is counted once"
+    assert (summary.failed, summary.blocked, summary.left) == ({}, {}, [])
+    started = [ids.index(event.run.id) for event in events if event.run and event.what == "started"]
+    assert started == [*([] if before else [0, 1]), 2, 0, 1, 2, 0, 1, 2, 3]
+    assert RunFolder(tmp_path, ids[2]).failures() == []
+    assert [event.detail for event in events if event.what == "retry"][1] == "begins anew: one bit"
+    assert [loss["why"] for loss in RunFolder(tmp_path, ids[0]).losses()] == ["one bit"], "status tells"
+
+
+def test_an_input_that_is_damaged_again_and_again_ends_in_a_failure(tmp_path: Path) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 0, 0, [0])]
+    summary, _ = run_plan(tmp_path, plan, {1: ["damaged"] * 9})
+    assert [make_runs(plan)[1].id] == list(summary.failed)
+    assert summary.executed == 2 * (1 + MOST_DAMAGED)
+
+
+def test_a_damaged_input_that_is_not_in_the_launch_blocks(tmp_path: Path) -> None:
+    runs = make_runs([("", 0, 0, []), ("", 0, 0, [0])])
+    RunFolder(tmp_path, runs[0].id).create(runs[0])
+    RunFolder(tmp_path, runs[0].id).finish({})
+    engine = Cluster(Store(tmp_path), 2, {runs[1].id: ["damaged"]})
+    with Interrupts() as interrupts:
+        summary = drive(Store(tmp_path), runs[1:], engine, 0, interrupts)
+    assert list(summary.blocked.values()) == [f"needs {runs[0].id}, neither done nor part of this launch"]
 
 
 def test_an_attempt_that_was_lost_uses_up_no_retry(tmp_path: Path) -> None:

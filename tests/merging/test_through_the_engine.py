@@ -224,7 +224,7 @@ def test_a_missing_member_is_named(sweep: Sweep, tmp_path: Path, place: int) -> 
         runs = [run for run in merged(copy, "ERM", merger) if gone.id in [source.run for source in run.inputs]]
         (run,) = runs
         folder = copy.store.folder(run.id)
-        assert folder.reset()
+        assert folder.reset(done_too=True)
         assert execute(copy, run) == 1, merger
         (failure,) = folder.failures()
         assert failure["error"].startswith(f"FileNotFoundError: {gone.path}/models/"), merger

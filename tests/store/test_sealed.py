@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from dgbench.store.files import write_atomic
-from dgbench.store.sealed import Garbled, check_seal, sealed
+from dgbench.store.sealed import Garbled, check_safetensors, check_seal, sealed, sealed_safetensors
 
 
 @pytest.fixture
@@ -66,3 +68,65 @@ def test_a_disk_that_cannot_read_it_any_more(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("builtins.open", lambda *_: Broken())
     with pytest.raises(Garbled, match=r"state\.pt can't be read \(Input/output error\)"):
         check_seal(path)
+
+
+TENSORS = {
+    "weight": torch.arange(6.0).view(2, 3),
+    "count": torch.tensor(3),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    found = tmp_path / "model.safetensors"
+    found.write_bytes(sealed_safetensors(save(TENSORS, metadata={"step": "3", "accuracy": "0.5"})))
+    return found
+
+
+def test_sealed_weights_are_what_safetensors_reads(weights: Path) -> None:
+    assert check_safetensors(weights)
+    found = load_file(weights)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+    with safe_open(weights, framework="pt") as file:
+        assert {"step": "3", "accuracy": "0.5"}.items() <= file.metadata().items()
+
+
+def test_equal_weights_are_equal_bytes(weights: Path) -> None:
+    again = [sealed_safetensors(save(TENSORS, metadata={"step": "3", "accuracy": "0.5"})) for _ in range(20)]
+    assert set(again) == {weights.read_bytes()}
+
+
+def test_no_bit_of_weights_can_change_unnoticed(weights: Path) -> None:
+    content = weights.read_bytes()
+    padding = len(content[: 8 + int.from_bytes(content[:8], "little")].rstrip(b" "))
+    header = 8 + int.from_bytes(content[:8], "little")
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        weights.write_bytes(changed)
+        try:
+            assert check_safetensors(weights) is False, place
+            load_file(weights)
+        except Exception:  # not what was written; or the name of the seal itself, and then safetensors or we refuse
+            continue
+        seal = content.index(b'"sha256"')
+        assert seal < place < seal + 7 or padding <= place < header, (
+            "only the name of the seal, and blanks, say nothing"
+        )
+
+
+def test_no_end_of_weights_can_be_lost_unnoticed(weights: Path) -> None:
+    content = weights.read_bytes()
+    for kept in (*range(0, len(content), 7), len(content) - 1):
+        weights.write_bytes(content[:kept])
+        with pytest.raises(Garbled, match=r"model\.safetensors is not what was written"):
+            check_safetensors(weights)
+
+
+def test_weights_of_earlier_versions_carry_no_seal(weights: Path) -> None:
+    weights.write_bytes(save(TENSORS, metadata={"step": "3"}))
+    assert not check_safetensors(weights)
+    weights.write_bytes(save(TENSORS))
+    assert not check_safetensors(weights)
