@@ -22,6 +22,7 @@ from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress, shown_progress
 from dgbench.core.site import Site
+from dgbench.data.cache import verify_caches
 from dgbench.data.dataset import Dataset
 from dgbench.data.duplicates import read_list, remove
 from dgbench.data.fetch import Unreachable
@@ -47,6 +48,7 @@ def parser() -> cli.Parser:
     how.add_argument(
         "--remove_duplicates", type=Path, metavar="LIST", help="delete the files that the published list names"
     )
+    found.add_argument("--cache_dir", type=Path, help="with --verify: where decoded images are kept, if not beside")
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further data sets")
     add_options(found, (OPTIONS[name] for name in _READING))
     return found
@@ -59,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
     [(name, path)] = split_datasets([args.name], catalogue).items()
     cls = catalogue.get("dataset", name.partition(":")[0]).load()
     reading = {name: value for name in _READING if (value := getattr(args, name))}
-    site = Site(data_dir=str(args.data_dir or ""), paths={name: path} if path else {}, **reading)
+    paths = {name: path} if path else {}
+    site = Site(data_dir=str(args.data_dir or ""), cache_dir=str(args.cache_dir or ""), paths=paths, **reading)
     with shown_progress() as progress:
         if args.verify:
             return _verify(open_dataset(name, site, catalogue), progress)
@@ -191,9 +194,12 @@ def _remove_duplicates(cls: type[Dataset], data_dir: Path, listed: Path) -> int:
 
 
 def _verify(dataset: Dataset, progress: ReportProgress) -> int:
-    """Decode everything; what opening refuses has been refused before."""
+    """Decode everything, and check caches of it; what opening refuses has been refused before."""
     bad = list(bad_examples(dataset, progress))
+    caches, damaged = verify_caches(dataset)
     _tell(dataset, dataset.path or (dataset.data_dir or Path()) / dataset.card.folder)
+    if caches:
+        print(f"{caches} caches of decoded images, {len(damaged)} of them damaged: these are removed, and built again")
     for file, why in dataset.card.known_bad.items():
         print(f"known: {file}: {why}")
     for problem in bad:

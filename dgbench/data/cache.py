@@ -5,6 +5,7 @@ Imports OpenCV and Pillow only inside functions: planning asks this module, and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,8 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
-from dgbench.data.cache_format import PIXELS, SIZES, SIZES_OF_ONE, CacheIndex, ImageCache, read_sizes
+from dgbench.data.cache_format import INDEX, PIXELS, CacheIndex, ImageCache, find_damage, read_sizes
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
+from dgbench.store.sealed import Garbled
+
+SAMPLED = 4
+"""Blocks of a cache that are compared with their checksums whenever it is opened."""
 
 
 @runtime_checkable
@@ -50,15 +55,50 @@ def build_cache(dataset: Dataset) -> None:
 
 
 def ensure_built(cache: ImageCache) -> None:
-    """Build a cache unless it is there; raise as `open_images` does."""
-    if CacheIndex.read(cache.folder) is None:
-        from dgbench.data.cache_build import build
+    """Build a cache unless it is there, and whole as far as a sample tells; raise as `open_images` does."""
+    from dgbench.data import cache_build  # imports OpenCV and Pillow, as said above
 
-        build(cache)
+    if damage := damage_of(cache.folder, SAMPLED):
+        cache_build.discard(cache.folder, cache.name, damage)
+    if damage or CacheIndex.read(cache.folder) is None:
+        cache_build.build(cache)
+
+
+def damage_of(folder: Path, most: int | None = None) -> str:
+    """Word what is wrong with a cache; empty if nothing is, or it isn't finished. Read `most` blocks; None: all."""
+    try:
+        index = CacheIndex.read(folder)
+    except Garbled as error:
+        return str(error)
+    return find_damage(folder, index, most) if index else ""
+
+
+def verify_caches(dataset: Dataset) -> tuple[int, list[str]]:
+    """Read every block of all caches of a data set, at any size; remove damaged ones, so that they are built again.
+
+    Returns:
+        How many caches there are, and what is wrong with those that were removed.
+    """
+    if not isinstance(dataset, CachedDataset):
+        return 0, []
+    from dgbench.data.cache_build import discard  # see `ensure_built`
+
+    own, found, wrong = dataset.image_cache(), 0, list[str]()
+    for folder in sorted(path.parent for path in own.place.glob(f"*/{INDEX}")):
+        damage = damage_of(folder)
+        with suppress(Garbled):  # of which a damaged index doesn't say whose it is
+            index = CacheIndex.read(folder)
+            if index is None or index.name != own.name:
+                continue
+        found += 1
+        if damage:
+            discard(folder, own.name, damage)
+            wrong.append(damage)
+    return found, wrong
 
 
 def open_images(cache: ImageCache) -> CachedImages:
-    """Open a cache's images; build it if it is not there, or wait while another process does.
+    """Open a cache's images; build it if it is not there or damaged, or wait while another process does.
 
     Raises `UserError` if an image can't be decoded, or the folder can't be written to or is full.
     """
@@ -78,11 +118,8 @@ class CachedImages:
         cv2.setNumThreads(1)  # runs and loader processes share the cores already
         index = CacheIndex.read(folder)
         if index is None:
-            raise UserError(f"the cache of images {folder} is gone")
+            raise UserError(f"the cache of images {folder} is gone: `dgbench sweep retry` builds it again")
         self.folder, self.index = folder, index
-        found = [(folder / name).stat().st_size if (folder / name).is_file() else -1 for name in (PIXELS, SIZES)]
-        if found != [index.size, index.count * SIZES_OF_ONE]:
-            raise UserError(f"the cache of images {folder} is damaged: remove it, and it is built again")
         self.sizes = read_sizes(folder)
         pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r"))
         self.pixels = pixels.reshape(index.count, index.height, index.width, 3) if self.mapped else pixels
@@ -109,7 +146,7 @@ class CachedImages:
         end = self.ends[row]
         found = from_jpeg(self.pixels[end - self.sizes[row, 2] : end])
         if found is None:
-            raise UserError(f"the cache of images {self.folder} is damaged: remove it, and it is built again")
+            raise UserError(f"the cache of images {self.folder} is damaged: remove it, and `dgbench sweep retry`")
         return found
 
     def batch(

@@ -36,16 +36,19 @@ from dgbench.data.cache_format import (
     PIXELS,
     SIZES,
     SIZES_OF_ONE,
+    SUM,
+    SUMS,
     CacheIndex,
     ImageCache,
+    checksum,
     read_sizes,
     size_bytes,
 )
 from dgbench.data.decoding import JPEG_BEGINS
 from dgbench.data.transforms_cv2 import from_jpeg
 from dgbench.data.transforms_pil import resized
-from dgbench.store.files import write_json
-from dgbench.store.lease import STOPPED, Lease, LeaseLost, StopSignals, claim
+from dgbench.store.files import remove_path, write_json
+from dgbench.store.lease import Lease, LeaseLost, Stopped, StopSignals, claim
 
 BLOCK = 64
 """Images that are decoded and written together."""
@@ -55,7 +58,7 @@ _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
 _WAIT = 1.0
 _SHOWN = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 
 EncodedImage = tuple[int, int, bytes]
 """Width and height of an original, and what is kept of it."""
@@ -83,12 +86,25 @@ def build(cache: ImageCache) -> None:
         _refuse(cache, error)
 
 
+def discard(folder: Path, name: str, why: str) -> None:
+    """Remove a damaged cache, so that it is built again; do nothing if another process does so, or builds it.
+
+    Processes that read it go on with what they have mapped: its files lose their names only.
+    """
+    lease = claim(folder, None, folder / "cancel")
+    if lease:
+        print_line(f"{name}: {why}: it is decoded again")
+        for file in (INDEX, SIZES, SUMS, PIXELS):  # first what says that the rest is whole
+            remove_path(folder / file)
+        lease.release()
+
+
 def planned(cache: ImageCache, paths: Sequence[Path]) -> CacheIndex:
     """Decide how the images are kept, with an estimate of the bytes that they take."""
 
     def index(height: int, width: int) -> CacheIndex:
         size = len(paths) * height * width * 3
-        return CacheIndex(cache.name, len(paths), "bytes", height, width, size, cache.interpolation)
+        return CacheIndex(cache.name, len(paths), "bytes", height, width, size, cache.interpolation, BLOCK)
 
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
     first = cache.decode.size(paths[0])
@@ -150,7 +166,7 @@ def _build(cache: ImageCache, lease: Lease) -> None:
             report("images decoded", done, len(paths))
             for entries, wrong in _blocks(cache, paths[begun:], index):
                 if lease.stop_requested:
-                    raise SystemExit(STOPPED)
+                    raise Stopped
                 problems += wrong
                 if not problems:
                     lease.confirm()
@@ -167,17 +183,20 @@ def _build(cache: ImageCache, lease: Lease) -> None:
 
 
 class _Files:
-    """The two growing files of an unfinished cache, open for writing."""
+    """The growing files of an unfinished cache, open for writing."""
 
     def __init__(self, folder: Path) -> None:
         """Open the files, or make them."""
-        self._pixels, self._sizes = (
-            os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)  # not to append: each block has its place
-            for name in (PIXELS, SIZES)
+        self._pixels, self._sizes, self._sums = (
+            # Not to append: each block has its place. Not through links: what is there is cut off, or overwritten.
+            os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            for name in (PIXELS, SIZES, SUMS)
         )
         sizes = read_sizes(folder)
-        self.count = int(np.cumprod(sizes[:, 2] > 0).sum())  # what a power cut left behind may be zeros
-        """Images that are written."""
+        count = int(np.cumprod(sizes[:, 2] > 0).sum())  # what a power cut left behind may be zeros
+        count = min(count // BLOCK, os.fstat(self._sums).st_size // SUM) * BLOCK
+        self.count = count
+        """Images that are written, in whole blocks."""
         self.size = int(sizes[: self.count, 2].sum(dtype=np.int64))
         """Bytes that they take."""
         if self.size > os.fstat(self._pixels).st_size:  # not by a process that was killed
@@ -185,10 +204,11 @@ class _Files:
         self._cut()
 
     def append(self, entries: Sequence[EncodedImage]) -> None:
-        """Write a block: on the disk before its sizes say so."""
+        """Write a block: on the disk, with its checksum, before its sizes say so."""
         content = b"".join(pixels for _, _, pixels in entries)
         _write(self._pixels, self.size, content)
         sizes = size_bytes([(width, height, len(pixels)) for width, height, pixels in entries])
+        _write(self._sums, self.count // BLOCK * SUM, checksum(content, sizes))
         _write(self._sizes, self.count * SIZES_OF_ONE, sizes)
         self.count += len(entries)
         self.size += len(content)
@@ -200,12 +220,13 @@ class _Files:
 
     def _cut(self) -> None:
         os.ftruncate(self._sizes, self.count * SIZES_OF_ONE)
+        os.ftruncate(self._sums, -(-self.count // BLOCK) * SUM)
         os.ftruncate(self._pixels, self.size)
 
     def close(self) -> None:
-        """Close both."""
-        os.close(self._pixels)
-        os.close(self._sizes)
+        """Close them."""
+        for file in (self._pixels, self._sizes, self._sums):
+            os.close(file)
 
 
 def _write(file: int, place: int, content: bytes) -> None:

@@ -26,6 +26,7 @@ from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
 from dgbench.store.folder import State, Store, model_path
+from dgbench.store.lease import Stopped
 
 _JOB = "dgbench.execute.job"
 _PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -135,7 +136,11 @@ class Sweep:
         if self.site.device == "cuda" and not gpus:
             raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
         if any(state is not State.DONE for state in self.states(retries).values()):
-            self.build_caches()
+            try:
+                self.build_caches()
+            except Stopped:
+                print("stopped while images are decoded: launch again to go on")
+                return 1
         jobs = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, jobs) as observer, Interrupts() as interrupts:
             engine = LocalSlots(
