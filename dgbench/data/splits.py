@@ -21,13 +21,29 @@ NEW_SHARE = Fraction(1, 4)
 
 
 def parts(
-    examples: Examples, trial: int, domain_index: int, holdout_fraction: float, *, shared_identities: bool = False
+    examples: Examples,
+    trial: int,
+    domain_index: int,
+    holdout_fraction: float,
+    *,
+    shared_identities: bool = False,
+    name: str = "",
 ) -> Parts:
-    """The indices of each part of one domain.
+    """Split one domain: return the indices of each part.
 
     Examples that have parts keep them. Those with `groups` are split by identity, alike in every domain, the others one
     by one; where all domains share their identities, a quarter of them is the part `new` before the rest is split.
-    Raises `UserError` if a part that is drawn is empty.
+
+    Args:
+        examples: The domain's.
+        trial: The trial, of which the draw depends.
+        domain_index: The domain's place in the data set, of which it depends too.
+        holdout_fraction: Share of the part `out`.
+        shared_identities: Whether all domains show the same identities.
+        name: The domain's, for the message.
+
+    Raises:
+        UserError: A part that is drawn is empty.
     """
     if isinstance(examples, SplitExamples):
         return examples.parts
@@ -38,8 +54,8 @@ def parts(
     empty = [part for part, indices in found.items() if len(indices) == 0]
     if empty:
         raise UserError(
-            f"holdout fraction {holdout_fraction} leaves the {' and '.join(map(repr, empty))} part of domain number "
-            f"{domain_index} empty: it has {len(examples.labels)} examples"
+            f"holdout fraction {holdout_fraction} leaves the {' and '.join(map(repr, empty))} part of domain "
+            f"{name or domain_index} empty: it has {len(examples.labels)} examples"
         )
     return found
 

@@ -46,7 +46,7 @@ class ViewData:
             View(domain, part): indices
             for domain, examples in self.examples.items()
             for part, indices in parts(
-                examples, run.trial, dataset.domains.index(domain), fraction, shared_identities=shared
+                examples, run.trial, dataset.domains.index(domain), fraction, shared_identities=shared, name=domain
             ).items()
         }
         self.train = tuple(domain for view in run.fold.train for domain in self._domains(view))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems
-from dgbench.core.protocol import IN, NEW, View
+from dgbench.core.protocol import IN, NEW, OUT, View
 from dgbench.core.run import Run
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.splits import NEW_SHARE
@@ -107,9 +108,10 @@ def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
 
 
 def refuse_small_domains(plan: Plan) -> None:
-    """Refuse batches larger than what there is of a training domain, naming each domain once.
+    """Refuse domains that are too small for the holdout, and batches larger than what there is of a training domain.
 
-    Of the domains of a pool there may be fewer examples: that is what such data are like.
+    Each domain is named once. Of the domains of a pool there may be fewer examples than in a batch: that is what such
+    data are like.
     """
     batches: dict[tuple[str, int], tuple[Run, int]] = {}
     for run in plan.runs:
@@ -118,6 +120,8 @@ def refuse_small_domains(plan: Plan) -> None:
             if batch > batches.get(place, (run, 0))[1]:
                 batches[place] = (run, batch)
     problems = Problems()
+    for problem in _too_small_to_split(plan):
+        problems.add(problem)
     for run, batch in batches.values():
         for view in run.fold.train:
             size = view_size(plan.datasets[run.dataset], view, run.setting.holdout_fraction)
@@ -127,6 +131,27 @@ def refuse_small_domains(plan: Plan) -> None:
                     f"{batch}: give a smaller one, --hparams '{{\"batch_size\": {max(1, size)}}}'"
                 )
     problems.raise_if_any()
+
+
+def _too_small_to_split(plan: Plan) -> Iterator[str]:
+    """Yield domains of which a part that is drawn would hold nothing; a run refuses them whatever it reads of them."""
+    domains = {
+        (run.dataset, view.domain, run.setting.holdout_fraction): None
+        for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values()
+        for view in (*run.fold.train, *run.fold.evaluated)
+    }
+    for dataset, domain, fraction in domains:
+        facts = plan.datasets[dataset]
+        sizes = {part: view_size(facts, View(domain, part), fraction) for part in (IN, OUT) if not facts.parts}
+        if not all(sizes.values()):
+            count = facts.counts[facts.domains.index(domain)]
+            ways = ["give it more"]
+            if count > 1 and not facts.shared_identities:
+                ways.insert(0, f"--holdout_fraction {math.ceil(1000 / count) / 1000:g} or more leaves some")
+            yield (
+                f"domain {domain} of {dataset} has {count:,} examples, of which a holdout of {fraction:g} leaves none "
+                f"in its part {next(part for part, size in sizes.items() if not size)!r}: {', or '.join(ways)}"
+            )
 
 
 def refuse_large_predictions(plan: Plan) -> None:

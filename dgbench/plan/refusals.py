@@ -263,6 +263,19 @@ def _wrong_values(asked: _Asked) -> Iterator[str]:
     yield from problems.found
 
 
+def _batches_of_one(asked: _Asked) -> Iterator[str]:
+    """Yield algorithms that would have batch norm take the statistics of a single example."""
+    if asked.setting.batch_norm != "live" or "batch_norm" in asked.facts.lacking(asked.setting):
+        return
+    for row in asked.request.rows:
+        entry = asked.algorithm(row)
+        if any(hparams.get("batch_size") == 1 for hparams in asked.drawn(entry)):
+            yield (
+                f"{entry.name} with batch_size 1 on {asked.facts.name}: live batch norm takes statistics of each "
+                "batch, and one example has none. Add --hparams '{\"batch_size\": 2}'"
+            )
+
+
 def _unfit_teachers(asked: _Asked) -> Iterator[str]:
     """Yield the problems of the rows that the runs of others stand on; those must follow the setting as well."""
     for row in asked.request.rows:
@@ -294,7 +307,7 @@ def _no_teachers(asked: _Asked) -> Iterator[str]:
 
 
 _RULES: tuple[Rule, ...] = (
-    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together),
+    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together, _batches_of_one),
     *(_unmet_needs, _unfit_setting, _unfit_teachers, _wrong_values),
 )
 """Whatever can be wrong with rows on a data set, in the order in which it is told."""

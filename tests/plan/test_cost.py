@@ -86,11 +86,12 @@ def test_domains_smaller_than_a_batch_are_told_once_with_the_way_out(make_plan: 
         "domain {} of Toy has {} examples to train on, fewer than a batch of 32: give a smaller one, "
         "--hparams '{{\"batch_size\": {}}}'"
     )
-    assert set(caught.value.problems) == {told.format("d", 0, 1)}
+    nothing = "domain d of Toy has 0 examples, of which a holdout of 0.2 leaves none in its part 'in': give it more"
+    assert set(caught.value.problems) == {nothing, told.format("d", 0, 1)}
     found = make_plan("ERM", counts=(100, 39, 40, 0), hparams=1, overrides=Overrides(fixed={"batch_size": 33}))
     with pytest.raises(UserError) as caught:
         refuse_small_domains(found)
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.problems) == 4
     assert any(problem.startswith("domain b of Toy has 32 examples") for problem in caught.value.problems)
 
 
@@ -105,6 +106,22 @@ def test_the_largest_batch_of_a_search_counts(make_plan: MakePlan) -> None:
 def test_a_held_out_domain_may_be_small(make_plan: MakePlan) -> None:
     found = make_plan("ERM", counts=(5, 100, 100, 100), hparams=1, protocol=LeaveOneDomainOut(only=("a",)))
     refuse_small_domains(found)
+
+
+def test_domains_too_small_for_the_holdout_are_named_by_planning(make_plan: MakePlan) -> None:
+    few = Overrides(fixed={"batch_size": 2})
+    with pytest.raises(UserError) as caught:
+        refuse_small_domains(make_plan("ERM", counts=(100, 4, 5, 1), hparams=1, overrides=few))
+    assert [problem for problem in caught.value.problems if "holdout" in problem] == [
+        "domain b of Toy has 4 examples, of which a holdout of 0.2 leaves none in its part 'out': "
+        "--holdout_fraction 0.25 or more leaves some, or give it more",
+        "domain d of Toy has 1 examples, of which a holdout of 0.2 leaves none in its part 'out': give it more",
+    ]
+    tiny = setting(holdout_fraction=1e-9)
+    with pytest.raises(UserError, match="domain a of Toy has 100 examples, of which a holdout of 1e-09 leaves none"):
+        refuse_small_domains(make_plan("ERM", hparams=1, how=tiny))
+    enough = setting(holdout_fraction=0.25)
+    refuse_small_domains(make_plan("ERM", counts=(100, 4, 5, 4), hparams=1, overrides=few, how=enough))
 
 
 def test_logits_that_no_machine_holds_are_not_saved(make_plan: MakePlan) -> None:

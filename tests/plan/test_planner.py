@@ -557,3 +557,17 @@ def test_rows_that_are_shown_more_than_the_input_at_hand_are_noted(make_plan: Ma
         "ARM+SWAD": "the inputs predicted with it, unlabelled",
         "T3A": "the inputs before it, unlabelled",
     }
+
+
+def test_live_batch_norm_on_batches_of_one_is_refused(make_plan: MakePlan) -> None:
+    one, live = Overrides(fixed={"batch_size": 1}), setting(batch_norm="live")
+    with pytest.raises(UserError) as caught:
+        make_plan("ERM", "SAM", hparams=1, how=live, overrides=one)
+    assert list(caught.value.problems) == [
+        f"{name} with batch_size 1 on Toy: live batch norm takes statistics of each batch, and one example has none. "
+        "Add --hparams '{\"batch_size\": 2}'"
+        for name in ("ERM", "SAM")
+    ]
+    make_plan("ERM", hparams=1, overrides=one)
+    make_plan("ERM", hparams=1, how=live, overrides=Overrides(fixed={"batch_size": 2}))
+    make_plan("ERM", hparams=1, how=setting(batch_norm="live", backbone="vit_tiny_patch16_224"), overrides=one)
