@@ -127,3 +127,8 @@ for _folder, _kind in (
     ("datasets", "dataset"),
 ):
     _open_door(_folder, _kind)
+
+if sys.argv[:1] == ["-m"]:  # of `python -m dgbench.COMMAND`, whose module imports much before it can answer anything
+    from dgbench.core.startup import guard_imports
+
+    guard_imports()

@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -15,13 +14,11 @@ from typing import Any, NoReturn, TextIO, cast
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_path
+from dgbench.core.startup import INTERRUPTED, end_guard
 from dgbench.core.wording import printable_lines, shortened, unknown
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
-
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a command that Ctrl-C ended, as a shell gives it."""
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
@@ -68,6 +65,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     output who has gone away ends the command quietly, Ctrl-C in a word.
     """
     try:
+        end_guard()
         with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
             code = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

@@ -113,7 +113,7 @@ def test_launching_again_does_nothing(copy: Path) -> None:
 def test_two_launches_at_once_share_the_work(tmp_path: Path, finished: Path) -> None:
     words = command("launch", tmp_path / "shared", *digits(*ROWS))
     both = [subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=100) for process in both] == [0, 0]
+    assert [process.wait(timeout=600) for process in both] == [0, 0]
     assert set(leases(tmp_path / "shared").values()) == {1}
     assert records(tmp_path / "shared") == records(finished)
 
@@ -305,7 +305,7 @@ class Slow(ERM):
 
     def loss(self, batches):
         if Path(__file__).with_name("slow").exists():
-            time.sleep(0.1)
+            time.sleep(0.1 if self.step < 5 else 3)  # less than a run has to save, and minutes in all
         return super().loss(batches)
 '''
 
@@ -323,7 +323,7 @@ def begun(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     words = command("launch", tmp_path / "sweep", *slow_words(tmp_path))
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(list(tmp_path.glob("sweep/runs/*/checkpoint.pt"))) < 2:
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -343,7 +343,7 @@ def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[bytes], tmp_path:
     root, whole = tmp_path / "sweep", tmp_path / "whole"
     done = sweep("cancel", root)
     assert (done.returncode, done.stdout[:5]) == (0, "asked")
-    assert begun.wait(timeout=60) == 1
+    assert begun.wait(timeout=300) == 1
     waiting = ids_in(root, State.WAITING)
     assert len(waiting) == 2
     (tmp_path / "slow").unlink()
@@ -365,7 +365,7 @@ def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Po
     assert done.stdout.count("running: Slow RotatedDigits [75] hparams ") in (0, 1, 2), "known after some seconds"
     begun.kill()
     begun.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while ids_in(root, State.RUNNING):
         assert time.monotonic() < deadline, "runs end with their launcher"
         time.sleep(0.1)
@@ -440,7 +440,7 @@ def test_a_full_disk_fails_the_runs_and_with_space_again_they_finish(
     said = launch(root, *words, "--retries", "0", "--jobs", "1", code=1)
     assert "2 failed" in said
     done = sweep("status", root)
-    assert done.stdout.count("No space left on device (log: ") == 2, done.stdout
+    assert done.stdout.count("No space left on device") == 2, done.stdout
     assert not list(root.glob("runs/*/.*.tmp"))
     for path in root.glob("runs/*/records.jsonl"):
         assert path.read_bytes().endswith(b"\n")

@@ -32,6 +32,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
+from dgbench.core.errors import UserError
+from dgbench.core.startup import end_guard
 from dgbench.launchers.interrupts import SignalSocket
 
 _PR_SET_PDEATHSIG = 1
@@ -108,7 +110,12 @@ class ForkServer:
         status = self.process.wait()
         self._output.seek(0)
         said = self._output.read().decode(errors="replace").strip()
-        return ForkServerDied(f"the fork server ended with {status}\n{said[-4000:]}".strip())
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name} (often: out of memory), and they with it"
+            said = f"{said}\nlaunch again, and they go on from their checkpoints"
+        else:
+            how = f"ended with {status}"
+        return ForkServerDied(f"the process that runs are forked from {how}\n{said[-4000:].strip()}".strip())
 
     def close(self) -> None:
         """End the server, and with it every process that it still has."""
@@ -223,13 +230,17 @@ def _set_up(env: Mapping[str, str], log: str) -> None:
 def main(file: int, parent: int) -> None:
     """Serve the launcher, process `parent`, over the socket `file`."""
     die_with_parent(parent)
+    end_guard()
     os.set_inheritable(file, False)
     launcher = Connection(file)
     target, modules, hook, argument = launcher.recv()
     for name in modules:
         importlib.import_module(name)
     if hook:
-        resolve_name(hook)(argument)
+        try:
+            resolve_name(hook)(argument)
+        except UserError as error:  # in the user's words, to which a traceback adds nothing
+            sys.exit(str(error))
     server = _Server(launcher, resolve_name(target))
     gc.freeze()  # a run's garbage collector need not touch, and so copy, what all share
     try:

@@ -5,6 +5,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Sweep:
         """Execute unfinished runs on this machine; return 0 if all are done then, else 1."""
         # Not at the top: only who executes needs multiprocessing and rich, which take long to import.
         from dgbench.launchers.driver import drive
-        from dgbench.launchers.forkserver import ForkServer
+        from dgbench.launchers.forkserver import ForkServer, ForkServerDied
         from dgbench.launchers.interrupts import Interrupts
         from dgbench.launchers.local import LocalSlots, make_slots
         from dgbench.launchers.progress import progress
@@ -150,7 +151,11 @@ class Sweep:
                 start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
                 interrupts=interrupts,
             )
-            summary = drive(self.store, self.plan.runs, engine, retries, interrupts, observer)
+            try:
+                summary = drive(self.store, self.plan.runs, engine, retries, interrupts, observer)
+            except ForkServerDied as error:
+                print(f"dgbench: error: {error}", file=sys.stderr)
+                return 1
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 

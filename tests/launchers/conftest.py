@@ -21,13 +21,13 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], object], float], None]:
-    """Waits for a condition, and fails if it does not come about in time."""
+def until() -> Callable[[Callable[[], object]], None]:
+    """Waits for a condition; only one that never comes about fails, however busy the machine is."""
 
-    def wait(condition: Callable[[], object], seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def wait(condition: Callable[[], object]) -> None:
+        end = time.monotonic() + 300
         while not condition():
-            assert time.monotonic() < end, f"not within {seconds} s"
+            assert time.monotonic() < end
             time.sleep(0.01)
 
     return wait

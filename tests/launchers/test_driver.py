@@ -233,7 +233,8 @@ def test_an_attempt_that_was_lost_uses_up_no_retry(tmp_path: Path) -> None:
     events: list[Event] = []
     summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["lost", "lost", "done"]}, observer=events.append)
     assert (len(summary.done), summary.executed, summary.failed) == (1, 3, {})
-    assert summary.elapsed < 10, "a lease that the engine says has ended need not grow old"
+    names = os.listdir(RunFolder(tmp_path, summary.done[0]).path)
+    assert {"lease-0001.released", "lease-0002.released"} <= set(names), "they need not grow old"
     assert [event.what for event in events if event.run] == ["started", "stopped"] * 2 + ["started", "done"]
     assert RunFolder(tmp_path, summary.done[0]).failures() == []
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from toy_launch import gone
 
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
 
-Until = Callable[[Callable[[], object], float], None]
+Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -91,18 +90,16 @@ def test_what_a_run_finds(jobs: Jobs) -> None:
 
 
 def test_many_runs_at_once(jobs: Jobs) -> None:
-    began = time.monotonic()
     for i in range(30):
         jobs.start(str(i), do="return", code=i)
     assert jobs.wait(30) == {str(i): i for i in range(30)}
-    assert time.monotonic() - began < 6
     assert len(set(jobs.pid.values())) == 30
 
 
 def test_signals_reach_one_run(jobs: Jobs, until: Until) -> None:
     jobs.start("a", do="sleep")
     jobs.start("b", do="sleep")
-    until(lambda: len(jobs.sleeping()) == 2, 5)
+    until(lambda: len(jobs.sleeping()) == 2)
     jobs.server.signal("nobody", signal.SIGKILL)
     jobs.server.signal("a", signal.SIGTERM)
     assert jobs.wait(1) == {"a": -signal.SIGTERM}
@@ -112,7 +109,7 @@ def test_signals_reach_one_run(jobs: Jobs, until: Until) -> None:
 
 def test_what_a_run_leaves_behind_ends_with_it(jobs: Jobs, until: Until) -> None:
     jobs.run(do="spawn")
-    until(lambda: gone(int(jobs.log.read_text())), 2)
+    until(lambda: gone(int(jobs.log.read_text())))
 
 
 def test_a_fork_that_fails_is_that_runs_failure(tmp_path: Path) -> None:
@@ -129,16 +126,16 @@ def test_a_fork_that_fails_is_that_runs_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["kill", "close"])
 def test_runs_end_with_the_server(jobs: Jobs, until: Until, how: str) -> None:
     jobs.start("a", do="sleep")
-    until(jobs.sleeping, 5)
+    until(jobs.sleeping)
     if how == "kill":
         os.kill(jobs.server.process.pid, signal.SIGKILL)
-        with pytest.raises(ForkServerDied, match="ended with -9"):
+        with pytest.raises(ForkServerDied, match="was killed by SIGKILL"):
             jobs.wait(1)
         with pytest.raises(ForkServerDied):
             jobs.start("b", do="return", code=0)
     else:
         jobs.server.close()
-    until(lambda: gone(jobs.sleeping()["a"]), 2)
+    until(lambda: gone(jobs.sleeping()["a"]))
 
 
 def test_server_ends_with_the_launcher_even_while_it_imports(tmp_path: Path, until: Until) -> None:
@@ -148,10 +145,10 @@ def test_server_ends_with_the_launcher_even_while_it_imports(tmp_path: Path, unt
     )
     out = tmp_path / "pid"
     launcher = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "OUT": str(out)})
-    until(lambda: out.exists() and out.read_text(), 5)
+    until(lambda: out.exists() and out.read_text())
     launcher.kill()
     launcher.wait()
-    until(lambda: gone(int(out.read_text())), 2)
+    until(lambda: gone(int(out.read_text())))
 
 
 @pytest.mark.parametrize(
@@ -173,9 +170,7 @@ def test_torch_is_forked_not_imported(tmp_path: Path) -> None:
     try:
         assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1, "a thread in the server: fork may deadlock"
         jobs = Jobs(server, tmp_path / "log.txt")
-        began = time.monotonic()
         jobs.start("a", do="torch", threads=2)
         assert jobs.wait(1) == {"a": 0}, jobs.log.read_text()
-        assert time.monotonic() - began < 2
     finally:
         server.close()

@@ -58,6 +58,7 @@ def execute(job: dict) -> int:
     if do == "look":
         print(_found())
     if do == "torch":
+        assert "torch" in sys.modules, "forked, not imported"
         import torch
 
         torch.set_num_threads(job["threads"])
