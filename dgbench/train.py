@@ -33,7 +33,7 @@ from dgbench.report.results import read_results
 from dgbench.report.select import default_selectors
 from dgbench.report.tables import build
 from dgbench.store.folder import State
-from dgbench.store.lease import TAKEN
+from dgbench.store.lease import INPUT_DAMAGED, TAKEN, Stopped
 
 PLACE = Path("train_output")
 """Holds the folders of commands that name none."""
@@ -127,7 +127,10 @@ def _execute(sweep: Sweep, threads: int) -> bool:
     """Execute unfinished runs in this process; return whether all are done then."""
     states = sweep.states(retries=0)
     if any(state is not State.DONE for state in states.values()):
-        sweep.build_caches()
+        try:
+            sweep.build_caches()
+        except Stopped:
+            return False
 
     from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
@@ -138,6 +141,8 @@ def _execute(sweep: Sweep, threads: int) -> bool:
             code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)), sweep.catalogue)
             if code == TAKEN:
                 print(f"another process executes {run.name}: try again when it has ended", file=sys.stderr)
+            if code == INPUT_DAMAGED:
+                print(f"what {run.name} reads was damaged and is made again: give the command again", file=sys.stderr)
             if code != 0:
                 return False
     return True
