@@ -712,7 +712,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(root: Path, tmp_path: Path) 
 
 
 def test_a_bad_image_is_the_runs_failure(root: Path, tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path / "sweep", "ERM", **asked(root))
+    sweep = sweep_of(tmp_path / "sweep", "ERM", **asked(root, holdout_fraction=0.25))
     truncate(root / "sketch" / "cat" / "0002.jpg")
     (run,) = sweep.plan.runs
     assert execute(sweep, run) == 1
