@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from dgbench.core.errors import UserError
 from dgbench.core.plain import from_plain
-from dgbench.core.protocol import IN, OUT, Explicit, FixedSplit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
+from dgbench.core.protocol import (
+    IN,
+    OUT,
+    AllDomains,
+    Explicit,
+    FixedSplit,
+    Fold,
+    LeaveOneDomainOut,
+    Protocol,
+    SingleSource,
+    View,
+)
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 NAMES = st.lists(st.text("abc/0123", min_size=1, max_size=4), min_size=2, max_size=7, unique=True)
@@ -118,6 +129,21 @@ def test_nothing_of_a_held_out_domain_is_trained_on_or_selects_by_itself(
         assert set(fold.evaluated) == {*fold.source_val, *fold.target_val, *fold.test, *fold.oracle}
         assert training | tested | kept <= set(domains)
         assert from_plain(Fold, orjson.loads(orjson.dumps(fold))) == fold
+
+
+@pytest.mark.parametrize("only", [(), ("photo",), ("0", "sketch")])
+def test_all_domains_is_tested_on_what_did_not_train(only: tuple[str, ...]) -> None:
+    """The tested domain trains, and is reported on the part that does not; selection reads other domains."""
+    folds = list(AllDomains(only).folds(DOMAINS))
+    assert [fold.held_out for fold in folds] == held_out(LeaveOneDomainOut(pairs=False, only=only))
+    for fold in folds:
+        assert fold.train == tuple(View(domain, IN) for domain in DOMAINS)
+        assert fold.test == (View(fold.held_out[0], OUT),)
+        assert set(fold.train).isdisjoint(fold.evaluated), "what trains is not evaluated"
+        assert {view.domain for view in fold.source_val} == set(DOMAINS) - set(fold.held_out)
+        assert set(fold.test).isdisjoint(fold.validation), "what is reported selects nothing"
+        assert fold.evaluated == (*fold.source_val, *fold.test)
+        assert (fold.oracle, fold.target_val) == ((), ())
 
 
 @given(st.text(max_size=6), st.text(st.characters(exclude_characters="/"), max_size=4))

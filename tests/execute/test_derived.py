@@ -20,6 +20,7 @@ from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
+from dgbench.execute.context import open_workbench
 from dgbench.execute.evaluate import exact, logits_of
 from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
@@ -321,6 +322,27 @@ def test_training_views_are_evaluated_where_the_setting_says_so(tmp_path: Path) 
     for run in sweep.plan.runs:
         for record in records_of(folder(sweep, run)):
             assert set(record["views"]) == {str(view) for view in (*run.fold.evaluated, *run.fold.train)}, run.name
+
+
+@pytest.mark.parametrize("preset", ["dgbench", "domainbed-2020"])
+def test_what_stands_on_a_run_reads_the_data_of_that_run(preset: str, tmp_path: Path) -> None:
+    """Under DomainBed's presets each run deals digits of its own; of others the model has seen some, with labels."""
+    rows = ("ERM+T3A", "ERM+WiSEFT", "ERM+WiSEFT+T3A")
+    sweep = sweep_of(tmp_path, *rows, n_hparams=2, preset=preset)
+    for run in sweep.plan.runs:
+        sweep.store.folder(run.id).create(run)
+
+    def images(run: Run, views: Sequence[View]) -> set[bytes]:
+        data = open_workbench(run, sweep.store, sweep.site, sweep.catalogue).data
+        return {one.numpy().tobytes() for v in views for one in data.inputs(v, np.arange(data.size(v)))}
+
+    derived = [run for run in sweep.plan.runs if run.kind != "train"]
+    assert len(derived) == 6
+    for run in derived:
+        trained = open_workbench(run, sweep.store, sweep.site, sweep.catalogue).trained
+        assert trained.hparams_seed == run.hparams_seed
+        for view in (*run.fold.evaluated, *run.fold.train):
+            assert images(run, [view]) == images(trained, [view]), (run.name, view)
 
 
 # -- what is gone -------------------------------------------------------------------------------------------------

@@ -67,6 +67,15 @@ def test_a_teacher_may_have_another_network(make_plan: MakePlan) -> None:
     assert {by_id[s.run].setting.backbone for run in students(found) for s in run.inputs} == {"resnet18.tv_in1k"}
 
 
+def test_weights_of_a_file_are_those_of_the_network_that_they_were_given_for(make_plan: MakePlan) -> None:
+    given = setting(weights="0" * 64)
+    found = make_plan("ERM+SWAD", "KD", how=given, overrides=taught(teacher_backbone="resnet18.tv_in1k"))
+    weights = {(run.setting.backbone, run.setting.weights) for run in found.runs}
+    assert weights == {("resnet50.tv_in1k", "0" * 64), ("resnet18.tv_in1k", "")}
+    alike = make_plan("KD", how=given, overrides=taught(teacher_backbone="resnet50.tv_in1k"))
+    assert {run.setting.weights for run in alike.runs} == {"0" * 64}
+
+
 def test_a_teacher_learns_from_images_as_its_student_will_show_them(make_plan: MakePlan) -> None:
     found = make_plan("KD", how=setting(backbone="resnet18"), overrides=taught(teacher_backbone="resnet18.tv_in1k"))
     assert {run.setting.interpolation for run in found.runs} == {"bicubic"}, "that of resnet18.tv_in1k is bilinear"

@@ -214,6 +214,26 @@ def test_what_others_read_is_known(make_plan: MakePlan) -> None:
         assert read.get(run.id, {}) == expected, run.name
 
 
+@pytest.mark.parametrize("rows", [("SWAD+T3A", "SWAD+DiWA"), ("SWAD+DiWA", "SWAD+T3A")])
+def test_all_that_several_read_of_one_predictor_is_kept_whoever_comes_first(
+    rows: tuple[str, ...], make_plan: MakePlan
+) -> None:
+    found = make_plan(*rows, protocol=SINGLES)
+    trained = [run for run in found.runs if run.kind == "train"]
+    assert trained
+    assert [found.read_by_others[run.id] for run in trained] == [{"SWAD": {BEST, LAST}}] * len(trained)
+
+
+def test_members_stand_in_the_order_of_their_seeds_whatever_was_asked_for_first(
+    catalogue: Catalogue, make_facts: MakeFacts
+) -> None:
+    asked = [request(catalogue, "DiWA", hparams=seeds) for seeds in (range(3, 5), range(2))]
+    found = plan(asked, {"Toy": make_facts(4)}, setting(), catalogue)
+    by_id = {run.id: run for run in found.runs}
+    merged = [run for run in found.runs if run.kind == "merge"]
+    assert [[by_id[source.run].hparams_seed for source in run.inputs] for run in merged] == [[0, 1, 3, 4]] * 4
+
+
 def request(
     catalogue: Catalogue, *rows: str, protocol: Protocol = SINGLES, hparams: range = range(2), trials: range = range(1)
 ) -> Request:

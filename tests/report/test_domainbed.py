@@ -380,6 +380,17 @@ def test_a_run_without_an_accuracy_is_damaged(tmp_path: Path) -> None:
     assert "env3_out_acc" in gap.why
 
 
+def test_a_run_whose_accuracy_is_no_number_is_damaged(tmp_path: Path) -> None:
+    make(tmp_path, np.random.default_rng(0), pairs=False)
+    file = tmp_path / "run0" / "results.jsonl"
+    *before, last = file.read_text().splitlines()
+    record = json.loads(last)
+    file.write_text("\n".join([*before, json.dumps({**record, "env3_out_acc": float("nan")})]) + "\n")
+    gap = read_sweep(tmp_path).at("ERM", "VLCS", (0, 0))[0]
+    assert isinstance(gap, Gap)
+    assert (gap.state, gap.why) == ("damaged", "ValueError in its records: an accuracy is no number")
+
+
 def test_runs_that_fit_no_table_are_left_out_and_told(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     make(tmp_path, rng, pairs=False)
