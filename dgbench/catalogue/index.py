@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import os
@@ -72,6 +73,8 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
             card = getattr(cls, "card", None)
             if not isinstance(card, card_type):
                 raise UserError(f"{file}: {name}.card must be a {card_type.__name__}; begin a mere base's name with _")
+            if "card" not in vars(cls) and getattr(card, "baseline", False):
+                card = dataclasses.replace(card, baseline=False)  # what extends the baseline is another algorithm
             hparams = getattr(cls, "Hparams", None)
             checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
             space = space_of(hparams) if hparams else ()

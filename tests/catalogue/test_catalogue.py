@@ -198,9 +198,16 @@ def test_a_card_whose_inputs_are_not_of_their_kind_is_refused() -> None:
         DatasetCard(source="sky", licence="free", input_shape=(40, 10), input_kind="graph")
 
 
+def test_what_extends_the_baseline_without_a_card_is_no_second_baseline(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from dgbench.algorithms import ERM\n\nclass Mine(ERM):\n    pass\n")
+    found = Catalogue([tmp_path / "mine.py"])
+    assert found.baseline == "ERM"
+    assert not found.get("algorithm", "Mine").card.baseline
+
+
 def test_two_baselines_are_told(tmp_path: Path) -> None:
     path = tmp_path / "better.py"
-    path.write_text("from dgbench.algorithms.erm import ERM\nclass Better(ERM):\n    'Inherits the card too.'\n")
+    path.write_text("from dgbench.algorithms.erm import ERM\nclass Better(ERM):\n    card = ERM.card\n")
     with pytest.raises(UserError, match=r"Better in \S+better\.py and ERM in \S+erm\.py"):
         _ = Catalogue([path]).baseline
 
