@@ -1,6 +1,7 @@
 # make quickstart   set up, train a small sweep on real digits, print and save its tables
 # make test         set up, run the tests
 # make fuzz         many more random mistakes of users than the tests try: make fuzz FUZZ=400 TESTS="-k folders"
+# make mutants      change a module in one place after another, and print what its tests don't notice: MODULE=FILE
 # make check        set up, lint, type-check, and hold packages to their layers
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ export UV_COMPILE_BYTECODE := 1
 # Big wheels over slow lines: uv's own limit is 30 seconds.
 export UV_HTTP_TIMEOUT := 300
 
-.PHONY: quickstart test fuzz check setup clean
+.PHONY: quickstart test fuzz mutants check setup clean
 
 quickstart: setup
 	$(BIN)/python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir $(OUT) --skip_confirmation $(FLAGS)
@@ -26,6 +27,9 @@ test: setup
 
 fuzz: setup
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/test_fuzz.py $(TESTS)
+
+mutants: setup
+	$(BIN)/python tests/support/mutants.py $(MODULE) $(FLAGS)
 
 check: setup
 	$(BIN)/ruff check .
