@@ -80,8 +80,10 @@ class Setting:
     regression. One that all trials share (`init` `sweep`) is fitted to the training examples of trial 0, as DiWA's
     code does; other trials validate on some of these."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = False
-    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster."""
+    channels_last: Literal["auto", True, False] = "auto"
+    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster: `auto` does where
+    the network convolves throughout, so that it pays. Rounding differs, so runs say which of both they were made in;
+    DomainBed's networks keep PyTorch's own order."""
     compile: bool = False
     """Train with a featurizer that `torch.compile` has compiled; it is evaluated as it is."""
     init: Literal["trial", "run", "sweep"] = "trial"
@@ -115,7 +117,8 @@ class Setting:
     def departures(self) -> dict[str, Any]:
         """List the fields whose values are not the preset's: name -> value."""
         preset = PRESETS[self.preset]
-        return {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
+        own = {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
+        return {name: mine for name, mine in own.items() if name not in LEFT_OPEN or mine}  # False is PyTorch's own way
 
     @property
     def of_domainbed(self) -> bool:
@@ -138,6 +141,7 @@ _DOMAINBED_2020 = Setting(
     preset="domainbed-2020",
     cache="off",
     backbone="domainbed-2020",
+    channels_last=False,
     interpolation="bilinear",
     validation_augmented=True,
     init="run",
@@ -154,6 +158,8 @@ PRESETS: Mapping[str, Setting] = {
 
 OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
 """Fields whose 0 stands for the data set's own value."""
+LEFT_OPEN = ("channels_last",)
+"""Fields whose `auto` asks for nothing: a launch that leaves them at it goes on as a sweep was begun."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
 
 

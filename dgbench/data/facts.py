@@ -107,6 +107,10 @@ class DatasetFacts:
         """How many domains an algorithm sees in training."""
         return sum(self.pools.get(view.domain, 1) for view in fold.train)
 
+    def convolves(self, backbone: str) -> bool:
+        """Tell whether a network, by its own name, convolves beyond the layers that read its input."""
+        return "convolutions" not in backbone_lacks(backbone, self.input_shape)
+
     def lacking(self, setting: Setting) -> frozenset[str]:
         """Return the needs of methods that the data set, the network on it and the resolved setting don't meet."""
         found = lacking(self.input_kind, self.input_shape, self.task, setting)
@@ -184,12 +188,16 @@ def resolve_batch_norm(setting: Setting, facts: DatasetFacts) -> Setting:
 
 
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
-    """The setting with nothing left open: the data set's own steps, interval and domains, the backbone's own name,
-    and how images are resized for it. Batch norm is live where there are no statistics that could be frozen."""
+    """Fill in all that a setting leaves open, by the data set and the network.
+
+    Those are steps, evaluation interval, domains in a step, the backbone's own name, how images are resized for it and
+    lie in memory. Batch norm is live where there are no statistics that could be frozen.
+    """
     length = {"steps": facts.steps, "checkpoint_freq": facts.checkpoint_freq}
     resolved = setting.for_dataset(**length | (dict(facts.of_domainbed) if setting.of_domainbed else {}))
     backbone = facts.network(setting.backbone)
     domains = setting.domains_per_step or facts.domains_per_step
     own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation
-    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own}
+    last = facts.convolves(backbone) if setting.channels_last == "auto" else setting.channels_last
+    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own, "channels_last": last}
     return resolve_batch_norm(dataclasses.replace(resolved, **changes), facts)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ class Inputs(Network):
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.normalises else ((0.0,), (1.0,))
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self.memory_format = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if setting.channels_last is True else torch.contiguous_format
         self.frozen_batch_norm = False
         self.frozen = []
 

@@ -72,7 +72,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.normalises = normalisation is not None
         self.frozen: list[nn.Module] = []
-        self.memory_format = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if setting.channels_last is True else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.compiled = setting.compile
         if setting.compile:

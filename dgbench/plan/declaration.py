@@ -15,7 +15,7 @@ from dgbench.catalogue.rows import parse_rows
 from dgbench.core.errors import Problems
 from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
-from dgbench.core.setting import OF_DATASET, Setting
+from dgbench.core.setting import LEFT_OPEN, OF_DATASET, Setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw
 from dgbench.data.facts import DatasetFacts
@@ -59,6 +59,7 @@ class Declaration:
         """Add the requests of another; raises `UserError` if that would train the same things in another way."""
         problems = Problems()
         mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
+        theirs |= {name: mine[name] for name in LEFT_OPEN if theirs[name] == "auto"}
         for name in (name for name in mine if mine[name] != theirs[name]):
             here, asked = (
                 "the data set's own" if name in OF_DATASET and not values[name] else repr(values[name])

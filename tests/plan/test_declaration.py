@@ -411,6 +411,18 @@ def test_a_sweep_grows_by_requests_alone(catalogue: Catalogue, tmp_path: Path) -
     assert first.grown_by(first, tmp_path) == first
 
 
+def test_a_launch_that_leaves_the_order_in_memory_open_goes_on_as_the_sweep_was_begun(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    for begun in (True, False, "auto"):
+        before = asking(catalogue, setting={"channels_last": begun})
+        assert before.grown_by(asking(catalogue), tmp_path) == before
+    other = asking(catalogue, setting={"channels_last": True})
+    assert refused(asking(catalogue, setting={"channels_last": False}).grown_by, other, tmp_path) == (
+        f"{tmp_path} holds a sweep with channels_last False, not True: use another folder",
+    )
+
+
 def test_other_ways_to_train_are_refused_and_named(catalogue: Catalogue, tmp_path: Path) -> None:
     other = asking(catalogue, setting={"steps": 5, "precision": "bf16"}, hparams={"lr": 0.5}, single_source=True)
     assert refused(asking(catalogue).grown_by, other, tmp_path) == (

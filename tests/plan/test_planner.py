@@ -334,10 +334,32 @@ def test_traits_of_the_data_decide_the_space(make_plan: MakePlan) -> None:
 
 def test_a_run_has_nothing_open(make_facts: MakeFacts) -> None:
     facts = make_facts(input_kind="vectors", input_shape=(7,))
-    expected = setting(steps=11, checkpoint_freq=5, backbone="MLP", interpolation="bilinear")
+    expected = setting(steps=11, checkpoint_freq=5, backbone="MLP", interpolation="bilinear", channels_last=False)
     assert resolve_setting(setting(), facts) == expected
-    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18", interpolation="bicubic")
+    asked = setting(steps=3, checkpoint_freq=2, backbone="resnet18", interpolation="bicubic", channels_last=True)
     assert resolve_setting(asked, facts) == asked
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "last"),
+    [
+        ("MNIST_CNN", (2, 28, 28), True),
+        ("SmallCNN", (3, 32, 32), True),
+        ("auto", (3, 224, 224), True),
+        ("resnet18", (3, 224, 224), True),
+        ("MLP", (2, 28, 28), False),
+        ("vit_tiny_patch16_224", (3, 224, 224), False),
+    ],
+)
+def test_images_lie_channels_last_where_the_network_convolves(
+    backbone: str, shape: tuple[int, ...], last: bool, make_facts: MakeFacts
+) -> None:
+    facts = make_facts(input_shape=shape)
+    assert resolve_setting(setting(backbone=backbone), facts).channels_last is last
+    for said in (True, False):
+        assert resolve_setting(setting(backbone=backbone, channels_last=said), facts).channels_last is said
+    for preset in ("domainbed-2020", "domainbed-2024"):
+        assert resolve_setting(setting(preset, backbone=backbone), facts).channels_last is False
 
 
 def test_images_are_resized_for_the_network_unless_the_setting_says_how(make_facts: MakeFacts) -> None:
