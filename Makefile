@@ -1,7 +1,8 @@
 # make quickstart   set up, train a small sweep on real digits, print and save its tables
 # make test         set up, run the tests
 # make fuzz         many more random mistakes of users than the tests try: make fuzz FUZZ=400 TESTS="-k folders"
-# make mutants      change a module in one place after another, and print what its tests don't notice: MODULE=FILE
+# make mutants      change a module in one place after another, and print what its tests don't notice:
+#                   make mutants MODULE=FILE TESTS="FILE FOLDER" (default: those in the mirrored place) MOST=40 (default: all)
 # make check        set up, lint, type-check, and hold packages to their layers
 
 PYTHON ?= python3
@@ -29,7 +30,7 @@ fuzz: setup
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/test_fuzz.py $(TESTS)
 
 mutants: setup
-	$(BIN)/python tests/support/mutants.py $(MODULE) $(FLAGS)
+	$(BIN)/python tests/support/mutants.py $(MODULE) $(if $(TESTS),--tests $(TESTS)) $(if $(MOST),--most $(MOST)) $(FLAGS)
 
 check: setup
 	$(BIN)/ruff check .

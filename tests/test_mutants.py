@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.support.mutants import mirrored_tests, mutants
+import pytest
+
+from tests.support.mutants import ROOT, mirrored_tests, mutants
 
 SOURCE = """
 def clamp(value: int, most: int = 5) -> int:
@@ -52,3 +56,16 @@ def test_each_mutant_is_the_module_with_one_change() -> None:
 def test_tests_are_in_the_mirrored_place() -> None:
     assert mirrored_tests(Path("dgbench/core/space.py")) == ["tests/core/test_space.py"]
     assert mirrored_tests(Path("dgbench/plan/asking.py")) == ["tests/plan"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tests", "survives"), [("tests/core/test_stats.py", False), ("tests/core/test_wording.py", True)]
+)
+def test_what_the_named_tests_do_not_notice_is_printed(tests: str, survives: bool) -> None:
+    words = [sys.executable, "tests/support/mutants.py", "dgbench/core/stats.py", "--most", "1", "--tests", tests]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    *lines, last = done.stdout.splitlines()
+    assert [line.partition(": dgbench/core/stats.py:")[0] for line in lines] == ["survives"] * survives, done.stderr
+    assert last == f"{1 - survives} of 1 mutants of dgbench/core/stats.py caught by {tests}"
+    assert done.returncode == survives

@@ -1,10 +1,11 @@
 """Change a module in one small place at a time, and see whether its tests notice.
 
-    make mutants MODULE=dgbench/core/space.py
-    python tests/support/mutants.py dgbench/core/space.py [--tests tests/core/test_space.py] [--every 3] [--limit 40]
+    make mutants MODULE=dgbench/core/space.py [TESTS="tests/core/test_space.py tests/plan"] [MOST=40]
+    python tests/support/mutants.py dgbench/core/space.py [--tests tests/core/test_space.py] [--every 3] [--most 40]
 
-Works on a copy of the working tree in a temporary folder, so that the tree itself is never broken. A mutant that the
-tests don't notice is printed with its line: write the test that would, or see that the change makes no difference.
+Works on a copy of the working tree in a temporary folder, so that the tree itself is never broken. The tests run one
+mutant after another, on one core, each in a fork of a process that has imported torch. A mutant that the tests don't
+notice is printed at once with its line: write the test that would, or see that the change makes no difference.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300
+"""Seconds after which a run of the tests hangs."""
 _COMPARISONS: dict[type, type] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In},
@@ -105,15 +112,18 @@ def mirrored_tests(module: Path) -> list[str]:
 
 def main() -> int:
     """Make the mutants, run the tests on each, print those that survive; return 1 if any does."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("module", type=Path)
-    parser.add_argument("--tests", nargs="+", help="default: those in the mirrored place")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("module", type=Path, help="a file below dgbench/")
+    parser.add_argument(
+        "--tests", nargs="+", help="files or folders; default: the test file in the mirrored place, or its folder"
+    )
     parser.add_argument("--every", type=int, default=1, help="take each Nth mutant alone")
-    parser.add_argument("--limit", type=int, default=10**9, help="stop after so many")
+    parser.add_argument("--most", type=int, default=10**9, help="stop after so many mutants")
     args = parser.parse_args()
     module = args.module.resolve().relative_to(ROOT) if args.module.is_absolute() else args.module
     tests = args.tests or mirrored_tests(module)
-    chosen = list(mutants((ROOT / module).read_text()))[:: args.every][: args.limit]
+    _get_ready()
+    chosen = list(mutants((ROOT / module).read_text()))[:: args.every][: args.most]
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*_cache*"))
@@ -133,15 +143,45 @@ def main() -> int:
     return int(survivors > 0)
 
 
+def _get_ready() -> None:
+    """Import once, before forking, what nearly all tests import."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of its parent's threads
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+    for name in ("torch", "torchvision", "hypothesis", "xdist"):
+        importlib.import_module(name)
+
+
 def _pass(tree: Path, tests: list[str]) -> bool:
     """Run the tests on a tree; a run that hangs has noticed."""
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    child = os.fork()
+    if not child:
+        _run_tests(tree, tests)
+    patience = time.monotonic() + PATIENCE
+    while time.monotonic() < patience:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _run_tests(tree: Path, tests: list[str]) -> NoReturn:
+    """Run the tests in this process, a fork, silently, and end it."""
+    code = 1
     try:
-        done = subprocess.run(words, cwd=tree, env=environment, capture_output=True, timeout=600, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        os.setsid()
+        silent = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(silent, stream)
+        os.chdir(tree)
+        sys.path[0] = os.environ["PYTHONPATH"] = str(tree)
+        # Plain assertions: to rewrite them, as pytest does for its messages, would take longest of all.
+        code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *tests])
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":
