@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgbench.core.seeding import hparams_stream, numpy_stream, seed_hash, torch_seed
+from dgbench.core.seeding import hparams_stream, numpy_stream, seed_everything, seed_hash, torch_seed
 
 PURPOSES = st.lists(st.integers(-(2**40), 2**40) | st.text(max_size=5), max_size=4)
 
@@ -41,3 +45,34 @@ def test_streams_are_the_same_in_every_process() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split() == [str(torch_seed("x", 1)), str(numpy_stream("x", 1).integers(2**62))]
     assert said.split() == ["1311298948916263554", "2699986585011993603"], "seeds changed: no old run repeats"
+
+
+@pytest.fixture
+def _undisturbed() -> Iterator[None]:
+    """Leave the global generators as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+    torch.set_rng_state(before[2])
+
+
+@pytest.mark.usefixtures("_undisturbed")
+def test_all_three_global_generators_are_seeded_for_the_purpose() -> None:
+    seed = torch_seed("x", 1)
+    seed_everything(torch.device("cpu"), "x", 1)
+    assert random.random() == random.Random(seed).random()
+    assert np.random.rand() == np.random.RandomState(seed % 2**32).rand()
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+@pytest.mark.usefixtures("_undisturbed")
+def test_the_devices_generator_is_seeded_too(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[tuple[str, int]] = []
+    for name in ("cuda", "mps"):
+        monkeypatch.setattr(f"torch.{name}.manual_seed", lambda seed, name=name: seeded.append((name, seed)))
+    seed_everything(torch.device("cpu"), "x")
+    assert seeded == []
+    seed_everything(torch.device(device), "x")
+    assert seeded == [(device, torch_seed("x"))]

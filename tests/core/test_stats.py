@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from dgbench.core.stats import Estimate, average, estimate
+from dgbench.core.stats import Estimate, average, estimate, rank
 
 
 def test_domainbeds_own_example() -> None:
@@ -31,3 +33,12 @@ def test_one_trial_has_no_error(ddof: int) -> None:
 
 def test_an_average_is_plain() -> None:
     assert average([1.0, 2.0, 6.0]) == 3.0
+
+
+def test_what_is_no_number_ranks_below_all_numbers() -> None:
+    assert [rank(value) for value in (0.5, -2.0, 0.0)] == [0.5, -2.0, 0.0]
+    assert [rank(value) for value in (math.nan, math.inf, -math.inf)] == [-math.inf] * 3
+
+
+def test_a_mean_over_a_trial_that_diverged_says_so() -> None:
+    assert str(estimate([0.5, math.nan], ddof=0)) == str(estimate([math.nan], ddof=0)) == "diverged"
