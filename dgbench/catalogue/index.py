@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from dgbench.catalogue.entry import KINDS, PACKAGE, Entry, import_source
+from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.plain import from_plain
 from dgbench.core.space import Checked, space_of
@@ -73,7 +74,7 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
             card = getattr(cls, "card", None)
             if not isinstance(card, card_type):
                 raise UserError(f"{file}: {name}.card must be a {card_type.__name__}; begin a mere base's name with _")
-            if "card" not in vars(cls) and getattr(card, "baseline", False):
+            if isinstance(card, AlgorithmCard) and card.baseline and "card" not in vars(cls):
                 card = dataclasses.replace(card, baseline=False)  # what extends the baseline is another algorithm
             hparams = getattr(cls, "Hparams", None)
             checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)

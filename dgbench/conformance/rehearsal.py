@@ -79,13 +79,18 @@ class Subject:
         fixed: Mapping[str, Value] | None = None,
         *,
         uneven: bool = False,
-        freeze: str = "none",
+        **changes: Any,
     ) -> Rehearsal:
-        """A rehearsal that has not begun.
+        """Make a rehearsal in the small world of images that has not begun.
 
-        `uneven`: minibatches of different sizes, a domain without one of the classes.
+        Args:
+            domains: How many train.
+            seed: The hyperparameter seed.
+            fixed: Hyperparameters that have the last word.
+            uneven: Minibatches of different sizes, and a domain without one of the classes.
+            **changes: Fields of the setting.
         """
-        how = setting(steps=STEPS, checkpoint_freq=_EVALUATE_EVERY, backbone="SmallCNN", freeze=freeze)
+        how = setting(**{"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **changes})
         sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
         seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
         given = Material(SHAPE, CLASSES, "classification", seen, [_domain(i, 1) for i in range(domains)])

@@ -178,7 +178,8 @@ def test_what_can_not_be_had_of_sequences_is_refused_in_words(data_dir: Path, mo
         "T3A needs labels that are classes, which it would not have on TinyPy150",
         "Mixup needs inputs that are images or vectors, which it would not have on TinyPy150",
         "CORAL needs one vector of features an example, which it would not have on TinyPy150",
-        "MixStyle needs images and a convolutional backbone, which it would not have on TinyPy150",
+        "MixStyle needs images and a convolutional backbone with maps of several positions before its last stage, "
+        "which it would not have on TinyPy150",
         "Transfer needs a classifier with weights of its own, which it would not have on TinyPy150",
         "FisherMerging needs labels that are classes, which it would not have on TinyPy150",
         "class_balanced needs labels that are classes, which TinyPy150 has not",

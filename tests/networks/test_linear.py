@@ -7,8 +7,7 @@ import torch
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.questions import double_precision
-from dgbench.conformance.rehearsal import Rehearsal, Subject
-from dgbench.core.setting import setting
+from dgbench.conformance.rehearsal import Subject
 
 NAMES = (
     "ARM",
@@ -34,9 +33,8 @@ NAMES = (
 def test_the_classifier_learns(name: str, freeze: str, catalogue: Catalogue) -> None:
     torch.set_num_threads(1)
     subject = Subject(catalogue.get("algorithm", name), torch.device("cpu"))
-    how = setting(steps=4, checkpoint_freq=2, backbone="Linear", freeze=freeze)
     with double_precision():
-        rehearsal = Rehearsal(subject.entry.load(), subject.values(0), how, 3, False, subject.device)
+        rehearsal = subject.rehearse(steps=4, checkpoint_freq=2, backbone="Linear", freeze=freeze)
         before = rehearsal.parameters()
         rehearsal.until(4)
         after = rehearsal.parameters()

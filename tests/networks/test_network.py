@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ def one_thread() -> None:
 
 def network(backbone: str, shape: tuple[int, ...], **changes: Any) -> Network:
     dropout = changes.pop("dropout", 0.0)
-    return build_network(shape, 7, setting(backbone=backbone, pretrained=False, **changes), dropout)
+    how = dataclasses.replace(setting(backbone=backbone, pretrained=False), **changes)  # frozen, as if with statistics
+    return build_network(shape, 7, how, dropout)
 
 
 def inputs(shape: tuple[int, ...], n: int = 3) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.conformance.rehearsal import STEPS, Rehearsal, Subject, double_precision
+from dgbench.conformance.rehearsal import Subject, double_precision
 from dgbench.core.cards import EAGER, needs_of
 from dgbench.core.errors import UserError
 from dgbench.core.machine import check_precision
@@ -87,9 +87,8 @@ def rehearsed(catalogue: Catalogue, name: str, *, compiled: bool, steps: int) ->
     """The weights of an algorithm after some steps in its small world."""
     torch.compiler.reset()
     subject = Subject(catalogue.get("algorithm", name), CPU)
-    how = setting(steps=STEPS, checkpoint_freq=5, backbone="SmallCNN", compile=compiled)
     with double_precision():
-        rehearsal = Rehearsal(subject.entry.load(), subject.values(0), how, 3, False, CPU)
+        rehearsal = subject.rehearse(checkpoint_freq=5, compile=compiled)
         rehearsal.until(steps)
         return {key: tensor.clone() for key, tensor in rehearsal.algorithm.predictor_tensors().items()}
 

@@ -185,7 +185,7 @@ def test_what_is_wrong_with_a_csv_file_is_named(toy: Path, tmp_path: Path, refus
     rows = [(f"toy/{d}/{c}/000{n}.jpg", d, c) for d in "ab" for n, c in enumerate("xy")]
     path = write_csv(tmp_path / "list.csv", [*rows, ("toy/nowhere.jpg", "a", "x")])
     (line,) = refused("--datasets", f"csv:{path}")
-    assert line == f"{path} lists 1 file(s) that do not exist: 'toy/nowhere.jpg'"
+    assert line == f"{path} lists 1 file(s) that do not exist: 'toy/nowhere.jpg'; paths are below {tmp_path}"
     write_csv(path, rows, columns=("file", "domain", "label"))
     (line,) = refused("--datasets", f"csv:{path}")
     assert line.startswith(f"{path} lacks the column(s) 'path'")
