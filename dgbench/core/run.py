@@ -15,7 +15,6 @@ from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import Fold, View
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import Setting
-from dgbench.core.space import Value
 from dgbench.core.wording import printable
 
 FORMAT = 1
@@ -48,7 +47,8 @@ class Part:
     """A catalogue entry with its resolved hyperparameters."""
 
     name: str
-    hparams: Mapping[str, Value] = field(default_factory=dict)
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> `Value`; classes of other suites may have lists and objects too."""
 
 
 @dataclass(frozen=True)

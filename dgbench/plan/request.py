@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dgbench.catalogue.entry import Entry
 from dgbench.catalogue.rows import Row
@@ -53,9 +54,9 @@ def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Se
 class Overrides:
     """Changes to the hyperparameter spaces that hold for a whole sweep."""
 
-    fixed: Mapping[str, Value] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     """Values for every algorithm that has the name, whatever the hyperparameter seed."""
-    parts: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The same for one entry: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
