@@ -6,6 +6,7 @@ from dgbench.core.grid import columns, pipes
 def test_columns_are_as_wide_as_their_widest_cell_and_no_narrower_than_asked() -> None:
     rows = [["", "first", "b"], ["long name", "x", "no"]]
     assert list(columns(rows)) == ["           first  b ", "long name  x      no"]
+    assert list(columns([["", "a"], ["", "b"]])) == ["  a", "  b"]
     assert list(columns(rows, 6)) == ["           first   b     ", "long name  x       no    "]
 
 

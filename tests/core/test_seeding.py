@@ -57,10 +57,11 @@ def _undisturbed() -> Iterator[None]:
     torch.set_rng_state(before[2])
 
 
+@pytest.mark.parametrize("number", range(8))
 @pytest.mark.usefixtures("_undisturbed")
-def test_all_three_global_generators_are_seeded_for_the_purpose() -> None:
-    seed = torch_seed("x", 1)
-    seed_everything(torch.device("cpu"), "x", 1)
+def test_all_three_global_generators_are_seeded_for_the_purpose(number: int) -> None:
+    seed = torch_seed("x", number)
+    seed_everything(torch.device("cpu"), "x", number)
     assert random.random() == random.Random(seed).random()
     assert np.random.rand() == np.random.RandomState(seed % 2**32).rand()
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dgbench.core.errors import UserError
-from dgbench.core.protocol import Explicit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
+from dgbench.core.protocol import Explicit, FixedSplit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
+from dgbench.core.run import ALL_TRIALS
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
 from dgbench.report.select import SELECTORS, Outcome, Pick, default_selectors, selectors
 
@@ -273,3 +274,87 @@ def test_unknown_selectors_are_all_told_with_the_nearest() -> None:
         "unknown selector 'training_domain': did you mean 'training-domain'?",
     )
     assert [s.name for s in selectors(["oracle", "training-domain", "oracle"])] == ["oracle", "training-domain"]
+
+
+def test_several_test_domains_are_told_apart_and_one_is_not() -> None:
+    single = {0: {"a_out": [0.5], "b_in": [0.25], "c_in": [0.75]}}
+    several = choose("training-domain", results({(0, 0): single}, SingleSource(only=("a",)), steps=(0,)))
+    assert several.pick == Pick(0, 0, "run0.0", 0.5, 0.5, 0.5, by_domain={"b": 0.25, "c": 0.75})
+    one = choose("training-domain", results({(A, 0): {0: {"a_in": [0.5]}}}, steps=(0,)))
+    assert one.pick == Pick(0, 0, "run0.0", 0.0, 0.5, 0.0, by_domain={})
+
+
+def test_a_fold_whose_training_domains_were_not_measured_has_no_value_in_them() -> None:
+    (fold, *_) = LeaveOneDomainOut().folds(DOMAINS)
+    kept = series(fold, (0,), "r", a_in=[0.5], a_out=[0.6])
+    for lacking in (fold.source_val, fold.source_val[:1]):
+        views = tuple(view for view in kept.views if view not in lacking)
+        values = kept.values[:, [kept.views.index(view) for view in views]]
+        few = dataclasses.replace(kept, views=views, values=values)
+        assert choose("oracle", results({(A, 0): {0: few}})).pick == Pick(0, 0, "r", 0.6, 0.5, in_domain=None)
+
+
+@pytest.mark.parametrize("name", ["training-domain", "oracle"])
+def test_of_the_one_model_of_all_trials_the_last_stands_and_nothing_chose_it(name: str) -> None:
+    found = results({(A, ALL_TRIALS): {0: {"a_in": [0.9, 0.1, 0.3], "b_out": [1, 0, 0], "a_out": [1, 0, 0]}}})
+    pick = SELECTORS[name].choose(found, "ERM", "D", A, ALL_TRIALS).pick
+    assert pick
+    assert (pick.step, pick.score) == (20, 0.3)
+    assert math.isnan(pick.value)
+
+
+def test_whether_the_run_diverged_is_said_of_what_was_chosen() -> None:
+    (fold, *_) = LeaveOneDomainOut().folds(DOMAINS)
+    for diverged in (False, True):
+        one = dataclasses.replace(series(fold, (0,)), diverged=diverged)
+        pick = choose("training-domain", results({(A, 0): {0: one}})).pick
+        assert pick
+        assert pick.diverged is diverged
+
+
+def test_how_many_models_are_compared() -> None:
+    folds = tuple(LeaveOneDomainOut().folds(DOMAINS))
+    found = results(
+        {
+            (A, 0): {0: {}, 1: gap(A, 1), 2: {}, 3: {}},
+            (AB, 0): {0: {}, 1: {}, 2: gap(AB, 2)},
+            (AC, 0): {0: series(folds[AC], (0, 20, 30)), 1: {}, 2: {}, 3: {}},
+        }
+    )
+    of_one, of_pairs = (
+        [SELECTORS[name].models(found, "ERM", "D", A, 0, seed) for seed in range(4)]
+        for name in ("training-domain", "leave-one-domain-out")
+    )
+    assert of_one == [3, 0, 3, 3]
+    assert of_pairs == [2, 0, 0, None], "two steps in common; a run lacks; a run lacks; never asked for"
+
+
+def test_the_models_of_a_row_that_are_read_are_named() -> None:
+    plain = results({(A, 0): {0: {}}})
+
+    def said(found: Results, name: str) -> str:
+        return SELECTORS[name].models_read(found, "ERM", ["D"])
+
+    assert said(plain, "training-domain") == "at every evaluated step"
+    assert said(plain, "oracle") == "at the last step only"
+    adapted = dataclasses.replace(plain, adapted=frozenset({"ERM"}))
+    assert said(adapted, "training-domain") == "of the best model in validation and the last"
+    assert said(adapted, "oracle") == "of the last model alone"
+    best = " whose members are their runs' best in validation"
+    merged = dataclasses.replace(plain, members={"ERM": "3"})
+    assert said(merged, "training-domain") == "of each merged model" + best
+    assert said(merged, "oracle") == "of the last merged model" + best
+    both = dataclasses.replace(adapted, members={"ERM": "3"})
+    assert said(both, "oracle") == "of the last model alone" + best
+    pooled = dataclasses.replace(results({(A, ALL_TRIALS): {0: {}}}), members={"ERM": "3"})
+    assert said(pooled, "oracle") == f"but for the one model of all trials{best}, which nothing was read to choose"
+
+
+@pytest.mark.parametrize(("validation", "kept"), [("ood", "validation-domain"), ("id", "training-domain")])
+def test_data_with_splits_of_their_own_have_the_one_selector_that_reads_their_validation(
+    validation: str, kept: str
+) -> None:
+    protocol = FixedSplit(validation=validation)
+    folds = tuple(protocol.folds(("official",), parts=("train", "id_val", "val", "test")))
+    found = Results(protocol.name, "p", 0, ("ERM",), {"D": (0,)}, folds, {})
+    assert [selector.name for selector in default_selectors(found)] == [kept]
