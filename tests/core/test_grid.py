@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from dgbench.core.grid import columns, pipes
 
 
@@ -15,3 +17,8 @@ def test_a_markdown_table_has_its_header_above_the_rules_and_every_cell_escaped(
     escaped = pipes(rows, [" --- ", " ---: "], lambda cell: cell.replace("|", r"\|").replace("*", r"\*"))
     assert list(escaped) == [r"| a\* | n |", "| --- | ---: |", r"| b\|c | 1 |", "| d | 20 |"]
     assert list(pipes([["alone"]], ["---"])) == ["| alone |", "|---|"]
+
+
+def test_rows_of_different_lengths_make_no_table() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        list(columns([["a", "b"], ["c"]]))

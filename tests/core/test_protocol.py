@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from itertools import combinations
+from typing import Any
 
 import orjson
 import pytest
@@ -158,6 +163,7 @@ def test_a_view_is_what_its_text_says(domain: str, part: str) -> None:
     [
         (LeaveOneDomainOut(), ("a",), "leave-one-domain-out needs at least 2 domains, there is 1"),
         (SingleSource(), (), "single-source needs at least 2 domains, there is 0"),
+        (AllDomains(), ("a",), f"{AllDomains.name} needs at least 2 domains, there is 1"),
         (
             LeaveOneDomainOut(only=("4",)),
             DOMAINS,
@@ -210,8 +216,9 @@ def test_a_fixed_split_is_validated_on_one_part_alone() -> None:
 def test_data_with_and_without_splits_of_their_own_are_told_apart() -> None:
     with pytest.raises(UserError, match="has no splits of its own"):
         list(FixedSplit().folds(DOMAINS))
-    for protocol in (LeaveOneDomainOut(), SingleSource(), Explicit((), ("photo",))):
-        with pytest.raises(UserError, match=f"splits of its own \\(train, val\\), so {protocol.name} can't be had"):
+    for protocol in (LeaveOneDomainOut(), SingleSource(), AllDomains(), Explicit((), ("photo",))):
+        words = f"splits of its own (train, val), so {protocol.name} can't be had"
+        with pytest.raises(UserError, match=re.escape(words)):
             list(protocol.folds(DOMAINS, parts=("train", "val")))
 
 
@@ -229,7 +236,8 @@ def test_only_domains_that_may_be_tested_are_held_out() -> None:
     ]
     with pytest.raises(UserError, match="photo is there to be tested, not to train"):
         list(SingleSource(only=("photo",)).folds(DOMAINS, tested=tested))
-    for protocol in (LeaveOneDomainOut(only=("art", "photo")), Explicit((), ("art", "photo"))):
+    only = ("art", "photo")
+    for protocol in (LeaveOneDomainOut(only=only), AllDomains(only), Explicit((), only)):
         with pytest.raises(UserError, match="art is made to be trained on; only photo can be tested"):
             list(protocol.folds(DOMAINS, tested=tested))
     assert [fold.held_out for fold in Explicit((), ("photo",)).folds(DOMAINS, tested=tested)] == [("photo",)]
@@ -257,3 +265,20 @@ def test_where_domains_are_called_by_numbers_there_are_no_places(asked: str) -> 
         UserError, match=f"no domain is called {asked}, and domains are called by numbers here: .* 1, 2"
     ):
         list(LeaveOneDomainOut(pairs=False, only=(asked,)).folds(("1", "2", "3")))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [LeaveOneDomainOut, SingleSource, AllDomains, FixedSplit, lambda: Explicit((), ("a",)), lambda: View("a", IN)],
+)
+def test_protocols_and_views_are_values(make: Callable[[], Any]) -> None:
+    """What is looked up by them must not change, and equal ones are one."""
+    one, other = make(), make()
+    assert len({one, other}) == 1
+    with pytest.raises(FrozenInstanceError):
+        setattr(one, dataclasses.fields(one)[0].name, ())
+
+
+def test_views_sort_by_domain_then_part() -> None:
+    views = [View("b", IN), View("a", OUT), View("a", IN)]
+    assert sorted(views) == [View("a", IN), View("a", OUT), View("b", IN)]
