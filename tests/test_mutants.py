@@ -18,6 +18,8 @@ def clamp(value: int, most: int = 5) -> int:
     for item in [value]:
         print(item)
         break
+    else:
+        return None
     return value if value < most and True else -most * 2
 """
 
@@ -46,7 +48,7 @@ def test_each_mutant_is_the_module_with_one_change() -> None:
         (line, change, source) for line, change, source in mutants(SOURCE) if change == "value < most -> value <= most"
     ]
     ((line, _, source),) = whole
-    assert line == 9
+    assert line == 11
     namespace: dict[str, object] = {}
     exec(source, namespace)
     assert "value <= most and True else -most * 2" in source

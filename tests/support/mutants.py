@@ -94,7 +94,7 @@ def _changes(node: Any) -> list[Callable[[Any], None]]:
         return [lambda node: setattr(node, "value", not node.value)]
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return [lambda node: setattr(node, "value", node.value + 1)]
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
         return [lambda node: setattr(node, "value", ast.Constant(None))]
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         return [lambda node: setattr(node, "value", ast.Constant(...))]
