@@ -70,6 +70,28 @@ def test_runs_of_all_trials_on_data_that_each_draws_are_refused(make_plan: MakeP
                             'Add --hparams \'{"generated_data": "sweep"}\'')  # fmt: skip
 
 
+PROBED = {"init": "sweep", "classifier_init": "linear_probe", "pretrained": True}
+
+
+def test_a_probe_that_all_trials_share_is_refused_where_it_has_seen_what_a_trial_is_tested_on(
+    make_plan: MakePlan,
+) -> None:
+    asked = {"protocol": AllDomains(), "trials": 2}
+    assert problems(make_plan, "ERM", how=setting(**PROBED), **asked) == (
+        "ERM: each trial divides Toy anew, so the linear probe that all trials share has trained on what it is "
+        'evaluated on (a/out). Add --hparams \'{"init": "trial"}\'',
+    )
+    assert make_plan("ERM", how=setting(**PROBED | {"init": "trial"}), **asked).runs
+    assert make_plan("ERM", how=setting(**PROBED), trials=2).runs, "trials validate on some of its examples"
+
+
+def test_a_probe_that_was_dealt_other_examples_than_a_trial_is_refused(make_plan: MakePlan) -> None:
+    assert problems(make_plan, "ERM", how=setting(**PROBED, generated_data="trial"), trials=2, **DRAWN) == (
+        "ERM: Toy is drawn anew for each trial, so the linear probe that all trials share has trained on what it is "
+        'evaluated on. Add --hparams \'{"generated_data": "sweep"}\'',
+    )
+
+
 def test_it_is_told_with_all_that_is_wrong_besides(make_plan: MakePlan) -> None:
     told = problems(make_plan, "DiWA", "EoA", how=setting("domainbed-2020"), **DRAWN)
     assert [problem[:22] for problem in told] == [
