@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sam import SAM
+from dgbench.core.space import space_of
 from dgbench.methods.algorithm import Batch
 from tests.algorithms.uphill import ascended
 
@@ -129,3 +130,10 @@ def test_parameters_without_a_gradient_are_left_alone(toy: SimpleNamespace) -> N
 
 def test_resumes_exactly(toy: SimpleNamespace, optimizer: str) -> None:
     toy.resumes(SAM, norm="live", optimizer=optimizer, dropout=0.3)
+
+
+def test_what_it_takes_and_what_its_radius_is_drawn_from() -> None:
+    """The paper's default and the re-runs' grid; two passes each way."""
+    (rho,) = (spec for spec in space_of(SAM.Hparams) if spec.name == "rho")
+    assert (rho.default, str(rho.draw)) == (0.05, "{0.01, 0.02, 0.05, 0.1}")
+    assert (SAM.card.forwards, SAM.card.backwards) == (2, 2)
