@@ -84,3 +84,10 @@ def test_it_is_put_back_when_a_batch_fails(module: nn.Module) -> None:
         measured(module, module.state_dict(), [torch.zeros(2, 5, dtype=torch.float64)])
     assert module.training
     assert module[1].momentum == 0.1
+
+
+def test_dropout_is_off_while_it_is_measured(module: nn.Module) -> None:
+    """The mean of what batch norm gives is its bias, unless some of it is dropped on the way to the next."""
+    weights = {**module.state_dict(), "1.bias": torch.arange(1.0, 5.0, dtype=torch.float64)}
+    found = measured(module, weights, batches())
+    torch.testing.assert_close(found["3.running_mean"], weights["1.bias"])
