@@ -1,4 +1,4 @@
-"""What adapters share that learn from a batch as a whole: its statistics, its entropies, and a last batch of one."""
+"""What adapters share that learn from a batch as a whole: its entropies, and a last batch of one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from dgbench.networks.norms import batch_norms
-
-
-def use_batch_statistics(module: nn.Module) -> list[nn.Module]:
-    """From now on batch norm normalises by the batch at hand, in evaluation mode too; returns all of it."""
-    norms = batch_norms(module)
-    for norm in norms:
-        if isinstance(norm, _BatchNorm):
-            norm.track_running_stats = False
-            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-        else:
-            norm.train()  # what it then remembers, it reads in evaluation alone
-    return norms
 
 
 def scales_and_shifts(norms: Iterable[nn.Module]) -> list[Tensor]:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgbench.adaptation._batches import Batches, use_batch_statistics
+from dgbench.adaptation._batches import Batches
 from dgbench.core.cards import AdapterCard
 from dgbench.core.errors import UserError
 from dgbench.methods.adapter import Adapter
 from dgbench.networks.network import Network
+from dgbench.networks.norms import use_batch_statistics
 
 
 class BNAdapt(Adapter):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
+from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts
 from dgbench.core.cards import AdapterCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
 from dgbench.methods.ascent import displaced, gradient, of_length
 from dgbench.networks.network import Network
-from dgbench.networks.norms import norms
+from dgbench.networks.norms import norms, use_batch_statistics
 
 
 class SAR(Adapter):
@@ -40,7 +40,7 @@ class SAR(Adapter):
     same for both). A last batch of a single input is normalised together with the batch before it.
     """
 
-    card = AdapterCard(needs=("norm",), paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
+    card = AdapterCard(needs=("norm", "stage_modules"), paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
 
     @dataclass(frozen=True)
     class Hparams(Checked):

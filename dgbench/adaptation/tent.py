@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts, use_batch_statistics
+from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts
 from dgbench.core.cards import AdapterCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
 from dgbench.networks.network import Network
+from dgbench.networks.norms import use_batch_statistics
 
 OPTIMIZERS = ("adam", "sgd")
 ADAPTS = ("batch_norm", "head", "head_norm")

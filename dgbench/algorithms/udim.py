@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.algorithms._head import Layer, moments, per_example
 from dgbench.algorithms.sam import SAM
@@ -21,6 +20,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, global_norm, gradient, of_length, remembering_nothing
+from dgbench.networks.norms import use_batch_statistics
 
 PERTURBATIONS = ("raw", "style")
 LENGTHS = ("example", "pixel")
@@ -166,11 +166,13 @@ class UDIMTransductive(UDIM):
     def build(self) -> None:
         """As UDIM; batch norm forgets its running statistics."""
         super().build()
-        norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
-        for module in norms:
-            module.running_mean = module.running_var = module.num_batches_tracked = None
-            module.track_running_stats = False
-        self.has_batch_norm = bool(norms)
+        self.has_batch_norm = bool(use_batch_statistics(self.network))
+
+    def train(self, mode: bool = True) -> UDIMTransductive:
+        """As any module; batch norm goes on using the batch's statistics."""
+        super().train(mode)
+        use_batch_statistics(self.network)
+        return self
 
     def compared(self, batches: Sequence[Batch], layers: list[Layer], moved: Tensor) -> tuple[list[Layer], list[Layer]]:
         """As UDIM's; where there is batch norm, of one pass a domain over x and x~ together."""

@@ -92,6 +92,7 @@ NEEDS: Mapping[str, str] = {
     "inner_maps": "images and a convolutional backbone with maps of several positions before its last stage",
     "convolutions": "images and a backbone with convolutions",
     "stages": "a backbone of which is known what passes between its stages",
+    "stage_modules": "a backbone of which is known which modules are its stages",
     "linear_classifier": "a linear classifier",
     "random_classifier": "a classifier that starts at random",
     "learning_features": "a featurizer that learns",

@@ -37,11 +37,12 @@ class Own(NamedTuple):
 
 
 _MAPS = frozenset({"feature_maps", "inner_maps", "convolutions"})
-_ANY = _MAPS | {"learning_features", "norm", "batch_norm", "stages", EMBEDDING}
-_FLAT, _LEARNING = ("vectors", "images"), frozenset({"learning_features", "stages", EMBEDDING})
+_STAGES = frozenset({"stages", "stage_modules", EMBEDDING})
+_ANY = _MAPS | _STAGES | {"learning_features", "norm", "batch_norm"}
+_FLAT, _LEARNING = ("vectors", "images"), _STAGES | {"learning_features"}
 _CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps", "convolutions"})
 OWN: Mapping[str, Own] = {
-    "Linear": Own(_FLAT, frozenset({"stages", EMBEDDING})),
+    "Linear": Own(_FLAT, _STAGES),
     "MLP": Own(_FLAT, _LEARNING),
     "MNIST_CNN": _CONVOLUTIONAL._replace(inner_maps_from=3),
     "SmallCNN": _CONVOLUTIONAL._replace(inner_maps_from=5),
@@ -231,6 +232,7 @@ def _lacking_of(model: Any, stages: Sequence[tuple[str, int]]) -> frozenset[str]
     from dgbench.networks.norms import batch_norms, norms
 
     kinds = {kind for kind, _ in stages}
+    listed = getattr(model, "feature_info", None)  # of some networks, of which HRNet, timm lists modules that are none
     inner = [child for name, child in model.named_children() if name not in EMBEDDINGS]
     has_all = {
         "batch_norm": bool(batch_norms(model)),
@@ -239,6 +241,7 @@ def _lacking_of(model: Any, stages: Sequence[tuple[str, int]]) -> frozenset[str]
         "feature_maps": kinds == {"maps"} and stages[0][1] > 1,
         "inner_maps": kinds == {"maps"} and any(positions > 1 for _, positions in stages[1:-1] or stages[:-1]),
         "stages": bool(kinds) and kinds <= {"maps", "tokens"},
+        "stage_modules": listed is None or {info["module"] for info in listed} <= dict(model.named_modules()).keys(),
         EMBEDDING: any(name in EMBEDDINGS for name, _ in model.named_children()),
     }
     return frozenset(name for name, has in has_all.items() if not has)

@@ -39,6 +39,22 @@ def remembers(part: nn.Module) -> bool:
     return bool(getattr(part, "track_running_stats", True)) and getattr(part, "running_var", None) is not None
 
 
+def use_batch_statistics(module: nn.Module) -> list[nn.Module]:
+    """Let batch norm normalise by the batch at hand, in evaluation mode too, and return all of it.
+
+    torch's forgets its running statistics. What others wrote reads its own in evaluation mode, so it is put into
+    training mode, and needs to be again after each change of the mode.
+    """
+    found = batch_norms(module)
+    for norm in found:
+        if isinstance(norm, _BatchNorm):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        else:
+            norm.train()
+    return found
+
+
 def _is_norm(part: nn.Module) -> bool:
     return isinstance(part, _KINDS) or bool(_NAMED.search(type(part).__name__))
 

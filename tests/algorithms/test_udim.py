@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import EvoNorm2dB0
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -262,6 +263,26 @@ def test_the_releases_batch_norm_predicts_by_the_batch(toy: SimpleNamespace) -> 
         torch.testing.assert_close(other(x), expected, rtol=0, atol=1e-12)
         assert not torch.allclose(other(x)[:4], other(x[:4]))
     assert not [name for name in other.predictor_tensors() if "running" in name]
+
+
+def test_the_releases_batch_norm_may_be_timms_own(toy: SimpleNamespace) -> None:
+    def make(cls: type[UDIM]) -> UDIM:
+        options = setting(batch_norm="frozen", backbone="SmallCNN")
+        featurizer = nn.Sequential(EvoNorm2dB0(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        task = Task((2, 6, 6), 4, ((5, 5, 5, 5),))
+        return cls(Network(featurizer, 2, 4, options), UDIM.Hparams(**OPTIONS), task, options).eval()
+
+    torch.manual_seed(0)
+    plain, other = make(UDIM), make(UDIMTransductive)
+    other.load_state_dict(plain.state_dict())
+    x = torch.randn(8, 2, 6, 6)
+    with torch.no_grad():
+        assert other.has_batch_norm
+        assert torch.equal(plain(x)[:4], plain(x[:4]))
+        assert not torch.allclose(other(x)[:4], other(x[:4]))
+        found = other(x)
+        plain.network.featurizer[0].train()
+        assert torch.equal(found, plain(x))
 
 
 @pytest.mark.parametrize("nonlinear", [False, True])

@@ -10,7 +10,6 @@ from timm import layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.adaptation._batches import use_batch_statistics
 from dgbench.algorithms.mixstyle import MixStyle
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
@@ -19,7 +18,7 @@ from dgbench.methods.algorithm import Task
 from dgbench.methods.ascent import remembering_nothing
 from dgbench.networks.backbones import lacking
 from dgbench.networks.network import Network, build_network
-from dgbench.networks.norms import batch_norms, norms
+from dgbench.networks.norms import batch_norms, norms, use_batch_statistics
 from tests.conftest import MakePlan
 
 OF_BATCHES = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm]
@@ -136,6 +135,28 @@ def test_sam_on_is_refused_where_no_norm_learns(make_plan: MakePlan) -> None:
     assert found.startswith("SAMON needs a featurizer that learns")
     (found,) = problems(make_plan, "SAMON", input_kind="vectors", input_shape=(9,))
     assert found.startswith("SAMON needs a network with normalisation layers")
+
+
+def test_methods_of_stages_are_refused_where_timm_lists_some_that_the_network_lacks(make_plan: MakePlan) -> None:
+    how = setting(backbone="hrnet_w18_small", pretrained=False)
+    assert {"stages", "stage_modules"} <= lacking("hrnet_w18_small", (3, 64, 64))
+    found = problems(make_plan, "SAR", "MIRO", "MixStyle", "ERM", how=how, input_shape=(3, 64, 64))
+    assert found == (
+        "SAR needs a backbone of which is known which modules are its stages, which it would not have on Toy",
+        "MIRO needs a backbone of which is known what passes between its stages, which it would not have on Toy",
+        "MixStyle needs images and a convolutional backbone with maps of several positions before its last stage, "
+        "which it would not have on Toy",
+    )
+    assert make_plan("TENT", "SAMON", how=how, input_shape=(3, 64, 64)).runs
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "resnet10t", "test_vit"])
+def test_sar_needs_the_modules_alone(name: str, make_plan: MakePlan) -> None:
+    """Of Swin's outputs, (B, H, W, C), methods that read maps or tokens can't make sense."""
+    side = 224 if name.startswith("swin") else 64
+    how = setting(backbone=name, pretrained=False)
+    assert make_plan("SAR", how=how, input_shape=(3, side, side)).runs
+    assert ("stages" in lacking(name, (3, side, side))) == name.startswith("swin")
 
 
 @pytest.mark.parametrize("name", OWN_NORMS)
