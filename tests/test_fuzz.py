@@ -1,4 +1,4 @@
-"""No mistake of a user ends in a traceback: commands over random sweep files, hparams, csv files and folders.
+"""No mistake of a user ends in a traceback: commands over random sweep files, hparams, csv files, folders and JSON.
 
 Each example runs a command in this process, which must return an exit code, and after 2 have said why in lines that
 begin with `dgbench: error:`. `make fuzz` tries many more examples than the tests do.
@@ -10,22 +10,27 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import string
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dgbench import cli, sweep, train
+from dgbench import cli, collect, export, sweep, train
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.setting import FIELD_NAMES, PRESETS
+from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.asking import KEYS
+from tests.support import own_sweep
 from tests.support.layouts import write_folders, write_image
 
 EXAMPLES = int(os.environ.get("FUZZ", "12"))
@@ -248,3 +253,89 @@ def _make(path: Path, content: str) -> None:
         path.symlink_to({"link": path.parent.parent, "loop": path, "dangling": path / "nowhere"}[content])
     elif not path.exists():
         path.write_bytes(b"" if content == "nothing" else b"noise\xff" * 9)
+
+
+# -- what a sweep's folder holds ----------------------------------------------------------------------------------
+
+LAUNCH = (
+    *("launch", "--algorithms", "ERM", "--datasets", "RotatedDigits", "--test_envs", "75", "--single_test_envs"),
+    *("--n_hparams", "2", "--n_trials", "2", "--steps", "1201", "--checkpoint_freq", "400", "--skip_confirmation"),
+    *("--hparams", '{"backbone": "Linear", "batch_size": 32}', "--device", "cpu", "--output_dir"),
+)
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], tuple[str, ...]]] = {
+    "status": (sweep.main, ("status", "--output_dir")),
+    "status --json": (sweep.main, ("status", "--json", "--output_dir")),
+    "collect": (collect.main, ("--input_dir",)),
+    "collect --json": (collect.main, ("--format", "json", "--input_dir")),
+    "export": (export.main, ("--format", "domainbed", "--output_dir", "exported", "--input_dir")),
+    "launch": (sweep.main, LAUNCH),
+    "retry": (sweep.main, ("retry", "--skip_confirmation", "--output_dir")),
+    "cancel": (sweep.main, ("cancel", "--output_dir")),
+    "delete_incomplete": (sweep.main, ("delete_incomplete", "--skip_confirmation", "--output_dir")),
+    "prune": (sweep.main, ("prune", "--skip_confirmation", "--output_dir")),
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sweep folders: one whose runs are all done, and one with a run that stopped and runs that were not begun."""
+    root = tmp_path_factory.mktemp("fuzz")
+    (root / "finished").mkdir()
+    own_sweep.make(root / "finished", hparams=1, trials=1)
+    with tarfile.open(Path(__file__).parent / "launchers" / "stored_sweep.tar.xz") as archive:
+        archive.extractall(root, filter="data")
+    (root / "sweep").rename(root / "stopped")
+    return root
+
+
+@fuzzed
+@given(data=st.data())
+def test_stored_json(data: st.DataObject, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with empty_folder() as folder, monkeypatch.context() as patched:
+        patched.setattr(Sweep, "execute", lambda self, **jobs: 0)  # all else of a launch reads the folder
+        patched.chdir(folder)
+        root = folder / "sweep"
+        shutil.copytree(kept / data.draw(st.sampled_from(["finished", "stopped"])), root)
+        files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        names = st.sampled_from(sorted({path.name for path in files}))
+        for name in data.draw(st.lists(names, min_size=1, max_size=2, unique=True)):
+            _damage(data, data.draw(st.sampled_from([path for path in files if path.name == name])))
+        main, words = COMMANDS[data.draw(st.sampled_from(sorted(COMMANDS)))]
+        run(main, *words, str(root))
+
+
+def _damage(data: st.DataObject, path: Path) -> None:
+    """Do to a file what disks, editors and other programs do."""
+    kind = data.draw(st.sampled_from(["gone", "folder", "cut", "foreign", "value", "value", "value", "line"]))
+    content = path.read_bytes()
+    if kind in ("gone", "folder"):
+        path.unlink()
+        if kind == "folder":
+            path.mkdir()
+    elif kind == "cut":
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    elif kind == "foreign":
+        path.write_bytes(
+            data.draw(st.sampled_from([b"", b"[]", b"{}", b"null", b"0", b'"x"', b"\x00\xff", b"[" * 5000]))
+        )
+    elif kind == "line":
+        path.write_bytes(content + data.draw(st.sampled_from([b"[]\n", b"{}\n", b"null\n", b"\xff\n", b'{"step": 5'])))
+    else:
+        lines = content.split(b"\n")
+        with contextlib.suppress(orjson.JSONDecodeError):
+            changed = _with_other_value(data, orjson.loads(lines[0]))
+            lines[0] = json.dumps(changed).encode()
+            path.write_bytes(b"\n".join(lines))
+
+
+def _with_other_value(data: st.DataObject, value: Any) -> Any:
+    """Put something else somewhere into a JSON value."""
+    if isinstance(value, dict) and value and data.draw(st.integers(0, 9)):
+        key = data.draw(st.sampled_from(sorted(value)))
+        if data.draw(st.integers(0, 9)) == 0:
+            return {name: item for name, item in value.items() if name != key}
+        return {**value, key: _with_other_value(data, value[key])}
+    if isinstance(value, list) and value and data.draw(st.integers(0, 9)):
+        at = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:at], _with_other_value(data, value[at]), *value[at + 1 :]]
+    return data.draw(VALUES)
