@@ -68,8 +68,7 @@ def build_algorithm(
 def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
     """Inputs to logits by the algorithm's own weights, or by others in their place, wherever those lie."""
     if weights is not None:
-        device = next(algorithm.parameters()).device
-        weights = {name: tensor.to(device) for name, tensor in weights.items()}
+        weights = _laid_as(algorithm, weights)
 
     def predict(x: Tensor) -> Tensor:
         x = algorithm.network.prepare(x)
@@ -80,6 +79,21 @@ def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = No
 
     algorithm.eval()
     return predict
+
+
+def _laid_as(algorithm: Algorithm, weights: Mapping[str, Tensor]) -> Weights:
+    """Return weights on the algorithm's device, each in the memory order of the algorithm's own tensor.
+
+    Files hold tensors contiguous, and a convolution whose weights lie otherwise than its images rounds otherwise: the
+    same weights would be evaluated to other digits after a resume.
+    """
+    own = {**dict(algorithm.named_parameters()), **dict(algorithm.named_buffers())}
+    found = {}
+    for name, tensor in weights.items():
+        mine = own[name].detach()
+        same = tensor.device == mine.device and tensor.stride() == mine.stride()
+        found[name] = tensor if same else torch.empty_like(mine, dtype=tensor.dtype).copy_(tensor)
+    return found
 
 
 @dataclass(frozen=True)

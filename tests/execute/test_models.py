@@ -45,6 +45,24 @@ def inputs(seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (6, *SHAPE), generator=generator, dtype=torch.uint8)
 
 
+def test_weights_from_a_file_predict_as_those_in_memory_whatever_the_memory_order(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    asked = run()
+    asked = dataclasses.replace(asked, setting=dataclasses.replace(asked.setting, channels_last=True))
+    algorithm = build_algorithm(asked, catalogue, TASK, CPU)
+    x = inputs()
+    save_model(tmp_path, "model", LAST, algorithm.predictor_tensors(), 4, 0.5)
+    predict, laid = predict_with(algorithm), predict_with(algorithm, find_model(tmp_path, "model", LAST).load(CPU))
+    seen: list[list[tuple[int, ...]]] = []
+    hook = algorithm.network.featurizer.register_forward_pre_hook(
+        lambda module, _: seen.append([p.stride() for p in module.parameters()])
+    )
+    assert torch.equal(predict(x), laid(x))
+    hook.remove()
+    assert seen[0] == seen[1], "what a convolution rounds depends on how its weights lie"
+
+
 def train(algorithm: Algorithm) -> None:
     algorithm.train()
     x = algorithm.network.prepare(inputs(1))
