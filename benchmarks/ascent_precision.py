@@ -1,4 +1,4 @@
-"""What bf16 makes of the updates of methods that look at the gradient, or at features, a small step away.
+"""Compare bf16 with fp32 updates of methods that evaluate gradients or features a small step away.
 
     python benchmarks/ascent_precision.py [--backbones SmallCNN resnet18] [--methods SAM GAM GR MIRO] [--batches 5]
 
@@ -67,7 +67,7 @@ def made(method: str, backbone: str, side: int, size: int) -> Algorithm:
 
 
 def update(algorithm: Algorithm, batches: list[Batch], precision: str) -> list[Tensor]:
-    """What the network's parameters are moved along, computed by a copy."""
+    """Return the update direction of the network's parameters, computed by a copy."""
     other = copy.deepcopy(algorithm)
     for part in other.modules():
         if isinstance(part, Network):

@@ -90,7 +90,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 
 class _Printable:
-    """A stream that escapes what a terminal would obey, such as an escape code in the name of a domain or file."""
+    """Escape control characters that a terminal would obey, such as an escape code in the name of a domain or file."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

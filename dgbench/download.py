@@ -194,7 +194,7 @@ def _remove_duplicates(cls: type[Dataset], data_dir: Path, listed: Path) -> int:
 
 
 def _verify(dataset: Dataset, progress: ReportProgress) -> int:
-    """Decode everything, and check caches of it; what opening refuses has been refused before."""
+    """Decode everything and check caches of it, for data that open without a problem."""
     bad = list(bad_examples(dataset, progress))
     caches, damaged = verify_caches(dataset)
     _tell(dataset, dataset.path or (dataset.data_dir or Path()) / dataset.card.folder)

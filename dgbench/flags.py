@@ -77,7 +77,7 @@ def site_of(args: Namespace) -> Site:
 
 
 def run_of(args: Namespace) -> dict[str, Any]:
-    """Collect what says which run `train` makes; raises `UserError` for numbers that are out of range."""
+    """Collect the options that define the run of `train`; raise `UserError` for numbers that are out of range."""
     return {"threads": None, **_given(args, "run")}
 
 

@@ -1,4 +1,4 @@
-"""What adapters share that learn from a batch as a whole: its entropies, and a last batch of one."""
+"""Share the code of adapters that learn from a batch as a whole: its entropies, and a last batch of one."""
 
 from __future__ import annotations
 

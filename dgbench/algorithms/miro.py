@@ -94,7 +94,7 @@ class MIRO(Algorithm):
 
 
 def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the features, and what each of the `hooked` modules put out on the way, in their order."""
+    """Return the features and the outputs of the `hooked` modules on the way to them, in order."""
     maps: dict[int, Tensor] = {}
 
     def keep(i: int, stage: Tensor) -> None:

@@ -19,7 +19,7 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 @dataclass(frozen=True)
 class _Hparams(algorithm.Hparams):
-    """What both forms have, as the release has them fixed in its loss; none is searched by the paper."""
+    """Hold the fields of both forms, fixed in the release's loss; the paper searches none."""
 
     temperature: float = hparam(5.0, help="what past and present logits are divided by", within="(0, inf)")
     start_epoch: int = hparam(5, help="a domain's examples are held to the past in epochs after this, counted from 0")

@@ -27,7 +27,7 @@ def surely_read(cls: type) -> tuple[str, ...]:
 
 
 class _Search:
-    """Follows calls, each function once; holds what was found."""
+    """Follow calls, each function once, and hold the names found."""
 
     def __init__(self) -> None:
         self.read: dict[str, None] = {}
@@ -59,7 +59,7 @@ class _Search:
                 self._follow(node, function, cls, owner)
 
     def _follow(self, call: ast.Call, function: FunctionType, cls: type | None, owner: type | None) -> None:
-        """Enter what is called, if it is a method of the object or is handed the hyperparameters."""
+        """Enter a called function that is a method of the object or gets the hyperparameters as an argument."""
         called = call.func
         if isinstance(called, ast.Attribute) and cls:
             if isinstance(called.value, ast.Name) and called.value.id == "self":

@@ -1,4 +1,4 @@
-"""Eleven questions that every algorithm must answer, and the small world in which they are asked.
+"""Put eleven questions to any algorithm, in small worlds of data.
 
 Imports `catalogue` and the packages below it. Read first: `questions`.
 """

@@ -1,4 +1,4 @@
-"""What every algorithm must do, as eleven questions that can be asked of anyone's.
+"""Check any algorithm by eleven questions.
 
 A question is a function of a subject, a number of training domains and a hyperparameter seed; it answers with what is
 wrong, or with nothing. `examine` asks all of them.
@@ -293,7 +293,7 @@ def takes_inputs(subject: Subject, domains: int, seed: int) -> str:
 
 
 def _trained(subject: Subject, world: World, values: Mapping[str, Any], domains: int) -> str:
-    """Train in a world for a few steps; returns what is wrong with that."""
+    """Train in a world for a few steps; return the problem found, or an empty text."""
     try:
         rehearsal = subject.rehearse_on(world.material(domains), values, world.how, [4] * domains)
         return _not_finite(rehearsal, rehearsal.until(world.how.steps))

@@ -37,7 +37,7 @@ _EXAMPLES, _MINIBATCH, _EVALUATE_EVERY = 96, 12, 5
 
 @dataclass(frozen=True)
 class Material:
-    """What a rehearsal trains on: inputs and labels of each domain, some to learn from and some to be judged by."""
+    """Inputs and labels of each domain of a rehearsal, some to learn from and some to evaluate on."""
 
     shape: tuple[int, ...]
     """Of one input."""
@@ -164,7 +164,7 @@ class Rehearsal:
         return dict(logged)
 
     def pause(self, step: int) -> None:
-        """What the loop does before the algorithm's `survey_at` and `validate_at`."""
+        """Do the loop's work that precedes the algorithm's `survey_at` and `validate_at`."""
         if step == self.algorithm.survey_at:
             self._survey()
         if step == self.algorithm.validate_at and step > 0:

@@ -1,4 +1,4 @@
-"""Tiny data of each kind of input and of label, for asking an algorithm what it can be trained on.
+"""Make tiny data of each kind of input and label, to check which of them an algorithm trains on.
 
 Inputs and labels are random: nothing is to be learnt from them, but every step must be possible.
 """

@@ -29,7 +29,7 @@ class ReportProgress(Protocol):
 
 
 def print_line(line: str) -> None:
-    """Print a line on standard error, what can't be printed escaped; while a bar is shown, above it."""
+    """Print a line on standard error, above the bar if one is shown; escape unprintable characters."""
     print(printable(line), file=sys.stderr, flush=True)
 
 

@@ -77,8 +77,8 @@ class Setting:
     """What stays as it was initialised: the layers that read the input, or all but the classifier."""
     classifier_init: Literal["random", "linear_probe"] = "random"
     """`linear_probe`: before the first step the classifier is fitted to the initial features, by logistic
-    regression. One that all trials share (`init` `sweep`) is fitted to the training examples of trial 0, as DiWA's
-    code does; other trials validate on some of these."""
+    regression. One that all trials share (`init` `sweep`) is fitted to the training examples of trial 0;
+    other trials validate on some of these."""
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: Literal["auto", True, False] = "auto"
     """Keep images and convolutions in the memory order that many processors and GPUs convolve faster: `auto` does where

@@ -80,7 +80,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape in a text what is not to be printed: control characters, and bytes of a file's name that are no UTF-8.
+    """Escape the unprintable characters of a text: control characters, and bytes of a file's name that are no UTF-8.
 
     >>> printable("caf\\udce9\\n\\x1b[31mred")
     'caf\\\\xe9\\\\n\\\\x1b[31mred'
@@ -89,7 +89,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Escape in each line of a text what is not to be printed."""
+    """Escape the unprintable characters of a text, but for its line ends."""
     return "\n".join(map(printable, text.split("\n")))
 
 

@@ -65,7 +65,7 @@ def ensure_built(cache: ImageCache) -> None:
 
 
 def damage_of(folder: Path, most: int | None = None) -> str:
-    """Word what is wrong with a cache; empty if nothing is, or it isn't finished. Read `most` blocks; None: all."""
+    """Describe the damage of a cache; empty if there is none, or it isn't finished. Read `most` blocks; None: all."""
     try:
         index = CacheIndex.read(folder)
     except Garbled as error:

@@ -62,7 +62,7 @@ class Decoding:
 
     @property
     def identity(self) -> str:
-        """Name what differs in the pixels from the default; empty if nothing does."""
+        """Name the departures of the pixels from the default; empty if there are none."""
         return " ".join(name for name, differs in (("turned", self.turn), ("on white", self.on_white)) if differs)
 
     def __call__(self, path: Path) -> Image.Image:

@@ -160,7 +160,7 @@ def _without_known_identities(fold: Fold) -> Fold:
 
 
 def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
-    """List what hyperparameter spaces may vary by: the data set's traits, and those of the network of its setting.
+    """List the traits that hyperparameter spaces may vary by: the data set's, and those of the network of its setting.
 
     Args:
         facts: The data set.

@@ -45,7 +45,7 @@ class OwnImages(ImageDataset):
 
     @property
     def decoding(self) -> Decoding:
-        """Lay what is transparent on white, and turn images if that is asked for."""
+        """Lay transparent images on white, and turn images with `exif` `turn`."""
         return replace(super().decoding, on_white=True, turn=self.exif == "turn")
 
     def doubts(self, tree: Tree) -> Iterator[str]:
@@ -69,7 +69,7 @@ class OwnImages(ImageDataset):
             )
 
     def remarks(self) -> Sequence[str]:
-        """List what was left out, which classes lack where, and which files are the same twice."""
+        """List left-out files, missing classes by domain, and files that occur twice."""
         return [*super().remarks(), *self._said_of_files(), *same_bytes(self.root, self.tree)]
 
     def _said_of_files(self) -> Iterator[str]:

@@ -36,7 +36,7 @@ Tree = Mapping[str, Mapping[str, Sequence[ImageFile]]]
 
 @dataclass
 class Accepted:
-    """Which files of folders are images, and what of them is left out."""
+    """Decide which files of folders are images, and count the others."""
 
     extensions: Sequence[str] = EXTENSIONS
     """In lower case."""
@@ -60,7 +60,7 @@ class Accepted:
         return False
 
     def told(self) -> Iterator[str]:
-        """Say what was left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
+        """Report the files that were left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
         counts = sorted(self.left_out.items(), key=lambda pair: (-pair[1], pair[0]))
         kinds = ", ".join(f"{n:,} {printable(extension) or 'without an extension'}" for extension, n in counts)
         if counts:

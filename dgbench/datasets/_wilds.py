@@ -145,7 +145,7 @@ class WildsFiles(Dataset):
         return self.domains
 
     def fingerprint(self) -> str:
-        """Hash the names and contents of the files that say what the examples are, and what is left out of them.
+        """Hash the names and contents of the files that list the examples, and the examples that are left out.
 
         Images are not hashed.
         """

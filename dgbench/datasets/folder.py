@@ -14,6 +14,6 @@ class folder(OwnImages):
     card = OWN_CARD
 
     def doubts(self, tree: Tree) -> Iterator[str]:
-        """Yield splits in the place of domains or classes, and what is wrong with any own images."""
+        """Yield splits in the place of domains or classes, and the problems of any own images."""
         yield from split_problems(self.path or self.root, tree)
         yield from super().doubts(tree)

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Escapes what a terminal that shows the log would obey, such as an escape code in a file's name."""
+    """Escape control characters that a terminal showing the log would obey, as in a file's name."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format as ever, tracebacks too, and escape."""
@@ -148,7 +148,7 @@ def _as_imported(file: str) -> str:
 
 
 def describe_machine(device: torch.device) -> str:
-    """Name what computes a run: the processor with its vector extensions, and the GPU if one is used."""
+    """Name the hardware that computes a run: the processor with its vector extensions, and the GPU if one is used."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return describe_processor() + ("" if device.type == "cpu" else f", {gpu}")
 

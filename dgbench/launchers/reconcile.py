@@ -160,7 +160,7 @@ class Sweep:
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
-        """Yield what the data sets hold, warnings of methods that were changed since, and remarks on the files."""
+        """Yield the contents of the data sets, warnings of methods changed since, and remarks on the files."""
         datasets = dict(self._datasets())  # one that is opened in several ways has the same files in each
         for name, dataset in datasets.items():
             yield printable(f"{name}: {_held(dataset)}")
@@ -197,7 +197,7 @@ class Sweep:
 
 
 def _held(dataset: Dataset) -> str:
-    """Say what a data set was understood to hold: domains with their counts, the first few classes."""
+    """Summarise the contents of a data set: domains with their counts, the first few classes."""
     counts = [f"{printable(name)} {n:,}" for name, n in zip(dataset.domains, dataset.counts(), strict=True)]
     classes = [printable(name) for name in dataset.classes]
     found = f"{sum(dataset.counts()):,} examples in {len(counts)} domain(s): {_first(counts, 12)}"

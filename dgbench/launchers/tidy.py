@@ -1,4 +1,4 @@
-"""Remove what a sweep's folder no longer needs, having looked at each run at that moment and at no link."""
+"""Remove files that a sweep's folder no longer needs, after a check of each run at that moment, never through links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dgbench.store.folder import RunFolder, State, Store
 
 @dataclass(frozen=True)
 class Prunable:
-    """What `prune` would remove of a sweep's folder, and what it would leave."""
+    """List the files of a sweep's folder that `prune` would remove, and those it would leave."""
 
     runs: tuple[RunFolder, ...]
     """Runs that the plan no longer has."""
@@ -23,7 +23,7 @@ class Prunable:
     """What lies among the runs and is none."""
 
     def lines(self) -> Iterator[str]:
-        """Yield, for people, what would be removed."""
+        """Yield lines that describe the planned removal."""
         for folder in self.runs:
             yield f"{folder.path}: {_size(folder.path) / 1e6:,.1f} MB, a run"
         for folder in self.weights:
@@ -31,7 +31,7 @@ class Prunable:
 
 
 def prunable(root: Path) -> Prunable:
-    """Find what a sweep's folder no longer needs; raise `UserError` if its folder of runs is a link."""
+    """Find the files that a sweep's folder no longer needs; raise `UserError` if its folder of runs is a link."""
     table, store = read_plan(root), Store(root)
     refuse_links(store.runs_dir)
     states = store.states((run.id for run in table.runs), 0)
@@ -44,7 +44,7 @@ def prunable(root: Path) -> Prunable:
 
 
 def prune(root: Path, agreed: Prunable) -> tuple[int, int]:
-    """Remove what was `agreed`, as far as it is not needed now and not under way; return the (runs, bytes) removed."""
+    """Remove `agreed` files that are still not needed and not under way; return the (runs, bytes) removed."""
     now = prunable(root)
     runs, weights = ({folder.id for folder in folders} for folders in (now.runs, now.weights))
     removed = freed = 0
@@ -66,7 +66,7 @@ def incomplete(root: Path) -> list[str]:
 
 
 def begin_anew(root: Path, agreed: Sequence[str]) -> list[str]:
-    """Remove what unfinished runs left; return those of which it was removed: not if done or under way by now."""
+    """Remove the files of unfinished runs, unless done or under way by now; return the ids of those removed."""
     return [id for id in agreed if Store(root).folder(id).reset()]
 
 

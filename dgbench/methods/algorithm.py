@@ -275,7 +275,7 @@ class Algorithm(nn.Module):
     # What the engine calls.
 
     def logged_update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Call `update`; return what it logs as tensors without a graph, also where it returns numbers."""
+        """Call `update`; return its logged values as tensors without a graph, also where it returns numbers."""
         logged = self.update(batches)
         if numbers := sorted(name for name, value in logged.items() if not isinstance(value, Tensor)):
             _warn_of_numbers(type(self).__name__, ", ".join(numbers))

@@ -71,7 +71,7 @@ class Foreign(Algorithm):
         """The class has made its own."""
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
-        """Run one update of the class; return what it logs: tensors, or numbers as DomainBed's own do."""
+        """Run one `update` of the wrapped class; return its logged values: tensors, or numbers as DomainBed's do."""
         logged: Mapping[str, Tensor | float] = self.inner.update(
             [(batch.x, batch.y) for batch in batches], **self._more
         )

@@ -150,7 +150,7 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor], own: Iterable
 
 
 def held(tensors: Mapping[str, Tensor]) -> str:
-    """Say what a file holds, by the first words of its names: `'head' (2 tensors), 'visual' (150 tensors)`."""
+    """Summarise a file by the first words of its names: `'head' (2 tensors), 'visual' (150 tensors)`."""
     words = grouped((name.partition(".")[0], name) for name in tensors)
     return ", ".join(f"{_listed([word])} ({len(names)} tensors)" for word, names in list(words.items())[:_SHOWN])
 

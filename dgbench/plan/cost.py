@@ -108,7 +108,7 @@ def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
 
 
 def refuse_small_domains(plan: Plan) -> None:
-    """Refuse domains that are too small for the holdout, and batches larger than what there is of a training domain.
+    """Refuse domains that are too small for the holdout, and batches larger than the training part of a domain.
 
     Each domain is named once. Of the domains of a pool there may be fewer examples than in a batch: that is what such
     data are like.

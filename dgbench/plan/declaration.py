@@ -47,7 +47,7 @@ class Declaration:
 
     @property
     def validation(self) -> str:
-        """Return what its data with splits of their own are validated on; empty for all other data."""
+        """Return the validation set of data with splits of their own, `ood` or `id`; empty for all other data."""
         protocol = self.requests[0].protocol
         return protocol.validation if isinstance(protocol, FixedSplit) else ""
 

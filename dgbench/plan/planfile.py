@@ -121,7 +121,7 @@ def read_plan(root: Path) -> PlanTable:
 
 
 def _check(table: PlanTable) -> None:
-    """Raise ValueError for what no plan of ours has: other names, positions at which there is nothing, circles."""
+    """Raise ValueError for a plan that was not written by dgbench: other names, positions out of range, circles."""
     for position, run in enumerate(table.runs):
         if not is_run_id(run.id):
             raise ValueError(f"{run.id!r} is no run's id")

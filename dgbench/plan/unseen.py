@@ -1,5 +1,5 @@
-"""Asks of every run of a plan whether what it is evaluated on is unseen, by its own training and by that of the runs
-that it stands on: merged members, teachers, adapted models, and whatever a further kind of run may read.
+"""Check for every run of a plan that its evaluated examples are unseen, by its own training and by that of the runs
+below it: merged members, teachers, adapted models, and the inputs of any further kind of run.
 
 The answer follows from how examples are dealt to domains and divided into parts (`data.splits`), so that no kind of run
 needs a rule of its own.
@@ -17,7 +17,7 @@ from dgbench.data.facts import DatasetFacts
 
 
 class Draw(NamedTuple):
-    """What decides which examples the views of a run hold."""
+    """The trial and seed that decide which examples the views of a run hold."""
 
     trial: int
     data_seed: int
@@ -37,7 +37,7 @@ _Seen: TypeAlias = tuple[View, Draw, Trained]
 
 
 def examples_of(run: Run, facts: DatasetFacts) -> Draw:
-    """Return what decides which examples the views of a training run hold."""
+    """Return the draw that decides which examples the views of a training run hold."""
     return Draw(run.trial, run.data_seed if GENERATED in facts.traits else 0)
 
 
@@ -58,7 +58,7 @@ def may_share(facts: DatasetFacts, one: tuple[View, Draw], other: tuple[View, Dr
 def seen_before(
     runs: Iterable[Run], cells: Iterable[tuple[str, Run]], facts: Mapping[str, DatasetFacts]
 ) -> Iterator[str]:
-    """Yield a problem for each row with a run that is evaluated on what it, or a run that it stands on, trained on.
+    """Yield a problem for each row with a run evaluated on examples that it, or a run below it, trained on.
 
     Args:
         runs: Those of a plan, each after its inputs.
@@ -111,7 +111,7 @@ def _first_seen(run: Run, own: Draw, trained: Iterable[Trained], facts: DatasetF
 
 
 def _why(run: Run, facts: DatasetFacts, view: View, own: Draw, training: Trained) -> str:
-    """Say what makes examples of a view seen, and the way out."""
+    """Explain why examples of a view are seen, and the way out."""
     if own.data_seed != training.draw.data_seed:
         alike = "sweep" if own.trial != training.draw.trial else "trial"
         below = "the linear probe that all trials share has" if training.probe else "runs that it stands on have"

@@ -339,7 +339,7 @@ def _written(value: object) -> str:
 
 
 def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str]:
-    """Yield what some run has otherwise than by default, with all values that runs have: `steps 100 or None`."""
+    """Yield the arguments that aren't the default in some run, with all values that runs have: `steps 100 or None`."""
     every = [(name, value) for counts in arguments for name, values in counts.items() for value in values]
     for name, values in grouped(dict.fromkeys(every)).items():
         if set(values) - {_written(ARGUMENTS[name])}:

@@ -39,7 +39,7 @@ class Series:
 
     @property
     def places(self) -> Mapping[int | str, int]:
-        """Map what its models are matched by with those of other folds to their places: step, or of adapted ones role.
+        """Map the key by which models of other folds are matched (step, or the role of adapted models) to their places.
 
         Which step was the best differs from fold to fold.
         """

@@ -65,7 +65,7 @@ class Outcome:
 
 
 class Selector(ABC):
-    """Chooses among the candidates of a spot; `reads` and `models_read` say what it looks at."""
+    """Choose among the candidates of a spot; `reads` and `models_read` describe the records that it reads."""
 
     name: ClassVar[str]
     label: ClassVar[str]
@@ -92,7 +92,7 @@ class Selector(ABC):
         """Count the models of one hyperparameter seed that it compares: 0 while runs lack, None if never asked for."""
 
     def models_read(self, results: Results, row: str, datasets: Sequence[str]) -> str:
-        """Word of which models of a row it reads the views, and what chose models before that, in making them."""
+        """Describe the models of a row whose views it reads, and the choices made before, in making them."""
         members = " whose members are their runs' best in validation" if row in results.members else ""
         if results.of_all_trials(row, datasets):
             return f"but for the one model of all trials{members}, which nothing was read to choose"

@@ -45,7 +45,7 @@ class Cell:
         return self.estimate is not None and bool(self.gaps)
 
     def __str__(self) -> str:
-        """Write what a table shows: `98.0 +/- 0.2`, `98.0*`, `11.8!`, `3 runs missing`."""
+        """Format the cell as in a table: `98.0 +/- 0.2`, `98.0*`, `11.8!`, `3 runs missing`."""
         if self.estimate is None:
             return shortfall(self.gaps)
         marks = ("*" if self.partial else "") + ("!" if self.diverged and math.isfinite(self.estimate.mean) else "")
@@ -90,7 +90,7 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """List what speaks against comparing runs of the same table, each once."""
+        """List reasons against comparing runs of the same table, each once."""
         notes = (*(note for table in self.tables for note in table.notes), *self.notes)
         return tuple(dict.fromkeys(note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)))
 
@@ -261,7 +261,7 @@ def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
 
 
 def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
-    """Say what the marks mean that there are."""
+    """Explain the marks that occur."""
     shown = [cell for cells in rows.values() for cell in cells if cell.estimate]
     if any(cell.partial for cell in shown):
         yield "* stands on less than was asked for: on complete hyperparameter seeds and trials alone"

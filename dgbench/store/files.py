@@ -18,7 +18,7 @@ from dgbench.store.sealed import Garbled
 
 
 class DamagedSweep(UserError):
-    """A file that says what a sweep holds is not what was written."""
+    """A file of a sweep is damaged: its content is not the written one."""
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -118,7 +118,7 @@ def refuse_links(*folders: Path) -> None:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link, but not what that points to."""
+    """Remove a file, a folder with its contents, or a link, but not the target of a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

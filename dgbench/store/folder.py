@@ -79,7 +79,7 @@ class RunFolder:
             write_json(self.path / RUN, run.to_json())
 
     def run(self) -> Run:
-        """Read the run as it was asked for; raise FileNotFoundError before it is begun, `Garbled` if it is damaged."""
+        """Read the requested run; raise FileNotFoundError before it is begun, `Garbled` if it is damaged."""
         data = self._run_json()
         with making_sense_of(self.path / RUN):
             return Run.from_json(data)
@@ -93,7 +93,7 @@ class RunFolder:
         return data
 
     def damage(self) -> str:
-        """Word what is wrong with the files of a run that is not under way; empty if nothing is.
+        """Describe the damage to files of a run that is not under way; empty if there is none.
 
         The first damage is named. Failures and leases are not among it: what can't be read of them is told otherwise.
         """
@@ -211,11 +211,11 @@ class RunFolder:
         write_json(self.path / DONE, {**summary, "records": data.count(b"\n"), "sha256": sha256})
 
     def remove_checkpoint(self) -> None:
-        """Remove what a run that is done no longer needs; harmless if it is gone."""
+        """Remove the checkpoint of a run that is done; harmless if it is gone."""
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """Read what `finish` wrote: None before; what it doesn't say is empty; `Garbled` if it is damaged."""
+        """Read the summary of `finish`, None before; missing fields are empty; raise `Garbled` if it is damaged."""
         return notes.read_summary(self.path / DONE)
 
     def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:
@@ -260,7 +260,7 @@ class RunFolder:
         notes.write_loss(self.path, self._names(), {"why": why, "log": str(self.log_path)})
 
     def losses(self) -> list[dict[str, Any]]:
-        """Read what `lose` recorded, oldest first."""
+        """Read the records of `lose`, oldest first."""
         return [notes.read_note(self.path / name, "why") for name in notes.losses(self._names())]
 
     def reset(self, *, done_too: bool = False) -> bool:
@@ -351,7 +351,7 @@ class Store:
         return [entry.name for entry in self._entries() if _is_run_folder(entry)]
 
     def strangers(self) -> list[Path]:
-        """List what lies among the runs and is none: other names, files, links, folders of other content."""
+        """List entries among the runs that are no run: other names, files, links, folders of other content."""
         return [Path(entry.path) for entry in self._entries() if not (_is_run_folder(entry) and _holds_run(entry))]
 
     def _entries(self) -> list[os.DirEntry[str]]:

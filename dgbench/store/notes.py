@@ -57,7 +57,7 @@ class Failures:
         return {int(match["number"]) for match in _matches(self.files, _FAILED)}
 
     def outlook(self, retries: int | None) -> str:
-        """Word how it stands with another attempt; empty if nothing is to be said, as where `retries` is None."""
+        """Describe whether there will be another attempt; empty where `retries` is None."""
         if self.final:
             return UNMENDED
         if self.files[-1].startswith("killed"):
@@ -105,7 +105,7 @@ def read_summary(done: Path) -> dict[str, Any] | None:
 
 
 def read_note(path: Path, field: str) -> dict[str, Any]:
-    """Read a note, which must have `field`; if it is damaged, that is what `field` says."""
+    """Read a note, which must have `field`; the damage stands in `field` if there is any."""
     try:
         note = read_object(path)
     except (Garbled, FileNotFoundError) as error:

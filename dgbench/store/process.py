@@ -28,7 +28,7 @@ class Process:
         return Process(host, boot, os.getpid(), start_time(os.getpid()) or 0)
 
     def alive(self) -> bool | None:
-        """Whether it still exists; None if that cannot be told from here (another machine or container)."""
+        """Whether it still exists; None if it runs on another machine or in another container."""
         if not self.boot or not self.started or (self.host, self.boot) != machine():
             return None
         started = start_time(self.pid)

@@ -1,4 +1,4 @@
-"""Files that know whether they are what was written: behind their content, or in their header, stands its sha256."""
+"""Write and read files that carry the sha256 of their content, behind it or in their header."""
 
 from __future__ import annotations
 
