@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from dgbench import cli, collect
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
-from dgbench.core.protocol import FixedSplit, LeaveOneDomainOut, View
+from dgbench.core.protocol import FixedSplit, Fold, LeaveOneDomainOut, View
 from dgbench.core.run import BEST
 from dgbench.core.site import Site
 from dgbench.data.views import Minibatches, ViewData
@@ -377,3 +379,24 @@ def test_what_needs_classes_is_refused_where_there_are_none(tmp_path: Path, data
 def test_what_sweeps_do_not_support_is_refused_with_the_reason(tmp_path: Path, data_dir: Path, dataset: str) -> None:
     (told,) = problems(tmp_path, data_dir, "ERM", dataset=dataset)
     assert told.startswith(f"{dataset} is not supported: ")
+
+
+def test_a_folder_whose_folds_have_both_validation_sets_stays_readable(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = FixedSplit.folds
+
+    def both(self: FixedSplit, domains: Sequence[str], **known: Sequence[str]) -> Iterator[Fold]:
+        for fold in folds(self, domains, **known):
+            yield dataclasses.replace(fold, source_val=(View(fold.held_out[0], "id_val"),))
+
+    with monkeypatch.context() as patch:  # as sweeps were planned before one set was for all that is chosen
+        patch.setattr(FixedSplit, "folds", both)
+        old = execute_all(sweep_of(tmp_path, data_dir, "ERM", "ERM+T3A"))
+    shown = tables(old, capsys, "--selector", "training-domain", "validation-domain")
+    found = {table["selector"]: table for table in shown["tables"] if table["dataset"]}
+    assert list(found) == ["training-domain", "validation-domain"]
+    for table in found.values():
+        assert [row["row"] for row in table["rows"]] == ["ERM", "ERM+T3A"]
+        assert not any(cell["gaps"] for row in table["rows"] for cell in row["cells"])
+        assert table["signature"]["validation"] == "id (id_val) for averages, members, teachers and adapters"
