@@ -108,8 +108,8 @@ class DatasetFacts:
         return sum(self.pools.get(view.domain, 1) for view in fold.train)
 
     def convolves(self, backbone: str) -> bool:
-        """Tell whether a network, by its own name, convolves beyond the layers that read its input."""
-        return "convolutions" not in backbone_lacks(backbone, self.input_shape)
+        """Tell whether a network, by its own name, takes the inputs and convolves beyond the layers that read them."""
+        return self.input_kind in takes(backbone) and "convolutions" not in backbone_lacks(backbone, self.input_shape)
 
     def lacking(self, setting: Setting) -> frozenset[str]:
         """Return the needs of methods that the data set, the network on it and the resolved setting don't meet."""

@@ -30,7 +30,7 @@ RUN = Run(
     fold=FOLD,
     hparams_seed=1,
     trial=2,
-    setting=Setting("dgbench", steps=301, checkpoint_freq=50, backbone="SmallCNN"),
+    setting=Setting("dgbench", steps=301, checkpoint_freq=50, backbone="SmallCNN", channels_last=False),
     averages=(Part("Mean", {"start": 100}),),
     inputs=(Input("0123", "Mean"),),
 )

@@ -17,7 +17,7 @@ from dgbench.execute.evaluate import mean_score
 from dgbench.execute.models import predict_with
 from dgbench.execute.probe import _write, fit_classifier
 from dgbench.execute.training import Training
-from dgbench.store.lease import Stopped
+from dgbench.store.lease import Stopped, StopSignals
 from tests.support.in_process import CPU, records_of, scores_of, sweep_of, train, training_of
 
 
@@ -127,10 +127,11 @@ def test_the_stop_of_a_run_is_heard_in_its_probe(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "ERM", setting={"classifier_init": "linear_probe"})
     folder = sweep.store.folder(sweep.plan.runs[0].id)
     folder.create(sweep.plan.runs[0])
-    lease = folder.claim()
+    stops = StopSignals()
+    lease = folder.claim(stops)
     assert lease
     with lease:
         bench = open_workbench(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue, lease=lease)
-        lease._stop = True  # as its signal handlers set it
+        stops.came = True  # as SIGTERM sets it
         with pytest.raises(Stopped):
             bench.algorithm(begin=True)
