@@ -39,6 +39,13 @@ def test_the_table_of_cases_names_what_is_made(cases: Cases) -> None:
         assert unnamed <= {"images", "good.csv", "plain.pth"}  # what is right, beside which the others stand
 
 
+def at(cases: Cases, data: str) -> str:
+    """Name a data set `folder:GROUP/CASE` by the place where the case lies."""
+    kind, _, path = data.partition(":")
+    group, _, name = path.partition("/")
+    return f"{kind}:{cases(group) / name}"
+
+
 @pytest.mark.parametrize(
     ("data", "refusal"),
     [
@@ -54,9 +61,7 @@ def test_the_table_of_cases_names_what_is_made(cases: Cases) -> None:
 def test_what_is_refused_at_launch(
     cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], data: str, refusal: str
 ) -> None:
-    kind, _, path = data.partition(":")
-    group, _, name = path.partition("/")
-    code, _, errors = planned(capfd, tmp_path / "out", f"{kind}:{cases(group) / name}")
+    code, _, errors = planned(capfd, tmp_path / "out", at(cases, data))
     assert code == 2
     assert refusal in errors
 
@@ -78,9 +83,7 @@ def test_what_is_refused_at_launch(
 def test_what_is_planned_is_said_in_full(
     cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], data: str, said: str
 ) -> None:
-    kind, _, path = data.partition(":")
-    group, _, name = path.partition("/")
-    code, output, _ = planned(capfd, tmp_path / "out", f"{kind}:{cases(group) / name}")
+    code, output, _ = planned(capfd, tmp_path / "out", at(cases, data))
     assert code == 0
     assert said in output
     assert output.replace("\n", "").isprintable()
@@ -113,9 +116,9 @@ def test_where_a_class_is_missing_there_is_a_table_of_what_there_is(
     cases: Cases, tmp_path: Path, capfd: pytest.CaptureFixture[str], data: str
 ) -> None:
     kind, _, path = data.partition(":")
-    group, _, name = path.partition("/")
+    name = path.partition("/")[2]
     hparams = '{"batch_size": 4, "backbone": "MLP", "image_size": 8, "cache": "off"}'
-    words = ["--algorithm", "ERM", "--dataset", f"{kind}:{cases(group) / name}", "--test", "c", "--hparams", hparams]
+    words = ["--algorithm", "ERM", "--dataset", at(cases, data), "--test", "c", "--hparams", hparams]
     words += ["--steps", "3", "--device", "cpu", "--threads", "1", "--output_dir", str(tmp_path / "out")]
     assert cli.run(train.main, words) == 2
     assert "--allow_missing_classes" in capfd.readouterr().err
