@@ -46,6 +46,8 @@ class AlgorithmCard:
     """What a user should know of an algorithm before running it; `dgbench check` holds it to each word."""
 
     paper: str
+    link: str = ""
+    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
     forwards: float = 1.0
     """Examples that pass forward through the featurizer in a step, by those of the minibatches; the baseline has 1.
 
@@ -130,6 +132,8 @@ class AverageCard:
     """What a user should know of an average along a run."""
 
     paper: str
+    link: str = ""
+    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
     when: str = "always"
     """`always`: a predictor at every evaluation. `end`: one predictor, when training is over."""
     copies: float = 1.0
@@ -145,6 +149,8 @@ class MergerCard:
     """What a user should know of a merger of runs."""
 
     paper: str
+    link: str = ""
+    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
     average: str = ""
     """The average whose models are merged where the name has none (EoA merges moving averages)."""
     ensemble: bool = False
@@ -166,6 +172,8 @@ class AdapterCard:
     """What a user should know of a test-time adapter."""
 
     paper: str
+    link: str = ""
+    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
     forwards: float = 1.0
     backwards: float = 0.0
     needs: tuple[str | Need, ...] = ()
@@ -244,6 +252,8 @@ class DatasetCard:
     note: str = ""
     """What a user should know before comparing results."""
     paper: str = ""
+    link: str = ""
+    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
     folder: str = ""
     """Its place under the data directory; empty if it needs no files."""
     derived_from: str = ""
