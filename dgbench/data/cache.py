@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dgbench.core.errors import UserError
 from dgbench.data.cache_format import INDEX, PIXELS, CacheIndex, ImageCache, find_damage, read_sizes
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 SAMPLED = 4
 """Blocks of a cache that are compared with their checksums whenever it is opened."""
@@ -68,7 +68,7 @@ def damage_of(folder: Path, most: int | None = None) -> str:
     """Describe the damage of a cache; empty if there is none, or it isn't finished. Read `most` blocks; None: all."""
     try:
         index = CacheIndex.read(folder)
-    except Garbled as error:
+    except CorruptFile as error:
         return str(error)
     return find_damage(folder, index, most) if index else ""
 
@@ -86,7 +86,7 @@ def verify_caches(dataset: Dataset) -> tuple[int, list[str]]:
     own, found, wrong = dataset.image_cache(), 0, list[str]()
     for folder in sorted(path.parent for path in own.place.glob(f"*/{INDEX}")):
         damage = damage_of(folder)
-        with suppress(Garbled):  # of which a damaged index doesn't say whose it is
+        with suppress(CorruptFile):  # of which a damaged index doesn't say whose it is
             index = CacheIndex.read(folder)
             if index is None or index.name != own.name:
                 continue

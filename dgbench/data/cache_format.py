@@ -67,7 +67,7 @@ class CacheIndex:
 
     @staticmethod
     def read(folder: Path) -> CacheIndex | None:
-        """Return the index of a finished cache: None if it isn't finished; raise `Garbled` if it is damaged."""
+        """Return the index of a finished cache: None if it isn't finished; raise `CorruptFile` if it is damaged."""
         try:
             data = read_object(folder / INDEX)
         except FileNotFoundError:

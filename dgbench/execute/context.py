@@ -30,7 +30,7 @@ from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.networks.network import Network
 from dgbench.store.folder import RunFolder, Store
 from dgbench.store.lease import Lease, Stopped
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ class Workbench:
         """
         try:
             return find_model(self.store.folder(source.run).path, source.predictor, which)
-        except Garbled as error:
+        except CorruptFile as error:
             raise InputDamaged(source.run, str(error)) from error
 
     def _fit(self, network: Network) -> None:

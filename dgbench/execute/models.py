@@ -146,7 +146,7 @@ def find_model(folder: Path, predictor: str, which: str) -> Saved:
 
     Raises:
         FileNotFoundError: It is gone, with what to do about it.
-        Garbled: The file is not what was written.
+        CorruptFile: The file is not what was written.
     """
     path = model_path(folder, predictor, which)
     if not path.is_file():

@@ -31,7 +31,7 @@ from dgbench.methods.average import Average
 from dgbench.store.files import write_atomic
 from dgbench.store.folder import CHECKPOINT
 from dgbench.store.lease import Stopped
-from dgbench.store.sealed import Garbled, check_seal, sealed
+from dgbench.store.sealed import CorruptFile, check_seal, sealed
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class Training:
             check_seal(self.checkpoint)
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.folder.truncate_records(*state["records"])
-        except Garbled as error:
+        except CorruptFile as error:
             log.warning("begun anew: %s", error)
             self.folder.lose(str(error))
             self._begin_anew()

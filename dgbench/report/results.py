@@ -18,7 +18,7 @@ from dgbench.core.wording import grouped
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class _Reader:
         folder = RunFolder(self.root, run.id)
         try:
             found = folder.finished()
-        except Garbled as error:
+        except CorruptFile as error:
             return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
         if found is None:
             return None

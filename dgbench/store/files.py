@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from dgbench.core.errors import UserError
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 
 class DamagedSweep(UserError):
@@ -54,14 +54,14 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        Garbled: There is something else, with its name and what is wrong: a disk, or a person, changed it.
+        CorruptFile: There is something else, with its name and what is wrong: a disk, or a person, changed it.
     """
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except OSError as error:
-        raise Garbled(f"{path} is damaged: it can't be read ({error.strerror})") from error
+        raise CorruptFile(f"{path} is damaged: it can't be read ({error.strerror})") from error
     with making_sense_of(path):
         data = orjson.loads(content)
         if not isinstance(data, dict):
@@ -71,14 +71,14 @@ def read_object(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def making_sense_of(path: Path) -> Iterator[None]:
-    """Raise `Garbled`, with the file's name, where its content makes a block of code fail."""
+    """Raise `CorruptFile`, with the file's name, where its content makes a block of code fail."""
     try:
         yield
-    except (UserError, Garbled):
+    except (UserError, CorruptFile):
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:  # all that wrong data can cause
         missing = "it lacks " if isinstance(error, KeyError) else ""
-        raise Garbled(f"{path} is damaged: {missing}{error}") from error
+        raise CorruptFile(f"{path} is damaged: {missing}{error}") from error
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def reading_sweep_json(root: Path, name: str, version: int, mend: str) -> Iterat
             yield data
     except FileNotFoundError:
         raise UserError(f"{root} holds no sweep: there is no {name} in it") from None
-    except Garbled as error:
+    except CorruptFile as error:
         raise DamagedSweep(f"{error}: {mend}") from error
 
 

@@ -29,7 +29,7 @@ from dgbench.store.files import making_sense_of, read_object, refuse_links, remo
 from dgbench.store.lease import TTL, Lease, StopSignals, cancel_mark
 from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
 CHECKPOINT = "checkpoint.pt"
@@ -79,7 +79,7 @@ class RunFolder:
             write_json(self.path / RUN, run.to_json())
 
     def run(self) -> Run:
-        """Read the requested run; raise FileNotFoundError before it is begun, `Garbled` if it is damaged."""
+        """Read the requested run; raise FileNotFoundError before it is begun, `CorruptFile` if it is damaged."""
         data = self._run_json()
         with making_sense_of(self.path / RUN):
             return Run.from_json(data)
@@ -101,16 +101,16 @@ class RunFolder:
             if self.finished() is None and (self.path / RUN).exists():
                 self._check_files()
                 self._run_json()
-        except Garbled as error:
+        except CorruptFile as error:
             return str(error)
         return ""
 
     def _check_files(self) -> None:
-        """Raise `Garbled` if a folder lies where a file should."""
+        """Raise `CorruptFile` if a folder lies where a file should."""
         with os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name in _FILES and not entry.is_file():
-                    raise Garbled(f"{entry.path} is damaged: it is no file")
+                    raise CorruptFile(f"{entry.path} is damaged: it is no file")
 
     def finished(self) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
         """Read all that others believe of a finished run; None before it has finished.
@@ -119,7 +119,7 @@ class RunFolder:
             What `finish` wrote, the records, and the number of torn lines among them that were cut off.
 
         Raises:
-            Garbled: A file is not what was written.
+            CorruptFile: A file is not what was written.
         """
         summary = self.summary()
         if summary is None:
@@ -127,7 +127,7 @@ class RunFolder:
         try:
             self._run_json()
         except FileNotFoundError:
-            raise Garbled(f"{self.path / RUN} is gone") from None
+            raise CorruptFile(f"{self.path / RUN} is gone") from None
         records, torn = records_file.read_finished(self.path / RECORDS, summary["records"], summary["sha256"])
         return summary, records, torn
 
@@ -199,7 +199,7 @@ class RunFolder:
         return len(data), hashlib.sha256(data).hexdigest()
 
     def truncate_records(self, size: int, sha256: str = "") -> None:
-        """Go back to the bytes that a checkpoint remembers; raise `Garbled` if there are fewer, or others."""
+        """Go back to the bytes that a checkpoint remembers; raise `CorruptFile` if there are fewer, or others."""
         records_file.truncate(self.path / RECORDS, size, sha256)
 
     # -- how it ended ---------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class RunFolder:
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """Read the summary of `finish`, None before; missing fields are empty; raise `Garbled` if it is damaged."""
+        """Read the summary of `finish`, None before; missing fields are empty; raise `CorruptFile` if it is damaged."""
         return notes.read_summary(self.path / DONE)
 
     def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:

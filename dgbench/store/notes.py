@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.store.files import making_sense_of, read_object, write_json
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 FREE_KILLS = 3
 """How many kills from outside use up no retry; further ones do, for what has a run killed may be the run itself."""
@@ -89,7 +89,7 @@ def losses(names: Iterable[str]) -> list[str]:
 
 
 def read_summary(done: Path) -> dict[str, Any] | None:
-    """Read how a run finished: None if there is no such file; raise `Garbled` if it is damaged.
+    """Read how a run finished: None if there is no such file; raise `CorruptFile` if it is damaged.
 
     What an earlier version didn't say is empty.
     """
@@ -108,7 +108,7 @@ def read_note(path: Path, field: str) -> dict[str, Any]:
     """Read a note, which must have `field`; the damage stands in `field` if there is any."""
     try:
         note = read_object(path)
-    except (Garbled, FileNotFoundError) as error:
+    except (CorruptFile, FileNotFoundError) as error:
         note = {field: str(error)}
     return {field: f"{path} is damaged: it lacks {field!r}", "log": "", **note}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 
 def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -31,12 +31,12 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def truncate(path: Path, size: int, sha256: str = "") -> None:
-    """Go back to the first `size` bytes; raise `Garbled` if there are fewer, or others than `sha256` says."""
+    """Go back to the first `size` bytes; raise `CorruptFile` if there are fewer, or others than `sha256` says."""
     data = read_bytes(path)
     if len(data) < size:
-        raise Garbled(f"{path} has {len(data)} bytes, the checkpoint has seen {size}")
+        raise CorruptFile(f"{path} has {len(data)} bytes, the checkpoint has seen {size}")
     if sha256 and hashlib.sha256(data[:size]).hexdigest() != sha256:
-        raise Garbled(f"{path} is not what the checkpoint has seen")
+        raise CorruptFile(f"{path} is not what the checkpoint has seen")
     if len(data) > size:
         file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
         try:
@@ -67,7 +67,7 @@ def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, A
         The records, and the number of lines that were cut off.
 
     Raises:
-        Garbled: Without torn lines the file is not what it was, or it can't be read.
+        CorruptFile: Without torn lines the file is not what it was, or it can't be read.
     """
     try:
         data = read_bytes(path)
@@ -78,7 +78,7 @@ def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, A
     if hashlib.sha256(data).hexdigest() != sha256:
         whole = [line for line in lines if _is_record(line)]
         if hashlib.sha256(b"".join(line + b"\n" for line in whole)).hexdigest() != sha256:
-            raise Garbled(f"{path.name} doesn't hold the {count} records that the run finished with")
+            raise CorruptFile(f"{path.name} doesn't hold the {count} records that the run finished with")
         lines, torn = whole, len(lines) - len(whole)
     records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
     return records, torn

@@ -16,7 +16,7 @@ _SEAL = "sha256"
 _LARGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 
 
-class Garbled(ValueError):
+class CorruptFile(ValueError):
     """A file is not what was written: a disk lost some of it, or somebody changed it."""
 
 
@@ -32,7 +32,7 @@ def sealed(write: Callable[[BinaryIO], object]) -> Callable[[BinaryIO], object]:
 
 
 def check_seal(path: Path) -> None:
-    """Read a sealed file once; raises `Garbled` if it isn't what was written, or can't be read to its end."""
+    """Read a sealed file once; raises `CorruptFile` if it isn't what was written, or can't be read to its end."""
     hash, behind = hashlib.sha256(), b""
     with open(path, "rb") as file:
         try:
@@ -41,9 +41,9 @@ def check_seal(path: Path) -> None:
                 hash.update(behind[:-_SIZE])
                 behind = behind[-_SIZE:]
         except OSError as error:
-            raise Garbled(f"{path} can't be read ({error.strerror})") from error
+            raise CorruptFile(f"{path} can't be read ({error.strerror})") from error
     if behind != hash.digest():
-        raise Garbled(f"{path} is not what was written")
+        raise CorruptFile(f"{path} is not what was written")
 
 
 def sealed_safetensors(content: bytes) -> bytes:
@@ -69,7 +69,7 @@ def check_safetensors(path: Path) -> bool:
         Whether it carries a seal; those of earlier versions don't.
 
     Raises:
-        Garbled: It isn't what was written, or can't be read to its end.
+        CorruptFile: It isn't what was written, or can't be read to its end.
     """
     try:
         with open(path, "rb") as file:
@@ -78,11 +78,11 @@ def check_safetensors(path: Path) -> bool:
             seal = metadata.pop(_SEAL, None)
             whole = seal is None or _digest(header, metadata, iter(lambda: file.read(_BLOCK), b"")) == seal
     except OSError as error:
-        raise Garbled(f"{path} can't be read ({error.strerror})") from error
+        raise CorruptFile(f"{path} can't be read ({error.strerror})") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise Garbled(f"{path} is not what was written ({error})") from error
+        raise CorruptFile(f"{path} is not what was written ({error})") from error
     if not whole:
-        raise Garbled(f"{path} is not what was written")
+        raise CorruptFile(f"{path} is not what was written")
     return seal is not None
 
 

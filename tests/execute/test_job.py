@@ -250,7 +250,7 @@ def test_an_unknown_run_is_no_crash_of_others(tmp_path: Path) -> None:
     (folder.path / "run.json").write_text(text.replace('"format": 1', '"format": 9'))
     assert execute(sweep, run) == 1
     (failure,) = folder.failures()
-    assert failure["error"] == f"Garbled: {folder.path}/run.json is damaged: run format 9, this version reads 1"
+    assert failure["error"] == f"CorruptFile: {folder.path}/run.json is damaged: run format 9, this version reads 1"
 
 
 # -- a disk that fills --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dgbench.execute import models
 from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model, to_bytes
 from dgbench.methods.algorithm import Algorithm, Batch, Task
 from dgbench.store.folder import model_path
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 SHAPE, CLASSES = (1, 8, 8), 5
 CPU = torch.device("cpu")
@@ -165,7 +165,7 @@ def test_a_model_with_one_bit_changed_is_refused_by_name(tmp_path: Path) -> None
     content[-6] ^= 1
     for damaged in (bytes(content), bytes(content[:-20]), b"", b"\0" * 40):
         path.write_bytes(damaged)
-        with pytest.raises(Garbled, match=r"SMA\.best\.safetensors is not what was written"):
+        with pytest.raises(CorruptFile, match=r"SMA\.best\.safetensors is not what was written"):
             find_model(tmp_path, "SMA", BEST)
 
 
@@ -182,7 +182,7 @@ def test_a_model_of_an_earlier_version_is_believed_and_told_once(
         "weights that an earlier version kept carry no sha256: they are believed as they are"
     ]
     (tmp_path / "models" / "model.best.safetensors").write_bytes(save({"weight": torch.arange(12.0)}))
-    with pytest.raises(Garbled, match="damaged"):
+    with pytest.raises(CorruptFile, match="damaged"):
         find_model(tmp_path, "model", BEST)
 
 

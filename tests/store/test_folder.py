@@ -23,7 +23,7 @@ from dgbench.store.files import write_atomic, write_json
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
 from dgbench.store.lease import lease_name
 from dgbench.store.notes import FREE_KILLS, UNMENDED
-from dgbench.store.sealed import Garbled
+from dgbench.store.sealed import CorruptFile
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
 TOY = Run("train", Part("Toy", {"lr": 0.1}), "Data", FOLD, 0, 0, setting())
@@ -334,12 +334,12 @@ def test_records_torn_at_every_byte(tmp_path_factory: pytest.TempPathFactory, re
     refused = f"{RECORDS} doesn't hold the {len(records)} records that the run finished with"
     for size in range(len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(Garbled, match=refused):
+        with pytest.raises(CorruptFile, match=refused):
             believed(folder)
         torn = whole[:size].rpartition(b"\n")[2]
         path.write_bytes(whole + torn)
         if whole[size : size + 1] == b"\n":  # all of a record but its end
-            with pytest.raises(Garbled, match=refused):
+            with pytest.raises(CorruptFile, match=refused):
                 believed(folder)
         else:
             assert believed(folder) == (records, int(bool(torn)))
@@ -364,13 +364,13 @@ def test_records_that_changed_after_the_end_are_refused(folder: RunFolder) -> No
     refused = r"records\.jsonl doesn't hold the 2 records that the run finished with"
     for content in (b'{"i":0}\n', b'{"i":0}\n{"i":2}\n', b'{"i":0}\n{"i":1}\n{"i":2}\n'):
         path.write_bytes(content)
-        with pytest.raises(Garbled, match=refused):
+        with pytest.raises(CorruptFile, match=refused):
             believed(folder)
     path.unlink()
-    with pytest.raises(Garbled, match=refused):
+    with pytest.raises(CorruptFile, match=refused):
         believed(folder)
     path.mkdir()
-    with pytest.raises(Garbled, match=refused):
+    with pytest.raises(CorruptFile, match=refused):
         believed(folder)
 
 
@@ -404,7 +404,7 @@ def test_appending_to_a_torn_line_is_our_mistake(folder: RunFolder) -> None:
 
 def test_a_checkpoint_that_has_seen_more_than_there_is(folder: RunFolder) -> None:
     folder.truncate_records(0)
-    with pytest.raises(Garbled, match=r"records\.jsonl has 0 bytes, the checkpoint has seen 8"):
+    with pytest.raises(CorruptFile, match=r"records\.jsonl has 0 bytes, the checkpoint has seen 8"):
         folder.truncate_records(8)
 
 
@@ -415,7 +415,7 @@ def test_a_checkpoint_that_has_seen_other_records_than_there_are(folder: RunFold
     folder.truncate_records(size, sha256)
     assert lines(folder) == [{"i": 0}]
     (folder.path / RECORDS).write_bytes(b'{"i":7}\n')
-    with pytest.raises(Garbled, match=r"records\.jsonl is not what the checkpoint has seen"):
+    with pytest.raises(CorruptFile, match=r"records\.jsonl is not what the checkpoint has seen"):
         folder.truncate_records(size, sha256)
 
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from dgbench.store.files import write_atomic
-from dgbench.store.sealed import Garbled, check_safetensors, check_seal, sealed, sealed_safetensors
+from dgbench.store.sealed import CorruptFile, check_safetensors, check_seal, sealed, sealed_safetensors
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def test_no_byte_can_change_unnoticed(path: Path) -> None:
         changed = bytearray(content)
         changed[place] ^= 1 << place % 8
         path.write_bytes(changed)
-        with pytest.raises(Garbled, match=r"state\.pt is not what was written"):
+        with pytest.raises(CorruptFile, match=r"state\.pt is not what was written"):
             check_seal(path)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 31, 32, 33, -33, -1])
 def test_no_end_can_be_lost_unnoticed(path: Path, kept: int) -> None:
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(Garbled):
+    with pytest.raises(CorruptFile):
         check_seal(path)
 
 
@@ -66,7 +66,7 @@ def test_a_disk_that_cannot_read_it_any_more(path: Path, monkeypatch: pytest.Mon
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("builtins.open", lambda *_: Broken())
-    with pytest.raises(Garbled, match=r"state\.pt can't be read \(Input/output error\)"):
+    with pytest.raises(CorruptFile, match=r"state\.pt can't be read \(Input/output error\)"):
         check_seal(path)
 
 
@@ -121,7 +121,7 @@ def test_no_end_of_weights_can_be_lost_unnoticed(weights: Path) -> None:
     content = weights.read_bytes()
     for kept in (*range(0, len(content), 7), len(content) - 1):
         weights.write_bytes(content[:kept])
-        with pytest.raises(Garbled, match=r"model\.safetensors is not what was written"):
+        with pytest.raises(CorruptFile, match=r"model\.safetensors is not what was written"):
             check_safetensors(weights)
 
 
