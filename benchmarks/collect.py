@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 from dgbench.core.protocol import LeaveOneDomainOut
-from dgbench.core.run import MODEL, Part, Run
+from dgbench.core.run import MODEL, ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planfile import tabulate, write_plan
@@ -71,7 +71,7 @@ def write_own(root: Path, algorithms: int) -> int:
     runs, cells = [], {}
     for i in range(algorithms):
         mine = [
-            Run("train", Part(f"Method{i}"), "PACS", fold, seed, trial, how)
+            Run("train", ResolvedEntry(f"Method{i}"), "PACS", fold, seed, trial, how)
             for trial in range(TRIALS)
             for fold in LeaveOneDomainOut().folds(domains)
             for seed in range(HPARAMS)

@@ -43,7 +43,7 @@ def is_run_id(name: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Part:
+class ResolvedEntry:
     """A catalogue entry with its resolved hyperparameters."""
 
     name: str
@@ -68,13 +68,13 @@ class Run:
     """
 
     kind: Kind
-    method: Part
+    method: ResolvedEntry
     dataset: str
     fold: Fold
     hparams_seed: int
     trial: int
     setting: Setting
-    averages: tuple[Part, ...] = ()
+    averages: tuple[ResolvedEntry, ...] = ()
     inputs: tuple[Input, ...] = ()
 
     @cached_property

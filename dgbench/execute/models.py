@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.core.run import Part, Run
+from dgbench.core.run import ResolvedEntry, Run
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.methods.average import Weights
 from dgbench.networks.network import Network
@@ -29,7 +29,7 @@ from dgbench.store.sealed import check_safetensors, sealed_safetensors
 log = logging.getLogger(__name__)
 
 
-def build(catalogue: Catalogue, kind: str, part: Part) -> Any:
+def build(catalogue: Catalogue, kind: str, part: ResolvedEntry) -> Any:
     """An average, merger or adapter class's arguments made real: its class and its `Hparams`."""
     cls = catalogue.get(kind, part.name).load()
     return cls, cls.Hparams(**part.hparams)

@@ -17,7 +17,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, is_ensemble, stands_on
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
-from dgbench.core.run import ALL_TRIALS, MODEL, Input, Part, Run
+from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.provenance import Provenance
@@ -102,7 +102,7 @@ def plan(
     refuse_too_many(requests, facts, settings)
 
     @lru_cache(maxsize=100_000)
-    def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> Part:
+    def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> ResolvedEntry:
         return changes.resolve(catalogue.get(kind, name), facts[dataset], setting, seed, trial)
 
     problems, planned = Problems(), None

@@ -10,12 +10,12 @@ from typing import Any
 from dgbench.catalogue.entry import Entry
 from dgbench.catalogue.rows import Row
 from dgbench.core.protocol import Protocol
-from dgbench.core.run import Part
+from dgbench.core.run import ResolvedEntry
 from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Value
 from dgbench.data.facts import DatasetFacts, resolve_batch_norm, traits_of
 
-Values = Callable[[str, str, str, Setting, int, int], Part]
+Values = Callable[[str, str, str, Setting, int, int], ResolvedEntry]
 """Kind and name of an entry, data set, its setting (resolved), hyperparameter seed, trial -> entry with its values."""
 
 
@@ -61,7 +61,7 @@ class Overrides:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
 
-    def resolve(self, entry: Entry, facts: DatasetFacts, setting: Setting, seed: int, trial: int) -> Part:
+    def resolve(self, entry: Entry, facts: DatasetFacts, setting: Setting, seed: int, trial: int) -> ResolvedEntry:
         """Return an entry with its values of one draw; overrides of all algorithms touch only names that it has.
 
         Args:
@@ -82,7 +82,7 @@ class Overrides:
         hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
         if fixed or draws:
             entry.check(hparams)
-        return Part(entry.name, hparams)
+        return ResolvedEntry(entry.name, hparams)
 
     def told(self) -> Iterator[str]:
         """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""

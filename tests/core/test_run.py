@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dgbench.core.protocol import IN, OUT, Fold, View
-from dgbench.core.run import ALL_TRIALS, BEST, LAST, Input, Part, Run, run_name
+from dgbench.core.run import ALL_TRIALS, BEST, LAST, Input, ResolvedEntry, Run, run_name
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import PRESETS, Setting
 
@@ -25,13 +25,13 @@ FOLD = Fold(
 )
 RUN = Run(
     kind="train",
-    method=Part("Toy", {"lr": 1e-3, "batch_size": 32, "on": True, "form": "x"}),
+    method=ResolvedEntry("Toy", {"lr": 1e-3, "batch_size": 32, "on": True, "form": "x"}),
     dataset="Data",
     fold=FOLD,
     hparams_seed=1,
     trial=2,
     setting=Setting("dgbench", steps=301, checkpoint_freq=50, backbone="SmallCNN", channels_last=False),
-    averages=(Part("Mean", {"start": 100}),),
+    averages=(ResolvedEntry("Mean", {"start": 100}),),
     inputs=(Input("0123", "Mean"),),
 )
 PAIRED, ALONE = PRESETS["dgbench"], PRESETS["domainbed-2020"]
@@ -55,11 +55,11 @@ def variants() -> Iterator[tuple[str, Run]]:
             changed = dataclasses.replace(part, **{field.name: another(getattr(part, field.name))})
             yield f"{place}.{field.name}", dataclasses.replace(RUN, **{place: changed})
     for name, value in RUN.method.hparams.items():
-        part = Part("Toy", {**RUN.method.hparams, name: another(value)})
+        part = ResolvedEntry("Toy", {**RUN.method.hparams, name: another(value)})
         yield f"method.hparams.{name}", dataclasses.replace(RUN, method=part)
-    yield "method.name", dataclasses.replace(RUN, method=Part("Toy2", RUN.method.hparams))
-    yield "averages.name", dataclasses.replace(RUN, averages=(Part("Mean2", {"start": 100}),))
-    yield "averages.hparams", dataclasses.replace(RUN, averages=(Part("Mean", {"start": 101}),))
+    yield "method.name", dataclasses.replace(RUN, method=ResolvedEntry("Toy2", RUN.method.hparams))
+    yield "averages.name", dataclasses.replace(RUN, averages=(ResolvedEntry("Mean2", {"start": 100}),))
+    yield "averages.hparams", dataclasses.replace(RUN, averages=(ResolvedEntry("Mean", {"start": 101}),))
     yield "inputs.run", dataclasses.replace(RUN, inputs=(Input("0124", "Mean"),))
     yield "inputs.predictor", dataclasses.replace(RUN, inputs=(Input("0123"),))
     yield "order of train", dataclasses.replace(RUN, fold=dataclasses.replace(FOLD, train=FOLD.train[::-1]))
@@ -75,7 +75,7 @@ def test_the_id_depends_on_every_field() -> None:
 
 
 def test_the_id_depends_on_nothing_else() -> None:
-    same = dataclasses.replace(RUN, method=Part("Toy", dict(reversed(RUN.method.hparams.items()))))
+    same = dataclasses.replace(RUN, method=ResolvedEntry("Toy", dict(reversed(RUN.method.hparams.items()))))
     assert same.id == RUN.id, "the order in which hyperparameters are given is no difference"
     assert RUN.id == "729561b5c25b25330e38", (
         "ids changed: sweeps already run would be trained again. Raise FORMAT if that is meant"
@@ -117,7 +117,7 @@ def with_(run: Run = RUN, **changes: Any) -> Run:
 
 def test_paired_runs_see_the_same_minibatches() -> None:
     run = with_(setting=PAIRED)
-    assert run.seed == with_(run, method=Part("Other"), averages=()).seed
+    assert run.seed == with_(run, method=ResolvedEntry("Other"), averages=()).seed
     differing = [{"hparams_seed": 0}, {"trial": 0}, {"dataset": "D"}]
     differing += [{"fold": dataclasses.replace(FOLD, held_out=("d",))}]
     assert len({run.seed, *(with_(run, **changes).seed for changes in differing)}) == 5
@@ -130,7 +130,11 @@ def test_domainbeds_seed_mixes_in_the_algorithm() -> None:
 
 def test_all_runs_of_a_trial_start_from_the_same_weights() -> None:
     run = with_(setting=PAIRED)
-    alike = [{"method": Part("Other")}, {"hparams_seed": 7}, {"fold": dataclasses.replace(FOLD, held_out=("d",))}]
+    alike = [
+        {"method": ResolvedEntry("Other")},
+        {"hparams_seed": 7},
+        {"fold": dataclasses.replace(FOLD, held_out=("d",))},
+    ]
     assert {with_(run, **changes).init_seed for changes in alike} == {run.init_seed}
     assert run.init_seed not in {with_(run, trial=1).init_seed, with_(run, dataset="D").init_seed, run.seed}
     alone = with_(run, setting=dataclasses.replace(PAIRED, init="run"))
@@ -139,7 +143,7 @@ def test_all_runs_of_a_trial_start_from_the_same_weights() -> None:
 
 def test_generated_data_depend_on_the_trial_alone() -> None:
     run = with_(setting=PAIRED)
-    alike = [{"method": Part("Other")}, {"hparams_seed": 7}, {"dataset": "D"}, {"kind": "merge"}]
+    alike = [{"method": ResolvedEntry("Other")}, {"hparams_seed": 7}, {"dataset": "D"}, {"kind": "merge"}]
     assert {with_(run, **changes).data_seed for changes in alike} == {run.data_seed}
     assert with_(run, trial=1).data_seed != run.data_seed
     alone = with_(run, setting=dataclasses.replace(PAIRED, generated_data="run"))

@@ -7,7 +7,7 @@ import pytest
 
 from dgbench.core.cards import DatasetCard
 from dgbench.core.protocol import AllDomains, Explicit, LeaveOneDomainOut, Protocol, SingleSource, View
-from dgbench.core.run import Part, Run
+from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 from dgbench.data.facts import DatasetFacts
@@ -52,7 +52,7 @@ def test_nobody_is_tested_on_identities_that_trained_or_validated(
 ) -> None:
     facts = make_facts(DOMAINS, counts=(80,) * 3, shared_identities=True)
     for fold in facts.folds(protocol):
-        run = Run("train", Part("ERM"), "Same", fold, 0, trial, setting())
+        run = Run("train", ResolvedEntry("ERM"), "Same", fold, 0, trial, setting())
         data = ViewData(Same(), run)
         known = identities(data, (*fold.train, *fold.source_val, *fold.target_val))
         tested = identities(data, fold.test)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.protocol import IN, OUT, Explicit, Fold, LeaveOneDomainOut, View
-from dgbench.core.run import Part, Run
+from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
@@ -42,7 +42,7 @@ def fold_of(dataset: Dataset, held_out: int = 2) -> Fold:
 def make_run(dataset: Dataset, fold: Fold | None = None, batch_size: int = 4, trial: int = 0, **changes: Any) -> Run:
     how = setting(changes.pop("preset", "dgbench"), **{"steps": STEPS, "checkpoint_freq": 5, **changes})
     hparams = {"batch_size": batch_size}
-    return Run("train", Part("Toy", hparams), "Data", fold or fold_of(dataset), 0, trial, how)
+    return Run("train", ResolvedEntry("Toy", hparams), "Data", fold or fold_of(dataset), 0, trial, how)
 
 
 def make(dataset: Dataset, *args: Any, **changes: Any) -> Minibatches:
@@ -101,7 +101,7 @@ def test_evaluated_views_are_clean_unless_the_preset_augments_validation(images:
 def test_generated_data_depend_on_the_trial_or_on_the_run(digits: Dataset) -> None:
     def labels(**changes: Any) -> NDArray[np.int64]:
         run = make_run(digits, **changes)
-        other = dataclasses.replace(run, method=Part("Other", run.method.hparams))
+        other = dataclasses.replace(run, method=ResolvedEntry("Other", run.method.hparams))
         one, two = (ViewData(digits, r).labels(View(digits.domains[0], IN)) for r in (run, other))
         assert np.array_equal(one, two) is (run.setting.generated_data == "trial")
         return one
@@ -181,7 +181,7 @@ def test_training_views_are_augmented_where_asked(images: Dataset) -> None:
 
 def test_minibatches_differ_between_trials_and_not_between_algorithms(images: Dataset) -> None:
     run = make_run(images)
-    other = dataclasses.replace(run, method=Part("Other", run.method.hparams))
+    other = dataclasses.replace(run, method=ResolvedEntry("Other", run.method.hparams))
     later = dataclasses.replace(run, trial=1)
     batches = {name: Minibatches(ViewData(images, r), r)[0] for name, r in (("o", other), ("l", later), ("r", run))}
     assert same(batches["r"], batches["o"])

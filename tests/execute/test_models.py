@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.protocol import LeaveOneDomainOut
-from dgbench.core.run import BEST, LAST, Part, Run
+from dgbench.core.run import BEST, LAST, ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.execute import models
 from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model, to_bytes
@@ -33,7 +33,7 @@ def one_thread() -> None:
 def run(name: str = "ERM", hparams_seed: int = 0, trial: int = 0, init: str = "trial", **hparams: float) -> Run:
     values = {"lr": 0.1, "weight_decay": 0.0, "batch_size": 4, "resnet_dropout": 0.5, **hparams}
     how = setting(steps=5, backbone="SmallCNN", init=init)
-    return Run("train", Part(name, values), "Data", FOLD, hparams_seed, trial, how)
+    return Run("train", ResolvedEntry(name, values), "Data", FOLD, hparams_seed, trial, how)
 
 
 def made(catalogue: Catalogue, *args: object, **changes: object) -> Algorithm:
@@ -78,7 +78,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_an_entry_is_built_from_its_part(catalogue: Catalogue) -> None:
-    cls, hparams = build(catalogue, "average", Part("SMA", {"start": 7}))
+    cls, hparams = build(catalogue, "average", ResolvedEntry("SMA", {"start": 7}))
     assert (cls.__name__, hparams.start) == ("SMA", 7)
 
 

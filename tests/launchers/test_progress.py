@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from dgbench.core.protocol import Fold, View
-from dgbench.core.run import Part, Run
+from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.core.wording import clock
 from dgbench.launchers import progress as module
@@ -19,8 +19,8 @@ from dgbench.launchers.progress import Tally, progress
 from dgbench.store.folder import Store
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
-SLOW = [Run("train", Part("Slow"), "Data", FOLD, i, 0, setting()) for i in range(4)]
-QUICK = [replace(run, method=Part("Quick")) for run in SLOW]
+SLOW = [Run("train", ResolvedEntry("Slow"), "Data", FOLD, i, 0, setting()) for i in range(4)]
+QUICK = [replace(run, method=ResolvedEntry("Quick")) for run in SLOW]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgbench.core.protocol import Fold, View
-from dgbench.core.run import Input, Part, Run
+from dgbench.core.run import Input, ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.launchers.base import Observer, Slot, Summary
 from dgbench.launchers.driver import drive
@@ -27,7 +27,7 @@ def make_runs(plan: Plan) -> list[Run]:
     for i, (_, _, _, inputs) in enumerate(plan):
         kind, name = ("merge", "Mean") if inputs else ("train", "Toy")
         sources = tuple(Input(runs[j].id) for j in inputs)
-        runs.append(Run(kind, Part(name), "Data", fold, i, 0, setting(), inputs=sources))
+        runs.append(Run(kind, ResolvedEntry(name), "Data", fold, i, 0, setting(), inputs=sources))
     return runs
 
 

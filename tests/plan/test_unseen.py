@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dgbench.core.cards import GENERATED, DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource, View
-from dgbench.core.run import Input, Part, Run, evaluated_views
+from dgbench.core.run import Input, ResolvedEntry, Run, evaluated_views
 from dgbench.core.seeding import numpy_stream
 from dgbench.core.setting import setting
 from dgbench.data.dataset import ArrayExamples, Dataset, Examples
@@ -127,8 +127,8 @@ def test_a_kind_of_run_that_nobody_has_thought_of_is_asked_too(make_plan: MakePl
     """A training run that stands on runs of another trial: no method of ours makes it."""
     found = make_plan("ERM", trials=2, hparams=1, protocol=ONE_DOMAIN_OUT)
     first, other = (next(run for run in found.runs if run.trial == trial) for trial in (0, 1))
-    new = dataclasses.replace(first, method=Part("New", first.method.hparams), inputs=(Input(other.id),))
-    above = dataclasses.replace(new, kind="adapt", method=Part("Above"), inputs=(Input(new.id),))
+    new = dataclasses.replace(first, method=ResolvedEntry("New", first.method.hparams), inputs=(Input(other.id),))
+    above = dataclasses.replace(new, kind="adapt", method=ResolvedEntry("Above"), inputs=(Input(new.id),))
     told = list(seen_before((*found.runs, new, above), [("New", new), ("New+Above", above)], found.datasets))
     assert [problem.partition(":")[0] for problem in told] == ["New", "New+Above"]
     assert all("(b/out)" in problem for problem in told)
@@ -168,7 +168,7 @@ def held(data: ViewData, view: View) -> NDArray[np.float32]:
 def pairs(protocol: Protocol, facts: object, how: str) -> Iterator[tuple[Run, Run]]:
     (fold, *_) = facts.folds(protocol)  # type: ignore[attr-defined]
     made = [
-        Run("train", Part("ERM"), "Numbers", fold, seed, trial, setting(generated_data=how))
+        Run("train", ResolvedEntry("ERM"), "Numbers", fold, seed, trial, setting(generated_data=how))
         for trial, seed in product((0, 1), (0, 1))
     ]
     yield from product(made, made)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dgbench.core.protocol import Fold, View
-from dgbench.core.run import Part, Run
+from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.store import folder as folder_module
 from dgbench.store.files import write_atomic, write_json
@@ -26,7 +26,7 @@ from dgbench.store.notes import FREE_KILLS, UNMENDED
 from dgbench.store.sealed import CorruptFile
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
-TOY = Run("train", Part("Toy", {"lr": 0.1}), "Data", FOLD, 0, 0, setting())
+TOY = Run("train", ResolvedEntry("Toy", {"lr": 0.1}), "Data", FOLD, 0, 0, setting())
 FRESH = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from dgbench.core.protocol import Fold, LeaveOneDomainOut, Protocol
-from dgbench.core.run import MODEL, Input, Part, Run
+from dgbench.core.run import MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planfile import PlanTable, tabulate, write_plan
@@ -42,7 +42,11 @@ def make(
         for trial in range(trials):
             trained = [_train(dataset, fold, trial, hparams_seed, how) for hparams_seed in range(hparams)]
             merged = dataclasses.replace(
-                trained[0], kind="merge", method=Part("DiWA"), averages=(), inputs=tuple(Input(r.id) for r in trained)
+                trained[0],
+                kind="merge",
+                method=ResolvedEntry("DiWA"),
+                averages=(),
+                inputs=tuple(Input(r.id) for r in trained),
             )
             cells["ERM"] += [Candidate(run, MODEL) for run in trained]
             cells["ERM+SWAD"] += [Candidate(run, "SWAD") for run in trained]
@@ -75,7 +79,7 @@ def folder(root: Path, table: PlanTable, **wanted: Any) -> RunFolder:
 
 
 def _train(dataset: str, fold: Fold, trial: int, hparams_seed: int, how: Setting) -> Run:
-    method, averages = Part("ERM", {"lr": 1e-3}), (Part("SWAD"),)
+    method, averages = ResolvedEntry("ERM", {"lr": 1e-3}), (ResolvedEntry("SWAD"),)
     return Run("train", method, dataset, fold, hparams_seed, trial, how, averages)
 
 
