@@ -25,7 +25,7 @@ from dgbench.core.run import MODEL, ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planfile import tabulate, write_plan
-from dgbench.plan.planner import Candidate, Plan
+from dgbench.plan.planner import Plan, PlannedPredictor
 from dgbench.report.domainbed import RunArgs, accuracy_key
 from dgbench.store.folder import RunFolder
 
@@ -77,7 +77,7 @@ def write_own(root: Path, algorithms: int) -> int:
             for seed in range(HPARAMS)
         ]
         runs += mine
-        cells[f"Method{i}", "PACS"] = tuple(Candidate(run, MODEL) for run in mine)
+        cells[f"Method{i}", "PACS"] = tuple(PlannedPredictor(run, MODEL) for run in mine)
     facts = DatasetFacts("PACS", domains, (100,) * DOMAINS, 7, (3, 224, 224), (), 5001, 300, "f00d")
     plan = Plan(tuple(runs), tuple(row for row, _ in cells), {"PACS": facts}, cells)
     write_plan(root, tabulate(plan, how, LeaveOneDomainOut.name))

@@ -27,7 +27,7 @@ from dgbench.plan.unseen import seen_before
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PlannedPredictor:
     """A predictor that a selector may pick for a cell: of which run, under which name."""
 
     run: Run
@@ -46,7 +46,7 @@ class Plan:
     runs: tuple[Run, ...]
     rows: tuple[str, ...]
     datasets: Mapping[str, DatasetFacts]
-    candidates: Mapping[tuple[str, str], tuple[Candidate, ...]]
+    candidates: Mapping[tuple[str, str], tuple[PlannedPredictor, ...]]
     """(row, data set) -> candidates over all folds, trials and hyperparameter seeds."""
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -65,7 +65,7 @@ Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[int]]
 """(fold, trial) -> hyperparameter seeds."""
 
 
-class Spot(NamedTuple):
+class PlannedSpot(NamedTuple):
     """Where a row has one training run for each hyperparameter seed."""
 
     dataset: str
@@ -137,12 +137,12 @@ class _Planner:
     def plan(self) -> Plan:
         grid = self._grid()
         taught = self._watch(grid)
-        candidates: dict[tuple[str, str], list[Candidate]] = {}
+        candidates: dict[tuple[str, str], list[PlannedPredictor]] = {}
         for (row, dataset), spots in grid.items():
             all_trials = row.merger and self.catalogue.get("merger", row.merger).card.all_trials
             together: dict[tuple[Fold, int], list[Run]] = {}
             for (fold, trial), seeds in spots.items():
-                trained = self._trained(row, Spot(dataset, self.settings[dataset], fold, trial, seeds))
+                trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, seeds))
                 together.setdefault((fold, ALL_TRIALS if all_trials else trial), []).extend(trained)
             cell = candidates.setdefault((row.name, dataset), [])
             for (_, trial), trained in together.items():
@@ -205,7 +205,7 @@ class _Planner:
                 taught.setdefault(row.name, {})[teacher.name + network] = None
         return {name: " or ".join(teachers) for name, teachers in taught.items()}
 
-    def _trained(self, row: Row, spot: Spot) -> list[Run]:
+    def _trained(self, row: Row, spot: PlannedSpot) -> list[Run]:
         """Return the training runs of a row in one fold and trial, one a hyperparameter seed; each is made once."""
         dataset, backbone = spot.dataset, spot.setting.backbone
         own = row.average if self._feeds_back(row.average) else ""
@@ -231,7 +231,7 @@ class _Planner:
             found.append(self.runs[key])
         return found
 
-    def _inputs(self, row: Row, spot: Spot, seed: int) -> Iterator[Input]:
+    def _inputs(self, row: Row, spot: PlannedSpot, seed: int) -> Iterator[Input]:
         """Yield the models that a training run reads: the candidates of the row that it stands on.
 
         The run chooses one of them. Those of an ensemble are its members, which it takes together.
@@ -241,9 +241,9 @@ class _Planner:
             members = dataclasses.replace(below, merger="") if is_ensemble(below, self.catalogue) else below
             yield from (candidate.source for candidate in self._candidates(members, spot.trial, trained))
 
-    def _candidates(self, row: Row, trial: int, trained: Sequence[Run]) -> list[Candidate]:
+    def _candidates(self, row: Row, trial: int, trained: Sequence[Run]) -> list[PlannedPredictor]:
         """Return the predictors of a row in one fold and trial, given the trained runs of all hyperparameter seeds."""
-        found = [Candidate(run, row.average or MODEL) for run in trained]
+        found = [PlannedPredictor(run, row.average or MODEL) for run in trained]
         if row.merger and self.catalogue.get("merger", row.merger).card.each:
             found = [self._derive("merge", row.merger, base.run, [base]) for base in found]
         elif row.merger:
@@ -255,8 +255,8 @@ class _Planner:
         return found
 
     def _derive(
-        self, kind: Literal["merge", "adapt"], method: str, base: Run, sources: Sequence[Candidate]
-    ) -> Candidate:
+        self, kind: Literal["merge", "adapt"], method: str, base: Run, sources: Sequence[PlannedPredictor]
+    ) -> PlannedPredictor:
         """Return the run that merges or adapts `sources`, made once; all else is as in `base`."""
         inputs = tuple(candidate.source for candidate in sources)
         key = (kind, method, base.dataset, inputs)
@@ -264,7 +264,7 @@ class _Planner:
             entry_kind = "merger" if kind == "merge" else "adapter"
             part = self.values(entry_kind, method, base.dataset, base.setting, base.hparams_seed, base.trial)
             self.runs[key] = dataclasses.replace(base, kind=kind, method=part, averages=(), inputs=inputs)
-        return Candidate(self.runs[key], MODEL)
+        return PlannedPredictor(self.runs[key], MODEL)
 
     def _feeds_back(self, average: str) -> bool:
         return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)

@@ -15,7 +15,7 @@ from dgbench.core.run import MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planfile import PlanTable, tabulate, write_plan
-from dgbench.plan.planner import Candidate, Plan
+from dgbench.plan.planner import Plan, PlannedPredictor
 from dgbench.store.folder import RunFolder
 
 STEPS = (0, 5, 9)
@@ -37,7 +37,7 @@ def make(
     protocol = protocol or LeaveOneDomainOut()
     how = setting(preset, steps=10, checkpoint_freq=5)
     runs: list[Run] = []
-    cells: dict[str, list[Candidate]] = {"ERM": [], "ERM+SWAD": [], "ERM+DiWA": []}
+    cells: dict[str, list[PlannedPredictor]] = {"ERM": [], "ERM+SWAD": [], "ERM+DiWA": []}
     for fold in protocol.folds(domains):
         for trial in range(trials):
             trained = [_train(dataset, fold, trial, hparams_seed, how) for hparams_seed in range(hparams)]
@@ -48,9 +48,9 @@ def make(
                 averages=(),
                 inputs=tuple(Input(r.id) for r in trained),
             )
-            cells["ERM"] += [Candidate(run, MODEL) for run in trained]
-            cells["ERM+SWAD"] += [Candidate(run, "SWAD") for run in trained]
-            cells["ERM+DiWA"].append(Candidate(merged, MODEL))
+            cells["ERM"] += [PlannedPredictor(run, MODEL) for run in trained]
+            cells["ERM+SWAD"] += [PlannedPredictor(run, "SWAD") for run in trained]
+            cells["ERM+DiWA"].append(PlannedPredictor(merged, MODEL))
             runs += [*trained, merged]
     runs.sort(key=lambda run: run.kind == "merge")
     facts = DatasetFacts(dataset, tuple(domains), (50,) * len(domains), 2, (2, 28, 28), (), 10, 5, "f00d")
