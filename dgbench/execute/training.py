@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
+class LoopState:
     """What the loop itself remembers between steps; part of the checkpoint."""
 
     step: int = 0
@@ -75,7 +75,7 @@ class Training:
         self.best_kept = [name for name, models in self.keep.items() if BEST in models]
         self.best_kept += ["predictions"] * self.site.save_predictions
         self.checkpoint = self.folder.path / CHECKPOINT
-        self.progress = Progress()
+        self.progress = LoopState()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
         self.saved_at = time.monotonic()
 
@@ -260,7 +260,7 @@ class Training:
         self.algorithm.load_training_state(state["algorithm"])
         for name, average in self.averages.items():
             average.load(state["averages"][name])
-        self.progress = Progress(**state["progress"])
+        self.progress = LoopState(**state["progress"])
         self.algorithm.step = max(0, self.progress.step - 1)
         log.info("resumed at step %d", self.progress.step)
 
