@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.entry import Entry
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, DatasetCard, needs_of, with_values
 from dgbench.core.errors import UserError
 from dgbench.core.grid import pipes
@@ -44,8 +44,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _describe(entry: Entry) -> Iterator[str]:
-    facts: dict[str, Callable[[Entry], Iterator[str]]] = {"dataset": _dataset_facts, "algorithm": _algorithm_facts}
+def _describe(entry: CatalogueEntry) -> Iterator[str]:
+    facts: dict[str, Callable[[CatalogueEntry], Iterator[str]]] = {
+        "dataset": _dataset_facts,
+        "algorithm": _algorithm_facts,
+    }
     yield entry.name
     yield f"    {entry.summary}"
     if entry.card.paper:
@@ -55,7 +58,7 @@ def _describe(entry: Entry) -> Iterator[str]:
     yield ""
 
 
-def _table(what: str, entries: Iterable[Entry]) -> Iterator[str]:
+def _table(what: str, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
     """A Markdown table: for methods objective and paper, for algorithms also cost and notes, for data sets source."""
     rows = [[what, "what it is", "from", *(["passes", "notes"] if what == "algorithms" else [])]]
     for entry in entries:
@@ -66,7 +69,7 @@ def _table(what: str, entries: Iterable[Entry]) -> Iterator[str]:
     return pipes(rows, ["---"] * len(rows[0]), lambda cell: cell.translate(_ESCAPED))
 
 
-def _algorithm_facts(entry: Entry) -> Iterator[str]:
+def _algorithm_facts(entry: CatalogueEntry) -> Iterator[str]:
     card = entry.card
     yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
     needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
@@ -85,7 +88,7 @@ def _algorithm_facts(entry: Entry) -> Iterator[str]:
         yield f"experimental: {card.experimental}"
 
 
-def _other_facts(entry: Entry) -> Iterator[str]:
+def _other_facts(entry: CatalogueEntry) -> Iterator[str]:
     card = entry.card
     if entry.kind == "average":
         when = "at every evaluation" if card.when == "always" else "when training is over"
@@ -101,7 +104,7 @@ def _other_facts(entry: Entry) -> Iterator[str]:
         yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
 
 
-def _dataset_facts(entry: Entry) -> Iterator[str]:
+def _dataset_facts(entry: CatalogueEntry) -> Iterator[str]:
     card = entry.card
     yield f"domains: {', '.join(card.domains) or 'the folders or values found'}"
     classes = f"{len(card.classes)} classes" if card.classes else "classes as found"

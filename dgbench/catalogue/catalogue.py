@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgbench.catalogue.entry import KINDS, Entry
+from dgbench.catalogue.entry import KINDS, CatalogueEntry
 from dgbench.catalogue.index import entries_of, package_entries
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_path
@@ -54,20 +54,20 @@ class Catalogue:
         return self if other.include == self.include else other
 
     @cached_property
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, CatalogueEntry]:
         """Gather the entries by name; raises `UserError` if two files claim one name."""
-        found: dict[str, Entry] = {}
+        found: dict[str, CatalogueEntry] = {}
         for entry in self._find():
             if entry.name in found and found[entry.name].file != entry.file:
                 raise UserError(f"two files claim the name {entry.name!r}: {found[entry.name].file} and {entry.file}")
             found[entry.name] = entry
         return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
-    def of_kind(self, kind: str) -> dict[str, Entry]:
+    def of_kind(self, kind: str) -> dict[str, CatalogueEntry]:
         """Return the entries of one kind by name."""
         return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
 
-    def get(self, kind: str, name: str) -> Entry:
+    def get(self, kind: str, name: str) -> CatalogueEntry:
         """Return the entry of that kind and name; raises `UserError` with the nearest match."""
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:
@@ -83,7 +83,7 @@ class Catalogue:
             raise UserError(f"one algorithm is the baseline, but these cards claim it: {claims}")
         return found[0].name
 
-    def _find(self) -> Iterator[Entry]:
+    def _find(self) -> Iterator[CatalogueEntry]:
         yield from package_entries()
         installed = entry_points()  # reads the metadata of every installed package, at each call
         for point in (point for kind in KINDS for point in installed.select(group=f"dgbench.{kind}s")):

@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """One class of a catalogue, as far as it is known without importing it."""
 
     kind: str

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dgbench.catalogue.entry import Entry, import_source
+from dgbench.catalogue.entry import CatalogueEntry, import_source
 from dgbench.catalogue.foreign_reads import surely_read
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import Problems, UserError
@@ -43,7 +43,7 @@ _TYPES = {bool: "bool", int: "number", float: "number", str: "str"}
 
 
 @dataclass(frozen=True)
-class ForeignEntry(Entry):
+class ForeignEntry(CatalogueEntry):
     """A class written for DomainBed."""
 
     registry: str

@@ -16,17 +16,17 @@ from typing import Any
 
 import orjson
 
-from dgbench.catalogue.entry import KINDS, PACKAGE, Entry, import_source
+from dgbench.catalogue.entry import KINDS, PACKAGE, CatalogueEntry, import_source
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.plain import from_plain
 from dgbench.core.space import Checked, space_of
 
 
-def package_entries() -> list[Entry]:
+def package_entries() -> list[CatalogueEntry]:
     """List the entries of the package's own catalogues, from the index if none of their files has changed."""
 
-    def inspect_package() -> Iterator[Entry]:
+    def inspect_package() -> Iterator[CatalogueEntry]:
         for folder, *_ in KINDS.values():
             for file in sorted((PACKAGE / folder).glob("[!_]*.py")):
                 yield from _inspect(f"dgbench.{folder}.{file.stem}", file)
@@ -34,7 +34,7 @@ def package_entries() -> list[Entry]:
     return _indexed(str(PACKAGE).encode(), inspect_package)
 
 
-def entries_of(module: str, file: Path) -> list[Entry]:
+def entries_of(module: str, file: Path) -> list[CatalogueEntry]:
     """List the entries that a file defines, from the index if it and the package's catalogues are unchanged.
 
     Args:
@@ -47,7 +47,7 @@ def entries_of(module: str, file: Path) -> list[Entry]:
     return _indexed(module.encode() + str(file).encode() + file.read_bytes(), lambda: _inspect(module, file))
 
 
-def _indexed(key: bytes, inspect_sources: Callable[[], Iterable[Entry]]) -> list[Entry]:
+def _indexed(key: bytes, inspect_sources: Callable[[], Iterable[CatalogueEntry]]) -> list[CatalogueEntry]:
     """Read the entries that the index keeps under a key, or find them in their sources and keep them."""
     path = _index_folder() / f"{hashlib.sha256(_base_digest() + key).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -57,7 +57,7 @@ def _indexed(key: bytes, inspect_sources: Callable[[], Iterable[Entry]]) -> list
     return entries
 
 
-def _inspect(module: str, file: Path) -> Iterator[Entry]:
+def _inspect(module: str, file: Path) -> Iterator[CatalogueEntry]:
     try:
         loaded = import_source(module, file)
     except Exception as error:
@@ -79,7 +79,7 @@ def _inspect(module: str, file: Path) -> Iterator[Entry]:
             hparams = getattr(cls, "Hparams", None)
             checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
             space = space_of(hparams) if hparams else ()
-            yield Entry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, checks, card)
+            yield CatalogueEntry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, checks, card)
 
 
 def _place(file: Path, error: Exception) -> str:
@@ -108,7 +108,7 @@ def _base_digest() -> bytes:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
-def _write_index(path: Path, entries: list[Entry]) -> None:
+def _write_index(path: Path, entries: list[CatalogueEntry]) -> None:
     """Keep the index; where the cache folder can't be written, every start pays for the import instead."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,5 +117,5 @@ def _write_index(path: Path, entries: list[Entry]) -> None:
         beside.replace(path)
 
 
-def _from_index(item: dict[str, Any]) -> Entry:
-    return from_plain(Entry, {**item, "card": from_plain(KINDS[item["kind"]][3], item["card"])})
+def _from_index(item: dict[str, Any]) -> CatalogueEntry:
+    return from_plain(CatalogueEntry, {**item, "card": from_plain(KINDS[item["kind"]][3], item["card"])})

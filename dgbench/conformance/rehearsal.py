@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.catalogue.entry import Entry
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.seeding import seed_everything
 from dgbench.core.setting import Setting, setting
@@ -53,7 +53,7 @@ class Material:
 class Subject:
     """An algorithm under examination, on one device."""
 
-    entry: Entry
+    entry: CatalogueEntry
     device: torch.device
 
     @property

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.entry import Entry
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row, stands_on
 from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
 from dgbench.core.errors import Problems, UserError
@@ -110,10 +110,10 @@ class _Asked:
     catalogue: Catalogue
     values: Values
 
-    def algorithm(self, row: Row) -> Entry:
+    def algorithm(self, row: Row) -> CatalogueEntry:
         return self.catalogue.get("algorithm", row.algorithm)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CatalogueEntry]:
         """Return the entries that the rows are made of, each once."""
         names = dict.fromkeys(entry for row in self.request.rows for entry in row.entries)
         return [self.catalogue.get(kind, name) for kind, name in names]
@@ -122,13 +122,13 @@ class _Asked:
         """Return the rows that merge, each with the merger's card."""
         return [(row, self.catalogue.get("merger", row.merger).card) for row in self.request.rows if row.merger]
 
-    def draw(self, entry: Entry) -> list[Mapping[str, Value]]:
+    def draw(self, entry: CatalogueEntry) -> list[Mapping[str, Value]]:
         """Return an entry's hyperparameters, of each draw; raises `UserError` at the first whose values are wrong."""
         draws = product(self.request.hparams_seeds, self.request.trials)
         where = (entry.kind, entry.name, self.facts.name, self.setting)
         return [self.values(*where, seed, trial).hparams for seed, trial in draws]
 
-    def drawn(self, entry: Entry) -> list[Mapping[str, Value]]:
+    def drawn(self, entry: CatalogueEntry) -> list[Mapping[str, Value]]:
         """Return the same, or none where some are wrong: `_wrong_values` yields why."""
         with suppress(UserError):
             return self.draw(entry)
@@ -179,7 +179,7 @@ def _too_few(asked: _Asked, folds: Sequence[Fold]) -> Iterator[str]:
             yield f"{who} needs at least {needed} training domains; on {facts.name} a fold has {fewest}{hint}"
 
 
-def _domains_needed(entry: Entry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:
+def _domains_needed(entry: CatalogueEntry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:
     """Return an algorithm's name with the values that need most training domains, and how many those are."""
     who, most = entry.name, int(entry.card.min_domains)
     for hparams, need in product(drawn, needs_of(entry.card)):

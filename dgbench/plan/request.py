@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgbench.catalogue.entry import Entry
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row
 from dgbench.core.protocol import Protocol
 from dgbench.core.run import ResolvedEntry
@@ -61,7 +61,9 @@ class Overrides:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Distributions in place of the declared ones, for every algorithm that has the name."""
 
-    def resolve(self, entry: Entry, facts: DatasetFacts, setting: Setting, seed: int, trial: int) -> ResolvedEntry:
+    def resolve(
+        self, entry: CatalogueEntry, facts: DatasetFacts, setting: Setting, seed: int, trial: int
+    ) -> ResolvedEntry:
         """Return an entry with its values of one draw; overrides of all algorithms touch only names that it has.
 
         Args:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.entry import Entry
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core.errors import UserError
 from dgbench.core.space import (
     Checked,
@@ -294,13 +294,13 @@ TRAITS: list[tuple[str, ...]] = [(), ("small_images",), ("few_examples",), ("man
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), trial=st.integers(0, 99), traits=st.sampled_from(TRAITS))
 def test_what_a_method_draws_passes_its_own_checks(
-    entry: Entry, seed: int, trial: int, traits: tuple[str, ...]
+    entry: CatalogueEntry, seed: int, trial: int, traits: tuple[str, ...]
 ) -> None:
     entry.load().Hparams(**resolve(entry.space, traits=traits, hparams_seed=seed, trial=trial))
 
 
 @pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
-def test_no_declared_draw_can_leave_the_declared_interval(entry: Entry) -> None:
+def test_no_declared_draw_can_leave_the_declared_interval(entry: CatalogueEntry) -> None:
     for spec in entry.space:
         for default, draw in ((spec.default, spec.draw), *spec.variants.values()):
             assert check_value(spec, default) is None
