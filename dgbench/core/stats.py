@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def rank(value: float) -> float:
+def nan_as_worst(value: float) -> float:
     """A value as it is compared with others: one that is no number, of a run that diverged, is the worst there is."""
     return value if math.isfinite(value) else -math.inf
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Input
 from dgbench.core.seeding import numpy_stream, seed_everything
-from dgbench.core.stats import rank
+from dgbench.core.stats import nan_as_worst
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
 from dgbench.execute.evaluate import (
@@ -59,11 +59,11 @@ def execute_merge(bench: Workbench, algorithm: Algorithm) -> None:
         shown = partial(bench.show, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
         accuracy = _record(bench, step, shown, named, by, last=step == last)
-        if BEST in keep and (step == first or rank(accuracy) > best):
+        if BEST in keep and (step == first or nan_as_worst(accuracy) > best):
             save_model(bench.folder.path, MODEL, BEST, weights, step, accuracy)
         if LAST in keep and step == last:
             save_model(bench.folder.path, MODEL, LAST, weights, step, accuracy)
-        best = max(rank(accuracy), best)
+        best = max(nan_as_worst(accuracy), best)
 
 
 def execute_adapt(bench: Workbench, algorithm: Algorithm) -> None:
@@ -91,7 +91,7 @@ def _member(bench: Workbench, source: Input) -> Member:
     saved = bench.saved(source, BEST)
     return Member(
         source.run,
-        rank(saved.accuracy),
+        nan_as_worst(saved.accuracy),
         lambda: saved.load(bench.device),
         lambda name: saved.tensor(name, bench.device),
     )

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from dgbench.core.seeding import numpy_stream, torch_seed
-from dgbench.core.stats import rank
+from dgbench.core.stats import nan_as_worst
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
 from dgbench.execute.evaluate import score_views
@@ -49,7 +49,7 @@ class MergeTools:
         predict = predict_with(self.algorithm, with_statistics(bench, self.algorithm, weights))
         scores = score_views(partial(bench.show, predict), bench.data, bench.run.validation)
         total = sum(view[bench.data.card.metric] * view["n"] for view in scores.values())
-        return rank(total / sum(view["n"] for view in scores.values()))
+        return nan_as_worst(total / sum(view["n"] for view in scores.values()))
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """By parameter, the mean square of an example's gradient; labels from the model's predictions.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgbench.core.protocol import View
 from dgbench.core.run import CHOSEN_BY, Run
-from dgbench.core.stats import rank
+from dgbench.core.stats import nan_as_worst
 from dgbench.data.dataset import Named
 from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import mean_score
@@ -41,7 +41,7 @@ def naming(
         views: tuple[View, ...] = getattr(run.fold, part)
         if not views or not set(views) <= set(run.views):
             continue
-        value, key = rank(mean_score(scores, views, metric)), f"{predictor}.{selector}"
+        value, key = nan_as_worst(mean_score(scores, views, metric)), f"{predictor}.{selector}"
         if key not in best or value > best[key]:
             best[key] = value
             found.append(selector)

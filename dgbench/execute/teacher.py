@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgbench.catalogue.rows import is_ensemble, stands_on
 from dgbench.core.run import BEST, Input
-from dgbench.core.stats import rank
+from dgbench.core.stats import nan_as_worst
 from dgbench.execute.context import Workbench
 from dgbench.execute.models import Saved, predict_with
 
@@ -23,7 +23,7 @@ def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
     (row,) = stands_on(bench.run.method.name, bench.run.method.hparams, bench.catalogue)
     found = [(source, bench.saved(source, BEST)) for source in bench.run.inputs]
     if not is_ensemble(row, bench.catalogue):
-        found = [max(reversed(found), key=lambda one: rank(one[1].accuracy))]
+        found = [max(reversed(found), key=lambda one: nan_as_worst(one[1].accuracy))]
     models = [_model(bench, source, saved) for source, saved in found]
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dgbench.core.run import BEST, LAST, MODEL
 from dgbench.core.seeding import seed_everything
-from dgbench.core.stats import rank
+from dgbench.core.stats import nan_as_worst
 from dgbench.data.views import Minibatch, Minibatches
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
@@ -217,8 +217,10 @@ class Training:
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
-            if BEST in keep and (predictor not in self.progress.best or rank(score) > self.progress.best[predictor]):
-                self.progress.best[predictor] = rank(score)
+            if BEST in keep and (
+                predictor not in self.progress.best or nan_as_worst(score) > self.progress.best[predictor]
+            ):
+                self.progress.best[predictor] = nan_as_worst(score)
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if LAST in keep and last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)

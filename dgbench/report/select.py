@@ -17,7 +17,7 @@ import numpy as np
 from dgbench.core.errors import Problems
 from dgbench.core.protocol import FixedSplit, Fold, View
 from dgbench.core.run import ALL_TRIALS
-from dgbench.core.stats import rank
+from dgbench.core.stats import nan_as_worst
 from dgbench.core.wording import unknown
 from dgbench.report.results import Gap, Results, Series
 
@@ -154,7 +154,7 @@ class _OneRun(Selector):
         here = results.folds[fold]
         if trial == ALL_TRIALS:
             return Pick.of(series, here, seed, len(series.steps) - 1, math.nan)
-        values = [rank(value) for value in series.mean(self.views(here)).tolist()]
+        values = [nan_as_worst(value) for value in series.mean(self.views(here)).tolist()]
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
         return Pick.of(series, here, seed, place, values[place])
 
@@ -253,7 +253,7 @@ class LeaveOneDomainOut(Selector):
         best: tuple[float, int] | None = None
         for match, place in single.places.items():
             if all(match in table for table in tables):
-                value = rank(float(np.mean([table[match] for table in tables])))
+                value = nan_as_worst(float(np.mean([table[match] for table in tables])))
                 if best is None or value > best[0]:
                     best = value, place
         return Pick.of(single, fold, seed, best[1], best[0]) if best else None

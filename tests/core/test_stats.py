@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dgbench.core.stats import Estimate, average, estimate, rank
+from dgbench.core.stats import Estimate, average, estimate, nan_as_worst
 
 
 def test_domainbeds_own_example() -> None:
@@ -36,8 +36,8 @@ def test_an_average_is_plain() -> None:
 
 
 def test_what_is_no_number_ranks_below_all_numbers() -> None:
-    assert [rank(value) for value in (0.5, -2.0, 0.0)] == [0.5, -2.0, 0.0]
-    assert [rank(value) for value in (math.nan, math.inf, -math.inf)] == [-math.inf] * 3
+    assert [nan_as_worst(value) for value in (0.5, -2.0, 0.0)] == [0.5, -2.0, 0.0]
+    assert [nan_as_worst(value) for value in (math.nan, math.inf, -math.inf)] == [-math.inf] * 3
 
 
 def test_a_mean_over_a_trial_that_diverged_says_so() -> None:
