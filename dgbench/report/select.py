@@ -191,7 +191,7 @@ class Oracle(_OneRun):
     part = "oracle"
 
 
-class LeaveOneDomainOut(Selector):
+class LeaveOneDomainOutSelection(Selector):
     """Cross-validation over the training domains, each left out in turn by a run of its own."""
 
     name = "leave-one-domain-out"
@@ -260,7 +260,8 @@ class LeaveOneDomainOut(Selector):
 
 
 SELECTORS: Mapping[str, Selector] = {
-    selector.name: selector for selector in (TrainingDomain(), ValidationDomain(), LeaveOneDomainOut(), Oracle())
+    selector.name: selector
+    for selector in (TrainingDomain(), ValidationDomain(), LeaveOneDomainOutSelection(), Oracle())
 }
 """All selectors by name, in the order of the tables."""
 
