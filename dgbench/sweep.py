@@ -27,7 +27,7 @@ from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
-from dgbench.plan.asking import overlaid, read_sweep_file
+from dgbench.plan.asking import merge_flags_over_file, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
@@ -77,7 +77,7 @@ def _launch(args: Any) -> int:
     with problems.collecting():
         jobs = jobs_of(args)
     with problems.collecting():
-        asked = overlaid(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
+        asked = merge_flags_over_file(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
         sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
     problems.raise_if_any()
     if args.dry_run and args.json:

@@ -76,7 +76,7 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def overlaid(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the values of flags over those of a sweep file, name by name in `setting` and `hparams`."""
     said = {**flags.get("hparams", {}), **flags.get("setting", {})}
     below = {key: {name: value for name, value in asked.get(key, {}).items() if name not in said} for key in _TABLES}

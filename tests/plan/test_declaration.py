@@ -16,7 +16,7 @@ from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, run_of, site_of
-from dgbench.plan.asking import KEYS, declare, open_facts, overlaid, read_sweep_file
+from dgbench.plan.asking import KEYS, declare, merge_flags_over_file, open_facts, read_sweep_file
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import Overrides
@@ -169,14 +169,14 @@ def test_flags_go_over_a_file_value_by_value() -> None:
         "setting": {"steps": 5, "momentum": 0.1},
         "hparams": {"lr": 2.0, "precision": "fp32", "SWAD": {}},
     }
-    assert overlaid(file, given) == {
+    assert merge_flags_over_file(file, given) == {
         "algorithms": ["SAM"],
         "n_trials": 3,
         "setting": {"steps": 5, "checkpoint_freq": 10, "momentum": 0.1},
         "hparams": {"lr": 2.0, "batch_size": 8, "precision": "fp32", "SWAD": {}},
         "space": {"lr": "U(0, 1)"},
     }
-    assert overlaid({}, BASIC) == {**BASIC, "setting": {}, "hparams": {}}
+    assert merge_flags_over_file({}, BASIC) == {**BASIC, "setting": {}, "hparams": {}}
 
 
 def test_what_flags_say_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
