@@ -48,7 +48,7 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
         site = site.completed_by(read_site(root))
         catalogue = catalogue.including(site.include)  # an earlier launch may have included further files
         before, _ = read_declaration(root, catalogue)
-        declaration = before.grown_by(declaration, root)
+        declaration = before.extended_with(declaration, root)
     else:
         _refuse_other_content(root)
     return _planned(root, declaration, site, catalogue)

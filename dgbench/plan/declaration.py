@@ -55,7 +55,7 @@ class Declaration:
         """Plan everything that it requests."""
         return plan(self.requests, facts, self.setting, catalogue, self.overrides)
 
-    def grown_by(self, other: Declaration, root: Path) -> Declaration:
+    def extended_with(self, other: Declaration, root: Path) -> Declaration:
         """Add the requests of another; raises `UserError` if that would train the same things in another way."""
         problems = Problems()
         mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)

@@ -378,7 +378,9 @@ def test_a_declaration_is_read_as_it_was_written(
         n_hparams=3,
         **protocol,
     )
-    declaration = declaration.grown_by(dataclasses.replace(declaration, requests=declaration.requests * 2), tmp_path)
+    declaration = declaration.extended_with(
+        dataclasses.replace(declaration, requests=declaration.requests * 2), tmp_path
+    )
     assert len(declaration.requests) == 1
     site = Site(data_dir="/d", paths={"folder:x": "/x"}, workers=2)
     write_declaration(tmp_path, declaration, site)
@@ -407,8 +409,8 @@ def test_a_folder_without_a_sweep_or_of_another_format_is_told(tmp_path: Path, c
 
 def test_a_sweep_grows_by_requests_alone(catalogue: Catalogue, tmp_path: Path) -> None:
     first, second = asking(catalogue), asking(catalogue, algorithms=["SAM"], n_hparams=3)
-    assert first.grown_by(second, tmp_path).requests == (*first.requests, *second.requests)
-    assert first.grown_by(first, tmp_path) == first
+    assert first.extended_with(second, tmp_path).requests == (*first.requests, *second.requests)
+    assert first.extended_with(first, tmp_path) == first
 
 
 def test_a_launch_that_leaves_the_order_in_memory_open_goes_on_as_the_sweep_was_begun(
@@ -416,16 +418,16 @@ def test_a_launch_that_leaves_the_order_in_memory_open_goes_on_as_the_sweep_was_
 ) -> None:
     for begun in (True, False, "auto"):
         before = asking(catalogue, setting={"channels_last": begun})
-        assert before.grown_by(asking(catalogue), tmp_path) == before
+        assert before.extended_with(asking(catalogue), tmp_path) == before
     other = asking(catalogue, setting={"channels_last": True})
-    assert refused(asking(catalogue, setting={"channels_last": False}).grown_by, other, tmp_path) == (
+    assert refused(asking(catalogue, setting={"channels_last": False}).extended_with, other, tmp_path) == (
         f"{tmp_path} holds a sweep with channels_last False, not True: use another folder",
     )
 
 
 def test_other_ways_to_train_are_refused_and_named(catalogue: Catalogue, tmp_path: Path) -> None:
     other = asking(catalogue, setting={"steps": 5, "precision": "bf16"}, hparams={"lr": 0.5}, single_source=True)
-    assert refused(asking(catalogue).grown_by, other, tmp_path) == (
+    assert refused(asking(catalogue).extended_with, other, tmp_path) == (
         f"{tmp_path} holds a sweep with steps the data set's own, not 5: use another folder",
         f"{tmp_path} holds a sweep with precision 'fp32', not 'bf16': use another folder",
         f"{tmp_path} holds a sweep with other --hparams or space: use another folder",
