@@ -1,7 +1,9 @@
-"""Image files in folders, domain/class/image: what is there, whether it is what it should be, and decoding it.
+"""Base of the data sets that are image files in folders: find the files, check them against the card, decode them.
 
-`ImageDataset` is every data set of image files: most are a card alone. Class numbers are those of the card, or of the
-sorted union over the domains, never of one domain's folders.
+A published data set of this kind is hardly more than a card: `ImageDataset` lists the files (`_tree`), refuses wrong
+names, classes and counts in one message, and hands out `ImageExamples`, which decode files or read the shared cache of
+decoded images. Class numbers come from the card, or from the sorted union of the classes of all domains, never from the
+folders of one domain: DomainBed numbers them per domain, so that a domain which lacks a class shifts its labels.
 """
 
 from __future__ import annotations
@@ -43,35 +45,51 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class ImageExamples:
-    """Image files of one domain: decoded, turned to RGB and resized when asked for, or read from a cache."""
+    """The image files of one domain, in a fixed order; `ImageDataset.examples` makes them.
+
+    A batch is decoded from the files, in RGB, until `cached` gives a copy that reads it from the cache.
+    """
 
     root: Path
+    """The folder that `files` are relative to."""
     files: Sequence[str]
-    """Their paths below the root."""
+    """(n,) paths below the root."""
     labels: NDArray[np.int64]
-    """(n,)"""
+    """(n,) class numbers."""
     height: int
+    """Of an input, in pixels."""
     width: int
+    """Of an input, in pixels."""
     recipe: Recipe | None
-    """How they are augmented; None: not at all."""
+    """How training images are augmented; None: they are not."""
     cache: ImageCache
+    """The data set's cache, built or not; it also decodes files."""
     rows: NDArray[np.int64]
-    """(n,), which images of the cache they are."""
+    """(n,) positions of the images in the cache."""
     groups: NDArray[np.int64] | None = None
+    """None: any image may lie in any part."""
     images: CachedImages | None = None
-    """The cache, if it is open."""
+    """The opened cache; None: images are decoded from their files."""
 
     @property
     def mapped(self) -> bool:
-        """Whether they are read from a cache of bytes, without decoding."""
+        """Whether images come from a cache of bytes, without decoding."""
         return self.images is not None and self.images.mapped
 
     def cached(self) -> ImageExamples:
-        """The same examples, read from the cache, which is built if it is not there."""
+        """Return the same examples, read from the cache, which is built first if it doesn't exist."""
         return replace(self, images=open_images(self.cache))
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[np.uint8]:
-        """(B, 3, H, W): squashed to that size, or with `rng`, augmented. Raises `UserError` naming a bad image."""
+        """Return the images at `indices` as (B, 3, H, W) uint8.
+
+        Args:
+            indices: (B,) positions in `files`.
+            rng: Draws the augmentation of each image in turn; None: images are squashed to (H, W) and not augmented.
+
+        Raises:
+            UserError: An image can't be decoded; the message names it.
+        """
         recipe, rng = self.recipe or DOMAINBED, rng if self.recipe else None
         if self.images:
             return self.images.batch(self.rows[indices], self.height, self.width, rng, recipe)
@@ -88,21 +106,27 @@ class ImageExamples:
 
 
 class ImageDataset(Dataset):
-    """Base of the data sets of image files. A subclass declares `card`; one that has no folders writes `find`.
+    """Base of the data sets whose examples are image files.
 
-    One of which more is known than a number of images for each domain writes `doubts`.
+    A subclass declares `card`. It overrides `find` if its files are not in the card's folder as domain/class/image, and
+    `doubts` if it knows more about them than the number of images of each domain.
     """
 
     recipe: ClassVar[Recipe] = DOMAINBED
     """How training images are augmented."""
     cut_off: ClassVar[tuple[str, ...]] = ()
-    """Domains in which published JPEGs end early: they are decoded as far as they go."""
+    """Domains whose published JPEGs may end early; those files are decoded as far as they go."""
     accepted: Accepted | None = None
-    """Which files are images; None: those that torchvision takes, and nothing is counted."""
+    """Which files are images; None: those with torchvision's extensions, and files left out are not counted."""
     cache_dir: Path | None = None
+    """The folder of caches that the user named; None: `.dgbench-cache` beside the data."""
 
     def find(self) -> tuple[Path, Tree]:
-        """The root of the files' paths, and the files; raises `UserError` where there is nothing to read."""
+        """Return the root of the files' paths, and the files.
+
+        Raises:
+            UserError: The folder is not given or doesn't exist.
+        """
         name = type(self).__name__
         if self.card.path:
             root = self.given_path()
@@ -115,21 +139,29 @@ class ImageDataset(Dataset):
         return root, read_tree(root, self.card.domains, self.accepted)
 
     def doubts(self, tree: Tree) -> Iterable[str]:
-        """What else is wrong with the files, in the user's words."""
+        """Yield further problems of the files found, each as a sentence for the user."""
         return ()
 
     def given_path(self) -> Path:
-        """The path that the name of the data set carries."""
+        """Return the path in the data set's name, as of `folder:/data/mine`; raise UserError if there is none."""
         name = type(self).__name__
         if self.path is None:
             raise UserError(f"{name!r} needs a path: write {name}:/path/to/it")
         return self.path
 
     def open(self) -> None:
-        """List the files and refuse, all at once, what is wrong with names, classes, counts and sizes."""
+        """List the files and check their names, classes, counts and sizes.
+
+        Sets `root`, `domains`, `classes`, `missing_classes`, `tree` (the files in use) and `found` (those before bad
+        images were left out).
+
+        Raises:
+            UserError: All the problems found, and which files were left out.
+        """
         self.root, tree = self.find()
-        self.found = tree  # with those that can't be decoded
+        self.found = tree  # including those that can't be decoded
         self.domains = self.card.domains or tuple(sorted(tree))
+        # Only a user's own images may lack classes, and only on request: of published data, that is a damaged copy.
         place, may_lack = self.path or self.root, self.card.path and self.allow_missing_classes
         problems = Problems()
         for problem in (
@@ -139,6 +171,8 @@ class ImageDataset(Dataset):
             *self.doubts(tree),
         ):
             problems.add(problem)
+        # Counts are checked above, on all files: a published data set with bad images left out is still the published
+        # one.
         if self.skip_bad_images:
             tree = without_bad_images(self.root, tree, self.decoding)
         for problem in file_problems(tree, may_lack=may_lack):
@@ -153,16 +187,16 @@ class ImageDataset(Dataset):
 
     @property
     def decoding(self) -> Decoding:
-        """Say how the files are decoded."""
+        """How the files are decoded."""
         cut_off = tuple(self.root / domain for domain in self.cut_off)
         return Decoding(cut_off=cut_off, most_pixels=self.max_image_pixels)
 
     def preload(self) -> None:
-        """Import what reads cached images."""
+        """Import OpenCV, which reads cached images, so that forked runs share it."""
         import dgbench.data.transforms_cv2  # noqa: F401  (OpenCV, which planning does without)
 
     def examples(self, domain: str, seed: int) -> Examples:
-        """The images of a domain, class after class, each by name; nothing is drawn."""
+        """Return the images of a domain, class after class and sorted by path; `seed` is not used."""
         sizes = [len(self.tree[domain].get(name, ())) for name in self.classes]
         labels = np.repeat(np.arange(len(self.classes)), sizes)
         first = sum(self.counts()[: self.domains.index(domain)])
@@ -171,9 +205,11 @@ class ImageDataset(Dataset):
         return ImageExamples(self.root, files, labels, height, width, self.recipe, self.image_cache(), rows)
 
     def image_cache(self) -> ImageCache:
-        """The cache of all images, domain after domain."""
+        """Describe the one cache of all images, domain after domain, class after class."""
         given = self.path.parent if self.path else self.data_dir
         assert given, "open() has refused a data set that lies nowhere"
+        # The order of domains and classes is part of the identity, as it decides the row of each image; the fingerprint
+        # is not ordered.
         identity = "\0".join((self.fingerprint(), *self.domains, "", *self.classes))
         name = f"{type(self).__name__}:{self.path.name}" if self.path else type(self).__name__
         place, files = self.cache_dir or given / FOLDER, partial(files_of, self.tree, self.domains, self.classes)
@@ -181,37 +217,45 @@ class ImageDataset(Dataset):
         return ImageCache(place, name, identity, self.root, files, height, width, self.interpolation, self.decoding)
 
     def counts(self) -> Sequence[int]:
-        """Number of images of each domain, without those that were left out."""
+        """Return the number of images of each domain, without those left out."""
         return [count(self.tree[domain]) for domain in self.domains]
 
     def remarks(self) -> Sequence[str]:
-        """Which files may be decoded in part."""
+        """Name the domains whose files may be decoded in part."""
         if not self.cut_off or self.skip_bad_images:
             return ()
         return (f"JPEGs of {listed(self.cut_off)} that end early are decoded as far as they go, and logged by name",)
 
     def fingerprint(self) -> str:
-        """A hash of domains, classes, relative paths and sizes; the same wherever the files lie."""
+        """Hash domains, classes, relative paths and sizes in bytes: equal wherever the files lie."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
+        # Turned images are other data under the same names; the default adds nothing, so that fingerprints of old
+        # results hold.
         digest = hashlib.sha256(self.decoding.turn * b"turned\n")
         for domain in sorted(self.domains):
             for name in sorted(self.tree[domain]):
                 for file in sorted(self.tree[domain][name]):
                     said = "\0".join((domain, name, file.path, f"{file.size}\n"))
-                    digest.update(said.encode("utf-8", "surrogateescape"))  # names are bytes, which need be no UTF-8
+                    digest.update(said.encode("utf-8", "surrogateescape"))  # names are bytes, maybe not UTF-8
         return digest.hexdigest()
 
 
 def files_of(tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """The image files of some domains, class after class in each of them."""
+    """Return the paths of a tree's files, domain after domain and class after class in each of them."""
     return [file.path for domain in domains for name in classes for file in tree[domain].get(name, ())]
 
 
 def without_bad_images(root: Path, tree: Tree, decoding: Decoding) -> Tree:
-    """The files that can be decoded, and whole; the others are logged by name."""
+    """Return the files that can be decoded completely; log the others by name as a warning.
+
+    Args:
+        root: The folder that paths in the tree are relative to.
+        tree: The files found.
+        decoding: How they are decoded. Its `cut_off` is ignored: a file that ends early is a bad one.
+    """
     decoding = replace(decoding, cut_off=())
     files = [file for classes in tree.values() for of_class in classes.values() for file in of_class]
     bad = [problem for file in files if (problem := _badness(decoding, root / file.path, file.size))]
@@ -228,8 +272,8 @@ def without_bad_images(root: Path, tree: Tree, decoding: Decoding) -> Tree:
 
 @cache
 def _badness(decoding: Decoding, path: Path, size: int) -> str:
-    """Why an image can't be decoded, or nothing; found out once in a process, as decoding all of them is slow."""
-    if size == 0:  # nothing, or a pipe, which to open may take for ever
+    """Return why an image can't be decoded, or an empty text. Cached for the process: decoding all files is slow."""
+    if size == 0:  # an empty file, or a pipe, whose opening may block for ever
         return printable(f"{path}: it holds nothing")
     try:
         decoding(path)

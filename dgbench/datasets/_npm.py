@@ -1,4 +1,8 @@
-"""Files that come in npm packages: fetched by the user's npm client, or the user's own copies; checked by hash."""
+"""Get files that are published in npm packages: from the user's own copies, or by the user's npm client; check hashes.
+
+Fonts and pictographs are published there at fixed versions with a hash, which no other source of them offers. npm
+downloads tarballs and runs none of their scripts.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +20,25 @@ from dgbench.core.progress import ReportProgress
 from dgbench.data.fetch import Unreachable
 
 _SECONDS = 600
-"""Longest time that one call of npm may take."""
+"""Longest time that one call of npm may take, in seconds."""
 _AT_ONCE = 10
 """Packages that one call of npm gets."""
 _ROOT = "package/"
-"""The folder that everything in a package's tarball lies in."""
+"""The folder of a package's tarball that holds all its files."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """One version of a package, whose content is pinned."""
+    """One version of an npm package, pinned by the hash of its tarball."""
 
     spec: str
-    """NAME@VERSION."""
+    """`NAME@VERSION`."""
     integrity: str
-    """sha512 of its tarball, in base64."""
+    """sha512 of the tarball, in base64, as npm's lock files state it."""
 
     @property
     def file_name(self) -> str:
-        """What `npm pack` calls the tarball: `@scope/name@1.0` becomes `scope-name-1.0.tgz`."""
+        """File name of the tarball as `npm pack` writes it: `@scope/name@1.0` becomes `scope-name-1.0.tgz`."""
         name, _, version = self.spec.rpartition("@")
         return f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
 
@@ -42,10 +46,20 @@ class Package:
 def tarballs(
     packages: Sequence[Package], downloads: Path, sources: Sequence[Path], progress: ReportProgress
 ) -> Mapping[Package, Path]:
-    """The tarball of each package: the user's, from `sources`, files or folders; if there are none, fetched by npm.
+    """Return the path of each package's tarball, downloading by npm those that are not there.
 
-    What was fetched before into the folder `downloads` is not fetched again. Raises `UserError` with all tarballs that
-    the sources lack or that are not what they should be, `Unreachable` with what npm says.
+    Args:
+        packages: The packages to get.
+        downloads: Folder for downloads; a tarball from an earlier call is used again if its hash is right.
+        sources: The user's own files, or folders that hold them; empty: use npm.
+        progress: Called with the number of packages that are there.
+
+    Returns:
+        Package -> path of its tarball, whose hash has been checked.
+
+    Raises:
+        UserError: All tarballs that `sources` lack or that are damaged; or npm isn't installed, or got something else.
+        Unreachable: npm failed or took too long.
     """
     if sources:
         return _given(packages, sources)
@@ -59,7 +73,15 @@ def tarballs(
 
 
 def contents(tarball: Path, beginning: str) -> dict[str, bytes]:
-    """What is in those files of a package whose path begins so; by path, less that beginning. Nothing is unpacked."""
+    """Return the content of a package's files whose path begins with `beginning`, without unpacking the tarball.
+
+    Args:
+        tarball: A file that `tarballs` returned.
+        beginning: A folder with its slash, or a file's path; empty: every file.
+
+    Returns:
+        Path without `beginning` -> content. For a whole file's path the key is empty.
+    """
     beginning = _ROOT + beginning
     with tarfile.open(tarball) as archive:
         return {
@@ -70,6 +92,7 @@ def contents(tarball: Path, beginning: str) -> dict[str, bytes]:
 
 
 def _given(packages: Sequence[Package], sources: Sequence[Path]) -> dict[Package, Path]:
+    """Return the packages' tarballs among the user's files; raise UserError with all that are missing or damaged."""
     files = [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
     by_name = {path.name: path for path in files if path.is_file()}
     missing = [package for package in packages if package.file_name not in by_name]
@@ -88,6 +111,7 @@ def _given(packages: Sequence[Package], sources: Sequence[Path]) -> dict[Package
 
 
 def _fetch(packages: Sequence[Package], downloads: Path) -> None:
+    """Download packages by one call of npm, and check their hashes."""
     specs = [package.spec for package in packages]
     by_hand = (
         f"npm pack {' '.join(specs)}, and name the folder that holds what it got to the download command by --from"
@@ -97,6 +121,7 @@ def _fetch(packages: Sequence[Package], downloads: Path) -> None:
         raise UserError(f"npm is not installed: install Node.js, or do this where it is: {by_hand}")
     downloads.mkdir(parents=True, exist_ok=True)
     for package in packages:
+        # A wrong tarball of an earlier call must not pass for the new one if npm fails.
         (downloads / package.file_name).unlink(missing_ok=True)
     try:
         done = subprocess.run(
@@ -127,4 +152,5 @@ def _fetch(packages: Sequence[Package], downloads: Path) -> None:
 
 
 def _is_right(package: Package, path: Path) -> bool:
+    """Return whether a file has the hash of the package's tarball."""
     return base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() == package.integrity

@@ -1,8 +1,9 @@
-"""Image files of the user's own: every format that Pillow reads; what is odd about them is refused or said.
+"""Base of the data sets of the user's own images, `folder:/path` and `csv:/path`: read them leniently, report oddities.
 
-Nothing published fixes which files count and how they are decoded, so that this is kinder than to published data:
-formats that torchvision leaves out are read, what is transparent is laid on white, images may be turned as their EXIF
-says, and domains may lack classes where the user allows that.
+Published results fix which files of a published data set count and how they are decoded. Nothing fixes it for a user's
+own images. So every format that Pillow reads is taken, transparent images are laid on white, images may be turned as
+their EXIF says, and domains may lack classes where the user allows it. Oddities that could spoil a result (classes in
+one domain only, the same file in two domains, folders called `train` and `test`) are refused or reported.
 """
 
 from __future__ import annotations
@@ -20,21 +21,26 @@ from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import EXTENSIONS, Accepted, Tree, listed
 
 _FURTHER = (".jpe", ".jfif", ".apng", ".gif", ".dib", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".tga", ".qoi")
+"""Extensions of formats that Pillow reads and torchvision doesn't take."""
 _BEGINS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
-"""Of files of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000; WebP and AVIF say it a little later."""
+"""First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000 files; WebP and AVIF have their mark a few bytes later."""
 _BEGIN = 16
+"""Bytes that are read to recognize an image."""
 _SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "holdout")
+"""Folder names, in lower case, that mean a split and not a domain or class."""
 _MOST_COMPARED = 10_000
-"""Files whose content is compared at a launch; more would take minutes where a disk is slow."""
+"""Files whose content is compared at a launch; more would take minutes on a slow disk."""
 _PROBE = 4096
+"""Bytes at the beginning of a file that are compared first."""
 
 MAY_LACK = "--allow_missing_classes trains and scores on the classes that each domain has"
-"""The way out where a domain lacks a class."""
+"""The way out, in the user's words, where a domain lacks a class."""
 OWN_CARD = DatasetCard(source="your own files", licence="yours", path=True, input_shape=(3, 224, 224))
+"""The card of every data set whose name carries a path: domains, classes and counts come from the files."""
 
 
 class OwnImages(ImageDataset):
-    """Base of the data sets whose name carries a path."""
+    """Base of the data sets whose name carries the path of the user's own images."""
 
     card = OWN_CARD
 
@@ -45,11 +51,11 @@ class OwnImages(ImageDataset):
 
     @property
     def decoding(self) -> Decoding:
-        """Lay transparent images on white, and turn images with `exif` `turn`."""
+        """How the files are decoded: transparent images on white, turned as EXIF says with `--exif turn`."""
         return replace(super().decoding, on_white=True, turn=self.exif == "turn")
 
     def doubts(self, tree: Tree) -> Iterator[str]:
-        """Yield names that can't be written, the way out where classes lack, and images without a range."""
+        """Yield names that are not UTF-8, the way out where a class is missing, and images of unknown range."""
         names = dict.fromkeys((*tree, *(name for classes in tree.values() for name in classes)))
         foreign = [name for name in names if _is_foreign(name)]
         if foreign:
@@ -60,7 +66,7 @@ class OwnImages(ImageDataset):
         yield from self._without_range(tree)
 
     def _without_range(self, tree: Tree) -> Iterator[str]:
-        """Refuse data of floats or wide integers by the first image of each class; others are found when decoded."""
+        """Yield images of floats or wide integers among the first of each class; others are found when decoded."""
         files = [] if self.skip_bad_images else first_files(tree)
         if bad := [path for path in files if lacks_range(self.root / path)]:
             yield (
@@ -69,7 +75,7 @@ class OwnImages(ImageDataset):
             )
 
     def remarks(self) -> Sequence[str]:
-        """List left-out files, missing classes by domain, and files that occur twice."""
+        """List files left out, images that EXIF would turn, missing classes, and files with the same content."""
         return [*super().remarks(), *self._said_of_files(), *same_bytes(self.root, self.tree)]
 
     def _said_of_files(self) -> Iterator[str]:
@@ -89,13 +95,13 @@ class OwnImages(ImageDataset):
 
 
 def first_files(tree: Tree) -> list[str]:
-    """List the first image of each class in each domain: so few can be opened at each launch."""
+    """Return the path of the first image of each class in each domain: few enough to be opened at each launch."""
     return [files[0].path for classes in tree.values() for files in classes.values() if files]
 
 
 def begins_as_image(path: str) -> bool:
-    """Tell by its first bytes whether a file is an image of a common format."""
-    if not os.path.isfile(path):  # to open a pipe may take for ever
+    """Return whether a file begins with the mark of a common image format."""
+    if not os.path.isfile(path):  # opening a pipe may block for ever
         return False
     try:
         with open(path, "rb") as file:
@@ -106,7 +112,7 @@ def begins_as_image(path: str) -> bool:
 
 
 def split_problems(place: Path, tree: Tree) -> Iterator[str]:
-    """Yield folders called by splits where domains or classes are expected."""
+    """Yield a message for folders named after splits (`train`, `test`) where domains or classes are expected."""
     places = {"domains (in the folder itself)": [list(tree)], "classes": [list(classes) for classes in tree.values()]}
     for what, groups in places.items():
         splits = [names for names in groups if names and all(name.lower() in _SPLITS for name in names)]
@@ -120,7 +126,15 @@ def split_problems(place: Path, tree: Tree) -> Iterator[str]:
 
 
 def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
-    """Yield files of the same content in two domains or two classes: one may be trained on and the other tested."""
+    """Report files of the same content in two domains or two classes: a test image may be a training image.
+
+    Sizes are compared first, then the first bytes of files of one size, then whole files. Copies within one class of
+    one domain are not reported.
+
+    Args:
+        root: The folder that paths in the tree are relative to.
+        tree: The files to compare.
+    """
     sizes = grouped(
         (file.size, ((domain, name), file.path))
         for domain, classes in tree.items()
@@ -131,7 +145,7 @@ def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
     if sum(map(len, alike)) > _MOST_COMPARED:
         yield f"more than {_MOST_COMPARED:,} files have the size of another: none was compared with the others"
         return
-    for length in (_PROBE, -1):  # few files that are not the same begin alike
+    for length in (_PROBE, -1):  # few different files of one size begin alike, so few are read as a whole
         alike = [
             twins
             for of_size in alike
@@ -148,11 +162,12 @@ def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
 
 
 def _elsewhere(twins: Sequence[tuple[tuple[str, str], str]]) -> str:
+    """Return the path of the first twin that lies in another domain or class than the first of all."""
     return next(path for place, path in twins if place != twins[0][0])
 
 
 def _digest(path: Path, length: int) -> bytes:
-    """Hash the first bytes of a file, all if the length is -1; of one that can't be read, its path."""
+    """Hash the first `length` bytes of a file (-1: all); hash nothing and return the path if it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.blake2b(file.read(length)).digest()
@@ -165,4 +180,5 @@ def _quoted(name: str) -> str:
 
 
 def _is_foreign(name: str) -> bool:
+    """Return whether a name has bytes that are not UTF-8, which Python keeps as lone surrogates."""
     return any("\udc80" <= char <= "\udcff" for char in name)

@@ -1,4 +1,8 @@
-"""Data sets that are made once, by `fetch`, and then lie in one file of arrays."""
+"""Data sets that `download` makes once from other files, and that then lie in one `.npz` file of arrays.
+
+The file holds a hash of everything it was made from (packages, items, version of the recipe), so that a file made by
+another version of dgbench is refused and never mixed with results of this one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,15 @@ _MADE_FROM = "made_from"
 def write_packed(
     data_dir: Path, folder: str, made_from: str, arrays: Mapping[str, NDArray[Any]], file: str = _IMAGES
 ) -> None:
-    """Write the arrays, and a hash of all that they were made from."""
+    """Write arrays into the one file of a packed data set, together with a hash of their origin.
+
+    Args:
+        data_dir: The folder that holds the data sets.
+        folder: The data set's folder below it; made if it doesn't exist.
+        made_from: Hash of everything that the arrays were made from.
+        arrays: Name -> array, as `Packed.read` finds it.
+        file: Name of the file.
+    """
     from dgbench.store.files import write_atomic
 
     members: dict[str, Any] = {_MADE_FROM: np.array(made_from), **arrays}
@@ -30,9 +42,20 @@ def write_packed(
 
 
 class Packed:
-    """The arrays of the data set `name`; raises `UserError` if its file is not there, or from elsewhere, or damaged."""
+    """The file of arrays of one packed data set; a data set makes it when it is opened."""
 
     def __init__(self, name: str, data_dir: Path | None, folder: str, file: str = _IMAGES) -> None:
+        """Find the file; no array is read.
+
+        Args:
+            name: The data set, for messages.
+            data_dir: The folder that holds the data sets; None: the user gave none.
+            folder: The data set's folder below it.
+            file: Name of the file.
+
+        Raises:
+            UserError: No data directory was given, or the file doesn't exist.
+        """
         if data_dir is None:
             raise UserError(f"{name} is read from {folder} under --data_dir, which is not given")
         self.path = data_dir / folder / file
@@ -41,7 +64,7 @@ class Packed:
             raise UserError(f"{name} is expected in {self.path}, which does not exist: fetch it by {self.fetching}")
 
     def read(self, member: str) -> NDArray[Any]:
-        """One array; the others are not looked at."""
+        """Return one array, without reading the others; raise UserError if the file is damaged."""
         try:
             with self.path.open("rb") as file, np.load(file) as arrays:
                 found: NDArray[Any] = arrays[member]
@@ -52,7 +75,7 @@ class Packed:
         return found
 
     def check(self, made_from: str) -> None:
-        """Refuse a file that was made from something else."""
+        """Raise UserError if the file was made from something else than `made_from`, or is damaged."""
         if self.read(_MADE_FROM).item() != made_from:
             raise UserError(
                 f"{self.path} was made by another dgbench: remove its folder, and fetch it by {self.fetching}"

@@ -1,6 +1,6 @@
-"""Texts as a network takes them: counts of hashed words, or the tokens of a language model. Needs no torch.
+"""Turn texts into inputs: bags of hashed words for an MLP, or the tokens of a language model. Needs no torch.
 
-A language model is a folder that its library wrote, or a name under which its library finds one.
+A language model is a folder that the transformers library wrote, or a name under which that library finds one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,20 @@ _WORD = re.compile(r"\w+")
 
 
 def bag_of_words(texts: Sequence[str], size: int = BAG) -> NDArray[np.float32]:
-    """(B, size): log(1 + how often) of each text's words in lower case, hashed to `size` places, at length 1."""
+    """Count the hashed words of texts.
+
+    Args:
+        texts: B texts; words are compared in lower case.
+        size: Number of places that words are hashed to.
+
+    Returns:
+        (B, size) float32: log(1 + count) at each place, scaled to length 1 for each text; zeros for a text without a
+        word.
+    """
     found = np.zeros((len(texts), size), np.float32)
     for row, text in enumerate(texts):
+        # `+=` would add 1 once however often a place occurs in the list. crc32 and not `hash`, which differs from
+        # process to process.
         np.add.at(found[row], [zlib.crc32(word.encode()) % size for word in _WORD.findall(text.lower())], 1)
     np.log1p(found, out=found)
     length = np.linalg.norm(found, axis=1, keepdims=True)
@@ -35,13 +46,29 @@ def bag_of_words(texts: Sequence[str], size: int = BAG) -> NDArray[np.float32]:
 
 
 def tokens(texts: Sequence[str], model: str, length: int) -> NDArray[np.int64]:
-    """(B, 2, length): the tokens of each text, cut or filled up, and 1 where there is one."""
+    """Tokenize texts for a language model.
+
+    Args:
+        texts: B texts.
+        model: The language model.
+        length: Tokens that each text is cut or filled up to.
+
+    Returns:
+        (B, 2, length) int64: the tokens, and below them 1 where there is one and 0 where the text was filled up.
+
+    Raises:
+        UserError: As `check_tokenizer`.
+    """
     made = _tokenizer(model)(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="np")
     return np.stack([made["input_ids"], made["attention_mask"]], axis=1).astype(np.int64)
 
 
 def check_tokenizer(model: str) -> None:
-    """Have the tokenizer of a language model on this machine; raises `UserError` with the ways out if it can't be."""
+    """Load the tokenizer of a language model, downloading it if needed.
+
+    Raises:
+        UserError: It can't be loaded; the message lists the ways out.
+    """
     _tokenizer(model)
 
 
@@ -63,7 +90,10 @@ def _tokenizer(model: str) -> Any:
 
 
 def _whole_tokenizer(model: str, local_files_only: bool) -> Any:
-    """Raises OSError where its vocabulary lacks: its library would then make one that knows no words."""
+    """Load a tokenizer; raise OSError if its vocabulary is missing.
+
+    Without this check the library makes a tokenizer that knows no words, and every text becomes the same tokens.
+    """
     from transformers import AutoTokenizer
 
     found = AutoTokenizer.from_pretrained(model, local_files_only=local_files_only)

@@ -1,7 +1,11 @@
-"""Which image files lie in folders, domain/class/image, and whether they are what they should be.
+"""List the image files of a folder laid out as domain/class/image, and check that layout against a data set's card.
 
-Sub-directories of a class folder are read too, each once, however many links lead to it. Names that begin with a dot,
-what file managers and archivers leave behind, and files without an image's extension are not looked at.
+`read_tree` returns a `Tree`; the functions called `..._problems` take one and yield the problems they find as sentences
+for the user, so that a data set can report all of them at once. Nothing is decoded and no file is opened: names and
+sizes are enough, and a launch has to list hundreds of thousands of files.
+
+Sub-directories of a class folder are read too, each once, however many links lead to it. Hidden names, the leftovers of
+file managers and archivers, and files without an image's extension are skipped.
 """
 
 from __future__ import annotations
@@ -17,38 +21,45 @@ from dgbench.core.errors import UserError
 from dgbench.core.wording import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision, and so of DomainBed: published data sets are the files that have them."""
+"""The extensions that torchvision, and so DomainBed, takes for images; published data sets consist of such files."""
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
+"""Folders that file managers, archivers and file systems leave behind."""
 _CLUTTER_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _NAMES_SHOWN = 5
+"""Names that a message lists before "and N more"."""
 
 
 class ImageFile(NamedTuple):
-    """An image file: its path below the root of the data set, and its size in bytes, 0 if it can't be read."""
+    """An image file, as far as its directory entry describes it."""
 
     path: str
+    """Path below the root of the data set, with forward slashes."""
     size: int
+    """Bytes; 0 if the file is empty or can't be read."""
 
 
 Tree = Mapping[str, Mapping[str, Sequence[ImageFile]]]
-"""Domain -> class -> files, each sorted by name; a class folder without images is there too."""
+"""Domain -> class -> files sorted by path. A class folder without images is present, with no files."""
 
 
 @dataclass
 class Accepted:
-    """Decide which files of folders are images, and count the others."""
+    """The rule that decides which files count as images, and a record of the files it left out.
+
+    One instance is used for one reading of a folder: `read_tree` calls it for each file, and `told` then reports.
+    """
 
     extensions: Sequence[str] = EXTENSIONS
-    """In lower case."""
+    """In lower case, with their dot."""
     by_content: Callable[[str], bool] | None = None
-    """Decides about a file without an extension; None: it is no image."""
+    """Decides about a file without an extension, given its path; None: such a file is no image."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Extension -> files that have been left out, but for those that no user put there."""
+    """Extension -> number of files left out. Hidden files and clutter are not counted: no user put them there."""
     outside: list[str] = field(default_factory=list)
-    """Files with an image's extension that lie in no class."""
+    """Paths below the root of files that have an image's extension but lie in no class folder."""
 
     def __call__(self, place: str, name: str) -> bool:
-        """Decide about a file, and count it if it is left out."""
+        """Return whether the file `name` in the folder `place` is an image; count it in `left_out` if it isn't."""
         if name.startswith(".") or name.lower() in _CLUTTER_FILES:
             return False
         if name.lower().endswith(tuple(self.extensions)):
@@ -60,7 +71,7 @@ class Accepted:
         return False
 
     def told(self) -> Iterator[str]:
-        """Report the files that were left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
+        """Report the files left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
         counts = sorted(self.left_out.items(), key=lambda pair: (-pair[1], pair[0]))
         kinds = ", ".join(f"{n:,} {printable(extension) or 'without an extension'}" for extension, n in counts)
         if counts:
@@ -70,9 +81,19 @@ class Accepted:
 
 
 def read_tree(root: Path, domains: Sequence[str], accepted: Accepted | None = None) -> Tree:
-    """The files under root/domain/class of the named domains that exist, of all folders in `root` if none is named.
+    """List the image files below root/domain/class.
 
-    A folder that should not be there is a domain without a class.
+    Args:
+        root: The data set's folder.
+        domains: The folders to read, of which those that exist are read; empty: every folder in `root`.
+        accepted: Decides which files are images and records the others; None: `Accepted()`.
+
+    Returns:
+        The files of each domain. A folder in `root` that is none of `domains` is present without a class, for
+        `domain_problems` to report.
+
+    Raises:
+        UserError: A folder can't be listed.
     """
     accepted = accepted or Accepted()
     try:
@@ -86,18 +107,38 @@ def read_tree(root: Path, domains: Sequence[str], accepted: Accepted | None = No
             names = [entry.name for entry in os.scandir(root / folder) if entry.is_file()]
             images = sorted(name for name in names if name.lower().endswith(tuple(accepted.extensions)))
             accepted.outside += [os.path.join(folder, name) for name in images if not name.startswith(".")]
+        # Folders that are none of `domains` are not descended into: an aborted extraction may have left a whole archive
+        # there.
         return tree | {folder: {} for folder in present if folder not in tree}
     except OSError as error:
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
 
 
 def images_in(root: Path, folder: str, accepted: Accepted | None = None) -> tuple[ImageFile, ...]:
-    """The images below `folder`, which is relative to the root, sorted by path; raises `OSError` if it is not there."""
+    """List the images below one folder.
+
+    Args:
+        root: The folder that the paths in the result are relative to.
+        folder: Path of the folder below `root`.
+        accepted: Decides which files are images and records the others; None: `Accepted()`.
+
+    Returns:
+        The files, sorted by path.
+
+    Raises:
+        OSError: The folder doesn't exist or can't be listed.
+    """
     return tuple(_images(root, root / folder, accepted or Accepted()))
 
 
 def domain_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
-    """Domains that are not there or hold nothing, folders that are none; fewer than two, where the files decide."""
+    """Yield the problems with a tree's domains: missing, unexpected or empty ones, or fewer than two of them.
+
+    Args:
+        place: The folder or file that messages name.
+        tree: The files found.
+        expected: The card's domains; empty: the folders are the domains, and there must be at least two.
+    """
     missing = [domain for domain in expected if domain not in tree]
     surplus = [folder for folder in tree if folder not in expected] if expected else []
     if missing:
@@ -112,13 +153,21 @@ def domain_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterato
 
 
 def class_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
-    """Domains that lack a class which is expected (by default: which another domain has), and classes unexpected."""
+    """Yield the problems with a tree's classes: domains that lack one, and classes that are not expected.
+
+    Args:
+        place: The folder or file that messages name.
+        tree: The files found.
+        expected: The card's classes; empty: every class of any domain is expected in all of them.
+    """
     names = expected or sorted({name for classes in tree.values() for name in classes})
-    if expected:  # what lacks all of them is not a domain, and told as such
+    if expected:  # a folder without any class is no domain, and `domain_problems` reports it
         tree = {domain: classes for domain, classes in tree.items() if classes}
     if tree and not names:
         yield f"no domain in {place} has a class: images are expected in domain/class/"
     by_lacking = dict[tuple[str, ...], list[str]]()
+    # Classes that the same domains lack share one message, which names the shorter list: the domains that lack or have
+    # them.
     for name in names:
         lacking = tuple(domain for domain in tree if name not in tree[domain])
         by_lacking.setdefault(lacking, []).append(name)
@@ -135,7 +184,7 @@ def class_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator
 
 
 def count_problems(tree: Tree, expected: Mapping[str, int]) -> Iterator[str]:
-    """Domains whose number of images is not the one that the card states."""
+    """Yield domains whose number of images differs from the `expected` one; only domains in `expected` are checked."""
     for domain, classes in tree.items():
         found = count(classes)
         if domain in expected and found != expected[domain]:
@@ -143,13 +192,18 @@ def count_problems(tree: Tree, expected: Mapping[str, int]) -> Iterator[str]:
 
 
 def matching(tree: Tree, generations: Mapping[str, Mapping[str, int]]) -> str:
-    """The generation whose counts the files have in every domain; empty if there is none."""
+    """Return the name of the generation whose counts the files have in every domain; empty if there is none.
+
+    Args:
+        tree: The files found.
+        generations: Name -> domain -> number of images, from the card.
+    """
     found = {domain: count(classes) for domain, classes in tree.items() if classes}
     return next((name for name, counts in generations.items() if found == dict(counts)), "")
 
 
 def generation_problems(tree: Tree, generations: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """Counts that no generation has."""
+    """Yield the counts found and those of each generation, if the files are of no published generation."""
     if not matching(tree, generations):
         found = ", ".join(f"{domain} {count(classes):,}" for domain, classes in tree.items())
         yield f"the numbers of images are those of no published generation: {found}"
@@ -158,7 +212,7 @@ def generation_problems(tree: Tree, generations: Mapping[str, Mapping[str, int]]
 
 
 def in_two_classes(tree: Tree) -> Iterator[str]:
-    """Files of the same name in two class folders of a domain: where names are ids, one image with two labels."""
+    """Yield file names that occur in two class folders of a domain: where names are ids, one image with two labels."""
     for domain, classes in tree.items():
         places = dict[str, list[str]]()
         for name, files in classes.items():
@@ -170,7 +224,12 @@ def in_two_classes(tree: Tree) -> Iterator[str]:
 
 
 def file_problems(tree: Tree, *, may_lack: bool = False) -> Iterator[str]:
-    """Yield classes without an image, or where domains may lack them, domains without one; and files without a byte."""
+    """Yield classes without an image, and files of zero bytes.
+
+    Args:
+        tree: The files found.
+        may_lack: Domains may lack classes; then only domains without any image are reported.
+    """
     files = dict.fromkeys(file for classes in tree.values() for of_class in classes.values() for file in of_class)
     for domain, classes in tree.items():
         if may_lack and not count(classes):
@@ -184,21 +243,21 @@ def file_problems(tree: Tree, *, may_lack: bool = False) -> Iterator[str]:
 
 
 def missing_classes(tree: Tree) -> dict[str, tuple[str, ...]]:
-    """Map each domain to the classes that others have an image of and it has not; leave out those that lack none."""
+    """Map each domain that lacks classes to those classes: it has no image of them and another domain has."""
     names = sorted({name for classes in tree.values() for name, files in classes.items() if files})
     lacking = {domain: tuple(name for name in names if not classes.get(name)) for domain, classes in tree.items()}
     return {domain: classes for domain, classes in lacking.items() if classes}
 
 
 def listed(names: Iterable[str]) -> str:
-    """Quoted, the first few of many."""
+    """Join the first few names, quoted, and the number of those left out: `'a', 'b' and 3 more`."""
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(f"'{printable(name)}'" for name in names[:_NAMES_SHOWN]) + more
 
 
 def size_of(path: Path | str) -> int:
-    """In bytes; 0 for what is not there, such as the end of a dangling link."""
+    """Return a file's size in bytes; 0 if it doesn't exist, as behind a dangling link."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -206,12 +265,15 @@ def size_of(path: Path | str) -> int:
 
 
 def _images(root: Path, folder: Path, accepted: Accepted) -> Iterator[ImageFile]:
+    """Yield the images below a folder, sorted by folder and then name, each real folder visited once."""
     found = list[tuple[str, str]]()
     real = os.path.realpath(folder)
     # A link to a folder above it would lead to all images there, and on to itself, for ever.
     seen = {real, *map(str, Path(real).parents), *map(str, Path(os.path.realpath(root)).parents)}
     for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         below = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders) if _is_data(name)}
+        # `set.add` returns None, so a folder is kept if it is new and is marked as seen by the same expression.
+        # `os.walk` descends into the names that are left in `folders`.
         folders[:] = [name for name, real in below.items() if real not in seen and not seen.add(real)]  # type: ignore[func-returns-value]
         found += [(place, name) for name in names if accepted(place, name)]
     for place, name in sorted(found):
@@ -233,7 +295,7 @@ def _raise(error: OSError) -> None:
 
 
 def instead(folder: Path) -> str:
-    """What a folder that lacks something has instead."""
+    """Return `; FOLDER has 'a', 'b'`, listing a folder's sub-folders; empty if the folder doesn't exist."""
     if not folder.is_dir():
         return ""
     names = _folders(folder)
@@ -241,4 +303,5 @@ def instead(folder: Path) -> str:
 
 
 def count(classes: Mapping[str, Sequence[ImageFile]]) -> int:
+    """Return the number of files in all classes of a domain."""
     return sum(map(len, classes.values()))
