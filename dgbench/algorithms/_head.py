@@ -1,7 +1,9 @@
-"""Derivatives by the classifier's parameters, an example at a time, that need no pass through the featurizer.
+"""Derivatives with respect to the classifier's parameters, by example or by domain, without the featurizer.
 
-An example's gradient by a linear layer is the outer product of the gradient by the layer's outputs and its inputs.
-Sums of such products, and of their squares, are matrix products: nothing of the size (examples, parameters) is made.
+An example's gradient with respect to a linear layer's weight is the outer product of the gradient with respect to the
+layer's outputs and the layer's inputs. Sums of such products, and of their squares, are matrix products, so nothing of
+the size (examples, parameters) is ever made. P is the number of the classifier's parameters: those of the first weight,
+row by row, then its bias, and so on.
 """
 
 from __future__ import annotations
@@ -19,38 +21,57 @@ from dgbench.core.errors import UserError
 from dgbench.networks.network import Network
 
 _NO_LABEL = -100
+"""Marks the padding of domains that are smaller than the largest; `cross_entropy` leaves it out."""
 
 
 class Layer(NamedTuple):
-    """What a linear layer of the classifier saw (B, n), and each example's gradient by its outputs (B, m).
+    """A linear layer of the classifier: its inputs (B, n) and each example's gradient at its outputs (B, m).
 
-    Of an example's cross-entropy, `slopes[i] outer inputs[i]` is the gradient by the weight, `slopes[i]` by the bias.
+    Of example i's own cross-entropy, the gradient with respect to the weight is the outer product of `slopes[i]` and
+    `inputs[i]`, and with respect to the bias it is `slopes[i]`. Made by `per_example`.
     """
 
     inputs: Tensor
     slopes: Tensor
 
     def rows(self, start: int, end: int) -> Layer:
-        """The same of some examples."""
+        """Return the layer as examples `start` to `end` see it."""
         return Layer(self.inputs[start:end], self.slopes[start:end])
 
 
 class Moments(NamedTuple):
-    """Over examples, of the gradient by each parameter of the classifier in their order: E[g] and E[g^2], flat."""
+    """Mean and mean square, over examples, of the gradient with respect to each parameter of the classifier.
+
+    `means` and `squares` hold a flat tensor for each weight and bias, in the order of the classifier's parameters.
+    """
 
     means: list[Tensor]
     squares: list[Tensor]
 
 
 def linear_head(network: Network, who: str) -> nn.Linear:
-    """The classifier; raises `UserError` if it is not linear."""
+    """Return the network's classifier; raise `UserError` unless it is one linear layer.
+
+    Args:
+        network: The network to look at.
+        who: Name of the method, for the message.
+    """
     if not isinstance(network.classifier, nn.Linear):
         raise UserError(f"{who} needs a linear classifier: leave nonlinear_classifier off")
     return network.classifier
 
 
 def per_example(classifier: nn.Module, features: Tensor, labels: Tensor) -> tuple[Tensor, list[Layer]]:
-    """Logits (B, classes), and the gradient of each example's own cross-entropy; all differentiable."""
+    """Compute the logits and, at each linear layer's outputs, the gradient of each example's own cross-entropy.
+
+    Args:
+        classifier: A linear layer, or modules that are applied in order.
+        features: The classifier's inputs (B, num_features).
+        labels: Classes (B,), int64.
+
+    Returns:
+        (logits, layers): logits (B, classes), and a `Layer` for each linear layer in order. All are differentiable.
+    """
     modules: Iterable[nn.Module] = [classifier] if isinstance(classifier, nn.Linear) else classifier.children()
     x, inputs, outputs = features, list[Tensor](), list[Tensor]()
     for module in modules:
@@ -65,18 +86,28 @@ def per_example(classifier: nn.Module, features: Tensor, labels: Tensor) -> tupl
 
 
 def moments(layers: Iterable[Layer]) -> Moments:
-    """Mean and mean square over the examples."""
+    """Compute mean and mean square of the examples' gradients, from the layers that `per_example` returns."""
     means, squares = list[Tensor](), list[Tensor]()
     for inputs, slopes in layers:
+        # A squared outer product is the outer product of the squares, so E[g^2] is a matrix product as E[g] is.
         means += [(slopes.T @ inputs / len(inputs)).flatten(), slopes.mean(dim=0)]
         squares += [(slopes.square().T @ inputs.square() / len(inputs)).flatten(), slopes.square().mean(dim=0)]
     return Moments(means, squares)
 
 
 def hessian_diagonal(head: nn.Linear, features: Tensor, weights: Tensor) -> Tensor:
-    """The diagonal of the Hessian of `sum_i weights_i CE_i` by the parameters of a linear head (P,): weight, bias.
+    """Compute the diagonal of the Hessian of a weighted sum of cross-entropies, for a linear classifier.
 
-    It is p (1 - p) z^2, which no label enters.
+    The Hessian is taken with respect to the classifier's parameters. The entry of class c and feature j is the weighted
+    sum of p_c (1 - p_c) z_j^2, p the softmax: labels don't matter.
+
+    Args:
+        head: The classifier.
+        features: Its inputs z (n, num_features).
+        weights: The weight of each example's cross-entropy (n,).
+
+    Returns:
+        (P,): weight, then bias.
     """
     p = head(features).softmax(dim=1)
     curvature = p * (1 - p) * weights[:, None]
@@ -84,10 +115,18 @@ def hessian_diagonal(head: nn.Linear, features: Tensor, weights: Tensor) -> Tens
 
 
 def hessian_products(head: nn.Linear, features: Sequence[Tensor], probes: Tensor) -> Tensor:
-    """Each domain's Hessian, of its mean cross-entropy by the parameters of a linear head, times its probes (K, E, P).
+    """Multiply the Hessian of each domain's mean cross-entropy by vectors, for a linear classifier.
 
-    A probe moves an example's logits by v; the gradient by them then moves by p * (v - p.v), p the softmax. Domains may
-    differ in size.
+    The Hessian is taken with respect to the classifier's parameters. A probe moves an example's logits by v; the
+    gradient at the logits then moves by p * (v - p.v), p the softmax.
+
+    Args:
+        head: The classifier.
+        features: Its inputs (B, num_features) of each of E domains, which may differ in size.
+        probes: (K, E, P), K vectors for each domain.
+
+    Returns:
+        The products (K, E, P).
     """
     classes, width = head.weight.shape
     z = pad_sequence(list(features), batch_first=True)
@@ -102,9 +141,19 @@ def hessian_products(head: nn.Linear, features: Sequence[Tensor], probes: Tensor
 def losses_by_copies(
     head: nn.Module, features: Sequence[Tensor], labels: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Mean cross-entropy of each domain (E,) by a copy of the classifier of its own, and those copies (E, ...).
+    """Compute each domain's mean cross-entropy by a copy of the classifier that only this domain uses.
 
-    One derivative by the copies is the derivative of every domain. Domains may differ in size.
+    As no two domains share a copy, one derivative of the sum of losses with respect to all copies holds the derivative
+    of every domain.
+
+    Args:
+        head: The classifier.
+        features: Its inputs (B, num_features) of each of E domains, which may differ in size.
+        labels: Classes (B,) of each domain, int64.
+
+    Returns:
+        (losses, copies): losses (E,), and for each parameter its copies (E, *shape). The copies are views of the
+        parameter, so that gradients reach it through them.
     """
     copies = {name: p.expand(len(features), *p.shape) for name, p in head.named_parameters()}
     z, y = pad_sequence(list(features), batch_first=True), pad_sequence(list(labels), True, _NO_LABEL)
@@ -114,5 +163,5 @@ def losses_by_copies(
 
 
 def derivative(scalar: Tensor, copies: list[Tensor]) -> Tensor:
-    """By all parameters of each domain's classifier (E, P), differentiable."""
+    """Differentiate a scalar with respect to each domain's copy of the classifier, (E, P); differentiable again."""
     return torch.cat([g.flatten(1) for g in torch.autograd.grad(scalar, copies, create_graph=True)], dim=1)

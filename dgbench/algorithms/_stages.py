@@ -1,6 +1,7 @@
-"""What the methods share that change what passes between a network's stages: hooks for one block, and styles.
+"""Tools for methods that change the values between a network's stages: hooks for one block, and styles.
 
-The style of a feature map is the mean and the standard deviation of each of its channels over its positions.
+The style of a feature map is the mean and the standard deviation of each of its channels over its positions. A style is
+passed as a pair (mean, deviation), each (B, C, 1, 1).
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from dgbench.networks.network import Network
 NOT_COMPILED = Need(
     "eager", why="changes what passes between stages anew in each step, which would be compiled anew in each"
 )
-"""What all of them need."""
+"""The need of every method that works between stages."""
 
 
 @contextmanager
 def through_stages(network: Network, function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Within the block the output x of stage i is replaced by `function(i, x)`; None keeps it."""
+    """Replace the output x of each stage i by `function(i, x)` within the block; None keeps it."""
     with through(network.stages, function):
         yield
 
 
 @contextmanager
 def through(modules: Iterable[nn.Module], function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Within the block the output x of module i is replaced by `function(i, x)`; None keeps it."""
+    """Replace the output x of each module i by `function(i, x)` within the block; None keeps it."""
 
     def hook(i: int) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         return lambda _module, _inputs, x: function(i, x)
@@ -46,7 +47,19 @@ def through(modules: Iterable[nn.Module], function: Callable[[int, Tensor], Tens
 
 
 def map_shapes(network: Network, input_shape: Sequence[int], method: str) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each stage's feature map; raises `UserError` for `method` where a stage's output is none."""
+    """Return the shape of each stage's feature map; raise `UserError` if a stage's output is no feature map.
+
+    Passes one input of zeros through the network, in evaluation mode: it draws no random number and changes no
+    statistic.
+
+    Args:
+        network: The network to look at.
+        input_shape: Shape of an input.
+        method: Name of the method, for the message.
+
+    Returns:
+        (C, H, W) of each stage, in order.
+    """
     shapes: dict[int, tuple[int, ...]] = {}
 
     def look(i: int, x: Tensor) -> None:
@@ -70,22 +83,31 @@ def map_shapes(network: Network, input_shape: Sequence[int], method: str) -> lis
 
 
 def styled_stages(network: Network, input_shape: Sequence[int], method: str) -> list[tuple[int, int]]:
-    """The stages whose maps have a style, so more than one position, and their channels: pairs (i, C)."""
+    """Return the stages whose feature maps have a style, those of more than one position, as pairs (stage, channels).
+
+    Args:
+        network: The network to look at.
+        input_shape: Shape of an input.
+        method: Name of the method, for the message of the `UserError` that is raised where a stage has no feature map.
+    """
     shapes = map_shapes(network, input_shape, method)
     return [(i, channels) for i, (channels, height, width) in enumerate(shapes) if height * width > 1]
 
 
 def style(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(variance + 1e-6) over the positions of (B, C, H, W), each (B, C, 1, 1); the variance unbiased.
+    """Compute mean and sqrt(variance + 1e-6) over the positions of feature maps (B, C, H, W), each (B, C, 1, 1).
 
-    At least in float32, as half precision would lose the deviations between examples.
+    The variance is unbiased. Both are at least in float32: half precision would lose the deviations between examples.
     """
     found: tuple[Tensor, Tensor] = _Style.apply(_wide(x))
     return found
 
 
 class _Style(torch.autograd.Function):
-    """Mean and deviation by two passes over the maps, their derivatives by one: autograd's own take thrice as long."""
+    """Mean and deviation by two passes over the maps, their derivatives by one.
+
+    Autograd's own derivatives take three times as long.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,27 +127,44 @@ class _Style(torch.autograd.Function):
 
 
 def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
-    """x with its style `old` (mean, deviation) replaced by `new`."""
+    """Return feature maps `x` (B, C, H, W) with their style replaced.
+
+    Args:
+        x: The feature maps.
+        old: Their style, as `style` gives it.
+        new: The style to give them.
+
+    Returns:
+        Feature maps in the dtype of `x`, computed at least in float32.
+    """
+    # (x - m) / s * s' + m', as one multiplication and one addition over the maps.
     factor = new[1] / old[1]
     return torch.addcmul(new[0] - old[0] * factor, _wide(x), factor).to(x.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:
+    """Return `x` at least in float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def spread(statistic: Tensor) -> Tensor:
-    """sqrt(variance + 1e-6) over the minibatch of (B, C, 1, 1), shape (1, C, 1, 1); the variance unbiased."""
+    """Return sqrt(variance + 1e-6) over the minibatch of a statistic (B, C, 1, 1), as (1, C, 1, 1); unbiased."""
     return (statistic.var(dim=0, keepdim=True) + 1e-6).sqrt()
 
 
 def jittered(x: Tensor, old: tuple[Tensor, Tensor], spreads: tuple[Tensor, Tensor]) -> Tensor:
-    """x with normal noise on its style `old`, whose deviations are `spreads`: of the means, of the deviations."""
+    """Return feature maps `x` (B, C, H, W) with Gaussian noise on their style, drawn for each example and channel.
+
+    Args:
+        x: The feature maps.
+        old: Their style, as `style` gives it.
+        spreads: Standard deviations of the noise on the means and on the deviations, each (1, C, 1, 1).
+    """
     mean, std = old
     new_mean = mean + torch.randn_like(mean) * spreads[0]
     return restyled(x, old, (new_mean, std + torch.randn_like(std) * spreads[1]))
 
 
 def coin() -> float:
-    """A number in [0, 1) from torch's global generator of the CPU, so that nobody waits for the device."""
+    """Draw a number in [0, 1) from torch's global generator of the CPU: the step need not wait for the device."""
     return float(torch.rand(1).numpy()[0])

@@ -1,4 +1,4 @@
-"""Empirical risk minimisation: the baseline that every other method is measured against."""
+"""Empirical risk minimization (ERM), the baseline that every other method is measured against."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class ERM(Algorithm):
-    """min over theta of mean over the examples of all domains of CE(f(x), y).
+    r"""Minimize the mean loss over the examples of all training domains.
 
-    Vapnik, "Statistical Learning Theory", 1998; as the baseline of domain generalization: Gulrajani and Lopez-Paz,
-    "In Search of Lost Domain Generalization", ICLR 2021.
+    $$
+    \min_\theta \; \frac{1}{n} \sum_{i=1}^{n} \ell\big(f_\theta(x_i), y_i\big)
+    $$
 
-    Departures: none from DomainBed's code. The mean is over examples, so domains weigh alike because their
+    The sum runs over the $n$ examples of the step's minibatches, concatenated. $\ell$ is the cross-entropy where labels
+    are classes, otherwise the loss that suits them. The mean is over examples, so domains weigh alike because their
     minibatches have one size.
+
+    Reference:
+        Vapnik, "Statistical Learning Theory", 1998; as the baseline of domain generalization: Gulrajani and Lopez-Paz,
+        "In Search of Lost Domain Generalization", ICLR 2021.
+
+    Departures from DomainBed's code: none.
     """
 
     card = AlgorithmCard(paper="Vapnik, Statistical Learning Theory, 1998", baseline=True)
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Cross-entropy over the concatenated minibatches."""
+        """Return the mean loss over the concatenated minibatches."""
         return self.joint_loss(batches)
