@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student learns what a finished model predicts, not the labels."""
+"""Knowledge distillation: a student learns the predictions of a finished model instead of the labels."""
 
 from __future__ import annotations
 
@@ -16,19 +16,36 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class KD(Algorithm):
-    """T^2 mean_n KL(softmax(t(x_n) / T) || softmax(f(x_n) / T)), t the teacher; labels are not used.
+    r"""Train a student on the softened predictions of a finished model, without using labels.
 
-    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", NeurIPS workshop 2014, as Berezovskiy and
-    Morozov, "Weight Averaging Improves Knowledge Distillation under Domain Shift", ICCV workshops 2023, train their
-    students: no term of the hard labels, T = 5. Their averages are rows of their own: `KD+WAKD`, `KD+SWAD`, `KD+SMA`.
+    $$
+    \min_\theta \; \frac{T^2}{N} \sum_n
+    \mathrm{KL}\big(\mathrm{softmax}(t(x_n)/T) \,\big\|\, \mathrm{softmax}(f_\theta(x_n)/T)\big)
+    $$
 
-    `teacher` is a row of the same sweep (an algorithm with its average or merger), trained on the same fold and trial
-    by the setting's steps, of which the model with the best training-domain validation accuracy teaches; an ensemble
-    teaches by its mean logits. `teacher_backbone` gives it another network than the student's.
+    $t$ are the logits of the teacher, $f_\theta$ those of the student, $T$ is `temperature`, and the sum runs over the
+    $N$ examples of all minibatches, which pass through the network together.
 
-    Departures from the authors' code: the student's minibatches hold as many examples of each domain (theirs are drawn
-    from the mixture), teacher and student train for the same number of steps (theirs 5,000 and 50,000), and there are
-    no unlabelled images of ImageNet and no mixup. A step also costs a forward pass of the teacher.
+    `teacher` names a row of the same sweep: an algorithm with its average or merger, trained on the same fold and trial
+    for the setting's number of steps. Of its models, the one with the best training-domain validation accuracy teaches;
+    an ensemble teaches by the mean of its logits. `teacher_backbone` gives the teacher another network than the
+    student's. A step costs a forward pass of the teacher more than one of ERM.
+
+    The training follows Berezovskiy and Morozov: no term of the hard labels, and $T = 5$. The averages that they
+    compare are rows: `KD+WAKD`, `KD+SWAD` and `KD+SMA`.
+
+    Reference:
+        Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", NeurIPS workshop 2014. Berezovskiy and
+        Morozov, "Weight Averaging Improves Knowledge Distillation under Domain Shift", ICCV workshops 2023.
+
+    Departures from the code of Berezovskiy and Morozov:
+
+    - A minibatch of the student holds equally many examples of each domain; theirs is drawn from the mixture of
+      domains.
+    - Teacher and student train for the same number of steps; theirs for 5,000 and 50,000.
+    - There are no unlabelled images of ImageNet and no mixup.
+
+    DomainBed: has no distillation.
     """
 
     card = AlgorithmCard(
@@ -37,7 +54,7 @@ class KD(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The temperature is that of Berezovskiy and Morozov, who also take a teacher that SWAD averaged."""
+        """Hyperparameters of KD; temperature and teacher (an average by SWAD) are those of Berezovskiy and Morozov."""
 
         teacher: str = hparam("ERM+SWAD", help="the row whose best model teaches")
         teacher_backbone: str = hparam("", help="the teacher's network; empty: the student's own")
@@ -46,9 +63,11 @@ class KD(Algorithm):
     hparams: Hparams
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """The divergence over the examples of all domains, in one forward pass."""
+        """Return the divergence, averaged over the examples of all domains, from one forward pass."""
         taught = [batch.taught for batch in batches if batch.taught is not None]
         temperature = self.hparams.temperature
         log_p = F.log_softmax(self(torch.cat([batch.x for batch in batches])) / temperature, dim=1)
         log_q = F.log_softmax(torch.cat(taught) / temperature, dim=1)
+        # The gradient by the logits shrinks with 1 / T^2, which the factor makes up for. KL(teacher || student): kl_div
+        # takes the second argument as the target distribution.
         return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)

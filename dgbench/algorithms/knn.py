@@ -1,4 +1,4 @@
-"""Training without a classifier: past examples vote by how near they are, and the features learn to be near theirs."""
+"""Training without a classifier: features are learned so that the nearest past examples vote for the right class."""
 
 from __future__ import annotations
 
@@ -21,27 +21,46 @@ _FIRST_TEMPERATURE = 1.0
 
 
 class KNN(Algorithm):
-    """min of mean_n -log s_y(x_n), s_c = 1e-5 + sum over the k nearest z_i in a queue of softmax_i(cos / T) [y_i = c].
+    r"""Train features so that the nearest of the recent examples vote for the right class.
 
-    Zhang, Wang, Jin, Yuan, Zhang, Wang, Jin and Tan, "AdaNPC: Exploring Non-Parametric Classifier for Test-Time
-    Adaptation", ICML 2023: the training that it belongs to (ERM with a kNN classifier). The queue holds the features of
-    the last `queue_size` examples, which join it after each step and are constant; random ones of class 0 at first. T
-    falls linearly from 1 at the first step to `temperature` at the last, which prediction has too. The network has no
-    classifier, whatever the setting says of one.
+    $$
+    \min_\theta \; \frac1N \sum_n -\log s_{y_n}(x_n), \qquad
+    s_c(x) = \min\Big(1,\; 10^{-5} +
+    \sum_{i \in \mathcal{N}_k(x)} \mathrm{softmax}_i\big(\cos(z(x), z_i) / T\big)\, [y_i = c]\Big)
+    $$
 
-    Departures from the authors' code: a prediction is by the queue; theirs, whenever it evaluates, is by the features
-    of all training examples, which KNN+AdaNPC with beta above 1 is. The learning rate follows the setting (theirs is
-    halved where the loss stays for 500 steps), and T falls over the run (theirs: over 5,000 steps of 5,001). The random
-    features have length 1 (theirs: about). Of minibatches larger than the queue, examples evenly spaced over the
-    domains join it. An average looks its features up in the queue of the model that it watches, a merger in the
-    last member's: features of different examples have no mean. DomainBed has no KNN.
+    $z(x)$ are the features of $x$. $\mathcal{N}_k(x)$ are the `k` nearest entries of a queue that holds the features of
+    the last `queue_size` examples; a minibatch joins it after its step, and queued features are constant. At first the
+    queue is full of random features of class 0. $T$ falls linearly from 1 in the first step to `temperature` in the
+    last, and prediction uses `temperature`. The network has no classifier, whatever the setting says of one.
+
+    An average looks its features up in the queue of the model that it watches, and a merger in the last member's queue:
+    features of different examples have no mean.
+
+    Reference:
+        Zhang, Wang, Jin, Yuan, Zhang, Wang, Jin and Tan, "AdaNPC: Exploring Non-Parametric Classifier for Test-Time
+        Adaptation", ICML 2023: the training that precedes their test-time adaptation (ERM with a kNN classifier).
+
+    Departures from the authors' code:
+
+    - Predictions use the queue. Theirs use the features of all training examples, computed anew at each evaluation; the
+      row `KNN+AdaNPC` with `beta` above 1 does so.
+    - The learning rate follows the setting; theirs is halved when the loss stalls for 500 steps.
+    - $T$ falls over the run's length; theirs over 5,000 of 5,001 steps.
+    - The random features at the start have length 1 exactly; theirs approximately.
+    - If the minibatches hold more examples than the queue, examples spaced evenly over the domains join it.
+
+    DomainBed: has no KNN.
     """
 
     card = AlgorithmCard(paper="Zhang et al., ICML 2023", needs=("classes", "learning_features"))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are the authors'; the first two differ from those of small images."""
+        """Hyperparameters of KNN; defaults and draws are the authors'.
+
+        They differ between small and other images in `lr`, `queue_size` and `k`.
+        """
 
         lr: float = hparam(1e-4, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
         queue_size: int = hparam(
@@ -73,7 +92,7 @@ class KNN(Algorithm):
         self.network.classifier = Queue(values.queue_size, width, self.task.num_classes, values.k, values.temperature)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, after which the queue takes the minibatches in."""
+        """Take one step, then add the minibatches to the queue."""
         queue = self.network.classifier
         assert isinstance(queue, Queue)
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
@@ -89,7 +108,7 @@ class KNN(Algorithm):
 
 
 class Queue(nn.Module):
-    """The last examples' features, of length 1, and labels. As a classifier its logits are the logarithms of scores."""
+    """Features and labels of the latest examples, as a classifier whose logits are the logarithms of scores."""
 
     bits: Tensor
     labels: Tensor
@@ -98,37 +117,39 @@ class Queue(nn.Module):
     def __init__(self, size: int, width: int, num_classes: int, k: int, temperature: float) -> None:
         super().__init__()
         self.num_classes, self.k, self.temperature = num_classes, k, temperature
-        # As integers, because averages and mergers take those of one model and have the mean of all else.
+        # The bits of the features as integers: averages and mergers take integer tensors from one model and average all
+        # others, and a mean of the features of different examples would mean nothing.
         self.register_buffer("bits", _bits(F.normalize(torch.rand(size, width) * 2 - 1, dim=1)))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
 
     @property
     def memory(self) -> Tensor:
-        """The features (size, D)."""
+        """Return the queued features (size, num_features), of length 1: a view of `bits`, not a copy."""
         return self.bits.view(torch.float32 if self.bits.dtype == torch.int32 else torch.float64)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return logits (B, classes), the logarithms of the scores at the final temperature."""
         return self.log_scores(features, self.temperature)
 
     def log_scores(self, features: Tensor, temperature: float) -> Tensor:
-        """The same at another temperature."""
+        """Return the logarithms of the scores (B, classes) at any temperature."""
         cosines = F.normalize(features, dim=1) @ self.memory.T
         return scores(cosines, self.labels, self.k, temperature, self.num_classes).log()
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Put examples in the places of the oldest."""
+        """Replace the oldest entries by these examples: features (N, num_features), labels (N,)."""
         size, many = len(self.labels), len(labels)
         taken = min(size, many)
         rows = torch.arange(taken, device=labels.device)
+        # If more examples come than fit, take them evenly spaced: a contiguous stretch would be of few domains.
         places, chosen = (self.oldest + rows) % size, rows * many // taken
         self.bits[places] = _bits(F.normalize(features[chosen], dim=1))
         self.labels[places] = labels[chosen]
         self.oldest.copy_((self.oldest + taken) % size)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *more: Any) -> None:
-        # Of runs that are merged, each may have drawn a size of its own.
+        # Merged runs may have drawn different sizes of the queue; take the size that was saved.
         for name in ("bits", "labels"):
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, getattr(self, name).new_empty(saved.shape))

@@ -1,4 +1,4 @@
-"""MIRO: features that tell as much as possible of what the pretrained network saw."""
+"""MIRO: keep features informative about those of the pretrained network."""
 
 from __future__ import annotations
 
@@ -24,30 +24,42 @@ from dgbench.networks.norms import batch_norms
 _EPS = 1e-5
 _INITIAL_VARIANCE = 0.1
 _STEMS = ("maxpool", "stem", "patch_embed")
-"""What timm calls the last module before the stages: ResNets, networks whose stem is one module, transformers."""
+"""Names in timm of the last module before the stages: of ResNets, of networks with one stem module, of transformers."""
 
 
 class MIRO(Algorithm):
-    """min of L + ld * sum over stages of mean [(f - f0)^2 / s^2 + log s^2] / 2, f0 of the initial network, s^2 learnt.
+    r"""Keep each stage's output close to that of the initial network, with a learned variance per channel.
 
-    Cha, Lee, Park and Chun, "Domain Generalization by Mutual-Information Regularization with Pre-trained Models", ECCV
-    2022. f and f0 are a stage's outputs on the same inputs; the mean is over all their elements. s^2 = softplus(b) +
-    1e-5, a number a channel, 0.1 at first, with a learning rate `lr_mult` times the network's.
+    $$
+    \min_{\theta, b} \; L + \lambda \sum_l \tfrac12\, \mathrm{mean}\Big[\frac{(f_l - f^0_l)^2}{s_l^2} + \log s_l^2\Big],
+    \quad s_l^2 = \mathrm{softplus}(b_l) + 10^{-5}
+    $$
 
-    Stages are those of the authors' code, five: the stem, after its pooling where it pools (ResNets), and the four that
-    follow; of a transformer, whose blocks are alike, the patch embedding and the ends of each quarter of the blocks.
+    $L$ is ERM's loss and $\lambda$ is `ld`. $f_l$ and $f^0_l$ are the outputs of stage $l$ of the network and of its
+    frozen initial copy on the same inputs; the mean is over all their elements. $s_l^2$ has one number for each
+    channel, starts at 0.1 and learns at `lr_mult` times the network's learning rate. The encoder of the paper's mean is
+    the identity, as in the authors' code.
 
-    Departures from the authors' code: networks other than their ResNets, RegNet and ViT work too, with the stages that
-    timm lists (EfficientNets), a language model's layers as a transformer's blocks, or each layer (ours); unpretrained
-    ones included (f0 is then that of the random initial weights). Where batch norm is live, which theirs never is, f0
-    normalises by the minibatch as f does. The paper's encoder of the mean is the identity, as there.
+    The five stages are those of the authors' code: the stem (with its pooling, in ResNets) and the four stages after
+    it; in a transformer, whose blocks are alike, the patch embedding and the ends of the quarters of the blocks.
+
+    Reference:
+        Cha, Lee, Park and Chun, "Domain Generalization by Mutual-Information Regularization with Pre-trained Models",
+        ECCV 2022.
+
+    Departures from the authors' code: networks other than their ResNets, RegNet and ViT work too, by the stages that
+    timm lists (EfficientNets), by a language model's layers, taken like a transformer's blocks, or by each layer (our
+    small networks). Unpretrained networks work as well; $f^0$ is then that of the random initial weights. Where batch
+    norm is live, which it never is in their code, the frozen copy normalizes by the minibatch as the network does.
+
+    DomainBed: has no MIRO.
     """
 
     card = AlgorithmCard(paper="Cha et al., ECCV 2022", forwards=2.0, penalties=("ld",), needs=("stages",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """`ld` is the authors' for each data set."""
+        """Hyperparameters of MIRO; `ld` is the authors' for each data set."""
 
         ld: float = hparam(
             0.1,
@@ -59,17 +71,18 @@ class MIRO(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Keep the initial network, and start a variance for each channel of each stage."""
+        """Copy the initial network, and start a variance for each channel of each stage."""
         self.initial = copy.deepcopy(self.network).requires_grad_(False)
         self.initial.freeze("featurizer")
         device = next(self.network.buffers()).device
         with torch.no_grad():
             _, maps = staged(self.initial, torch.zeros(1, *self.task.input_shape, device=device))
+        # The inverse of softplus, so that the variances begin at _INITIAL_VARIANCE.
         start = torch.tensor(_INITIAL_VARIANCE - _EPS, device=device).expm1().log()
         self.spreads = nn.ParameterList([start.expand(x.shape[_channel_axis(x)]).clone() for x in maps])
 
     def build_optimizers(self) -> None:
-        """One optimizer, in which the variances have a learning rate of their own."""
+        """Create one optimizer, in which the variances have a learning rate of their own."""
         groups: list[dict[str, Any]] = [
             {"params": self.network.parameters()},
             {"params": self.spreads.parameters(), "lr": self.hparams.lr_mult * self.hparams.lr},
@@ -77,9 +90,9 @@ class MIRO(Algorithm):
         self.optimizer = self.new_optimizer(groups)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward passes, one of them without gradient."""
+        """Take one step, for two forward passes, one of them without a gradient."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
-        # The same batch norm on both sides, so that a network that has not moved has no distance to itself.
+        # The same mode of batch norm on both sides: a network that has not moved must be at distance 0 from its copy.
         for norm, own in zip(batch_norms(self.initial), batch_norms(self.network), strict=True):
             norm.train(own.training)
         with torch.no_grad(), remembering_nothing(self.initial):
@@ -94,7 +107,15 @@ class MIRO(Algorithm):
 
 
 def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the features and the outputs of the `hooked` modules on the way to them, in order."""
+    """Return the features and, in order, the outputs of the `hooked` modules on the way to them.
+
+    Args:
+        network: A network whose stages are known.
+        x: Inputs (B, ...).
+
+    Returns:
+        Features (B, num_features), and a list of feature maps (B, C, H, W), tokens (B, tokens, C) or vectors (B, C).
+    """
     maps: dict[int, Tensor] = {}
 
     def keep(i: int, stage: Tensor) -> None:
@@ -102,7 +123,7 @@ def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
     with through(hooked(network), keep):
         features = network.features(x)
-    # Some patch embeddings give (B, H, W, C), which are tokens in rows.
+    # Some patch embeddings give (B, H, W, C): flattened, these are tokens like those of the later blocks.
     if maps[0].dim() == 4 and maps[len(maps) - 1].dim() == 3:
         width = maps[len(maps) - 1].shape[2]
         maps[0] = maps[0].flatten(1, 2) if maps[0].shape[3] == width else maps[0]
@@ -110,7 +131,7 @@ def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def hooked(network: Network) -> list[nn.Module]:
-    """Return the modules whose outputs count: a stem and four stages where the network has such."""
+    """Return the modules whose outputs are compared: a stem and four stages, where the network has these."""
     stages, featurizer = network.stages, network.featurizer
     infos: Any = getattr(featurizer, "feature_info", None)
     if infos is None:
@@ -130,7 +151,7 @@ def hooked(network: Network) -> list[nn.Module]:
 
 
 def _channel_axis(x: Tensor) -> int:
-    """Feature maps are (B, C, H, W), tokens (B, tokens, C), vectors (B, C)."""
+    """Return the axis of the channels: 1 in maps (B, C, H, W), the last in tokens (B, tokens, C) and vectors (B, C)."""
     return 1 if x.dim() == 4 else -1
 
 
@@ -138,5 +159,6 @@ def _distance(new: Tensor, old: Tensor, spread: Tensor) -> Tensor:
     variance = F.softplus(spread) + _EPS
     axis = _channel_axis(new) % new.dim()
     others = [i for i in range(new.dim()) if i != axis]
+    # In the variances' dtype, float32 also under bf16: squares of small differences would vanish.
     squares = (new.to(variance.dtype) - old.to(variance.dtype)).square().mean(dim=others)  # (C,)
     return (squares / variance + variance.log()).mean() / 2

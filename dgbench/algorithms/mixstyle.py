@@ -19,17 +19,29 @@ PARTNERS = ("random", "crossdomain")
 
 
 class MixStyle(Algorithm):
-    """min of CE with maps (x - m) / s * (l s + (1 - l) s') + l m + (1 - l) m', l ~ Beta(a, a), m' and s' another's.
+    r"""Mix the styles of feature maps, their means and deviations by channel, between examples.
 
-    Zhou, Yang, Qiao and Xiang, "Domain Generalization with MixStyle", ICLR 2021. m and s are each channel's mean and
-    deviation over positions, constants in the derivative. A stage's maps of all domains are mixed with probability p,
-    by new l and partners each time. Stages 1 to `mixstyle_stages` after the stem (stage 0) are mixed, the stem itself
-    where nothing else is left, the last never, and none whose maps have one position. The paper's three are for PACS;
-    it has two for Office-Home.
+    $$
+    \mathrm{mix}(x) = \big(\ell s + (1 - \ell) s'\big) \frac{x - m}{s} + \ell m + (1 - \ell) m',
+    \qquad \ell \sim \mathrm{Beta}(a, a)
+    $$
 
-    Departures from the authors' code: with "crossdomain" the partner is any example of any other domain (theirs swaps
-    the halves of a batch of two domains, and needs them equal). As there, "random" is a permutation of the minibatches.
-    DomainBed has no MixStyle.
+    The loss is the cross-entropy with mixed maps. $m$ and $s$ are mean and standard deviation of each channel over the
+    positions, held constant in the derivative; $m'$ and $s'$ are those of a partner, another example. $a$ is
+    `mixstyle_alpha`. A stage's maps are mixed with probability `mixstyle_p`, for all domains at once, with new $\ell$
+    and partners each time.
+
+    Stages 1 to `mixstyle_stages` after the stem (stage 0) are mixed; the stem only where nothing else is left, the last
+    stage never, and no stage whose maps have a single position. The paper mixes three for PACS, two for Office-Home.
+
+    Reference:
+        Zhou, Yang, Qiao and Xiang, "Domain Generalization with MixStyle", ICLR 2021.
+
+    Departures from the authors' code: with `mixstyle_partner="crossdomain"` the partner is any example of any other
+    domain; theirs swaps the halves of a batch of two domains, which must be equally large. With `random`, partners are
+    a permutation of all minibatches' examples, as in their code.
+
+    DomainBed: has no MixStyle.
     """
 
     card = AlgorithmCard(
@@ -40,7 +52,7 @@ class MixStyle(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The authors' values."""
+        """Hyperparameters of MixStyle; the values are the authors'."""
 
         mixstyle_p: float = hparam(0.5, help="probability that a stage's maps are mixed", within="[0, 1]")
         mixstyle_alpha: float = hparam(0.1, help="a of Beta(a, a); small: one style prevails", within="(0, inf)")
@@ -52,7 +64,7 @@ class MixStyle(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Find the stages to mix."""
+        """Find the stages to mix; raise UserError if there are none."""
         last = len(self.network.stages) - 1
         wanted = range(min(1, max(last - 1, 0)), min(self.hparams.mixstyle_stages + 1, last))
         found = styled_stages(self.network, self.task.input_shape, "MixStyle")
@@ -63,7 +75,7 @@ class MixStyle(Algorithm):
             raise UserError("MixStyle needs two training domains where mixstyle_partner is crossdomain")
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Cross-entropy over the concatenated minibatches, mixed on their way."""
+        """Return the cross-entropy over the concatenated minibatches, whose maps are mixed on their way."""
         sizes = [len(b.y) for b in batches]
 
         def mix(i: int, x: Tensor) -> Tensor | None:
@@ -73,6 +85,7 @@ class MixStyle(Algorithm):
             return self.joint_loss(batches)
 
     def _mixed(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        # Detached, so that styles are constants in the derivative, as in the paper.
         mean, std = style(x.detach())
         concentration = mean.new_full((len(x), 1, 1, 1), self.hparams.mixstyle_alpha)
         share = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
@@ -85,9 +98,19 @@ class MixStyle(Algorithm):
 
 
 def foreign(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """For each example of the concatenated minibatches one of another domain's, each as likely; by position."""
+    """Draw a partner from another domain for each example of the concatenated minibatches.
+
+    Args:
+        sizes: Number of examples of each domain, in the order of concatenation.
+        device: Device of the result, which nothing waits for.
+
+    Returns:
+        Positions (N,), int64; all examples of the other domains are equally likely.
+    """
     total = sum(sizes)
     own = torch.cat([torch.full((n,), n, device=device) for n in sizes])
     start = torch.cat([torch.full((n,), sum(sizes[:i]), device=device) for i, n in enumerate(sizes)])
+    # Draw among the others as if the own domain were cut out, then step over it. The minimum is for a product that
+    # rounds up.
     drawn = torch.minimum((torch.rand(total, device=device) * (total - own)).long(), total - own - 1)
     return drawn + own * (drawn >= start)

@@ -17,23 +17,33 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class Mixup(Algorithm):
-    """mean over a random cycle of domains i -> j of l CE(f(x), y_i) + (1 - l) CE(f(x), y_j), x = l x_i + (1 - l) x_j.
+    r"""Train on convex blends of inputs from two domains, weighting both labels by their shares.
 
-    l ~ Beta(alpha, alpha), one for each pair. Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond Empirical Risk
-    Minimization", ICLR 2018; between domains: Yan, Song, Li, Zou and Ren, "Improve Unsupervised Domain Adaptation with
-    Mixup Training", arXiv:2001.00677, 2020; Wang, Li and Kot, "Heterogeneous Domain Generalization via Domain Mixup",
-    ICASSP 2020.
+    $$
+    \min_\theta \; \frac1E \sum_{i \to j} \ell\, \mathrm{CE}\big(f(x), y_i\big)
+    + (1 - \ell)\, \mathrm{CE}\big(f(x), y_j\big), \qquad
+    x = \ell x_i + (1 - \ell) x_j, \quad \ell \sim \mathrm{Beta}(\alpha, \alpha)
+    $$
 
-    Departures: between labelled domains only, as in DomainBed. From DomainBed's code: none in the numbers; l comes from
-    torch's generator, and all pairs share one forward pass where batch norm is not live. A pair is as long as its
-    shorter minibatch, as there.
+    The pairs $i \to j$ are a random cycle through the $E$ domains of the step. $\ell$ is drawn once for each pair and
+    $\alpha$ is `mixup_alpha`. A pair is as long as its shorter minibatch.
+
+    Reference:
+        Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018. Between domains:
+        Yan, Song, Li, Zou and Ren, "Improve Unsupervised Domain Adaptation with Mixup Training", arXiv:2001.00677,
+        2020; Wang, Li and Kot, "Heterogeneous Domain Generalization via Domain Mixup", ICASSP 2020.
+
+    Departures from the papers: blends are made between labelled domains only, as in DomainBed.
+
+    Departures from DomainBed: none in the numbers. $\ell$ comes from torch's generator, and all pairs share one forward
+    pass where batch norm is not live.
     """
 
     card = AlgorithmCard(paper="Yan et al., arXiv 2020", min_domains=2, needs=("real_inputs",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of Mixup; default and draw are DomainBed's."""
 
         mixup_alpha: float = hparam(
             0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the shares come from", within="(0, inf)"
@@ -42,7 +52,7 @@ class Mixup(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step on as many blends as there are domains."""
+        """Take one step on as many blends as there are domains."""
         order = torch.randperm(len(batches)).tolist()
         # In double precision a share can't underflow; on the host, so that nothing waits for the device.
         alpha = torch.full((len(batches),), self.hparams.mixup_alpha, dtype=torch.float64)

@@ -16,19 +16,31 @@ from dgbench.methods.ascent import gradient
 
 
 class MLDG(Algorithm):
-    """min over theta of F(theta) + beta * G(theta'), theta' = theta after an optimizer step on F, by first derivatives.
+    r"""Take steps on some training domains that also lower the loss of the other training domains.
 
-    F is the mean loss of the meta-train domains, G that of the `n_meta_test` others, split at random in each step. The
-    gradient is grad F(theta) + beta * grad G(theta'). Li, Yang, Song and Hospedales, "Learning to Generalize:
-    Meta-Learning for Domain Generalization", AAAI 2018, Algorithm 1.
+    $$
+    \min_\theta \; F(\theta) + \beta\, G(\theta'), \qquad \theta' = \theta \text{ after an optimizer step on } F
+    $$
 
-    Departures from the paper: no derivative through the inner step, which a fresh optimizer of the run's kind takes,
-    not gradient descent with a rate of its own; both as in DomainBed. From DomainBed's code: that makes an inner step
-    on each meta-train domain apart and pairs it with one meta-test domain, so that of three domains with two for
-    meta-test one is never looked at; ours is the paper's single split. Where `n_meta_test` would leave no domain to
-    train on, one is left. Each of the two losses is of one pass, whose live batch norm sees its domains mixed (theirs
-    pass domain by domain). No copy of the network is made: its parameters take the inner step and are copied back. Live
-    batch norm remembers both passes (DomainBed's clones take what they saw along).
+    In each step the domains are split at random: $G$ is the mean loss of `n_meta_test` of them, $F$ that of the others,
+    and $\beta$ is `mldg_beta`. Only first derivatives are taken: the update gradient is
+    $\nabla F(\theta) + \beta\, \nabla G(\theta')$. If `n_meta_test` would leave no domain to train on, one is left.
+
+    Reference:
+        Li, Yang, Song and Hospedales, "Learning to Generalize: Meta-Learning for Domain Generalization", AAAI 2018,
+        Algorithm 1.
+
+    Departures from the paper: there is no derivative through the inner step, and a fresh optimizer of the run's kind
+    takes that step instead of gradient descent with a rate of its own; both as in DomainBed.
+
+    Departures from DomainBed:
+
+    - DomainBed takes an inner step on each meta-train domain apart and pairs it with one meta-test domain, so that of
+      three domains with two for meta-test, one is never looked at. This is the paper's single split.
+    - Each of the two losses comes from one forward pass, in which live batch norm sees its domains mixed; DomainBed
+      passes domain by domain.
+    - The network is not copied: its parameters take the inner step and are copied back. Live batch norm remembers both
+      passes; the statistics that DomainBed's clones have seen are lost with them.
     """
 
     card = AlgorithmCard(
@@ -42,7 +54,7 @@ class MLDG(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of MLDG; defaults and draws are DomainBed's."""
 
         mldg_beta: float = hparam(1.0, power(10, -1, 1), help="weight of the loss on the meta-test domains")
         n_meta_test: int = hparam(
@@ -52,7 +64,7 @@ class MLDG(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; every domain passes through the network once."""
+        """Take one step, in which every domain passes through the network once."""
         order = torch.randperm(len(batches)).tolist()
         held_out = min(self.hparams.n_meta_test, len(batches) - 1)
         train = self.domain_losses([batches[i] for i in order[held_out:]]).mean()
@@ -61,6 +73,7 @@ class MLDG(Algorithm):
         try:
             for parameter, g in zip(parameters, total, strict=True):
                 parameter.grad = g.clone()  # clipping, where the setting has it, works in place
+            # The inner step of Algorithm 1. The optimizer is fresh each time, so the inner step has no momentum.
             self.new_optimizer(self.parameters()).step()
             test = self.domain_losses([batches[i] for i in order[:held_out]]).mean()
             _, ahead = gradient(test, self.parameters())

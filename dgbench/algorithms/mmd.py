@@ -16,14 +16,24 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class MMD(Algorithm):
-    """min of mean_e L_e + gamma * mean over pairs of domains of MMD^2(Z_i, Z_j), kernel sum_g exp(-g ||z - z'||^2).
+    r"""Match the distributions of features between domains by their maximum mean discrepancy.
 
-    Z_e are the features of domain e, and g is 10^-3, 10^-2, ..., 10^3. Li, Pan, Wang and Kot, "Domain Generalization
-    with Adversarial Feature Learning", CVPR 2018.
+    $$
+    \min_\theta \; \frac1E \sum_e L_e + \frac{\gamma}{\binom{E}{2}} \sum_{i < j} \mathrm{MMD}^2(Z_i, Z_j), \qquad
+    k(z, z') = \sum_{g} \exp\big(-g\, \|z - z'\|^2\big)
+    $$
 
-    Departures from the paper: as in DomainBed there is no autoencoder and no adversary, only the discrepancy, which is
-    squared. From DomainBed's code: an example's distance to itself is exactly 0, not what rounding leaves of it, and
-    distances are computed about the mean; at the sharper kernels that matters in single precision.
+    $Z_e$ are the features of domain $e$ and $L_e$ is its loss. $\gamma$ is `mmd_gamma`, and the kernels have
+    $g = 10^{-3}, 10^{-2}, \dots, 10^3$.
+
+    Reference:
+        Li, Pan, Wang and Kot, "Domain Generalization with Adversarial Feature Learning", CVPR 2018.
+
+    Departures from the paper: there is no autoencoder and no adversary, only the discrepancy, which is squared; as in
+    DomainBed.
+
+    Departures from DomainBed: the distance of an example to itself is exactly 0, not its rounding error, and distances
+    are computed about the mean. With the sharper kernels this matters in single precision.
     """
 
     card = AlgorithmCard(
@@ -32,14 +42,14 @@ class MMD(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of MMD; default and draw are DomainBed's."""
 
         mmd_gamma: float = hparam(1.0, power(10, -1, 1), help="weight of the discrepancy between domains")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step."""
+        """Take one step on the losses and the discrepancy of all pairs of domains."""
         features = self.domain_features(batches)
         nll = feature_losses(self, features, batches).mean()
         return descend_penalised(self, nll, mmd(features), self.hparams.mmd_gamma)

@@ -1,4 +1,4 @@
-"""Marginal transfer learning: the classifier is told which distribution an example comes from."""
+"""Marginal transfer learning: the classifier also sees which distribution an example comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dgbench.networks.network import Network, build_network
 
 
 class MarginalNetwork(Network):
-    """Features are the featurizer's and, beside them, what an unseen domain is taken to be like."""
+    """Network of MTL: its features are the featurizer's, followed by the embedding that stands for an unseen domain."""
 
     embedding: Tensor
 
@@ -29,22 +29,33 @@ class MarginalNetwork(Network):
         self.register_buffer("embedding", torch.zeros(self.num_features // 2))
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, num_features), of which the second half is the same in each row."""
+        """Return features (B, num_features), of which the second half is the same in each row."""
         own = super().features(x)
         return torch.cat([own, self.embedding.expand_as(own)], dim=1)
 
 
 class MTL(Algorithm):
-    """min over f, c of sum_e CE(c([f(x), m_e]), y), m_e <- a * mean f(x_e) + (1 - a) * m_e.
+    r"""Give the classifier a running mean of the domain's features beside those of the example.
 
-    Blanchard, Deshmukh, Dogan, Lee and Scott, "Domain Generalization by Marginal Transfer Learning", JMLR 2021, as a
-    neural network: the kernel mean embedding of a domain is the moving mean m_e of its features, a is `mtl_ema`. The
-    gradient flows through the minibatch's part of m_e.
+    $$
+    \min_{f, c} \; \sum_e \mathrm{CE}\big(c([f(x), m_e]),\, y\big), \qquad
+    m_e \leftarrow a\, \overline{f(x_e)} + (1 - a)\, m_e
+    $$
 
-    Departures from the paper: no kernel; and it embeds the test domain by a sample of it, which would make a
-    prediction depend on the rest of its batch. Here an unseen domain is given the mean of the training domains'
-    embeddings, so that each prediction stands alone. From DomainBed's code: the embedding is used as it is (theirs is
-    overwritten by noise); at prediction theirs would take the batch's own mean. As there, losses are summed.
+    $f(x)$ are the features of an example of domain $e$, and its classifier $c$ takes them with $m_e$, the moving mean
+    of the domain's features; $\overline{f(x_e)}$ is their mean over the minibatch. $a$ is `mtl_ema`, the weight of the
+    new mean, through which the gradient flows. In prediction, an unseen domain gets the mean of the training domains'
+    embeddings, so that each prediction stands alone.
+
+    Reference:
+        Blanchard, Deshmukh, Dogan, Lee and Scott, "Domain Generalization by Marginal Transfer Learning", JMLR 2021, as
+        a neural network: $m_e$ takes the place of the kernel mean embedding of a domain.
+
+    Departures from the paper: there is no kernel. The paper embeds the test domain by a sample of it, which would make
+    a prediction depend on the rest of its batch.
+
+    Departures from DomainBed: the embedding is used as it is; DomainBed overwrites it by noise, and would use the
+    batch's own mean in prediction. As in DomainBed, the domains' losses are summed.
     """
 
     card = AlgorithmCard(
@@ -56,7 +67,7 @@ class MTL(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of MTL; default and draw are DomainBed's."""
 
         mtl_ema: float = hparam(
             0.99, choice(0.5, 0.9, 0.99, 1.0), help="weight of the minibatch in the embedding", within="[0, 1]"
@@ -68,17 +79,18 @@ class MTL(Algorithm):
 
     @classmethod
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
-        """A classifier of twice the features."""
+        """Return a network whose classifier takes twice the features of the backbone."""
         plain = build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
         return rebuilt(MarginalNetwork, plain, 2 * plain.num_features, num_classes, setting)
 
     def build(self) -> None:
-        """Make the embeddings of the training domains; they begin at 0."""
+        """Create the embeddings of the training domains, which begin at 0."""
         self.register_buffer("embeddings", self.network.embedding.repeat(self.task.num_domains, 1))
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, which also moves the embeddings."""
+        """Take one step, which also moves the embeddings."""
         network, ema = self.network, self.hparams.mtl_ema
+        # The second half of each row is the embedding for prediction; training replaces it by the domain's own.
         features = [z[:, : len(network.embedding)] for z in self.domain_features(batches)]
         means = torch.stack([z.mean(dim=0) for z in features])
         there = places(self, batches)

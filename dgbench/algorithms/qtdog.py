@@ -1,4 +1,4 @@
-"""QT-DoG: weights of few bits end in flat minima."""
+"""QT-DoG: quantization-aware training, whose weights of few bits end in flat minima."""
 
 from __future__ import annotations
 
@@ -17,17 +17,27 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class QTDoG(Algorithm):
-    """min over theta and s of L(s * round(clip(w / s, -2^(b-1), 2^(b-1) - 1))), w of the convolutions, L ERM's loss.
+    r"""Train with convolution weights quantized to a few bits, which favors flat minima.
 
-    Javed, Le and Salzmann, "QT-DoG: Quantization-Aware Training for Domain Generalization", ICML 2025. The weights
-    w of every convolution have b bits, by learned step size quantisation with a scale s for each output channel;
-    activations, biases, norms and linear layers stay as they are, and so does what is frozen. The first `q_steps` steps
-    are ERM's.
+    $$
+    \min_{\theta, s} \; L\Big(s \cdot \mathrm{round}\big(\mathrm{clip}(w / s,\, -2^{b-1},\, 2^{b-1} - 1)\big)\Big)
+    $$
 
-    Departures from the authors' code: the optimizer starts afresh with the quantisation, over the quantised weights and
-    the scales (theirs goes on with parameters that are no longer there, so of the convolutions nothing learns any
-    more); the scales have no weight decay; a scale begins at 1e-8 at least. DomainBed has no QT-DoG. Their ensemble is
-    the merger's business.
+    $L$ is ERM's loss, $w$ are the weights of every convolution that learns, and $b$ is `bits`. Learned step size
+    quantization (LSQ) fits one scale $s$ for each output channel, along with the weights. Activations, biases, norms
+    and linear layers keep full precision, and so do frozen layers. The first `q_steps` steps are ERM's.
+
+    Reference:
+        Javed, Le and Salzmann, "QT-DoG: Quantization-Aware Training for Domain Generalization", ICML 2025.
+
+    Departures from the authors' code:
+
+    - The optimizer starts afresh when quantization begins, over the quantized weights and the scales. Theirs goes on
+      with parameters that the network no longer has, so that nothing of the convolutions learns any more.
+    - Scales have no weight decay, and start at 1e-8 at least.
+    - Their ensemble is a merger: `QTDoG+Ensemble`.
+
+    DomainBed: has no QT-DoG.
     """
 
     card = AlgorithmCard(
@@ -39,7 +49,7 @@ class QTDoG(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The authors' values."""
+        """Hyperparameters of QT-DoG; the values are the authors'."""
 
         q_steps: int = hparam(2000, help="first step with quantised weights", within="[0, inf)")
         bits: int = hparam(7, help="bits of a weight", within="[2, 16]")
@@ -47,13 +57,16 @@ class QTDoG(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Give every convolution that learns a quantizer, still switched off."""
+        """Give every convolution that learns a quantizer, still switched off; raise UserError if there is none."""
         self.quantised = add_quantizers(self.network, self.hparams.bits)
         if not self.quantised:
             raise UserError(f"{type(self).__name__} quantises convolutions that learn, and this network has none")
 
     def build_optimizers(self) -> None:
-        """One for all; until they are switched on, the scales have a derivative of 0 and stay."""
+        """Create one optimizer, in which the scales have no weight decay.
+
+        Until the quantizers are switched on, the scales have a derivative of 0 and stay.
+        """
         scales = [quantizer.scale for _, quantizer in self.quantised]
         theirs = {id(scale) for scale in scales}
         others = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
@@ -61,17 +74,17 @@ class QTDoG(Algorithm):
         self.optimizer = self.new_optimizer(groups)
 
     def begin(self) -> None:
-        """Quantise from now on, with a fresh optimizer."""
+        """Switch the quantizers on, with scales fitted to the weights, and start a fresh optimizer."""
         for convolution, quantizer in self.quantised:
             quantizer.start(convolution.weight)
         self.build_optimizers()
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
-        """ERM's step."""
+        """Take a step of ERM, through the quantizers from step `q_steps` on."""
         if self.step == self.hparams.q_steps:
             self.begin()
         return super().update(batches)
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Cross-entropy over the concatenated minibatches."""
+        """Return the cross-entropy over the concatenated minibatches."""
         return self.joint_loss(batches)

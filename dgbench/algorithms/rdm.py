@@ -1,4 +1,4 @@
-"""Risk distribution matching: the worst domain's losses should be distributed as everybody's."""
+"""Risk distribution matching: the losses of the worst domain should be distributed like those of all domains."""
 
 from __future__ import annotations
 
@@ -18,15 +18,24 @@ _GAMMAS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100, 1000)
 
 
 class RDM(Algorithm):
-    """min over theta of mean_e L_e + lambda * MMD^2(l_w, l) + nu * [Var(l_w) + Var(l)], w = argmax_e L_e.
+    r"""Match the distribution of the worst domain's losses to that of all domains' losses.
 
-    Nguyen, Do, Duong and Nguyen, "Domain Generalisation via Risk Distribution Matching", WACV 2024. l are the losses of
-    all examples of the minibatches, l_w those of the domain with the greatest mean; MMD^2 is the biased estimate with
-    the sum of the kernels exp(-gamma (a - b)^2), gamma = 1e-4, 1e-3, ..., 1e3; Var divides by n - 1. Before the
-    annealing step it is the mean alone; there the optimizer starts afresh with another learning rate.
+    $$
+    \min_\theta \; \frac1E \sum_e L_e + \lambda\, \mathrm{MMD}^2(\ell_w, \ell)
+    + \nu\, \big[\mathrm{Var}(\ell_w) + \mathrm{Var}(\ell)\big], \qquad w = \arg\max_e L_e
+    $$
 
-    Departures from DomainBed's code: domains may give minibatches of unequal size; the penalties are not computed
-    before they count; a squared difference is no difference of squares, so no distance needs a floor.
+    $\ell$ are the losses of all examples of the minibatches, $\ell_w$ those of the domain with the greatest mean loss
+    $L_e$; $\lambda$ is `rdm_lambda` and $\nu$ is `variance_weight`. $\mathrm{MMD}^2$ is the biased estimate by the sum
+    of the kernels $\exp(-\gamma (a - b)^2)$, $\gamma = 10^{-4}, 10^{-3}, \dots, 10^3$; $\mathrm{Var}$ divides by
+    $n - 1$. Before step `rdm_penalty_anneal_iters` the loss is the mean alone; at that step the optimizer starts
+    afresh, with `rdm_lr` as its learning rate.
+
+    Reference:
+        Nguyen, Do, Duong and Nguyen, "Domain Generalisation via Risk Distribution Matching", WACV 2024.
+
+    Departures from DomainBed: minibatches of the domains may differ in size; the penalties are not computed before they
+    count; differences are squared, not expanded into a difference of squares, so that no distance needs a floor.
     """
 
     card = AlgorithmCard(
@@ -41,7 +50,7 @@ class RDM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's; `few_examples` is ours."""
+        """Hyperparameters of RDM; defaults and draws are DomainBed's, those for `few_examples` are ours."""
 
         batch_size: int = hparam(
             88,
@@ -84,7 +93,7 @@ class RDM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where the penalties set in."""
+        """Take one step; where the penalties set in, drop the optimizer's moments."""
         annealed = self.hparams.rdm_penalty_anneal_iters
         if self.step == annealed:
             self.optimizer = self.new_optimizer(self.parameters(), lr=self.hparams.rdm_lr)
@@ -101,8 +110,17 @@ class RDM(Algorithm):
 
 
 def penalties(losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """MMD^2 between the worst domain's losses and all, and the sum of their variances, given each domain's (B,)."""
-    # Which domain is the worst stays on the device: its part is taken by weights of examples, of which others have 0.
+    """Return the two penalties of RDM from the losses of all examples.
+
+    Args:
+        losses: Of each domain, the losses (B,) of its examples.
+
+    Returns:
+        MMD^2 between the losses of the worst domain and all losses, and the sum of the variances of these two sets;
+        both are scalars with a gradient.
+    """
+    # Which domain is the worst stays on the device, since reading it would stall the step: its losses are picked out by
+    # weights of the examples, which are 0 for all other domains.
     worst = torch.stack([each.mean() for each in losses]).argmax().view(1)
     pooled = torch.cat(list(losses))
     shares: Tensor = torch.block_diag(*[torch.full_like(each, 1 / len(each)) for each in losses])  # type: ignore[no-untyped-call]

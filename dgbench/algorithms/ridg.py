@@ -1,4 +1,4 @@
-"""Rationale invariance: what speaks for each class should be the same in all examples of a class."""
+"""Rationale invariance: the evidence for each class should be the same in all examples of a class."""
 
 from __future__ import annotations
 
@@ -17,17 +17,30 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class RIDG(Algorithm):
-    """min of L + alpha * sum_c mean_{n in c, k} ||w_k * z_n - M_ck||^2, M_c the running mean of class c's w_k * z_n.
+    r"""Hold each feature's contribution to each logit close to its running mean for the class.
 
-    Chen, Zhang, Song, van den Hengel and Liu, "Domain Generalization via Rationale Invariance", ICCV 2023. w_k * z_n is
-    the product, feature by feature, of the classifier's weights for class k and the features of example n. M_c becomes
-    the minibatch's mean when class c is first seen and (1 - m) M_c + m * mean later, before the loss; it is constant.
+    $$
+    \min_\theta \; L + \alpha \sum_c \mathop{\mathrm{mean}}_{n \in c,\; k} \big\| w_k \odot z_n - M_{ck} \big\|^2,
+    \qquad M_{ck} \leftarrow (1 - m)\, M_{ck} + m \mathop{\mathrm{mean}}_{n \in c}\, w_k \odot z_n
+    $$
 
-    Departures from the paper, which has two forms that differ in scale: the sum over features and the mean over
-    examples and classes k, as in the authors' code (Eq. 3 sums over k too, Algorithm 1 means over features too). From
-    that code: one pass through the featurizer serves loss and rationales (theirs are two, with dropout masks of their
-    own), and M does not remember the graphs of past steps. The squares are multiplied out, so that only M itself has
-    the size of classes x classes x features.
+    $L$ is ERM's loss. $w_k \odot z_n$ is the elementwise product of the classifier's weights for class $k$ and the
+    features of example $n$: its rationale. $M_c$ is the running mean of the rationales of class $c$: the minibatch's
+    mean when the class is first seen, updated as above before each later loss, and constant in it. $\alpha$ is
+    `ridg_alpha` and $m$ is `ridg_momentum`.
+
+    Reference:
+        Chen, Zhang, Song, van den Hengel and Liu, "Domain Generalization via Rationale Invariance", ICCV 2023.
+
+    Departures from the paper, which has two forms that differ in scale: the penalty sums over features and averages
+    over examples and classes $k$, as in the authors' code. Equation 3 of the paper sums over $k$ too, its Algorithm 1
+    averages over features too.
+
+    Departures from the authors' code: one pass through the featurizer serves loss and rationales; theirs makes two,
+    with different dropout masks. $M$ does not remember the graphs of past steps. The squares are multiplied out, so
+    that only $M$ itself has the size of classes × classes × features.
+
+    DomainBed: has no RIDG.
     """
 
     card = AlgorithmCard(
@@ -36,7 +49,7 @@ class RIDG(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are those of the authors' code."""
+        """Hyperparameters of RIDG; defaults and draws are those of the authors' code."""
 
         ridg_alpha: float = hparam(0.01, power(10, -2, -1), help="weight of the invariance")
         ridg_momentum: float = hparam(
@@ -48,13 +61,13 @@ class RIDG(Algorithm):
     seen: Tensor
 
     def build(self) -> None:
-        """Start without any class seen; refuse a classifier that has no weights for a class."""
+        """Start with no class seen; raise UserError if the classifier is not linear."""
         weight = linear_head(self.network, "RIDG").weight.detach()
         self.register_buffer("means", weight.new_zeros(len(weight), *weight.shape))
         self.register_buffer("seen", torch.zeros(len(weight), dtype=torch.bool, device=weight.device))
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step on all domains' examples alike."""
+        """Take one step on the examples of all domains alike."""
         head = linear_head(self.network, "RIDG")
         y = torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
@@ -69,14 +82,18 @@ class RIDG(Algorithm):
         return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
 
     def _remember(self, weight: Tensor, features: Tensor, of_class: Tensor) -> None:
+        """Move the means of the classes that are present; each one's column in `of_class` (B, classes) sums to 1."""
         present = of_class.sum(dim=0) > 0
         now = weight * (of_class.T @ features)[:, None, :]
+        # 1 for a class that is seen for the first time, whose mean is then the minibatch's; 0 for absent classes.
         share = torch.where(self.seen, self.hparams.ridg_momentum, 1.0).to(now.dtype) * present
         self.means.lerp_(now, share[:, None, None])
         self.seen |= present
 
     def _distances(self, weight: Tensor, features: Tensor, y: Tensor) -> Tensor:
-        """Sum over classes k and features of (w_k * z_n - M_yk)^2, for each example (B,)."""
+        """Return for each example (B,) the sum over classes k and features of (w_k * z_n - M_yk)^2."""
+        # (w z - M)^2 = (w z)^2 - 2 w z M + M^2, summed term by term: no tensor of examples x classes x features is
+        # made.
         squares = features.square() @ weight.square().sum(dim=0)
         products = (features * torch.einsum("kd,ckd->cd", weight, self.means)[y]).sum(dim=1)
         return squares - 2 * products + self.means.square().sum(dim=(1, 2))[y]

@@ -17,23 +17,32 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class RSC(Algorithm):
-    """min over theta of CE(h(m * z), y); of the examples it hurts most, m mutes the features z that favour y most.
+    r"""Mute the features that favor the right class most, in the examples that this hurts most.
 
-    z are the features of x and h is the classifier. A feature is muted if the derivative of the logit of y by it is at
-    or above its 1 - f quantile in the example; an example is, if muting lowers the probability of y by at least its
-    1 - b quantile in the minibatch. Huang, Wang, Xing and Huang, "Self-Challenging Improves Cross-Domain
-    Generalization", ECCV 2020.
+    $$
+    \min_\theta \; \mathrm{CE}\big(h(m \odot z),\, y\big)
+    $$
 
-    Departures from the authors' code: features after pooling, where theirs mutes channels or positions of the last
-    feature maps; as in DomainBed. From DomainBed's code: at f or b = 0 nothing is muted (there the largest one still
-    is); quantiles stay on the device.
+    $z$ are the features of $x$, $h$ is the classifier and $m$ a mask of 0 and 1. A feature is muted if the derivative
+    of the logit of $y$ by it is at or above its $1 - f$ quantile in the example. The example is muted at all if this
+    lowers the probability of $y$ by at least the $1 - b$ quantile of that change in the minibatch. $f$ is
+    `rsc_f_drop_factor` and $b$ is `rsc_b_drop_factor`.
+
+    Reference:
+        Huang, Wang, Xing and Huang, "Self-Challenging Improves Cross-Domain Generalization", ECCV 2020.
+
+    Departures from the authors' code: features are muted after pooling, as in DomainBed; theirs mutes channels or
+    positions of the last feature maps.
+
+    Departures from DomainBed: with $f = 0$ or $b = 0$ nothing is muted; there, the largest one still is. Quantiles stay
+    on the device.
     """
 
     card = AlgorithmCard(paper="Huang et al., ECCV 2020", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of RSC; defaults and draws are DomainBed's."""
 
         rsc_f_drop_factor: float = hparam(
             1 / 3, uniform(0, 0.5), help="share f of an example's features that is muted", within="[0, 1)"
@@ -45,7 +54,7 @@ class RSC(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step: one pass through the featurizer, three through the classifier."""
+        """Take one step, for one pass through the featurizer and three through the classifier."""
         features, labels = pooled_features(self, batches), torch.cat([b.y for b in batches])
         muted = self._muted(features.detach(), labels)
         loss = F.cross_entropy(self.network.classifier(features.masked_fill(muted, 0)), labels)
@@ -53,8 +62,9 @@ class RSC(Algorithm):
         return {"loss": loss.detach()}
 
     def _muted(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Which features of which examples to mute (N, num_features), bool."""
+        """Return the mask (N, num_features), bool, of the features to mute."""
         classifier = self.network.classifier
+        # `features` are detached: this derivative goes no further than the classifier.
         features.requires_grad_()
         logits = classifier(features)
         slopes = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), features)[0]
@@ -66,7 +76,7 @@ class RSC(Algorithm):
 
 
 def _largest(values: Tensor, share: float) -> Tensor:
-    """Which values are at or above the 1 - share quantile of the last dimension; none if the share is 0."""
+    """Mark the values at or above the 1 - share quantile of the last dimension; none if the share is 0."""
     if share == 0:
         return torch.zeros_like(values, dtype=torch.bool)
     return values >= values.quantile(1 - share, dim=-1, keepdim=True)

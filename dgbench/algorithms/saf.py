@@ -1,4 +1,8 @@
-"""Sharpness-aware training for free: the loss shall not fall fast, so outputs may not leave their past behind."""
+"""SAF and MESA: avoid sharp minima by holding the outputs close to past ones, almost for free.
+
+In both, the loss may not fall fast along the training path: a divergence ties the present logits to those of some
+epochs ago (SAF) or of a moving average of the weights (MESA).
+"""
 
 from __future__ import annotations
 
@@ -19,22 +23,35 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 @dataclass(frozen=True)
 class _Hparams(algorithm.Hparams):
-    """Hold the fields of both forms, fixed in the release's loss; the paper searches none."""
+    """Hyperparameters of both forms; their values are fixed in the release's loss, and the paper searches none."""
 
     temperature: float = hparam(5.0, help="what past and present logits are divided by", within="(0, inf)")
     start_epoch: int = hparam(5, help="a domain's examples are held to the past in epochs after this, counted from 0")
 
 
 class SAF(Algorithm):
-    """min of L + lambda * T^2 * mean_n KL(softmax(z'_n / T) || softmax(z_n / T)), z'_n the logits of n some epochs ago.
+    r"""Penalize the divergence of each example's logits from those it had some epochs ago.
 
-    Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022. z' are those that example n had
-    `past_epochs` epochs ago, under another augmentation; they are constant.
+    $$
+    \min_\theta \; L + \lambda\, \frac{T^2}{N} \sum_n
+    \mathrm{KL}\big(\mathrm{softmax}(z'_n / T) \,\big\|\, \mathrm{softmax}(z_n / T)\big)
+    $$
 
-    Departures from the paper and the authors' code, since minibatches are drawn with replacement and a domain at a
-    time: an epoch of a domain is as many steps as draw its size; `past_epochs` epochs ago means as many times ago that
-    the example itself was drawn, and until then it counts 0; there is no last epoch of the term. The logits are kept
-    on the device: examples x past_epochs x classes numbers.
+    $L$ is ERM's loss, $z_n$ are the logits of example $n$ and $z'_n$ those that it had `past_epochs` epochs ago, under
+    another augmentation; they are constant. $T$ is `temperature` and $\lambda$ is `saf_lambda`. The logits are kept on
+    the device: examples × `past_epochs` × classes numbers.
+
+    Reference:
+        Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022.
+
+    Departures from the paper and the authors' code, because minibatches are drawn with replacement and domain by
+    domain:
+
+    - An epoch of a domain is the number of steps that draw as many examples as it has.
+    - `past_epochs` epochs ago means that many draws of the example itself ago; until then, it counts 0 in the mean.
+    - The term has no last epoch.
+
+    DomainBed: has no SAF.
     """
 
     card = AlgorithmCard(
@@ -46,7 +63,11 @@ class SAF(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(_Hparams):
-        """The release's: `saf_lambda` of its README's command (the flag's default is 0.16), 2 of the 2 to 3 epochs."""
+        """Hyperparameters of SAF; the values are the release's.
+
+        `saf_lambda` is that of the command in its README (the flag's default is 0.16); of its 2 to 3 epochs,
+        `past_epochs` is 2.
+        """
 
         saf_lambda: float = hparam(0.3, help="weight of the divergence")
         past_epochs: int = hparam(2, help="epochs between the past logits and the present", within="[1, inf)")
@@ -56,7 +77,7 @@ class SAF(Algorithm):
     draws: Tensor
 
     def build(self) -> None:
-        """Make room for the logits of every example, and of one that nobody reads."""
+        """Make room for the past logits of every example, and for one row that is written but never read."""
         examples, like = sum(self.task.sizes) + 1, next(self.network.parameters()).detach()
         room = like.new_zeros(examples, self.hparams.past_epochs, self.task.num_classes)
         self.register_buffer("past", room)
@@ -64,10 +85,11 @@ class SAF(Algorithm):
         self.starts = (0, *itertools.accumulate(self.task.sizes))
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; reads each example's oldest logits and writes the new ones in their place."""
+        """Take one step, which reads each example's oldest logits and writes the new ones in their place."""
         rows = torch.cat([batch.positions + self.starts[batch.domain] for batch in batches])
         logits = self(torch.cat([b.x for b in batches]))
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
+        # Each example has a ring of `past_epochs` slots; the one that its next logits go into holds its oldest.
         slots = self.draws[rows] % self.hparams.past_epochs
         held = begun(self, batches) & (self.draws[rows] >= self.hparams.past_epochs)
         penalty = divergence(logits, self.past[rows, slots], held, self.hparams.temperature)
@@ -77,8 +99,8 @@ class SAF(Algorithm):
         return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
 
     def _write(self, rows: Tensor, slots: Tensor, logits: Tensor) -> None:
-        # Of an example that is twice in a minibatch the last is kept, whatever order the device writes in: the others
-        # go where nobody reads.
+        # If an example is twice in a minibatch, its last row is kept, whatever order the device writes in: the other
+        # rows go to the place that is never read.
         repeated = torch.triu(rows[:, None] == rows, diagonal=1).any(dim=1)
         rows = torch.where(repeated, len(self.draws) - 1, rows)
         self.past[rows, slots] = logits
@@ -86,14 +108,26 @@ class SAF(Algorithm):
 
 
 class MESA(Algorithm):
-    """min of L + lambda * T^2 * mean_n KL(softmax(z'_n / T) || softmax(z_n / T)), z' the logits of the moving average.
+    r"""Penalize the divergence of the logits from those of a moving average of the weights.
 
-    Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022: the form with less memory. The
-    average of the weights, theta' <- decay * theta' + (1 - decay) * theta after each step, is in evaluation mode and
-    constant.
+    $$
+    \min_\theta \; L + \lambda\, \frac{T^2}{N} \sum_n
+    \mathrm{KL}\big(\mathrm{softmax}(z'_n / T) \,\big\|\, \mathrm{softmax}(z_n / T)\big), \qquad
+    \theta' \leftarrow d\, \theta' + (1 - d)\, \theta
+    $$
 
-    Departures from the paper and the authors' code: an epoch of a domain is as many steps as draw its size; there is
-    no last epoch of the term. The default decay is theirs, for runs of 100,000 steps.
+    This is the form of SAF with less memory. $L$ is ERM's loss, $z_n$ are the logits of example $n$, $z'_n$ those of
+    the averaged weights $\theta'$, which move after each step; the average is in evaluation mode and constant. $T$ is
+    `temperature`, $\lambda$ is `mesa_lambda` and $d$ is `mesa_decay`, whose default suits the release's runs of 100,000
+    steps.
+
+    Reference:
+        Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022.
+
+    Departures from the paper and the authors' code: an epoch of a domain is the number of steps that draw as many
+    examples as it has, and the term has no last epoch.
+
+    DomainBed: has no MESA.
     """
 
     card = AlgorithmCard(
@@ -107,7 +141,7 @@ class MESA(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(_Hparams):
-        """The release's: `mesa_lambda` of its README's command, `mesa_decay` the flag's default."""
+        """Hyperparameters of MESA, from the release: `mesa_lambda` from its README, `mesa_decay` the flag's default."""
 
         mesa_lambda: float = hparam(0.8, help="weight of the divergence")
         mesa_decay: float = hparam(0.9998, help="how much of the average is kept from step to step", within="[0, 1]")
@@ -120,7 +154,7 @@ class MESA(Algorithm):
         self.average.freeze("featurizer")
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, then one of the average."""
+        """Take one step, after which the average follows."""
         x = torch.cat([b.x for b in batches])
         logits = self(x)
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
@@ -140,8 +174,17 @@ class MESA(Algorithm):
 
 
 def begun(method: Algorithm, batches: Sequence[Batch]) -> Tensor:
-    """Whether each example's domain is past the first epochs, in the order of the concatenated minibatches (B,)."""
+    """Return a mask of the examples whose domain is past its first `start_epoch` epochs.
+
+    Args:
+        method: A SAF or MESA, whose `step` and hyperparameters are read.
+        batches: The minibatches of the step.
+
+    Returns:
+        (B,), bool, in the order of the concatenated minibatches.
+    """
     sizes, domains = method.task.sizes, method.task.num_domains
+    # The factor len(batches) / domains is for steps that show only some of the domains: each is then drawn less often.
     epochs = [method.step * len(b.y) * len(batches) // (sizes[b.domain] * domains) for b in batches]
     return torch.cat(
         [
@@ -152,6 +195,13 @@ def begun(method: Algorithm, batches: Sequence[Batch]) -> Tensor:
 
 
 def divergence(logits: Tensor, past: Tensor, held: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(past || present), the mean over examples, of which those not `held` count 0."""
+    """Return T^2 KL(past || present), averaged over all examples, of which those not `held` count 0.
+
+    Args:
+        logits: Present logits (B, classes).
+        past: Past logits (B, classes), constant.
+        held: Mask (B,) of the examples that the term holds to their past.
+        temperature: T, by which both are divided.
+    """
     now, then = (F.log_softmax(z / temperature, dim=1) for z in (logits, past))
     return temperature**2 * (F.kl_div(now, then, reduction="none", log_target=True).sum(dim=1) * held).mean()

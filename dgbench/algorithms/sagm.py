@@ -16,22 +16,34 @@ from dgbench.methods.ascent import backward_at, global_norm, gradient
 
 
 class SAGM(Algorithm):
-    """min over theta of (L(theta) + L(theta + eps)) / 2, eps = (rho / ||g|| - alpha) * g, g = grad L(theta).
+    r"""Minimize the loss at the weights and uphill of them, and align the two gradients.
 
-    Wang, Zhang, Lei and Zhang, "Sharpness-Aware Gradient Matching for Domain Generalization", CVPR 2023. L is ERM's
-    loss and eps is held constant; to first order the part -alpha g raises the inner product of the two gradients.
+    $$
+    \min_\theta \; \tfrac12 \big[ L(\theta) + L(\theta + \epsilon) \big], \qquad
+    \epsilon = \Big( \frac{\rho}{\|g\|_2 + 10^{-12}} - \alpha \Big)\, g, \quad g = \nabla_\theta L(\theta)
+    $$
 
-    Departures from the paper: the mean of the two losses where its objective is their sum, as in the authors' code
-    (Adam hardly notices; with SGD the sum would step twice as far). From the authors' code: rho is what is drawn (their
-    optimizer is given 0.05 whatever that is); in the second pass live batch norm leaves its count of batches alone too;
-    weights are copied back. DomainBed has no SAGM.
+    $L$ is ERM's loss, and $\epsilon$ is held constant. To first order, the part $-\alpha g$ raises the inner product of
+    the two gradients.
+
+    Reference:
+        Wang, Zhang, Lei and Zhang, "Sharpness-Aware Gradient Matching for Domain Generalization", CVPR 2023.
+
+    Departures from the paper: the mean of the two losses is taken, as in the authors' code, where its objective is
+    their sum. Adam hardly notices; with SGD the sum would step twice as far.
+
+    Departures from the authors' code: `rho` is used as drawn; their optimizer gets 0.05 whatever is drawn. In the
+    second pass live batch norm leaves its count of batches alone too. Weights are copied back, not recovered by
+    subtraction.
+
+    DomainBed: has no SAGM.
     """
 
     card = AlgorithmCard(paper="Wang et al., CVPR 2023", forwards=2.0, backwards=2.0, penalties=("rho", "alpha"))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and the draw of `rho` are the authors'; `alpha` is drawn from the values that they report with."""
+        """Hyperparameters of SAGM, the authors'; `alpha` is drawn from the values that they report results with."""
 
         rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
         alpha: float = hparam(
@@ -41,11 +53,12 @@ class SAGM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, for two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
         parameters, here = gradient(loss, self.parameters())
         factor = self.hparams.rho / (global_norm(here) + 1e-12) - self.hparams.alpha
         uphill, there = backward_at(self, batches, parameters, list(torch._foreach_mul(here, factor)))
+        # In place: these tensors are the `.grad` that the optimizer reads.
         torch._foreach_lerp_(there, here, 0.5)
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

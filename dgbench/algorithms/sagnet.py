@@ -1,4 +1,4 @@
-"""Style-agnostic networks: predict from content when style is random, and not from style when content is."""
+"""Style-agnostic networks: predict from content under random styles, not from style under random contents."""
 
 from __future__ import annotations
 
@@ -19,18 +19,29 @@ _EPS = 1e-5
 
 
 class SagNet(Algorithm):
-    """min over f, c of CE(c(restyled f)), over s of CE(s(f of random content)), over f of w * CE(s(...), uniform).
+    r"""Predict from content under random styles, and make style useless for predicting the class.
 
-    Nam, Lee, Park, Yoon and Yoo, "Reducing Domain Gap by Reducing Style Bias", CVPR 2021. Style is mean and variance of
-    an example's features, content what is left when they are taken out; `restyled` features have a style between their
-    own and another example's, those of random content have another example's content, held constant.
+    $$
+    \min_{f, c} \mathrm{CE}\big(c(r(f)),\, y\big), \qquad
+    \min_s \mathrm{CE}\big(s(q(f)),\, y\big), \qquad
+    \min_f \; w\, \mathrm{CE}\big(s(q(f)),\, \mathrm{uniform}\big)
+    $$
+
+    The style of an example is mean and variance of its features $f$; its content is what remains when they are taken
+    out. $r$ gives the features a style between their own and another example's. $q$ keeps their style and gives them
+    another example's content, held constant. $c$ is the classifier, $s$ the style network, $w$ is `sag_w_adv`. The
+    three steps are taken in this order.
+
+    Reference:
+        Nam, Lee, Park, Yoon and Yoo, "Reducing Domain Gap by Reducing Style Bias", CVPR 2021.
 
     Departures from the paper, all as in DomainBed: style is that of the feature vector, not of each channel of a
-    feature map in mid-network, and c and s are classifiers; all of f moves in the adversarial step (there the affine
-    part of its norms), its gradient unclipped; variances are mixed, not deviations. From DomainBed's code: the style
-    network's step sends nothing back through f (its gradient was thrown away) and shares its forward pass with the
-    adversarial step, so two passes of three are left; one dropout mask serves both; f and c share an optimizer, which
-    changes nothing but clipping.
+    feature map inside the network, and $c$ and $s$ are classifiers. All of $f$ moves in the adversarial step, by an
+    unclipped gradient; in the paper only the affine parameters of its norms. Variances are mixed, not deviations.
+
+    Departures from DomainBed: the step of the style network sends nothing back through $f$ (there, that gradient is
+    thrown away) and shares its forward pass with the adversarial step, which leaves two passes of three. One dropout
+    mask serves both. $f$ and $c$ share an optimizer, which changes nothing but clipping.
     """
 
     card = AlgorithmCard(
@@ -44,29 +55,30 @@ class SagNet(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of SagNet; default and draw are DomainBed's."""
 
         sag_w_adv: float = hparam(0.1, power(10, -2, 1), help="weight of the adversarial step")
 
     hparams: Hparams
 
     def build(self) -> None:
-        """Make the style network."""
+        """Create the style network, a classifier like the network's."""
         n, nonlinear = self.network.num_features, self.setting.nonlinear_classifier
         self.style = classifier(n, self.task.num_classes, nonlinear=nonlinear)
 
     def build_optimizers(self) -> None:
-        """One for the network, one for the style network."""
+        """Create two optimizers: one for the network, one for the style network."""
         self.optimizer = self.new_optimizer(self.network.parameters())
         self.style_optimizer = self.new_optimizer(self.style.parameters())
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Three steps: content, style, adversary."""
+        """Take three steps: content, style, adversary."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         loss = F.cross_entropy(self.network.classifier(restyled(self._features(x))), y)
         self.descend(loss)
 
         features = self._features(x)
+        # Detached: this step moves the style network alone. The adversarial step goes through the same features.
         style_loss = F.cross_entropy(self.style(refilled(features.detach())), y)
         self.style_optimizer.zero_grad(set_to_none=True)
         style_loss.backward()  # type: ignore[no-untyped-call]
@@ -83,7 +95,7 @@ class SagNet(Algorithm):
 
 
 def restyled(features: Tensor) -> Tensor:
-    """Each row's content in a style between its own and another row's."""
+    """Return each row's content in a style between its own and another row's: (B, num_features) to the same shape."""
     content, mean, variance = _parted(features)
     share, other = torch.rand_like(mean), torch.randperm(len(features), device=features.device)
     mean = torch.lerp(mean[other], mean, share)
@@ -92,12 +104,13 @@ def restyled(features: Tensor) -> Tensor:
 
 
 def refilled(features: Tensor) -> Tensor:
-    """Another row's content, held constant, in each row's own style."""
+    """Return another row's content, held constant, in each row's own style: (B, num_features) to the same shape."""
     content, mean, variance = _parted(features)
     other = torch.randperm(len(features), device=features.device)
     return content[other].detach() * (variance + _EPS).sqrt() + mean
 
 
 def _parted(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return content, mean and variance of each row; the variance is unbiased."""
     variance, mean = torch.var_mean(features, dim=1, keepdim=True)
     return (features - mean) / (variance + _EPS).sqrt(), mean, variance

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: descend along the gradient found a step uphill."""
+"""Sharpness-aware minimization: descend along the gradient found a step uphill."""
 
 from __future__ import annotations
 
@@ -15,30 +15,43 @@ from dgbench.methods.ascent import backward_at, gradient, of_length
 
 
 class SAM(Algorithm):
-    """min over theta of L(theta + eps), eps = rho * g / (||g|| + 1e-12), g = grad L(theta); L is ERM's loss.
+    r"""Minimize the worst loss within a ball of radius `rho` around the weights.
 
-    Foret, Kleiner, Mobahi and Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving Generalization",
-    ICLR 2021. One norm over all parameters that have a gradient, biases and batch norm's affine part included.
+    $$
+    \min_\theta \; L(\theta + \epsilon), \qquad \epsilon = \frac{\rho\, g}{\|g\|_2 + 10^{-12}}, \quad
+    g = \nabla_\theta L(\theta)
+    $$
 
-    Departures from the authors' JAX code: weight decay acts at the descent alone (theirs is part of both losses), there
-    is no clipping, and one perturbation serves the whole batch (theirs is one a device by default). From the PyTorch
-    code that domain generalization uses: weights are copied back, not recovered by subtraction; in the second pass
-    live batch norm leaves its statistics alone, and its count of batches too (setting the momentum to 0 lets that
-    count run on). As there, dropout draws a new mask in the second pass. DomainBed has no SAM.
+    $L$ is ERM's loss on the concatenated minibatches. One norm is taken over all parameters that have a gradient,
+    biases and the affine parameters of batch norm included. The gradient at $\theta + \epsilon$, from the same
+    minibatches, moves $\theta$; dropout draws a new mask for it.
+
+    Reference:
+        Foret, Kleiner, Mobahi and Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving Generalization",
+        ICLR 2021.
+
+    Departures from the authors' JAX code: weight decay acts at the descent alone, where theirs is part of both losses;
+    nothing is clipped; one perturbation serves the whole batch, where theirs is one for each device by default.
+
+    Departures from the PyTorch code in use for domain generalization: weights are copied back, not recovered by
+    subtraction. In the second pass live batch norm leaves its statistics alone, and its count of batches too; setting
+    its momentum to 0, as that code does, lets the count run on.
+
+    DomainBed: has no SAM.
     """
 
     card = AlgorithmCard(paper="Foret et al., ICLR 2021", forwards=2.0, backwards=2.0, penalties=("rho",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The default is the paper's, the draw that of the re-runs on DomainBed."""
+        """Hyperparameters of SAM; the default is the paper's, the draw that of the re-runs on DomainBed."""
 
         rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, for two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
         parameters, ascent = gradient(loss, self.parameters())
         uphill, _ = backward_at(self, batches, parameters, of_length(ascent, self.hparams.rho))
