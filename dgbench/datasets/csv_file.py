@@ -1,4 +1,4 @@
-"""Any images that a CSV file lists, without writing code."""
+"""Read any images that a CSV file lists as a data set, without writing code."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ _COLUMNS = ("path", "domain", "label")
 
 
 class csv(OwnImages):
-    """`csv:/path/file.csv` with columns path (relative to the file's folder, or absolute), domain and label.
+    """Your own images listed in a CSV file, `csv:/path/file.csv`, with the columns path, domain and label.
 
-    Domains and labels are sorted, and the order of the rows means nothing. Every domain must have every label.
+    Paths are absolute, or relative to the file's folder. Domains and labels are sorted, and the order of the rows means
+    nothing. Every domain must have every label, unless `--allow_missing_classes` is given. A file that is listed twice,
+    in any spelling, is refused.
     """
 
     card = OWN_CARD
 
     def find(self) -> tuple[Path, Tree]:
-        """The folder of the CSV file, and the files that it lists."""
+        """Return the folder of the CSV file, and the image files that it lists."""
         path = self.given_path()
         return path.parent, read_table(path)
 
 
 def read_table(path: Path) -> Tree:
-    """The files that a CSV file lists; raises `UserError` with all columns, cells and files that are missing."""
+    """Return the image files that a CSV file lists, by domain and label, sorted by path.
+
+    Raises:
+        UserError: All columns and cells that are missing, files that don't exist, and files listed twice.
+    """
     rows = _read_rows(path)
     problems = Problems()
     incomplete = [str(line) for line, cells in rows if not all(cells)]
@@ -41,6 +47,7 @@ def read_table(path: Path) -> Tree:
         problems.add(
             f"{path} lists {len(missing)} file(s) that do not exist: {listed(missing)}; paths are below {path.parent}"
         )
+    # `a.jpg`, `./a.jpg` and a link to it are one image, which must not lie in two domains or parts.
     spellings = grouped((os.path.realpath(path.parent / image), image) for image in paths)
     twice = [image for of_file in spellings.values() for image in of_file[1:]]
     if twice:
@@ -53,8 +60,9 @@ def read_table(path: Path) -> Tree:
 
 
 def _read_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
-    """Line number and the cells of `_COLUMNS`, empty where they lack."""
+    """Return the line number and the cells of `_COLUMNS` of each row; a missing cell is empty."""
     try:
+        # utf-8-sig drops the mark that spreadsheets put first, which would become part of the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = DictReader(file, restval="")
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]

@@ -1,4 +1,4 @@
-"""Any folder of images, domain/class/image, without writing code."""
+"""Read any folder of images, domain/class/image, as a data set, without writing code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from dgbench.datasets._tree import Tree
 
 
 class folder(OwnImages):
-    """`folder:/path`: each sub-directory of the path is a domain, each of theirs a class, the same in all of them."""
+    """Your own images in folders, `folder:/path`: each sub-directory is a domain, and each of its own a class.
+
+    Every domain must have the same classes, unless `--allow_missing_classes` is given. Sub-directories of classes are
+    read too. Folders called `train`, `test` and the like in the place of domains or classes are refused: dgbench splits
+    domains itself. Files left out, and files that lie in two domains or classes, are reported at each launch.
+    """
 
     card = OWN_CARD
 
     def doubts(self, tree: Tree) -> Iterator[str]:
-        """Yield splits in the place of domains or classes, and the problems of any own images."""
+        """Yield folders named after splits, and the problems of any own images."""
         yield from split_problems(self.path or self.root, tree)
         yield from super().doubts(tree)

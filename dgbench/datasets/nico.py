@@ -19,9 +19,14 @@ _TOTAL = 88_866
 
 
 class NICOPlusPlus(ImageDataset):
-    """Sixty classes of photographs in six surroundings: NICO++, the public training part of its challenge's track 1.
+    """Photos of sixty kinds of things: six domains, surroundings such as autumn, dim light, grass, rock or water.
 
-    Images of any size; of `public_dg_0416`, the folder `train` is renamed `NICO++`.
+    The public training part of track 1 of the NICO challenge: 88,866 images of any size. This total is checked, as the
+    number of images of each domain is not published. Unpack it by hand: the folder `train` of `public_dg_0416` is
+    renamed `NICO++`. DomainBed doesn't have it.
+
+    Reference:
+        Zhang, He, Xu, Yu, Shen and Cui, "NICO++: Towards Better Benchmarking for Domain Generalization", CVPR 2023.
     """
 
     card = DatasetCard(
@@ -37,7 +42,7 @@ class NICOPlusPlus(ImageDataset):
     )
 
     def doubts(self, tree: Tree) -> Iterator[str]:
-        """The number of images in all must be the published one."""
+        """Yield the number of images, if it is not the published total."""
         total = sum(map(count, tree.values()))
         if total != _TOTAL:
             yield f"there are {total:,} images, expected {_TOTAL:,}"

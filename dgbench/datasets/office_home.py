@@ -1,4 +1,4 @@
-"""OfficeHome: 65 everyday objects as art, clip art, product pictures and photographs."""
+"""OfficeHome: 65 classes of everyday objects in four kinds of pictures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ ToothBrush Toys Trash_Can Webcam
 
 
 class OfficeHome(ImageDataset):
-    """65 everyday objects as art, clip art, product pictures and photographs.
+    """Pictures of 65 everyday objects: four domains, art, clip art, product pictures and photos (`Real World`).
 
-    Images of any size; the archive's folder `OfficeHomeDataset_10072016` is renamed `office_home`.
+    15,588 images of any size. `download` renames the archive's folder `OfficeHomeDataset_10072016` to `office_home`.
+    There are no published splits: as in DomainBed, each trial draws its own, and from the same files it draws
+    DomainBed's.
+
+    Reference:
+        Venkateswara, Eusebio, Chakraborty and Panchanathan, "Deep Hashing Network for Unsupervised Domain Adaptation",
+        CVPR 2017.
     """
 
     card = DatasetCard(

@@ -1,4 +1,4 @@
-"""PACS: seven classes as art paintings, cartoons, photographs and sketches."""
+"""PACS: seven classes in four styles of depiction."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from dgbench.datasets._images import ImageDataset
 
 
 class PACS(ImageDataset):
-    """Seven classes as art paintings, cartoons, photographs and sketches.
+    """Art paintings, cartoons, photos and sketches of seven kinds of things: four domains that differ in style.
 
-    Images of 227 x 227; the archive's folder `kfold` is renamed `PACS`. Its own splits are not used.
+    9,991 images of 227 x 227 pixels. `download` renames the archive's folder `kfold` to `PACS`. The splits that are
+    published with the images are not used: as in DomainBed, each trial draws its own, and from the same files it draws
+    DomainBed's. Copies that lost the file names, such as the one on Hugging Face, have another order and so other
+    splits. Dassl leaves out one file, `sketch/dog/n02103406_4068-1.png`; DomainBed doesn't, and neither does dgbench.
+
+    Reference:
+        Li, Yang, Song and Hospedales, "Deeper, Broader and Artier Domain Generalization", ICCV 2017.
     """
 
     card = DatasetCard(

@@ -1,4 +1,4 @@
-"""SVIRO: who or what sits on the rear seats of ten cars, rendered."""
+"""SVIRO: rendered rear seats of ten cars."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from dgbench.datasets._images import ImageDataset
 
 
 class SVIRO(ImageDataset):
-    """Who or what sits on the rear seats of ten cars, rendered in grey.
+    """Rendered gray images of rear car seats, empty or taken, in seven classes: ten domains, one for each car model.
 
-    One image a seat, of any size; the archive's folder `SVIRO_DOMAINBED` is renamed `sviro`. Classes: 0 nothing,
-    1 an infant in its seat, 2 a child in its seat, 3 an adult, 4 an object, 5 an empty infant seat, 6 an empty child
-    seat.
+    56,000 images in all, as DomainBed's users count them, one for each seat and of any size. How many there are of each
+    car is not published, so no number is checked. `download` renames the archive's folder `SVIRO_DOMAINBED` to `sviro`;
+    DomainBed expects the same folder.
+
+    Classes: 0 nothing, 1 an infant in its seat, 2 a child in its seat, 3 an adult, 4 an object, 5 an empty infant seat,
+    6 an empty child seat.
+
+    Reference:
+        Dias Da Cruz, Wasenmüller, Beise, Stifter and Stricker, "SVIRO: Synthetic Vehicle Interior Rear Seat Occupancy
+        Dataset and Benchmark", WACV 2020.
     """
 
     card = DatasetCard(

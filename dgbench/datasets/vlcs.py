@@ -1,4 +1,4 @@
-"""VLCS: five classes of photographs from four older data sets, each with its own way of choosing pictures."""
+"""VLCS: five classes of photographs from four older data sets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from dgbench.datasets._images import ImageDataset
 
 
 class VLCS(ImageDataset):
-    """Five classes of photographs from four older data sets.
+    """Photos of five kinds of things: four domains, older data sets that differ in how their pictures were chosen.
 
-    Images of any size, as DomainBed's archive has them: file names, and so splits, are those of that archive.
+    10,729 images of any size, from Caltech101, LabelMe, SUN09 and VOC2007. Classes are far from balanced: LabelMe has
+    42 dogs and 1,237 persons. The files are those of DomainBed's archive, whose file names are random ids: a copy
+    rebuilt from the four sources has other names, another order and so other splits.
+
+    Reference:
+        Fang, Xu and Rockmore, "Unbiased Metric Learning: On the Utilization of Multiple Datasets and Web Images for
+        Softening Bias", ICCV 2013.
     """
 
     card = DatasetCard(
