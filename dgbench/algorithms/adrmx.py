@@ -1,4 +1,4 @@
-"""Additive disentanglement: label features less domain features should not tell the domain, and can be remixed."""
+"""ADRMX: separate the features of the label from those of the domain by subtraction, and remix them across domains."""
 
 from __future__ import annotations
 
@@ -24,19 +24,30 @@ _TEMPERATURE, _EPS = 0.07, 1e-5
 
 
 class ADRMX(Algorithm):
-    """min over all but d, max over d of CE(c(f)) + CE(c'(f - g)) + CE(k(g), e) + SupCon + remix - w * CE(d(f - g), e).
+    r"""Subtract domain features from label features until no domain shows; train on features remixed across domains.
 
-    Demirel, Aptoula and Ozkan, "ADRMX: Additive Disentanglement of Domain Features with Remix Loss", arXiv 2023. f and
-    g are two featurizers, e is the domain, c(f) predicts. SupCon: of f and of f - g. remix: for each class, c must tell
-    it from f - g of one example plus g of another of the class from another domain; over the number of classes. In
-    turns: `d_steps_per_g_step` steps of the discriminator d, one of everything else.
+    $$
+    \begin{aligned}
+    \min_{f, g, c, c', k} \; \max_d \quad & \mathrm{CE}(c(f), y) + \mathrm{CE}(c'(f - g), y)
+    + \lambda_\text{dclf}\, \mathrm{CE}(k(g), e) + \lambda_\text{cnt} \big(S(f) + S(f - g)\big) \\
+    & + \lambda_\text{rmxd}\, R - \lambda_\text{disc}\, \mathrm{CE}(d(f - g), e)
+    \end{aligned}
+    $$
 
-    SupCon is that of DomainBed's code, which is the authors': within and across domains weigh alike (1/2), 1e-5 is
-    added to denominators and shares, and the sum over the examples that have another of their class is divided by their
+    $f$ and $g$ are two featurizers and $e$ is the domain; $c(f)$ predicts. $S$ is a supervised contrastive loss. $R$,
+    the remix loss, is a sum over classes, divided by their number: $c$ must find the class from $f - g$ of one example
+    plus $g$ of another example of the class from another domain. In turns, the discriminator $d$ takes
+    `d_steps_per_g_step` steps and everything else one.
+
+    $S$ is that of DomainBed's code, which is the authors': within and across domains weigh alike (1/2), 1e-5 is added
+    to denominators and shares, and the sum over the examples that have another of their class is divided by their
     number plus 1.
 
-    Departures from DomainBed's code: the remixed pair; no loop over examples or classes. As there, c, c' and k are
-    nonlinear and `weight_decay` is not used.
+    Reference:
+        Demirel, Aptoula and Ozkan, "ADRMX: Additive Disentanglement of Domain Features with Remix Loss", arXiv 2023.
+
+    Departures from DomainBed's code: the remixed pair (theirs is of any class and domain); no loop over examples or
+    classes. As there, $c$, $c'$ and $k$ are nonlinear and `weight_decay` is not used.
     """
 
     card = AlgorithmCard(
@@ -52,7 +63,7 @@ class ADRMX(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of ADRMX; defaults and draws are DomainBed's."""
 
         lr: float = hparam(
             3e-5,
@@ -76,12 +87,12 @@ class ADRMX(Algorithm):
 
     @classmethod
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
-        """With a nonlinear classifier."""
+        """Build the run's network, with a nonlinear classifier whatever the setting says."""
         setting = dataclasses.replace(setting, nonlinear_classifier=True)
         return build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
 
     def build(self) -> None:
-        """Make the domain network (g and k), the second classifier c' and the discriminator."""
+        """Create the domain network (g and k), the second classifier c' and the discriminator d."""
         n, domains = self.network.num_features, self.task.num_domains
         self.domain_network = self.new_network()
         self.domain_network.freeze(self.setting.freeze)
@@ -90,16 +101,17 @@ class ADRMX(Algorithm):
         self.discriminator = discriminator(n, domains, self.hparams)
 
     def build_optimizers(self) -> None:
-        """One for the discriminator, one for everything else."""
+        """Create one optimizer for the discriminator and one for everything else."""
         options: dict[str, Any] = {"weight_decay": 0.0, "betas": (self.hparams.beta1, 0.9)}
         modules = (self.network, self.domain_network, self.invariant_classifier)
         self.optimizer = self.new_optimizer([p for module in modules for p in module.parameters()], **options)
         self.disc_optimizer = self.new_optimizer(self.discriminator.parameters(), **options)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """A step of the discriminator or of everything else, as the turn is."""
+        """Take one step of the discriminator or of everything else, whichever has its turn."""
         x, y, domains = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches]), domain_labels(batches)
         adversarys = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
+        # The discriminator's gradient stops at its inputs, so in its turn the featurizers need no graph.
         with torch.set_grad_enabled(not adversarys):
             label, domain = (net.dropout(net.features(x)) for net in (self.network, self.domain_network))
             nll = F.cross_entropy(self.network.classifier(label), y)
@@ -125,10 +137,20 @@ class ADRMX(Algorithm):
 
 
 def remixed_pairs(y: Tensor, domains: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each class two examples of it from different domains, each ordered pair as likely, and whether there are any.
+    """Draw, for each class, two of its examples that come from different domains.
 
-    (K,) each; where there are none, the pair is any.
+    Each ordered pair of such examples is as likely as any other.
+
+    Args:
+        y: Classes (n,), int64.
+        domains: Domain numbers (n,), int64.
+        num_classes: K.
+
+    Returns:
+        (first, second, found), each (K,): the examples' indices, and whether the class has such a pair; where it has
+        none the indices mean nothing.
     """
+    # A random key for each ordered pair; the greatest among a class's pairs wins. No value is read on the host.
     keys = torch.rand(len(y), len(y), device=y.device)
     keys = keys.masked_fill((y[:, None] != y) | (domains[:, None] == domains), -1)
     best, partner = keys.max(dim=1)
@@ -138,7 +160,7 @@ def remixed_pairs(y: Tensor, domains: Tensor, num_classes: int) -> tuple[Tensor,
 
 
 def sup_con(features: Tensor, y: Tensor) -> Tensor:
-    """The supervised contrastive loss of DomainBed's ADRMX; 0 where no class is there twice."""
+    """Compute the supervised contrastive loss of DomainBed's ADRMX, a scalar; 0 where no class occurs twice."""
     z = F.normalize(features, dim=1)
     other = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
     weights = (z @ z.T / _TEMPERATURE).exp() / 2 * other

@@ -1,4 +1,4 @@
-"""Adversarial model perturbation: climb on the weights inside small balls, then descend along the gradient there."""
+"""Adversarial model perturbation (AMP): climb inside small balls, then descend along the gradient there."""
 
 from __future__ import annotations
 
@@ -15,28 +15,40 @@ from dgbench.methods.algorithm import Algorithm, Batch
 from dgbench.methods.ascent import backward_at, gradient, within_ball
 
 BALLS = ("tensor", "global")
+"""The choices of `ball`."""
 
 
 class AMP(Algorithm):
-    """min over theta of max over D of L(theta + D), every ||D_p|| <= epsilon, by steps D <- clip(D + inner_lr * g).
+    r"""Minimize the loss at weights that gradient ascent has moved uphill within small balls.
 
-    Zheng, Zhang and Mao, "Regularizing Neural Networks via Adversarial Model Perturbation", CVPR 2021. From D = 0 it
-    takes `inner_iter` steps, on one set of minibatches, along the gradient g of ERM's loss L at theta + D, which is not
-    normalised; the step down is along the gradient at theta + D, D as it is last.
+    $$
+    \min_\theta \; \max_{\|\Delta_p\| \le \epsilon} L(\theta + \Delta), \qquad
+    \Delta \leftarrow \Pi_\epsilon\big(\Delta + \zeta\, \nabla L(\theta + \Delta)\big)
+    $$
 
-    `ball`: `tensor`, as in the authors' code, has a ball of radius epsilon for each parameter tensor, so that D may be
-    as long as epsilon times the square root of their number; `global` has one ball for D, as the paper writes.
+    $L$ is ERM's loss, $\zeta$ is `inner_lr`, and $\Pi_\epsilon$ shortens to length $\epsilon$ what is longer. From
+    $\Delta = 0$ the ascent takes `inner_iter` steps on one set of minibatches, along gradients that are not normalized;
+    the descent is along the gradient at the last $\theta + \Delta$.
 
-    Departures from the authors' code: no clipping of the gradients (theirs are clipped to 50 in the ascent too), no
+    `ball` says what $\Delta_p$ is. With `tensor`, as in the authors' code, it is the part of $\Delta$ in each parameter
+    tensor, so $\Delta$ may be as long as $\epsilon$ times the square root of their number. With `global` it is all of
+    $\Delta$, as the paper writes.
+
+    Reference:
+        Zheng, Zhang and Mao, "Regularizing Neural Networks via Adversarial Model Perturbation", CVPR 2021.
+
+    Departures from the authors' code: no clipping of the gradients (theirs are clipped to 50, in the ascent too); no
     Nesterov momentum; after the first pass live batch norm leaves its statistics alone (theirs move in all passes);
-    weights are copied back. DomainBed has no AMP.
+    weights are copied back.
+
+    DomainBed: has no AMP.
     """
 
     card = AlgorithmCard(paper="Zheng et al., CVPR 2021", forwards=2.0, backwards=2.0, penalties=("inner_lr",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults are those of the authors' code, for training on CIFAR from scratch."""
+        """Hyperparameters of AMP; defaults are those of the authors' code, for training on CIFAR from scratch."""
 
         epsilon: float = hparam(0.5, help="radius of the ball; for fine-tuning try 0.01 to 0.1", within="[0, inf)")
         inner_lr: float = hparam(1.0, help="step of the ascent, in gradients", within="[0, inf)")
@@ -48,7 +60,7 @@ class AMP(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for 1 + `inner_iter` forward and backward passes over the same minibatches."""
+        """Take one step, with 1 + `inner_iter` forward and backward passes over the same minibatches."""
         h = self.hparams
         loss = self.joint_loss(batches)
         parameters, ascent = gradient(loss, self.parameters())
@@ -57,5 +69,6 @@ class AMP(Algorithm):
             further = list(torch._foreach_add(by, ascent, alpha=h.inner_lr))
             by = within_ball(further, h.epsilon, each=h.ball == "tensor")
             uphill, ascent = backward_at(self, batches, parameters, by)
+        # The last `backward_at` left its gradient in `.grad`, and the weights are back where they were.
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

@@ -1,4 +1,4 @@
-"""AND-mask: a coordinate of the gradient counts only if the domains agree on its sign."""
+"""AND-mask: keep a coordinate of the gradient only where the training domains agree on its sign."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class ANDMask(Algorithm):
-    """step along m * mean_e g_e / mean(m), m = 1 where |mean_e sign(g_e)| >= tau, else 0; mean(m) for each tensor.
+    r"""Zero the coordinates of the gradient on whose sign too few domains agree.
 
-    g_e is the gradient of the loss of domain e. Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf, "Learning
-    Explanations That Are Hard to Vary", ICLR 2021.
+    $$
+    \theta \leftarrow \mathrm{opt}\Big(\theta,\; \frac{m \odot \bar g}{\mathrm{mean}(m)}\Big), \qquad
+    \bar g = \frac{1}{E} \sum_e g_e, \qquad
+    m = \mathbb{1}\Big[\, \Big| \frac{1}{E} \sum_e \mathrm{sign}(g_e) \Big| \ge \tau \Big]
+    $$
 
-    Departures from the authors' code and from DomainBed's: none in the numbers but for 1e-10 added to mean(m), where
-    ours is a lower bound; signs are counted exactly, so that rounding can't decide at the threshold.
+    $g_e$ is the gradient of the loss of domain $e$ of $E$. The mean of the mask is taken for each parameter tensor.
+
+    Reference:
+        Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf, "Learning Explanations That Are Hard to Vary", ICLR 2021.
+
+    Departures from the authors' code and from DomainBed's: none in the numbers but for the 1e-10 that both add to
+    $\mathrm{mean}(m)$, which is its lower bound in this implementation; signs are counted exactly, so that rounding
+    can't decide at the threshold.
     """
 
     card = AlgorithmCard(paper="Parascandolo et al., ICLR 2021", min_domains=2)
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of ANDMask; default and draw are DomainBed's."""
 
         tau: float = hparam(
             1.0, uniform(0.5, 1), help="agreement from which a coordinate counts; 1 is all domains", within="[0, 1]"
@@ -37,7 +46,8 @@ class ANDMask(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, with a forward and a backward pass for each domain through its own rows."""
+        """Take one step, with a forward and a backward pass for each domain through its own rows."""
         losses, parameters, gradients = of_each_domain(self, batches)
+        # `agreement` is a sum over domains, so the threshold is multiplied instead of the sum divided.
         masks = [(agreement(g) >= self.hparams.tau * len(batches)).to(g.dtype) for g in gradients]
         return step_masked(self, losses, parameters, gradients, masks)

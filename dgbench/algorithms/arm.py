@@ -1,4 +1,4 @@
-"""Adaptive risk minimization: the network is shown what the other inputs of its batch have in common."""
+"""Adaptive risk minimization (ARM): images get a channel that summarizes the other inputs of their batch."""
 
 from __future__ import annotations
 
@@ -21,41 +21,62 @@ from dgbench.networks.network import Network, build_network
 
 
 class ContextNetwork(Network):
-    """A network whose images have one more channel, the mean over a group of what a context network makes of them."""
+    """A network whose images get one more channel: the mean over a group of a context network's outputs.
+
+    `context` is the context network, from an image to one channel of the same size; `support` is the size of a group at
+    prediction. Made by `ARM.make_network`.
+    """
 
     context: nn.Sequential
     support: int
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, num_features); groups are the `support` images that follow each other, the last as many as are left."""
+        """Compute the features (B, num_features), with each run of `support` consecutive images as a group.
+
+        The last group has the images that are left.
+        """
         return self.features_of_groups(torch.split(x, self.support))
 
     def features_of_groups(self, groups: Sequence[Tensor]) -> Tensor:
-        """(B, num_features) of all groups, in one pass."""
+        """Compute the features (B, num_features) of all groups of images in one pass.
+
+        Args:
+            groups: Images (n, C, H, W); each group shares a context.
+        """
         x = torch.cat(list(groups))
         contexts = torch.split(self.context(x), [len(group) for group in groups])
         shared = torch.cat([c.mean(dim=0, keepdim=True).expand_as(c) for c in contexts])
         return super().features(torch.cat([x, shared], dim=1))
 
     def train(self, mode: bool = True) -> ContextNetwork:
-        """As ever, but the batch norm of the context network, which begins untrained, is never frozen."""
+        """Set training or evaluation mode.
+
+        The batch norm of the context network, which starts untrained, follows it even where batch norm is frozen.
+        """
         super().train(mode)
         self.context.train(mode)
         return self
 
 
 class ARM(Algorithm):
-    """min over f, c, k of CE(c(f([x, mean over x' of its domain's minibatch of k(x')])), y).
+    r"""Feed the network a learned summary of the other inputs of the domain's batch, at training and at prediction.
 
-    Zhang, Marklund, Dhawan, Gupta, Levine and Finn, "Adaptive Risk Minimization: Learning to Adapt to Domain Shift",
-    NeurIPS 2021, in its form with a context network k (ARM-CML); DomainBed's k: 5 x 5 convolutions to 64, 64 and 1
-    channels with batch norm and ReLU between them.
+    $$
+    \min_{f, c, k} \; \mathrm{CE}\big(c(f([x, \bar k])), y\big), \qquad \bar k = \frac{1}{B} \sum_{j=1}^{B} k(x_j)
+    $$
 
-    At prediction the context is the mean over groups of `batch_size` inputs, which a seeded order of the view makes.
+    The context $\bar k$, one channel beside the image's, is the mean over the minibatch of the example's domain of the
+    outputs of a context network $k$: the paper's ARM-CML. $k$ is DomainBed's: 5 x 5 convolutions to 64, 64 and 1
+    channels with batch norm and ReLU between them. At prediction the mean is over groups of `batch_size` inputs, which
+    a seeded order of the view makes.
 
-    Departures from DomainBed's code: k is trained; a batch that is no multiple of `batch_size` is cut into groups and
-    a rest (theirs is then one group); convolutions before batch norm have no bias, which the norm would take out; its
-    batch norm is never frozen.
+    Reference:
+        Zhang, Marklund, Dhawan, Gupta, Levine and Finn, "Adaptive Risk Minimization: Learning to Adapt to Domain
+        Shift", NeurIPS 2021.
+
+    Departures from DomainBed's code: $k$ is trained; a batch that is no multiple of `batch_size` is cut into groups and
+    a rest (theirs is then one group); convolutions before batch norm have no bias, which the norm would take out; the
+    context network's batch norm is never frozen.
     """
 
     card = AlgorithmCard(
@@ -69,7 +90,7 @@ class ARM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's; there `context_width` is fixed."""
+        """Hyperparameters of ARM; defaults and draws are DomainBed's, where `context_width` is fixed."""
 
         context_width: int = hparam(
             64, help="channels between the convolutions of the context network", within="[1, inf)"
@@ -89,12 +110,12 @@ class ARM(Algorithm):
 
     @classmethod
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
-        """A network for one more channel, and the context network."""
+        """Build a network for images with one more channel, and its context network."""
         if len(input_shape) != 3:
             raise UserError(f"ARM adds a channel to images; inputs of shape {tuple(input_shape)} have none")
         channels, height, width = input_shape
         plain = build_network((channels + 1, height, width), num_classes, setting, hparams.resnet_dropout)
-        # Images are normalised as for any network; the context, which is not an image's, is not.
+        # Images are normalized as for any network; the context, which is no image, is not.
         normalisation = normalisation_of(setting.backbone, channels)
         network = ContextNetwork(
             plain.featurizer, plain.num_features, num_classes, setting, plain.dropout.p, normalisation
@@ -104,14 +125,14 @@ class ARM(Algorithm):
         return network
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Mean cross-entropy, each minibatch a group; one forward pass."""
+        """Return the mean cross-entropy, with each domain's minibatch as a group, in one forward pass."""
         network = self.network
         features = network.dropout(network.features_of_groups([b.x for b in batches]))
         return F.cross_entropy(network.classifier(features), torch.cat([b.y for b in batches]))
 
 
 def context_net(channels: int, width: int) -> nn.Sequential:
-    """Images to one channel of the same size."""
+    """Build the context network, from images (B, channels, H, W) to (B, 1, H, W)."""
     layers: list[nn.Module] = []
     for width_in in (channels, width):
         layers += [nn.Conv2d(width_in, width, 5, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]

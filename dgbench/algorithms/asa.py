@@ -1,4 +1,4 @@
-"""Adversarial style augmentation: the spread of the styles is learned, to make the task hard."""
+"""Adversarial style augmentation (ASA): learn the changes of style of the feature maps that make the task hard."""
 
 from __future__ import annotations
 
@@ -17,17 +17,27 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class ASA(Algorithm):
-    """min over theta, max over S of CE with maps (x - m) / s * (s + n2 S_s) + m + n1 S_m; n1, n2 ~ N(0, 1).
+    r"""Train on feature maps whose styles are jittered by noise of learned, adversarial size.
 
-    Zhang, Deng, Li, Jia and Zhang, "Adversarial Style Augmentation for Domain Generalization", arXiv 2023. m and s are
-    each channel's mean and deviation over positions; n1 and n2 are drawn for each example and channel. A stage's maps
-    of all domains are changed with the learned S (a value a stage, channel and statistic), or as DSU does, with the
-    deviation over the batch in place of S, or not at all, each as likely. A step is three updates of S, whose gradient
-    is multiplied by -adv_weight, then one of theta, each on the same minibatches with new draws.
+    $$
+    \min_\theta \; \max_S \; \mathrm{CE} \quad \text{with maps} \quad
+    \frac{x - m}{s}\, (s + n_2 S_s) + m + n_1 S_m, \qquad n_1, n_2 \sim \mathcal{N}(0, 1)
+    $$
 
-    Departures from the authors' code: S begins as the deviations over the first minibatches at every stage (there at a
-    stage's first use); S is never decayed; stages as for DSU. As there, S has theta's optimizer and learning rate, and
-    live batch norm remembers all four passes. DomainBed has no ASA.
+    $m$ and $s$ are the mean and deviation of each channel over its positions; $n_1$ and $n_2$ are drawn for each
+    example and channel. The maps of a stage, of all domains, are changed with the learned $S$ (a value for each stage,
+    channel and statistic), or as DSU does, with the deviation over the batch in place of $S$, or not at all, each as
+    likely. A step is `asa_style_steps` updates of $S$, whose gradient is multiplied by `-adv_weight`, then one of
+    $\theta$, each on the same minibatches with new draws.
+
+    Reference:
+        Zhang, Deng, Li, Jia and Zhang, "Adversarial Style Augmentation for Domain Generalization", arXiv 2023.
+
+    Departures from the authors' code: $S$ begins as the deviations over the first minibatches at every stage (there at
+    a stage's first use); $S$ is never decayed; stages are chosen as for DSU. As there, $S$ has the optimizer and
+    learning rate of $\theta$, and live batch norm remembers all four passes.
+
+    DomainBed: has no ASA.
     """
 
     card = AlgorithmCard(
@@ -40,7 +50,7 @@ class ASA(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The values of the authors' script."""
+        """Hyperparameters of ASA; defaults are the values of the authors' script."""
 
         adv_weight: float = hparam(
             10.0, help="factor of the styles' gradient; for Adam, hardly more than its sign", within="[0, inf)"
@@ -50,7 +60,7 @@ class ASA(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """A spread of means and one of deviations for each channel of each stage."""
+        """Create the learned spreads: of means and of deviations, for each channel of each stage."""
         stages = styled_stages(self.network, self.task.input_shape, "ASA")
         self.place = {stage: k for k, (stage, _) in enumerate(stages)}
         self.mean_spreads = nn.ParameterList(torch.zeros(1, channels, 1, 1) for _, channels in stages)
@@ -59,12 +69,12 @@ class ASA(Algorithm):
             raise UserError("ASA needs two examples in a step: it takes deviations between them")
 
     def build_optimizers(self) -> None:
-        """One for the network, one for the styles."""
+        """Create one optimizer for the network and one for the spreads."""
         self.optimizer = self.new_optimizer(self.network.parameters())
         self.style_optimizer = self.new_optimizer([*self.mean_spreads, *self.std_spreads], weight_decay=0.0)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Steps of the styles uphill, then one of the network downhill."""
+        """Take the steps of the spreads uphill, then one step of the network downhill."""
         for k in range(self.hparams.asa_style_steps):
             hard = self._styled_loss(batches, begin=self.step == 0 and k == 0)
             self.style_optimizer.zero_grad(set_to_none=True)
@@ -75,7 +85,10 @@ class ASA(Algorithm):
         return {"loss": loss.detach(), "style_loss": hard.detach()}
 
     def _styled_loss(self, batches: Sequence[Batch], *, begin: bool = False) -> Tensor:
-        """Cross-entropy over the concatenated minibatches; to `begin`, the spreads are set to those met on the way."""
+        """Return the mean loss over the concatenated minibatches, with changed styles.
+
+        With `begin` the spreads are first set to the deviations over the batch.
+        """
 
         def change(i: int, x: Tensor) -> Tensor | None:
             if i not in self.place:

@@ -1,4 +1,4 @@
-"""SAM in a ball that follows the weights' own sizes, so that rescaling layers changes nothing."""
+"""Adaptive SAM (ASAM): SAM in a ball scaled by the weights' own sizes, so that rescaling layers changes nothing."""
 
 from __future__ import annotations
 
@@ -15,22 +15,36 @@ from dgbench.methods.ascent import adaptive_scales, backward_at, gradient, of_ad
 
 
 class ASAM(Algorithm):
-    """min over theta of L(theta + eps), eps = rho * T^2 g / (||T g|| + 1e-16), T = |theta| + eta for weights, else 1.
+    r"""Minimize the worst loss within a neighborhood of the weights that scales with their sizes.
 
-    Kwon, Kim, Park and Choi, "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural
-    Networks", ICML 2021. g = grad L(theta), L is ERM's loss, products are elementwise and the norm is over all
-    parameters. As in the authors' code, weights are the parameters with "weight" in their names: convolutions, linear
-    layers and the scales of normalisation layers; biases, tokens and positional embeddings are not scaled.
+    $$
+    \min_\theta L(\theta + \epsilon), \qquad
+    \epsilon = \rho\, \frac{T^2 g}{\|T g\|_2 + 10^{-16}}, \qquad
+    T = \begin{cases} |\theta| + \eta & \text{for weights} \\ 1 & \text{for other parameters} \end{cases}
+    $$
+
+    $L$ is ERM's loss and $g = \nabla L(\theta)$. Products are elementwise and the norm is over all parameters. As in
+    the authors' code, weights are the parameters with "weight" in their names: convolutions, linear layers and the
+    scales of normalization layers; biases, tokens and positional embeddings are not scaled.
+
+    Reference:
+        Kwon, Kim, Park and Choi, "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep
+        Neural Networks", ICML 2021.
 
     Departures from the authors' code: in the second pass live batch norm leaves its statistics alone (theirs move in
-    both); weights are copied back. DomainBed has no ASAM.
+    both); weights are copied back.
+
+    DomainBed: has no ASAM.
     """
 
     card = AlgorithmCard(paper="Kwon et al., ICML 2021", forwards=2.0, backwards=2.0, penalties=("rho",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults are those of the authors' optimizer and of their CIFAR-10; ten times SAM's radius is usual."""
+        """Hyperparameters of ASAM; defaults are those of the authors' optimizer and of their CIFAR-10.
+
+        Ten times SAM's radius is usual.
+        """
 
         rho: float = hparam(0.5, help="length of the step uphill, measured relative to the weights", within="[0, inf)")
         eta: float = hparam(
@@ -40,7 +54,7 @@ class ASAM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, with two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
         parameters, ascent = gradient(loss, self.parameters())
         scales = adaptive_scales(self, parameters, self.hparams.eta)

@@ -1,4 +1,7 @@
-"""BANG: fine-tuning that stays unsure of itself, so that the initial model has a say in the mean with it."""
+"""BANG: fine-tune with Mixup and label smoothing, so that the average with the initial weights is not one-sided.
+
+A model that is less confident leaves the initial model a say in the average.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,27 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class BANG(Algorithm):
-    """mean of l CE_s(f(x), y_i) + (1 - l) CE_s(f(x), y_j), x = l x_i + (1 - l) x_j, CE_s with smoothed labels.
+    r"""Train on blended pairs of examples with smoothed labels, to be averaged with the initial weights afterwards.
 
-    Lin, Tan, Hao, Wong, Dong, Zhang, Yang and Zhang, "Spurious Feature Diversification Improves Out-of-distribution
-    Generalization", ICLR 2024. This is the training, Mixup and label smoothing at once; the method averages its result
-    with the initial weights: `BANG+WiSEFT`. l ~ Beta(mixup_alpha, mixup_alpha), one a step; j is a random order of all
-    examples of the step, whatever their domain. `mixup_alpha` 0 is label smoothing alone, `label_smoothing` 0 Mixup
-    alone, which the paper has too.
+    $$
+    \min_\theta \; \lambda\, \mathrm{CE}_s(f(\tilde x), y_i) + (1 - \lambda)\, \mathrm{CE}_s(f(\tilde x), y_j), \qquad
+    \tilde x = \lambda x_i + (1 - \lambda) x_j, \qquad \lambda \sim \mathrm{Beta}(\alpha, \alpha)
+    $$
 
-    Departures: no code is published, and of the paper its abstract and its reviews were read. They name the two parts;
-    the form of Mixup is that of Zhang et al. (ICLR 2018), alpha and the smoothing are ours. The paper fine-tunes CLIP
-    on ImageNet. DomainBed has no BANG; its Mixup blends two whole domains.
+    $\mathrm{CE}_s$ is the cross-entropy with smoothed labels. $\lambda$ is drawn once a step, with $\alpha$ =
+    `mixup_alpha`; $j$ is a random order of all examples of the step, whatever their domain. This class is the training
+    alone: the method averages its result with the initial weights, which is the row `BANG+WiSEFT`. With `mixup_alpha` 0
+    it is label smoothing alone, with `label_smoothing` 0 Mixup alone; the paper has both.
+
+    Reference:
+        Lin, Tan, Hao, Wong, Dong, Zhang, Yang and Zhang, "Spurious Feature Diversification Improves Out-of-distribution
+        Generalization", ICLR 2024.
+
+    Departures from the paper: no code is published, and of the paper its abstract and its reviews were read. They name
+    the two parts; the form of Mixup is that of Zhang et al. (ICLR 2018), $\alpha$ and the smoothing are chosen by this
+    project. The paper fine-tunes CLIP on ImageNet.
+
+    DomainBed: has no BANG; its Mixup blends two whole domains.
     """
 
     card = AlgorithmCard(
@@ -39,7 +52,10 @@ class BANG(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Of `mixup_alpha` default and draw are those of DomainBed's Mixup; the smoothing is the customary one."""
+        """Hyperparameters of BANG.
+
+        Default and draw of `mixup_alpha` are those of DomainBed's Mixup; the smoothing is the customary one.
+        """
 
         mixup_alpha: float = hparam(
             0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the share comes from; 0: none", within="[0, inf)"
@@ -54,7 +70,7 @@ class BANG(Algorithm):
     hparams: Hparams
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Over as many blends as there are examples, in one pass."""
+        """Return the mean loss over as many blends as there are examples, in one forward pass."""
         h, x, y = self.hparams, torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         if not h.mixup_alpha:
             return F.cross_entropy(self(x), y, label_smoothing=h.label_smoothing)

@@ -1,4 +1,4 @@
-"""Contrastive adversarial domain bottleneck: an example's neighbours should come from other domains."""
+"""Contrastive adversarial domain bottleneck (CAD): the neighbors of an example should come from other domains."""
 
 from __future__ import annotations
 
@@ -16,16 +16,26 @@ from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
 
 BASE_TEMPERATURE, PROJECTED = 0.07, 128
+"""The temperature at which the penalty has weight `lmbda`, and the width of the projection; DomainBed's constants."""
 
 
 class CAD(Algorithm):
-    """min of CE - lmbda * T / 0.07 * mean_i log p_i(other domains), p_i(j) = softmax over j != i of z_i'z_j / T.
+    r"""Pull the features of each example towards examples of other domains.
 
-    Ruan, Dubois and Maddison, "Optimal Representations for Covariate Shift", ICLR 2022. The mean is over examples that
-    have another of their class in the minibatches. `is_flipped` off: plus the log of the sum over the same domain.
+    $$
+    \min \; \mathrm{CE} - \lambda\, \frac{T}{0.07}\, \mathrm{mean}_i \log \sum_{j:\, e_j \ne e_i} p_i(j), \qquad
+    p_i(j) = \frac{\exp(z_i^\top z_j / T)}{\sum_{k \ne i} \exp(z_i^\top z_k / T)}
+    $$
+
+    $z_i$ are the features of example $i$, $e_i$ is its domain, $\lambda$ is `lmbda` and $T$ is `temperature`. The mean
+    is over examples that have another of their class in the minibatches. With `is_flipped` off, the penalty is plus the
+    log of the sum over the same domain.
+
+    Reference:
+        Ruan, Dubois and Maddison, "Optimal Representations for Covariate Shift", ICLR 2022.
 
     Departures from DomainBed's code, which is the authors': where `is_flipped` is off, theirs counts the example itself
-    among those of its domain, with similarity 0; masks where theirs selects rows, so no step waits for the device.
+    among those of its domain, with similarity 0; masks where theirs selects rows, so that no step waits for the device.
     """
 
     card = AlgorithmCard(
@@ -38,7 +48,7 @@ class CAD(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of CAD; defaults and draws are DomainBed's."""
 
         lmbda: float = hparam(0.1, choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), help="weight of the bottleneck")
         temperature: float = hparam(
@@ -51,13 +61,13 @@ class CAD(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Make the projection, if asked."""
+        """Create the projection if `is_project` is on."""
         n = self.network.num_features
         projection = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, PROJECTED))
         self.project: nn.Module = projection if self.hparams.is_project else nn.Identity()
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, of one forward and one backward pass."""
+        """Take one step, with one forward and one backward pass."""
         y = torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         nll = F.cross_entropy(self.network.classifier(features), y)
@@ -81,18 +91,32 @@ class CAD(Algorithm):
         return (-mean if h.is_flipped else mean) * (h.temperature / BASE_TEMPERATURE)
 
     def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Which examples j each example i is compared with (n, n), and which examples i count (n,)."""
+        """Return the masks of the comparisons (n, n), j of each example i, and of the examples that count (n,).
+
+        Args:
+            alike: (n, n), whether j is another example of i's class.
+            other: (n, n), whether j is not i.
+            wanted: (n, n), whether j is of a domain whose share the penalty is about.
+        """
         return other, alike.any(dim=1)
 
 
 class CondCAD(CAD):
-    """min of CE - lmbda * T / 0.07 * mean_i log p_i(other domains), p_i(j) = softmax of z_i'z_j / T over y_j = y_i.
+    r"""Pull the features of each example towards examples of its class from other domains.
 
-    Ruan, Dubois and Maddison, "Optimal Representations for Covariate Shift", ICLR 2022: `CAD` within each class; j is
-    never i. The mean is over examples whose class another domain has in the minibatches; `is_flipped` off, over those
-    whose class their own domain has again.
+    $$
+    \min \; \mathrm{CE} - \lambda\, \frac{T}{0.07}\, \mathrm{mean}_i \log \sum_{j:\, e_j \ne e_i} p_i(j), \qquad
+    p_i(j) \propto \exp(z_i^\top z_j / T) \quad \text{over } j \ne i \text{ with } y_j = y_i
+    $$
 
-    Departures from DomainBed's code: those of `CAD`, of which the one about `is_flipped` has no counterpart here.
+    This is CAD within each class, with its symbols. The mean is over examples whose class another domain has in the
+    minibatches; with `is_flipped` off, over those whose class their own domain has again.
+
+    Reference:
+        Ruan, Dubois and Maddison, "Optimal Representations for Covariate Shift", ICLR 2022.
+
+    Departures from DomainBed's code: those of CAD, of which the one about `is_flipped` has no counterpart in this
+    method.
     """
 
     card = AlgorithmCard(
@@ -104,10 +128,13 @@ class CondCAD(CAD):
     )
 
     def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the same class; examples count that have one to want."""
+        """Compare with examples of the same class; count those examples of whose class a wanted domain has one."""
         return alike, (alike & wanted).any(dim=1)
 
 
 def _log_sum(similarity: Tensor, of: Tensor, rows: Tensor) -> Tensor:
-    """log sum_j exp(s_ij) over the masked j, for each row i; rows that don't count are finite, whatever they hold."""
+    """Compute log sum_j exp(s_ij) over the j in the mask `of`, for each row i (n,).
+
+    Rows that don't count stay finite: their entries are not masked, so that no infinity enters a product with 0.
+    """
     return similarity.masked_fill(~of & rows[:, None], -torch.inf).logsumexp(dim=1)
