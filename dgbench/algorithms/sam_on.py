@@ -1,4 +1,4 @@
-"""SAM that displaces the normalisation layers alone."""
+"""SAM-ON: sharpness-aware minimization that displaces the normalization layers alone."""
 
 from __future__ import annotations
 
@@ -17,16 +17,29 @@ from dgbench.networks.norms import norms
 
 
 class SAMON(Algorithm):
-    """min over theta of L(theta + eps), eps = rho * g_S / (||g_S|| + 1e-16) on S, 0 elsewhere, g = grad L(theta).
+    r"""Minimize the worst loss when only the parameters of the normalization layers are displaced.
 
-    Mueller, Vlaar, Rolnick and Hein, "Normalization Layers Are All That Sharpness-Aware Minimization Needs", NeurIPS
-    2023. S are the parameters of normalisation layers, timm's own too: their scales and shifts, and what an EvoNorm
-    has beside. L is ERM's loss; all parameters take the step down. A network without such layers (the MLP), or with all
-    of them frozen, is refused.
+    $$
+    \min_\theta \; L(\theta + \epsilon), \qquad \epsilon_S = \frac{\rho\, g_S}{\|g_S\|_2 + 10^{-16}}, \quad
+    \epsilon = 0 \text{ outside of } S, \quad g = \nabla_\theta L(\theta)
+    $$
 
-    Departures from the authors' code: layers are known by their type, not by "bn" or "norm" in their names, which
-    leaves out the batch norm on a torchvision ResNet's shortcuts; no adaptive variants (ASAM-ON); in the second pass
-    live batch norm leaves its statistics alone (theirs move in both). DomainBed has no SAM-ON.
+    $L$ is ERM's loss. $S$ are the parameters of normalization layers, timm's own included: scales, shifts, and the
+    further parameters of an EvoNorm. All parameters take the step down. A network without such layers (the MLP), or
+    with all of them frozen, is refused.
+
+    Reference:
+        Mueller, Vlaar, Rolnick and Hein, "Normalization Layers Are All That Sharpness-Aware Minimization Needs",
+        NeurIPS 2023.
+
+    Departures from the authors' code:
+
+    - Layers are recognized by their type. Theirs looks for "bn" or "norm" in names, which misses the batch norm on the
+      shortcuts of a torchvision ResNet.
+    - There are no adaptive variants (ASAM-ON).
+    - In the second pass live batch norm leaves its statistics alone; in theirs they move in both passes.
+
+    DomainBed: has no SAM-ON.
     """
 
     card = AlgorithmCard(
@@ -39,15 +52,19 @@ class SAMON(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The default is that of the authors' command line; few parameters need a larger radius than all."""
+        """Hyperparameters of SAM-ON; the default is that of the authors' command line.
+
+        Few parameters need a larger radius than all of them do.
+        """
 
         rho: float = hparam(0.5, help="length of the step uphill", within="[0, inf)")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, for two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
+        # A layer's own parameters alone: timm's norms also hold their activation, which may have some.
         affine = [p for layer in norms(self) for p in layer.parameters(recurse=False) if p.requires_grad]
         if not affine:
             raise UserError("SAMON displaces the normalisation layers that learn, and this network has none")

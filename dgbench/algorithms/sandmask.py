@@ -15,17 +15,28 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class SANDMask(Algorithm):
-    """step along m * mean_e g_e / mean(m), m = max(0, tanh(k (|mean_e sign(g_e)| - tau) / Var_e(g_e))).
+    r"""Scale each coordinate of the mean gradient by how well the domains agree on its sign and size.
 
-    g_e is the gradient of the loss of domain e, Var_e its unbiased variance over domains for each coordinate; mean(m)
-    is over the coordinates of a tensor. Shahtalebi, Gagnon-Audet, Laleh, Faramarzi, Ahuja and Rish, "SAND-mask: An
-    Enhanced Gradient Masking Strategy for the Discovery of Invariances in Domain Generalization", arXiv:2106.02266,
-    2021.
+    $$
+    \hat g = \frac{m \odot \bar g}{\mathrm{mean}(m)}, \qquad
+    m = \max\Big(0,\, \tanh\Big(\frac{k}{\mathrm{Var}_e(g_e)} \big(|\mathrm{mean}_e\, \mathrm{sign}(g_e)| - \tau\big)
+    \Big)\Big)
+    $$
 
-    Departures from DomainBed's code, which the authors contributed: the default of tau, 1 there, at which the mask is 0
-    everywhere. Nothing published fixes another; ours is the middle of its draw, which a later benchmark by some of the
-    authors (WOODS) has had as default. Where gradients agree to the last bit and the argument is 0/0 the mask is 0, not
-    1e-17; mean(m) is bounded below by 1e-10, which is not added.
+    $g_e$ is the gradient of the loss of domain $e$, $\bar g$ its mean over domains, $\mathrm{Var}_e$ its unbiased
+    variance over domains in each coordinate. $\mathrm{mean}(m)$ is over the coordinates of a tensor. The optimizer
+    steps along $\hat g$.
+
+    Reference:
+        Shahtalebi, Gagnon-Audet, Laleh, Faramarzi, Ahuja and Rish, "SAND-mask: An Enhanced Gradient Masking Strategy
+        for the Discovery of Invariances in Domain Generalization", arXiv:2106.02266, 2021.
+
+    Departures from DomainBed, whose code is by the authors:
+
+    - The default of `tau` is 0.5; there it is 1, at which the mask is 0 everywhere. Nothing published fixes another
+      value. Ours is the middle of its draw, and the default of a later benchmark by some of the authors (WOODS).
+    - Where gradients agree to the last bit and the argument is 0/0, the mask is 0, not 1e-17.
+    - $\mathrm{mean}(m)$ is bounded below by 1e-10, which is not added to it.
     """
 
     card = AlgorithmCard(
@@ -37,7 +48,7 @@ class SANDMask(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Draws and the default of `k` are DomainBed's."""
+        """Hyperparameters of SAND-mask; the draws and the default of `k` are DomainBed's."""
 
         tau: float = hparam(
             0.5, uniform(0, 1), help="agreement above which a coordinate counts; 1 is all domains", within="[0, 1)"
@@ -47,13 +58,14 @@ class SANDMask(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, with a forward and a backward pass for each domain through its own rows."""
+        """Take one step, with a forward and a backward pass for each domain over its own examples."""
         losses, parameters, gradients = of_each_domain(self, batches)
         return step_masked(self, losses, parameters, gradients, [self._mask(g) for g in gradients])
 
     def _mask(self, gradients: Tensor) -> Tensor:
+        """Return the mask (...) of a tensor from its gradients (E, ...) in all domains."""
         beyond = agreement(gradients) / len(gradients) - self.hparams.tau
         # Tensor.var over the first dimension takes ten times longer.
         variance = (gradients - gradients.mean(dim=0)).square_().sum(dim=0) / (len(gradients) - 1)
-        # Without variance this is +-infinity, or nan where `beyond` is 0 too.
+        # Without variance this is ±infinity, or nan where `beyond` is 0 too.
         return (self.hparams.k * beyond / variance).tanh().clamp_min(0).nan_to_num(0)

@@ -1,4 +1,4 @@
-"""Spectral decoupling: small logits, so that no feature starves the others of gradient."""
+"""Spectral decoupling: keep logits small, so that no feature starves the others of gradient."""
 
 from __future__ import annotations
 
@@ -17,27 +17,36 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class SD(Algorithm):
-    """min over theta of L + lambda * mean over examples and classes of f(x)_c^2, L the cross-entropy of all examples.
+    r"""Penalize large logits, so that easily learned features do not keep others from being learned.
 
-    Pezeshki, Kaba, Bengio, Courville, Precup and Lajoie, "Gradient Starvation: A Learning Proclivity in Neural
-    Networks", NeurIPS 2021.
+    $$
+    \min_\theta \; L + \lambda\, \frac{1}{NC} \sum_{n, c} f(x_n)_c^2
+    $$
 
-    Departures from the paper's Equation 25: lambda, not lambda / 2, and the mean over classes too, both as in
-    DomainBed. From DomainBed's code: none.
+    $L$ is the cross-entropy of all $N$ examples, $f(x)_c$ the logit of class $c$ of $C$, and $\lambda$ is `sd_reg`.
+
+    Reference:
+        Pezeshki, Kaba, Bengio, Courville, Precup and Lajoie, "Gradient Starvation: A Learning Proclivity in Neural
+        Networks", NeurIPS 2021.
+
+    Departures from the paper's Equation 25: the factor is $\lambda$, not $\lambda / 2$, and the mean is over classes
+    too, both as in DomainBed.
+
+    Departures from DomainBed: none.
     """
 
     card = AlgorithmCard(paper="Pezeshki et al., NeurIPS 2021", penalties=("sd_reg",), needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of SD; default and draw are DomainBed's."""
 
         sd_reg: float = hparam(0.1, power(10, -5, -1), help="weight of the squared logits")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step."""
+        """Take one step on the cross-entropy and the mean square of all logits."""
         logits = self(torch.cat([b.x for b in batches]))
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
         return descend_penalised(self, nll, logits.square().mean(), self.hparams.sd_reg)

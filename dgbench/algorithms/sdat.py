@@ -1,4 +1,4 @@
-"""Smooth domain-adversarial training: sharpness-aware in the task alone, never in the discriminator's game."""
+"""Smooth domain-adversarial training: sharpness-aware in the task, never in the game with the discriminator."""
 
 from __future__ import annotations
 
@@ -19,18 +19,31 @@ from dgbench.methods.ascent import displaced, gradient, of_length
 
 
 class SDAT(Algorithm):
-    """min over theta, max over d of [L - trade_off * L_d] at theta + eps, eps = rho * g / (||g|| + 1e-12), g = grad L.
+    r"""Train against a domain discriminator at weights displaced toward a higher task loss.
 
-    Rangwani, Aithal, Mishra, Jain and Babu, "A Closer Look at Smoothness in Domain Adversarial Training", ICML 2022.
-    theta are the network's parameters, L is ERM's loss, L_d the cross-entropy of a discriminator d that is shown the
-    features and guesses the domain. Only the direction of eps is the task's alone: all gradients, the discriminator's
-    included, are those at theta + eps. The gradient of L_d is reversed on its way into the featurizer and weighed by
-    2 / (1 + exp(-step / reversal_steps)) - 1, from 0 to 1.
+    $$
+    \min_\theta \max_d \; \big[ L - \tau L_d \big](\theta + \epsilon), \qquad
+    \epsilon = \frac{\rho\, g}{\|g\|_2 + 10^{-12}}, \quad g = \nabla_\theta L(\theta)
+    $$
 
-    Departures from the paper, a method for domain adaptation: the discriminator tells the training domains apart, for
-    there is no target domain to tell from a source. From the authors' code: the discriminator is DomainBed's MLP
-    without conditioning on the predictions, there is no term for confusion of classes, one learning rate serves all,
-    and live batch norm remembers the first pass alone.
+    $\theta$ are the network's parameters, $L$ is ERM's loss and $L_d$ the cross-entropy of a discriminator $d$ that
+    sees the features and guesses the domain; $\tau$ is `trade_off`. Only the direction of $\epsilon$ comes from the
+    task alone: all gradients, the discriminator's included, are those at $\theta + \epsilon$. The gradient of $L_d$ is
+    reversed on its way into the featurizer and multiplied by $2 / (1 + e^{-t / r}) - 1$, which rises from 0 to 1 with
+    the step $t$; $r$ is `reversal_steps`.
+
+    Reference:
+        Rangwani, Aithal, Mishra, Jain and Babu, "A Closer Look at Smoothness in Domain Adversarial Training", ICML
+        2022.
+
+    Departures from the paper, a method for domain adaptation: the discriminator distinguishes the training domains,
+    since there is no target domain to distinguish from a source.
+
+    Departures from the authors' code: the discriminator is DomainBed's MLP, without conditioning on the predictions;
+    there is no term for confusion of classes; one learning rate serves all; live batch norm remembers the first pass
+    alone.
+
+    DomainBed: has no SDAT.
     """
 
     card = AlgorithmCard(
@@ -45,7 +58,7 @@ class SDAT(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Those of the method are the authors', those of the discriminator DomainBed's."""
+        """Hyperparameters of SDAT; those of the method are the authors', those of the discriminator DomainBed's."""
 
         rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
         trade_off: float = hparam(1.0, help="weight of the discriminator's loss")
@@ -61,16 +74,16 @@ class SDAT(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Make the discriminator."""
+        """Create the discriminator."""
         self.discriminator = discriminator(self.network.num_features, self.task.num_domains, self.hparams)
 
     def build_optimizers(self) -> None:
-        """One for the network, one for the discriminator."""
+        """Create two optimizers: one for the network, one for the discriminator."""
         self.optimizer = self.new_optimizer(self.network.parameters())
         self.disc_optimizer = self.new_optimizer(self.discriminator.parameters())
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step of both players, for two forward and two backward passes."""
+        """Take one step of both players, for two forward and two backward passes."""
         loss = self.joint_loss(batches)
         parameters, g = gradient(loss, self.network.parameters())
         for optimizer in (self.optimizer, self.disc_optimizer):
@@ -82,6 +95,7 @@ class SDAT(Algorithm):
             guesses = self.discriminator(gradient_reversal(features, weight))
             disc_loss = F.cross_entropy(guesses, domain_labels(batches))
             total = uphill + self.hparams.trade_off * disc_loss
+            # Minimizes for both: the reversal turns the network's share of L_d into ascent.
             total.backward()  # type: ignore[no-untyped-call]
         for optimizer in (self.optimizer, self.disc_optimizer):
             optimizer.step()

@@ -16,15 +16,26 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class SelfReg(Algorithm):
-    """min of L + min(L, 1) [l D(s) + (1 - l) D(l s + (1 - l) t)], D(a) = MSE(f, a f) + 0.3 MSE(z, a p(z)).
+    r"""Pull logits and features of same-class examples together, alone and in mixtures.
 
-    s and t are random permutations of the minibatch within each class, l ~ Beta(1/2, 1/2), one a step; f are the
-    logits, z the features and p(z) what a projection head makes of them; min(L, 1) is held constant. Kim, Yoo, Park,
-    Kim and Lee, "SelfReg: Self-Supervised Contrastive Regularization for Domain Generalization", ICCV 2021.
+    $$
+    \min_\theta \; L + \min(L, 1) \big[ \ell\, D(s) + (1 - \ell)\, D(\ell s + (1 - \ell)\, t) \big], \qquad
+    D(a) = \mathrm{MSE}(f, a f) + 0.3\, \mathrm{MSE}(z, a\, p(z))
+    $$
 
-    Departures from the paper: no curriculum over domains; weight averages are a choice of their own here (SelfReg+SWA
-    and the like). From DomainBed's code: the projection head learns, as in the authors' own PACS code; permutations are
-    drawn for all classes at once.
+    $L$ is ERM's loss, $f$ are the logits, $z$ the features and $p(z)$ their image under a projection head. $s$ and $t$
+    are random permutations of the minibatch within each class, applied to its rows; $\ell \sim \mathrm{Beta}(1/2, 1/2)$
+    is drawn once a step. $\min(L, 1)$ is held constant.
+
+    Reference:
+        Kim, Yoo, Park, Kim and Lee, "SelfReg: Self-Supervised Contrastive Regularization for Domain Generalization",
+        ICCV 2021.
+
+    Departures from the paper: there is no curriculum over domains, and averages of the weights are rows of their own
+    (`SelfReg+SWA` and the like).
+
+    Departures from DomainBed: the projection head learns, as in the authors' own code for PACS; permutations are drawn
+    for all classes at once.
     """
 
     card = AlgorithmCard(
@@ -34,7 +45,7 @@ class SelfReg(Algorithm):
     )
 
     def build(self) -> None:
-        """The projection head, of the authors' sizes."""
+        """Create the projection head, of the authors' sizes; raise UserError if a step has a single example."""
         if self.hparams.batch_size * self.task.num_domains < 2:
             raise UserError("SelfReg needs two examples in a step (batch norm in its head): batch_size can't be 1 here")
         width = self.network.num_features
@@ -51,9 +62,10 @@ class SelfReg(Algorithm):
         )
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step."""
+        """Take one step on the cross-entropy and both contrastive distances."""
         features, labels = pooled_features(self, batches), torch.cat([b.y for b in batches])
         logits, projected = self.network.classifier(features), self.head(features)
+        # On the host and in double precision: nothing waits for the device, and a share can't underflow.
         half = torch.full((1,), 0.5, dtype=torch.float64)
         share: float = Beta(half, half, validate_args=False).sample().tolist()[0]
         nll = F.cross_entropy(logits, labels)
@@ -74,7 +86,16 @@ class SelfReg(Algorithm):
 
 
 def shuffle_within_classes(labels: Tensor) -> Tensor:
-    """A permutation (N,) that maps each class to itself, each such permutation as likely."""
+    """Draw a permutation that maps each class to itself, all such permutations being equally likely.
+
+    Args:
+        labels: Classes (N,), int64.
+
+    Returns:
+        For each example the position of its partner (N,), int64, on the labels' device.
+    """
+    # A random order, sorted stably by class, lists each class's members shuffled; the same sort of the labels lists
+    # their places. The one is written to the other.
     order = torch.randperm(len(labels), device=labels.device)
     shuffled = order[labels[order].argsort(stable=True)]
     return torch.empty_like(shuffled).scatter_(0, labels.argsort(stable=True), shuffled)

@@ -1,4 +1,4 @@
-"""SAM whose radius is a trust region: how far the predictions have moved, or move under noise."""
+"""TRAM: SAM whose radius is a trust region, the distance that predictions have moved or move under noise."""
 
 from __future__ import annotations
 
@@ -17,27 +17,54 @@ from dgbench.methods.algorithm import Algorithm, Batch
 from dgbench.methods.ascent import backward_at, gradient, of_adaptive_length, remembering_nothing
 
 DISTANCES = ("previous", "pretrained", "noise", "fisher")
+"""Predictions to compare with, from which the radius comes."""
 REDUCTIONS = ("batchmean", "repo")
+"""The mean over examples, and the smaller number of the authors' code."""
 
 
 class TRAM(Algorithm):
-    """min over theta of L(theta + eps), eps = d * theta^2 g / (||theta g|| + 1e-12), d = mean_x KL(p'(x) || p(x)).
+    r"""Take SAM steps whose radius is the distance that the predictions have moved.
 
-    Sherborne, Saphra, Dasigi and Peng, "TRAM: Bridging Trust Regions and Sharpness Aware Minimization", ICLR 2024.
-    g = grad L(theta), L is ERM's loss, products are elementwise, the norm is over all parameters; d is constant. p' are
-    the predictions, by `distance`: `previous`, of the weights before the last step (TRAM-theta_{t-1}; d is 0 in the
-    first step, which is ERM's); `pretrained`, of the initial weights (TRAM-theta_0); `noise`, of the present weights on
-    inputs with Gaussian noise (TRAM-x), of texts and graphs on the embeddings. `fisher` (TRAM-Fisher) has no d:
-    eps = gamma * F g / sqrt(g . F g), F = 1 / (1 + eta f), f the squared gradient of mean log p(y | x + noise).
+    $$
+    \min_\theta \; L(\theta + \epsilon), \qquad
+    \epsilon = d\, \frac{\theta^2 \odot g}{\|\theta \odot g\|_2 + 10^{-12}}, \qquad
+    d = \frac1N \sum_x \mathrm{KL}\big(p'(x) \,\|\, p(x)\big)
+    $$
 
-    Departures from the paper: images and vectors, which have no embeddings, get the noise as the network takes them.
-    Eq. 8 of the paper has neither gamma nor eta; both are where Fisher SAM, which it points to, has them, and have the
-    values that it gives for that method. `fisher` costs a third backward pass, which the paper's table leaves out.
-    From the authors' code: eps is Eq. 7 (theirs lacks the factor g, so every weight moves uphill or not by chance),
-    and d is the KL divergence of an example (theirs divides once more by examples and classes: `kl_reduction`
-    `repo`); p and p' are both without dropout, and with live batch norm both use the minibatch's statistics (theirs
-    compares a model in training mode with one in evaluation mode); the reference of `previous` is taken between the
-    measurement and the step, for a copy taken after the step is the present model and d nothing but dropout.
+    $g = \nabla_\theta L(\theta)$, $L$ is ERM's loss, products and squares are elementwise, the norm is over all
+    parameters, and $d$ is constant. $p$ are the predictions; $p'$ are others, chosen by `distance`:
+
+    - `previous` (the paper's TRAM-$\theta_{t-1}$): of the weights before the last step. In the first step $d$ is 0, so
+      it is ERM's.
+    - `pretrained` (TRAM-$\theta_0$): of the initial weights.
+    - `noise` (TRAM-x): of the present weights on inputs with Gaussian noise of deviation `sigma`; for texts and graphs,
+      on embeddings with that noise.
+    - `fisher` (TRAM-Fisher) has no $d$: $\epsilon = \gamma\, F g / \sqrt{g \cdot F g}$ with $F = 1 / (1 + \eta f)$,
+      where $f$ is the squared gradient of the mean of $\log p(y \mid x + \text{noise})$. $\gamma$ and $\eta$ are
+      `fisher_gamma` and `fisher_eta`.
+
+    Reference:
+        Sherborne, Saphra, Dasigi and Peng, "TRAM: Bridging Trust Regions and Sharpness Aware Minimization", ICLR 2024.
+
+    Departures from the paper:
+
+    - Images and vectors have no embeddings; they get the noise as the network takes them.
+    - Equation 8 of the paper has neither $\gamma$ nor $\eta$. They stand where Fisher SAM, to which it refers, has
+      them, with the values that the paper gives for that method.
+    - `fisher` costs a third backward pass, which the paper's table leaves out.
+
+    Departures from the authors' code:
+
+    - $\epsilon$ is the paper's Equation 7. Theirs lacks the factor $g$, so that the sign of a weight's move is left to
+      chance.
+    - $d$ is the KL divergence of an example. Theirs is divided once more by the numbers of examples and classes, which
+      `kl_reduction="repo"` does.
+    - $p$ and $p'$ are both without dropout, and with live batch norm both use the statistics of the minibatch. Theirs
+      compares a model in training mode with one in evaluation mode.
+    - The reference of `previous` is copied between the measurement and the step. A copy taken after the step equals the
+      present model, and $d$ would be nothing but dropout.
+
+    DomainBed: has no TRAM.
     """
 
     card = AlgorithmCard(
@@ -46,7 +73,7 @@ class TRAM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The paper searches none of them: doing without a radius is its point."""
+        """Hyperparameters of TRAM; the paper searches none of them, since doing without a radius is its point."""
 
         distance: str = hparam("previous", help="what predictions are compared with", options=DISTANCES)
         kl_reduction: str = hparam("batchmean", help="mean over examples, or the authors' code's", options=REDUCTIONS)
@@ -59,12 +86,12 @@ class TRAM(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Copy the initial weights where some are compared with."""
+        """Copy the initial weights if predictions are compared with those of a copy."""
         if self.hparams.distance in ("previous", "pretrained"):
             self.reference = copy.deepcopy(self.network).requires_grad_(False)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the reference becomes the weights of now before they change."""
+        """Take one step, before which the reference of `previous` becomes the present weights."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         features = self.network.features(x)
         loss = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
@@ -74,6 +101,8 @@ class TRAM(Algorithm):
         else:
             radius = self.radius(x, features.detach())
             uphill = of_adaptive_length(g, [p.detach() for p in parameters], radius, eps=1e-12)
+        # After the distance was measured and before the optimizer steps, so that the next step compares with these
+        # weights.
         if self.hparams.distance == "previous":
             with torch.no_grad():
                 torch._foreach_copy_(list(self.reference.parameters()), list(self.network.parameters()))
@@ -83,20 +112,26 @@ class TRAM(Algorithm):
 
     @torch.no_grad()
     def radius(self, x: Tensor, features: Tensor) -> Tensor:
-        """d, given the features of the present weights."""
+        """Return the radius d of this step, a scalar without a gradient.
+
+        Args:
+            x: Inputs (B, ...) of all domains.
+            features: Their features (B, num_features) under the present weights, before dropout.
+        """
         if self.hparams.distance == "noise":
             with remembering_nothing(self.network):
                 other = self.network.classifier(self.network.noisy_features(x, self.hparams.sigma))
         else:
             other = self.reference.classifier(self.reference.features(x))
         now, then = (F.log_softmax(z, dim=1) for z in (self.network.classifier(features), other))
-        # A divergence of nothing may be a rounding error below 0, and TRAM must not go downhill.
+        # Rounding may put a divergence of 0 slightly below it, and TRAM must not go downhill.
         d = F.kl_div(now, then, reduction="batchmean", log_target=True).clamp(min=0)
         return d / now.numel() if self.hparams.kl_reduction == "repo" else d
 
     def _fisher_step(
         self, parameters: list[Tensor], g: list[Tensor], x: Tensor, y: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
+        """Return the length factor and the displacements of `fisher`, for which one more backward pass is made."""
         h = self.hparams
         with remembering_nothing(self.network):
             features = self.network.noisy_features(x, h.sigma)

@@ -1,4 +1,4 @@
-"""Transfer: no classifier near the learned one should tell the domains' losses apart."""
+"""Transfer: no classifier near the learned one should make the domains' losses differ."""
 
 from __future__ import annotations
 
@@ -19,15 +19,24 @@ from dgbench.methods.ascent import global_norm
 
 
 class Transfer(Algorithm):
-    """min over f, c of CE(c(f)) + t_lambda * max over ||h - c|| <= delta of (max_e L_e(h(f)) - min_e L_e(h(f))).
+    r"""Minimize the largest gap between domain losses over all classifiers near the learned one.
 
-    Zhang, Zhao, Yu and Poupart, "Quantifying and Improving Transferability in Domain Generalization", NeurIPS 2021. A
-    step descends the cross-entropy, then the gap of the h of the step before (by the featurizer f alone), then finds
-    the next h from c by `d_steps_per_g` steps of gradient ascent, each projected to the ball around c.
+    $$
+    \min_{f, c} \; \mathrm{CE}(c(f)) + \lambda \max_{\|h - c\| \le \delta}
+    \Big( \max_e L_e(h(f)) - \min_e L_e(h(f)) \Big)
+    $$
 
-    Departures from DomainBed's code, which is the authors': `gda` there hands the optimizer h in place of f and c; here
-    it descends by plain gradient descent, as the ascent climbs, whatever the setting's optimizer. The ascent's steps
-    share one pass through the featurizer.
+    $f$ is the featurizer, $c$ the classifier, $L_e$ the loss of domain $e$; $\lambda$ is `t_lambda` and $\delta$ is
+    `delta`. A step descends the cross-entropy; then, by $f$ alone, the gap of the $h$ found in the step before; then it
+    finds the next $h$, starting from $c$, by `d_steps_per_g` steps of gradient ascent on the gap, each projected to the
+    ball around $c$.
+
+    Reference:
+        Zhang, Zhao, Yu and Poupart, "Quantifying and Improving Transferability in Domain Generalization", NeurIPS 2021.
+
+    Departures from DomainBed, whose code is the authors': with `gda`, theirs hands $h$ to the optimizer in place of $f$
+    and $c$. Our `gda` descends by plain gradient descent, as the ascent climbs, whatever the setting's optimizer. The
+    steps of ascent share one pass through the featurizer.
     """
 
     card = AlgorithmCard(
@@ -45,7 +54,7 @@ class Transfer(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of Transfer; defaults and draws are DomainBed's."""
 
         t_lambda: float = hparam(1.0, power(10, -2, 1), help="weight of the gap; the ascent's steps grow with it")
         delta: float = hparam(
@@ -60,21 +69,22 @@ class Transfer(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Make h, which begins as the classifier."""
+        """Create the adversarial classifier h as a copy of the classifier; with `gda`, make plain SGD the optimizer."""
         self.adversary = copy.deepcopy(self.network.classifier)
         if self.hparams.gda:
             self.setting = dataclasses.replace(self.setting, optimizer="sgd", momentum=0.0)
 
     def build_optimizers(self) -> None:
-        """One for the network; h climbs without."""
+        """Create one optimizer for the network; h climbs without one."""
         self.optimizer = self.new_optimizer(self.network.parameters())
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Two steps of descent, then the ascent; three passes through the featurizer, two back."""
+        """Take two steps of descent, then the ascent: three forward and two backward passes through the featurizer."""
         loss = self.joint_loss(batches)
         self.descend(loss)
         adversary = {name: p.detach() for name, p in self.adversary.named_parameters()}
         gap = self.hparams.t_lambda * self._gap(adversary, self.domain_features(batches), batches)
+        # No gradient reaches the network if the featurizer is frozen.
         if gap.requires_grad:
             self.descend(gap)
         with torch.no_grad():
@@ -83,13 +93,14 @@ class Transfer(Algorithm):
         return {"loss": loss.detach(), "gap": gap.detach()}
 
     def _gap(self, head: dict[str, Tensor], features: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
-        """Greatest less smallest loss of a domain under a classifier."""
+        """Return the greatest minus the smallest of the domains' losses under a classifier with parameters `head`."""
         sizes = [len(b.y) for b in batches]
         logits = functional_call(self.adversary, head, (torch.cat(list(features)),)).split(sizes)
         losses = torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
         return losses.max() - losses.min()
 
     def _ascend(self, features: Sequence[Tensor], batches: Sequence[Batch]) -> None:
+        """Climb from the classifier to the h of the largest gap within the ball, and keep it as the adversary."""
         h = self.hparams
         names = [name for name, _ in self.adversary.named_parameters()]
         centre = [p.detach() for p in self.network.classifier.parameters()]
@@ -101,6 +112,7 @@ class Transfer(Algorithm):
             with torch.no_grad():
                 climbed = torch._foreach_add(found, gradients, alpha=h.lr_d * h.t_lambda)
                 away = torch._foreach_sub(climbed, centre)
+                # Back onto the ball's surface along the ray from its center, if the step has left the ball.
                 inside = (h.delta / global_norm(list(away))).clamp(max=1)
                 found = list(torch._foreach_add(centre, torch._foreach_mul(away, inside)))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Transfer risk minimisation: a classifier fitted to one domain should do for the others."""
+"""Transfer risk minimization: a classifier fitted to one domain should also do for the others."""
 
 from __future__ import annotations
 
@@ -22,21 +22,37 @@ _NEUMANN_TERMS, _NEUMANN_LIMIT = 10, 10.0
 
 
 class TRM(Algorithm):
-    """min over theta of L + mean_q [R_q - lambda <H_q^-1 grad R_q, grad L_q>] at w_q, R_q = sum_{p != q} alpha_qp L_p.
+    r"""Learn features on which a classifier fitted to one domain also works on the others.
 
-    Xu and Jaakkola, "Learning Representations that Support Robust Transfer of Predictors", arXiv 2021. L is ERM's loss,
-    L_p domain p's, all on the same features. Each domain q has a linear classifier w_q of its own, which in every step
-    takes 30 gradient steps of size 0.1 on L_q, the features held fixed. Gradients and H_q, the Hessian of L_q, are by
-    its weight, the bias left out; H_q^-1 grad R_q, a constant in the loss, is a Neumann series of 10 terms after its
-    argument, cut off after the first sum with an entry beyond 10. After a step alpha_qp *= exp(eta alpha_qp L_p(w_q)),
-    and the next begins by making their sum over p 1. The first steps are ERM's.
+    $$
+    \min_\theta \; L + \frac1E \sum_q \Big[ R_q - \lambda \big\langle H_q^{-1} \nabla R_q,\; \nabla L_q \big\rangle
+    \Big]_{w_q}, \qquad R_q = \sum_{p \ne q} \alpha_{qp} L_p
+    $$
 
-    Departures from DomainBed's code: R_q's gradient by the features has the alpha of before its update (there the graph
-    shares alpha's storage and is differentiated after the update, so it has the alpha of after); the Neumann series
-    begins with its argument (there it is overwritten before it is added, so the first two terms are twice the second);
-    classifiers are saved with the run, on the features' device. Derivatives of softmax regression are in closed form,
-    all domains at once. As there, the exponent has a factor alpha, and with `class_balanced` the weights w_q start each
-    step from w's.
+    $L$ is ERM's loss and $L_p$ that of domain $p$, all on the same features; $\lambda$ is `cos_lambda`. Each domain $q$
+    has a linear classifier $w_q$, which in every step takes 30 gradient steps of size 0.1 on $L_q$ with the features
+    held fixed. Gradients and $H_q$, the Hessian of $L_q$, are by its weight without the bias. $H_q^{-1} \nabla R_q$ is
+    constant in the loss. It is a Neumann series of 10 terms after its argument, cut off after the first sum with an
+    entry beyond 10.
+
+    The weights of the domains change after each step,
+    $\alpha_{qp} \leftarrow \alpha_{qp} \exp(\eta\, \alpha_{qp} L_p(w_q))$ with $\eta$ = `groupdro_eta`, and the next
+    step begins by scaling their sum over $p$ to 1. The first `iters` steps are ERM's.
+
+    Reference:
+        Xu and Jaakkola, "Learning Representations that Support Robust Transfer of Predictors", arXiv 2021.
+
+    Departures from DomainBed:
+
+    - The gradient of $R_q$ by the features has the $\alpha$ of before its update. There, the graph shares the storage
+      of $\alpha$ and is differentiated after the update, so that it has the $\alpha$ of after.
+    - The Neumann series begins with its argument. There, the argument is overwritten before it is added, so that the
+      first two terms are twice the second.
+    - The domains' classifiers are saved with the run, and are on the features' device.
+    - Derivatives of softmax regression are in closed form, for all domains at once.
+
+    As in DomainBed, the exponent has a factor $\alpha$, and with `class_balanced` the weights of each $w_q$ start every
+    step from those of the network's classifier.
     """
 
     card = AlgorithmCard(
@@ -51,7 +67,7 @@ class TRM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of TRM; defaults and draws are DomainBed's."""
 
         cos_lambda: float = hparam(1e-4, power(10, -5, 0), help="weight of the inner product with the inverse Hessian")
         iters: int = hparam(200, power(10, 0, 4, integer=True), help="first step that isn't ERM's")
@@ -63,17 +79,18 @@ class TRM(Algorithm):
     alpha: Tensor
 
     def build(self) -> None:
-        """A linear classifier for each domain."""
+        """Create a linear classifier for each domain, as buffers, and equal weights of all pairs of domains."""
         if not isinstance(self.network.classifier, nn.Linear):
             raise UserError("TRM needs a linear classifier: leave nonlinear_classifier false")
         domains = self.task.num_domains
+        # Buffers, not parameters: these classifiers learn by their own gradient steps, not by the optimizer.
         heads = [nn.Linear(self.network.num_features, self.task.num_classes) for _ in range(domains)]
         self.register_buffer("weights", torch.stack([head.weight.detach() for head in heads]))
         self.register_buffer("biases", torch.stack([head.bias.detach() for head in heads]))
         self.register_buffer("alpha", torch.ones(domains, domains) - torch.eye(domains))
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step: one pass through the featurizer, for all classifiers."""
+        """Take one step, for one pass through the featurizer that serves all classifiers."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(x))
         nll = F.cross_entropy(self.network.classifier(features), y)
@@ -85,6 +102,7 @@ class TRM(Algorithm):
         return {"loss": loss.detach(), **logged}
 
     def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int], there: Tensor) -> Tensor:
+        """Return the mean over q in TRM's objective; moves the domains' classifiers and alpha."""
         own = _Regression(torch.split(features, sizes), torch.split(y, sizes), self.task.num_classes)
         own_weights, own_biases, alpha = self.weights[there], self.biases[there], self.alpha[there][:, there]
         alpha = alpha / alpha.sum(dim=1, keepdim=True)
@@ -94,6 +112,8 @@ class TRM(Algorithm):
         own.fit(own_weights, own_biases)
         self.weights[there], self.biases[there] = own_weights, own_biases
 
+        # A leaf by which R_q is differentiated; the features stay in the graph, so that the risk also trains the
+        # featurizer.
         weights = own_weights.clone().requires_grad_()
         logits = torch.einsum("nd,qcd->qnc", features, weights) + own_biases[:, None]
         losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(sizes)), reduction="none").view(len(sizes), -1)
@@ -107,7 +127,10 @@ class TRM(Algorithm):
 
 
 class _Regression:
-    """Softmax regression of each domain q on its own features, by weights (E, C, D) and biases (E, C), all at once."""
+    """Softmax regression of each domain q on its own features, by weights (E, C, D) and biases (E, C), all at once.
+
+    Domains are padded to the size of the largest minibatch; padding has a share of 0 in every mean.
+    """
 
     def __init__(self, features: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int) -> None:
         self.features = pad_sequence(list(features), batch_first=True)
@@ -118,7 +141,7 @@ class _Regression:
 
     @torch.no_grad()
     def fit(self, weights: Tensor, biases: Tensor) -> None:
-        """Gradient steps on the mean cross-entropy, in place."""
+        """Take gradient steps on the mean cross-entropy of each domain, in place."""
         for _ in range(_HEAD_STEPS):
             error = (self._probabilities(weights, biases) - self.targets) * self.shares
             weights -= _HEAD_LR * error.mT @ self.fixed
@@ -126,18 +149,19 @@ class _Regression:
 
     @torch.no_grad()
     def inverse_hessian(self, v: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
-        """H^-1 v (E, C, D) of each domain by v + (1 - H) v + (1 - H)^2 v + ..., cut off where it diverges."""
+        """Return H^-1 v (E, C, D) of each domain by v + (1 - H) v + (1 - H)^2 v + ..., cut off where it diverges."""
         p = self._probabilities(weights, biases)
         total, going = v, torch.ones_like(v[:, :1, :1], dtype=torch.bool)
         for _ in range(_NEUMANN_TERMS):
             u = self.fixed @ v.mT
+            # v <- (1 - H) v: a Hessian-vector product of softmax regression needs the probabilities p alone.
             v = v - (p * (u - (p * u).sum(dim=2, keepdim=True)) * self.shares).mT @ self.fixed
             total = torch.where(going, total + v, total)
             going = going & (total.abs().amax(dim=(1, 2), keepdim=True) <= _NEUMANN_LIMIT)
         return total
 
     def alignment(self, v: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
-        """Sum over the domains of <v, gradient of the mean cross-entropy>, differentiable by the features."""
+        """Return the sum over domains of <v, gradient of the mean cross-entropy>, differentiable by the features."""
         logits = self.features @ weights.mT + biases[:, None]
         error = (logits.softmax(dim=2) - self.targets) * self.shares
         return (error * (self.features @ v.mT)).sum()

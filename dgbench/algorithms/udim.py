@@ -23,27 +23,50 @@ from dgbench.methods.ascent import backward_at, global_norm, gradient, of_length
 from dgbench.networks.norms import use_batch_statistics
 
 PERTURBATIONS = ("raw", "style")
+"""The parts of the inputs that may be moved: pixels, or mean and deviation of each channel."""
 LENGTHS = ("example", "pixel")
+"""The vectors that get the length `syn_lr`: each example's move, or each pixel's over the examples of the minibatch."""
 
 
 class UDIM(SAM):
-    """min of L(theta + eps) + lambda * sum_e [||v_e - v~_e||^2 / 4P + E~_e[q^2]], eps SAM's, q the head's gradients.
+    r"""Minimize SAM's loss plus the mismatch of curvature between inputs and perturbed inputs.
 
-    Shin, Bae, Na, Kim and Moon, "Unknown Domain Inconsistency Minimization for Domain Generalization", ICLR 2024. First
-    `steps // warm_up_ratio` steps of SAM; from those of them that are evaluated, and the last, the weights and the
-    optimizer's state with the best accuracy on the training domains' validation parts are taken; then this. Inputs x~
-    of unknown domains are x, moved along the gradient of L(x) + rho * ||grad_theta L(x)|| by x: `raw` pixels by a step
-    of length syn_lr, or the `style`, mean and standard deviation of each channel, by syn_lr times the gradient. v_e is
-    the variance over domain e's examples of each one's gradient q by the P parameters of the classifier, v~_e that over
-    their x~ around the mean of the unperturbed; the last term is the mean square of q on x~, parameter by parameter.
+    $$
+    \min_\theta \; L(\theta + \epsilon) + \lambda \sum_e \Big[ \frac{\|v_e - \tilde v_e\|^2}{4P} +
+    \sum_j \mathrm{mean}\, \mathbb{E}_{\tilde e}\big[q_j^2\big] \Big]
+    $$
 
-    Departures from the authors' code. It gives a step a length pixel by pixel, across the examples of a minibatch, so
-    that an example's x~ depends on the others: that is `step_length` `pixel`; ours is by default each example's own, as
-    the paper's bound on x~ - x is. syn_lr is their value for theirs, a far longer step over 224 x 224 images. Its style
-    mode never applies the new style, so nothing is perturbed; ours does. It goes over to batch norm that uses the
-    statistics of whatever is in the batch, in evaluation too; ours stays as the setting has it. Unperturbed gradients
-    are those of the pass that L takes, without another dropout mask, and x~ pass apart from x where batch norm is
-    live. 1e-12 is added to SAM's norm.
+    $L$ is ERM's loss, $\epsilon$ is SAM's and $\lambda$ is `udim_lambda`. $q$ is the gradient of one example's loss by
+    the $P$ parameters of the classifier, $q_j$ its part for the parameter tensor $j$ (weight, bias). $v_e$ is the
+    variance of $q$ over the examples of domain $e$; $\tilde v_e$ is the mean square of $q$ on their perturbed inputs
+    $\tilde x$ around the mean of the unperturbed. The last term is the mean over a tensor's entries of the mean square
+    of $q$ on $\tilde x$.
+
+    The inputs $\tilde x$ of unknown domains are $x$, moved along the gradient of $L(x) + \rho\, \|\nabla_\theta L(x)\|$
+    by $x$. With `perturbation="raw"` pixels move by a step of length `syn_lr`; with `style`, mean and standard
+    deviation of each channel move by `syn_lr` times their gradient.
+
+    The first `steps // warm_up_ratio` steps are SAM's. Among those of them that are evaluated, and the last, the
+    weights and the optimizer's state with the best accuracy on the training domains' validation parts are restored;
+    then UDIM's steps begin.
+
+    Reference:
+        Shin, Bae, Na, Kim and Moon, "Unknown Domain Inconsistency Minimization for Domain Generalization", ICLR 2024.
+
+    Departures from the authors' code:
+
+    - Theirs gives the step a length pixel by pixel, across the examples of a minibatch, so that the $\tilde x$ of an
+      example depends on the others; `step_length="pixel"` does so. Our default, `example`, gives each example's move
+      that length, as the paper bounds $\tilde x - x$. `syn_lr` is their value for their length, a far longer step over
+      224 × 224 images.
+    - Their style mode never applies the new style, so that nothing is perturbed; ours does.
+    - Theirs goes over to batch norm that uses the statistics of the batch at hand, in evaluation too; ours stays as the
+      setting has it. `UDIMTransductive` does as they do.
+    - The gradients on unperturbed inputs come from the same pass as $L$, not from one with another dropout mask, and
+      $\tilde x$ passes apart from $x$ where batch norm is live.
+    - 1e-12 is added to SAM's norm.
+
+    DomainBed: has no UDIM.
     """
 
     card = AlgorithmCard(
@@ -63,7 +86,7 @@ class UDIM(SAM):
 
     @dataclass(frozen=True)
     class Hparams(SAM.Hparams):
-        """Defaults are those of the authors' scripts for PACS; the draw of `rho` is SAM's."""
+        """Hyperparameters of UDIM; defaults are those of the authors' scripts for PACS, the draw of `rho` is SAM's."""
 
         udim_lambda: float = hparam(1.0, help="weight of the inconsistency")
         perturbation: str = hparam("raw", help="what of the inputs is moved", options=PERTURBATIONS)
@@ -74,7 +97,7 @@ class UDIM(SAM):
     hparams: Hparams
 
     def build(self) -> None:
-        """Note where the second stage begins; refuse to change the style of what is no image."""
+        """Set the step at which the second stage begins; raise UserError for `style` without images."""
         self.warm_up = self.setting.steps // self.hparams.warm_up_ratio
         self.validate_at = self.warm_up
         self.best: dict[str, Any] = {}
@@ -82,21 +105,21 @@ class UDIM(SAM):
             raise UserError("UDIM with perturbation 'style' needs images; for other inputs there is 'raw'")
 
     def validated(self, accuracy: float) -> None:
-        """Keep the best state of the first stage."""
+        """Keep a copy of the network and the optimizer's state if this accuracy is the best of the first stage."""
         if self.step < self.warm_up and accuracy > self.best.get("accuracy", -1.0):
             network, optimizer = dict(self.network.state_dict()), self.optimizer.state_dict()
             self.best = copy.deepcopy({"accuracy": accuracy, "network": network, "optimizer": optimizer})
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The best state so far."""
+        """Return the best state of the first stage so far; empty before the first and after its restoration."""
         return self.best
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_extra_state` gave."""
+        """Restore the result of `get_extra_state`."""
         self.best = state
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """A step of SAM, or of the second stage."""
+        """Take a step of SAM in the first stage, or one of UDIM in the second."""
         if self.step < self.warm_up:
             logged = super().update(batches)
             return {**logged, "inconsistency": torch.zeros_like(logged["loss"])}
@@ -109,9 +132,11 @@ class UDIM(SAM):
             features = self.network.dropout(self.network.features(x))
         logits, layers = per_example(self.network.classifier, features, y)
         loss = F.cross_entropy(logits, y)
+        # With a graph: the inputs are moved along the gradient of the norm of g, a derivative of a derivative.
         parameters, g = gradient(loss, self.network.parameters(), create_graph=True)
         moved = self.perturbed(x, loss + self.hparams.rho * global_norm(g))
         inconsistency = _inconsistency([len(b.y) for b in batches], *self.compared(batches, layers, moved))
+        # Taken at the weights themselves; only the gradient of L is taken at theta + eps, below.
         _, alike = gradient(inconsistency, parameters)
         ascent = of_length([part.detach() for part in g], self.hparams.rho)
         uphill, descent = backward_at(self, batches, parameters, ascent)
@@ -121,61 +146,73 @@ class UDIM(SAM):
         return {"loss": loss, "sharpness": uphill - loss, "inconsistency": inconsistency.detach()}
 
     def compared(self, batches: Sequence[Batch], layers: list[Layer], moved: Tensor) -> tuple[list[Layer], list[Layer]]:
-        """Find each example's gradient by the classifier on x and on x~.
+        """Return each example's gradient by the classifier, on x and on x~.
 
         Args:
-            batches: Those of the step.
-            layers: Of x, as found in the pass that L takes.
-            moved: x~ of all domains.
+            batches: Minibatches of the step.
+            layers: Gradients on x, from the pass that L takes.
+            moved: x~ of all domains (B, ...).
 
         Returns:
-            Those of x and those of x~, all domains' examples one after another.
+            Gradients on x and gradients on x~, all domains' examples one after another.
         """
         with remembering_nothing(self.network):
             features = self.network.dropout(self.network.features(moved))
         return layers, per_example(self.network.classifier, features, torch.cat([b.y for b in batches]))[1]
 
     def perturbed(self, x: Tensor, objective: Tensor) -> Tensor:
-        """x~, constant."""
+        """Return x~, of the shape of `x` and without a gradient.
+
+        Args:
+            x: Inputs (B, ...) of all domains, which require a gradient.
+            objective: The scalar along whose gradient by `x` they move uphill.
+        """
         (slope,) = torch.autograd.grad(objective, x, retain_graph=True)
         x = x.detach()
         if self.hparams.perturbation == "style":
             variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True)
             content = (x - mean) / (variance + 1e-5).sqrt()
+            # The chain rule by hand, x being mean + deviation * content: no second forward pass for the style's
+            # gradient.
             by_mean, by_deviation = (s.sum(dim=(2, 3), keepdim=True) for s in (slope, slope * content))
             return x + self.hparams.syn_lr * (by_mean + by_deviation * content)
+        # dim=0 runs over the examples: the authors' code, in which examples share their step.
         if self.hparams.step_length == "pixel":
             return x + self.hparams.syn_lr * F.normalize(slope, dim=0)
         return x + self.hparams.syn_lr * F.normalize(slope.flatten(1), dim=1).view_as(x)
 
 
 class UDIMTransductive(UDIM):
-    """UDIM whose batch norm uses the statistics of whatever is in the batch, in training and at prediction.
+    r"""Run UDIM with batch norm that uses the statistics of the batch at hand, at prediction too.
 
-    What the authors' release does, and so what their published numbers stand on: a prediction depends on the other
-    inputs of its batch, which no method that is compared with it is shown. The gradients that are compared come from
-    one pass a domain, over its x and its x~ together, which share their statistics. Without batch norm it is UDIM.
+    This is what the authors' release does, and so their published numbers stand on it: a prediction depends on the
+    other inputs of its batch, which no method that they compare with may see. The compared gradients come from one pass
+    for each domain, over its $x$ and its $\tilde x$ together, which share their statistics. Without batch norm it is
+    UDIM.
 
-    Departure from the release: there batch norm is ordinary in the first stage and loses its running statistics at the
-    second; here it never has any, so that weights say by themselves how they predict. With batch norm a step costs a
-    fourth forward pass, which the card, of networks without, leaves out.
+    Reference:
+        Shin, Bae, Na, Kim and Moon, "Unknown Domain Inconsistency Minimization for Domain Generalization", ICLR 2024.
+
+    Departures from the authors' code: there, batch norm is ordinary in the first stage and loses its running statistics
+    at the second. In this form it never has any, so that the weights alone determine how they predict. With batch norm
+    a step costs a fourth forward pass, which the card leaves out: it is that of networks without batch norm.
     """
 
     card = dataclasses.replace(UDIM.card, transductive=True)
 
     def build(self) -> None:
-        """As UDIM; batch norm forgets its running statistics."""
+        """Prepare as UDIM does, then drop the running statistics of batch norm."""
         super().build()
         self.has_batch_norm = bool(use_batch_statistics(self.network))
 
     def train(self, mode: bool = True) -> UDIMTransductive:
-        """As any module; batch norm goes on using the batch's statistics."""
+        """Set the mode as any module does, then let batch norm use the batch's statistics again."""
         super().train(mode)
         use_batch_statistics(self.network)
         return self
 
     def compared(self, batches: Sequence[Batch], layers: list[Layer], moved: Tensor) -> tuple[list[Layer], list[Layer]]:
-        """As UDIM's; where there is batch norm, of one pass a domain over x and x~ together."""
+        """Return gradients as UDIM's; if there is batch norm, from one pass for each domain over x and x~ together."""
         if not self.has_batch_norm:
             return super().compared(batches, layers, moved)
         network, here, there = self.network, list[Tensor](), list[Tensor]()
@@ -189,13 +226,19 @@ class UDIMTransductive(UDIM):
 
 
 def _inconsistency(sizes: Sequence[int], layers: Sequence[Layer], moved_layers: Sequence[Layer]) -> Tensor:
-    """The sum over domains, whose examples follow one another."""
+    """Return the sum over domains of UDIM's penalty, a scalar.
+
+    Args:
+        sizes: Number of examples of each domain, in the order of the rows.
+        layers: Gradients on x, from which rows are taken.
+        moved_layers: Gradients on x~, in the same order.
+    """
     total, start = [], 0
     for size in sizes:
         here = moments(layer.rows(start, start + size) for layer in layers)
         there = moments(layer.rows(start, start + size) for layer in moved_layers)
         mean, moved_mean = torch.cat(here.means), torch.cat(there.means)
-        # E[(q~ - E q)^2] - E[(q - E q)^2]
+        # v~ - v, that is E[(q~ - E q)^2] - E[(q - E q)^2], from means and mean squares alone.
         gap = torch.cat(there.squares) - torch.cat(here.squares) - 2 * mean * (moved_mean - mean)
         total += [gap.square().mean() / 4, *(square.mean() for square in there.squares)]
         start += size

@@ -23,25 +23,34 @@ WIDTH = 100
 
 
 class BoundedNetwork(Network):
-    """Features go through tanh or ReLU last."""
+    """Network of URM, whose features go through tanh or ReLU last."""
 
     output: str
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, num_features)."""
+        """Return features (B, num_features): in (-1, 1) with tanh, at least 0 with relu."""
         features = super().features(x)
         return features.tanh() if self.output == "tanh" else features.relu()
 
 
 class URM(Algorithm):
-    """min over f, c of CE(c(f)) - lambda * log d(f), and over d of -log d(u) - lambda * log(1 - d(f)), u uniform noise.
+    r"""Push features toward a uniform distribution by a discriminator that compares them with noise.
 
-    Krishnamachari, Ng and Foo, "Uniformly Distributed Feature Representations for Fair and Robust Learning", TMLR 2024.
-    f ends in `urm_generator_output`; u is drawn from [-1, 1) for tanh and from [0, 1) for relu. A step moves f and c,
-    then d on the features from before that.
+    $$
+    \min_{f, c} \; \mathrm{CE}(c(f)) - \lambda \log d(f), \qquad
+    \min_d \; -\log d(u) - \lambda \log(1 - d(f)), \quad u \sim \mathrm{Uniform}
+    $$
 
-    Departures from DomainBed's code, which is the authors': dropout comes after the last activation; d's optimizer is
-    of the setting's kind (theirs has a choice of its own, Adam in every draw).
+    The featurizer $f$ ends in `urm_generator_output`; $u$ is drawn from [-1, 1) for `tanh` and from [0, 1) for `relu`.
+    $c$ is the classifier, $d$ the discriminator, $\lambda$ is `urm_adv_lambda`. A step moves $f$ and $c$, then $d$ on
+    the features from before that.
+
+    Reference:
+        Krishnamachari, Ng and Foo, "Uniformly Distributed Feature Representations for Fair and Robust Learning", TMLR
+        2024.
+
+    Departures from DomainBed, whose code is the authors': dropout comes after the last activation, and the optimizer of
+    $d$ is of the setting's kind; theirs has a choice of its own, Adam in every draw.
     """
 
     card = AlgorithmCard(
@@ -50,7 +59,7 @@ class URM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of URM; defaults and draws are DomainBed's."""
 
         urm_adv_lambda: float = hparam(0.1, uniform(0, 0.2), help="weight of the discriminator's say")
         urm_discriminator_label_smoothing: float = hparam(
@@ -75,30 +84,31 @@ class URM(Algorithm):
 
     @classmethod
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
-        """With the activation after the featurizer."""
+        """Return the network with the activation after its featurizer."""
         plain = build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
         network = rebuilt(BoundedNetwork, plain, plain.num_features, num_classes, setting)
         network.output = hparams.urm_generator_output
         return network
 
     def build(self) -> None:
-        """Make the discriminator."""
+        """Create the discriminator."""
         layers: list[nn.Module] = [nn.Linear(self.network.num_features, WIDTH), nn.LeakyReLU()]
         for _ in range(self.hparams.urm_discriminator_hidden_layers):
             layers += [nn.Linear(WIDTH, WIDTH), nn.LeakyReLU()]
         self.discriminator = nn.Sequential(*layers, nn.Linear(WIDTH, 1))
 
     def build_optimizers(self) -> None:
-        """One for the network, one for the discriminator."""
+        """Create two optimizers: one for the network, one for the discriminator with its own learning rate."""
         self.optimizer = self.new_optimizer(self.network.parameters())
         self.disc_optimizer = self.new_optimizer(self.discriminator.parameters(), lr=self.hparams.urm_discriminator_lr)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """A step of the network, then one of the discriminator on the same features."""
+        """Take a step of the network, then one of the discriminator on the same features."""
         weight = self.hparams.urm_adv_lambda
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         nll = F.cross_entropy(self.network.classifier(features), torch.cat([b.y for b in batches]))
         judged = self.discriminator(features)
+        # The network wants its features taken for noise, whose label is 1.
         penalty = F.binary_cross_entropy_with_logits(judged, torch.ones_like(judged))
         self.descend(nll + weight * penalty)
 
@@ -114,6 +124,6 @@ class URM(Algorithm):
         return {"loss": nll.detach(), "penalty": penalty.detach(), "disc_loss": disc_loss.detach()}
 
     def _smoothing(self, logits: Tensor) -> Tensor:
-        """How far each label is from the sharp one."""
+        """Draw the distance of each label from 0 or 1, in the shape of `logits`."""
         width = self.hparams.urm_discriminator_label_smoothing
         return width * torch.rand_like(logits) if width else torch.zeros_like(logits)

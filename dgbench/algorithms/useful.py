@@ -1,4 +1,4 @@
-"""USEFUL: see early in training what is learned late, show it twice, and start again."""
+"""USEFUL: find early in training the examples that are learned late, show them twice, and start again."""
 
 from __future__ import annotations
 
@@ -18,22 +18,36 @@ from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
 
 GROUPS = ("class", "class_and_domain")
+"""The sets of examples that are clustered apart: the classes, or each domain's classes."""
 
 
 class USEFUL(Algorithm):
-    """min over theta of ERM's loss with those examples k times that lie in the cluster of higher loss of their class.
+    r"""Find the examples that are learned late, then restart training with copies of them.
 
-    Nguyen, Haddad, Gan and Mirzasoleiman, "Changing the Training Data Distribution to Reduce Simplicity Bias Improves
-    In-distribution Generalization", NeurIPS 2024. After a share of the steps the logits of all training examples are
-    clustered in two, class by class, in evaluation mode and without augmentation; then training starts again from the
-    initial weights, with a fresh optimizer.
+    $$
+    \min_\theta \; \frac1E \sum_e \frac{\sum_{n \in e} k_n\, \ell_n(\theta)}{\sum_{n \in e} k_n}, \qquad
+    k_n = k \text{ if } n \text{ is learned late, else } 1
+    $$
 
-    What the paper leaves open: k-means takes the best of 10 starts by a fixed seed, which may all miss the best split;
-    a class without two different logits is left as it is; the run's steps include those before the survey, so the steps
-    after it are fewer than ERM's, and a schedule of the learning rate goes on across it. Classes are pooled over
-    domains, or each domain's are clustered apart (`useful_groups`). Minibatches are of one size a domain, so copies
-    shift weight within a domain alone. The model that is selected may be one from before the survey. DomainBed has no
-    USEFUL.
+    $\ell_n$ is the loss of example $n$ of domain $e$, and $k$ is `useful_copies`. After the share `useful_share` of the
+    steps the logits of all training examples are clustered in two, class by class, in evaluation mode and without
+    augmentation; of the two clusters of a class, the one with the higher mean loss is learned late. Then training
+    starts again from the initial weights, with a fresh optimizer.
+
+    Reference:
+        Nguyen, Haddad, Gan and Mirzasoleiman, "Changing the Training Data Distribution to Reduce Simplicity Bias
+        Improves In-distribution Generalization", NeurIPS 2024.
+
+    Choices that the paper leaves open:
+
+    - k-means takes the best of 10 starts by a fixed seed, which may all miss the best split. A class without two
+      different logits is left as it is.
+    - The run's steps include those before the survey, so that fewer follow than in ERM, and a schedule of the learning
+      rate goes on across it. The selected model may be one from before the survey.
+    - Classes are pooled over domains; with `useful_groups="class_and_domain"` those of each domain are clustered apart.
+    - Minibatches have the same size for each domain, so copies shift weight within a domain alone.
+
+    DomainBed: has no USEFUL.
     """
 
     card = AlgorithmCard(
@@ -42,7 +56,7 @@ class USEFUL(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The paper's survey comes after 5 to 10 % of training; its examples come twice."""
+        """Hyperparameters of USEFUL; the paper surveys after 5 to 10 % of training, and shows late examples twice."""
 
         useful_share: float = hparam(0.1, help="share of the steps before the survey", within="(0, 1)")
         useful_copies: int = hparam(2, help="k, how many times the examples learned late are there", within="[1, inf)")
@@ -56,13 +70,23 @@ class USEFUL(Algorithm):
         self.initial = copy.deepcopy(self.network).requires_grad_(False)
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """ERM's."""
+        """Return ERM's loss; before the first step, also copy the initial weights."""
         if self.step == 0:
-            self.initial.load_state_dict(self.network.state_dict())  # What was done to the network since it was built.
+            # In the first step, not in `build`: weights may be set after the network was built (a linear probe, a
+            # shared start).
+            self.initial.load_state_dict(self.network.state_dict())
         return self.joint_loss(batches)
 
     def survey(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Start again, with copies of the examples that are learned late."""
+        """Restore the initial weights, and return how often each example stands in its domain from now on.
+
+        Args:
+            logits: Of each domain, those of all its training examples (n, classes), on the CPU.
+            labels: Of each domain, their classes (n,).
+
+        Returns:
+            Of each domain, the copies (n,), int64: `useful_copies` of an example that is learned late, else 1.
+        """
         self.network.load_state_dict(self.initial.state_dict())
         self.build_optimizers()
         sizes = [len(y) for y in labels]
@@ -74,7 +98,15 @@ class USEFUL(Algorithm):
 
 
 def learned_late(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each example (n,) lies in the cluster of its class whose mean cross-entropy is the higher of two."""
+    """Mark the examples in the cluster of their class with the higher mean cross-entropy of two.
+
+    Args:
+        logits: (n, classes), on the CPU.
+        labels: Classes (n,), int64.
+
+    Returns:
+        (n,), bool.
+    """
     losses = F.cross_entropy(logits.double(), labels, reduction="none").numpy()
     points, y = logits.double().numpy(), labels.numpy()
     late = np.zeros(len(y), dtype=np.bool_)
@@ -88,7 +120,7 @@ def learned_late(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _two_means(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The cluster, 0 or 1, of each point (n, d) of at least two different ones."""
+    """Return the cluster, 0 or 1, of each point (n, d), of which at least two differ."""
     from sklearn.cluster import KMeans
 
     clusters: NDArray[np.int64] = KMeans(2, n_init=10, random_state=0).fit_predict(points).astype(np.int64)

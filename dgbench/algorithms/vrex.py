@@ -14,14 +14,23 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class VREx(Algorithm):
-    """min over theta of mean_e L_e + lambda * Var_e(L_e), L_e the cross-entropy of domain e, Var = mean (L_e - mean)^2.
+    r"""Minimize the mean and the variance of the training domains' losses.
 
-    Krueger, Caballero, Jacobsen, Zhang, Binas, Zhang, Le Priol and Courville, "Out-of-Distribution Generalization via
-    Risk Extrapolation (REx)", ICML 2021.
+    $$
+    \min_\theta \; \bar L + \lambda\, \frac1E \sum_e \big( L_e - \bar L \big)^2, \qquad \bar L = \frac1E \sum_e L_e
+    $$
 
-    Departures from the paper and its code: the loss is not divided by lambda where lambda > 1; before the annealing
-    step lambda is 1 and at that step the optimizer starts afresh, both as in DomainBed. From DomainBed's code: none
-    in the numbers; its vector of losses is on the host, ours on the device.
+    $L_e$ is the loss of domain $e$ of $E$. $\lambda$ is `vrex_lambda` from step `vrex_penalty_anneal_iters` on and 1
+    before it; at that step the optimizer starts afresh.
+
+    Reference:
+        Krueger, Caballero, Jacobsen, Zhang, Binas, Zhang, Le Priol and Courville, "Out-of-Distribution Generalization
+        via Risk Extrapolation (REx)", ICML 2021.
+
+    Departures from the paper and its code: the loss is not divided by $\lambda$ where $\lambda > 1$; $\lambda = 1$
+    before the annealing step, and the fresh optimizer at it, are as in DomainBed.
+
+    Departures from DomainBed: none in the numbers; its vector of losses is on the host, ours on the device.
     """
 
     card = AlgorithmCard(
@@ -34,7 +43,7 @@ class VREx(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of VREx; defaults and draws are DomainBed's."""
 
         vrex_lambda: float = hparam(1e1, power(10, -1, 5), help="weight of the variance once it is annealed")
         vrex_penalty_anneal_iters: int = hparam(
@@ -44,7 +53,7 @@ class VREx(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where the weight jumps."""
+        """Take one step; where the weight of the variance jumps, drop the optimizer's moments."""
         annealed = self.hparams.vrex_penalty_anneal_iters
         if self.step == annealed:
             self.optimizer = self.new_optimizer(self.parameters())
