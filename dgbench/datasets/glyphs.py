@@ -1,4 +1,4 @@
-"""Glyphs: ten classes of pictographs, the same ones drawn by several designers; anyone can fetch it in seconds."""
+"""Glyphs: ten classes of pictographs, the same ones drawn by several designers, made in seconds from npm packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNTS = dict(zip(CLASSES, (62, 53, 60, 70, 53, 31, 40, 70, 70, 70), strict=Tru
 _TOTAL = sum(_COUNTS.values())
 _SIZES = (64, 128)
 _RECIPE = 1
-"""Raised whenever drawing changes."""
+"""Version of the way of drawing, raised whenever that changes; part of the fingerprint."""
 
 _DESIGNS = {
     "noto": "shaded, by Google: Apache-2.0",
@@ -32,6 +32,7 @@ _DESIGNS = {
     "om_color": "outlined and coloured, by the OpenMoji project: CC BY-SA 4.0",
     "flu_hc": "thick black ink, by Microsoft: MIT",
 }
+"""Domain -> its look, designer and license."""
 _FOUR = ("noto", "twemoji", "flu_3d", "om_black")
 
 
@@ -43,11 +44,19 @@ def _licence(domains: Sequence[str]) -> str:
 
 
 class Glyphs(Dataset):
-    """The same 579 pictographs in four designers' styles, drawn on white; there is no domain of photographs.
+    """Pictographs of ten classes: four domains, designers' styles that draw the same 579 things on white.
 
-    Parts are split by identity, alike in every domain: of what is shown, with variants drawn much alike as one (cat,
-    cat face, black cat), there are 543. Images of 64 x 64 pixels, or 128 with `image_size`; those of 64 are the means
-    of 2 x 2 pixels.
+    `download` draws them in seconds from the npm packages of Noto, Twemoji, Fluent and OpenMoji at pinned versions;
+    nothing is drawn by lot. There is no domain of photographs. Images of 64 x 64 pixels, or of 128 with `image_size`;
+    those of 64 are the means of 2 x 2 pixels.
+
+    As every domain shows the same things, parts are split by identity, alike in every domain, so that a tested thing
+    was not trained on in another style. Variants that are drawn much alike count as one (cat, cat face, black cat),
+    which leaves 543 identities; some of them are still near duplicates, mostly faces. Line art (`om_black`) is by far
+    the hardest domain. DomainBed and WILDS don't have this data set.
+
+    Reference:
+        None: the data set was made for dgbench.
     """
 
     card = DatasetCard(
@@ -68,7 +77,7 @@ class Glyphs(Dataset):
     )
 
     def open(self) -> None:
-        """Check the file's items and where they came from; no image is read."""
+        """Check the image size, the file's items and their origin; no image is read."""
         name = type(self).__name__
         if self.input_shape[1] not in _SIZES:
             raise UserError(f"{name} has images of 64 or 128 pixels and no other size, not {self.input_shape[1]}")
@@ -83,26 +92,26 @@ class Glyphs(Dataset):
             self.examples(domain, 0)
 
     def examples(self, domain: str, seed: int) -> Examples:
-        """The items as the style draws them, in the same order in every domain; nothing is drawn by lot."""
+        """Return the items as the style draws them, in the same order in every domain; `seed` is not used."""
         if domain not in self._pixels:
             self._pixels[domain] = self.file.read(f"{domain}_{self.input_shape[1]}")
         labels = [self.classes.index(item.of_class) for item in self.items]
         return ArrayExamples(self._pixels[domain], np.array(labels), np.array(group_numbers(self.items)))
 
     def counts(self) -> Sequence[int]:
-        """The number of items, in each domain."""
+        """Return the number of items, for each domain."""
         return [len(self.items)] * len(self.domains)
 
     def fingerprint(self) -> str:
-        """A hash of what the images are drawn from: the packages' hashes, the items and the way of drawing.
+        """Hash the origin of the images: the packages' hashes, the items and the way of drawing.
 
-        Not of the pixels: another version of what draws SVG may round some of them otherwise.
+        The pixels are not hashed: another version of the library that draws SVG may round some of them otherwise.
         """
         return made_from(self.domains, self.items)
 
     @classmethod
     def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
-        """Draw the images from the packages' tarballs: those in `sources`, or else those that npm fetches."""
+        """Draw the images from the packages' tarballs, those in `sources` or else those that npm downloads."""
         from dgbench.datasets._glyphs_styles import OPENMOJI, PACKAGES, check_installed, drawer, openmoji_list
         from dgbench.datasets._npm import tarballs
 
@@ -124,7 +133,15 @@ class Glyphs(Dataset):
 
 
 class Glyphs6(Glyphs):
-    """Glyphs in six styles: also OpenMoji's line art in colour, and thick black ink by the designer of the 3-D ones."""
+    """Pictographs of ten classes: six domains, the four styles of `Glyphs` and a second one by two of the designers.
+
+    Beside `Glyphs`' styles there are OpenMoji's line art in color (`om_color`) and thick black ink (`flu_hc`) by the
+    designer of the 3-D style. So a held-out style may have a twin among those trained on: OpenMoji's two share their
+    outlines. Numbers are not comparable with those on `Glyphs`.
+
+    Reference:
+        None: the data set was made for dgbench.
+    """
 
     card = DatasetCard(
         source="npm packages of Noto, Twemoji, Fluent and OpenMoji, at pinned versions; fetched by `download`",
@@ -144,14 +161,14 @@ class Glyphs6(Glyphs):
 
 
 def halved(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(..., 2 H, 2 W) -> (..., H, W): the mean of 2 x 2 pixels, a half rounded up."""
+    """Shrink images (..., 2 H, 2 W) to (..., H, W) by the mean of 2 x 2 pixels, a half rounded up."""
     *lead, height, width = images.shape
     sums: NDArray[np.uint16] = images.reshape(*lead, height // 2, 2, width // 2, 2).sum((-3, -1), dtype=np.uint16)
     return ((sums + 2) // 4).astype(np.uint8)
 
 
 def made_from(domains: Sequence[str], items: Sequence[Item]) -> str:
-    """A hash of the styles' packages, the items and the way of drawing."""
+    """Hash the packages of the styles, the items and the way of drawing."""
     from dgbench.datasets._glyphs_styles import PACKAGES
 
     lines = [str(_RECIPE), *(f"{domain} {PACKAGES[domain].integrity}" for domain in domains), *map(str, items)]

