@@ -1,4 +1,4 @@
-"""Causality-based invariant representations: two random mixtures of the domains should have alike features."""
+"""Causality-based invariant representations (CausIRL): align the features of two random mixtures of the domains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAPER = "Chevalley et al., arXiv 2022"
 def _update(
     method: Algorithm, batches: Sequence[Batch], distance: Callable[[Sequence[Tensor]], Tensor], weight: float
 ) -> Mapping[str, Tensor]:
-    """One step with the distance between two mixtures; none if one of them has fewer than two examples."""
+    """Take one step with the distance between two mixtures; it is 0 if one of them has fewer than two examples."""
     features = method.domain_features(batches)
     nll = feature_losses(method, features, batches).mean()
     # On the host, so that the sizes of the mixtures are known without waiting for the device.
@@ -33,10 +33,19 @@ def _update(
 
 
 class CausIRL_CORAL(Algorithm):
-    """min of mean_e L_e + gamma * CORAL(A, B); A is the first n_e ~ U{0..B_e - 1} features of each domain, B the rest.
+    r"""Match mean and covariance of the features between two random mixtures of the domains.
 
-    The distance is that of CORAL. Chevalley, Bunne, Krause and Bauer, "Invariant Causal Mechanisms through
-    Distribution Matching", arXiv:2206.11646, 2022.
+    $$
+    \min \; \frac{1}{E} \sum_e L_e + \gamma\, \mathrm{CORAL}(A, B)
+    $$
+
+    $L_e$ is the loss of domain $e$ of $E$ and $\gamma$ is `mmd_gamma`. $A$ has the features of the first $n_e$ examples
+    of each domain's minibatch, with $n_e$ uniform in $\{0, \dots, B_e - 1\}$ for a minibatch of $B_e$; $B$ has all
+    others. The distance is that of CORAL.
+
+    Reference:
+        Chevalley, Bunne, Krause and Bauer, "Invariant Causal Mechanisms through Distribution Matching",
+        arXiv:2206.11646, 2022.
 
     Departures from DomainBed's code: none in the numbers.
     """
@@ -45,22 +54,31 @@ class CausIRL_CORAL(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of CausIRL_CORAL; default and draw are DomainBed's."""
 
         mmd_gamma: float = hparam(1.0, power(10, -1, 1), help="weight of the distance between the mixtures")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step."""
+        """Take one step, with one forward and one backward pass."""
         return _update(self, batches, coral, self.hparams.mmd_gamma)
 
 
 class CausIRL_MMD(Algorithm):
-    """min of mean_e L_e + gamma * MMD^2(A, B); A is the first n_e ~ U{0..B_e - 1} features of each domain, B the rest.
+    r"""Match the distribution of the features, by Gaussian kernels, between two random mixtures of the domains.
 
-    The distance is that of MMD. Chevalley, Bunne, Krause and Bauer, "Invariant Causal Mechanisms through Distribution
-    Matching", arXiv:2206.11646, 2022.
+    $$
+    \min \; \frac{1}{E} \sum_e L_e + \gamma\, \mathrm{MMD}^2(A, B)
+    $$
+
+    $L_e$ is the loss of domain $e$ of $E$ and $\gamma$ is `mmd_gamma`. $A$ has the features of the first $n_e$ examples
+    of each domain's minibatch, with $n_e$ uniform in $\{0, \dots, B_e - 1\}$ for a minibatch of $B_e$; $B$ has all
+    others. The distance is that of MMD.
+
+    Reference:
+        Chevalley, Bunne, Krause and Bauer, "Invariant Causal Mechanisms through Distribution Matching",
+        arXiv:2206.11646, 2022.
 
     Departures from DomainBed's code: those of MMD.
     """
@@ -69,12 +87,12 @@ class CausIRL_MMD(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of CausIRL_MMD; default and draw are DomainBed's."""
 
         mmd_gamma: float = hparam(1.0, power(10, -1, 1), help="weight of the discrepancy between the mixtures")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step."""
+        """Take one step, with one forward and one backward pass."""
         return _update(self, batches, mmd, self.hparams.mmd_gamma)

@@ -1,4 +1,4 @@
-"""Deep CORAL: features have one mean and one covariance in all domains."""
+"""Deep CORAL: align the mean and the covariance of the features across the training domains."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class CORAL(Algorithm):
-    """min of mean_e L_e + gamma * mean over pairs of domains of mean (mu_i - mu_j)^2 + mean (C_i - C_j)^2.
+    r"""Match mean and covariance of the features between all pairs of training domains.
 
-    mu_e and C_e are mean and unbiased covariance of the features of domain e, the means over their entries. Sun and
-    Saenko, "Deep CORAL: Correlation Alignment for Deep Domain Adaptation", ECCV Workshops 2016.
+    $$
+    \min \; \frac{1}{E} \sum_e L_e + \gamma\, \mathrm{mean}_{i < j} \Big( \frac{1}{d} \|\mu_i - \mu_j\|_2^2
+    + \frac{1}{d^2} \|C_i - C_j\|_F^2 \Big)
+    $$
 
-    Departures from the paper: the distance of the means is added, covariances are compared between all pairs of
-    training domains, and the squared difference is divided by d^2, not 4 d^2; all as in DomainBed. From DomainBed's
-    code: none in the numbers, but the covariance of a single example is 0 instead of NaN.
+    $L_e$ is the loss of domain $e$ of $E$; $\mu_e$ and $C_e$ are the mean and the unbiased covariance of its $d$
+    features, after dropout; $\gamma$ is `mmd_gamma`.
+
+    Reference:
+        Sun and Saenko, "Deep CORAL: Correlation Alignment for Deep Domain Adaptation", ECCV Workshops 2016.
+
+    Departures from the paper, all as in DomainBed: the distance of the means is added, covariances are compared between
+    all pairs of training domains, and the squared difference is divided by $d^2$, not $4 d^2$.
+
+    Departures from DomainBed's code: none in the numbers, but the covariance of a single example is 0 instead of NaN.
     """
 
     card = AlgorithmCard(
@@ -35,14 +44,14 @@ class CORAL(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of CORAL; default and draw are DomainBed's."""
 
         mmd_gamma: float = hparam(1.0, power(10, -1, 1), help="weight of the distance between domains")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step."""
+        """Take one step, with one forward and one backward pass."""
         features = self.domain_features(batches)
         nll = feature_losses(self, features, batches).mean()
         return descend_penalised(self, nll, coral(features), self.hparams.mmd_gamma)

@@ -1,4 +1,4 @@
-"""Domain-adversarial training: features from which a discriminator can't tell the domain."""
+"""Domain-adversarial training (DANN, CDANN): learn features from which a discriminator can't find the domain."""
 
 from __future__ import annotations
 
@@ -17,17 +17,27 @@ from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm, Batch
 
 
 class DANN(Algorithm):
-    """min over f, c and max over d of CE(c(f(x)), y) - lambda * CE(d(f(x)), domain).
+    r"""Learn features from which a discriminator, trained against them, can't find the domain.
 
-    Ganin, Ustinova, Ajakan, Germain, Larochelle, Laviolette, Marchand and Lempitsky, "Domain-Adversarial Training of
-    Neural Networks", JMLR 2016. In turns: `d_steps_per_g_step` steps of the discriminator d, one of featurizer f and
-    classifier c. d also pays `grad_penalty` times the mean squared norm of the gradient of its loss by its input, an
-    example at a time; f is paid for it.
+    $$
+    \min_{f, c} \; \max_d \; \mathrm{CE}(c(f(x)), y)
+    - \lambda \Big( \mathrm{CE}(d(f(x)), e) + \eta\, \big\| \nabla_{f(x)} \mathrm{CE}(d(f(x)), e) \big\|_2^2 \Big)
+    $$
 
-    Departures from the paper: turns instead of gradient reversal, no schedule of lambda, as many domains as there are.
-    From DomainBed's code: in the discriminator's turn nothing is sent back through the featurizer (its gradient was
-    thrown away), and the penalty's graph is built only where its weight is not 0. The discriminator sees features
-    after dropout in both. As there, `lr` and `weight_decay` are not used; those that end in _g and _d are.
+    $e$ is the domain, $\lambda$ is `dann_lambda` and $\eta$ is `grad_penalty`. In turns, the discriminator $d$ takes
+    `d_steps_per_g_step` steps, featurizer $f$ and classifier $c$ one. The squared norm of the gradient is that of each
+    example, averaged; it is part of the discriminator's loss in both turns.
+
+    Reference:
+        Ganin, Ustinova, Ajakan, Germain, Larochelle, Laviolette, Marchand and Lempitsky, "Domain-Adversarial Training
+        of Neural Networks", JMLR 2016.
+
+    Departures from the paper: turns instead of gradient reversal, no schedule of $\lambda$, as many domains as there
+    are.
+
+    Departures from DomainBed's code: in the discriminator's turn nothing is sent back through the featurizer (its
+    gradient was thrown away), and the penalty's graph is built only where its weight is not 0. The discriminator sees
+    features after dropout in both. As there, `lr` and `weight_decay` are not used; those that end in `_g` and `_d` are.
     """
 
     card = AlgorithmCard(
@@ -42,7 +52,10 @@ class DANN(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's; `dann_lambda` is its `lambda`, which is a word of Python."""
+        """Hyperparameters of DANN and CDANN; defaults and draws are DomainBed's.
+
+        `dann_lambda` is its `lambda`, which is a keyword of Python.
+        """
 
         dann_lambda: float = hparam(1.0, power(10, -2, 2), help="weight of the discriminator's loss", stream="lambda")
         lr_g: float = hparam(
@@ -86,11 +99,11 @@ class DANN(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Make the discriminator."""
+        """Create the discriminator."""
         self.discriminator = discriminator(self.network.num_features, self.task.num_domains, self.hparams)
 
     def build_optimizers(self) -> None:
-        """One for the network, one for all that belongs to the discriminator."""
+        """Create one optimizer for the network and one for the discriminator and its further parameters."""
         h, betas = self.hparams, (self.hparams.beta1, 0.9)
         network, adversary = (
             self.network.parameters(),
@@ -100,9 +113,10 @@ class DANN(Algorithm):
         self.disc_optimizer = self.new_optimizer(adversary, lr=h.lr_d, weight_decay=h.weight_decay_d, betas=betas)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """A step of the discriminator or of the network, as the turn is."""
+        """Take one step of the discriminator or of the network, whichever has its turn."""
         y = torch.cat([b.y for b in batches])
         adversarys = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
+        # The discriminator's gradient stops at its inputs, so in its turn the featurizer needs no graph.
         with torch.set_grad_enabled(not adversarys):
             features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
             nll = self.criterion(self.network.classifier(features), y)
@@ -116,35 +130,48 @@ class DANN(Algorithm):
         return {"loss": nll.detach(), "disc_loss": disc_loss.detach()}
 
     def judged(self, features: Tensor, y: Tensor) -> Tensor:
-        """What the discriminator is shown of the examples."""
+        """Return the discriminator's inputs (n, num_features) for features and classes."""
         return features
 
     def weighed(self, losses: Tensor, y: Tensor) -> Tensor:
-        """One loss of the discriminator's losses on the examples."""
+        """Reduce the discriminator's losses of the examples (n,) to one."""
         return losses.mean()
 
     def _adversarys_loss(self, shown: Tensor, y: Tensor, domains: Tensor) -> Tensor:
+        """Compute the discriminator's loss, with the gradient penalty if it has a weight."""
         penalized = self.hparams.grad_penalty != 0
+        # In the discriminator's turn the features have no graph, but the penalty differentiates with respect to them.
         if penalized and not shown.requires_grad:
             shown.requires_grad_()
         losses = F.cross_entropy(self.discriminator(shown), domains, reduction="none")
         loss = self.weighed(losses, y)
         if penalized:
+            # The sum's gradient at an example's features is that of the example's own loss.
             (gradients,) = torch.autograd.grad(losses.sum(), shown, create_graph=True)
             loss = loss + self.hparams.grad_penalty * gradients.square().sum(dim=1).mean()
         return loss
 
 
 class CDANN(DANN):
-    """min over f, c and max over d, e of CE(c(f(x)), y) - lambda * mean over classes y of CE(d(f(x) + e_y), domain).
+    r"""Learn features from which a discriminator that knows the class can't find the domain.
 
-    Li, Tian, Gong, Liu, Liu, Zhang and Tao, "Deep Domain Generalization via Conditional Invariant Adversarial
-    Networks", ECCV 2018.
+    $$
+    \min_{f, c} \; \max_{d, v} \; \mathrm{CE}(c(f(x)), y) - \lambda\, \mathrm{mean}_y\, \mathrm{CE}(d(f(x) + v_y), e)
+    $$
 
-    Departures from the paper, all as in DomainBed: one discriminator that is told the class by an embedding e_y added
-    to the features, which learns with it, instead of one a class; its loss weighs classes alike instead of a further
-    discriminator with class priors divided out; those of `DANN`. From DomainBed's code: those of `DANN`, and the mean
-    divides by the number of classes (theirs by the greatest label of the minibatch plus 1).
+    $e$ is the domain and $v_y$ an embedding of the class, which learns with the discriminator $d$. The mean is over
+    classes, of the mean over each one's examples. Turns and the gradient penalty are as in DANN.
+
+    Reference:
+        Li, Tian, Gong, Liu, Liu, Zhang and Tao, "Deep Domain Generalization via Conditional Invariant Adversarial
+        Networks", ECCV 2018.
+
+    Departures from the paper, all as in DomainBed: one discriminator, which gets the class by the embedding added to
+    the features, instead of one a class; its loss weighs classes alike instead of a further discriminator with class
+    priors divided out; those of DANN.
+
+    Departures from DomainBed's code: those of DANN; the mean divides by the number of classes (theirs by the greatest
+    label of the minibatch plus 1).
     """
 
     card = AlgorithmCard(
@@ -158,17 +185,17 @@ class CDANN(DANN):
     )
 
     def build(self) -> None:
-        """Make the discriminator and what tells it the class."""
+        """Create the discriminator and the embeddings of the classes."""
         super().build()
         self.class_embeddings = nn.Embedding(self.task.num_classes, self.network.num_features)
 
     def judged(self, features: Tensor, y: Tensor) -> Tensor:
-        """Features plus the embedding of the class."""
+        """Return the features (n, num_features) plus the embeddings of the classes."""
         embedded: Tensor = self.class_embeddings(y)
         return features + embedded
 
     def weighed(self, losses: Tensor, y: Tensor) -> Tensor:
-        """The mean over classes of each one's mean; a class that is not there counts 0."""
+        """Return the mean over classes of each one's mean loss; a class without examples counts as 0."""
         of_class = (y[:, None] == torch.arange(self.task.num_classes, device=y.device)).to(losses.dtype)
         per_class: Tensor = of_class / of_class.sum(dim=0).clamp(min=1)
         return (losses @ per_class).mean()

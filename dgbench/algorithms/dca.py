@@ -1,4 +1,4 @@
-"""Deep combinatorial aggregation: several copies of each layer, combined anew in every pass; their mean predicts."""
+"""Deep combinatorial aggregation (DCA): combine copies of each layer anew in every pass, predict by their mean."""
 
 from __future__ import annotations
 
@@ -19,18 +19,27 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class DCA(Algorithm):
-    """mean over r of CE(f_r(x), y) + KL(f_{r-1}(x) || f_r(x)), f_r of one of K copies a layer; their mean predicts.
+    r"""Train random combinations of several copies of each layer to agree, and predict by the mean of the copies.
 
-    Shen and Cremers, "Deep Combinatorial Aggregation", NeurIPS 2022. Each linear and convolutional layer that learns
-    has K copies, which begin alike; a pass draws one of them for every layer. In a step, after a first pass f_0 that
-    learns nothing, R rounds each fit their own draw and hold it to the predictions before, which are constants there;
-    one step of the optimizer follows. The predictor, `network`, is DCWA: each layer the mean of its copies. The paper's
-    other predictor, the mean probability of 64 draws, is not one network's and is left out.
+    $$
+    \min \; \frac{1}{R} \sum_{r=1}^{R} \Big[ \mathrm{CE}(f_r(x), y) + \mathrm{KL}\big(f_{r-1}(x) \| f_r(x)\big) \Big]
+    $$
+
+    Each linear and convolutional layer that learns has $K$ copies, which begin alike; a pass $f_r$ draws one of them
+    for every layer. In a step, after a first pass $f_0$ that learns nothing, $R$ rounds each fit their own draw and
+    hold it to the predictions before, which are constants there; one step of the optimizer follows. The predictor,
+    `network`, is the paper's DCWA: each layer is the mean of its copies. The paper's other predictor, the mean
+    probability of 64 draws, is not one network's and is left out.
+
+    Reference:
+        Shen and Cremers, "Deep Combinatorial Aggregation", NeurIPS 2022.
 
     Departures from the authors' code: the setting's optimizer and schedule (theirs is SGD at 0.1, linear decay); the
     best evaluation is chosen as for every run (theirs after 90% of training). As there, all other parameters are shared
     by the copies; a copy that was not drawn in a step is left as it is, without decay; and live batch norm remembers
-    all R + 1 passes, of draws and not of the mean. DomainBed has no DCA.
+    all $R + 1$ passes, of draws and not of the mean.
+
+    DomainBed: has no DCA.
     """
 
     card = AlgorithmCard(
@@ -45,7 +54,7 @@ class DCA(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The authors' values."""
+        """Hyperparameters of DCA; defaults are the authors' values."""
 
         dca_copies: int = hparam(5, help="K, copies of each layer", within="[1, inf)")
         dca_rounds: int = hparam(
@@ -55,7 +64,7 @@ class DCA(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Copy the layers that learn; the network that the run was given keeps their mean."""
+        """Copy the layers that learn; `network` keeps their mean, which does not learn itself."""
         layers = [
             [f"{layer}.{name}" for name, p in module.named_parameters(recurse=False) if p.requires_grad]
             for layer, module in self.network.named_modules()
@@ -72,14 +81,17 @@ class DCA(Algorithm):
             mean.requires_grad_(False)
 
     def build_optimizers(self) -> None:
-        """One. Not fused if it is SGD: torch's (2.15) fails where a copy is drawn for the first time after others."""
+        """Create the optimizer, not fused if it is SGD.
+
+        PyTorch's fused SGD (2.15) fails where a copy is drawn for the first time after others.
+        """
         self.optimizer = self.new_optimizer(self.parameters())
         if isinstance(self.optimizer, SGD):
             for group in self.optimizer.param_groups:
                 group.update(fused=False, foreach=True)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for R + 1 forward and R backward passes over the same minibatches."""
+        """Take one step, with R + 1 forward and R backward passes over the same minibatches."""
         x, y, rounds = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches]), self.hparams.dca_rounds
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -89,6 +101,7 @@ class DCA(Algorithm):
             logits = self._drawn(x)
             fit = F.cross_entropy(logits, y)
             gap = F.kl_div(logits.log_softmax(1), before.log_softmax(1), log_target=True, reduction="batchmean")
+            # At once, so that one round's graph is held at a time; gradients add up in `.grad`.
             ((fit + gap) / rounds).backward()  # type: ignore[no-untyped-call]
             before = logits.detach()
             fits.append(fit.detach())
@@ -98,7 +111,7 @@ class DCA(Algorithm):
         return {"loss": torch.stack(fits).mean(), "divergence": torch.stack(gaps).mean()}
 
     def _drawn(self, x: Tensor) -> Tensor:
-        """Logits of the network with one copy of each layer, each as likely."""
+        """Return the logits of the network with one copy of each layer, each as likely."""
         drawn = torch.randint(self.hparams.dca_copies, (len(self.layers),)).tolist()
         parameters = {
             name: self.copies[k][self.place[name]]
@@ -110,5 +123,6 @@ class DCA(Algorithm):
 
     @torch.no_grad()
     def _average(self) -> None:
+        """Set each layer of `network` to the mean of its copies."""
         for mean, *copies in zip(self.means, *self.copies, strict=True):
             mean.copy_(torch.stack(copies).mean(0))

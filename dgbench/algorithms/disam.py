@@ -1,4 +1,4 @@
-"""Domain-inspired SAM: climb so that all domains stay equally far from convergence."""
+"""Domain-inspired SAM (DISAM): SAM whose ascent takes the spread of the domains' losses into account."""
 
 from __future__ import annotations
 
@@ -15,20 +15,31 @@ from dgbench.methods.algorithm import Algorithm, Batch
 from dgbench.methods.ascent import backward_at, gradient, of_length
 
 WEIGHTINGS = ("domains", "examples")
+"""The choices of `weighting`."""
 
 
 class DISAM(Algorithm):
-    """min over theta of L(theta + eps), eps = rho * d / (||d|| + 1e-12), d = grad of L - lambda * Var_e(L_e).
+    r"""Minimize the loss uphill of the weights, climbing less along domains whose loss is high.
 
-    Zhang, Fan, Yao, Zhang and Wang, "Domain-Inspired Sharpness-Aware Minimization Under Domain Shifts", ICLR 2024,
-    Eq. 6. L is ERM's loss, the mean over examples, L_e that of domain e, and Var = mean_e (L_e - mean_e L_e)^2. The
-    variance is in the ascent alone: domains with a high loss pull less at the direction uphill.
+    $$
+    \min_\theta L(\theta + \epsilon), \quad \epsilon = \rho\, \frac{d}{\|d\|_2 + 10^{-12}}, \quad
+    d = \nabla_\theta \Big( L - \lambda\, \frac{1}{E} \sum_e (L_e - \bar L)^2 \Big), \; \bar L = \tfrac{1}{E} \sum_e L_e
+    $$
+
+    $L$ is ERM's loss, the mean over examples, $L_e$ that of domain $e$ of $E$, and $\lambda$ is `disam_lambda`. The
+    variance is in the ascent alone: domains with a high loss pull less at the direction uphill. This is Eq. 6 of the
+    paper.
+
+    Reference:
+        Zhang, Fan, Yao, Zhang and Wang, "Domain-Inspired Sharpness-Aware Minimization Under Domain Shifts", ICLR 2024.
 
     Departures from the authors' code: each domain weighs alike in the variance, as the paper says; in their code it is
-    sum_e (n_e / n) (L_e - L)^2 by the numbers of examples, which `weighting` = examples gives (both are the same where
-    minibatches are equally large). In the second pass live batch norm leaves its statistics alone (theirs move in
-    both); no stronger augmentation; SAM beneath it, not GSAM or SAGM. The paper's text says rho 0.05, its appendix 0.5.
-    DomainBed has no DISAM.
+    $\sum_e (n_e / n) (L_e - L)^2$ by the numbers of examples, which `weighting` = `examples` gives (both are the same
+    where minibatches are equally large). In the second pass live batch norm leaves its statistics alone (theirs move in
+    both); no stronger augmentation; SAM beneath it, not GSAM or SAGM. The paper's text says $\rho$ = 0.05, its appendix
+    0.5.
+
+    DomainBed: has no DISAM.
     """
 
     card = AlgorithmCard(
@@ -42,7 +53,7 @@ class DISAM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults are the paper's; the draw of `rho` is SAM's."""
+        """Hyperparameters of DISAM; defaults are the paper's, the draw of `rho` is SAM's."""
 
         rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
         disam_lambda: float = hparam(0.1, help="weight of the domains' variance in the ascent", within="[0, inf)")
@@ -51,7 +62,7 @@ class DISAM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, with two forward and two backward passes over the same minibatches."""
         losses = self.domain_losses(batches)
         loss = _by_size(losses, batches)
         if self.hparams.weighting == "examples":
@@ -65,6 +76,6 @@ class DISAM(Algorithm):
 
 
 def _by_size(values: Tensor, batches: Sequence[Batch]) -> Tensor:
-    """Mean of the domains' values, weighted by their numbers of examples."""
+    """Return the mean of the domains' values (E,), weighted by their numbers of examples."""
     total = sum(len(batch.y) for batch in batches)
     return torch.stack([len(b.y) / total * value for b, value in zip(batches, values.unbind(), strict=True)]).sum()

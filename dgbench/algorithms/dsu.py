@@ -1,4 +1,4 @@
-"""DSU: train on feature maps whose styles are uncertain."""
+"""DSU: train on feature maps whose styles are uncertain, by noise as large as their spread over the batch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,25 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class DSU(Algorithm):
-    """min of CE with maps (x - m) / s * (s + n2 S(s)) + m + n1 S(m); n1, n2 ~ N(0, 1), S the deviation over the batch.
+    r"""Train on feature maps whose styles are jittered as much as they vary over the batch.
 
-    Li, Dai, Ge, Liu, Shan and Duan, "Uncertainty Modeling for Out-of-Distribution Generalization", ICLR 2022. m and s
-    are each channel's mean and deviation over positions. A stage's maps of all domains are changed with probability p;
-    n1 and n2 are drawn for each example and channel. The derivative goes through m, s and S.
+    $$
+    \min_\theta \mathrm{CE} \quad \text{with maps} \quad \frac{x - m}{s}\, \big(s + n_2\, S(s)\big) + m + n_1\, S(m),
+    \qquad n_1, n_2 \sim \mathcal{N}(0, 1)
+    $$
+
+    $m$ and $s$ are the mean and deviation of each channel over its positions, and $S$ is the deviation over the batch,
+    times `dsu_factor`. The maps of a stage, of all domains, are changed with probability `dsu_p`; $n_1$ and $n_2$ are
+    drawn for each example and channel. The derivative goes through $m$, $s$ and $S$.
+
+    Reference:
+        Li, Dai, Ge, Liu, Shan and Duan, "Uncertainty Modeling for Out-of-Distribution Generalization", ICLR 2022.
 
     Departures from the authors' code: the stages are the stem, as it leaves its activation, and each that follows (five
     in a ResNet; theirs has six places: before the stem's batch norm, after its pooling, after each of the four layers);
-    stages whose maps have one position are left out. DomainBed has no DSU.
+    stages whose maps have one position are left out.
+
+    DomainBed: has no DSU.
     """
 
     card = AlgorithmCard(
@@ -35,7 +45,7 @@ class DSU(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The authors' values."""
+        """Hyperparameters of DSU; defaults are the authors' values."""
 
         dsu_p: float = hparam(0.5, help="probability that a stage's maps are changed", within="[0, 1]")
         dsu_factor: float = hparam(1.0, help="what the noise is multiplied by", within="[0, inf)")
@@ -49,7 +59,7 @@ class DSU(Algorithm):
             raise UserError("DSU needs two examples in a step: it takes deviations between them")
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Cross-entropy over the concatenated minibatches, changed on their way."""
+        """Return the mean loss over the concatenated minibatches, with changed styles."""
 
         def change(i: int, x: Tensor) -> Tensor | None:
             if i not in self.changed or coin() >= self.hparams.dsu_p:

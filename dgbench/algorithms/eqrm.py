@@ -1,4 +1,4 @@
-"""Quantile risk minimisation: be good in most domains that might come, not on average and not in the worst."""
+"""Quantile risk minimization (EQRM): do well in most domains that might come, not on average and not in the worst."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ _POINTS, _ROUNDS = 256, 7
 
 
 class EQRM(Algorithm):
-    """min over theta of F^-1(alpha), F(r) = mean_e Phi((r - L_e) / h), h = 1.06 * std_e(L_e) * E^(-1/5).
+    r"""Minimize a high quantile of the estimated distribution of the domains' losses.
 
-    Eastwood, Robey, Singh, von Kuegelgen, Hassani, Pappas and Schoelkopf, "Probable Domain Generalization via Quantile
-    Risk Minimization", NeurIPS 2022. L_e is the loss of domain e of E, F a kernel estimate of how the domains' losses
-    are distributed, h its bandwidth, which depends on theta, too. The first steps are ERM's; then the optimizer starts
-    afresh with a smaller learning rate.
+    $$
+    \min_\theta F^{-1}(\alpha), \qquad F(r) = \frac{1}{E} \sum_e \Phi\Big(\frac{r - L_e}{h}\Big), \qquad
+    h = 1.06\; \mathrm{std}_e(L_e)\; E^{-1/5}
+    $$
 
-    Departures from the paper: none known. From the authors' code and DomainBed's, which find the quantile by bisection
-    and differentiate its result as c * low + (1 - c) * high, c constant: low and high lie around the least and the
-    greatest loss, so other domains matter by h alone. Here the derivative is the quantile's, by the implicit function
-    theorem. Also, losses of all domains come from one pass where no live batch norm would see them mixed (theirs pass
-    domain by domain); a deviation of theirs below 1e-6 counts as 1e-6.
+    $L_e$ is the loss of domain $e$ of $E$ and $\Phi$ the normal distribution function. $F$ is a kernel estimate of the
+    distribution of the domains' losses; its bandwidth $h$ depends on $\theta$, too. The first `eqrm_burnin_iters` steps
+    are ERM's; then the optimizer starts afresh with a smaller learning rate.
+
+    Reference:
+        Eastwood, Robey, Singh, von Kuegelgen, Hassani, Pappas and Schoelkopf, "Probable Domain Generalization via
+        Quantile Risk Minimization", NeurIPS 2022.
+
+    Departures from the paper: none known.
+
+    Departures from the authors' code and from DomainBed's: these find the quantile by bisection and differentiate its
+    result as $c \cdot \mathrm{low} + (1 - c) \cdot \mathrm{high}$, $c$ constant; $\mathrm{low}$ and $\mathrm{high}$ lie
+    around the least and the greatest loss, so other domains matter by $h$ alone. In this implementation the derivative
+    is the quantile's, by the implicit function theorem. Losses of all domains come from one pass where no live batch
+    norm would see them mixed (theirs pass domain by domain). A deviation of the losses below 1e-6 counts as 1e-6.
     """
 
     card = AlgorithmCard(
@@ -43,7 +53,7 @@ class EQRM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's, but that the burn-in is whole."""
+        """Hyperparameters of EQRM; defaults and draws are DomainBed's, but for a burn-in that is a whole number."""
 
         eqrm_quantile: float = hparam(
             0.75, uniform(0.5, 0.99), help="alpha, the share of domains to be good in", within="(0, 1)"
@@ -54,7 +64,7 @@ class EQRM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where the objective changes."""
+        """Take one step; drop the optimizer's moments where the objective changes."""
         if self.step == self.hparams.eqrm_burnin_iters:
             self.optimizer = self.new_optimizer(self.parameters(), lr=self.hparams.eqrm_lr)
         risks = feature_losses(self, self.domain_features(batches), batches)
@@ -65,25 +75,36 @@ class EQRM(Algorithm):
 
 
 def quantile(risks: Tensor, alpha: float) -> Tensor:
-    """F^-1(alpha), a differentiable scalar, F the Gaussian kernel density estimate from `risks` (E,)."""
+    """Compute a quantile of the Gaussian kernel density estimate of the domains' losses.
+
+    Args:
+        risks: Losses of the domains (E,), at least two.
+        alpha: The share of the distribution below the quantile, in (0, 1).
+
+    Returns:
+        A scalar, differentiable with respect to `risks`.
+    """
     bandwidth = 1.06 * risks.var().clamp_min(1e-12).sqrt() * len(risks) ** -0.2
     with torch.no_grad():
+        # The quantile lies between those of two distributions: all losses at the least, and all at the greatest.
         reach = NormalDist().inv_cdf(alpha) * bandwidth
         low, high = risks.min() + reach, risks.max() + reach
         share = torch.linspace(0, 1, _POINTS, dtype=risks.dtype, device=risks.device)
-        # Narrow it down to the two neighbours of alpha among many points, all at once: no value is read on the host.
+        # Narrow the interval down to the two neighbors of alpha among many points, all at once: no value is read on the
+        # host, as a bisection would at each of its steps.
         for _ in range(_ROUNDS):
             points = low + share * (high - low)
             below = (_cdf(points, risks, bandwidth) < alpha).sum().clamp(1, _POINTS - 1)
             low, high = points.gather(0, torch.stack([below - 1, below]))
         found = (low + high) / 2
         density = torch.exp(-(((found - risks) / bandwidth) ** 2) / 2).mean() / (bandwidth * (2 * torch.pi) ** 0.5)
-    # One step of Newton's: its value is the quantile, and so is its derivative, as `found` and `density` are constants.
+    # One step of Newton's method: its value is the quantile and its derivative is the quantile's derivative, as `found`
+    # and `density` are constants.
     result: Tensor = found - (_cdf(found[None], risks, bandwidth).squeeze(0) - alpha) / density
     return result
 
 
 def _cdf(points: Tensor, risks: Tensor, bandwidth: Tensor) -> Tensor:
-    """F at each of the points (P,)."""
+    """Compute F at each of the points (P,)."""
     values: Tensor = torch.special.ndtr((points[:, None] - risks) / bandwidth)
     return values.mean(dim=1)

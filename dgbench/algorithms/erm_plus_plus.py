@@ -1,4 +1,4 @@
-"""ERM++: the classifier first, then everything, and the running mean of the weights predicts."""
+"""ERM++: train the classifier first, then everything, and predict by the running mean of the weights."""
 
 from __future__ import annotations
 
@@ -16,22 +16,33 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class ERMPlusPlus(Algorithm):
-    """min over theta of ERM's loss, at first over the classifier alone; the mean of theta_t, t >= 599, predicts.
+    r"""Train the classifier first, then the whole network, and predict by the running mean of the weights.
 
-    Teterwak, Saito, Tsiligkaridis, Saenko and Plummer, "ERM++: An Improved Baseline for Domain Generalization",
-    WACV 2025. theta_t are the weights after t optimizer steps; until t = sma_start the latest predict, then the mean
-    of those from one step before. `live` is the network that learns, `network` the mean.
+    $$
+    \min_\theta L(\theta), \qquad
+    \bar\theta_t = \begin{cases}
+    \theta_t & t < t_0 \\
+    \frac{1}{t - t_0 + 2} \sum_{s = t_0 - 1}^{t} \theta_s & t \ge t_0
+    \end{cases}
+    $$
 
-    This is what DomainBed's plain training script does of the paper's recipe. The rest is had by settings, or not:
-    `schedule` and `warmup_steps` in place of the paper's schedule, which lowers the rate where the validation loss
-    stands still (DomainBed has that in a script of its own that its sweeps don't run); `batch_norm="live"` and
-    `backbone` for its live batch norm and its stronger initial weights; validation data are never trained on.
+    $L$ is ERM's loss, at first over the classifier alone; $\theta_t$ are the weights after $t$ optimizer steps and
+    $t_0$ is `sma_start`; $\bar\theta_t$ predicts. `live` is the network that learns, `network` the mean.
+
+    This is as much of the paper's recipe as DomainBed's plain training script does. The rest is had by settings, or
+    not: `schedule` and `warmup_steps` in place of the paper's schedule, which lowers the rate where the validation loss
+    stands still (DomainBed has that in a separate script that its sweeps don't run); `batch_norm="live"` and `backbone`
+    for its live batch norm and its stronger initial weights; validation data are never trained on.
+
+    Reference:
+        Teterwak, Saito, Tsiligkaridis, Saenko and Plummer, "ERM++: An Improved Baseline for Domain Generalization",
+        WACV 2025.
 
     Departures from DomainBed's code: no gradient by the featurizer in the first phase (there it is computed and not
-    used); with live batch norm, the mean's statistics see each minibatch from sma_start on. There they do from the
-    first step: until sma_start what predicts has seen the last minibatch twice, and of those passes the last enters the
-    mean, while each other is overwritten by the next step. Its count of batches is the live network's. As there, with
-    linear_steps = n the classifier learns alone for n + 1 steps.
+    used); with live batch norm, the mean's statistics see each minibatch from `sma_start` on. There they do from the
+    first step: until `sma_start` the predicting network has seen the last minibatch twice, and of those passes the last
+    enters the mean, while each other is overwritten by the next step. Its count of batches is the live network's. As
+    there, with `linear_steps` = n the classifier learns alone for n + 1 steps.
     """
 
     card = AlgorithmCard(
@@ -44,7 +55,7 @@ class ERMPlusPlus(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's; `sma_start` is a constant there."""
+        """Hyperparameters of ERM++; defaults and draws are DomainBed's, where `sma_start` is a constant."""
 
         linear_steps: int = hparam(
             500, help="last step, counted from 0, in which the classifier learns alone", within="[0, inf)"
@@ -59,19 +70,23 @@ class ERMPlusPlus(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """The network that the run was given becomes the mean, so that whoever takes it to predict takes the mean."""
+        """Copy the network: the copy, `live`, learns, and `network` becomes the mean.
+
+        So everything else that predicts by `network` (adapters, saving) takes the mean.
+        """
         self.live = copy.deepcopy(self.network)
         self.network.requires_grad_(False)
 
     def build_optimizers(self) -> None:
-        """One for the classifier alone, one for all that learns."""
+        """Create one optimizer for the classifier alone and one for all that learns."""
         self.linear_optimizer = self.new_optimizer(self.live.classifier.parameters(), lr=self.hparams.linear_lr)
         self.optimizer = self.new_optimizer(self.live.parameters())
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step of the live network, then one of the mean."""
+        """Take one step of the live network, then one of the mean."""
         if self.step == 0:
-            self.live.load_state_dict(self.network.state_dict())  # What was done to the network since it was built.
+            # Take over changes made to `network` since `build` copied it: nothing has been trained yet.
+            self.live.load_state_dict(self.network.state_dict())
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         everything = self.step > self.hparams.linear_steps
         with torch.set_grad_enabled(everything):
@@ -86,7 +101,7 @@ class ERMPlusPlus(Algorithm):
 
     @torch.no_grad()
     def _average(self, x: Tensor) -> None:
-        """mean += (live - mean) / (n + 1) after n means; before the start it is the live network."""
+        """Move the mean by (live - mean) / (n + 1) after n means; before the start set it to the live network."""
         averaged = self.step + 2 - self.hparams.sma_start
         pairs = list(zip(self.network.state_dict().values(), self.live.state_dict().values(), strict=True))
         floats = [(mean, live) for mean, live in pairs if mean.is_floating_point()]
@@ -98,6 +113,6 @@ class ERMPlusPlus(Algorithm):
             self.network(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the mean; in training, of the network that learns."""
+        """Return the logits (B, classes) of the mean; in training mode, of the network that learns."""
         logits: Tensor = (self.live if self.training else self.network)(x)
         return logits
