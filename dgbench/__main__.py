@@ -1,4 +1,10 @@
-"""The console command: `dgbench COMMAND ...` is `python -m dgbench.COMMAND ...`."""
+"""Run the console command: `dgbench COMMAND ...` is `python -m dgbench.COMMAND ...`.
+
+dgbench launch runs/quick --sweep quickstart     ten methods on real digits, in 3 minutes
+dgbench status runs/quick                        how far it is
+dgbench collect runs/quick                       its tables
+dgbench train --algorithm VREx --dataset RotatedDigits --test 75
+"""
 
 from __future__ import annotations
 
@@ -8,39 +14,55 @@ from collections.abc import Sequence
 
 from dgbench import cli
 from dgbench.core.errors import UserError
+from dgbench.core.version import __version__
 from dgbench.core.wording import unknown
 
+OF_SWEEPS = {
+    "launch": "start, resume or finish a sweep",
+    "status": "how far a sweep is, and what failed why",
+    "retry": "let failed runs run again, and launch",
+    "cancel": "have the running runs of a sweep, on any machine, save and stop",
+    "delete_incomplete": "remove what unfinished runs left, but for those under way",
+    "prune": "remove weights that no run reads any more, and runs that the sweep no longer asks for",
+}
+"""Name -> what `--help` says of it. Each is short for `dgbench sweep NAME`."""
+
 COMMANDS = {
-    "sweep": "launch sweeps; see how far they are; mend and tidy them",
     "collect": "print the tables of a sweep, ours or DomainBed's",
-    "train": "one run by hand",
-    "list": "what algorithms, averages, mergers, adapters, data sets and sweeps there are",
+    "export": "write a sweep as a folder that DomainBed's collector reads",
+    "train": "train one run, in this process, and print its table",
+    "list": "print what algorithms, averages, mergers, adapters, data sets and sweeps there are",
     "download": "fetch a data set, organise files that you have, or check what is there",
     "check": "hold algorithms, ours or yours, to what every algorithm must do",
-    "export": "write a sweep as a folder that DomainBed's collector reads",
+    "sweep": "the commands above `collect`, by one name: `dgbench sweep launch`",
 }
+"""Name of a module in `dgbench` -> what `--help` says of its command."""
 
 
 def usage() -> str:
-    """List the commands."""
-    lines = ["usage: dgbench COMMAND ...", ""]
-    lines += [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
-    return "\n".join([*lines, "", "`dgbench COMMAND --help` says more."])
+    """Return the list of commands, each with a line, and the examples of this module's docstring."""
+    lines = [f"  {name:<18} {text}" for name, text in (OF_SWEEPS | COMMANDS).items()]
+    more = "`dgbench COMMAND --help` says more; `dgbench --version` prints the version."
+    return "\n".join(["usage: dgbench COMMAND ...", "", *lines, "", cli.examples(__doc__), "", more])
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Run a command; return its exit code."""
+    """Run a command, by the first word of `argv`, with the others; return its exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
-    if argv[0] not in COMMANDS:
-        raise UserError(unknown("command", argv[0], COMMANDS))
-    module = importlib.import_module(f"dgbench.{argv[0]}")
-    return int(module.main(argv[1:]))
+    if argv[0] == "--version":
+        print(f"dgbench {__version__}")
+        return 0
+    name, words = ("sweep", argv) if argv[0] in OF_SWEEPS else (argv[0], argv[1:])
+    if name not in COMMANDS:
+        raise UserError(unknown("command", name, OF_SWEEPS | COMMANDS))
+    module = importlib.import_module(f"dgbench.{name}")
+    return int(module.main(words))
 
 
 def main() -> int:
-    """Run the console script; return its exit code."""
+    """Run the console command of this process's arguments; return its exit code."""
     return cli.run(dispatch)
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: flags in either spelling, and wrong input told in full with exit code 2."""
+"""Parse the words of a command, flags in either spelling, and report wrong input in full with exit code 2."""
 
 from __future__ import annotations
 
@@ -24,23 +24,73 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 _UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
+class _Folder(argparse.Action):
+    """The plain words of a command line that name folders; `Parser.add_folder` makes it."""
+
+    def __init__(self, *args: Any, flag: str, prog: str, several: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.flag, self.prog, self.several = flag, prog, several
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values)
+
+    def folders(self, words: Sequence[str], flagged: Path | Sequence[Path] | None) -> Path | list[Path]:
+        """Combine plain words with the value of the flag; raise `UserError` if none, or different ones, are given."""
+        by_flag = [flagged] if isinstance(flagged, Path) else list(flagged or ())
+        # `runs/a/` and `runs/a` are one folder; the first spelling is kept for messages.
+        plain, typed = ({os.path.abspath(p): p for p in paths} for paths in (map(Path, words), by_flag))
+        if not plain | typed:
+            raise UserError(
+                f"name the sweep's folder, as in `{self.prog} runs/mine` or by --{self.flag}; a plain argument goes "
+                "before flags that take several words"
+            )
+        if plain and typed and plain.keys() != typed.keys():
+            both = " and ".join(", ".join(map(str, given.values())) for given in (plain, typed))
+            raise UserError(f"the folder is given twice, and differs: {both} (--{self.flag})")
+        found = list((plain or typed).values())
+        if not self.several and len(found) > 1:
+            raise UserError(f"`{self.prog}` takes one folder, not {', '.join(map(str, found))}")
+        return found if self.several else found[0]
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes `--input_dir` and `--input-dir` alike and raises `UserError`, never exits.
 
-    Flags are not abbreviated: an unknown one is told with the nearest that exists, and all of them at once.
+    Flags are not abbreviated. Unknown flags are reported all at once, each with the nearest that exists.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self._negative_number_matcher = re.compile(r"-\.?\d")  # domains may be called -90%
 
+    def add_folder(self, name: str, help: str, *, several: bool = False) -> None:
+        """Declare a sweep's folder, which is given as a plain argument or by its flag.
+
+        Args:
+            name: The flag without dashes; `parse_args` puts a `Path` under this name, or a list where there may be
+                several.
+            help: What `--help` says of it.
+            several: Whether several folders may be given.
+        """
+        many: dict[str, Any] = {"nargs": "+"} if several else {}
+        words: dict[str, Any] = {"flag": name, "prog": self.prog, "several": several}
+        plain = self.add_argument("folder", nargs="*", action=_Folder, metavar="DIR", help=help, **words)
+        self.set_defaults(_folder=plain)  # of several subcommands, parsing then finds that of the one that was called
+        self.add_argument(f"--{name}", type=Path, metavar="DIR", help="the same, by a flag", **many)
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; raise a `UserError` that names each word without a flag, and each impossible path."""
         found, rest = self.parse_known_args(args, namespace)
-        if rest:
+        plain: _Folder | None = vars(found).pop("_folder", None)
+        if rest and (plain is None or any(word.startswith("-") for word in rest)):
             options = sorted(set(_long_options(self)))
             raise UserError(*(_unrecognised(word, options) for word in rest))
         problems = Problems()
+        if plain:
+            # Python before 3.13 matches `*` with nothing if a flag comes first; the folder is left over then.
+            words = [*vars(found).pop("folder"), *rest]
+            with problems.collecting():
+                setattr(found, plain.flag, plain.folders(words, getattr(found, plain.flag)))
         for flag, path in _paths(self, found):
             with problems.collecting():
                 check_path(path, flag)
@@ -56,6 +106,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError` with argparse's own message; argparse calls this."""
         raise UserError(message)
+
+
+def examples(doc: str) -> str:
+    """Return the indented lines of a docstring under a heading, as `--help` ends with them.
+
+    >>> examples("Do it.\\n\\n    dgbench do\\n\\nMore.")
+    'examples:\\n  dgbench do'
+    """
+    return "\n".join(["examples:", *(line[2:] for line in doc.splitlines() if line.startswith("    "))])
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -126,7 +185,7 @@ def _paths(parser: argparse.ArgumentParser, found: argparse.Namespace) -> Iterat
         value = getattr(found, action.dest, None) if action.type is Path else None
         for path in value if isinstance(value, list) else [value]:
             if path is not None:
-                yield action.option_strings[-1], path
+                yield action.option_strings[-1] if action.option_strings else str(action.metavar), path
 
 
 def _long_options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -1,15 +1,15 @@
-"""`python -m dgbench.collect`: the tables of a sweep, finished or not, of dgbench or of DomainBed."""
+"""Print the tables of sweeps, finished or not, made by dgbench or by DomainBed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.wording import unknown
+from dgbench.core.wording import printable, unknown
 from dgbench.plan import planfile
 from dgbench.report import domainbed
 from dgbench.report.render import FORMATS
@@ -18,9 +18,15 @@ from dgbench.report.select import SELECTORS, default_selectors, selectors
 from dgbench.report.tables import Columns, build
 from dgbench.store.files import write_atomic
 
+_JOINED: Mapping[str, Callable[[str, str], str]] = {
+    "text": lambda folder, tables: f"======== {printable(folder)}\n{tables}",
+    "markdown": lambda folder, tables: f"## {printable(folder)}\n\n{tables}",
+}
+"""Format -> how the tables of one of several folders are headed, for the formats that can hold several."""
+
 
 def open_results(root: Path) -> Results:
-    """Read the results in a folder of either kind; raises `UserError` if it is neither."""
+    """Read the results in a sweep's folder, dgbench's or DomainBed's; raise `UserError` if it is neither."""
     if not root.is_dir():
         raise UserError(f"--input_dir {root}: there is no such folder")
     if (root / planfile.FILE).exists():
@@ -35,7 +41,7 @@ def open_results(root: Path) -> Results:
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench collect", description=__doc__)
-    found.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep, dgbench's or DomainBed's")
+    found.add_folder("input_dir", "folders of sweeps, dgbench's or DomainBed's", several=True)
     found.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
     found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
     found.add_argument(
@@ -63,14 +69,22 @@ def main(argv: Sequence[str]) -> int:
         problems.add(unknown("format", args.format, FORMATS))
     if args.output and not args.output.parent.is_dir():
         problems.add(f"--output {args.output}: there is no folder {args.output.parent}")
-    with problems.collecting():
-        results = open_results(args.input_dir)
+    if len(args.input_dir) > 1 and args.format not in _JOINED:
+        problems.add(f"--format {args.format} holds one sweep: collect {len(args.input_dir)} folders one by one")
+    found = []
+    for folder in args.input_dir:
+        with problems.collecting():
+            found.append(open_results(folder))
     problems.raise_if_any()
-    report = build(results, chosen or default_selectors(results), args.partial, args.columns)
-    if args.strict and report.warnings:
+    reports = [build(results, chosen or default_selectors(results), args.partial, args.columns) for results in found]
+    warnings = dict.fromkeys(warning for report in reports for warning in report.warnings)
+    if args.strict and warnings:
         ways = "make them anew alike, put them into folders of their own, or leave out --strict"
-        raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")
-    content = FORMATS[args.format](report)
+        raise UserError(*warnings, f"--strict: runs of one table were made differently: {ways}")
+    parts = [FORMATS[args.format](report) for report in reports]
+    if len(parts) > 1:
+        parts = [_JOINED[args.format](str(folder), part) for folder, part in zip(args.input_dir, parts, strict=True)]
+    content = "\n".join(parts)
     if args.output:
         write_atomic(args.output, content.encode())
         print(f"wrote {args.output}")

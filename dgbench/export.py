@@ -1,4 +1,4 @@
-"""`python -m dgbench.export`: a sweep's finished runs in the format of another suite."""
+"""Write a sweep's finished runs in the format of another suite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS = ("domainbed",)
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench export", description=__doc__)
-    found.add_argument("--input_dir", type=Path, required=True, help="folder of a sweep")
+    found.add_folder("input_dir", "the sweep's folder")
     found.add_argument("--output_dir", type=Path, required=True, help="folder to write to: new, or empty")
     found.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
     return found

@@ -1,9 +1,10 @@
-"""Sweeps: launch, look at, mend and tidy them. The truth is in the sweep's folder.
+"""Launch sweeps, see how far they are, mend and tidy them. Everything about a sweep is in its folder.
 
-    python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir runs/quick
-    python -m dgbench.sweep status --output_dir runs/quick
+    dgbench launch runs/quick --sweep quickstart
+    dgbench status runs/quick
 
-`launch` is reconciling: the same command starts, resumes and finishes a sweep; twice is harmless; two at once share it.
+`launch` brings the folder to what was asked for: it starts, resumes and finishes a sweep, and without a request it goes
+on with the folder's own. Launching twice is harmless; two launches at once share the work.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import orjson
 
 from dgbench import cli
+from dgbench.__main__ import OF_SWEEPS
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
@@ -25,7 +27,7 @@ from dgbench.core.site import split_include
 from dgbench.core.wording import grouped, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
-from dgbench.launchers.reconcile import Sweep
+from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.asking import merge_flags_over_file, read_sweep_file
 from dgbench.plan.cost import cost_of
@@ -42,7 +44,9 @@ def parser() -> cli.Parser:
     """Declare the flags of all subcommands."""
     top = cli.Parser(prog="dgbench sweep", description=__doc__.partition("\n")[0])
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {name: commands.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    made = {name: commands.add_parser(name, prog=f"dgbench {name}", help=text) for name, text in OF_SWEEPS.items()}
+    for command in made.values():
+        command.add_folder("output_dir", "the sweep's folder")
     launch = made["launch"]
     launch.add_argument("--sweep", type=Path, metavar="FILE", help="a sweep declared in TOML; flags win over it")
     add_options(launch, (*ASKING, *SETTING, *EXECUTING))
@@ -58,16 +62,13 @@ def parser() -> cli.Parser:
     asking = {"launch": "launching", "retry": "running files", "delete_incomplete": "removing", "prune": "removing"}
     for name, doing in asking.items():
         made[name].add_argument("--skip_confirmation", action="store_true", help=f"don't ask before {doing}")
-    for command in made.values():
-        command.add_argument("--output_dir", type=Path, required=True, help="the sweep's folder")
     return top
 
 
 def main(argv: Sequence[str]) -> int:
     """Run a subcommand; return its exit code: 0, or 1 if runs failed or are missing."""
     args = parser().parse_args(argv)
-    call, _ = COMMANDS[args.command]
-    return call(args)
+    return _CALLS[args.command](args)
 
 
 def _launch(args: Any) -> int:
@@ -77,8 +78,7 @@ def _launch(args: Any) -> int:
     with problems.collecting():
         jobs = jobs_of(args)
     with problems.collecting():
-        asked = merge_flags_over_file(read_sweep_file(args.sweep) if args.sweep else {}, asked_of(args))
-        sweep = prepare(args.output_dir, asked, site_of(args), catalogue)
+        sweep = _requested(args, catalogue)
     problems.raise_if_any()
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
@@ -90,6 +90,20 @@ def _launch(args: Any) -> int:
     if _asks(args) and not _agreed_to_launch(sweep, jobs["retries"]):
         return 1
     return _execute(sweep, jobs)
+
+
+def _requested(args: Any, catalogue: Catalogue) -> Sweep:
+    """Plan what flags and file ask for, or else what the folder was asked for before."""
+    asked = asked_of(args)
+    if args.sweep:
+        asked = merge_flags_over_file(read_sweep_file(args.sweep), asked)
+    if asked:
+        return prepare(args.output_dir, asked, site_of(args), catalogue)
+    if not (args.output_dir / FILE).is_file():
+        raise UserError(
+            f"{args.output_dir} holds no sweep to go on with: ask for one by --sweep, or by --algorithms and --datasets"
+        )
+    return reopen(args.output_dir, **places_of(args))
 
 
 def _tested(runs: Iterable[Run]) -> Iterable[str]:
@@ -198,7 +212,7 @@ def _status(args: Any) -> int:
 def _cancel(args: Any) -> int:
     read_plan(args.output_dir)
     Store(args.output_dir).request_cancel()
-    print("asked: running runs save and stop within seconds; launch again to go on")
+    print(f"asked: running runs save and stop within seconds; to go on: {go_on(args.output_dir)}")
     return 0
 
 
@@ -242,15 +256,14 @@ def _list(before: str, found: Iterable[str]) -> None:
         print(f"{before}{len(lines) - _LISTED:,} more")
 
 
-COMMANDS: Mapping[str, tuple[Callable[[Any], int], str]] = {
-    "launch": (_launch, "start, resume or finish a sweep"),
-    "retry": (_retry, "let failed runs run again, and launch"),
-    "status": (_status, "how far a sweep is, and what failed why"),
-    "cancel": (_cancel, "ask whoever executes runs of this sweep, anywhere, to save and stop"),
-    "delete_incomplete": (_delete_incomplete, "remove what unfinished runs left, but for those that somebody executes"),
-    "prune": (_prune, "remove weights that no run reads any more, and runs that the sweep no longer asks for"),
+_CALLS: Mapping[str, Callable[[Any], int]] = {
+    "launch": _launch,
+    "status": _status,
+    "retry": _retry,
+    "cancel": _cancel,
+    "delete_incomplete": _delete_incomplete,
+    "prune": _prune,
 }
-"""Name -> what it calls, and what `--help` says of it."""
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

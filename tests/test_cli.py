@@ -53,6 +53,64 @@ def test_what_argparse_refuses_is_a_user_error(parser: Parser) -> None:
         parser.parse_args([])
 
 
+@pytest.fixture
+def placed() -> Parser:
+    """Two subcommands: `one` takes one folder, `many` takes several."""
+    made = Parser(prog="dgbench test")
+    commands = made.add_subparsers(dest="command", required=True)
+    for name in ("many", "one"):
+        command = commands.add_parser(name, prog=f"dgbench {name}")
+        command.add_folder("input_dir", "the folder", several=name == "many")
+        command.add_argument("--n", type=int)
+        command.add_argument("--names", nargs="+")
+    return made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["one", "runs/a"],
+        ["one", "runs/a", "--n", "3"],
+        ["one", "--n", "3", "runs/a"],
+        ["one", "--names", "x", "y", "--n", "3", "runs/a"],
+        ["one", "--input-dir", "runs/a"],
+        ["one", "runs/a", "--input_dir", "runs/a/"],
+        ["one", "--", "runs/a"],
+    ],
+)
+def test_a_folder_is_a_plain_argument_or_a_flag(placed: Parser, words: list[str]) -> None:
+    found = placed.parse_args(words)
+    assert found.input_dir == Path("runs/a")
+    assert not {"folder", "_folder"} & vars(found).keys()
+
+
+def test_several_folders_are_taken_in_their_order_each_once(placed: Parser) -> None:
+    for words in (["many", "b", "a", "b/"], ["many", "--input_dir", "b", "a"], ["many", "b", "--n", "1", "a"]):
+        assert placed.parse_args(words).input_dir == [Path("b"), Path("a")]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["one"], "name the sweep's folder, as in `dgbench one runs/mine` or by --input_dir"),
+        (["many", "--names", "x", "runs/a"], "a plain argument goes before flags that take several words"),
+        (["one", "a", "--input_dir", "b"], r"the folder is given twice, and differs: a and b \(--input_dir\)"),
+        (["many", "a", "b", "--input_dir", "a"], "given twice, and differs: a, b and a"),
+        (["one", "a", "--n", "3", "b"], "`dgbench one` takes one folder, not a, b"),
+        (["one", "a" * 300], "File name too long"),
+    ],
+)
+def test_no_folder_or_different_ones_are_refused(placed: Parser, words: list[str], why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        placed.parse_args(words)
+
+
+def test_an_unknown_flag_is_told_rather_than_the_words_behind_it(placed: Parser) -> None:
+    with pytest.raises(UserError) as caught:
+        placed.parse_args(["one", "a", "--nn", "3"])
+    assert caught.value.problems == ("unknown flag '--nn': did you mean '--n'?", "unexpected argument '3'")
+
+
 def test_ctrl_c_is_told_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     def main(argv: Sequence[str]) -> int:
         raise KeyboardInterrupt

@@ -63,6 +63,21 @@ def test_every_format(own: Path, name: str, capsys: pytest.CaptureFixture[str]) 
     assert "leave-one-domain-out cross-validation" not in said
 
 
+def test_folders_are_plain_arguments_and_several_are_collected_in_turn(
+    own: Path, foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = []
+    for folder in (own, foreign):
+        assert main([str(folder), "--selector", "oracle"]) == 0
+        single.append(capsys.readouterr().out)
+    assert main([str(own), str(foreign), "--selector", "oracle"]) == 0
+    assert capsys.readouterr().out == f"======== {own}\n{single[0]}\n======== {foreign}\n{single[1]}"
+    assert main([str(own), str(foreign), "--selector", "oracle", "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.startswith(f"## {own}\n\n### ")
+    assert cli.run(main, [str(own), str(foreign), "--format", "csv"]) == 2
+    assert capsys.readouterr().err == "dgbench: error: --format csv holds one sweep: collect 2 folders one by one\n"
+
+
 def test_output_goes_to_a_file(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "t.json"
     assert main(["--input_dir", str(own), "--format", "json", "--output", str(out)]) == 0

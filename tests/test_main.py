@@ -10,14 +10,33 @@ import pytest
 from dgbench import __main__ as console
 from dgbench import cli
 from dgbench.core.errors import UserError
+from dgbench.core.version import __version__
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
 def test_alone_it_says_what_there_is(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert console.dispatch(words) == 0
     said = capsys.readouterr().out
-    for name, text in console.COMMANDS.items():
-        assert f"  {name:<9} {text}\n" in said
+    for name, text in (console.OF_SWEEPS | console.COMMANDS).items():
+        assert f"  {name:<18} {text}\n" in said
+    assert "\nexamples:\n" in said
+
+
+def test_it_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.dispatch(["--version"]) == 0
+    assert capsys.readouterr().out == f"dgbench {__version__}\n"
+
+
+@pytest.mark.parametrize("command", console.OF_SWEEPS)
+def test_commands_of_sweeps_go_without_that_word(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in ([command], ["sweep", command]):
+        with pytest.raises(SystemExit) as end:
+            console.dispatch([*words, "--help"])
+        assert end.value.code == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert said[0].startswith(f"usage: dgbench {command} ")
 
 
 def test_an_unknown_command_is_told_with_the_nearest(
@@ -37,8 +56,12 @@ def test_words_behind_the_command_are_its_own(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib, "import_module", imported)
     monkeypatch.setattr(sys, "argv", ["dgbench", "list", "sweeps", "--help"])
     assert console.main() == 7
-    assert console.dispatch(["sweep"]) == 7
-    assert called == [("dgbench.list", ["sweeps", "--help"]), ("dgbench.sweep", [])]
+    assert console.dispatch(["sweep"]) == console.dispatch(["status", "a"]) == 7
+    assert called == [
+        ("dgbench.list", ["sweeps", "--help"]),
+        ("dgbench.sweep", []),
+        ("dgbench.sweep", ["status", "a"]),
+    ]
 
 
 @pytest.mark.parametrize("command", console.COMMANDS)

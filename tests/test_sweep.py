@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -126,6 +127,21 @@ def test_a_sweep_grows_and_keeps_what_is_done(copy: Path) -> None:
     after = records(copy)
     assert {id: after[id] for id in before} == before
     assert set(leases(copy).values()) == {1}
+
+
+def test_a_folder_alone_goes_on_with_what_it_was_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "my sweep"
+    assert "holds no sweep to go on with: ask for one by --sweep, or by --algorithms" in launch(root, code=2)
+    launch(root, *digits("ERM"))
+    (first, *_) = sorted((root / "runs").iterdir())
+    shutil.rmtree(first)
+    before = (root / "sweep.json").read_bytes(), (root / "plan.json").read_bytes()
+    words = [sys.executable, "-m", "dgbench", "launch", str(root), "--jobs", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 done"), done.stderr
+    assert ((root / "sweep.json").read_bytes(), (root / "plan.json").read_bytes()) == before
+    assert states(root) == {("ERM", "done"): 2}
+    assert "name at least one of --algorithms" in launch(root, "--n_trials", "2", code=2)
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
@@ -316,12 +332,12 @@ def slow_words(place: Path) -> list[str]:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def begun(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A launch in `tmp_path`/sweep whose runs are under way and take seconds more."""
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "slow").touch()
     words = command("launch", tmp_path / "sweep", *slow_words(tmp_path))
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300
         while len(list(tmp_path.glob("sweep/runs/*/checkpoint.pt"))) < 2:
@@ -331,7 +347,7 @@ def begun(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def ids_in(root: Path, state: State) -> list[str]:
@@ -339,10 +355,11 @@ def ids_in(root: Path, state: State) -> list[str]:
     return [id for id, found in store.states(store.ids(), 0).items() if found is state]
 
 
-def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[str], tmp_path: Path) -> None:
     root, whole = tmp_path / "sweep", tmp_path / "whole"
     done = sweep("cancel", root)
     assert (done.returncode, done.stdout[:5]) == (0, "asked")
+    assert done.stdout.endswith(f"to go on: dgbench launch {root}\n")
     assert begun.wait(timeout=300) == 1
     waiting = ids_in(root, State.WAITING)
     assert len(waiting) == 2
@@ -354,7 +371,18 @@ def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[bytes], tmp_path:
         assert "resumed at step" in (root / "runs" / id / "log.txt").read_text()
 
 
-def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_ctrl_c_says_which_command_goes_on(begun: subprocess.Popen[str], tmp_path: Path) -> None:
+    begun.send_signal(signal.SIGINT)
+    assert begun.wait(timeout=300) == 1
+    assert begun.stdout is not None
+    *_, counts, last = begun.stdout.read().splitlines()
+    assert (counts, last) == ("2 left", f"to go on: dgbench launch {tmp_path / 'sweep'}")
+    (tmp_path / "slow").unlink()
+    done = subprocess.run([sys.executable, "-m", *last.split()[3:]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Popen[str], tmp_path: Path) -> None:
     root = tmp_path / "sweep"
     assert len(ids_in(root, State.RUNNING)) == 2
     done = sweep("delete_incomplete", root)

@@ -5,6 +5,7 @@ Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execut
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -140,7 +141,7 @@ class Sweep:
             try:
                 self.build_caches()
             except Stopped:
-                print("stopped while images are decoded: launch again to go on")
+                print(f"stopped while images are decoded; to go on: {go_on(self.root)}")
                 return 1
         jobs = jobs or len(gpus) * jobs_per_gpu or usable_cores()
         with progress(self.store, self.plan.runs, jobs) as observer, Interrupts() as interrupts:
@@ -157,6 +158,8 @@ class Sweep:
                 print(f"dgbench: error: {error}", file=sys.stderr)
                 return 1
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
+        if summary.left:
+            print(f"to go on: {go_on(self.root)}")
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
     def remarks(self) -> Iterator[str]:
@@ -194,6 +197,11 @@ class Sweep:
         """Make the argument of `dgbench.execute.job.preload`, which the process calls that runs are forked from."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
         return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}
+
+
+def go_on(root: Path) -> str:
+    """Return the command that goes on with the sweep of a folder, as a shell takes it."""
+    return f"dgbench launch {shlex.quote(str(root))}"
 
 
 def _held(dataset: Dataset) -> str:
