@@ -4,6 +4,8 @@
 # make mutants      change a module in one place after another, and print what its tests don't notice:
 #                   make mutants MODULE=FILE TESTS="FILE FOLDER" (default: those in the mirrored place) MOST=40 (default: all)
 # make check        set up, lint, type-check, and hold packages to their layers
+# make docs         set up, build the documentation into site/, without a network; a broken link is an error
+# make docs-serve   set up, show it at a local address while its pages change
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +17,7 @@ export UV_COMPILE_BYTECODE := 1
 # Big wheels over slow lines: uv's own limit is 30 seconds.
 export UV_HTTP_TIMEOUT := 300
 
-.PHONY: quickstart test fuzz mutants check setup clean
+.PHONY: quickstart test fuzz mutants check docs docs-serve setup clean
 
 quickstart: setup
 	$(BIN)/python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir $(OUT) --skip_confirmation $(FLAGS)
@@ -38,6 +40,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+docs-serve: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --livereload
+
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.txt pyproject.toml
@@ -48,4 +56,4 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

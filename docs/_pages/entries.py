@@ -1,0 +1,316 @@
+"""Pages of the catalogues: one an entry, from its card, its hyperparameters and its docstring, and one a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
+from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TASKS, Card, needs_of, with_values
+from dgbench.core.space import Draw, HparamSpec, Space, Value
+from docs._pages.docstrings import escaped, inline, parse, table
+
+Facts = Iterator[tuple[str, str]]
+"""Name -> Markdown."""
+
+KINDS = {
+    "algorithm": (
+        "algorithms",
+        "Algorithms",
+        "An algorithm trains one model on minibatches, one from each training domain.",
+    ),
+    "average": ("averages", "Averages", "An average watches a run's weights along its training: `ERM+SWAD`."),
+    "merger": ("mergers", "Mergers", "A merger makes one predictor of finished runs: `ERM+DiWA`."),
+    "adapter": ("adapters", "Adapters", "An adapter changes a trained model at test time, without labels: `ERM+T3A`."),
+    "dataset": ("datasets", "Data sets", "Data in domains, each with classes that the others have too."),
+}
+"""Kind -> folder of its pages, title and first line of the index."""
+
+
+def pages(catalogue: Catalogue) -> dict[str, str]:
+    """Return the path in docs/ -> Markdown of every page."""
+    found = {}
+    for kind, (folder, _, _) in KINDS.items():
+        entries = catalogue.of_kind(kind)
+        found[f"{folder}/index.md"] = index(kind, entries)
+        shared = catalogue.get("algorithm", catalogue.baseline).space if kind == "algorithm" else ()
+        found |= {f"{folder}/{name}.md": page(entry, shared) for name, entry in entries.items()}
+    return found
+
+
+def page(entry: CatalogueEntry, shared: Space) -> str:
+    """Describe an entry; its hyperparameters that are in `shared` are listed apart."""
+    doc = parse(entry.doc)
+    sections = [f"# {entry.name}", doc.summary, doc.text, table(("", ""), list(_facts(entry)), "facts")]
+    for title, text in doc.sections.items():
+        sections += [f"## {title}", text]
+    sections += _hyperparameters(entry.space, shared)
+    if entry.kind == "dataset":
+        sections += _contents(entry)
+    sections += [
+        f'??? quote "Source: {_file(entry)}"\n\n    <div data-search-exclude markdown>\n\n'
+        + _code(Path(entry.file))
+        + "\n\n    </div>"
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _facts(entry: CatalogueEntry) -> Facts:
+    facts: Mapping[str, Callable[[CatalogueEntry], Facts]] = {
+        "algorithm": _algorithm,
+        "average": _average,
+        "merger": _merger,
+        "adapter": _adapter,
+        "dataset": _dataset,
+    }
+    if entry.card.paper:
+        yield "Paper", paper(entry.card)
+    yield from facts[entry.kind](entry)
+    yield "Source", f"`{_file(entry)}`"
+
+
+def paper(card: Card) -> str:
+    """Name a card's paper, as a link where its address is known."""
+    return f"[{inline(card.paper)}]({card.link})" if card.link else inline(card.paper)
+
+
+def _algorithm(entry: CatalogueEntry) -> Facts:
+    card = entry.card
+    yield "Cost", f"{card.forwards:g} forward and {card.backwards:g} backward passes a step, where ERM has one of each"
+    yield from _needs(entry)
+    if card.penalties:
+        base = (
+            ""
+            if card.base is None
+            else f"; at 0 what remains is {card.base or 'ERM'}{escaped(with_values(card.without))}"
+        )
+        yield "Penalties", ", ".join(f"`{name}`" for name in card.penalties) + base
+    if card.taught:
+        yield "Teacher", "learns from the logits of another row's best model, named by `teacher`"
+    if card.transductive:
+        yield "Transductive", "a prediction depends on the other inputs predicted with it"
+    for what, why in card.no_feedback.items():
+        yield "Averages", f"none can set {FEEDBACK[what]}: it {inline(why)}"
+    if card.syncs:
+        yield "On a GPU", f"a step waits for the device: {inline(card.syncs)}"
+    if card.unlike_domainbed:
+        yield "DomainBed's", inline(card.unlike_domainbed)
+    if card.experimental:
+        yield "Experimental", inline(card.experimental)
+
+
+def _average(entry: CatalogueEntry) -> Facts:
+    card = entry.card
+    yield "In rows", f"`ERM+{entry.name}`"
+    yield "Evaluated", "at every evaluation" if card.when == "always" else "once, when training is over"
+    yield "Cost", f"{card.copies:g} copies of the model in memory"
+    yield (
+        "Training",
+        (
+            f"changes {' and '.join(FEEDBACK[what] for what in card.feeds_back)}, so the row trains a run of its own"
+            if card.feeds_back
+            else "unchanged: the row costs no further run"
+        ),
+    )
+    yield (
+        "Batch norm",
+        "statistics are averaged like the weights"
+        if card.batch_norm == "averaged"
+        else "statistics are measured anew for the averaged weights",
+    )
+
+
+def _merger(entry: CatalogueEntry) -> Facts:
+    card = entry.card
+    yield "In rows", f"`ERM+{entry.name}`"
+    runs = (
+        "each run by itself, with the weights that it started from"
+        if card.each
+        else f"at least {card.min_members} runs of {'all trials' if card.all_trials else 'a trial'}"
+    )
+    models = f"averaged by {card.average}" if card.average else "at their best validation accuracy"
+    yield "Merges", f"{runs}; models {models}"
+    yield "Result", "several networks whose logits are averaged" if card.ensemble else "one network"
+    yield (
+        "Start",
+        "members must start from the same weights" if card.shared_init else "members may start from different weights",
+    )
+    if card.all_trials:
+        yield (
+            "Selection",
+            "nothing can be validated, as each example was trained on in some trial: there is one model and no error",
+        )
+    yield from _needs(entry)
+
+
+def _adapter(entry: CatalogueEntry) -> Facts:
+    card = entry.card
+    yield "In rows", f"`ERM+{entry.name}`"
+    yield "Cost", f"{card.forwards:g} forward and {card.backwards:g} backward passes a test batch"
+    if card.needs_source:
+        yield "Sees", "the training examples, before the first test batch"
+    if card.needs_features:
+        yield "Works on", "the features of one network, so not on an ensemble"
+    yield from _needs(entry)
+
+
+def _needs(entry: CatalogueEntry) -> Facts:
+    needs = [f"{entry.card.min_domains} training domains"] if getattr(entry.card, "min_domains", 1) > 1 else []
+    for need in needs_of(entry.card):
+        when = escaped(with_values(need.when))
+        if need.what == EAGER:
+            needs.append(f"training without `compile`{when}: it {inline(need.why)}")
+        elif need.what == DOMAINS:
+            least = f"as many as `{need.least}`" if isinstance(need.least, str) else str(need.least)
+            needs.append(f"{least} training domains{when}")
+        else:
+            needs.append(f"{NEEDS[need.what]}{when}")
+    if needs:
+        yield "Needs", "; ".join(needs)
+
+
+def _dataset(entry: CatalogueEntry) -> Facts:
+    card = entry.card
+    if card.unsupported:
+        yield "Not supported", inline(card.unsupported)
+    yield "Domains", str(len(card.domains)) if card.domains else "as found in the files"
+    if counts := card.parts or card.counts:
+        yield "Examples", f"{sum(counts.values()):,}"
+    yield "Classes", str(len(card.classes)) if card.classes else "as found in the files"
+    yield "Inputs", f"{card.input_kind}, {' x '.join(map(str, card.input_shape))}"
+    yield "Task", TASKS[card.task]
+    yield "Protocol", _protocol(entry)
+    yield "Score", card.metric
+    yield "Steps", f"{card.steps:,}, evaluated every {card.checkpoint_freq}"
+    if card.of_domainbed:
+        steps, every = (card.of_domainbed.get(name, getattr(card, name)) for name in ("steps", "checkpoint_freq"))
+        yield "DomainBed presets", f"{steps:,} steps, evaluated every {every}"
+    yield "Licence", inline(card.licence)
+    yield "From", _linked(card.source)
+    for mirror in card.mirrors:
+        yield "Or from", _linked(mirror)
+    if card.folder:
+        yield "Place", f"`DATA_DIR/{card.folder}`"
+    for file, why in card.known_bad.items():
+        yield "Known", f"`{file}`: {inline(why)}"
+    if card.note:
+        yield "Note", inline(card.note)
+
+
+def _protocol(entry: CatalogueEntry) -> str:
+    card = entry.card
+    if card.parts:
+        folds = f", in {len(card.domains)} folds" if len(card.domains) > 1 else ""
+        return f"its own split into {', '.join(card.parts)}{folds}"
+    if card.tested:
+        return f"{' and '.join(card.tested)} is tested, the other domains train"
+    return "leave one domain out"
+
+
+def _linked(source: str) -> str:
+    """Return a source as Markdown, with its addresses as links."""
+    return " ".join(f"<{word}>" if word.startswith("https://") else inline(word) for word in source.split())
+
+
+def _contents(entry: CatalogueEntry) -> list[str]:
+    """List a data set's domains and classes."""
+    card = entry.card
+    found = []
+    if card.counts:
+        rows = [(f"`{domain}`", f"{card.counts[domain]:,}") for domain in card.domains or card.counts]
+        found += ["## Domains", table(("domain", "examples"), rows)]
+    elif card.domains:
+        found += ["## Domains", ", ".join(f"`{domain}`" for domain in card.domains)]
+    if card.parts:
+        found += ["## Parts", table(("part", "examples"), [(f"`{part}`", f"{n:,}") for part, n in card.parts.items()])]
+    for name, counts in card.generations.items():
+        found += [
+            f"## {name}",
+            table(("domain", "examples"), [(f"`{domain}`", f"{n:,}") for domain, n in counts.items()]),
+        ]
+    if card.classes:
+        found += ["## Classes", ", ".join(f"`{name}`" for name in card.classes)]
+    return found
+
+
+def _hyperparameters(space: Space, shared: Space) -> list[str]:
+    own = [spec for spec in space if spec not in shared]
+    inherited = [spec for spec in space if spec in shared]
+    if not space:
+        return []
+    found = ["## Hyperparameters"]
+    if own:
+        found.append(_space(own))
+    if inherited:
+        found += [
+            "Those that every algorithm has:" if own else "None of its own. Those that every algorithm has:",
+            _space(inherited),
+        ]
+    return found
+
+
+def _space(space: list[HparamSpec]) -> str:
+    rows = []
+    for spec in space:
+        domain = ", ".join(f"`{option}`" for option in spec.options) or (f"`{spec.within}`" if spec.within else "any")
+        rows.append((f"`{spec.name}`", *_choice(spec.default, spec.draw), f"{spec.type}, {domain}", inline(spec.help)))
+        for trait, (default, draw) in spec.variants.items():
+            rows.append((f"with `{trait}`", *_choice(default, draw), "", ""))
+    return table(("name", "default", "drawn from", "values", "meaning"), rows)
+
+
+def _choice(default: Value, draw: Draw | None) -> tuple[str, str]:
+    shown = f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
+    return shown, f"`{draw}`" if draw else "not drawn"
+
+
+def _file(entry: CatalogueEntry) -> str:
+    return str(Path(entry.file).relative_to(PACKAGE.parent))
+
+
+def _code(file: Path) -> str:
+    """Return a file as a block of code that is indented as the content of an admonition."""
+    lines = ["```python", *file.read_text().splitlines(), "```"]
+    return "\n".join(f"    {line}" if line else "" for line in lines)
+
+
+def index(kind: str, entries: Mapping[str, CatalogueEntry]) -> str:
+    """List all entries of a kind in a table that readers can sort, and what DomainBed's versions do instead."""
+    _, title, text = KINDS[kind]
+    columns = {"algorithm": ("passes", "domains"), "dataset": ("domains", "classes", "examples", "inputs")}.get(
+        kind, ()
+    )
+    rows = []
+    for name, entry in entries.items():
+        cells = (f"[{name}]({name}.md)", parse(entry.doc).summary, paper(entry.card))
+        rows.append((*cells, *_columns(entry)))
+    sections = [
+        f"# {title}",
+        text,
+        table(("name", "idea" if kind != "dataset" else "content", "paper", *columns), rows, "sortable"),
+    ]
+    departing = [entry for entry in entries.values() if getattr(entry.card, "unlike_domainbed", "")]
+    if departing:
+        departures = [(f"[{entry.name}]({entry.name}.md)", inline(entry.card.unlike_domainbed)) for entry in departing]
+        sections += [
+            "## Where DomainBed's differs",
+            "DomainBed has an algorithm of these names too, which departs from its paper. These follow the paper:",
+            table(("name", "DomainBed's"), departures),
+        ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _columns(entry: CatalogueEntry) -> tuple[str, ...]:
+    card = entry.card
+    if entry.kind == "algorithm":
+        return f"{card.forwards:g} + {card.backwards:g}", str(card.min_domains)
+    if entry.kind == "dataset":
+        counts = card.parts or card.counts
+        return (
+            str(len(card.domains) or ""),
+            str(len(card.classes) or ""),
+            f"{sum(counts.values()):,}" if counts else "",
+            card.input_kind,
+        )
+    return ()
