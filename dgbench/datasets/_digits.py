@@ -186,7 +186,7 @@ def mnist_files(name: str, data_dir: Path | None, folder: str) -> tuple[Path, ..
 
 
 def check_mnist(files: Sequence[Path], expected: tuple[int, int, int]) -> None:
-    """Compare the heads of MNIST's files with what their images must be.
+    """Compare the heads of MNIST's files with the expected number and size of images.
 
     Args:
         files: As `mnist_files` returns them.

@@ -1,7 +1,8 @@
-"""What lets the released wilds package work beside today's pandas, torch and PyTorch Geometric; no file is changed.
+"""Patches under which the released wilds package works beside today's pandas, torch and PyTorch Geometric.
 
-Each patch names the failure that it mends, and asks upstream first whether it still fails. Those of pandas hold only
-while wilds reads a data set (`reading`); those of wilds' own functions stay, as its evaluation needs them (`mend`).
+No file is changed. Each patch names the failure that it mends, and first tries whether the failure still occurs, so
+that it does nothing under versions without it. Patches of pandas hold only while wilds reads a data set (`reading`);
+those of wilds' own functions stay, as its evaluation needs them (`mend`).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from typing import Any
 
 _PY150, _OGB = "wilds.datasets.py150_dataset", "wilds.datasets.ogbmolpcba_dataset"
 _WRITTEN_BY_OGB = {"data": ("DataEdgeAttr", "DataTensorAttr"), "storage": ("GlobalStorage",)}
+"""Module of PyTorch Geometric -> classes in the files that ogb writes."""
 _CODE_TOKENS = 50001
-"""Length of the vocabulary of microsoft/CodeGPT-small-py, as wilds' own main branch has it."""
+"""Length of the vocabulary of microsoft/CodeGPT-small-py, a constant in wilds' own main branch too."""
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Everything that is needed while wilds is imported and reads a data set's tables.
+    """Apply, within the block, every patch needed to import wilds and to read a data set's tables.
 
-    Warnings are silent meanwhile: they are about how wilds and its packages are written, not about the data.
+    Warnings are silenced meanwhile: they are about how wilds and its packages are written, not about the data.
     """
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -36,15 +38,15 @@ def reading() -> Iterator[None]:
 
 
 def mend() -> None:
-    """Mend wilds' own functions, once it is imported."""
+    """Replace wilds' functions that fail; call it once wilds is imported."""
     _group_means()
 
 
 def mend_py150() -> None:
-    """Import Py150 without the network.
+    """Import wilds' Py150 without the network and without the package transformers.
 
-    `import transformers` at its top needs that package, and `GPT2Tokenizer.from_pretrained` asks a host for a
-    vocabulary of which only the length is used.
+    The module imports `transformers` at its top, and `GPT2Tokenizer.from_pretrained` asks a host for a vocabulary of
+    which only the length is used.
     """
     absent = object()
     before = sys.modules.get("transformers", absent)
@@ -65,8 +67,9 @@ def mend_py150() -> None:
 def mend_ogb() -> None:
     """Let OGB's graphs be read and collated.
 
-    `UnpicklingError: Weights only load failed`, for ogb 1.3.6 reads what it wrote itself by torch >= 2.6; and
-    `TypeError: Collater.__init__() missing 1 required positional argument: 'dataset'` of PyTorch Geometric >= 2.4.
+    The failures are `UnpicklingError: Weights only load failed`, as ogb 1.3.6 reads by torch >= 2.6 what it wrote
+    itself; and `TypeError: Collater.__init__() missing 1 required positional argument: 'dataset'` of PyTorch Geometric
+    >= 2.4.
     """
     import torch
 
@@ -79,25 +82,26 @@ def mend_ogb() -> None:
 
 
 class _Vocabulary:
-    """Stands for the tokenizer of which Py150 takes only the length."""
+    """A stand-in for the tokenizer of which Py150 takes only the length."""
 
     def __len__(self) -> int:
         return _CODE_TOKENS
 
     @classmethod
     def from_pretrained(cls, name: str) -> _Vocabulary:
-        """The same whatever the name: Py150 has one."""
+        """Return the same vocabulary for any name: Py150 has one."""
         return cls()
 
 
 @contextmanager
 def _no_question_about_versions() -> Iterator[None]:
-    """`import wilds` and `import ogb` start threads that ask a package index for their newest version.
+    """Keep `import wilds` and `import ogb` from starting threads that ask a package index for their newest version.
 
-    Without a network they hold up the end of the process; without the package `outdated` they don't start.
+    Without a network these threads hold up the end of the process; without the package `outdated` they don't start.
     """
     absent = object()
     before = sys.modules.get("outdated", absent)
+    # None in `sys.modules` makes an import of that name fail, which wilds and ogb both catch.
     sys.modules["outdated"] = None  # type: ignore[assignment]
     try:
         yield
@@ -110,7 +114,7 @@ def _no_question_about_versions() -> Iterator[None]:
 
 @contextmanager
 def _image_limit() -> Iterator[None]:
-    """Importing wilds' FMoW lifts Pillow's guard against decompression bombs for the whole process."""
+    """Restore Pillow's guard against decompression bombs, which importing wilds' FMoW lifts for the whole process."""
     from PIL import Image
 
     before = Image.MAX_IMAGE_PIXELS
@@ -122,7 +126,10 @@ def _image_limit() -> Iterator[None]:
 
 @contextmanager
 def _string_columns() -> Iterator[None]:
-    """`TypeError: Invalid value '0' for dtype 'str'`: CivilComments writes numbers into a column of words, pandas 3."""
+    """Read columns of strings as objects, as pandas did before 3.
+
+    The failure is `TypeError: Invalid value '0' for dtype 'str'`: CivilComments writes numbers into a column of words.
+    """
     pd: Any = importlib.import_module("pandas")
 
     read_csv = pd.read_csv
@@ -143,7 +150,10 @@ def _string_columns() -> Iterator[None]:
 
 @contextmanager
 def _writable_values() -> Iterator[None]:
-    """`ValueError: assignment destination is read-only` where RxRx1 moves rows to `id_test`, pandas 3."""
+    """Give copies of read-only `.values`, which pandas 3 hands out.
+
+    The failure is `ValueError: assignment destination is read-only`, where RxRx1 moves rows to `id_test`.
+    """
     pd: Any = importlib.import_module("pandas")
 
     if pd.Series([0]).to_numpy().flags.writeable:
@@ -169,7 +179,11 @@ def _writable_values() -> Iterator[None]:
 
 @contextmanager
 def _timestamps() -> Iterator[None]:
-    """`ValueError: time data ... doesn't match format`: FMoW has milliseconds in some rows only, pandas >= 2."""
+    """Parse timestamps with and without milliseconds in one column.
+
+    The failure is `ValueError: time data ... doesn't match format` of pandas >= 2: FMoW has milliseconds in some rows
+    only.
+    """
     pd: Any = importlib.import_module("pandas")
 
     to_datetime = pd.to_datetime
@@ -184,7 +198,10 @@ def _timestamps() -> Iterator[None]:
 
 
 def _group_means() -> None:
-    """`ModuleNotFoundError: No module named 'torch_scatter'` in every metric by group."""
+    """Replace the mean over groups in all modules of wilds that imported it by name, if torch_scatter is missing.
+
+    The failure is `ModuleNotFoundError: No module named 'torch_scatter'`, in every metric by group.
+    """
     import torch
 
     utils: Any = importlib.import_module("wilds.common.utils")
@@ -197,7 +214,7 @@ def _group_means() -> None:
 
 
 def _avg_over_groups(v: Any, g: Any, n_groups: int) -> tuple[Any, Any]:
-    """Mean of `v` (n,) over each of the groups `g` (n,), 0 for an empty one, and their sizes, both (n_groups,)."""
+    """Return the mean of `v` (n,) over each group of `g` (n,), 0 for an empty one, and its size, both (n_groups,)."""
     import torch
 
     sums = torch.zeros(n_groups, dtype=v.dtype, device=v.device).index_add_(0, g, v)

@@ -1,4 +1,4 @@
-"""What the WILDS data sets of texts have in common."""
+"""Base of the WILDS data sets of texts: tokens for a language model, or bags of words for an MLP."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dgbench.datasets._wilds import Indices, WildsDataset
 
 
 class WildsTexts(WildsDataset):
-    """Base of those whose inputs are texts; the card's input shape is (2, most tokens)."""
+    """Base of the data sets whose inputs are texts; the card's input shape is (2, most tokens)."""
 
     def open(self) -> None:
-        """Decide by the backbone what an input is; texts have no image size."""
+        """Choose the form of inputs by the backbone; an image size is ignored, as texts have none."""
         super().open()
         self.input_shape = self.card.input_shape
         if self.backbone == "MLP":
             self.input_shape, self.input_kind = (BAG,), "vectors"
 
     def equip(self) -> None:
-        """Have the tokenizer here."""
+        """Load the tokenizer, downloading it if needed."""
         if self.backbone != "MLP":
             check_tokenizer(self.model)
 
@@ -32,7 +32,7 @@ class WildsTexts(WildsDataset):
         return self.card.backbone if self.backbone == "auto" else self.backbone
 
     def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
-        """Bags of words (B, n), float32, or tokens and their mask (B, 2, length), int64; never augmented."""
+        """Return bags of words (B, n) float32, or tokens and mask (B, 2, length) int64; texts are never augmented."""
         texts = [str(source.get_input(row)) for row in rows.tolist()]
         if self.backbone == "MLP":
             return bag_of_words(texts)

@@ -1,4 +1,4 @@
-"""Amazon: how many stars a review gives, by other reviewers than in training, as WILDS splits it."""
+"""Amazon: the stars of product reviews, by other reviewers than in training, as WILDS splits them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from dgbench.datasets._wilds_texts import WildsTexts
 
 
 class Amazon(WildsTexts):
-    """How many stars a review gives; trained and tested on other reviewers (WILDS).
+    """Product reviews with one to five stars, in WILDS' split: training and test reviews are by different reviewers.
 
-    Reported is the accuracy of the reviewer at the 10th percentile; the domains for algorithms are reviewers, numbered
-    as they first appear in the file, since wilds' own numbers differ between processors. Inputs are 512 tokens for a
-    language model, or for `MLP` a bag of words.
+    The card's domain `official` is the split; the domains for algorithms are reviewers, of which four are drawn for
+    each step. `val` and `test` have other reviewers than `train`, `id_val` and `id_test` the same. The score is the
+    accuracy of the reviewer at the 10th percentile. Inputs are 512 tokens for a language model, or for `MLP` a bag of
+    words.
+
+    Files are read, split and scored by the wilds package. Departure from it: reviewers are numbered as they first
+    appear in the file, since wilds' own numbers differ between processors; no score depends on them.
+
+    Reference:
+        Ni, Li and McAuley, "Justifying Recommendations Using Distantly-Labeled Reviews and Fine-Grained Aspects",
+        EMNLP-IJCNLP 2019.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -43,7 +52,9 @@ class Amazon(WildsTexts):
     scored = ("10th_percentile_acc", "acc_avg")
 
     def grouped(self, source: Any) -> Indices:
-        """The reviewer of each row, by first appearance."""
+        """Return the reviewer of each row, numbered by first appearance."""
+        # wilds numbers users after an unstable `np.argsort`, whose order of ties differs between numpy versions and
+        # processors.
         _, first, inverse = np.unique(super().grouped(source), return_index=True, return_inverse=True)
         rank = np.empty(len(first), np.int64)
         rank[np.argsort(first)] = np.arange(len(first))

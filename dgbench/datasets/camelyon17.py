@@ -1,4 +1,4 @@
-"""Camelyon17: tumour in patches of lymph nodes from five hospitals, as WILDS splits them and pooled by hospital."""
+"""Camelyon17: tumor in patches of lymph nodes from five hospitals, as WILDS splits them and pooled by hospital."""
 
 from __future__ import annotations
 
@@ -20,10 +20,19 @@ def _image_files(source: Any) -> Sequence[str]:
 
 
 class Camelyon17(WildsImages):
-    """Whether the middle of a patch of tissue holds tumour; trained on three hospitals, tested on a fifth (WILDS).
+    """Patches of lymph nodes, with or without tumor, in WILDS' split: three hospitals train, others select and test.
 
-    `val` is the fourth hospital, `id_val` slides of the three; the domains for algorithms are hospitals. WILDS trains
-    a DenseNet-121 from scratch (`pretrained: false`) on patches as they are.
+    The label tells whether the middle of a 96 x 96 patch holds tumor. `val` is the fourth hospital, `test` the fifth,
+    and `id_val` are slides of the three training hospitals, which are the domains for algorithms. The score is
+    accuracy.
+
+    Files are read, split and scored by the wilds package. As in WILDS, patches are not augmented and keep their size.
+    WILDS trains a DenseNet-121 from scratch (`pretrained: false`).
+
+    Reference:
+        Bandi et al., "From Detection of Individual Metastases to Classification of Lymph Node Status at the Patient
+        Level: The CAMELYON17 Challenge", IEEE Transactions on Medical Imaging, 2018.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -51,10 +60,16 @@ class Camelyon17(WildsImages):
 
 
 class WILDSCamelyon(WildsPooled):
-    """Camelyon17 for leave-one-domain-out: each hospital in turn is tested, all its patches together (DomainBed).
+    """Patches of lymph nodes, with or without tumor, pooled by hospital for leave-one-domain-out: five domains.
 
-    WILDS' splits are ignored and patches are enlarged to 224 pixels, so that numbers can't be compared with
-    Camelyon17's: there three hospitals train, here four do.
+    The patches of `Camelyon17` as DomainBed uses them: WILDS' splits are ignored, each hospital in turn is held out
+    with all its patches, and patches are enlarged from 96 to 224 pixels and augmented. Numbers can't be compared with
+    those on `Camelyon17`: there three hospitals train, in this data set four do.
+
+    Reference:
+        Bandi et al., "From Detection of Individual Metastases to Classification of Lymph Node Status at the Patient
+        Level: The CAMELYON17 Challenge", IEEE Transactions on Medical Imaging, 2018.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(

@@ -1,4 +1,4 @@
-"""CivilComments: whether an online comment is toxic, whoever it is about, as WILDS splits it."""
+"""CivilComments: toxic online comments and the groups they mention, as WILDS splits them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from dgbench.datasets._wilds_texts import WildsTexts
 
 
 class CivilComments(WildsTexts):
-    """Whether a comment is toxic; reported is the worst of 16 groups by mentioned identity and toxicity (WILDS).
+    """Online comments, toxic or not, in WILDS' split; the score is the worst accuracy of groups that comments mention.
 
-    The parts come from one distribution, so `val` is in-domain. The domains for algorithms are four: whether the
-    comment mentions black people, times whether it is toxic. Inputs are 300 tokens for a language model, or for `MLP`
-    a bag of words.
+    The score is the worst accuracy of 16 groups, by mentioned identity and by toxicity. All parts come from one
+    distribution: the shift is between groups, and `val` is in-domain. The domains for algorithms are four: comments
+    that mention black people or don't, times toxic or not. Inputs are 300 tokens for a language model, or for `MLP` a
+    bag of words.
+
+    Files are read, split and scored by the wilds package, which counts a group without an example as accuracy 0.
+
+    Reference:
+        Borkan, Dixon, Sorensen, Thain and Vasserman, "Nuanced Metrics for Measuring Unintended Bias with Real Data for
+        Text Classification", WWW 2019.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(

@@ -1,4 +1,4 @@
-"""FMoW: what land is used for, in satellite images of all continents, as WILDS splits it and pooled by region."""
+"""FMoW: land use in satellite images of all continents, as WILDS splits them and pooled by region."""
 
 from __future__ import annotations
 
@@ -30,10 +30,17 @@ def _image_files(source: Any) -> Sequence[str]:
 
 
 class FMoW(WildsImages):
-    """What land is used for; trained on images from before 2013, tested on those from 2016 on (WILDS).
+    """Satellite images of 62 kinds of land use, in WILDS' split: trained on years before 2013, tested from 2016 on.
 
-    `val` is 2013 to 2015, `id_val` and `id_test` are from before. Reported is the worst of five regions; the domains
-    for algorithms are years.
+    `val` is 2013 to 2015; `id_val` and `id_test` are from before 2013. The domains for algorithms are years, of which
+    four are drawn for each step. The score is the accuracy of the worst of five regions; the rest of the world counts
+    in none.
+
+    Files are read, split and scored by the wilds package. As in WILDS, images of 224 x 224 pixels are not augmented.
+
+    Reference:
+        Christie, Fendley, Wilson and Mukherjee, "Functional Map of the World", CVPR 2018.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -62,11 +69,16 @@ class FMoW(WildsImages):
 
 
 class WILDSFMoW(WildsPooled):
-    """FMoW for leave-one-domain-out: each region in turn is tested, all its images together (DomainBed).
+    """Satellite images of 62 kinds of land use, pooled by region for leave-one-domain-out: six domains.
 
-    Regions are numbered as they first appear, the rest of the world among them; images that WILDS uses in none of its
-    splits are used too, so that numbers can't be compared with FMoW's. These are so many that the cache holds them as
-    JPEGs, where FMoW's are bytes.
+    The images of `FMoW` as DomainBed uses them: WILDS' splits are ignored, and each region in turn is held out with all
+    its images. Regions are numbered as they first appear, the rest of the world among them. Images that WILDS uses in
+    none of its splits are used too, so that numbers can't be compared with those on `FMoW`. There are so many of them
+    that the cache holds JPEGs, while that of `FMoW` holds bytes.
+
+    Reference:
+        Christie, Fendley, Wilson and Mukherjee, "Functional Map of the World", CVPR 2018.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(

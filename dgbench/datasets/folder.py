@@ -9,7 +9,7 @@ from dgbench.datasets._tree import Tree
 
 
 class folder(OwnImages):
-    """Your own images in folders, `folder:/path`: each sub-directory is a domain, and each of its own a class.
+    """Your own images in folders, `folder:/path`: each sub-directory is a domain, and each folder in it a class.
 
     Every domain must have the same classes, unless `--allow_missing_classes` is given. Sub-directories of classes are
     read too. Folders called `train`, `test` and the like in the place of domains or classes are refused: dgbench splits

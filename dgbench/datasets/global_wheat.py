@@ -1,4 +1,4 @@
-"""GlobalWheat: not supported, and why."""
+"""GlobalWheat: a card for a data set of WILDS that dgbench doesn't support, with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dgbench.data.dataset import Dataset
 
 
 class GlobalWheat(Dataset):
-    """Wheat heads in photographs of fields on all continents (WILDS); the wilds package itself trains and scores it."""
+    """Photos of wheat fields with boxes around wheat heads, in WILDS' split; not supported, as the task is detection.
+
+    The fields are on all continents. It is listed so that a search for it finds the reason: its task is to find wheat
+    heads by boxes, and dgbench's networks give one answer an image. The wilds package itself trains and scores it.
+
+    Reference:
+        David et al., "Global Wheat Head Detection 2021", Plant Phenomics 2021.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
+    """
 
     card = DatasetCard(
         source="https://worksheets.codalab.org/rest/bundles/0x36e16907b7254571b708b725f8beae52/contents/blob/ (wilds)",
@@ -24,5 +32,5 @@ class GlobalWheat(Dataset):
     )
 
     def open(self) -> None:
-        """Refuse, with the reason."""
+        """Raise UserError with the reason."""
         raise UserError(f"GlobalWheat is not supported: {self.card.unsupported}")

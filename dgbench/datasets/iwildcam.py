@@ -1,4 +1,4 @@
-"""iWildCam: animals in the pictures of camera traps, as WILDS splits it."""
+"""iWildCam: animals in pictures of camera traps, as WILDS splits them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from dgbench.datasets._wilds_images import WildsImages
 
 
 class iWildCam(WildsImages):
-    """Which of 182 species, or none, a camera trap has seen; trained and tested on other cameras (WILDS).
+    """Camera-trap photos of 182 classes of animals or none, in WILDS' split: other cameras train than test.
 
-    The classes are those of `categories.csv`. Reported is the macro-F1 over the classes that a part has; the domains
-    for algorithms are cameras. WILDS trains a ResNet-50 at 448 pixels.
+    The classes are those of `categories.csv`. `val` and `test` are from other cameras than `train`, `id_val` and
+    `id_test` from the same. The domains for algorithms are cameras, of which four are drawn for each step. The score is
+    the macro-F1 over the classes that a part has.
+
+    Files are read, split and scored by the wilds package. As in WILDS, images are squashed to 448 pixels and not
+    augmented; it trains a ResNet-50.
+
+    Reference:
+        Beery, Cole and Gjoka, "The iWildCam 2020 Competition Dataset", 2020.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -39,5 +47,5 @@ class iWildCam(WildsImages):
 
     @staticmethod
     def image_files(source: Any) -> Sequence[str]:
-        """Those of all parts lie in `train`."""
+        """Return the paths of all rows' images, which lie in `train` whatever their part."""
         return [f"train/{name}" for name in source._input_array]

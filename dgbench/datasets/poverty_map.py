@@ -1,4 +1,4 @@
-"""PovertyMap: how wealthy African villages are, from satellite images, as WILDS splits it, in five folds."""
+"""PovertyMap: the wealth of African villages in satellite images, as WILDS splits them, in five folds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from dgbench.datasets._wilds import HOST, Indices, WildsDataset, troubles_of
 
 
 class PovertyMap(WildsDataset):
-    """A wealth index of villages; trained and tested on other countries, in five folds A to E (WILDS).
+    """Satellite images of African villages with a wealth index, in WILDS' five folds: other countries train than test.
 
-    Reported is the lower of the correlations within urban and within rural villages, mean over folds; the domains for
-    algorithms are countries. Images have seven channels of Landsat and one of lights at night, already normalised.
-    Training images are mirrored both ways; of WILDS' own augmentation colour jitter and cutout are left out.
+    The card's domains `A` to `E` are the folds; the domains for algorithms are countries, of which four are drawn for
+    each step. The task is regression. The score is the lower of the correlations within urban and within rural
+    villages, mean over folds. Images have seven channels of Landsat and one of lights at night, already normalized.
+
+    Files are read, split and scored by the wilds package. Departures from WILDS: training images are mirrored both
+    ways, but its color jitter and cutout are left out; the correlation of predictions that don't vary, or are no
+    numbers, counts as 0.
+
+    Reference:
+        Yeh, Perez, Driscoll, Azzari, Tang, Lobell, Ermon and Burke, "Using Publicly Available Satellite Imagery and
+        Deep Learning to Understand Economic Well-Being in Africa", Nature Communications, 2020.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -46,23 +55,23 @@ class PovertyMap(WildsDataset):
     scored = ("r_wg", "r_all", "mse_avg")
 
     def open(self) -> None:
-        """Refuse another size: there is nothing to resize by."""
+        """Refuse another image size: arrays of eight channels are not resized."""
         if self.input_shape != self.card.input_shape:
             raise UserError("PovertyMap has images of 224 x 224 pixels and no other size")
         super().open()
 
     @classmethod
     def options(cls, scheme: str) -> dict[str, str]:
-        """The fold."""
+        """Return the fold, as wilds takes it."""
         return {"fold": scheme}
 
     def labels(self, source: Any) -> NDArray[np.float32]:
-        """The index (n,), about -2 to 3."""
+        """Return the wealth index (n,) float32, about -2 to 3."""
         index: NDArray[np.float32] = source.y_array.numpy()[:, 0]
         return index
 
     def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.float32]:
-        """(B, 8, H, W), with `rng` mirrored."""
+        """Return the images (B, 8, H, W) float32, mirrored at random with `rng`."""
         found = np.empty((len(rows), *self.input_shape), np.float32)
         for place, row in enumerate(rows.tolist()):
             try:
@@ -76,11 +85,11 @@ class PovertyMap(WildsDataset):
         return found
 
     def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
-        """Read the arrays of those rows."""
+        """Read the arrays of those rows, and return why it failed for each."""
         return troubles_of(lambda row: self.inputs(source, np.array([row]), None), rows.tolist())
 
     def scores(self, source: Any, predicted: NDArray[Any], rows: Indices) -> dict[str, float]:
-        """WILDS' correlations and error; the correlation of what doesn't vary, or is no number, is told as 0."""
+        """Return WILDS' correlations and mean squared error; a correlation that is not defined counts as 0."""
         if not np.isfinite(predicted).all() or np.ptp(predicted) == 0:
             error = float(np.mean((predicted - self.labels(source)[rows]) ** 2))
             return {"r_wg": 0.0, "r_all": 0.0, "mse_avg": error}

@@ -1,4 +1,4 @@
-"""Py150: the next token of Python code, in other repositories than in training, as WILDS splits it."""
+"""Py150: the next token of Python code, in other repositories than in training, as WILDS splits them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,27 @@ from dgbench.datasets import _wilds_patches as patches
 from dgbench.datasets._wilds import Indices, WildsDataset
 
 _TOKENS = 50001
+"""Size of the vocabulary, and tokens of an input."""
 _LENGTH = 255
 _PARTS = ("train", "IDval", "OODval", "IDtest", "OODtest")
+"""The parts by their names in files."""
 
 
 class Py150(WildsDataset):
-    """Each next token of Python code; trained and tested on other repositories (WILDS).
+    """Python code of which each next token is predicted, in WILDS' split: other repositories train than test.
 
-    Reported is the accuracy on the tokens that name classes and methods; the domains for algorithms are repositories.
-    An input is 255 tokens of CodeGPT, a label the 255 tokens that follow, where something is asked.
+    An input is 255 tokens of CodeGPT, a label the 255 tokens that follow them; places that are not scored have no
+    label. `val` and `test` are from other repositories than `train`, `id_val` and `id_test` from the same. The domains
+    for algorithms are repositories, of which four are drawn for each step. The score is the accuracy on tokens that
+    name classes and methods.
+
+    Files are read, split and scored by the wilds package.
+
+    Reference:
+        Lu et al., "CodeXGLUE: A Machine Learning Benchmark Dataset for Code Understanding and Generation", NeurIPS
+        Datasets and Benchmarks 2021.
+        Raychev, Bielik and Vechev, "Probabilistic Model for Code with Decision Trees", OOPSLA 2016.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -56,24 +68,24 @@ class Py150(WildsDataset):
     scored = ("acc", "Acc (Overall)")
 
     def open(self) -> None:
-        """The classes are the tokens' numbers."""
+        """Set the classes, which are the tokens' numbers; an image size is ignored."""
         super().open()
         self.input_shape = self.card.input_shape
         self.classes = tuple(map(str, range(_TOKENS)))
 
     @classmethod
     def read(cls, data_dir: Path, scheme: str) -> Any:
-        """Let wilds read the files without asking the network for a vocabulary."""
+        """Let wilds read the files, without its import of transformers and without the network."""
         importlib.import_module("wilds")
         patches.mend_py150()
         return super().read(data_dir, scheme)
 
     def labels(self, source: Any) -> NDArray[np.int64]:
-        """(n, 255)"""
+        """Return the following tokens (n, 255), `NOT_ASKED` at places that are not scored."""
         y = source.y_array.numpy()
         return np.where(np.isnan(y), NOT_ASKED, y).astype(np.int64)
 
     def inputs(self, source: Any, rows: Indices, rng: np.random.Generator | None) -> NDArray[np.int64]:
-        """(B, 255)"""
+        """Return the tokens (B, 255) of CodeGPT; code is never augmented."""
         found: NDArray[np.int64] = source._input_array[rows].numpy()
         return found

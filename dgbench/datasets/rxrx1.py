@@ -1,4 +1,4 @@
-"""RxRx1: which genetic treatment cells got, in fluorescence microscopy of many experiments, as WILDS splits it."""
+"""RxRx1: genetic treatments of cells in fluorescence microscopy, as WILDS splits the experiments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from dgbench.datasets._wilds_images import WildsImages
 
 
 class RxRx1(WildsImages):
-    """Which of 1,139 treatments cells got; trained and tested on other experiments (WILDS).
+    """Microscope images of cells under 1,139 genetic treatments, in WILDS' split: other experiments train than test.
 
-    As WILDS does, each channel of each image gets mean 0 and deviation 1, and training images are turned by multiples
-    of 90 degrees and mirrored. There is no `id_val`; the domains for algorithms are experiments.
+    `val` and `test` are other experiments, `id_test` the same ones as `train`; there is no `id_val`. The domains for
+    algorithms are experiments, of which four are drawn for each step. The score is accuracy. Images are 256 x 256
+    pixels.
+
+    Files are read, split and scored by the wilds package. As in WILDS, each channel of each image gets mean 0 and
+    deviation 1, and training images are turned by multiples of 90 degrees and mirrored.
+
+    Reference:
+        Taylor, Earnshaw, Mabey, Victors and Yosinski, "RxRx1: An Image Set for Cellular Morphological Variation Across
+        Many Experimental Batches", ICLR 2019 workshop AI for Social Good.
+        Koh, Sagawa et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts", ICML 2021.
     """
 
     card = DatasetCard(
@@ -44,12 +53,12 @@ class RxRx1(WildsImages):
 
     @staticmethod
     def image_files(source: Any) -> Sequence[str]:
-        """As wilds has them."""
+        """Return the paths of all rows' images, as wilds has them."""
         files: Sequence[str] = source._input_array
         return files
 
     def prepared(self, images: NDArray[np.uint8], rng: np.random.Generator | None) -> NDArray[np.float32]:
-        """(B, 3, H, W), standardised, and with `rng` turned and mirrored."""
+        """Standardize each channel of each image, and with `rng` turn and mirror it: (B, 3, H, W) float32."""
         inputs = images.astype(np.float32)
         mean = inputs.mean((2, 3), keepdims=True)
         spread = inputs.std((2, 3), keepdims=True)
