@@ -32,6 +32,7 @@ class Amazon(WildsTexts):
         source="https://worksheets.codalab.org/rest/bundles/0xe3ed909786d34ee79d430d065582aa29/contents/blob/ (wilds)",
         licence="none stated; its authors ask for research use only",
         paper="Ni et al., Justifying Recommendations Using Distantly-Labeled Reviews and Fine-Grained Aspects, 2019",
+        link="https://aclanthology.org/D19-1018/",
         input_kind="texts",
         input_shape=(2, 512),
         domains=("official",),

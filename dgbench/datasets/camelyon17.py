@@ -9,6 +9,7 @@ from dgbench.core.cards import DatasetCard
 from dgbench.datasets._wilds_images import WildsImages, WildsPooled
 
 _PAPER = "Bandi et al., From Detection of Individual Metastases to Classification of Lymph Node Status, IEEE TMI 2018"
+_LINK = "https://doi.org/10.1109/TMI.2018.2867350"
 _SOURCE = "https://worksheets.codalab.org/rest/bundles/0xe45e15f39fb54e9d9e919556af67aabe/contents/blob/ (wilds)"
 _CLASSES = ("normal", "tumor")
 _SIDE = 96
@@ -39,6 +40,7 @@ class Camelyon17(WildsImages):
         source=_SOURCE,
         licence="CC0",
         paper=_PAPER,
+        link=_LINK,
         input_shape=(3, _SIDE, _SIDE),
         domains=("official",),
         classes=_CLASSES,
@@ -76,6 +78,7 @@ class WILDSCamelyon(WildsPooled):
         source=_SOURCE,
         licence="CC0",
         paper=_PAPER,
+        link=_LINK,
         input_shape=(3, 224, 224),
         domains=("hospital_0", "hospital_1", "hospital_2", "hospital_3", "hospital_4"),
         classes=_CLASSES,

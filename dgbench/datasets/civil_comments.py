@@ -26,6 +26,7 @@ class CivilComments(WildsTexts):
         source="https://worksheets.codalab.org/rest/bundles/0x8cd3de0634154aeaad2ee6eb96723c6e/contents/blob/ (wilds)",
         licence="CC0",
         paper="Borkan et al., Nuanced Metrics for Measuring Unintended Bias with Real Data, WWW 2019",
+        link="https://arxiv.org/abs/1903.04561",
         input_kind="texts",
         input_shape=(2, 300),
         domains=("official",),

@@ -61,6 +61,7 @@ class DomainNet(ImageDataset):
         source=f"{_HOST} (a zip file a domain)",
         licence="research only (the authors' fair-use notice)",
         paper="Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019",
+        link="https://arxiv.org/abs/1812.01754",
         input_shape=(3, 224, 224),
         domains=("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
         classes=tuple(_CLASSES.split()),

@@ -9,6 +9,7 @@ from dgbench.core.cards import DatasetCard
 from dgbench.datasets._wilds_images import WildsImages, WildsPooled
 
 _PAPER = "Christie et al., Functional Map of the World, CVPR 2018"
+_LINK = "https://arxiv.org/abs/1711.07846"
 _SOURCE = "https://worksheets.codalab.org/rest/bundles/0xaec91eb7c9d548ebb15e1b5e60f966ab/contents/blob/ (wilds)"
 _LICENCE = "FMoW Challenge Public License"
 _SIDE = 224
@@ -47,6 +48,7 @@ class FMoW(WildsImages):
         source=_SOURCE,
         licence=_LICENCE,
         paper=_PAPER,
+        link=_LINK,
         input_shape=(3, 224, 224),
         domains=("official",),
         classes=tuple(_CLASSES.split()),
@@ -85,6 +87,7 @@ class WILDSFMoW(WildsPooled):
         source=_SOURCE,
         licence=_LICENCE,
         paper=_PAPER,
+        link=_LINK,
         input_shape=(3, 224, 224),
         domains=("region_0", "region_1", "region_2", "region_3", "region_4", "region_5"),
         classes=tuple(_CLASSES.split()),

@@ -22,6 +22,7 @@ class GlobalWheat(Dataset):
         source="https://worksheets.codalab.org/rest/bundles/0x36e16907b7254571b708b725f8beae52/contents/blob/ (wilds)",
         licence="MIT",
         paper="David et al., Global Wheat Head Detection 2021, arXiv:2105.07660",
+        link="https://arxiv.org/abs/2105.07660",
         input_shape=(3, 1024, 1024),
         domains=("official",),
         counts={"official": 6_515},

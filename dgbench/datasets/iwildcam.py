@@ -28,6 +28,7 @@ class iWildCam(WildsImages):
         source="https://worksheets.codalab.org/rest/bundles/0x6313da2b204647e79a14b468131fcd64/contents/blob/ (wilds)",
         licence="CDLA-Permissive-1.0",
         paper="Beery et al., The iWildCam 2020 Competition Dataset, arXiv:2004.10340",
+        link="https://arxiv.org/abs/2004.10340",
         input_shape=(3, 448, 448),
         domains=("official",),
         classes=tuple(map(str, range(182))),

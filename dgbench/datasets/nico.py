@@ -33,6 +33,7 @@ class NICOPlusPlus(ImageDataset):
         source="https://www.dropbox.com/sh/u2bq2xo8sbax4pr/AADbhZJAy0AAbap76cg_XkAfa?dl=0 (track_1)",
         licence="research only, no licence stated",
         paper="Zhang et al., NICO++: Towards Better Benchmarking for Domain Generalization, CVPR 2023",
+        link="https://arxiv.org/abs/2204.08040",
         input_shape=(3, 224, 224),
         domains=("autumn", "dim", "grass", "outdoor", "rock", "water"),
         classes=tuple(_CLASSES.replace("\n", " ").strip().split(", ")),

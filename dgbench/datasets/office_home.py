@@ -30,6 +30,7 @@ class OfficeHome(ImageDataset):
         source="https://drive.google.com/uc?id=1uY0pj7oFsjMxRwaD3Sxy0jgel0fsYXLC (OfficeHome.zip)",
         licence="research only, no licence stated",
         paper="Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017",
+        link="https://arxiv.org/abs/1706.07522",
         input_shape=(3, 224, 224),
         domains=("Art", "Clipart", "Product", "Real World"),
         classes=tuple(_CLASSES.split()),

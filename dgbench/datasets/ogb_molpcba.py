@@ -41,6 +41,7 @@ class OGBMolPCBA(WildsDataset):
         source="https://snap.stanford.edu/ogb/data/graphproppred/csv_mol_download/pcba.zip (OGB)",
         licence="MIT",
         paper="Hu et al., Open Graph Benchmark, arXiv:2005.00687; Wu et al., MoleculeNet, Chemical Science 2018",
+        link="https://arxiv.org/abs/2005.00687",
         input_kind="graphs",
         input_shape=(_ROWS, _COLUMNS),
         domains=("official",),

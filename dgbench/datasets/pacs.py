@@ -22,6 +22,7 @@ class PACS(ImageDataset):
         source="https://drive.google.com/uc?id=1JFr8f805nMUelQWWmfnJR3y4_SYoN5Pd (PACS.zip)",
         licence="none stated",
         paper="Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017",
+        link="https://arxiv.org/abs/1710.03077",
         input_shape=(3, 224, 224),
         domains=("art_painting", "cartoon", "photo", "sketch"),
         classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),

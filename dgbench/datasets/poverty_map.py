@@ -35,6 +35,7 @@ class PovertyMap(WildsDataset):
         licence="images US public domain; surveys by the DHS programme's terms",
         paper="Yeh et al., Using Publicly Available Satellite Imagery and Deep Learning to Understand Economic "
         "Well-Being in Africa, Nature Communications 2020",
+        link="https://www.nature.com/articles/s41467-020-16185-w",
         input_shape=(8, 224, 224),
         domains=("A", "B", "C", "D", "E"),
         classes=("wealth index",),

@@ -42,6 +42,7 @@ class Py150(WildsDataset):
         source="https://worksheets.codalab.org/rest/bundles/0x442a0661a84649e69c0a946cc5f84237/contents/blob/ (wilds)",
         licence="MIT",
         paper="Lu et al., CodeXGLUE, 2021; Raychev et al., Probabilistic Model for Code with Decision Trees, 2016",
+        link="https://arxiv.org/abs/2102.04664",
         input_kind="sequences",
         input_shape=(_LENGTH,),
         domains=("official",),

@@ -32,6 +32,7 @@ class RxRx1(WildsImages):
         source="https://worksheets.codalab.org/rest/bundles/0x6b7a05a3056a434498f0bb1252eb8440/contents/blob/ (wilds)",
         licence="CC BY-NC-SA 4.0",
         paper="Taylor et al., RxRx1: An Image Set for Cellular Morphological Variation, ICLR AI for Social Good 2019",
+        link="https://aiforsocialgood.github.io/iclr2019/accepted/track1/pdfs/30_aisg_iclr2019.pdf",
         input_shape=(3, 256, 256),
         domains=("official",),
         classes=tuple(map(str, range(1139))),

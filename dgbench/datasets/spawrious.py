@@ -32,6 +32,7 @@ _CARD = DatasetCard(
     source="https://www.dropbox.com/s/e40j553480h3f3s/spawrious224.tar.gz?dl=1",
     licence="CC BY 4.0",
     paper="Lynch et al., Spawrious: A Benchmark for Fine Control of Spurious Correlation Biases, arXiv:2303.05470",
+    link="https://arxiv.org/abs/2303.05470",
     input_shape=(3, 224, 224),
     domains=(_TEST, _FIRST, _SECOND),
     classes=_CLASSES,

@@ -25,6 +25,7 @@ class SVIRO(ImageDataset):
         source="https://sviro.kl.dfki.de/?wpdmdl=1731",
         licence="CC BY-NC-SA 4.0",
         paper="Dias Da Cruz et al., SVIRO: Synthetic Vehicle Interior Rear Seat Occupancy Dataset, WACV 2020",
+        link="https://arxiv.org/abs/2001.03483",
         input_shape=(3, 224, 224),
         domains=("aclass", "escape", "hilux", "i3", "lexus", "tesla", "tiguan", "tucson", "x5", "zoe"),
         classes=("0", "1", "2", "3", "4", "5", "6"),

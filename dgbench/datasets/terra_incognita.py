@@ -39,6 +39,7 @@ class TerraIncognita(ImageDataset):
         source=f"{_HOST} (eccv_18_all_images_sm.tar.gz, eccv_18_annotations.tar.gz)",
         licence="CDLA-Permissive-1.0",
         paper="Beery et al., Recognition in Terra Incognita, ECCV 2018",
+        link="https://arxiv.org/abs/1807.04975",
         input_shape=(3, 224, 224),
         domains=_DOMAINS,
         classes=_CLASSES,

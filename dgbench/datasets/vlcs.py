@@ -22,6 +22,7 @@ class VLCS(ImageDataset):
         source="https://drive.google.com/uc?id=1skwblH1_okBwxWxmRsp9_qi15hyPpxg8 (VLCS.tar.gz)",
         licence="those of its four sources; none stated for the whole",
         paper="Fang et al., Unbiased Metric Learning, ICCV 2013",
+        link="https://openaccess.thecvf.com/content_iccv_2013/papers/Fang_Unbiased_Metric_Learning_2013_ICCV_paper.pdf",
         input_shape=(3, 224, 224),
         domains=("Caltech101", "LabelMe", "SUN09", "VOC2007"),
         classes=("bird", "car", "chair", "dog", "person"),
