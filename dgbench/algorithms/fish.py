@@ -1,4 +1,4 @@
-"""Fish: inner-product gradient matching by meta-steps through the domains."""
+"""Fish: align the gradients of the domains by meta-steps that pass through the domains one by one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,38 @@ from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
 
 FORMS = ("domainbed", "wilds")
+"""The choices of `form`."""
 
 
 class Fish(Algorithm):
-    """theta += eps * (theta~ - theta), theta~ from theta by one optimizer step on each domain's loss in turn.
+    r"""Step on each domain's loss in turn, then go part of the way: this aligns the domains' gradients.
 
-    Shi, Seely, Torr, Siddharth, Hannun, Usunier and Synnaeve, "Gradient Matching for Domain Generalization", ICLR 2022:
-    to first order this raises the inner products of the domains' gradients.
+    $$
+    \theta \leftarrow \theta + \epsilon\, (\tilde\theta - \theta)
+    $$
 
-    The two published forms. `domainbed`: every domain in its fixed order (the paper permutes them), eps = meta_lr.
-    `wilds`, as in the authors' code: `meta_steps` domains drawn without replacement, eps = meta_lr / meta_steps. The
-    optimizer's state goes on from one meta-step to the next. Everything is interpolated, batch norm's
-    statistics too; integers are cut off towards 0 after that, as loading a state dict does.
+    $\tilde\theta$ comes from $\theta$ by one optimizer step on each domain's loss in turn. To first order this raises
+    the inner products of the domains' gradients.
 
-    Departures from the authors' code: no ERM pre-training; the inner optimizer is the run's and remembers throughout
-    (theirs is Adam with amsgrad, and forgets its state at each epoch); minibatches don't run out, so a domain is always
-    there to be drawn, and the draw is uniform (their default; they offer one by what is left). From DomainBed's code:
-    the logged loss is the mean over domains (theirs is the last domain's), and the network itself takes the inner
-    steps, so no network and no optimizer are made a step.
+    `form` chooses between the two published forms. `domainbed`: every domain in its fixed order (the paper permutes
+    them), $\epsilon$ = `meta_lr`. `wilds`, as in the authors' code: `meta_steps` domains drawn without replacement,
+    $\epsilon$ = `meta_lr` / `meta_steps`. The optimizer's state goes on from one meta-step to the next. Everything is
+    interpolated, batch norm's statistics too; integers are cut off towards 0 after that, as loading a state dict does.
+
+    Reference:
+        Shi, Seely, Torr, Siddharth, Hannun, Usunier and Synnaeve, "Gradient Matching for Domain Generalization", ICLR
+        2022.
+
+    Departures from the authors' code:
+
+    - No ERM pre-training.
+    - The inner optimizer is the run's and remembers throughout (theirs is Adam with amsgrad, and forgets its state at
+      each epoch).
+    - Minibatches don't run out, so a domain is always there to be drawn, and the draw is uniform (their default; they
+      offer one by the batches that are left).
+
+    Departures from DomainBed's code: the logged loss is the mean over domains (theirs is the last domain's), and the
+    network itself takes the inner steps, so that no step makes a network and an optimizer.
     """
 
     card = AlgorithmCard(
@@ -43,7 +57,10 @@ class Fish(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw of `meta_lr` are DomainBed's; the paper's on WILDS are 0.01 to 0.15."""
+        """Hyperparameters of Fish; default and draw of `meta_lr` are DomainBed's.
+
+        The paper's values on WILDS are 0.01 to 0.15.
+        """
 
         meta_lr: float = hparam(0.5, choice(0.05, 0.1, 0.5), help="how far to go towards the end of the inner steps")
         form: str = hparam("domainbed", help="which published form", options=FORMS)
@@ -52,19 +69,23 @@ class Fish(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Refuse to draw more domains than a step shows: the authors' loop would then not take one step."""
+        """Raise `UserError` if more domains are to be drawn than a step shows.
+
+        The authors' loop would then not take one step.
+        """
         steps, domains = self.hparams.meta_steps, self.task.num_domains
         domains = min(domains, self.setting.domains_per_step or domains)
         if self.hparams.form == "wilds" and not 1 <= steps <= domains:
             raise UserError(f"Fish's meta_steps is {steps}; it must lie between 1 and the {domains} training domains")
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One meta-step: an optimizer step a domain, then part of the way from the start to the end."""
+        """Take one meta-step: an optimizer step a domain, then part of the way from the start to the end."""
         live = [*self.network.parameters(), *self.network.buffers()]
         start = [tensor.detach().clone() for tensor in live]
         eps, losses = self.hparams.meta_lr, []
         if self.hparams.form == "wilds":
             eps /= self.hparams.meta_steps
+            # Drawn by the CPU's generator, so that the step doesn't wait for the device.
             batches = [batches[i] for i in torch.randperm(len(batches))[: self.hparams.meta_steps].tolist()]
         for batch in batches:
             loss = self.joint_loss([batch])
@@ -76,9 +97,10 @@ class Fish(Algorithm):
 
 @torch.no_grad()
 def _interpolate(start: Sequence[Tensor], live: Sequence[Tensor], eps: float) -> None:
-    """live = start + eps * (live - start), in place."""
+    """Set `live` to start + eps * (live - start), in place."""
     floats = [i for i, tensor in enumerate(live) if tensor.is_floating_point()]
     torch._foreach_lerp_([live[i] for i in floats], [start[i] for i in floats], 1 - eps)
     for begin, end in zip(start, live, strict=True):
         if not end.is_floating_point():
+            # Copying a float into an integer tensor cuts it off towards 0.
             end.copy_(begin + eps * (end - begin))

@@ -1,4 +1,4 @@
-"""Fishr: the gradients of examples should vary alike in all domains."""
+"""Fishr: the gradients of the examples should vary alike in all domains."""
 
 from __future__ import annotations
 
@@ -18,16 +18,26 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class Fishr(Algorithm):
-    """min of L + lambda * mean_e ||v_e - mean_e v_e||^2 / P, v_e in R^P the classifier's gradient variances in e.
+    r"""Match the variance of the classifier's gradients across domains.
 
-    Ramé, Dancette and Cord, "Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization", ICML 2022.
-    v_e is the variance over domain e's examples of the gradient of each one's cross-entropy by each parameter of the
-    classifier, v <- ema * v + (1 - ema) * variance now, divided by 1 - ema so that the gradient does not depend on ema.
-    Up to `penalty_anneal_iters` lambda is 0; there the optimizer starts afresh.
+    $$
+    \min \; L + \lambda\, \frac{1}{E P} \sum_e \|v_e - \bar v\|_2^2, \qquad \bar v = \frac{1}{E} \sum_e v_e
+    $$
 
-    Departures from the paper: the mean over parameters, as in its code. From DomainBed's code, which cannot run with
-    any BackPACK that still installs: variances are E[g^2] - E[g]^2, by matrix products, so no example's gradient is
-    ever laid out.
+    $L$ is the cross-entropy of all examples. $v_e \in \mathbb{R}^P$ is the variance, over the examples of domain $e$ of
+    $E$, of the gradient of each one's cross-entropy with respect to each of the $P$ parameters of the classifier. It is
+    a moving average, $v \leftarrow \mathrm{ema} \cdot v + (1 - \mathrm{ema}) \cdot (\text{variance now})$, divided by
+    $1 - \mathrm{ema}$ so that the gradient does not depend on `ema`. $\lambda$ is 0 before step `penalty_anneal_iters`,
+    where the optimizer starts afresh, and `fishr_lambda` from there on.
+
+    Reference:
+        Ramé, Dancette and Cord, "Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization", ICML
+        2022.
+
+    Departures from the paper: the mean over parameters, as in its code.
+
+    Departures from DomainBed's code, which cannot run with any BackPACK that still installs: variances are
+    $\mathbb{E}[g^2] - \mathbb{E}[g]^2$, by matrix products, so no example's gradient is ever laid out.
     """
 
     card = AlgorithmCard(
@@ -40,7 +50,10 @@ class Fishr(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's; `fishr_lambda` is its `lambda`, which is a word of Python."""
+        """Hyperparameters of Fishr; defaults and draws are DomainBed's.
+
+        `fishr_lambda` is its `lambda`, which is a keyword of Python.
+        """
 
         fishr_lambda: float = hparam(1e3, power(10, 1, 4), help="weight of the penalty", stream="lambda")
         penalty_anneal_iters: int = hparam(
@@ -54,13 +67,13 @@ class Fishr(Algorithm):
     variances: Tensor
 
     def build(self) -> None:
-        """Start the moving averages at 0."""
+        """Create the moving averages of the domains' variances, at 0."""
         size = sum(p.numel() for p in self.network.classifier.parameters())
         like = next(self.network.classifier.parameters()).detach()
         self.register_buffer("variances", like.new_zeros(self.task.num_domains, size))
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where the penalty sets in."""
+        """Take one step; drop the optimizer's moments where the penalty sets in."""
         annealed = self.hparams.penalty_anneal_iters
         if self.step == annealed:
             self.optimizer = self.new_optimizer(self.parameters())
@@ -80,8 +93,15 @@ class Fishr(Algorithm):
         return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
 
     def _penalty(self, variances: Tensor, there: Tensor) -> Tensor:
+        """Update the moving averages and return the penalty, a scalar.
+
+        Args:
+            variances: Variances now of the step's domains (E, P).
+            there: Indices of these domains among all training domains (E,).
+        """
         ema = self.hparams.ema
         averaged = ema * self.variances[there] + (1 - ema) * variances
+        # The past is a constant: a graph through it would grow from step to step.
         self.variances[there] = averaged.detach()
         averaged = averaged / (1 - ema)
         return (averaged - averaged.mean(dim=0)).square().mean()

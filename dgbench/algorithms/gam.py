@@ -1,4 +1,4 @@
-"""Gradient-norm-aware minimisation: look for minima around which no gradient is large."""
+"""Gradient norm aware minimization (GAM): look for minima around which no gradient is large."""
 
 from __future__ import annotations
 
@@ -16,20 +16,41 @@ from dgbench.methods.ascent import backward_at, gradient, of_length, orthogonal
 
 
 class GAM(Algorithm):
-    """theta <- opt(theta, h - gamma * (k - <k, h> h / ||h||^2)), h = b_1 g_1 + b_3 g_3, k = b_0 g_0 + b_2 g_2.
+    r"""Seek minima around which no gradient is large, by combining four gradients a step.
 
-    Zhang, Xu, Yu, Zou and Cui, "Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves
-    Generalization", CVPR 2023, in its accelerated form. With r = `grad_rho`, R = `grad_norm_rho`, b = `beta`,
-    u(v) = v / (||v|| + 1e-12) and L ERM's loss: g_0 = grad L(theta), g_1 = grad L(theta + r u(g_0)),
-    e = R u(g_1 - g_0), g_2 = grad L(theta + e), g_3 = grad L(theta + e + r u(g_2)).
+    $$
+    \theta \leftarrow \mathrm{opt}\Big(\theta, h - \gamma \Big(k - \frac{\langle k, h \rangle}{\|h\|_2^2}\, h\Big)\Big),
+    \qquad h = \beta_1 g_1 + \beta_3 g_3, \qquad k = \beta_0 g_0 + \beta_2 g_2
+    $$
 
-    The paper's algorithm has beta_0 + beta_2 = 1 and beta_1 + beta_3 = 1, and so have the defaults. The authors' code
-    has no beta_0: g_0 always counts fully. Set `beta_0` to 1 for that, with the other betas at 1 for their CIFAR runs.
+    $$
+    \begin{aligned}
+    g_0 &= \nabla L(\theta), & g_1 &= \nabla L\big(\theta + r\, u(g_0)\big), \\
+    g_2 &= \nabla L(\theta + e), & g_3 &= \nabla L\big(\theta + e + r\, u(g_2)\big),
+    \end{aligned}
+    \qquad e = R\, u(g_1 - g_0), \qquad u(v) = \frac{v}{\|v\|_2 + 10^{-12}}
+    $$
 
-    Departures from the paper: none of its form with Hessian-vector products. From the authors' code, besides beta_0: no
-    label smoothing (theirs smooths by 0.1); constant radii (their schedule stands still where others have run GAM on
-    DomainBed's data sets); in later passes live batch norm leaves its count of batches alone too; weights are copied
-    back. DomainBed has no GAM.
+    $L$ is ERM's loss, $r$ is `grad_rho` and $R$ is `grad_norm_rho`. This is the paper's accelerated form.
+
+    The paper's algorithm has $\beta_0 + \beta_2 = 1$ and $\beta_1 + \beta_3 = 1$, and so have the defaults. The
+    authors' code has no $\beta_0$: $g_0$ always counts fully. Set `beta_0` to 1 for that, with the other betas at 1 for
+    their CIFAR runs.
+
+    Reference:
+        Zhang, Xu, Yu, Zou and Cui, "Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves
+        Generalization", CVPR 2023.
+
+    Departures from the paper: its form with Hessian-vector products is not offered.
+
+    Departures from the authors' code, besides $\beta_0$:
+
+    - No label smoothing (theirs smooths by 0.1).
+    - Constant radii (their schedule stands still where others have run GAM on DomainBed's data sets).
+    - In later passes live batch norm leaves its count of batches alone too.
+    - Weights are copied back.
+
+    DomainBed: has no GAM.
     """
 
     card = AlgorithmCard(
@@ -41,7 +62,10 @@ class GAM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults are those of UDIM's authors, who ran GAM on DomainBed's data sets; `beta_0` is the paper's."""
+        """Hyperparameters of GAM; defaults are those of UDIM's authors, but for the paper's `beta_0`.
+
+        UDIM's authors ran GAM on DomainBed's data sets.
+        """
 
         grad_rho: float = hparam(0.05, help="length of the step along a gradient", within="[0, inf)")
         grad_norm_rho: float = hparam(
@@ -56,7 +80,7 @@ class GAM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for four forward and four backward passes over the same minibatches."""
+        """Take one step, with four forward and four backward passes over the same minibatches."""
         h = self.hparams
         loss = self.joint_loss(batches)
         parameters, g0 = gradient(loss, self.parameters())
@@ -65,6 +89,7 @@ class GAM(Algorithm):
         _, g2 = backward_at(self, batches, parameters, steeper)
         both = list(torch._foreach_add(steeper, of_length(g2, h.grad_rho)))
         _, g3 = backward_at(self, batches, parameters, both)
+        # In place: `g3` is what lies in `.grad`, and becomes h. `g2` becomes k.
         torch._foreach_mul_(g3, h.beta_3)
         torch._foreach_add_(g3, g1, alpha=h.beta_1)
         torch._foreach_mul_(g2, h.beta_2)

@@ -1,4 +1,4 @@
-"""GAQAT: flat minima of few bits, where scales don't hear the task whose gradient says the same over and over."""
+"""GAQAT: quantization-aware training towards flat minima that freezes scales whose task gradient keeps its sign."""
 
 from __future__ import annotations
 
@@ -16,18 +16,31 @@ from dgbench.methods.ascent import backward_at, global_norm, gradient
 
 
 class GAQAT(QTDoG):
-    """min over theta and s of (L + L(. + eps)) / 2 at quantised weights; the first part is kept from scales of order.
+    r"""Train quantized weights by SAGM; keep the task's gradient from scales where it hardly changes sign.
 
-    Jiang, Meng, Tang, Yu, Li, Wang and Zhu, "GAQAT: Gradient-Adaptive Quantization-Aware Training for Domain
-    Generalization", arXiv 2024. SAGM's loss and eps, on QT-DoG's quantisation. A layer's disorder is how often its
-    scales' gradients by L changed their sign in the last K steps, as a share, the mean over its channels. Every K steps
-    each layer whose disorder is below a threshold is frozen for the next K: its scales then follow the gradient by
-    L(. + eps) alone.
+    $$
+    \min_{\theta, s} \; \tfrac{1}{2} \big( L(\theta, s) + L\big((\theta, s) + \epsilon\big) \big), \qquad
+    \epsilon = \Big( \frac{\rho}{\|g\|_2 + 10^{-12}} - \alpha \Big)\, g, \qquad g = \nabla L(\theta, s)
+    $$
 
-    Departures: no code is published, and of the paper its abstract and its reviews were read; they give the two
-    gradients, that disorder counts changes of sign, and that what lies below the threshold is frozen every K steps. All
-    else is ours: K, the threshold, the count that makes up disorder, freezing whole layers, ordinary steps until the
-    first K are over, SAGM's steps before the quantisation, and scales that eps displaces as it does other parameters.
+    $L$ is ERM's loss with convolutions quantized as in QT-DoG, $s$ are the quantizers' scales, and loss and $\epsilon$
+    are SAGM's. The disorder of a layer is the share of the last $K$ steps, $K$ being `gaqat_interval`, in which the
+    entries of $g$ for its scales changed sign, averaged over its channels. Every $K$ steps each layer whose disorder is
+    below `gaqat_threshold` is frozen for the next $K$: its scales then follow the gradient of the second part alone.
+
+    Reference:
+        Jiang, Meng, Tang, Yu, Li, Wang and Zhu, "GAQAT: Gradient-Adaptive Quantization-Aware Training for Domain
+        Generalization", arXiv 2024.
+
+    Departures from the paper:
+
+    - No code is published, and of the paper its abstract and its reviews were read. They give the two gradients, that
+      disorder counts changes of sign, and that the layers below the threshold are frozen every $K$ steps.
+    - All else is this project's: $K$, the threshold, the count that makes up disorder, freezing whole layers, ordinary
+      steps until the first $K$ are over, SAGM's steps before the quantization, and scales that $\epsilon$ displaces as
+      it does other parameters.
+
+    DomainBed: has no GAQAT.
     """
 
     card = AlgorithmCard(
@@ -42,7 +55,7 @@ class GAQAT(QTDoG):
 
     @dataclass(frozen=True)
     class Hparams(QTDoG.Hparams):
-        """Four bits are the paper's, rho and alpha SAGM's; the rest is ours."""
+        """Hyperparameters of GAQAT: the paper's four bits, SAGM's `rho` and `alpha`; the rest is this project's."""
 
         bits: int = hparam(4, help="bits of a weight", within="[2, 16]")
         rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
@@ -53,13 +66,13 @@ class GAQAT(QTDoG):
     hparams: Hparams
 
     def build(self) -> None:
-        """Give every convolution that learns a quantizer, and a memory of its scales' signs of gradient."""
+        """Give every convolution that learns a quantizer, and a memory of the signs of its scales' gradients."""
         super().build()
         self.memory = [(quantizer.scale, _Disorder(quantizer.scale)) for _, quantizer in self.quantised]
         self.disorders = nn.ModuleList(disorder for _, disorder in self.memory)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, with two forward and two backward passes over the same minibatches."""
         since = self.step - self.hparams.q_steps
         if since == 0:
             self.begin()
@@ -74,6 +87,7 @@ class GAQAT(QTDoG):
                 task[i] = disorder(task[i])
                 if (since + 1) % self.hparams.gaqat_interval == 0:
                     disorder.decide(self.hparams.gaqat_interval, self.hparams.gaqat_threshold)
+        # In place: `smooth` is what lies in `.grad`, and becomes the mean of both gradients.
         torch._foreach_lerp_(smooth, task, 0.5)
         self.optimizer.step()
         frozen = [disorder.frozen for _, disorder in self.memory]
@@ -85,7 +99,7 @@ class GAQAT(QTDoG):
 
 
 class _Disorder(nn.Module):
-    """How often the gradient of a layer's scales (C,) changed its sign, and whether that was too seldom."""
+    """A memory of how often the gradient of a layer's scales (C,) changed its sign, and whether the layer is frozen."""
 
     sign: Tensor
     changes: Tensor
@@ -98,13 +112,13 @@ class _Disorder(nn.Module):
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=scale.device))
 
     def forward(self, task: Tensor) -> Tensor:
-        """Remember the sign; returns the gradient, or 0 where it is frozen."""
+        """Remember the signs of `task` (C,); return it, or 0 if the layer is frozen."""
         sign = task.sign()
         self.changes += sign * self.sign < 0
         self.sign.copy_(sign)
         return torch.where(self.frozen, 0, task)
 
     def decide(self, steps: int, threshold: float) -> None:
-        """Freeze or thaw for the next steps."""
+        """Freeze or thaw the layer for the next steps, by the changes of sign in the last `steps`."""
         self.frozen.copy_(self.changes.mean() / steps < threshold)
         self.changes.zero_()

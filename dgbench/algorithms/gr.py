@@ -1,4 +1,4 @@
-"""Gradient regularisation, by finite differences of the gradient along itself."""
+"""Gradient regularization (GR), by finite differences of the gradient along itself."""
 
 from __future__ import annotations
 
@@ -16,21 +16,34 @@ from dgbench.methods.algorithm import Algorithm, Batch
 from dgbench.methods.ascent import backward_at, gradient
 
 FORMS = ("forward", "backward", "double")
+"""The choices of `form`."""
 
 
 class GR(Algorithm):
-    """min over theta of L(theta) + gamma / 2 * ||grad L(theta)||^2.
+    r"""Penalize the squared norm of the loss's gradient.
 
-    Karakida, Takase, Hayase and Osawa, "Understanding Gradient Regularization in Deep Learning: Efficient
-    Finite-Difference Computation and Implicit Bias", ICML 2023. L is ERM's loss, g its gradient. The gradient of the
-    penalty is gamma H g, which `form` finds: `forward` (F-GR, the paper's best) as (gamma / epsilon) times
-    grad L(theta + epsilon g) - g; `backward` (B-GR) as (gamma / epsilon) times g - grad L(theta - epsilon g); `double`
-    exactly, by a backward pass through the backward pass. The step epsilon g is not normalised. All three agree where
-    L is quadratic.
+    $$
+    \min_\theta L(\theta) + \frac{\gamma}{2}\, \|\nabla L(\theta)\|_2^2
+    $$
 
-    Departures: no code of the authors is known to us. What the paper leaves open is as in SAM: the same minibatches in
-    both passes, all parameters, weight decay at the descent alone, and in the second pass live batch norm leaves its
-    statistics alone. DomainBed has no GR.
+    $L$ is ERM's loss, $g$ its gradient and $H$ its Hessian. The gradient of the penalty is $\gamma H g$, and `form` is
+    the way to find it:
+
+    - `forward` (F-GR, the paper's best): $\frac{\gamma}{\varepsilon} \big(\nabla L(\theta + \varepsilon g) - g\big)$
+    - `backward` (B-GR): $\frac{\gamma}{\varepsilon} \big(g - \nabla L(\theta - \varepsilon g)\big)$
+    - `double`: exactly, by a backward pass through the backward pass
+
+    $\varepsilon$ is `epsilon`; the step $\varepsilon g$ is not normalized. All three agree where $L$ is quadratic.
+
+    Reference:
+        Karakida, Takase, Hayase and Osawa, "Understanding Gradient Regularization in Deep Learning: Efficient
+        Finite-Difference Computation and Implicit Bias", ICML 2023.
+
+    Departures: no code of the authors is known to this project. The points that the paper leaves open are as in SAM:
+    the same minibatches in both passes, all parameters, weight decay at the descent alone, and in the second pass live
+    batch norm leaves its statistics alone.
+
+    DomainBed: has no GR.
     """
 
     card = AlgorithmCard(
@@ -50,7 +63,10 @@ class GR(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """The default of `epsilon` is what is reported to be best for F-GR; that of `gamma` is ours."""
+        """Hyperparameters of GR.
+
+        The default of `epsilon` is reported to be best for F-GR; that of `gamma` is this project's.
+        """
 
         gamma: float = hparam(0.01, help="weight of the squared norm of the gradient", within="[0, inf)")
         epsilon: float = hparam(
@@ -61,13 +77,14 @@ class GR(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step: two forward and two backward passes, or one and its double."""
+        """Take one step, with two forward and two backward passes, or one forward pass and its double backward."""
         if self.hparams.form == "double":
             return self._by_double_backward(batches)
         step = self.hparams.epsilon if self.hparams.form == "forward" else -self.hparams.epsilon
         loss = self.joint_loss(batches)
         parameters, here = gradient(loss, self.parameters())
         _, there = backward_at(self, batches, parameters, list(torch._foreach_mul(here, step)))
+        # In place: `there` is what lies in `.grad`, and becomes the gradient of the objective.
         torch._foreach_sub_(there, here)
         torch._foreach_mul_(there, self.hparams.gamma / step)
         torch._foreach_add_(there, here)
@@ -75,7 +92,7 @@ class GR(Algorithm):
         return self._logged(loss, here)
 
     def _by_double_backward(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        # The faster kernels of attention have no second derivative.
+        # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             loss = self.joint_loss(batches)
             _, here = gradient(loss, self.parameters(), create_graph=True)
@@ -83,9 +100,11 @@ class GR(Algorithm):
         return self._logged(loss, here)
 
     def _logged(self, loss: Tensor, here: list[Tensor]) -> Mapping[str, Tensor]:
+        """Return the scalars to log, with the penalty computed from the gradient at the weights."""
         penalty = self.hparams.gamma / 2 * _squared_norm(here).detach()
         return {"loss": loss.detach() + penalty, "nll": loss.detach(), "penalty": penalty}
 
 
 def _squared_norm(tensors: list[Tensor]) -> Tensor:
+    """Return the squared norm of all tensors taken as one vector."""
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum()

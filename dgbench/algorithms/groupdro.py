@@ -1,4 +1,4 @@
-"""Group distributionally robust optimisation: the harder a domain is, the more it weighs."""
+"""Group distributionally robust optimization (GroupDRO): the harder a domain is, the more it weighs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class GroupDRO(Algorithm):
-    """min over theta of max over q in the simplex of sum_e q_e L_e, by q_e <- q_e exp(eta L_e) / sum before each step.
+    r"""Minimize a weighted mean of the domains' losses, with weights that grow where the loss is high.
 
-    Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts: On the Importance of
-    Regularization for Worst-Case Generalization", ICLR 2020; the groups are the training domains.
+    $$
+    \min_\theta \; \max_{q \in \Delta} \; \sum_e q_e L_e, \qquad
+    q_e \leftarrow \frac{q_e \exp(\eta L_e)}{\sum_{e'} q_{e'} \exp(\eta L_{e'})} \quad \text{before each step}
+    $$
+
+    $L_e$ is the loss of domain $e$, $\Delta$ the simplex and $\eta$ is `groupdro_eta`. The groups of the paper are the
+    training domains.
+
+    Reference:
+        Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts: On the Importance
+        of Regularization for Worst-Case Generalization", ICLR 2020.
 
     Departures from the authors' code: every domain is in every minibatch, and there is no adjustment by group size.
-    From DomainBed's code: none in the numbers, but q is kept as its logarithm, so that no domain's weight can underflow
-    to 0 for good, and it is saved.
+
+    Departures from DomainBed's code: none in the numbers, but $q$ is kept as its logarithm, so that no domain's weight
+    can underflow to 0 for good, and it is saved.
     """
 
     log_q: Tensor
@@ -32,18 +42,18 @@ class GroupDRO(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of GroupDRO; default and draw are DomainBed's."""
 
         groupdro_eta: float = hparam(1e-2, power(10, -3, -1), help="how fast the domains' weights follow their losses")
 
     hparams: Hparams
 
     def build(self) -> None:
-        """At first all domains weigh alike."""
+        """Create the domains' weights, which start equal."""
         self.register_buffer("log_q", torch.zeros(self.task.num_domains).log_softmax(dim=0))
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step of the weights, then one of the network."""
+        """Take one step of the domains' weights, then one of the network."""
         losses = feature_losses(self, self.domain_features(batches), batches)
         there = places(self, batches)
         gains = self.hparams.groupdro_eta * losses.detach()

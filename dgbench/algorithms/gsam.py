@@ -1,4 +1,4 @@
-"""Surrogate-gap minimisation: SAM that also closes the gap between the loss uphill and the loss here."""
+"""Surrogate gap minimization (GSAM): SAM that also closes the gap from the loss at the weights to the loss uphill."""
 
 from __future__ import annotations
 
@@ -16,26 +16,41 @@ from dgbench.methods.ascent import backward_at, gradient, of_length, orthogonal
 
 
 class GSAM(Algorithm):
-    """theta <- opt(theta, g' - alpha * g_perp), g' = grad L(theta + rho g / ||g||), g_perp = g - <g, g'> g' / ||g'||^2.
+    r"""Minimize the loss uphill of the weights and, at right angles to it, its gap to the loss at the weights.
 
-    Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan and Liu, "Surrogate Gap Minimization Improves
-    Sharpness-Aware Training", ICLR 2022. g = grad L(theta), L is ERM's loss. Stepping against g_perp lowers the gap
-    L(theta + eps) - L(theta) while L(theta + eps) stays as it is, to first order.
+    $$
+    \theta \leftarrow \mathrm{opt}(\theta,\; g' - \alpha\, g_\perp), \qquad
+    g' = \nabla L\Big(\theta + \rho\, \frac{g}{\|g\|_2 + 10^{-12}}\Big), \qquad
+    g_\perp = g - \frac{\langle g, g' \rangle}{\|g'\|_2^2}\, g'
+    $$
 
-    The paper's radius falls with the learning rate from rho_max to rho_min: here rho_max is `rho`, rho_min is `rho` *
-    `rho_floor`, and the learning rate's range is from the run's own down to 0, where the cosine schedule ends. With
-    `rho_floor` 1 or a constant schedule the radius is constant, as where GSAM is run on DomainBed's data sets.
+    $L$ is ERM's loss and $g = \nabla L(\theta)$. With $\epsilon$ the step uphill, stepping against $g_\perp$ lowers the
+    gap $L(\theta + \epsilon) - L(\theta)$ while $L(\theta + \epsilon)$ stays as it is, to first order.
 
-    Departures from the first author's PyTorch code: alpha is a float (the flag of its example takes only integers); no
-    adaptive option (its code scales by theta^2 where the paper's algorithm says |theta|); in the second pass live
-    batch norm leaves its count of batches alone too; weights are copied back. DomainBed has no GSAM.
+    The paper's radius falls with the learning rate from rho_max to rho_min: in this implementation rho_max is `rho`,
+    rho_min is `rho` * `rho_floor`, and the learning rate's range is from the run's own down to 0, where the cosine
+    schedule ends. With `rho_floor` 1 or a constant schedule the radius is constant, as where GSAM is run on DomainBed's
+    data sets.
+
+    Reference:
+        Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan and Liu, "Surrogate Gap Minimization Improves
+        Sharpness-Aware Training", ICLR 2022.
+
+    Departures from the first author's PyTorch code:
+
+    - `alpha` is a float (the flag of its example takes only integers).
+    - No adaptive option (its code scales by $\theta^2$ where the paper's algorithm says $|\theta|$).
+    - In the second pass live batch norm leaves its count of batches alone too.
+    - Weights are copied back.
+
+    DomainBed: has no GSAM.
     """
 
     card = AlgorithmCard(paper="Zhuang et al., ICLR 2022", forwards=2.0, backwards=2.0, penalties=("rho", "alpha"))
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """`rho` is as in SAM; the default of `alpha` is that of the author's example."""
+        """Hyperparameters of GSAM; `rho` is as in SAM, the default of `alpha` is that of the author's example."""
 
         rho: float = hparam(
             0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill at the full lr", within="[0, inf)"
@@ -48,12 +63,13 @@ class GSAM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, for two forward and two backward passes over the same minibatches."""
+        """Take one step, with two forward and two backward passes over the same minibatches."""
         floor = self.hparams.rho_floor
         rho = self.hparams.rho * (floor + (1 - floor) * self.setting.lr_factor(self.step))
         loss = self.joint_loss(batches)
         parameters, here = gradient(loss, self.parameters())
         uphill, there = backward_at(self, batches, parameters, of_length(here, rho))
+        # In place: `there`, the gradient uphill, is what lies in `.grad`.
         torch._foreach_sub_(there, orthogonal(here, to=there), alpha=self.hparams.alpha)
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

@@ -1,4 +1,4 @@
-"""Hessian alignment by Hessian-gradient products in the classifier."""
+"""Hessian alignment by Hessian-gradient products (HGP) in the classifier."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class HGP(Algorithm):
-    """min of mean_e L_e + mean_e [alpha * ||H_e g_e - H g||^2 + beta * ||g_e - g||^2], g, H of the classifier alone.
+    r"""Match the domains' gradients and Hessian-gradient products in the classifier.
 
-    g_e and H_e are gradient and Hessian of L_e, the cross-entropy of domain e, by all parameters of the classifier;
-    g and H those of mean_e L_e, held constant in the penalty. H_e g_e is the gradient of ||g_e||^2 / 2. The features
-    receive the penalty's gradient too.
+    $$
+    \min \; \frac{1}{E} \sum_e \Big[ L_e + \alpha\, \|H_e g_e - H g\|_2^2 + \beta\, \|g_e - g\|_2^2 \Big]
+    $$
 
-    Hemati, Zhang, Estiri and Chen, "Understanding Hessian Alignment for Domain Generalization", ICCV 2023.
+    $g_e$ and $H_e$ are gradient and Hessian of $L_e$, the cross-entropy of domain $e$ of $E$, with respect to all
+    parameters of the classifier; $g$ and $H$ are those of the mean of the $L_e$, held constant in the penalty.
+    $H_e g_e$ is computed as the gradient of $\|g_e\|_2^2 / 2$. The features receive the penalty's gradient too.
+
+    Reference:
+        Hemati, Zhang, Estiri and Chen, "Understanding Hessian Alignment for Domain Generalization", ICCV 2023.
 
     Departures from the authors' Colored MNIST scripts: mean over domains where they sum, the mean's terms are constant,
-    no schedule of the penalty; all three as in DomainBed. From DomainBed's code: no 1e-16 added to gradients and norms
-    (the half square needs none); g is the mean of the g_e, not a gradient taken anew; the features of all domains come
-    from one pass where batch norm is not live.
+    no schedule of the penalty; all three as in DomainBed.
+
+    Departures from DomainBed's code:
+
+    - No 1e-16 added to gradients and norms (the half square needs none).
+    - $g$ is the mean of the $g_e$, not a gradient taken anew.
+    - The features of all domains come from one pass where batch norm is not live.
     """
 
     card = AlgorithmCard(
@@ -35,7 +44,7 @@ class HGP(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's, but for names that say whose they are."""
+        """Hyperparameters of HGP; defaults and draws are DomainBed's, under names with the method's as prefix."""
 
         hgp_alpha: float = hparam(1e-4, power(10, -5, -3), help="weight of the Hessian-gradient products")
         hgp_beta: float = hparam(5e-3, power(10, -3, -1), help="weight of the gradients")
@@ -43,7 +52,7 @@ class HGP(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step: one pass through the featurizer, second order in the classifier for all domains at once."""
+        """Take one step: one pass through the featurizer, second order in the classifier for all domains at once."""
         features = self.domain_features(batches)
         losses, copies = losses_by_copies(self.network.classifier, features, [batch.y for batch in batches])
         mean = losses.mean()
@@ -53,9 +62,11 @@ class HGP(Algorithm):
         return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
 
     def _penalty(self, losses: Tensor, copies: list[Tensor]) -> Tensor:
+        """Return the penalty, from the domains' losses (E,) and their copies of the classifier."""
         gradients = derivative(losses.sum(), copies)
         products = derivative(gradients.square().sum() / 2, copies)
         mean = gradients.mean(dim=0)
+        # At domain e's copy the derivative is H_e g / E; their sum is H g, the product of the mean loss.
         mean_product = derivative(mean.square().sum() / 2, copies).sum(dim=0).detach()
         hessian_gap = (products - mean_product).square().sum(dim=1).mean()
         gradient_gap = (gradients - mean.detach()).square().sum(dim=1).mean()

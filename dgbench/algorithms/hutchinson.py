@@ -16,26 +16,39 @@ from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
 
 Products = Callable[[Tensor], Tensor]
-"""Probes (K, E, P) to each domain's Hessian times each of its own (K, E, P)."""
+"""Map from probes (K, E, P) to the products (K, E, P) of each domain's Hessian and its own probes."""
 ESTIMATORS = ("probes", "exact")
+"""The choices of `estimator`."""
 
 
 class Hutchinson(Algorithm):
-    """min of mean_e L_e + mean_e [alpha * ||D_e - D||^2 + beta * ||g_e - g||^2], D the Hessian's diagonal.
+    r"""Match the domains' gradients and Hessian diagonals in the classifier.
 
-    g_e and H_e are gradient and Hessian of L_e, the cross-entropy of domain e, by all parameters of the classifier, g
-    and H those of mean_e L_e, held constant. D_e estimates diag H_e as the mean of r * (H_e r) over probes r of random
-    signs, each domain's and the mean's drawn apart. The features receive the penalty's gradient too.
+    $$
+    \min \; \frac{1}{E} \sum_e \Big[ L_e + \alpha\, \|D_e - D\|_2^2 + \beta\, \|g_e - g\|_2^2 \Big], \qquad
+    D_e = \frac{1}{K} \sum_{k=1}^{K} r_k \odot (H_e r_k) \approx \mathrm{diag}\, H_e
+    $$
 
-    Hemati, Zhang, Estiri and Chen, "Understanding Hessian Alignment for Domain Generalization", ICCV 2023.
+    $g_e$ and $H_e$ are gradient and Hessian of $L_e$, the cross-entropy of domain $e$ of $E$, with respect to all
+    parameters of the classifier; $g$ and $D$ are those of the mean of the $L_e$, held constant. The $K$ =
+    `hutchinson_samples` probes $r_k$ are random signs, those of each domain and of the mean drawn apart. The features
+    receive the penalty's gradient too.
 
-    With estimator `exact` D_e is diag H_e itself, in closed form for a linear classifier: what the probes' mean
-    converges to, at a hundredth of the cost and without their noise (whose square the penalty of `probes` includes).
+    With `estimator` = `exact`, $D_e$ is $\mathrm{diag}\, H_e$ itself, in closed form for a linear classifier: the
+    probes' mean converges to it, at a hundred times the cost and with noise (whose square the penalty of `probes`
+    includes).
+
+    Reference:
+        Hemati, Zhang, Estiri and Chen, "Understanding Hessian Alignment for Domain Generalization", ICCV 2023.
 
     Departures from the authors' Colored MNIST scripts: mean over domains where they sum, the mean's terms are constant,
-    no schedule of the penalty; all three as in DomainBed's fork that has this method. From that code: all probes of all
-    domains are one batched product, in closed form for a linear classifier, not one product each; g is the mean of the
-    g_e, not a gradient taken anew; the features of all domains come from one pass where batch norm is not live.
+    no schedule of the penalty; all three as in DomainBed's fork that has this method.
+
+    Departures from that fork's code:
+
+    - All probes of all domains are one batched product, in closed form for a linear classifier, not one product each.
+    - $g$ is the mean of the $g_e$, not a gradient taken anew.
+    - The features of all domains come from one pass where batch norm is not live.
     """
 
     card = AlgorithmCard(
@@ -47,7 +60,10 @@ class Hutchinson(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are the authors' under names that say whose they are; their draws exceed the defaults."""
+        """Hyperparameters of Hutchinson; defaults and draws are the authors', under names with the method's as prefix.
+
+        The draws of both weights lie far above their defaults, as in the authors' code.
+        """
 
         hutchinson_alpha: float = hparam(1e-3, power(10, 1, 4), help="weight of the Hessians' diagonals")
         hutchinson_beta: float = hparam(5e-3, power(10, 2, 6), help="weight of the gradients")
@@ -57,12 +73,12 @@ class Hutchinson(Algorithm):
     hparams: Hparams
 
     def build(self) -> None:
-        """Refuse the closed form for a classifier that has none."""
+        """Raise `UserError` for the closed form with a classifier that has none."""
         if self.hparams.estimator == "exact":
             linear_head(self.network, "Hutchinson with estimator 'exact'")
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step: one pass through the featurizer, second order in the classifier alone."""
+        """Take one step: one pass through the featurizer, second order in the classifier alone."""
         features = self.domain_features(batches)
         losses, copies = losses_by_copies(self.network.classifier, features, [batch.y for batch in batches])
         gradients = derivative(losses.sum(), copies)
@@ -72,6 +88,7 @@ class Hutchinson(Algorithm):
             of_mean = diagonals.mean(dim=0)
         else:
             products = self.products(gradients, copies, features)
+            # The mean's probes are drawn first: the order of the draws decides a run's numbers.
             of_mean = self.diagonal_of_mean(products, gradients)
             diagonals = self.diagonals(products, gradients)
         mean = losses.mean()
@@ -83,30 +100,40 @@ class Hutchinson(Algorithm):
         return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
 
     def products(self, gradients: Tensor, copies: list[Tensor], features: Sequence[Tensor]) -> Products:
-        """The domains' Hessians as functions: in closed form for a linear classifier, else by a batched derivative."""
+        """Return the domains' Hessians as a function of probes.
+
+        Args:
+            gradients: Gradients of the domains' losses (E, P), with their graph.
+            copies: Each domain's copies of the classifier's parameters.
+            features: The classifier's inputs (B, num_features) of each domain.
+
+        Returns:
+            The products in closed form for a linear classifier, otherwise by a batched derivative.
+        """
         head = self.network.classifier
         if isinstance(head, nn.Linear):
             return partial(hessian_products, head, features)
         return partial(_derived_products, gradients, copies)
 
     def diagonals(self, products: Products, gradients: Tensor) -> Tensor:
-        """The estimate of each domain's diagonal (E, P), from probes of its own; differentiable."""
+        """Estimate the diagonal of each domain's Hessian (E, P), from probes of its own; differentiable."""
         probes = _signs(gradients, self.hparams.hutchinson_samples, *gradients.shape)
         return (probes * products(probes)).mean(dim=0)
 
     @torch.no_grad()
     def diagonal_of_mean(self, products: Products, gradients: Tensor) -> Tensor:
-        """The estimate of the diagonal of the mean loss's Hessian (P,), from probes that all domains share."""
+        """Estimate the diagonal of the mean loss's Hessian (P,), from probes that all domains share."""
         probes = _signs(gradients, self.hparams.hutchinson_samples, 1, gradients.shape[1])
         return (probes[:, 0] * products(probes.expand(-1, *gradients.shape)).mean(dim=1)).mean(dim=0)
 
 
 def _signs(like: Tensor, *shape: int) -> Tensor:
+    """Draw random signs, 1 or -1, in the dtype and on the device of `like`."""
     return torch.randint(2, shape, dtype=like.dtype, device=like.device).mul_(2).sub_(1)
 
 
 def _derived_products(gradients: Tensor, copies: list[Tensor], probes: Tensor) -> Tensor:
-    """Each domain's Hessian times each of its probes (K, E, P), in one batched call."""
+    """Multiply each domain's Hessian by each of its probes (K, E, P), in one batched derivative."""
     graph = torch.is_grad_enabled()
     columns = torch.autograd.grad(
         gradients, copies, probes, retain_graph=True, create_graph=graph, is_grads_batched=True

@@ -1,4 +1,4 @@
-"""Information bottleneck: features that vary no more than they must, alone and with invariant risk minimisation."""
+"""Information bottleneck: features that vary no more than they must, alone (IB_ERM) and with IRM's penalty (IB_IRM)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,33 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 def bottleneck(features: Sequence[Tensor]) -> Tensor:
-    """Mean over domains and features of the variance within the domain; a domain with one example has none."""
+    """Return the variance of the features within a domain, averaged over features and domains, a scalar.
+
+    Args:
+        features: (B, num_features) of each domain; a domain with one example has no variance.
+    """
     return torch.stack([variance(z).mean() for z in features]).mean()
 
 
 class IB_ERM(Algorithm):
-    """min over theta of mean_e L_e + lambda * mean_e mean_j Var_e(z_j), z the features that the classifier is given.
+    r"""Add the variance of the features within each domain to the loss.
 
-    Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas and Rish, "Invariance Principle Meets Information
-    Bottleneck for Out-of-Distribution Generalization", NeurIPS 2021.
+    $$
+    \min_\theta \; \frac{1}{E} \sum_e L_e + \lambda\, \mathrm{mean}_{e, j} \mathrm{Var}_e(z_j)
+    $$
 
-    Departures from the paper: as in DomainBed the variance, which bounds the entropy, is taken within each domain,
-    lambda is 0 before the annealing step, and there the optimizer starts afresh. From DomainBed's code: none in the
-    numbers, but a domain with a single example has no variance instead of NaN.
+    $L_e$ is the loss of domain $e$ of $E$, and $z_j$ are the features, as they enter the classifier. $\lambda$ is 0
+    before step `ib_penalty_anneal_iters`, where the optimizer starts afresh, and `ib_lambda` from there on.
+
+    Reference:
+        Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas and Rish, "Invariance Principle Meets Information
+        Bottleneck for Out-of-Distribution Generalization", NeurIPS 2021.
+
+    Departures from the paper, all as in DomainBed: the variance, which bounds the entropy, is taken within each domain;
+    $\lambda$ is 0 before the annealing step, and there the optimizer starts afresh.
+
+    Departures from DomainBed's code: none in the numbers, but a domain with a single example has no variance instead of
+    NaN.
     """
 
     card = AlgorithmCard(
@@ -43,7 +57,7 @@ class IB_ERM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of IB_ERM; defaults and draws are DomainBed's."""
 
         ib_lambda: float = hparam(1e2, power(10, -1, 5), help="weight of the features' variance once it is annealed")
         ib_penalty_anneal_iters: int = hparam(
@@ -53,7 +67,7 @@ class IB_ERM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where the weight jumps."""
+        """Take one step; drop the optimizer's moments where the penalty's weight jumps."""
         annealed = self.hparams.ib_penalty_anneal_iters
         if self.step == annealed:
             self.optimizer = self.new_optimizer(self.parameters())
@@ -64,13 +78,22 @@ class IB_ERM(Algorithm):
 
 
 class IB_IRM(Algorithm):
-    """min over theta of mean_e L_e + lambda * mean_e (d/ds L_e(s * f) at s = 1)^2 + mu * mean_e mean_j Var_e(z_j).
+    r"""Add IRM's penalty and the variance of the features within each domain to the loss.
 
-    The penalties are those of IRM and IB_ERM. Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas and Rish,
-    "Invariance Principle Meets Information Bottleneck for Out-of-Distribution Generalization", NeurIPS 2021.
+    $$
+    \min_\theta \; \frac{1}{E} \sum_e \bigg[ L_e + \lambda \Big( \frac{d}{ds} L_e(s f) \Big|_{s=1} \Big)^2
+    + \mu\, \mathrm{mean}_j \mathrm{Var}_e(z_j) \bigg]
+    $$
 
-    Departures: those of IRM and IB_ERM. Each penalty has an annealing step of its own, before which lambda is 1 and
-    mu 0; the optimizer starts afresh at both, as in DomainBed.
+    The penalties are those of IRM and IB_ERM, with their symbols. Each has an annealing step of its own: $\lambda$ is 1
+    before `irm_penalty_anneal_iters` and `irm_lambda` from there on, $\mu$ is 0 before `ib_penalty_anneal_iters` and
+    `ib_lambda` from there on; the optimizer starts afresh at both, as in DomainBed.
+
+    Reference:
+        Ahuja, Caballero, Zhang, Gagnon-Audet, Bengio, Mitliagkas and Rish, "Invariance Principle Meets Information
+        Bottleneck for Out-of-Distribution Generalization", NeurIPS 2021.
+
+    Departures: those of IRM and IB_ERM.
     """
 
     card = AlgorithmCard(
@@ -84,7 +107,7 @@ class IB_IRM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(IRM.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of IB_IRM; defaults and draws are DomainBed's."""
 
         ib_lambda: float = hparam(1e2, power(10, -1, 5), help="weight of the features' variance once it is annealed")
         ib_penalty_anneal_iters: int = hparam(
@@ -94,7 +117,7 @@ class IB_IRM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where a weight jumps."""
+        """Take one step; drop the optimizer's moments where a penalty's weight jumps."""
         irm_annealed, ib_annealed = self.hparams.irm_penalty_anneal_iters, self.hparams.ib_penalty_anneal_iters
         if self.step in (irm_annealed, ib_annealed):
             self.optimizer = self.new_optimizer(self.parameters())

@@ -1,4 +1,4 @@
-"""Inter-environmental gradient alignment: all domains ask for the same step."""
+"""Inter-environmental gradient alignment (IGA): all domains should call for the same step."""
 
 from __future__ import annotations
 
@@ -18,15 +18,27 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 class IGA(Algorithm):
-    """min over theta of mean_e L_e + lambda * sum_e ||g_e - mean_e g_e||^2, g_e = grad L_e by all parameters.
+    r"""Penalize the spread of the domains' gradients around their mean.
 
-    Koyama and Yamaguchi, "When is Invariance Useful in an Out-of-Distribution Generalization Problem?",
-    arXiv:2008.01883, 2020.
+    $$
+    \min_\theta \; \frac{1}{E} \sum_e L_e + \lambda \sum_e \|g_e - \bar g\|_2^2, \qquad
+    g_e = \nabla_\theta L_e, \qquad \bar g = \frac{1}{E} \sum_e g_e
+    $$
 
-    Departures from the paper: the sum over domains as in DomainBed, where the trace of the variance is the mean. From
-    DomainBed's code: none in the numbers; the mean gradient is the mean of the g_e, not a further backward pass. A
-    gradient flows through it in neither: its terms sum to 0. Attention is computed by plain matrix products, because
-    the fused kernels have no second derivative.
+    $L_e$ is the loss of domain $e$ of $E$, the gradients are with respect to all parameters, and $\lambda$ is
+    `penalty`.
+
+    Reference:
+        Koyama and Yamaguchi, "When is Invariance Useful in an Out-of-Distribution Generalization Problem?",
+        arXiv:2008.01883, 2020.
+
+    Departures from the paper: the sum over domains, as in DomainBed, where the trace of the variance is the mean.
+
+    Departures from DomainBed's code, none of which changes the numbers:
+
+    - The mean gradient is the mean of the $g_e$, not a further backward pass. A gradient flows through it in neither:
+      its terms sum to 0.
+    - Attention is computed by plain matrix products, because the fused kernels have no second derivative.
     """
 
     card = AlgorithmCard(
@@ -39,15 +51,17 @@ class IGA(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Default and draw are DomainBed's."""
+        """Hyperparameters of IGA; default and draw are DomainBed's."""
 
         penalty: float = hparam(1000.0, power(10, 1, 5), help="weight of the gradients' spread over domains")
 
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step, with a backward pass through the backward passes of all domains."""
+        """Take one step, with a backward pass through the backward passes of all domains."""
+        # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             losses, _, gradients = of_each_domain(self, batches, differentiable=True)
+        # The mean is a constant: the terms of its gradient, sum_e (g_e - mean), are 0.
         spread = torch.stack([(g - g.detach().mean(dim=0)).square().sum() for g in gradients]).sum()
         return descend_penalised(self, losses.mean(), spread, self.hparams.penalty)

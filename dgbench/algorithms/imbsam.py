@@ -1,4 +1,4 @@
-"""Imbalanced SAM: sharpness-aware for the rare classes alone."""
+"""Imbalanced SAM (ImbSAM): sharpness-aware minimization for the rare classes alone."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ from dgbench.methods.ascent import displaced, gradient, gradients_of, of_length
 
 
 class ImbSAM(Algorithm):
-    """min over theta of L_head(theta) + L_tail(theta + eps), eps = rho * g / (||g|| + 1e-16), g = grad L_tail(theta).
+    r"""Minimize the loss uphill of the weights for examples of rare classes, the plain loss for all others.
 
-    Zhou, Qu, Xu and Shen, "ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition",
-    ICCV 2023. L_tail is `tail_weight` / B times the cross-entropy summed over those of the B examples whose class is
-    rare, L_head 1 / B times that summed over the others. Rare are classes with fewer than `tail_below` training
-    examples, counted over all training domains. Where no class is rare the method is ERM, in one pass.
+    $$
+    \min_\theta L_\text{head}(\theta) + L_\text{tail}(\theta + \epsilon), \qquad
+    \epsilon = \rho\, \frac{g}{\|g\|_2 + 10^{-16}}, \qquad g = \nabla L_\text{tail}(\theta)
+    $$
+
+    $L_\text{tail}$ is `tail_weight` / $B$ times the cross-entropy summed over those of the $B$ examples whose class is
+    rare, $L_\text{head}$ is $1 / B$ times that summed over the others. Rare are classes with fewer than `tail_below`
+    training examples, counted over all training domains. Where no class is rare the method is ERM, in one pass.
+
+    Reference:
+        Zhou, Qu, Xu and Shen, "ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition",
+        ICCV 2023.
 
     Departures from the authors' code: the weight 2 of the tail, fixed there, can be changed; in the second pass live
-    batch norm leaves its statistics alone (theirs move in both), and weights are copied back. DomainBed has no ImbSAM.
+    batch norm leaves its statistics alone (theirs move in both), and weights are copied back.
+
+    DomainBed: has no ImbSAM.
     """
 
     card = AlgorithmCard(
@@ -41,7 +51,7 @@ class ImbSAM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults are the authors', but for `tail_below`: theirs is 20 on CIFAR-100-LT."""
+        """Hyperparameters of ImbSAM; defaults are the authors', but for `tail_below`: theirs is 20 on CIFAR-100-LT."""
 
         rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
         tail_below: int = hparam(
@@ -61,7 +71,7 @@ class ImbSAM(Algorithm):
         self.register_buffer("is_rare", torch.tensor(rare), persistent=False)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step: two forward passes, the first shared by head and tail, and a backward pass for each of three."""
+        """Take one step, with two forward passes, the first shared by head and tail, and three backward passes."""
         if not self.has_tail:
             loss = self.joint_loss(batches)
             self.descend(loss)
@@ -73,12 +83,13 @@ class ImbSAM(Algorithm):
         with displaced(self, parameters, of_length(ascent, self.hparams.rho, eps=1e-16)):
             _, uphill = self._losses(batches)
             uphill.backward()  # type: ignore[no-untyped-call]
+        # The head's gradient is that at the weights, the tail's, which lies in `.grad`, that uphill.
         torch._foreach_add_(gradients_of(parameters), head_gradient)
         self.optimizer.step()
         return {"loss": (head + tail).detach(), "sharpness": (uphill - tail).detach()}
 
     def _losses(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """L_head and L_tail, in one forward pass over all examples."""
+        """Compute L_head and L_tail, in one forward pass over all examples."""
         y = torch.cat([batch.y for batch in batches])
         losses = F.cross_entropy(self(torch.cat([batch.x for batch in batches])), y, reduction="none") / len(y)
         rare = self.is_rare[y]

@@ -1,4 +1,4 @@
-"""Invariant risk minimisation: one classifier that is optimal in every domain."""
+"""Invariant risk minimization (IRM): learn features for which one classifier is optimal in every domain."""
 
 from __future__ import annotations
 
@@ -16,25 +16,43 @@ from dgbench.methods.algorithm import Algorithm, Batch
 
 
 def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
-    """Product of dL/ds at s = 1 over the even and over the odd examples, L the cross-entropy of s * logits.
+    """Estimate the squared derivative of a domain's cross-entropy with respect to a scale of its logits, at scale 1.
 
-    The two halves make it an unbiased estimate of the squared derivative; of a single example it is 0.
+    It is the product of the derivatives on the even and on the odd examples, an unbiased estimate of the square; of a
+    single example it is 0.
+
+    Args:
+        logits: (B, classes).
+        labels: Classes (B,), int64.
+
+    Returns:
+        A differentiable scalar, which may be negative.
     """
+    # Each example's derivative d/ds CE(s * logits) at s = 1, written out.
     slopes = (logits.softmax(dim=1) * logits).sum(dim=1) - logits.gather(1, labels[:, None]).squeeze(1)
     even, odd = slopes[::2], slopes[1::2]
     return even.mean() * odd.sum() / max(len(odd), 1)
 
 
 class IRM(Algorithm):
-    """min over theta of mean_e L_e + lambda * mean_e (d/ds L_e(s * f) at s = 1)^2, L_e the cross-entropy of domain e.
+    r"""Penalize each domain's wish to rescale the classifier, so that one classifier is optimal in all.
 
-    Arjovsky, Bottou, Gulrajani and Lopez-Paz, "Invariant Risk Minimization", arXiv:1907.02893, 2019 (IRMv1).
+    $$
+    \min_\theta \; \frac{1}{E} \sum_e \bigg[ L_e + \lambda \Big( \frac{d}{ds} L_e(s f) \Big|_{s=1} \Big)^2 \bigg]
+    $$
+
+    $L_e$ is the cross-entropy of domain $e$ of $E$ and $f$ are the logits: the paper's IRMv1. $\lambda$ is 1 before
+    step `irm_penalty_anneal_iters`, where the optimizer starts afresh, and `irm_lambda` from there on.
+
+    Reference:
+        Arjovsky, Bottou, Gulrajani and Lopez-Paz, "Invariant Risk Minimization", arXiv:1907.02893, 2019.
 
     Departures from the authors' Colored MNIST script: the square is the product of the derivatives on two halves of the
-    minibatch, as in the paper's own listing, the loss is not divided by lambda, and at the annealing step, before which
-    lambda is 1, the optimizer starts afresh; the last two as in DomainBed. From DomainBed's code: none in the numbers;
-    the derivative is written down, not asked of autograd, and a domain with a single example has no penalty instead of
-    NaN.
+    minibatch, as in the paper's own listing; the loss is not divided by $\lambda$, and at the annealing step the
+    optimizer starts afresh, both as in DomainBed.
+
+    Departures from DomainBed's code: none in the numbers; the derivative is written down, not left to autograd, and a
+    domain with a single example has no penalty instead of NaN.
     """
 
     card = AlgorithmCard(
@@ -48,7 +66,7 @@ class IRM(Algorithm):
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
-        """Defaults and draws are DomainBed's."""
+        """Hyperparameters of IRM; defaults and draws are DomainBed's."""
 
         irm_lambda: float = hparam(1e2, power(10, -1, 5), help="weight of the penalty once it is annealed")
         irm_penalty_anneal_iters: int = hparam(
@@ -58,7 +76,7 @@ class IRM(Algorithm):
     hparams: Hparams
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """One step; the optimizer's moments are dropped where the weight jumps."""
+        """Take one step; drop the optimizer's moments where the penalty's weight jumps."""
         annealed = self.hparams.irm_penalty_anneal_iters
         if self.step == annealed:
             self.optimizer = self.new_optimizer(self.parameters())
