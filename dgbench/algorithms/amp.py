@@ -37,9 +37,12 @@ class AMP(Algorithm):
     Reference:
         Zheng, Zhang and Mao, "Regularizing Neural Networks via Adversarial Model Perturbation", CVPR 2021.
 
-    Departures from the authors' code: no clipping of the gradients (theirs are clipped to 50, in the ascent too); no
-    Nesterov momentum; after the first pass live batch norm leaves its statistics alone (theirs move in all passes);
-    weights are copied back.
+    Departures from the authors' code:
+
+    - No clipping of the gradients (theirs are clipped to 50, in the ascent too).
+    - No Nesterov momentum.
+    - After the first pass live batch norm leaves its statistics alone (theirs move in all passes).
+    - Weights are copied back.
 
     DomainBed: has no AMP.
     """

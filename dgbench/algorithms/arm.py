@@ -74,9 +74,12 @@ class ARM(Algorithm):
         Zhang, Marklund, Dhawan, Gupta, Levine and Finn, "Adaptive Risk Minimization: Learning to Adapt to Domain
         Shift", NeurIPS 2021.
 
-    Departures from DomainBed's code: $k$ is trained; a batch that is no multiple of `batch_size` is cut into groups and
-    a rest (theirs is then one group); convolutions before batch norm have no bias, which the norm would take out; the
-    context network's batch norm is never frozen.
+    Departures from DomainBed's code:
+
+    - $k$ is trained.
+    - A batch that is no multiple of `batch_size` is cut into groups and a rest (theirs is then one group).
+    - Convolutions before batch norm have no bias, which the norm would take out.
+    - The context network's batch norm is never frozen.
     """
 
     card = AlgorithmCard(

@@ -33,9 +33,13 @@ class ASA(Algorithm):
     Reference:
         Zhang, Deng, Li, Jia and Zhang, "Adversarial Style Augmentation for Domain Generalization", arXiv 2023.
 
-    Departures from the authors' code: $S$ begins as the deviations over the first minibatches at every stage (there at
-    a stage's first use); $S$ is never decayed; stages are chosen as for DSU. As there, $S$ has the optimizer and
-    learning rate of $\theta$, and live batch norm remembers all four passes.
+    Departures from the authors' code:
+
+    - $S$ begins as the deviations over the first minibatches at every stage (there at a stage's first use).
+    - $S$ is never decayed.
+    - Stages are chosen as for DSU.
+
+    As there, $S$ has the optimizer and learning rate of $\theta$, and live batch norm remembers all four passes.
 
     DomainBed: has no ASA.
     """

@@ -36,9 +36,11 @@ class BANG(Algorithm):
         Lin, Tan, Hao, Wong, Dong, Zhang, Yang and Zhang, "Spurious Feature Diversification Improves Out-of-distribution
         Generalization", ICLR 2024.
 
-    Departures from the paper: no code is published, and of the paper its abstract and its reviews were read. They name
-    the two parts; the form of Mixup is that of Zhang et al. (ICLR 2018), $\alpha$ and the smoothing are chosen by this
-    project. The paper fine-tunes CLIP on ImageNet.
+    Departures from the paper:
+
+    - No code is published, and of the paper its abstract and its reviews were read, which name the two parts.
+    - The form of Mixup is that of Zhang et al. (ICLR 2018); $\alpha$ and the smoothing are this project's choice.
+    - The paper fine-tunes CLIP on ImageNet.
 
     DomainBed: has no BANG; its Mixup blends two whole domains.
     """

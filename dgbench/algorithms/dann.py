@@ -166,9 +166,11 @@ class CDANN(DANN):
         Li, Tian, Gong, Liu, Liu, Zhang and Tao, "Deep Domain Generalization via Conditional Invariant Adversarial
         Networks", ECCV 2018.
 
-    Departures from the paper, all as in DomainBed: one discriminator, which gets the class by the embedding added to
-    the features, instead of one a class; its loss weighs classes alike instead of a further discriminator with class
-    priors divided out; those of DANN.
+    Departures from the paper, all as in DomainBed:
+
+    - One discriminator, which gets the class by the embedding added to the features, instead of one a class.
+    - Its loss weighs classes alike instead of a further discriminator with class priors divided out.
+    - Those of DANN.
 
     Departures from DomainBed's code: those of DANN; the mean divides by the number of classes (theirs by the greatest
     label of the minibatch plus 1).

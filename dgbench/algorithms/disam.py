@@ -33,11 +33,16 @@ class DISAM(Algorithm):
     Reference:
         Zhang, Fan, Yao, Zhang and Wang, "Domain-Inspired Sharpness-Aware Minimization Under Domain Shifts", ICLR 2024.
 
-    Departures from the authors' code: each domain weighs alike in the variance, as the paper says; in their code it is
-    $\sum_e (n_e / n) (L_e - L)^2$ by the numbers of examples, which `weighting` = `examples` gives (both are the same
-    where minibatches are equally large). In the second pass live batch norm leaves its statistics alone (theirs move in
-    both); no stronger augmentation; SAM beneath it, not GSAM or SAGM. The paper's text says $\rho$ = 0.05, its appendix
-    0.5.
+    Departures from the authors' code:
+
+    - Each domain weighs alike in the variance, as the paper says. In their code it is $\sum_e (n_e / n) (L_e - L)^2$ by
+      the numbers of examples, which `weighting` = `examples` gives (both are the same where minibatches are equally
+      large).
+    - In the second pass live batch norm leaves its statistics alone (theirs move in both).
+    - No stronger augmentation.
+    - SAM beneath it, not GSAM or SAGM.
+
+    The paper's text says $\rho$ = 0.05, its appendix 0.5.
 
     DomainBed: has no DISAM.
     """

@@ -36,11 +36,15 @@ class EQRM(Algorithm):
 
     Departures from the paper: none known.
 
-    Departures from the authors' code and from DomainBed's: these find the quantile by bisection and differentiate its
-    result as $c \cdot \mathrm{low} + (1 - c) \cdot \mathrm{high}$, $c$ constant; $\mathrm{low}$ and $\mathrm{high}$ lie
-    around the least and the greatest loss, so other domains matter by $h$ alone. In this implementation the derivative
-    is the quantile's, by the implicit function theorem. Losses of all domains come from one pass where no live batch
-    norm would see them mixed (theirs pass domain by domain). A deviation of the losses below 1e-6 counts as 1e-6.
+    Departures from the authors' code and from DomainBed's:
+
+    - These find the quantile by bisection and differentiate its result as
+      $c \cdot \mathrm{low} + (1 - c) \cdot \mathrm{high}$, $c$ constant. $\mathrm{low}$ and $\mathrm{high}$ lie around
+      the least and the greatest loss, so other domains matter by $h$ alone. In this implementation the derivative is
+      the quantile's, by the implicit function theorem.
+    - Losses of all domains come from one pass where no live batch norm would see them mixed (theirs pass domain by
+      domain).
+    - A deviation of the losses below 1e-6 counts as 1e-6.
     """
 
     card = AlgorithmCard(

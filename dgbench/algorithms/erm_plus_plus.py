@@ -38,11 +38,15 @@ class ERMPlusPlus(Algorithm):
         Teterwak, Saito, Tsiligkaridis, Saenko and Plummer, "ERM++: An Improved Baseline for Domain Generalization",
         WACV 2025.
 
-    Departures from DomainBed's code: no gradient by the featurizer in the first phase (there it is computed and not
-    used); with live batch norm, the mean's statistics see each minibatch from `sma_start` on. There they do from the
-    first step: until `sma_start` the predicting network has seen the last minibatch twice, and of those passes the last
-    enters the mean, while each other is overwritten by the next step. Its count of batches is the live network's. As
-    there, with `linear_steps` = n the classifier learns alone for n + 1 steps.
+    Departures from DomainBed's code:
+
+    - No gradient with respect to the featurizer in the first phase (there it is computed and not used).
+    - With live batch norm, the mean's statistics see each minibatch from `sma_start` on. There they do from the first
+      step: until `sma_start` the predicting network has seen the last minibatch twice, and of those passes the last
+      enters the mean, while each other is overwritten by the next step. The mean's count of batches is the live
+      network's.
+
+    As there, with `linear_steps` = n the classifier learns alone for n + 1 steps.
     """
 
     card = AlgorithmCard(
