@@ -14,21 +14,29 @@ from dgbench.methods.average import Average, Weights, copied, move_towards
 
 
 class EMA(Average):
-    """theta_ema(t) = d_t theta_ema(t-1) + (1 - d_t) theta_t, d_t = min(decay, t / (t + 1)); theta_ema(0) = theta_0.
+    r"""Average the weights along the run, with exponentially falling weight of the past.
 
-    Tarvainen and Valpola, "Mean teachers are better role models: Weight-averaged consistency targets improve
-    semi-supervised deep learning results", NeurIPS 2017: their teacher's weights, without their consistency loss. t
-    counts optimizer steps from 1; theta_0 are the initial weights. Until decay < t / (t + 1) it is the uniform mean.
+    $$
+    \bar\theta_t = d_t\, \bar\theta_{t-1} + (1 - d_t)\, \theta_t, \qquad
+    d_t = \min\Big(d,\; \frac{t}{t + 1}\Big), \qquad \bar\theta_0 = \theta_0
+    $$
 
-    Departures from the authors' code: it starts at the live model's initial weights (there at others of its own);
-    buffers are averaged like parameters (there the teacher's batch norm sees minibatches).
+    $\theta_t$ are the weights after optimizer step $t$, counted from 1; $\theta_0$ are the initial weights, and $d$ is
+    `decay`. As long as $t / (t + 1) < d$, this is the uniform mean.
+
+    Reference:
+        Tarvainen and Valpola, "Mean teachers are better role models: Weight-averaged consistency targets improve
+        semi-supervised deep learning results", NeurIPS 2017: their teacher's weights, without their consistency loss.
+
+    Departures from the authors' code: the average starts at the live model's initial weights, there at others drawn for
+    it; buffers are averaged like parameters, where their teacher's batch norm sees minibatches.
     """
 
     card = AverageCard(paper="Tarvainen and Valpola, NeurIPS 2017", when="always", batch_norm="averaged")
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """The authors' default."""
+        """Hyperparameters of EMA; the default is the authors'."""
 
         decay: float = hparam(0.999, help="how much of the average is kept from step to step", within="[0, 1)")
 
@@ -44,41 +52,49 @@ class EMA(Average):
         self._mean = copied(weights)
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
-        """One step of the recurrence."""
+        """Take one step of the recurrence."""
         self._seen += 1
         move_towards(self._mean, weights, 1 - min(self.hparams.decay, self._seen / (self._seen + 1)))
 
     def weights(self) -> Weights | None:
-        """The average now."""
+        """Return the average now."""
         return self._mean
 
     def state(self) -> dict[str, Any]:
-        """Steps seen, and the average."""
+        """Return the number of steps seen, and the average."""
         return {"seen": self._seen, "mean": self._mean}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a result of `state`."""
         self._seen, self._mean = state["seen"], dict(state["mean"])
 
 
 class SwitchEMA(EMA):
-    """EMA, and after each evaluation theta <- theta_ema: training goes on from the average, with its optimizer as is.
+    r"""Replace the weights by their EMA after each evaluation, and continue training from there.
 
-    Li, Liu, Tian, Wang, Wang, Jin, Wu, Tan, Lin, Liu, Sun and Li, "Switch EMA: A Free Lunch for Better Flatness and
-    Sharpness", arXiv:2402.09240, 2024. The average itself goes on, too.
+    $$
+    \theta \leftarrow \bar\theta \quad \text{after each evaluation}, \qquad
+    \bar\theta_t = d_t\, \bar\theta_{t-1} + (1 - d_t)\, \theta_t
+    $$
 
-    The paper switches once an epoch, and so does this, where an epoch ends at each evaluation: that after the first
-    step is one of a single step. The authors' two codes say otherwise of `switch_interval`: one switches in epochs
-    that it divides, the other, in which 1 means never, in all that it doesn't.
+    $\bar\theta$ is the average of `EMA`, which goes on too. The optimizer keeps its state.
 
-    Departures from the authors' code: the decay rises as EMA's does (there, in some configurations, from 0.9 of its
-    value in the first five epochs, in which nothing is switched either); buffers are averaged and switched like
-    parameters (there if `full_params_ema` says so). The default decay is theirs for epochs of 48 (AgeDB) and 500 steps
-    (CIFAR-100); for ImageNet it is 0.9999.
+    The paper switches once an epoch. An epoch ends at each evaluation, so that the one after the first step is an epoch
+    of a single step. The authors' two codes disagree on `switch_interval`: one switches in the epochs that it divides;
+    the other, in which 1 means never, in all that it does not divide.
+
+    Reference:
+        Li, Liu, Tian, Wang, Wang, Jin, Wu, Tan, Lin, Liu, Sun and Li, "Switch EMA: A Free Lunch for Better Flatness and
+        Sharpness", arXiv:2402.09240, 2024.
+
+    Departures from the authors' code: the decay rises as that of `EMA` does; there, in some configurations, from 0.9 of
+    its value in the first five epochs, in which nothing is switched either. Buffers are averaged and switched like
+    parameters; there, if `full_params_ema` is on. The default decay is theirs for epochs of 48 (AgeDB) and 500 steps
+    (CIFAR-100); for ImageNet theirs is 0.9999.
     """
 
     card = AverageCard(paper="Li et al., 2024", when="always", feeds_back=("weights",), batch_norm="averaged")
 
     def feedback(self) -> Weights | None:
-        """The average."""
+        """Return the average, from which training goes on."""
         return self._mean

@@ -14,33 +14,44 @@ from dgbench.core.space import Checked, hparam
 from dgbench.methods.average import Average, RunningMean, Weights
 
 FORMS = ("paper", "diwa")
+"""The average of the paper's code, and the one of DiWA's code."""
 
 
 class SMA(Average):
-    """theta_sma(t) = mean of theta_{t0-1}, ..., theta_t for t >= t0; theta_t before. t counts optimizer steps from 1.
+    r"""Average all weights from a fixed step on.
 
-    Arpit, Wang, Zhou and Xiong, "Ensemble of Averages: Improving Model Selection and Boosting Performance in Domain
-    Generalization", NeurIPS 2022. As in the authors' code, the mean takes in the step before t0 (t0 = `start`).
+    $$
+    \bar\theta_t = \frac{1}{t - t_0 + 2} \sum_{i = t_0 - 1}^{t} \theta_i \;\; (t \ge t_0), \qquad
+    \bar\theta_t = \theta_t \;\; (t < t_0)
+    $$
 
-    `form="diwa"` is the moving average of DiWA's code (Rame et al., NeurIPS 2022), written after this one: the mean of
-    theta_{t0}, ..., theta_t in which theta_{t0} counts twice. ERM++'s average (Teterwak et al., WACV 2025) is the
-    paper's form with start=600; its other parts are the algorithm ERMPlusPlus.
+    $\theta_t$ are the weights after optimizer step $t$, counted from 1, and $t_0$ is `start`. As in the authors' code,
+    the mean includes the step before $t_0$.
 
-    Departures from the authors' code: batch norm's count of batches is the live model's (theirs stays at its first
-    value); DiWA's averages parameters alone, here buffers are averaged in both forms.
+    `form="diwa"` is the moving average of DiWA's code (Ramé et al., NeurIPS 2022), which was written after this one:
+    the mean of $\theta_{t_0}, \dots, \theta_t$, in which $\theta_{t_0}$ counts twice. The average of ERM++ (Teterwak et
+    al., WACV 2025) is the paper's form with `start=600`; its other parts are the algorithm `ERMPlusPlus`.
+
+    Reference:
+        Arpit, Wang, Zhou and Xiong, "Ensemble of Averages: Improving Model Selection and Boosting Performance in Domain
+        Generalization", NeurIPS 2022.
+
+    Departures from the authors' code: batch norm's count of batches is the live model's, where theirs stays at its
+    first value. DiWA's code averages parameters alone; buffers are averaged in both forms.
     """
 
     card = AverageCard(paper="Arpit et al., NeurIPS 2022", when="always", batch_norm="averaged")
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """The paper's start."""
+        """Hyperparameters of SMA; the default of `start` is the paper's."""
 
         start: int = hparam(100, help="t0, the first optimizer step, counted from 1, that averages", within="[1, inf)")
         form: str = hparam("paper", help="the paper's, or that of DiWA's code", options=FORMS)
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            # The mean includes step start - 1, and the steps begin at 1.
             if self.form == "paper" and self.start < 2:
                 raise UserError(f"start must be at least 2, not {self.start}: the step before it is averaged too")
 
@@ -52,7 +63,7 @@ class SMA(Average):
         self._mean = RunningMean()
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
-        """Average, or before the start keep a copy of the live weights."""
+        """Average the live weights; before the start, keep a copy of them instead."""
         self._seen += 1
         begins = self.hparams.form == "diwa" and self._seen == self.hparams.start
         if begins or self._seen < self.hparams.start:
@@ -62,14 +73,14 @@ class SMA(Average):
             self._mean.count = 2  # theta_{t0} counts twice.
 
     def weights(self) -> Weights | None:
-        """The mean now; the live model's weights where training is shorter than the start."""
+        """Return the mean now; before the start, the live model's latest weights."""
         return self._mean.mean or None
 
     def state(self) -> dict[str, Any]:
-        """Steps seen, and the mean."""
+        """Return the number of steps seen, and the mean."""
         return {"seen": self._seen, "mean": self._mean.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a result of `state`."""
         self._seen = state["seen"]
         self._mean.load(state["mean"])

@@ -1,4 +1,4 @@
-"""Stochastic weight averaging: a learning rate that keeps weights moving, and the mean of where they come by."""
+"""Stochastic weight averaging: a learning rate that keeps the weights moving, and their mean along the way."""
 
 from __future__ import annotations
 
@@ -15,33 +15,50 @@ from dgbench.core.space import Checked, hparam
 from dgbench.methods.average import Average, RunningMean, Weights
 
 FORMS = ("constant", "cyclic")
+"""The course of the learning rate from the start on."""
 _LOG = logging.getLogger(__name__)
 
 
 class SWA(Average):
-    """mean of theta_S, theta_{S+c}, theta_{S+2c}, ..., while from S on the learning rate is `factor` of its full value.
+    r"""Average weights taken at intervals while the learning rate stays high.
 
-    Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, "Averaging Weights Leads to Wider Optima and Better
-    Generalization", UAI 2018. theta_t are the weights after t optimizer steps, S = start * steps, c = `cycle`. Step t
-    (from 0) has its learning rate multiplied by
+    $$
+    \bar\theta = \mathrm{mean}\big(\theta_S, \theta_{S + c}, \theta_{S + 2c}, \dots\big)
+    $$
 
-        1 for t <= S/2;  `factor` for t >= 0.9 S;  between them it falls linearly
-        in the form cyclic, for t >= S:  (1 - s) * factor + s * lowest,  s = ((t - S) mod c + 1) / c
+    $\theta_t$ are the weights after $t$ optimizer steps, $S$ is `start` × steps and $c$ is `cycle`. The learning rate
+    of step $t$, counted from 0, is multiplied by 1 until $S / 2$ and by `factor` from $0.9 S$ on; between them the
+    multiplier falls linearly. In the form `cyclic`, it is for $t \ge S$
+
+    $$
+    (1 - s) \cdot \texttt{factor} + s \cdot \texttt{lowest}, \qquad s = \frac{((t - S) \bmod c) + 1}{c},
+    $$
 
     so that a cycle ends where weights are taken. This comes on top of the setting's schedule, which is best constant.
 
-    Departures from the authors' code: steps where it counts epochs (theirs takes weights after each epoch, and has the
-    constant rate alone; the cyclic one is the paper's); learning rates as shares of the run's; buffers are averaged
-    like parameters (live batch norm's statistics are measured afresh, each minibatch weighing alike). `start` is that
-    of the authors' commands (epoch 161 of 300), `factor` that for residual networks on CIFAR-100 (0.05 of 0.1);
-    `cycle` and `lowest` are ours: 100 steps of 32 images a domain are about an epoch of most of DomainBed's data sets.
+    Reference:
+        Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, "Averaging Weights Leads to Wider Optima and Better
+        Generalization", UAI 2018.
+
+    Departures from the authors' code:
+
+    - Steps are counted where it counts epochs: theirs takes weights after each epoch, and has the constant rate alone
+      (the cyclic one is the paper's).
+    - Learning rates are shares of the run's.
+    - Buffers are averaged like parameters (the statistics of live batch norm are measured afresh, all minibatches
+      weighing alike).
     """
 
     card = AverageCard(paper="Izmailov et al., UAI 2018", when="always", feeds_back=("learning_rate",))
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """When to average, and the learning rate."""
+        """Hyperparameters of SWA: when to average, and the learning rate meanwhile.
+
+        `start` is that of the authors' commands (epoch 161 of 300), `factor` that for residual networks on CIFAR-100
+        (0.05 of 0.1). `cycle` and `lowest` are ours: 100 steps of 32 images a domain are about an epoch of most of
+        DomainBed's data sets.
+        """
 
         start: float = hparam(
             0.54, help="share of the run's steps after which weights are first taken", within="(0, 1]"
@@ -68,7 +85,7 @@ class SWA(Average):
         self._mean = RunningMean()
 
     def begin(self, weights: Mapping[str, Tensor], steps: int) -> None:
-        """Learn when to start."""
+        """Compute the start; warn if a single model will be taken."""
         self._start = max(1, round(self.hparams.start * steps))
         if self._start + self.hparams.cycle > steps:
             _LOG.warning(
@@ -79,30 +96,31 @@ class SWA(Average):
             )
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the live weights, if it is time."""
+        """Add the live weights to the mean, at the start and every `cycle` steps after it."""
         self._seen += 1
         since = self._seen - self._start
         if since >= 0 and since % self.hparams.cycle == 0:
             self._mean.add(weights)
 
     def lr_factor(self, step: int) -> float:
-        """The rule above."""
+        """Return the multiplier of every learning rate in `step`, counted from 0, as the class describes it."""
         factor, since = self.hparams.factor, step - self._start
         if since >= 0 and self.hparams.form == "cyclic":
             s = (since % self.hparams.cycle + 1) / self.hparams.cycle
             return (1 - s) * factor + s * self.hparams.lowest
+        # From 0 at half of the start to 1 at 0.9 of it: the authors' schedule.
         fallen = min(max(step / self._start - 0.5, 0) / 0.4, 1)
         return 1 - (1 - factor) * fallen
 
     def weights(self) -> Weights | None:
-        """The mean now; None before the start."""
+        """Return the mean now, or None before the start."""
         return self._mean.mean or None
 
     def state(self) -> dict[str, Any]:
-        """Steps seen, the start, and the mean."""
+        """Return the number of steps seen, the start, and the mean."""
         return {"seen": self._seen, "start": self._start, "mean": self._mean.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a result of `state`."""
         self._seen, self._start = state["seen"], state["start"]
         self._mean.load(state["mean"])

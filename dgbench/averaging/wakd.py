@@ -1,4 +1,4 @@
-"""WAKD: the mean of all weights from an early step to the last, chosen by nobody."""
+"""WAKD: the mean of all weights from an early step to the last, without any validation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ from dgbench.methods.average import Average, RunningMean, Weights
 
 
 class WAKD(Average):
-    """theta = mean of theta_t over t > start x steps, t counted from 1; one model, when training is over.
+    r"""Average all weights from an early step to the end of the run, without any validation.
 
-    Berezovskiy and Morozov, "Weight Averaging Improves Knowledge Distillation under Domain Shift", ICCV workshops 2023:
-    no validation, made for students (`KD+WAKD`) that train long. With a validated choice of the step it is `SMA`.
+    $$
+    \bar\theta = \mathrm{mean}\, \{\theta_t : t > \texttt{start} \cdot \text{steps}\}
+    $$
 
-    Departure from the authors' code: the first step is a share of the run, theirs is the 5,000th of 50,000.
+    $\theta_t$ are the weights after optimizer step $t$, counted from 1. There is one model, when training is over. The
+    average was made for students (`KD+WAKD`) that train long. With a validated choice of the step it is `SMA`.
+
+    Reference:
+        Berezovskiy and Morozov, "Weight Averaging Improves Knowledge Distillation under Domain Shift", ICCV workshops
+        2023.
+
+    Departures from the authors' code: the first step is a share of the run; theirs is the 5,000th of 50,000.
     """
 
     card = AverageCard(paper="Berezovskiy and Morozov, ICCV-W 2023", when="end")
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """The paper's share."""
+        """Hyperparameters of WAKD; the share is the paper's."""
 
         start: float = hparam(0.1, help="share of the steps that pass before any weights count", within="[0, 1)")
 
@@ -40,24 +48,24 @@ class WAKD(Average):
         self._first = 0
 
     def begin(self, weights: Mapping[str, Tensor], steps: int) -> None:
-        """Learn which step is the first that counts."""
+        """Compute the first step that counts."""
         self._first = min(steps, math.floor(self.hparams.start * steps) + 1)
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights in, from the first step that counts."""
+        """Add the live weights to the mean, from the first step that counts."""
         self._step += 1
         if self._step >= self._first:
             self._mean.add(weights)
 
     def weights(self) -> Weights | None:
-        """The mean; None before the first step that counts."""
+        """Return the mean, or None before the first step that counts."""
         return self._mean.mean or None
 
     def state(self) -> dict[str, Any]:
-        """The mean, and where the run is."""
+        """Return the mean, the number of steps seen, and the first step that counts."""
         return {"mean": self._mean.state(), "step": self._step, "first": self._first}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a result of `state`."""
         self._mean.load(state["mean"])
         self._step, self._first = state["step"], state["first"]
