@@ -1,4 +1,4 @@
-"""Share the code of adapters that learn from a batch as a whole: its entropies, and a last batch of one."""
+"""Tools of adapters that learn from a batch as a whole: its entropies, and a last batch of one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,38 @@ from torch import Tensor, nn
 
 
 def scales_and_shifts(norms: Iterable[nn.Module]) -> list[Tensor]:
-    """The affine parameters of normalisation layers; they learn from now on."""
+    """Collect the affine parameters of normalization layers, and let them learn.
+
+    Args:
+        norms: The layers; parameters of their submodules are left out.
+
+    Returns:
+        Their scales and shifts, layer by layer, with `requires_grad` on.
+    """
     found = [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
     return [parameter.requires_grad_(True) for parameter in found]
 
 
 def entropies(logits: Tensor) -> Tensor:
-    """Entropy of each example's prediction, in nats (B,)."""
+    """Return the entropy of each example's prediction (B,), in nats, from logits (B, classes)."""
     return -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
 
 
 class Batches:
-    """The batches of a view. A lone input has no statistics of its own, so it is joined to the batch before it."""
+    """The batches of a view; a last batch of a single input, which has no statistics, joins the batch before it."""
 
     def __init__(self) -> None:
         self._before: Tensor | None = None
 
     def joined(self, x: Tensor) -> Tensor:
-        """The inputs to show the network for those of `x`, which are the last of them."""
+        """Return the inputs to pass through the network for a batch.
+
+        Args:
+            x: The next batch (B, ...).
+
+        Returns:
+            `x`, or for a single input the batch before it followed by `x`: the outputs for `x` are always the last B.
+        """
         if len(x) > 1:
             self._before = x
         elif self._before is not None:

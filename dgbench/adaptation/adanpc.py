@@ -1,4 +1,4 @@
-"""AdaNPC: the nearest training examples vote, and test inputs that they are sure of join them."""
+"""AdaNPC: the nearest training examples vote, and confidently predicted test inputs join them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,39 @@ from dgbench.networks.network import Network
 
 
 class AdaNPC(Adapter):
-    """f_c(x) = log(1e-5 + sum over the k nearest z_i in memory of softmax_i(cos(z(x), z_i) / T) [y_i = c]).
+    r"""Predict by votes of the nearest training examples, which confidently predicted test inputs join.
 
-    Zhang, Wang, Jin, Yuan, Zhang, Wang, Jin and Tan, "AdaNPC: Exploring Non-Parametric Classifier for Test-Time
-    Adaptation", ICML 2023. The memory holds the features of all training examples under their labels; after a batch is
-    predicted, those of its inputs whose largest score is at least beta join it, under the predicted class. The
-    network's classifier is not used; `KNN` trains without one.
+    $$
+    f_c(x) = \log \min\Big(1,\; 10^{-5} +
+    \sum_{i \in \mathcal{N}_k(x)} \mathrm{softmax}_i\big(\cos(z(x), z_i) / T\big)\, [y_i = c]\Big)
+    $$
 
-    Departures from the authors' code: there the confidence is the largest softmax of the scores, which are
-    probabilities already, so that it lies between 1/C and e / (e + C - 1), 0.31 for 7 classes, and a beta of 0.75 means
-    the same as 1.1: nothing joins. Here it is the largest score; above 1 nothing joins. The random feature with label 0
-    that their memory begins with is left out. Only what was trained on is in memory, not the training domains'
-    validation parts, by which hyperparameters are chosen. With k above the size of the memory all of it votes (theirs
-    fails). The logarithm of the scores, which are not normalised, is what they take as the logits in training.
+    $z(x)$ are the features of $x$ and $\mathcal{N}_k(x)$ the `k` nearest of a memory, which holds the features of all
+    training examples under their labels; $T$ is `temperature`. After a batch is predicted, those of its inputs whose
+    largest score $e^{f_c(x)}$ is at least `beta` join the memory under the predicted class. The network's classifier is
+    not used; `KNN` trains without one.
+
+    Reference:
+        Zhang, Wang, Jin, Yuan, Zhang, Wang, Jin and Tan, "AdaNPC: Exploring Non-Parametric Classifier for Test-Time
+        Adaptation", ICML 2023.
+
+    Departures from the authors' code:
+
+    - The confidence is the largest score; above 1 nothing joins. Theirs is the largest softmax of the scores, which are
+      probabilities already, so that it lies between $1 / C$ and $e / (e + C - 1)$, 0.31 for $C = 7$ classes, and a
+      `beta` of 0.75 means the same as 1.1: nothing joins.
+    - The random feature with label 0 that their memory begins with is left out.
+    - The memory holds only examples that were trained on, not the training domains' validation parts, by which
+      hyperparameters are chosen.
+    - With `k` above the size of the memory all of it votes; theirs fails.
+    - Logits are the logarithms of the scores, which are not normalized; theirs takes these as logits in training.
     """
 
     card = AdapterCard(paper="Zhang et al., ICML 2023", needs_source=True)
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """Defaults with which the authors' code begins, and the grid that it searches."""
+        """Hyperparameters of AdaNPC: the defaults of the authors' code, and the grid that it searches."""
 
         beta: float = hparam(
             0.1, choice(0.0, 0.25, 0.75, 1.1), help="least score to be remembered; above 1: never", within="[0, inf)"
@@ -55,21 +68,23 @@ class AdaNPC(Adapter):
 
     @torch.no_grad()
     def begin(self, source: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Remember every training example."""
+        """Remember the features and labels of every training example."""
         remembered = [(F.normalize(self.network.features(x), dim=1), y) for x, y in source]
         self._source, self._labels = (torch.cat(parts) for parts in zip(*remembered, strict=True))
         self._joined = self._source[:0]
+        # From the classifier's output, since a class may be without a training example.
         self._num_classes = self.network.classifier(self._source[:1]).shape[1]
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Logits (B, classes), before learning from the batch."""
+        """Return logits (B, classes) from before learning; then let the confident inputs join the memory."""
         values, features = self.hparams, F.normalize(self.network.features(x), dim=1)
         cosines = torch.cat([features @ self._source.T, features @ self._joined.T], dim=1)
         found = scores(cosines, self._labels, values.k, values.temperature, self._num_classes)
         confidence, predicted = found.max(dim=1)
         sure = confidence >= values.beta
-        # Apart from the training examples', of which there may be gigabytes.
+        # Kept apart from the training examples' features: these may be gigabytes, which a concatenation would copy each
+        # time.
         self._joined = torch.cat([self._joined, features[sure]])
         self._labels = torch.cat([self._labels, predicted[sure]])
         return found.log()

@@ -1,4 +1,4 @@
-"""Batch-norm adaptation: nothing learns, but batch norm normalises by the test batch."""
+"""Batch-norm adaptation: batch norm normalizes by the test batch, and nothing learns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from dgbench.networks.norms import use_batch_statistics
 
 
 class BNAdapt(Adapter):
-    """f(x) with each batch norm's mean and variance those of the test batch, in place of the training examples'.
+    r"""Normalize by the statistics of each test batch instead of those of the training examples.
 
-    Nado, Padhy, Sculley, D'Amour, Lakshminarayanan and Snoek, "Evaluating Prediction-Time Batch Normalization for
-    Robustness under Covariate Shift", arXiv:2006.10963, 2020; Schneider, Rusak, Eck, Bringmann, Brendel and Bethge,
-    "Improving Robustness against Common Corruptions by Covariate Shift Adaptation", NeurIPS 2020, without a share of
-    the training statistics (their N = 0). The baseline of what learns on top of it: TENT's authors call it "norm", the
-    DomainBed port of T3A's authors TentNorm. Batch norm that was frozen in training is adapted too.
+    $$
+    \mathrm{BN}(h) = \gamma\, \frac{h - \mathrm{mean}_{\text{batch}}(h)}{\sqrt{\mathrm{var}_{\text{batch}}(h) +
+    \varepsilon}} + \beta
+    $$
 
-    Departures: dropout is off (TENT's code and TentNorm switch it on). A last batch of a single input is normalised
-    together with the batch before it.
+    Each batch norm keeps its scale $\gamma$ and shift $\beta$. This is the baseline of the methods that learn on top of
+    it: TENT's authors call it "norm", the DomainBed port of T3A's authors TentNorm. Batch norm that was frozen in
+    training is adapted too.
+
+    Reference:
+        Nado, Padhy, Sculley, D'Amour, Lakshminarayanan and Snoek, "Evaluating Prediction-Time Batch Normalization for
+        Robustness under Covariate Shift", arXiv:2006.10963, 2020. Schneider, Rusak, Eck, Bringmann, Brendel and Bethge,
+        "Improving Robustness against Common Corruptions by Covariate Shift Adaptation", NeurIPS 2020, without a share
+        of the training statistics (their N = 0).
+
+    Departures from TENT's code and from TentNorm: dropout is off; both switch it on. A last batch of a single input is
+    normalized together with the batch before it.
     """
 
     card = AdapterCard(needs=("batch_norm",), paper="Nado et al., arXiv 2020")
@@ -41,5 +50,5 @@ class BNAdapt(Adapter):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Logits (B, classes), each of which depends on the whole batch."""
+        """Return logits (B, classes), each of which depends on the whole batch."""
         return self.network(self._batches.joined(x))[-len(x) :]  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""SAR: sharpness-aware entropy minimisation on reliable test inputs, with a way back when predictions collapse."""
+"""SAR: sharpness-aware entropy minimization on reliable test inputs, with a way back when predictions collapse."""
 
 from __future__ import annotations
 
@@ -21,30 +21,48 @@ from dgbench.networks.norms import norms, use_batch_statistics
 
 
 class SAR(Adapter):
-    """min over norms' scales and shifts a of mean_n H(f(x_n; a + eps)), eps = rho g / ||g||, over n with H < E0.
+    r"""Minimize the entropy of reliable predictions by SAM on norms, and recover if they collapse.
 
-    Niu, Wu, Zhang, Wen, Chen, Zhao and Tan, "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023. g
-    is the gradient of the mean over n with H(f(x_n; a)) < E0, E0 = margin * ln(classes); of these the second mean
-    leaves out those that the climb has made unreliable. The running mean of the second mean, m <- 0.9 m + 0.1 H, below
-    `recovery` says that all is predicted alike: then all is as it was before the first batch. Norms of every kind learn
-    (theirs: batch, layer and group norm), but for the top stages (`top`); batch norm normalises by the test batch. A
-    batch is predicted before it is learned from.
+    $$
+    \min_a \; \mathop{\mathrm{mean}}_{n:\, H < E_0} H\big(f(x_n; a + \epsilon)\big), \qquad
+    \epsilon = \frac{\rho\, g}{\|g\|_2 + 10^{-12}}, \quad
+    g = \nabla_a \mathop{\mathrm{mean}}_{n:\, H < E_0} H\big(f(x_n; a)\big)
+    $$
 
-    Departures from the authors' code, which has these quirks: `recovery` is the literal 0.2 there, whatever is passed;
-    after a recovery the running mean stays below, so that the next batches recover again, and the momentum of the
-    optimizer lives on; a batch without reliable inputs has gradient 0, and the momentum moves the weights; E0 is that
-    of 1,000 classes. Here `recovery` is a hyperparameter, a recovery forgets the running mean and the momentum, a
-    batch without reliable inputs changes nothing, and E0 follows the number of classes. The top is the last quarter of
-    the network's stages and what comes after (a ResNet's layer4, a ViT-B's blocks 9 to 11 and its last norm), not names
-    that only those two have. Dropout is off (theirs is on). 32 inputs a batch (theirs: 64; their rate of ResNets is the
-    same for both). A last batch of a single input is normalised together with the batch before it.
+    $a$ are the scales and shifts of the norms, $H$ is the entropy of a prediction, and the inputs with $H < E_0$ are
+    reliable; $E_0$ is `margin` × $\ln C$ for $C$ classes. Of these, the mean at $a + \epsilon$ leaves out the inputs
+    that the climb has made unreliable. A batch is predicted before it is learned from.
+
+    A running mean of the mean entropy at $a + \epsilon$, $m \leftarrow 0.9\, m + 0.1\, H$, shows a collapse: if it is
+    below `recovery`, all inputs are predicted alike, and all is reset to the state before the first batch.
+
+    Norms of every kind learn (in the authors' code: batch, layer and group norm), but for those of the top stages
+    (`top`). Batch norm normalizes by the test batch.
+
+    Reference:
+        Niu, Wu, Zhang, Wen, Chen, Zhao and Tan, "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023.
+
+    Departures from the authors' code:
+
+    - `recovery` is a hyperparameter; in theirs it is the literal 0.2, whatever is passed.
+    - A recovery forgets the running mean and the optimizer's momentum. In theirs the running mean stays low, so that
+      the next batches recover again, and the momentum lives on.
+    - A batch without reliable inputs changes nothing. In theirs its gradient is 0, and the momentum moves the weights.
+    - $E_0$ follows the number of classes; theirs is that of 1,000 classes.
+    - The top is the last quarter of the network's stages and all that follows them (a ResNet's layer4, the blocks 9 to
+      11 and the last norm of a ViT-B), not the names that only these two have.
+    - Dropout is off; theirs is on. A batch has 32 inputs; theirs 64, with the same rate for ResNets.
+    - A last batch of a single input is normalized together with the batch before it.
     """
 
     card = AdapterCard(needs=("norm", "stage_modules"), paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """Defaults are the authors', of ResNets; a ViT has 0.0005. Only the learning rate is drawn, around it."""
+        """Hyperparameters of SAR; defaults are the authors' for ResNets.
+
+        For a ViT their learning rate is 0.0005. Only the learning rate is drawn, around its default.
+        """
 
         lr: float = hparam(2.5e-4, choice(2.5e-5, 2.5e-4, 2.5e-3), help="learning rate at test time", within="[0, inf)")
         rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
@@ -72,11 +90,12 @@ class SAR(Adapter):
         self._begin()
 
     def _begin(self) -> None:
+        """Start with a fresh optimizer and no running mean, as before the first batch and after a recovery."""
         self._optimizer = SGD(self._parameters, lr=self.hparams.lr, momentum=0.9)
         self._mean: float | None = None
 
     def predict(self, x: Tensor) -> Tensor:
-        """Logits (B, classes), before learning from the batch."""
+        """Return logits (B, classes) from before learning from the batch."""
         inputs = self._batches.joined(x)
         logits = self.network(inputs)[-len(x) :]
         entropy = entropies(logits)
@@ -87,6 +106,7 @@ class SAR(Adapter):
             self._optimizer.zero_grad()
             with displaced(self.network, parameters, of_length(uphill, self.hparams.rho)):
                 entropy = entropies(self.network(inputs)[-len(x) :])
+                # Reliable before and after the climb; the logits at the displaced weights serve the gradient only.
                 reliable &= entropy < limit
                 if reliable.any():
                     loss = entropy[reliable].mean()
@@ -98,7 +118,7 @@ class SAR(Adapter):
 
     @torch.no_grad()
     def _watch(self, entropy: float) -> None:
-        """Note the batch's entropy, and begin anew once the running mean of it is too low."""
+        """Add the batch's entropy to the running mean; reset everything if this has become too low."""
         self._mean = entropy if self._mean is None else 0.9 * self._mean + 0.1 * entropy
         if self._mean < self.hparams.recovery:
             torch._foreach_copy_(self._parameters, self._initial)
@@ -106,11 +126,13 @@ class SAR(Adapter):
 
 
 def _lower_norms(network: Network, top: float) -> list[nn.Module]:
-    """The featurizer's norms up to the last stage that is not of the top; one stage at least is not."""
+    """Return the featurizer's norms up to the last stage below the top; at least one stage is below it."""
     parts, stages = list(network.featurizer.modules()), network.stages
     if top and stages:
+        # The number of stages below the top.
         left = max(1, len(stages) - max(1, int(top * len(stages))))
         last = list(stages[left - 1].modules())[-1]
+        # modules() lists in the order of definition: whatever comes after the last lower stage belongs to the top.
         parts = parts[: 1 + next(i for i, part in enumerate(parts) if part is last)]
     lower = {id(part) for part in parts}
     return [norm for norm in norms(network.featurizer) if id(norm) in lower]

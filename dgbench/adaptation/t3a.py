@@ -1,4 +1,4 @@
-"""T3A: the classifier is replaced by class prototypes, which the test inputs refine."""
+"""T3A: class prototypes replace the classifier, and test inputs refine them."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ from dgbench.networks.network import Network
 
 
 class T3A(Adapter):
-    """f_k(x) = <z(x), c_k / ||c_k||>, c_k the sum of the normalised supports of class k with the lowest entropies.
+    r"""Replace the classifier by class prototypes, which confidently predicted test features refine.
 
-    Iwasawa and Matsuo, "Test-Time Classifier Adjustment Module for Model-Agnostic Domain Generalization", NeurIPS 2021.
+    $$
+    f_k(x) = \Big\langle z(x),\; \frac{c_k}{\|c_k\|} \Big\rangle, \qquad
+    c_k = \sum_{s \in S_k} \frac{s}{\|s\|}
+    $$
 
-    The supports are at first the rows of the classifier; then each batch's features join, under the class and with the
-    entropy that the classifier gives them, before the batch is predicted. Per class the K of lowest entropy stay; what
-    goes is gone. A row counts for the class that the classifier gives it, which need not be its own: a class may have
-    no support, and then its logit is 0.
+    $z(x)$ are the features of $x$ and $S_k$ are the supports of class $k$. At first these are the rows of the
+    classifier; then the features of each batch join, under the class and with the entropy that the classifier gives
+    them, before the batch is predicted. The `filter_K` supports of lowest entropy stay in each class; the others are
+    gone for good. A row counts for the class that the classifier gives it, which need not be its own: a class may have
+    no support, and then its logit is 0. The paper picks `filter_K` by validation accuracy on the training domains.
 
-    Departures from the authors' code: filter_K = -1 keeps all. Theirs then drops each class' worst support at every
-    batch; `compat` does the same. The last, smaller batch is predicted too. Equal entropies keep their order. The paper
-    picks filter_K by validation accuracy on the training domains.
+    Reference:
+        Iwasawa and Matsuo, "Test-Time Classifier Adjustment Module for Model-Agnostic Domain Generalization", NeurIPS
+        2021.
+
+    Departures from the authors' code: `filter_K` = -1 keeps all supports; theirs then drops the worst support of each
+    class at every batch, as `compat` does. The last, smaller batch is predicted too. Equal entropies keep their order.
     """
 
     card = AdapterCard(needs=("linear_classifier",), paper="Iwasawa and Matsuo, NeurIPS 2021", forwards=1.0)
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """The paper's values to choose from."""
+        """Hyperparameters of T3A; `filter_K` is drawn from the paper's values."""
 
         filter_K: int = hparam(100, choice(1, 5, 20, 50, 100, -1), help="supports kept of each class; -1 keeps all")
         compat: bool = hparam(False, help="-1 drops the worst support of each class at every batch")
@@ -65,7 +72,7 @@ class T3A(Adapter):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Logits (B, classes), after learning from the batch."""
+        """Return logits (B, classes), after learning from the batch."""
         features = self.network.features(x)
         self._add(features)
         self._prune()
@@ -74,6 +81,7 @@ class T3A(Adapter):
         return features @ F.normalize(prototypes, dim=0)
 
     def _add(self, features: Tensor) -> None:
+        """Append features (n, num_features) to the supports, with the classifier's class and entropy for each."""
         logits = self.network.classifier(features)
         self._supports = torch.cat([self._supports, features])
         self._labels = torch.cat([self._labels, logits.argmax(dim=1)])
@@ -84,6 +92,7 @@ class T3A(Adapter):
         keep, compat = self.hparams.filter_K, self.hparams.compat
         if keep == -1 and not compat:
             return
+        # Two stable sorts order by class, and by entropy within a class; `rank` is then a support's place in its class.
         order = self._entropies.argsort(stable=True)
         order = order[self._labels[order].argsort(stable=True)]
         counts = self._labels.bincount(minlength=self._num_classes)

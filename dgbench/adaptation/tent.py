@@ -1,4 +1,4 @@
-"""TENT: test-time entropy minimisation by the scales and shifts of batch norm."""
+"""TENT: test-time entropy minimization by the scales and shifts of batch norm."""
 
 from __future__ import annotations
 
@@ -18,25 +18,37 @@ from dgbench.networks.network import Network
 from dgbench.networks.norms import use_batch_statistics
 
 OPTIMIZERS = ("adam", "sgd")
+"""The optimizers of the authors' code."""
 ADAPTS = ("batch_norm", "head", "head_norm")
+"""The parts of the network that may learn: TENT's own, and those of two forms by T3A's authors."""
 
 
 class TENT(Adapter):
-    """min over batch norm's scales and shifts of mean_n H(softmax f(x_n)), n over the test batch, a batch at a time.
+    r"""Minimize the entropy of each test batch's predictions by batch norm's scales and shifts.
 
-    Wang, Shelhamer, Liu, Olshausen and Darrell, "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR 2021.
-    Batch norm normalises by the test batch always, also where it was frozen in training: with lr 0 this is `BNAdapt`. A
-    batch is predicted by its last forward pass, before the step that follows it; what was learned stays for the next
-    batch, unless `episodic`.
+    $$
+    \min_a \; \frac1B \sum_{n=1}^{B} H\big(\mathrm{softmax}\, f(x_n; a)\big)
+    $$
 
-    `adapts` names what learns instead in the two forms that T3A's authors made for DomainBed: `head`, the classifier
-    (their TentClf, Tent-C in their paper), or `head_norm`, the scale and shift of a fresh batch norm before the
-    classifier (TentPreBN, Tent-BN). In both the network's own batch norm keeps its training statistics.
+    $a$ are the scales and shifts of batch norm, $H$ is the entropy, and the $B$ inputs are a test batch. Batch norm
+    always normalizes by the test batch, also where it was frozen in training: with `lr` 0 this is `BNAdapt`. For each
+    batch `steps` optimizer steps are taken. The batch is predicted by the last forward pass, before the step that
+    follows it. Learned parameters stay for the next batch, unless `episodic` is on.
 
-    Departures from the authors' code: dropout is off (theirs is on; the ports' off); batch norm of any dimension learns
-    (theirs: two); 32 inputs a batch, as in the ports (theirs: 200). A last batch of a single input is normalised
-    together with the batch before it, and its own entropy alone is learned from. From the ports: the learning rate is
-    not a multiple of the training's, and there is no weight decay.
+    `adapts` chooses other parameters to learn, in two forms that T3A's authors made for DomainBed: `head`, the
+    classifier (their TentClf, Tent-C in their paper), and `head_norm`, the scale and shift of a fresh batch norm before
+    the classifier (TentPreBN, Tent-BN). In both, the network's own batch norm keeps its training statistics.
+
+    Reference:
+        Wang, Shelhamer, Liu, Olshausen and Darrell, "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR
+        2021.
+
+    Departures from the authors' code: dropout is off (theirs is on, that of the ports off). Batch norm of any dimension
+    learns; theirs of two. A batch has 32 inputs, as in the ports; theirs 200. A last batch of a single input is
+    normalized together with the batch before it, and only its own entropy is learned from.
+
+    Departures from the ports to DomainBed: the learning rate is not a multiple of the training's, and there is no
+    weight decay.
     """
 
     card = AdapterCard(
@@ -48,7 +60,10 @@ class TENT(Adapter):
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """Defaults are of the authors' code on CIFAR; draws are the ports' factors and numbers of steps."""
+        """Hyperparameters of TENT: defaults are those of the authors' code on CIFAR.
+
+        Draws are the factors and numbers of steps of the ports to DomainBed.
+        """
 
         lr: float = hparam(1e-3, choice(1e-4, 1e-3, 1e-2), help="learning rate at test time", within="[0, inf)")
         steps: int = hparam(1, choice(1, 3), help="optimizer steps on each batch", within="[1, inf)")
@@ -73,11 +88,12 @@ class TENT(Adapter):
         self._batches = Batches()
 
     def predict(self, x: Tensor) -> Tensor:
-        """Logits (B, classes), before the last step that the batch teaches."""
+        """Return logits (B, classes) from before the last step that the batch teaches."""
         inputs = self._batches.joined(x)
         if self.hparams.episodic:
             self._begin_anew()
         for _ in range(self.hparams.steps):
+            # The batch that a lone input was joined to has been learned from already: only the last rows count.
             logits = self.network(inputs)[-len(x) :]
             self._optimizer.zero_grad()
             entropies(logits).mean().backward()  # type: ignore[no-untyped-call]
@@ -85,11 +101,12 @@ class TENT(Adapter):
         return logits.detach()  # type: ignore[no-any-return]
 
     def _learning(self) -> list[Tensor]:
-        """What learns, after the changes to the network that this takes."""
+        """Return the tensors that learn, after the changes to the network that `adapts` needs."""
         network = self.network
         if self.hparams.adapts == "head":
             return list(network.classifier.requires_grad_(True).parameters())
         if self.hparams.adapts == "head_norm":
+            # Without running statistics, so that it normalizes by the batch also in evaluation mode.
             norm = nn.BatchNorm1d(network.num_features, track_running_stats=False, device=network.mean.device)
             network.classifier = nn.Sequential(norm, network.classifier)
             return scales_and_shifts([norm])

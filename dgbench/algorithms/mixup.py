@@ -20,8 +20,8 @@ class Mixup(Algorithm):
     r"""Train on convex blends of inputs from two domains, weighting both labels by their shares.
 
     $$
-    \min_\theta \; \frac1E \sum_{i \to j} \ell\, \mathrm{CE}\big(f(x), y_i\big)
-    + (1 - \ell)\, \mathrm{CE}\big(f(x), y_j\big), \qquad
+    \min_\theta \; \frac1E \sum_{i \to j} \ell\, \mathrm{CE}\big(f(x), y_i\big) +
+    (1 - \ell)\, \mathrm{CE}\big(f(x), y_j\big), \qquad
     x = \ell x_i + (1 - \ell) x_j, \quad \ell \sim \mathrm{Beta}(\alpha, \alpha)
     $$
 
@@ -35,8 +35,8 @@ class Mixup(Algorithm):
 
     Departures from the papers: blends are made between labelled domains only, as in DomainBed.
 
-    Departures from DomainBed: none in the numbers. $\ell$ comes from torch's generator, and all pairs share one forward
-    pass where batch norm is not live.
+    Departures from DomainBed's code: none in the numbers. $\ell$ comes from torch's generator, and all pairs share one
+    forward pass where batch norm is not live.
     """
 
     card = AlgorithmCard(paper="Yan et al., arXiv 2020", min_domains=2, needs=("real_inputs",))

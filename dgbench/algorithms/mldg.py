@@ -33,7 +33,7 @@ class MLDG(Algorithm):
     Departures from the paper: there is no derivative through the inner step, and a fresh optimizer of the run's kind
     takes that step instead of gradient descent with a rate of its own; both as in DomainBed.
 
-    Departures from DomainBed:
+    Departures from DomainBed's code:
 
     - DomainBed takes an inner step on each meta-train domain apart and pairs it with one meta-test domain, so that of
       three domains with two for meta-test, one is never looked at. This is the paper's single split.

@@ -32,8 +32,8 @@ class MMD(Algorithm):
     Departures from the paper: there is no autoencoder and no adversary, only the discrepancy, which is squared; as in
     DomainBed.
 
-    Departures from DomainBed: the distance of an example to itself is exactly 0, not its rounding error, and distances
-    are computed about the mean. With the sharper kernels this matters in single precision.
+    Departures from DomainBed's code: the distance of an example to itself is exactly 0, not its rounding error, and
+    distances are computed about the mean. With the sharper kernels this matters in single precision.
     """
 
     card = AlgorithmCard(

@@ -54,8 +54,8 @@ class MTL(Algorithm):
     Departures from the paper: there is no kernel. The paper embeds the test domain by a sample of it, which would make
     a prediction depend on the rest of its batch.
 
-    Departures from DomainBed: the embedding is used as it is; DomainBed overwrites it by noise, and would use the
-    batch's own mean in prediction. As in DomainBed, the domains' losses are summed.
+    Departures from DomainBed's code: the embedding is used as it is; DomainBed overwrites it by noise, and would use
+    the batch's own mean in prediction. As in DomainBed, the domains' losses are summed.
     """
 
     card = AlgorithmCard(

@@ -21,8 +21,8 @@ class RDM(Algorithm):
     r"""Match the distribution of the worst domain's losses to that of all domains' losses.
 
     $$
-    \min_\theta \; \frac1E \sum_e L_e + \lambda\, \mathrm{MMD}^2(\ell_w, \ell)
-    + \nu\, \big[\mathrm{Var}(\ell_w) + \mathrm{Var}(\ell)\big], \qquad w = \arg\max_e L_e
+    \min_\theta \; \frac1E \sum_e L_e + \lambda\, \mathrm{MMD}^2(\ell_w, \ell) +
+    \nu\, \big[\mathrm{Var}(\ell_w) + \mathrm{Var}(\ell)\big], \qquad w = \arg\max_e L_e
     $$
 
     $\ell$ are the losses of all examples of the minibatches, $\ell_w$ those of the domain with the greatest mean loss
@@ -34,8 +34,9 @@ class RDM(Algorithm):
     Reference:
         Nguyen, Do, Duong and Nguyen, "Domain Generalisation via Risk Distribution Matching", WACV 2024.
 
-    Departures from DomainBed: minibatches of the domains may differ in size; the penalties are not computed before they
-    count; differences are squared, not expanded into a difference of squares, so that no distance needs a floor.
+    Departures from DomainBed's code: minibatches of the domains may differ in size; the penalties are not computed
+    before they count; differences are squared, not expanded into a difference of squares, so that no distance needs a
+    floor.
     """
 
     card = AlgorithmCard(

@@ -34,8 +34,8 @@ class RSC(Algorithm):
     Departures from the authors' code: features are muted after pooling, as in DomainBed; theirs mutes channels or
     positions of the last feature maps.
 
-    Departures from DomainBed: with $f = 0$ or $b = 0$ nothing is muted; there, the largest one still is. Quantiles stay
-    on the device.
+    Departures from DomainBed's code: with $f = 0$ or $b = 0$ nothing is muted; there, the largest one still is.
+    Quantiles stay on the device.
     """
 
     card = AlgorithmCard(paper="Huang et al., ECCV 2020", needs=("classes",))

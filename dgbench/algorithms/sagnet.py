@@ -39,8 +39,8 @@ class SagNet(Algorithm):
     feature map inside the network, and $c$ and $s$ are classifiers. All of $f$ moves in the adversarial step, by an
     unclipped gradient; in the paper only the affine parameters of its norms. Variances are mixed, not deviations.
 
-    Departures from DomainBed: the step of the style network sends nothing back through $f$ (there, that gradient is
-    thrown away) and shares its forward pass with the adversarial step, which leaves two passes of three. One dropout
+    Departures from DomainBed's code: the step of the style network sends nothing back through $f$ (there, that gradient
+    is thrown away) and shares its forward pass with the adversarial step, which leaves two passes of three. One dropout
     mask serves both. $f$ and $c$ share an optimizer, which changes nothing but clipping.
     """
 

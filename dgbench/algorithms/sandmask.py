@@ -31,7 +31,7 @@ class SANDMask(Algorithm):
         Shahtalebi, Gagnon-Audet, Laleh, Faramarzi, Ahuja and Rish, "SAND-mask: An Enhanced Gradient Masking Strategy
         for the Discovery of Invariances in Domain Generalization", arXiv:2106.02266, 2021.
 
-    Departures from DomainBed, whose code is by the authors:
+    Departures from DomainBed's code, which is the authors':
 
     - The default of `tau` is 0.5; there it is 1, at which the mask is 0 everywhere. Nothing published fixes another
       value. Ours is the middle of its draw, and the default of a later benchmark by some of the authors (WOODS).

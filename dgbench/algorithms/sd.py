@@ -32,7 +32,7 @@ class SD(Algorithm):
     Departures from the paper's Equation 25: the factor is $\lambda$, not $\lambda / 2$, and the mean is over classes
     too, both as in DomainBed.
 
-    Departures from DomainBed: none.
+    Departures from DomainBed's code: none.
     """
 
     card = AlgorithmCard(paper="Pezeshki et al., NeurIPS 2021", penalties=("sd_reg",), needs=("classes",))

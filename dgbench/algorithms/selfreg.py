@@ -34,8 +34,8 @@ class SelfReg(Algorithm):
     Departures from the paper: there is no curriculum over domains, and averages of the weights are rows of their own
     (`SelfReg+SWA` and the like).
 
-    Departures from DomainBed: the projection head learns, as in the authors' own code for PACS; permutations are drawn
-    for all classes at once.
+    Departures from DomainBed's code: the projection head learns, as in the authors' own code for PACS; permutations are
+    drawn for all classes at once.
     """
 
     card = AlgorithmCard(

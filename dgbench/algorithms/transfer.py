@@ -34,9 +34,9 @@ class Transfer(Algorithm):
     Reference:
         Zhang, Zhao, Yu and Poupart, "Quantifying and Improving Transferability in Domain Generalization", NeurIPS 2021.
 
-    Departures from DomainBed, whose code is the authors': with `gda`, theirs hands $h$ to the optimizer in place of $f$
-    and $c$. Our `gda` descends by plain gradient descent, as the ascent climbs, whatever the setting's optimizer. The
-    steps of ascent share one pass through the featurizer.
+    Departures from DomainBed's code, which is the authors': with `gda`, theirs hands $h$ to the optimizer in place of
+    $f$ and $c$. Our `gda` descends by plain gradient descent, as the ascent climbs, whatever the setting's optimizer.
+    The steps of ascent share one pass through the featurizer.
     """
 
     card = AlgorithmCard(

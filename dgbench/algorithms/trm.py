@@ -42,7 +42,7 @@ class TRM(Algorithm):
     Reference:
         Xu and Jaakkola, "Learning Representations that Support Robust Transfer of Predictors", arXiv 2021.
 
-    Departures from DomainBed:
+    Departures from DomainBed's code:
 
     - The gradient of $R_q$ by the features has the $\alpha$ of before its update. There, the graph shares the storage
       of $\alpha$ and is differentiated after the update, so that it has the $\alpha$ of after.

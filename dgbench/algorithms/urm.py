@@ -49,8 +49,8 @@ class URM(Algorithm):
         Krishnamachari, Ng and Foo, "Uniformly Distributed Feature Representations for Fair and Robust Learning", TMLR
         2024.
 
-    Departures from DomainBed, whose code is the authors': dropout comes after the last activation, and the optimizer of
-    $d$ is of the setting's kind; theirs has a choice of its own, Adam in every draw.
+    Departures from DomainBed's code, which is the authors': dropout comes after the last activation, and the optimizer
+    of $d$ is of the setting's kind; theirs has a choice of its own, Adam in every draw.
     """
 
     card = AlgorithmCard(

@@ -30,7 +30,7 @@ class VREx(Algorithm):
     Departures from the paper and its code: the loss is not divided by $\lambda$ where $\lambda > 1$; $\lambda = 1$
     before the annealing step, and the fresh optimizer at it, are as in DomainBed.
 
-    Departures from DomainBed: none in the numbers; its vector of losses is on the host, ours on the device.
+    Departures from DomainBed's code: none in the numbers; its vector of losses is on the host, ours on the device.
     """
 
     card = AlgorithmCard(

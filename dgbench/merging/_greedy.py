@@ -1,4 +1,4 @@
-"""What greedy mergers share: a mean that takes in one run after another as long as its accuracy does not fall."""
+"""The greedy search that several mergers share: members join a mean as long as its accuracy does not fall."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from dgbench.methods.merger import Member, Merged
 
 
 def greedy(ranked: Sequence[Member], score: Callable[[Weights], float]) -> Merged:
-    """The mean of the first and of each next whose mean with those kept scores at least as well as the best so far.
+    """Build a greedy mean: each member joins if the mean with it scores at least as well as the best mean so far.
 
-    Three copies of the model in memory.
+    Three copies of the model are in memory.
+
+    Args:
+        ranked: Members in the order in which they are tried; the first always joins.
+        score: Accuracy of weights in [0, 1], or -inf if it is not a number.
+
+    Returns:
+        The mean of the weights of the members that joined, with these members.
     """
     first, *others = ranked
     members, mean = [first], RunningMean()
@@ -22,6 +29,7 @@ def greedy(ranked: Sequence[Member], score: Callable[[Weights], float]) -> Merge
         candidate = copy.deepcopy(mean)
         candidate.add(member.load())
         accuracy = score(candidate.mean)
+        # A tie lets a member in, as in both papers; the code of the soups wants a rise.
         if accuracy >= best:
             members, mean, best = [*members, member], candidate, accuracy
     return Merged(mean.mean, members)

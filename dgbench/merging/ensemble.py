@@ -1,4 +1,4 @@
-"""A plain ensemble: several runs' best models vote."""
+"""A plain ensemble: the mean of the logits of several runs' best models."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ from dgbench.methods.merger import Merger
 
 
 class Ensemble(Merger):
-    """f(x) = (1/M) sum_m f_m(x), f_m the logits of run m's model at its best validation accuracy.
+    r"""Average the logits of the best models of all runs of a trial.
 
-    Lakshminarayanan, Pritzel and Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep
-    Ensembles", NeurIPS 2017. Runs need not begin alike. It is to `EoA` what a model is to its moving average, and to
-    `DiWA` what the mean of the outputs is to that of the weights.
+    $$
+    f(x) = \frac1M \sum_{m=1}^{M} f_m(x)
+    $$
 
-    Departures: logits are averaged, as EoA's authors do, where the paper averages probabilities; members differ in
-    their hyperparameters and may share their initial weights, where the paper's differ in the initial weights alone;
-    no adversarial training.
+    $f_m$ are the logits of run $m$'s model at its best training-domain validation accuracy. Runs may start from
+    different weights. It is to `EoA` as a model is to its moving average, and to `DiWA` as the mean of the outputs is
+    to that of the weights.
+
+    Reference:
+        Lakshminarayanan, Pritzel and Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep
+        Ensembles", NeurIPS 2017.
+
+    Departures from the paper: logits are averaged, as by the authors of EoA, not probabilities. Members differ in their
+    hyperparameters and may share their initial weights; the paper's differ in the initial weights alone. There is no
+    adversarial training.
     """
 
     card = MergerCard(paper="Lakshminarayanan et al., NeurIPS 2017", ensemble=True, shared_init=False)

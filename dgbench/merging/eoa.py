@@ -1,4 +1,4 @@
-"""Ensemble of averages: several runs' moving averages vote."""
+"""Ensemble of averages: the mean of the logits of several runs' moving averages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from dgbench.methods.merger import Merger
 
 
 class EoA(Merger):
-    """f(x) = (1/M) sum_m f_m(x), f_m the logits of run m's moving average (SMA).
+    r"""Average the logits of the moving averages (SMA) of all runs of a trial.
 
-    Arpit, Wang, Zhou and Xiong, "Ensemble of Averages: Improving Model Selection and Boosting Performance in Domain
-    Generalization", NeurIPS 2022. Each f_m is taken at its own best validation accuracy; runs need not begin alike.
+    $$
+    f(x) = \frac1M \sum_{m=1}^{M} f_m(x)
+    $$
 
-    Departures from the authors' code: the mean of the logits, not their sum (the same class); as many members as the
-    trial has runs, where the paper takes 6 (3 hyperparameter draws of 2 trials).
+    $f_m$ are the logits of run $m$'s moving average (SMA), taken at its own best training-domain validation accuracy.
+    Runs may start from different weights.
+
+    Reference:
+        Arpit, Wang, Zhou and Xiong, "Ensemble of Averages: Improving Model Selection and Boosting Performance in Domain
+        Generalization", NeurIPS 2022.
+
+    Departures from the authors' code: the mean of the logits is taken, not their sum, which gives the same class. There
+    are as many members as the trial has runs; the paper takes 6 (3 hyperparameter draws of 2 trials).
     """
 
     card = MergerCard(

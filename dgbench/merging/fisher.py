@@ -1,4 +1,4 @@
-"""Means of weights in which each parameter of a model counts by how sure the model is of it: its Fisher information."""
+"""Means of weights in which each parameter counts by its Fisher information: how much predictions hang on it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,39 @@ from dgbench.methods.merger import Member, Merger, Tools
 log = logging.getLogger(__name__)
 
 _LEAST = torch.finfo(torch.float32).tiny
+"""The least positive float32, in place of a Fisher information of 0."""
 
 
 class FisherMerging(Merger):
-    """theta = sum_m F_m theta_m / sum_m F_m in each parameter, F_m the diagonal of run m's Fisher information.
+    r"""Average the weights of all runs of a trial, each parameter weighted by its Fisher information.
 
-    Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022. F_m is the mean over training
-    examples of the square of the gradient of log p(y | x); `normalise`: scaled to length 1, over all parameters
-    together, as in the authors' code and not in the paper's formula. No F_m counts less than `floor` times its length
-    (the authors scale it first); which share of the parameters that concerns is logged for each member.
+    $$
+    \bar\theta = \frac{\sum_m F_m \odot \theta_m}{\sum_m F_m}, \qquad
+    F_m = \mathrm{mean}_x \big( \nabla_\theta \log p_m(y \mid x) \big)^2
+    $$
 
-    Departures from the authors' code: y is drawn once for each example from the model's predictions (theirs is the
-    expectation over y); members weigh alike (theirs are weighed by a search on the test task); the floor holds for all
-    members, not for the target task's alone. What is no parameter is averaged plainly.
+    All operations are elementwise. $F_m$ is the diagonal of the Fisher information of run $m$, the mean over training
+    examples, with $y$ drawn from the predictions. With `normalise` it is scaled to length 1, over all parameters
+    together, as in the authors' code and unlike the paper's formula. No entry of $F_m$ counts less than `floor` times
+    its length (the authors scale it first); the log names the share of the parameters that this concerns, for each
+    member.
+
+    Reference:
+        Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022.
+
+    Departures from the authors' code:
+
+    - $y$ is drawn once for each example; theirs takes the expectation over $y$.
+    - Members weigh alike; theirs are weighed by a search on the test task.
+    - The floor holds for all members, not for that of the target task alone.
+    - Tensors that are not parameters are averaged uniformly.
     """
 
     card = MergerCard(paper="Matena and Raffel, NeurIPS 2022", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """The authors' defaults."""
+        """Hyperparameters of FisherMerging; the defaults are the authors'."""
 
         examples: int = hparam(
             4096, help="training examples that each Fisher information is estimated on", within="[1, inf)"
@@ -49,7 +62,7 @@ class FisherMerging(Merger):
 
     @torch.no_grad()
     def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
-        """Member after member, mean += (F / sum of F so far) (theta - mean), so that what is equal stays as it is."""
+        """Return the weighted mean of the members' weights, which are read one by one."""
         plain, total, mean = RunningMean(), Weights(), Weights()
         for member in members:
             weights = member.load()
@@ -57,6 +70,8 @@ class FisherMerging(Merger):
             fisher = self._counted(member.run, tools.fisher(weights, self.hparams.examples))
             for name, tensor in fisher.items():
                 if name in total:
+                    # mean += (F / sum of F so far) (theta - mean): this leaves a tensor that is equal in all members
+                    # exactly as it is.
                     total[name] += tensor
                     mean[name].lerp_(weights[name], tensor / total[name])
                 else:
@@ -64,8 +79,8 @@ class FisherMerging(Merger):
         return {**plain.mean, **mean}
 
     def _counted(self, run: str, fisher: Weights) -> Weights:
-        """The Fisher information as it counts: at least the floor, and scaled."""
-        # Of a model that knows nothing of any parameter the least number stands for 0, and all count alike.
+        """Return the Fisher information as it counts: at least the floor, and scaled."""
+        # If all Fisher information is 0, the least number stands for it, and all parameters count alike.
         length = torch.stack([tensor.norm() for tensor in fisher.values()]).norm().clamp(min=_LEAST)
         floor = (self.hparams.floor * length).clamp(min=_LEAST)
         low = torch.stack([(tensor < floor).sum() for tensor in fisher.values()]).sum().item()
@@ -76,25 +91,37 @@ class FisherMerging(Merger):
 
 
 class UBGM(Merger):
-    """theta = theta_0 + a sum_m (H_0 + d + H_m) / (H_0 + d + a sum_k H_k) (theta_m - theta_0), a = alpha / M.
+    r"""Combine the runs' displacements from their start, each weighted by the curvature at its end.
 
-    Daheim, Möllenhoff, Ponti, Gurevych and Khan, "Model Merging by Uncertainty-Based Gradient Matching", ICLR 2024.
-    theta_0 are the weights that the members began with; H = (examples) x (diagonal of the Fisher information), for a
-    member of the training examples. For quadratic losses, theta_m the minimum of L_0 + L_m, theta is that of
-    L_0 + a sum_m L_m.
+    $$
+    \bar\theta = \theta_0 + a \sum_m \frac{H_0 + \delta + H_m}{H_0 + \delta + a \sum_k H_k} \odot (\theta_m - \theta_0),
+    \qquad a = \frac{\alpha}{M}
+    $$
 
-    Departures: the paper merges models of different tasks with a = 1. Members of a sweep have seen the same data, which
-    must not count M times: a = alpha / M, and alpha = M is the paper's. H_0 is the information of theta_0 on the
-    training domains' inputs (labels drawn from its own predictions), for want of the data that it was pretrained on,
-    times `initial_examples`. Estimated on `examples` of the examples, as many of each domain, where the release takes
-    all. What is no parameter is averaged plainly.
+    All operations are elementwise. $\theta_0$ are the weights that the $M$ members started from, $\theta_m$ those of
+    member $m$. $H_m$ is the number of training examples times the diagonal of the Fisher information, an estimate of
+    the Hessian of the member's loss $L_m$. $H_0$ is `initial_examples` times that of $\theta_0$; $\alpha$ is `alpha`
+    and $\delta$ is `delta`. If the losses are quadratic and $\theta_m$ is the minimum of $L_0 + L_m$, then $\bar\theta$
+    is that of $L_0 + a \sum_m L_m$.
+
+    Reference:
+        Daheim, Möllenhoff, Ponti, Gurevych and Khan, "Model Merging by Uncertainty-Based Gradient Matching", ICLR 2024.
+
+    Departures from the paper and its release:
+
+    - The paper merges models of different tasks with $a = 1$. Members of a sweep have seen the same data, which must
+      not count $M$ times; `alpha` = $M$ is the paper's.
+    - $H_0$ is the information of $\theta_0$ on the inputs of the training domains, with labels drawn from its own
+      predictions, for want of the data that it was pretrained on.
+    - Fisher information is estimated on `examples` examples, equally many of each domain; the release takes all.
+    - Tensors that are not parameters are averaged uniformly.
     """
 
     card = MergerCard(paper="Daheim et al., ICLR 2024", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """`delta` and `initial_examples` are the release's."""
+        """Hyperparameters of UBGM; `delta` and `initial_examples` are the release's."""
 
         alpha: float = hparam(1.0, help="M a: how often the data that all members have seen counts", within="(0, inf)")
         delta: float = hparam(1e-12, help="d, added to the Hessian of the initial weights' loss", within="(0, inf)")
@@ -109,7 +136,7 @@ class UBGM(Merger):
 
     @torch.no_grad()
     def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
-        """Six copies of the model in memory, and the gradients of a few examples."""
+        """Return the merged weights; six copies of the model are in memory, and the gradients of a few examples."""
         h = self.hparams
         share = h.alpha / len(members)
         initial, plain = tools.initial(), RunningMean()

@@ -13,34 +13,54 @@ _PAPER = "Wortsman et al., ICML 2022"
 
 
 class UniformSoup(DiWA):
-    """theta = (1/M) sum_m theta_m, over the runs of one trial: what DiWA is too.
+    r"""Average the weights of all runs of a trial, uniformly; the same as `DiWA`.
 
-    Wortsman, Ilharco, Gadre, Roelofs, Gontijo-Lopes, Morcos, Namkoong, Farhadi, Carmon, Kornblith and Schmidt, "Model
-    soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time",
-    ICML 2022. Here it differs from `DiWA` in the name alone: both average all tensors of the same members.
+    $$
+    \bar\theta = \frac1M \sum_{m=1}^{M} \theta_m
+    $$
 
-    Departures from the authors' code: whole numbers (batch norm's count) are the last member's, not averaged; with live
-    batch norm the statistics are measured afresh on training minibatches.
+    $\theta_m$ are the weights of run $m$ of $M$. It differs from `DiWA` in the name alone: both average all tensors of
+    the same members.
+
+    Reference:
+        Wortsman, Ilharco, Gadre, Roelofs, Gontijo-Lopes, Morcos, Namkoong, Farhadi, Carmon, Kornblith and Schmidt,
+        "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference
+        time", ICML 2022.
+
+    Departures from the authors' code: integer tensors (batch norm's count) are the last member's, not averaged. With
+    live batch norm the statistics are measured afresh on training minibatches.
     """
 
     card = MergerCard(paper=_PAPER)
 
 
 class GreedySoup(Merger):
-    """theta = mean of a greedy subset: by pooled validation accuracy, each run that does not lower that of the mean.
+    r"""Average the weights of a greedy subset of the runs of a trial, tried in order of pooled accuracy.
 
-    The paper's recipe: held-out accuracy ranks the models, and a model stays if the accuracy of the mean with it is at
-    least the best so far. `DiWARestricted` differs in the ranking alone, which is by the mean accuracy over domains;
-    here one accuracy serves both, on the pooled validation parts of the training domains.
+    $$
+    \bar\theta = \frac{1}{|S|} \sum_{m \in S} \theta_m
+    $$
 
-    Departures from the authors' code: a tie lets a model in, as in the paper (the code wants the accuracy to rise);
-    of equally accurate models the one with the lower hyperparameter seed comes first; else as of `UniformSoup`.
+    This is the paper's recipe: held-out accuracy ranks the models, and a model stays in $S$ if the accuracy of the mean
+    with it is at least the best so far. One accuracy serves both, that on the pooled validation parts of the training
+    domains. `DiWARestricted` differs in the ranking alone, which is by the mean accuracy over domains.
+
+    Reference:
+        Wortsman, Ilharco, Gadre, Roelofs, Gontijo-Lopes, Morcos, Namkoong, Farhadi, Carmon, Kornblith and Schmidt,
+        "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference
+        time", ICML 2022.
+
+    Departures from the authors' code: a tie lets a model in, as in the paper (their code wants the accuracy to rise).
+    Of equally accurate models, the one with the lower hyperparameter seed comes first. The other departures are those
+    of `UniformSoup`.
     """
 
     card = MergerCard(paper=_PAPER)
 
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
-        """The greedy mean; three copies of the model in memory."""
+        """Yield the greedy mean; three copies of the model are in memory."""
         accuracies = [tools.score(member.load()) for member in members]
+        # A stable sort: members come in the order of their hyperparameter seeds, which decides between equal
+        # accuracies.
         order = sorted(range(len(members)), key=lambda i: -accuracies[i])
         yield greedy([members[i] for i in order], tools.score)

@@ -1,4 +1,4 @@
-"""WiSE-FT: the models between where a run began and where it ended."""
+"""WiSE-FT: the models on the line between the weights a run started from and those it ended with."""
 
 from __future__ import annotations
 
@@ -15,27 +15,35 @@ from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 
 class WiSEFT(Merger):
-    """theta = (1 - alpha) theta_0 + alpha theta_1 of each run by itself, alpha picked from a grid by a selector.
+    r"""Mix the weights a run started from with its trained weights, in a share chosen by the selector.
 
-    Wortsman, Ilharco, Kim, Li, Kornblith, Roelofs, Gontijo-Lopes, Hajishirzi, Farhadi, Namkoong and Schmidt, "Robust
-    Fine-Tuning of Zero-Shot Models", CVPR 2022. theta_0 are the weights that the run began with, theta_1 those of its
-    best validation accuracy. The grid's alphas are candidates as the steps of a run are; the recommended one comes
-    last, since a selector that looks at the last step alone takes that. Of equally good ones the smallest wins, but
-    the recommended after the others.
+    $$
+    \theta = (1 - \alpha)\, \theta_0 + \alpha\, \theta_1
+    $$
 
-    theta_0 includes the initial classifier. The paper's is a zero-shot one, made from the class names; here it is
-    random, and theta_0 predicts nothing, unless the setting says `classifier_init = linear_probe`: then both ends are
-    models worth mixing.
+    $\theta_0$ are the weights that the run started from, $\theta_1$ those at its best training-domain validation
+    accuracy; each run is merged by itself. The values of $\alpha$ are a grid of `points` from 0 to 1, and are
+    candidates as the steps of a run are. The `recommended` one comes last, since a selector that looks at the last step
+    alone takes that. Of equally good ones the smallest wins, the recommended after the others.
 
-    Departures from the authors' code: whole numbers are theta_1's; with live batch norm the statistics of each
-    candidate are measured afresh on training minibatches, at alpha = 1 too; no weighing by Fisher information.
+    $\theta_0$ includes the initial classifier. The paper's is a zero-shot one, made from the class names. Runs start
+    with a random one, so that $\theta_0$ predicts nothing, unless the setting has `classifier_init = linear_probe`:
+    then both ends are models worth mixing.
+
+    Reference:
+        Wortsman, Ilharco, Kim, Li, Kornblith, Roelofs, Gontijo-Lopes, Hajishirzi, Farhadi, Namkoong and Schmidt,
+        "Robust Fine-Tuning of Zero-Shot Models", CVPR 2022.
+
+    Departures from the authors' code: integer tensors are those of $\theta_1$. With live batch norm the statistics of
+    each candidate are measured afresh on training minibatches, at $\alpha = 1$ too. Nothing is weighed by Fisher
+    information.
     """
 
     card = MergerCard(paper="Wortsman et al., CVPR 2022", shared_init=False, min_members=1, each=True)
 
     @dataclass(frozen=True)
     class Hparams(Checked):
-        """The paper's grid and its recommendation."""
+        """Hyperparameters of WiSE-FT: the paper's grid and its recommendation."""
 
         points: int = hparam(11, help="alphas of the grid, evenly from 0 to 1", within="[2, inf)")
         recommended: float = hparam(0.5, help="the alpha to take where nothing chooses", within="[0, 1]")
@@ -44,18 +52,18 @@ class WiSEFT(Merger):
 
     @cached_property
     def alphas(self) -> tuple[float, ...]:
-        """The grid in rising order, but the recommended last."""
+        """Return the grid in rising order, but for the recommended value, which is last."""
         grid = [i / (self.hparams.points - 1) for i in range(self.hparams.points)]
         return (*(alpha for alpha in grid if abs(alpha - self.hparams.recommended) > 1e-9), self.hparams.recommended)
 
     @property
     def choices(self) -> int:
-        """One an alpha."""
+        """Return the number of candidates, one for each alpha."""
         return len(self.alphas)
 
     @torch.no_grad()
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
-        """Three copies of the model in memory; the ends are exact."""
+        """Yield a model for each alpha, exact at both ends; three copies of the model are in memory."""
         (member,) = members
         initial, tuned = tools.initial(), member.load()
 
