@@ -20,10 +20,10 @@ export UV_HTTP_TIMEOUT := 300
 .PHONY: quickstart test fuzz mutants check docs docs-serve setup clean
 
 quickstart: setup
-	$(BIN)/python -m dgbench.sweep launch --sweep sweeps/quickstart.toml --output_dir $(OUT) --skip_confirmation $(FLAGS)
-	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --format markdown --output $(OUT)/tables.md
-	$(BIN)/python -m dgbench.collect --input_dir $(OUT) --output $(OUT)/tables.txt
-	$(BIN)/python -m dgbench.collect --input_dir $(OUT)
+	$(BIN)/python -m dgbench launch $(OUT) --sweep quickstart --skip_confirmation $(FLAGS)
+	$(BIN)/python -m dgbench collect $(OUT) --format markdown --output $(OUT)/tables.md
+	$(BIN)/python -m dgbench collect $(OUT) --output $(OUT)/tables.txt
+	$(BIN)/python -m dgbench collect $(OUT)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 $(TESTS)

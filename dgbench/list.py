@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from dgbench import cli
@@ -16,6 +19,8 @@ from dgbench.core.space import Draw, Space, Value
 
 KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
 
+_WIDTH = 110
+"""Characters of a line of names."""
 _ESCAPED = str.maketrans({"|": "\\|", "*": "\\*", "<": "&lt;"})
 
 
@@ -25,17 +30,18 @@ def parser() -> cli.Parser:
     found.add_argument("what", choices=[*KINDS, "sweeps"], metavar="|".join([*KINDS, "sweeps"]))
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries; FILE:NAME")
     found.add_argument("--markdown", action="store_true", help="one table row an entry")
-    found.add_argument("--sweeps_dir", type=Path, default=Path("sweeps"), help="folder of sweep declarations")
+    found.add_argument("--sweeps_dir", type=Path, help="folder of TOML files, in place of those shipped")
     return found
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the list; returns 0."""
     args = parser().parse_args(argv)
+    catalogue = Catalogue(args.include or ())
     if args.what == "sweeps":
-        lines = _sweeps(args.sweeps_dir)
+        lines = _sweeps(args.sweeps_dir, catalogue)
     else:
-        entries = Catalogue(args.include or ()).of_kind(KINDS[args.what]).values()
+        entries = catalogue.of_kind(KINDS[args.what]).values()
         lines = (
             _table(args.what, entries) if args.markdown else (line for entry in entries for line in _describe(entry))
         )
@@ -159,16 +165,32 @@ def _choice(default: Value, draw: Draw | None) -> str:
     return f"{default} ~ {draw}" if draw else str(default)
 
 
-def _sweeps(folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
+def _sweeps(folder: Path | None, catalogue: Catalogue) -> Iterator[str]:
+    """Yield a block of lines for each sweep file, of the package or of a folder."""
+    from dgbench.plan.asking import shipped_sweeps  # planning takes long to import, and the other lists do without
+
+    if folder is not None and not folder.is_dir():
         raise UserError(f"--sweeps_dir {folder}: there is no such folder")
-    for file in sorted(folder.glob("*.toml")):
-        yield str(file)
-        for line in file.read_text().splitlines():
-            if not line.startswith("#"):
-                break
+    files = shipped_sweeps() if folder is None else {str(file): file for file in sorted(folder.glob("*.toml"))}
+    for name, file in files.items():
+        yield name
+        for line in takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines()):
             yield f"    {line.lstrip('# ')}"
+        yield from (f"    {line}" for line in _requests(file, catalogue))
         yield ""
+
+
+def _requests(file: Path, catalogue: Catalogue) -> Iterator[str]:
+    """Yield lines on the rows, data sets and training runs that a sweep file asks for, as far as it says them."""
+    from dgbench.plan.asking import count_training_runs, declare, read_sweep_file  # as above
+
+    asked = read_sweep_file(file)
+    for key in ("algorithms", "datasets"):
+        if names := asked.get(key):
+            yield from textwrap.wrap(f"{key}: {', '.join(names)}", _WIDTH, subsequent_indent="    ")
+    with suppress(UserError):  # a file may leave to flags what counting needs
+        runs = count_training_runs(declare(asked, catalogue)[0], catalogue)
+        yield from [f"training runs: {runs:,}"] if runs else []
 
 
 if __name__ == "__main__":

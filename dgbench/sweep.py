@@ -48,7 +48,12 @@ def parser() -> cli.Parser:
     for command in made.values():
         command.add_folder("output_dir", "the sweep's folder")
     launch = made["launch"]
-    launch.add_argument("--sweep", type=Path, metavar="FILE", help="a sweep declared in TOML; flags win over it")
+    launch.add_argument(
+        "--sweep",
+        type=Path,
+        metavar="NAME|FILE",
+        help="a shipped sweep, or a TOML file; flags win over it",
+    )
     add_options(launch, (*ASKING, *SETTING, *EXECUTING))
     launch.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     launch.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")

@@ -81,7 +81,7 @@ def test_importing_the_package_does_nothing() -> None:
         ["list", "--help"],
         ["list", "algorithms"],
         ["list", "datasets"],
-        ["list", "sweeps", "--sweeps_dir", str(ROOT / "sweeps")],
+        ["list", "sweeps"],
     ],
     ids=" ".join,
 )
@@ -120,7 +120,7 @@ def test_wrong_input_imports_no_torch(warm_cache: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["algorithms", "datasets"])
+@pytest.mark.parametrize("name", ["algorithms", "datasets", "sweeps"])
 def test_the_links_at_the_root_are_for_eyes_only(name: str, tmp_path: Path) -> None:
     assert (ROOT / name).is_symlink()
     assert (ROOT / name).resolve() == PACKAGE / name

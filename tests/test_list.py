@@ -7,6 +7,7 @@ import pytest
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.list import KINDS, main
+from tests.support.places import SWEEPS
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -89,12 +90,29 @@ def test_included_files_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "\nStars\n    Bright.\n" in listed(capsys, "datasets", "--include", str(file))
 
 
-def test_sweeps_are_listed_with_what_their_files_say_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "b.toml").write_text("# Second.\n# More.\nn_trials = 1\n# not this\n")
+def test_sweeps_are_listed_with_what_their_files_say_first_and_ask_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b.toml").write_text(
+        '# Second.\n# More.\nalgorithms = ["ERM", "SAM"]\ndatasets = ["RotatedDigits"]\nn_trials = 1\n# not this\n'
+    )
     (tmp_path / "a.toml").write_text("n_trials = 1\n")
     assert listed(capsys, "sweeps", "--sweeps_dir", str(tmp_path)) == (
-        f"{tmp_path}/a.toml\n\n{tmp_path}/b.toml\n    Second.\n    More.\n\n"
+        f"{tmp_path}/a.toml\n\n{tmp_path}/b.toml\n    Second.\n    More.\n    algorithms: ERM, SAM\n"
+        "    datasets: RotatedDigits\n    training runs: 840\n\n"
     )
+
+
+def test_the_shipped_sweeps_are_listed_from_any_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = listed(capsys, "sweeps")
+    assert {file.stem for file in SWEEPS.glob("*.toml")} == {block.split("\n")[0] for block in said.split("\n\n")} - {
+        ""
+    }
+    assert "\npacs\n    PACS (9,991 images" in said
+    assert "    training runs: 1,920\n" in said
 
 
 def test_what_there_is_none_of_is_refused(tmp_path: Path) -> None:

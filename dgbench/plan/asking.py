@@ -50,14 +50,46 @@ _FOLD = ("train_domains", "val_domains", "test_domains")
 """Lists of domains that spell out one fold."""
 _PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
 _TABLES = ("setting", "hparams")
+_SWEEPS = Path(__file__).parents[1] / "sweeps"
 
 
-def read_sweep_file(path: Path) -> dict[str, Any]:
-    """Read a sweep declared in TOML; raises `UserError` with every key that is unknown or of the wrong type."""
+def shipped_sweeps() -> dict[str, Path]:
+    """Return the sweep files that the package ships, by name, sorted."""
+    return {file.stem: file for file in sorted(_SWEEPS.glob("*.toml"))}
+
+
+def find_sweep(word: str | Path) -> Path:
+    """Return the file that `--sweep` names: a path, or the name of a sweep that the package ships.
+
+    Raises:
+        UserError: There is neither such a file nor a sweep of that name; with the nearest name.
+    """
+    path, shipped = Path(word), shipped_sweeps()
+    if path.exists():
+        return path
+    if str(word) in shipped:
+        return shipped[str(word)]
+    if path.suffix or path.parent != Path():  # a path; a checkout has the shipped sweeps in a folder of that name
+        hint = f": the sweep that is shipped is called by its name, --sweep {path.stem}" if path.stem in shipped else ""
+        raise UserError(f"--sweep {word}: there is no such file{hint}")
+    raise UserError(f"--sweep: {unknown('sweep', str(word), shipped)}")
+
+
+def read_sweep_file(word: str | Path) -> dict[str, Any]:
+    """Read a sweep declared in TOML.
+
+    Args:
+        word: Its path, or the name of a sweep that the package ships.
+
+    Returns:
+        Values by the keys of `KEYS`.
+
+    Raises:
+        UserError: There is no such file, it can't be read, or keys are unknown or of the wrong type: all of them.
+    """
+    path = find_sweep(word)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--sweep {path}: there is no such file") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--sweep {path} can't be read: {error}") from None
     except RecursionError:
@@ -135,6 +167,36 @@ def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
             f"--n_trials and --n_hparams ask for {runs:,} runs of each row in each fold, more than {MOST_RUNS:,}"
         )
     return seeds, trials
+
+
+def count_training_runs(declaration: Declaration, catalogue: Catalogue) -> int | None:
+    """Count the training runs that a declaration asks for, by the cards of its data sets alone.
+
+    Returns:
+        Their number; None where only planning can say it: the files decide the domains, or a row is taught by another.
+
+    Raises:
+        UserError: A data set can't follow the protocol.
+    """
+    count = 0
+    for request in declaration.requests:
+        cards = [catalogue.get("dataset", name.partition(":")[0]).card for name in request.datasets]
+        taught = any(catalogue.get("algorithm", row.algorithm).card.taught for row in request.rows)
+        if taught or not all(card.domains for card in cards):
+            return None
+        # Averages that only watch share the run of the plain row; those that feed back have runs of their own.
+        trained = {
+            (row.algorithm, row.average)
+            if row.average and catalogue.get("average", row.average).card.feeds_back
+            else (row.algorithm, "")
+            for row in request.rows
+        }
+        folds = sum(
+            len(list(request.protocol.folds(card.domains, parts=tuple(card.parts), tested=card.tested)))
+            for card in cards
+        )
+        count += len(trained) * folds * len(request.hparams_seeds) * len(request.trials)
+    return count
 
 
 def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> dict[str, DatasetFacts]:

@@ -16,7 +16,16 @@ from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, run_of, site_of
-from dgbench.plan.asking import KEYS, declare, merge_flags_over_file, open_facts, read_sweep_file
+from dgbench.plan.asking import (
+    KEYS,
+    count_training_runs,
+    declare,
+    find_sweep,
+    merge_flags_over_file,
+    open_facts,
+    read_sweep_file,
+    shipped_sweeps,
+)
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import Overrides
@@ -109,6 +118,32 @@ def test_all_that_is_wrong_with_a_file_is_told_at_once(tmp_path: Path) -> None:
         f"{path}: test_envs is a list of names, 1.5 is none",
         f"{path}: unknown key 'hparam': did you mean 'hparams'?",
     )
+
+
+def test_a_shipped_sweep_is_found_by_its_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = shipped_sweeps()
+    assert shipped.keys() == {path.stem for path in SWEEPS.glob("*.toml")}
+    assert read_sweep_file("pacs") == read_sweep_file(shipped["pacs"])
+    assert find_sweep(Path("pacs")) == shipped["pacs"]
+    assert refused(find_sweep, "pac") == ("--sweep: unknown sweep 'pac': did you mean 'pacs'?",)
+    assert refused(find_sweep, "sweeps/pacs.toml") == (
+        "--sweep sweeps/pacs.toml: there is no such file: the sweep that is shipped is called by its name, "
+        "--sweep pacs",
+    )
+    (tmp_path / "pacs").write_text("n_trials = 1")
+    assert read_sweep_file("pacs") == {"n_trials": 1}, "a file of the user's wins"
+
+
+def test_training_runs_are_counted_by_cards_where_these_suffice(catalogue: Catalogue) -> None:
+    asked = {"algorithms": ["ERM", "ERM+SWAD", "ERM+SWA", "SAM"], "datasets": ["RotatedDigits", "Camelyon17"]}
+    declaration, _ = declare({**asked, "datasets": ["RotatedDigits"], "n_hparams": 4, "n_trials": 2}, catalogue)
+    assert count_training_runs(declaration, catalogue) == 3 * 21 * 4 * 2, "SWA feeds back, SWAD watches"
+    declaration, _ = declare({**asked, "datasets": ["Camelyon17"], "n_hparams": 1, "n_trials": 1}, catalogue)
+    assert count_training_runs(declaration, catalogue) == 3
+    for rows, dataset in ((["KD"], "RotatedDigits"), (["ERM"], "folder:/data/mine")):
+        declaration, _ = declare({"algorithms": rows, "datasets": [dataset]}, catalogue)
+        assert count_training_runs(declaration, catalogue) is None
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dgbench import cli, sweep
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.datasets._images import ImageDataset
-from dgbench.plan.asking import read_sweep_file
+from dgbench.plan.asking import count_training_runs, declare, read_sweep_file
 from tests.support import glyphs_layouts
 from tests.support.layouts import write_image, write_mnist
 from tests.support.places import SWEEPS
@@ -87,6 +87,8 @@ def test_every_declaration_can_be_planned(
         stated = re.search(r"= ([\d,]+) training runs", file.read_text())
         trained = sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+)  train  ", said.out))
         assert stated is None or stated[1] == f"{trained:,}"
+        declaration, _ = declare(read_sweep_file(file), catalogue)
+        assert count_training_runs(declaration, catalogue) in ((None,) if "train  KD" in said.out else (trained,))
     else:
         wrong = [line for line in said.err.splitlines() if str(tmp_path / "data") not in line]
         assert (code, wrong) == (2, []), "nothing is wrong but that the files are not there"
