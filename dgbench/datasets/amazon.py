@@ -19,8 +19,10 @@ class Amazon(WildsTexts):
     accuracy of the reviewer at the 10th percentile. Inputs are 512 tokens for a language model, or for `MLP` a bag of
     words.
 
-    Files are read, split and scored by the wilds package. Departure from it: reviewers are numbered as they first
-    appear in the file, since wilds' own numbers differ between processors; no score depends on them.
+    Files are read, split and scored by the wilds package.
+
+    Departure from WILDS: reviewers are numbered as they first appear in the file, since wilds' own numbers differ
+    between processors; no score depends on them.
 
     Reference:
         Ni, Li and McAuley, "Justifying Recommendations Using Distantly-Labeled Reviews and Fine-Grained Aspects",

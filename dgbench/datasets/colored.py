@@ -79,6 +79,7 @@ class ColoredMNIST(DigitDataset):
     other class. A model that learned the color fails when `-90%` is held out.
 
     The 70,000 digits, training files before test files, are shuffled and dealt to the domains as in DomainBed.
+
     Departure from DomainBed: by default membership, label noise and colors depend on the trial alone. DomainBed's
     depend on a run's seed, so that each algorithm and each draw of hyperparameters sees other data; the setting
     `generated_data` and DomainBed's presets bring that back.

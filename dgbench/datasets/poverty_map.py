@@ -20,9 +20,10 @@ class PovertyMap(WildsDataset):
     each step. The task is regression. The score is the lower of the correlations within urban and within rural
     villages, mean over folds. Images have seven channels of Landsat and one of lights at night, already normalized.
 
-    Files are read, split and scored by the wilds package. Departures from WILDS: training images are mirrored both
-    ways, but its color jitter and cutout are left out; the correlation of predictions that don't vary, or are no
-    numbers, counts as 0.
+    Files are read, split and scored by the wilds package.
+
+    Departures from WILDS: training images are mirrored both ways, but its color jitter and cutout are left out; the
+    correlation of predictions that don't vary, or are no numbers, counts as 0.
 
     Reference:
         Yeh, Perez, Driscoll, Azzari, Tang, Lobell, Ermon and Burke, "Using Publicly Available Satellite Imagery and

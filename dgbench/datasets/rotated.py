@@ -71,9 +71,11 @@ class RotatedMNIST(DigitDataset):
     """MNIST's digits in six domains, turned by 0, 15, 30, 45, 60 and 75 degrees.
 
     The 70,000 digits, training files before test files, are shuffled and dealt to the domains as in DomainBed, and
-    turned by the same bilinear rotation. Departure from DomainBed: by default the digits of a domain depend on the
-    trial alone. DomainBed's depend on a run's seed, so that each algorithm and each draw of hyperparameters sees other
-    digits; the setting `generated_data` and DomainBed's presets bring that back.
+    turned by the same bilinear rotation.
+
+    Departure from DomainBed: by default the digits of a domain depend on the trial alone. DomainBed's depend on a run's
+    seed, so that each algorithm and each draw of hyperparameters sees other digits; the setting `generated_data` and
+    DomainBed's presets bring that back.
 
     Reference:
         Ghifary, Kleijn, Zhang and Balduzzi, "Domain Generalization for Object Recognition with Multi-task

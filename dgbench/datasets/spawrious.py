@@ -158,9 +158,10 @@ class SpawriousO2O_easy(_Spawrious):
     and labrador have exchanged backgrounds, and so have dachshund and corgi. 12,672 images of 224 x 224 pixels in each
     training domain, 25,344 in `Test`, which alone may be held out.
 
-    As in DomainBed, training images are not cropped. Departures from DomainBed: where part of a folder is used, it is
-    the first files by name, not the first that the file system happens to list; and the training domains can't be held
-    out.
+    As in DomainBed, training images are not cropped.
+
+    Departures from DomainBed: where part of a folder is used, it is the first files by name, not the first that the
+    file system happens to list; and the training domains can't be held out.
 
     Reference:
         Lynch, Dovonon, Kaddour and Silva, "Spawrious: A Benchmark for Fine Control of Spurious Correlation Biases",
@@ -218,7 +219,9 @@ class SpawriousM2M_easy(_Spawrious):
     alone may be held out.
 
     The backgrounds are those of DomainBed's code, which are not the paper's. As in DomainBed, training images are not
-    cropped. Departure from DomainBed: the training domains can't be held out.
+    cropped.
+
+    Departure from DomainBed: the training domains can't be held out.
 
     Reference:
         Lynch, Dovonon, Kaddour and Silva, "Spawrious: A Benchmark for Fine Control of Spurious Correlation Biases",
