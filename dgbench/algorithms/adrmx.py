@@ -52,6 +52,7 @@ class ADRMX(Algorithm):
 
     card = AlgorithmCard(
         paper="Demirel et al., arXiv 2023",
+        link="https://arxiv.org/abs/2308.06624",
         forwards=2.0,
         backwards=0.67,
         min_domains=2,

@@ -47,7 +47,13 @@ class AMP(Algorithm):
     DomainBed: has no AMP.
     """
 
-    card = AlgorithmCard(paper="Zheng et al., CVPR 2021", forwards=2.0, backwards=2.0, penalties=("inner_lr",))
+    card = AlgorithmCard(
+        paper="Zheng et al., CVPR 2021",
+        link="https://arxiv.org/abs/2010.04925",
+        forwards=2.0,
+        backwards=2.0,
+        penalties=("inner_lr",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

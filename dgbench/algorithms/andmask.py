@@ -33,7 +33,7 @@ class ANDMask(Algorithm):
     can't decide at the threshold.
     """
 
-    card = AlgorithmCard(paper="Parascandolo et al., ICLR 2021", min_domains=2)
+    card = AlgorithmCard(paper="Parascandolo et al., ICLR 2021", link="https://arxiv.org/abs/2009.00329", min_domains=2)
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -37,7 +37,13 @@ class ASAM(Algorithm):
     DomainBed: has no ASAM.
     """
 
-    card = AlgorithmCard(paper="Kwon et al., ICML 2021", forwards=2.0, backwards=2.0, penalties=("rho",))
+    card = AlgorithmCard(
+        paper="Kwon et al., ICML 2021",
+        link="https://arxiv.org/abs/2102.11600",
+        forwards=2.0,
+        backwards=2.0,
+        penalties=("rho",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

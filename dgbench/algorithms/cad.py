@@ -40,6 +40,7 @@ class CAD(Algorithm):
 
     card = AlgorithmCard(
         paper="Ruan et al., ICLR 2022",
+        link="https://arxiv.org/abs/2201.00057",
         min_domains=2,
         penalties=("lmbda",),
         unlike_domainbed="is_project on ends in a NameError; is_flipped off counts each example as its own neighbour",
@@ -121,6 +122,7 @@ class CondCAD(CAD):
 
     card = AlgorithmCard(
         paper="Ruan et al., ICLR 2022",
+        link="https://arxiv.org/abs/2201.00057",
         min_domains=2,
         penalties=("lmbda",),
         unlike_domainbed="is_project on ends in a NameError",

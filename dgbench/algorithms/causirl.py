@@ -50,7 +50,13 @@ class CausIRL_CORAL(Algorithm):
     Departures from DomainBed's code: none in the numbers.
     """
 
-    card = AlgorithmCard(paper=_PAPER, min_domains=2, penalties=("mmd_gamma",), needs=("feature_vectors",))
+    card = AlgorithmCard(
+        paper=_PAPER,
+        link="https://arxiv.org/abs/2206.11646",
+        min_domains=2,
+        penalties=("mmd_gamma",),
+        needs=("feature_vectors",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):
@@ -83,7 +89,13 @@ class CausIRL_MMD(Algorithm):
     Departures from DomainBed's code: those of MMD.
     """
 
-    card = AlgorithmCard(paper=_PAPER, min_domains=2, penalties=("mmd_gamma",), needs=("feature_vectors",))
+    card = AlgorithmCard(
+        paper=_PAPER,
+        link="https://arxiv.org/abs/2206.11646",
+        min_domains=2,
+        penalties=("mmd_gamma",),
+        needs=("feature_vectors",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -37,6 +37,7 @@ class CORAL(Algorithm):
 
     card = AlgorithmCard(
         paper="Sun and Saenko, ECCV Workshops 2016",
+        link="https://arxiv.org/abs/1607.01719",
         min_domains=2,
         penalties=("mmd_gamma",),
         needs=("feature_vectors",),

@@ -49,6 +49,7 @@ class EQRM(Algorithm):
 
     card = AlgorithmCard(
         paper="Eastwood et al., NeurIPS 2022",
+        link="https://arxiv.org/abs/2207.09944",
         min_domains=2,
         rehearsal={"eqrm_burnin_iters": 5, "eqrm_lr": 1e-3},
         unlike_domainbed="differentiates the ends of a bisection, not the quantile; a drawn burn-in, a fraction, never "

@@ -28,7 +28,11 @@ class ERM(Algorithm):
     Departures from DomainBed's code: none.
     """
 
-    card = AlgorithmCard(paper="Vapnik, Statistical Learning Theory, 1998", baseline=True)
+    card = AlgorithmCard(
+        paper="Vapnik, Statistical Learning Theory, 1998",
+        link="https://www.wiley.com/en-us/Statistical+Learning+Theory-p-9780471030034",
+        baseline=True,
+    )
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
         """Return the mean loss over the concatenated minibatches."""

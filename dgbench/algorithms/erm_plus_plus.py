@@ -51,6 +51,7 @@ class ERMPlusPlus(Algorithm):
 
     card = AlgorithmCard(
         paper="Teterwak et al., WACV 2025",
+        link="https://arxiv.org/abs/2304.01973",
         followers=("network",),
         no_feedback={"weights": "predicts by the mean of those that it trains"},
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},

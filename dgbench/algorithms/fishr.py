@@ -42,6 +42,7 @@ class Fishr(Algorithm):
 
     card = AlgorithmCard(
         paper="Ramé et al., ICML 2022",
+        link="https://arxiv.org/abs/2109.02934",
         min_domains=2,
         penalties=("fishr_lambda",),
         rehearsal={"penalty_anneal_iters": 0},

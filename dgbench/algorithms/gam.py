@@ -55,6 +55,7 @@ class GAM(Algorithm):
 
     card = AlgorithmCard(
         paper="Zhang et al., CVPR 2023",
+        link="https://arxiv.org/abs/2303.03108",
         forwards=4.0,
         backwards=4.0,
         penalties=("grad_rho", "grad_norm_rho", "gamma"),

@@ -38,7 +38,12 @@ class GroupDRO(Algorithm):
 
     log_q: Tensor
 
-    card = AlgorithmCard(paper="Sagawa et al., ICLR 2020", min_domains=2, penalties=("groupdro_eta",))
+    card = AlgorithmCard(
+        paper="Sagawa et al., ICLR 2020",
+        link="https://arxiv.org/abs/1911.08731",
+        min_domains=2,
+        penalties=("groupdro_eta",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -46,7 +46,13 @@ class GSAM(Algorithm):
     DomainBed: has no GSAM.
     """
 
-    card = AlgorithmCard(paper="Zhuang et al., ICLR 2022", forwards=2.0, backwards=2.0, penalties=("rho", "alpha"))
+    card = AlgorithmCard(
+        paper="Zhuang et al., ICLR 2022",
+        link="https://arxiv.org/abs/2203.08065",
+        forwards=2.0,
+        backwards=2.0,
+        penalties=("rho", "alpha"),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -39,7 +39,11 @@ class HGP(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Hemati et al., ICCV 2023", min_domains=2, penalties=("hgp_alpha", "hgp_beta"), needs=("classes",)
+        paper="Hemati et al., ICCV 2023",
+        link="https://arxiv.org/abs/2308.11778",
+        min_domains=2,
+        penalties=("hgp_alpha", "hgp_beta"),
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

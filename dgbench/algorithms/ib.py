@@ -49,6 +49,7 @@ class IB_ERM(Algorithm):
 
     card = AlgorithmCard(
         paper="Ahuja et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2106.06607",
         penalties=("ib_lambda",),
         rehearsal={"ib_penalty_anneal_iters": 12},
         without={"ib_penalty_anneal_iters": 0},
@@ -98,6 +99,7 @@ class IB_IRM(Algorithm):
 
     card = AlgorithmCard(
         paper="Ahuja et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2106.06607",
         min_domains=2,
         penalties=("irm_lambda", "ib_lambda"),
         rehearsal={"irm_penalty_anneal_iters": 12, "ib_penalty_anneal_iters": 12},

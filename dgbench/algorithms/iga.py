@@ -43,6 +43,7 @@ class IGA(Algorithm):
 
     card = AlgorithmCard(
         paper="Koyama and Yamaguchi, arXiv 2020",
+        link="https://arxiv.org/abs/2008.01883",
         backwards=3.0,
         min_domains=2,
         penalties=("penalty",),

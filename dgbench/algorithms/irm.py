@@ -57,6 +57,7 @@ class IRM(Algorithm):
 
     card = AlgorithmCard(
         paper="Arjovsky et al., arXiv 2019",
+        link="https://arxiv.org/abs/1907.02893",
         min_domains=2,
         penalties=("irm_lambda",),
         rehearsal={"irm_penalty_anneal_iters": 12},
