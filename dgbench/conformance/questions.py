@@ -1,7 +1,8 @@
 """Check any algorithm by eleven questions.
 
-A question is a function of a subject, a number of training domains and a hyperparameter seed; it answers with what is
-wrong, or with nothing. `examine` asks all of them.
+A question is a function of a subject (an algorithm on a device), a number of training domains and a hyperparameter
+seed. It trains the algorithm for some steps in a small world and returns the problem it found, as a phrase, or an empty
+text. `QUESTIONS` lists them, and `examine` asks them all.
 """
 
 from __future__ import annotations
@@ -26,38 +27,51 @@ from dgbench.core.space import Value
 from dgbench.core.wording import grouped
 
 SHORT = 20
-"""Steps in which, by the card's `rehearsal`, all that a method does is seen."""
+"""Steps in which, with the card's `rehearsal` hyperparameters, all that a method does is seen."""
 DOMAINS = (1, 2, 3)
+"""Numbers of training domains that most questions try."""
 _ITEM = "aten::_local_scalar_dense"
+"""The operation behind `item()`, `float(tensor)` and the like."""
 _READS = (_ITEM, "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select")
+"""Operations whose result, or its shape, depends on values: on a GPU the host waits for them."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One column of the matrix."""
+    """One question, a column in the table of findings."""
 
     name: str
+    """Short name, the column's title."""
     asks: str
+    """The property that an algorithm must have, for the user."""
     ask: Callable[[Subject, int, int], str]
+    """Called with the subject, the number of training domains and the hyperparameter seed; returns the problem or an
+    empty text."""
     domains: Sequence[int] = DOMAINS
+    """Numbers of training domains that it tries."""
     drawn: bool = True
-    """Asked of random hyperparameters too, not of the defaults alone."""
+    """Tries random hyperparameters too, not the defaults alone."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to a question: `wrong` is empty if all is well."""
+    """The answer to one question, with one number of domains and one hyperparameter seed."""
 
     question: str
+    """Name of the question."""
     domains: int
+    """Number of training domains."""
     seed: int
+    """Hyperparameter seed; 0: the defaults."""
     wrong: str
+    """The problem; empty if there is none."""
 
 
 def learns(subject: Subject, domains: int, seed: int) -> str:
-    """Loss falls, and unseen examples of the training domains are told apart better than by chance.
+    """Check that the loss falls, and that unseen examples of the training domains are classified better than by chance.
 
-    Asked of the checkpoint that training-domain validation would choose: a heavy penalty may undo what was learnt.
+    Judged is the checkpoint that training-domain validation would choose: a heavy penalty may undo later what was
+    learned.
     """
     rehearsal = subject.rehearse(domains, seed)
     before, _ = rehearsal.score()
@@ -73,7 +87,7 @@ def learns(subject: Subject, domains: int, seed: int) -> str:
 
 
 def moves(subject: Subject, domains: int, seed: int) -> str:
-    """Parameters that require a gradient move; others don't, unless the card names them as followers."""
+    """Check that parameters with a gradient move, and others don't unless the card names them as followers."""
     if "network" in subject.card.followers and "weights" not in subject.card.no_feedback:
         return "network follows others, so the card must say in no_feedback why no average can set its weights"
     wrong = _moved_wrongly(subject, subject.rehearse(domains, seed))
@@ -84,6 +98,7 @@ def moves(subject: Subject, domains: int, seed: int) -> str:
 
 
 def _moved_wrongly(subject: Subject, rehearsal: Rehearsal) -> str:
+    """Return the problem with the parameters that moved within a short rehearsal, or an empty text."""
     before, learning = rehearsal.parameters(), _learning(rehearsal)
     rehearsal.until(SHORT)
     moved = {name for name, now in rehearsal.parameters().items() if not torch.equal(before[name], now)}
@@ -104,14 +119,16 @@ def _learning(rehearsal: Rehearsal) -> set[str]:
 
 
 def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
-    """Each penalty changes the training with its weight; with all weights 0 the base method's numbers remain.
+    """Check that each penalty changes training with its weight, and that weights of 0 leave the base method's numbers.
 
-    Without dropout, whose masks a method of several passes draws several times.
+    Dropout is off: a method of several passes draws its masks several times, so its numbers would differ from the
+    base's.
     """
     weights, plainly = subject.card.penalties, {"resnet_dropout": 0.0}
     values = subject.values(seed, plainly)
     wrong = []
     for name in weights:
+        # A third of the weight, or 1 where the weight is 0.
         other = float(values[name]) / 3 or 1.0
         one, two = (_after(subject.rehearse(domains, seed, plainly | changes)) for changes in ({}, {name: other}))
         if all(torch.equal(one[key], two[key]) for key in one):
@@ -122,6 +139,8 @@ def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
         without = _after(
             subject.rehearse(domains, seed, {**plainly, **dict.fromkeys(weights, 0.0), **subject.card.without})
         )
+        # The base gets this method's values of the hyperparameters they share, so that only the penalties can make a
+        # difference.
         shared = {name: value for name, value in values.items() if name in base.values(0)}
         bare = _after(base.rehearse(domains, seed, shared))
         gap = max((without[name] - tensor).abs().max().item() for name, tensor in bare.items())
@@ -131,12 +150,13 @@ def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
 
 
 def _after(rehearsal: Rehearsal, steps: int = SHORT) -> dict[str, Tensor]:
+    """Take the first `steps` steps and return copies of the tensors that predictions depend on."""
     rehearsal.until(steps)
     return {name: tensor.clone() for name, tensor in rehearsal.algorithm.predictor_tensors().items()}
 
 
 def resumes(subject: Subject, domains: int, seed: int) -> str:
-    """Saved and loaded in mid-run, it goes on bit for bit."""
+    """Check that training that is saved and loaded in mid-run goes on bit for bit as without."""
     whole = subject.rehearse(domains, seed)
     saved = {}
     for step in (3, SHORT // 2):
@@ -155,6 +175,7 @@ def resumes(subject: Subject, domains: int, seed: int) -> str:
 
 
 def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
+    """Yield the places at which two training states differ, as dotted paths."""
     if isinstance(one, Tensor):
         if not isinstance(other, Tensor) or not torch.equal(one, other):
             yield where
@@ -169,13 +190,15 @@ def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
 
 
 def predicts_alone(subject: Subject, domains: int, seed: int) -> str:
-    """A prediction doesn't depend on what is predicted with it, or the card says transductive."""
+    """Check that a prediction doesn't depend on the rest of its batch, unless the card says transductive."""
     rehearsal = subject.rehearse(domains, seed)
     rehearsal.until(SHORT)
     x = torch.cat([x for x, _ in rehearsal.unseen])[::5]
     together = rehearsal.predict(x)
     if not torch.equal(together, rehearsal.predict(x)):
         return "the same inputs are predicted differently the second time"
+    # The same inputs in reverse and in batches of 1, 7 and the rest: other neighbors, other positions, other batch
+    # sizes.
     apart = torch.cat([rehearsal.predict(part) for part in torch.split(x.flip(0), [1, 7, len(x) - 8])]).flip(0)
     depends = not torch.allclose(together, apart, rtol=1e-9, atol=1e-9)
     if depends and not subject.card.transductive:
@@ -184,7 +207,7 @@ def predicts_alone(subject: Subject, domains: int, seed: int) -> str:
 
 
 def survives_json(subject: Subject, domains: int, seed: int) -> str:
-    """Hyperparameters, drawn or default, come back from JSON as they were."""
+    """Check that hyperparameters, default or drawn, come back from JSON as they were."""
     cls = subject.entry.load()
     for drawn in range(20):
         for traits in ((), ("small_images",), TRAITS):
@@ -195,7 +218,7 @@ def survives_json(subject: Subject, domains: int, seed: int) -> str:
 
 
 def takes_uneven(subject: Subject, domains: int, seed: int) -> str:
-    """Minibatches of different sizes and a domain without some class work, or are refused with the reason."""
+    """Check that minibatches of different sizes, and a domain without a class, work or are refused with the reason."""
     try:
         rehearsal = subject.rehearse(domains, seed, uneven=True)
         logged = rehearsal.until(SHORT)
@@ -205,13 +228,14 @@ def takes_uneven(subject: Subject, domains: int, seed: int) -> str:
 
 
 def _not_finite(rehearsal: Rehearsal, logged: Mapping[str, Tensor]) -> str:
+    """Name logged values and parameters that are not finite; empty if all are."""
     broken = [name for name, value in logged.items() if not value.isfinite()]
     broken += [name for name, p in rehearsal.algorithm.named_parameters() if not p.isfinite().all()]
     return f"not finite: {', '.join(broken[:3])}" if broken else ""
 
 
 def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
-    """No step waits for the device, unless the card says why."""
+    """Check that no step reads values on the host, which on a GPU waits for the device, unless the card says why."""
     rehearsal = subject.rehearse(domains, seed)
     with Reads() as reads:
         for step in range(SHORT):
@@ -220,7 +244,7 @@ def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
             rehearsal.pause(step)
             reads.found.clear()
             logged = rehearsal.algorithm.update(batches)
-            for value in logged.values():  # a number was read, too; that it costs a wait is said once, as a warning
+            for value in logged.values():  # reading one was a wait too, of which a run warns once
                 if not isinstance(value, Tensor) and _ITEM in reads.found:
                     reads.found.remove(_ITEM)
             if reads.found and not subject.card.syncs:
@@ -229,7 +253,7 @@ def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
 
 
 class Reads(TorchDispatchMode):
-    """Notes the operations whose result or shape depends on values."""
+    """Record, within its block, the operations whose result or shape depends on values."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -242,7 +266,7 @@ class Reads(TorchDispatchMode):
 
 
 def repeats(subject: Subject, domains: int, seed: int) -> str:
-    """The same seed gives the same numbers, whatever has been drawn before."""
+    """Check that the same seed gives the same numbers, whatever else was drawn from the global generator before."""
     first = _after(subject.rehearse(domains, seed), SHORT // 2)
     torch.rand(5)
     second = _after(subject.rehearse(domains, seed), SHORT // 2)
@@ -251,13 +275,16 @@ def repeats(subject: Subject, domains: int, seed: int) -> str:
 
 
 def costs_what_it_says(subject: Subject, domains: int, seed: int) -> str:
-    """Passes through the featurizer are those on the card; nobody knows it of a class written for DomainBed."""
+    """Check that passes through the featurizer, forward and backward, are as many as the card says.
+
+    Not asked of a class written for DomainBed, whose networks are its own and whose passes can't be counted.
+    """
     if not subject.entry.features:
         return ""
     rehearsal = subject.rehearse(domains, seed)
     rehearsal.until(SHORT)
     tally = count_passes(rehearsal.algorithm)
-    steps = 12  # a multiple of the periods that methods alternate with
+    steps = 12  # a multiple of the periods with which methods alternate
     for step in range(SHORT, SHORT + steps):
         batches = rehearsal.batches(step)
         rehearsal.algorithm.step = step
@@ -268,25 +295,28 @@ def costs_what_it_says(subject: Subject, domains: int, seed: int) -> str:
         ("forward", tally.forwards / rows, subject.card.forwards),
         ("backward", tally.backwards / rows, subject.card.backwards),
     ):
+        # Cards are rounded to one decimal place.
         if abs(counted - said) > 0.051:
             wrong.append(f"{counted:.2f} {what} passes, the card says {said:g}")
     return ", ".join(wrong)
 
 
 def takes_inputs(subject: Subject, domains: int, seed: int) -> str:
-    """With every option of every hyperparameter it trains on each kind of input and label that its card lets in.
+    """Check that an algorithm trains on each kind of input and label that its card lets in, with every listed option.
 
-    What `Hparams` refuse, planning refuses; a refusal any later comes when the run is under way.
+    Problems with an option that `Hparams` refuses are found in planning; this question finds what would fail during a
+    run.
     """
     found = []
     with worlds() as all_worlds:
-        if not subject.entry.features:  # whether a network of its own takes other inputs no card can tell
+        if not subject.entry.features:  # no card tells which inputs a network of its own takes
             all_worlds = [world for world in all_worlds if world.kind == "images"]
         for world, fixed in product(all_worlds, _options(subject)):
             values = subject.values(seed, fixed)
             if not any(need.what in world.lacks and holds(need.when, values) for need in needs_of(subject.card)):
                 found.append((_trained(subject, world, values, domains), f"{world.name}{with_values(fixed)}"))
     wrong = grouped((what, where) for what, where in found if what)
+    # The same problem everywhere is reported once, without its places.
     if len(wrong) == 1 and all(what for what, _ in found):
         return next(iter(wrong))
     return "; ".join(f"on {', '.join(where)}: {what}" for what, where in wrong.items())
@@ -302,7 +332,7 @@ def _trained(subject: Subject, world: World, values: Mapping[str, Any], domains:
 
 
 def _options(subject: Subject) -> Iterator[Mapping[str, Value]]:
-    """Nothing but the defaults, then each value of each hyperparameter whose values are listed and no numbers."""
+    """Yield the defaults, then each other value of each hyperparameter whose values are listed words or booleans."""
     yield {}
     for spec in subject.entry.space:
         drawn = spec.draw.options if spec.draw else ()
@@ -326,9 +356,16 @@ QUESTIONS = (
 
 
 def examine(subject: Subject, draws: int = 2) -> Iterator[Finding]:
-    """Ask every question, of the defaults and of `draws` random draws, with 1, 2 and 3 training domains.
+    """Ask every question with the default hyperparameters and, where that makes sense, with random ones.
 
-    Fewer domains than the card's `min_domains` are left out: planning refuses them.
+    Numbers of domains below the card's `min_domains` are left out, as planning refuses them.
+
+    Args:
+        subject: The algorithm and its device.
+        draws: Number of random draws of hyperparameters.
+
+    Yields:
+        One finding for each question, number of domains and hyperparameter seed, also where all is well.
     """
     with double_precision():
         for question in QUESTIONS:
@@ -340,7 +377,7 @@ def examine(subject: Subject, draws: int = 2) -> Iterator[Finding]:
 
 
 def _asked(question: Question, subject: Subject, domains: int, seed: int) -> str:
-    """The answer; a question that raises is answered badly."""
+    """Return the answer to a question; an exception counts as a problem."""
     try:
         return question.ask(subject, domains, seed)
     except Exception as error:
@@ -348,5 +385,6 @@ def _asked(question: Question, subject: Subject, domains: int, seed: int) -> str
 
 
 def _raised(error: Exception) -> str:
+    """Format an exception with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"

@@ -1,7 +1,9 @@
-"""A small world in which an algorithm can be watched: separable domains, a small network, and what the loop does.
+"""A small world in which an algorithm can be watched: separable domains, a small network, and a short training loop.
 
-Everything is in double precision, so that equal means equal to rounding. Three classes of 8 x 8 images differ by
-pattern; domains differ by brightness and contrast.
+Three classes of 8 x 8 images differ by pattern; domains differ by brightness and contrast. Everything is in double
+precision, so that "equal" can mean equal to rounding. `Rehearsal` does for an algorithm what the engine's loop does
+(step numbers, seeds, evaluation, `survey` and `validated`), without files or the data pipeline; a duty that the loop
+gains must be added to it.
 """
 
 from __future__ import annotations
@@ -26,50 +28,68 @@ from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import Network
 
 SHAPE, CLASSES = (1, 8, 8), 3
+"""Shape of an image, and number of classes."""
 TRAITS = ("few_examples", "small_images")
+"""Traits of the small world's data, by which hyperparameter spaces vary."""
 CHANCE = 1 / CLASSES
+"""Accuracy of guessing."""
 _LIKE = "Debug28"
-"""What the small world is called where a name is asked for: DomainBed's data set of noise for tests."""
+"""Name of the small world where a data set's name is needed: DomainBed's data set of noise for tests."""
 STEPS = 60
-"""Length of the longest rehearsal; what a setting's schedule is stretched over."""
+"""Length of the longest rehearsal; a setting's schedule is stretched over it."""
 _EXAMPLES, _MINIBATCH, _EVALUATE_EVERY = 96, 12, 5
+"""Examples of a domain, size of a minibatch, and steps between evaluations."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Inputs and labels of each domain of a rehearsal, some to learn from and some to evaluate on."""
+    """Inputs and labels of each domain of a rehearsal, some to train on and some to evaluate on."""
 
     shape: tuple[int, ...]
     """Of one input."""
     outputs: int
-    """Classes; questions, or 1 number, where labels are no classes."""
+    """Number of classes; of questions, or 1 for a number, where labels are not classes."""
     task: str
-    """What labels are, a key of `cards.TASKS`."""
+    """Kind of labels, a key of `cards.TASKS`."""
     seen: Sequence[tuple[Tensor, Tensor]]
+    """Inputs and labels to train on, of each domain."""
     unseen: Sequence[tuple[Tensor, Tensor]]
+    """Inputs and labels to evaluate on, of each domain."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An algorithm under examination, on one device."""
+    """An algorithm under examination, on one device; makes the rehearsals that questions watch."""
 
     entry: CatalogueEntry
     device: torch.device
 
     @property
     def card(self) -> AlgorithmCard:
-        """What it says of itself."""
+        """The algorithm's card."""
         card: AlgorithmCard = self.entry.card
         return card
 
     def values(self, seed: int, fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
-        """Hyperparameters of a seed for a short rehearsal; `fixed` have the last word."""
+        """Resolve hyperparameters for a short rehearsal.
+
+        Args:
+            seed: Hyperparameter seed; 0: the defaults.
+            fixed: Values that override the draw, the card's `rehearsal` and the rehearsal's learning rate and batch
+                size.
+        """
         short = {"lr": 3e-3, "batch_size": _MINIBATCH, **self.card.rehearsal, **(fixed or {})}
         known = {name: value for name, value in short.items() if self.entry.takes(name)}
         return self.drawn(seed, TRAITS, known)
 
     def drawn(self, seed: int, traits: Sequence[str], fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
-        """Hyperparameters of a seed on data with these traits, as a sweep would have them."""
+        """Resolve hyperparameters as a sweep would.
+
+        Args:
+            seed: Hyperparameter seed; 0: the defaults.
+            traits: Traits of the data.
+            fixed: Values that override the draw.
+        """
         return self.entry.resolve(_LIKE, traits=traits, hparams_seed=seed, trial=0, fixed=fixed or {}, draws={})
 
     def rehearse(
@@ -81,14 +101,14 @@ class Subject:
         uneven: bool = False,
         **changes: Any,
     ) -> Rehearsal:
-        """Make a rehearsal in the small world of images that has not begun.
+        """Make a rehearsal in the small world of images, before its first step.
 
         Args:
-            domains: How many train.
-            seed: The hyperparameter seed.
-            fixed: Hyperparameters that have the last word.
-            uneven: Minibatches of different sizes, and a domain without one of the classes.
-            **changes: Fields of the setting.
+            domains: Number of training domains.
+            seed: Hyperparameter seed; 0: the defaults.
+            fixed: Hyperparameters that override the draw.
+            uneven: Give minibatches different sizes, and let the last domain lack a class.
+            **changes: Fields of the setting that differ from the rehearsal's.
         """
         how = setting(**{"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **changes})
         sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
@@ -97,10 +117,10 @@ class Subject:
         return self.rehearse_on(given, self.values(seed, fixed), how, sizes)
 
     def rehearse_on(self, given: Material, values: Mapping[str, Any], how: Setting, sizes: Sequence[int]) -> Rehearsal:
-        """Make a rehearsal that has not begun.
+        """Make a rehearsal on given data, before its first step.
 
         Args:
-            given: What it trains on.
+            given: The data.
             values: All hyperparameters.
             how: The setting, resolved.
             sizes: Examples of each domain's minibatches.
@@ -109,7 +129,11 @@ class Subject:
 
 
 class Rehearsal:
-    """An algorithm in the small world, and the loop's duties towards it."""
+    """One short training of an algorithm, with the duties of the engine's loop towards it; `Subject.rehearse` makes it.
+
+    Each step's minibatches and random draws depend on the step alone, so that a rehearsal that is resumed, or run
+    twice, sees the same.
+    """
 
     def __init__(
         self,
@@ -120,6 +144,16 @@ class Rehearsal:
         sizes: Sequence[int],
         device: torch.device,
     ) -> None:
+        """Build the network and the algorithm, seeded alike each time.
+
+        Args:
+            cls: The algorithm.
+            values: All of its hyperparameters.
+            how: The setting, resolved.
+            given: The data.
+            sizes: Examples of each domain's minibatches.
+            device: Where it trains.
+        """
         self.device, self.sizes = device, sizes
         self.task, self.seen, self.unseen = given.task, given.seen, given.unseen
         self.copies = [torch.ones(len(y), dtype=torch.int64) for _, y in self.seen]
@@ -134,13 +168,14 @@ class Rehearsal:
         self.step = 0
 
     def batches(self, step: int) -> list[Batch]:
-        """The minibatches of a step."""
+        """Return the minibatches of a step, one for each training domain."""
         found = []
         for domain, ((x, y), size, copies) in enumerate(zip(self.seen, self.sizes, self.copies, strict=True)):
             generator = torch.Generator().manual_seed(1000 * step + domain)
             stock = torch.repeat_interleave(copies)
             chosen = stock[torch.randint(len(stock), (size,), generator=generator)]
             inputs, labels, positions = (tensor.to(self.device) for tensor in (x[chosen], y[chosen], chosen))
+            # A teacher that is sure of the right class: logits 5 there, 0 elsewhere.
             taught = (
                 5 * F.one_hot(labels, self.algorithm.task.num_classes).to(inputs.dtype)
                 if self.algorithm.card.taught
@@ -150,7 +185,14 @@ class Rehearsal:
         return found
 
     def until(self, end: int) -> dict[str, Tensor]:
-        """Take all steps before `end`, evaluating now and then; returns what the last one logged."""
+        """Take all steps before `end`, evaluating every few steps.
+
+        Args:
+            end: Number of the first step that is not taken.
+
+        Returns:
+            Logged values of the last step.
+        """
         logged: Mapping[str, Tensor] = {}
         for step in range(self.step, end):
             self.pause(step)
@@ -164,27 +206,32 @@ class Rehearsal:
         return dict(logged)
 
     def pause(self, step: int) -> None:
-        """Do the loop's work that precedes the algorithm's `survey_at` and `validate_at`."""
+        """Do the loop's work due before `step`: the algorithm's survey, and the validation at its `validate_at`."""
         if step == self.algorithm.survey_at:
             self._survey()
         if step == self.algorithm.validate_at and step > 0:
             self.algorithm.validated(self.score()[1])
 
     def _survey(self) -> None:
+        """Predict all training examples and take the algorithm's new number of copies of each."""
         logits = [self.predict(x).cpu() for x, _ in self.seen]
         seed_everything(self.device, "rehearsal", "survey")
         self.copies = list(self.algorithm.survey(logits, [y for _, y in self.seen]))
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Logits in evaluation mode; training mode comes back."""
+        """Return logits in evaluation mode, and set training mode again."""
         self.algorithm.eval()
         logits: Tensor = self.algorithm(x.to(self.device))
         self.algorithm.train()
         return logits
 
     def score(self) -> tuple[float, float]:
-        """Mean loss and accuracy on unseen examples of the training domains; of labels that are no classes, -loss."""
+        """Evaluate on unseen examples of the training domains.
+
+        Returns:
+            Mean loss and accuracy; the negated loss in place of accuracy where labels are not classes.
+        """
         losses, right = [], []
         for x, y in self.unseen:
             logits = self.predict(x).cpu()
@@ -194,7 +241,7 @@ class Rehearsal:
         return sum(losses) / len(losses), sum(right) / len(right)
 
     def save(self) -> bytes:
-        """What a checkpoint would hold."""
+        """Return a checkpoint: the algorithm's training state, copies of examples and the step."""
         file = io.BytesIO()
         torch.save({"state": self.algorithm.training_state(), "copies": self.copies, "step": self.step}, file)
         return file.getvalue()
@@ -206,16 +253,24 @@ class Rehearsal:
         self.copies, self.step = state["copies"], state["step"]
 
     def parameters(self) -> dict[str, Tensor]:
-        """Copies of all parameters by name."""
+        """Return copies of all parameters by name."""
         return {name: p.detach().clone() for name, p in self.algorithm.named_parameters()}
 
 
 def _counts(y: Tensor, given: Material) -> tuple[int, ...]:
+    """Return the number of examples of each class; of all examples where labels are not classes."""
     return tuple(torch.bincount(y, minlength=given.outputs).tolist()) if given.task == "classification" else (len(y),)
 
 
 def _domain(number: int, split: int, lacks: int | None = None) -> tuple[Tensor, Tensor]:
-    """Images and labels of a domain: the same patterns in all of them, under another light."""
+    """Return images and labels of a domain: the same patterns in all domains, in another light.
+
+    Args:
+        number: The domain's number, which sets brightness and contrast.
+        split: 0 for examples to train on, 1 for others.
+        lacks: The class of which there is no example; None: there is none.
+    """
+    # One seed for all domains: classes are told apart by the same patterns everywhere.
     patterns = torch.randn(CLASSES, *SHAPE, generator=torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(10 * number + split)
     kinds = [k for k in range(CLASSES) if k != lacks]
@@ -226,7 +281,7 @@ def _domain(number: int, split: int, lacks: int | None = None) -> tuple[Tensor, 
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Within the block new floating-point tensors are float64; one thread, since the world is small."""
+    """Make new floating-point tensors float64 within the block, on one thread, as the world is small."""
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
@@ -242,14 +297,16 @@ def double_precision() -> Iterator[None]:
 
 @dataclass
 class Tally:
-    """Examples that went through featurizers, forward and backward."""
+    """Examples that passed through featurizers."""
 
     forwards: int = 0
+    """Forward."""
     backwards: int = 0
+    """Backward; a backward pass through a backward pass counts again."""
 
 
 def count_passes(algorithm: nn.Module) -> Tally:
-    """From now on, count what passes through the featurizers of all networks that the algorithm holds."""
+    """Count from now on the examples that pass through the featurizers of all networks that the algorithm holds."""
     tally = Tally()
     for module in algorithm.modules():
         if isinstance(module, Network):
@@ -258,7 +315,10 @@ def count_passes(algorithm: nn.Module) -> Tally:
 
 
 class _Pass(torch.autograd.Function):
-    """The identity; notes what passes, in one direction. A gradient of a gradient passes backward again."""
+    """The identity on features, which counts examples that pass in one direction.
+
+    Its backward pass is the identity too, as another `_Pass`, so that a gradient of a gradient is counted again.
+    """
 
     generate_vmap_rule = True
 

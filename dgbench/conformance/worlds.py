@@ -1,6 +1,6 @@
 """Make tiny data of each kind of input and label, to check which of them an algorithm trains on.
 
-Inputs and labels are random: nothing is to be learnt from them, but every step must be possible.
+Inputs and labels are random: there is nothing to learn from them, but every step must be possible.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from dgbench.data.facts import lacking
 from dgbench.networks.graphs import ATOM, BOND, COLUMNS
 
 EXAMPLES = 24
-"""Of a domain."""
+"""Examples of a domain."""
 _STEPS, _FEW_STEPS = 7, 2
-"""Of a rehearsal: by the cards' `rehearsal` the last phase begins before; fewer of the one network that isn't tiny."""
+"""Steps of a rehearsal: with the cards' `rehearsal` the last phase of a method begins before. Fewer with the GIN, the
+one network that isn't tiny."""
 _CLASSES, _TOKENS, _LENGTH, _ROWS = 3, 11, 6, 5
+"""Classes, size of the vocabulary, tokens of a text, and rows of a graph's table."""
 _WORLDS = (
     ("images", "classification", (1, 8, 8), _CLASSES, "SmallCNN"),
     ("vectors", "classification", (6,), _CLASSES, "MLP"),
@@ -33,36 +35,39 @@ _WORLDS = (
     ("vectors", "multilabel", (6,), _CLASSES, "MLP"),
     ("graphs", "classification", (_ROWS, COLUMNS), _CLASSES, "GIN"),
 )
-"""Inputs, labels, shape, outputs and network."""
+"""Kind of inputs, kind of labels, shape, outputs and network of each world without a language model."""
 _TEXT_MODEL = {"model_type": "distilbert", "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
+"""Configuration of the smallest language model of each kind, for transformers."""
 _CAUSAL_MODEL = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 1}
 
 
 @dataclass(frozen=True)
 class World:
-    """One kind of input with one kind of label; `worlds` makes them."""
+    """One kind of input with one kind of label, and a setting whose network takes them; `worlds` makes them."""
 
     kind: str
-    """Of inputs, a key of `cards.INPUTS`."""
+    """Kind of inputs, a key of `cards.INPUTS`."""
     task: str
-    """Of labels, a key of `cards.TASKS`."""
+    """Kind of labels, a key of `cards.TASKS`."""
     shape: tuple[int, ...]
+    """Shape of one input."""
     outputs: int
-    """Classes, questions, or 1 number."""
+    """Number of classes or questions, or 1 for a number."""
     how: Setting
+    """The setting, with the network."""
 
     @property
     def name(self) -> str:
-        """Inputs and labels in the user's words: `graphs (multilabel)`."""
+        """Inputs and labels in the user's words, `graphs` or `vectors (multilabel)`."""
         return self.kind if self.task == "classification" else f"{self.kind} ({self.task})"
 
     @property
     def lacks(self) -> frozenset[str]:
-        """The needs of methods that it doesn't meet."""
+        """The needs of methods that the world doesn't meet, of `cards.NEEDS`."""
         return lacking(self.kind, self.shape, self.task, self.how)
 
     def material(self, domains: int) -> Material:
-        """Inputs (EXAMPLES, ...) and labels of so many training domains, the same at each call."""
+        """Return inputs (EXAMPLES, *shape) and labels of `domains` training domains, the same at each call."""
         seen = []
         for number in range(domains):
             generator = torch.Generator().manual_seed(number)
@@ -72,9 +77,9 @@ class World:
 
 @contextmanager
 def worlds() -> Iterator[list[World]]:
-    """Give each world; within the block new floating-point tensors are float32, as language models are.
+    """Yield the list of worlds; within the block new floating-point tensors are float32, as language models are.
 
-    Those of language models are left out where the package transformers is not installed.
+    Worlds of language models are left out where the package transformers is not installed.
     """
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
@@ -92,7 +97,7 @@ def _world(kind: str, task: str, shape: tuple[int, ...], outputs: int, backbone:
 
 
 def _of_language_models(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], int, str]]:
-    """Write the files from which language models are built that start from scratch."""
+    """Write the files from which untrained language models are built, and yield their worlds."""
     if find_spec("transformers") is None:
         return
     sizes = {"vocab_size": _TOKENS, "max_position_embeddings": _LENGTH, "n_positions": _LENGTH}
@@ -110,6 +115,7 @@ def _reals(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
 
 
 def _texts(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Return tokens, and below them 1 up to a random length and 0 after it: (EXAMPLES, 2, _LENGTH)."""
     tokens = torch.randint(_TOKENS, (EXAMPLES, _LENGTH), generator=generator)
     lengths = torch.randint(1, _LENGTH + 1, (EXAMPLES, 1), generator=generator)
     return torch.stack([tokens, (torch.arange(_LENGTH) < lengths).long()], dim=1)
@@ -120,7 +126,7 @@ def _sequences(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
 
 
 def _graphs(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Molecules of three atoms in a row."""
+    """Return tables of molecules of three atoms in a row."""
     x = torch.zeros(EXAMPLES, *shape, dtype=torch.int16)
     x[:, :3, 0], x[:, 3:5, 0] = ATOM, BOND
     x[:, :3, 1:] = torch.randint(2, (EXAMPLES, 3, COLUMNS - 1), generator=generator).short()
@@ -137,7 +143,7 @@ def _numbers(generator: torch.Generator, outputs: int) -> Tensor:
 
 
 def _answers(generator: torch.Generator, outputs: int) -> Tensor:
-    """Some of them unknown."""
+    """Return answers 0 and 1, and NaN for a third of them, which are unknown."""
     y = torch.randint(3, (EXAMPLES, outputs), generator=generator).to(torch.get_default_dtype())
     return y.masked_fill(y == 2, torch.nan)
 
