@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +14,8 @@ from dgbench.catalogue.catalogue import Catalogue
 from docs._pages import commands, entries, settings
 
 ROOT = Path(__file__).parents[2]
+HOMES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+"""File of the repository -> its page; those of results/ keep their names."""
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -27,44 +30,36 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def make_pages() -> dict[str, str]:
     """Return the path in docs/ -> Markdown of each page."""
-    own = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-    own |= {f"results/{file.name}": f"results/{file.name}" for file in sorted((ROOT / "results").glob("*.md"))}
+    results = [f"results/{file.name}" for file in sorted((ROOT / "results").glob("*.md"))]
+    homes = {**HOMES, **{file: file for file in results}}
     pages = {
-        page: relinked((ROOT / file).read_text(), file, page) for file, page in own.items() if (ROOT / file).exists()
+        page: relinked((ROOT / file).read_text(), file, page) for file, page in homes.items() if (ROOT / file).exists()
     }
-    results = [
-        f"* [{PurePosixPath(page).stem}]({PurePosixPath(page).name})" for page in pages if page.startswith("results/")
-    ]
+    listed = [f"* [{PurePosixPath(page).stem}]({PurePosixPath(page).name})" for page in results]
     pages["results/index.md"] = "\n".join(
-        ["# Results", "", "Tables of sweeps that were run, and measurements.", "", *results]
+        ["# Results", "", "Tables of sweeps that were run, and measurements.", "", *listed]
     )
     return pages | entries.pages(Catalogue()) | commands.pages() | settings.pages(ROOT)
 
 
 def relinked(text: str, file: str, page: str) -> str:
-    """Return a file of the repository with links that hold on its page; files that have no page lose theirs.
+    """Return a file of the repository with links that hold on its page; links to files that have no page lose theirs.
 
     Args:
         text: The Markdown.
         file: Its path from the repository's root.
         page: The page's path in docs/.
     """
-    homes = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
     def replaced(match: re.Match[str]) -> str:
-        target, hash, anchor = match["target"].partition("#")
+        target, hash_sign, anchor = match["target"].partition("#")
         if "://" in target or not target:
             return match[0]
-        path = str(PurePosixPath(file).parent / target)
-        home = (
-            homes.get(path) or path.removeprefix("docs/")
-            if path.startswith(("docs/", "results/")) or path in homes
-            else ""
-        )
-        if not home.endswith(".md") and not path.startswith("docs/"):
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(file), target))
+        home = HOMES.get(path, path.removeprefix("docs/"))
+        if not (path in HOMES or path.startswith(("docs/", "results/"))):
             return match["text"]
-        up = "../" * page.count("/")
-        return f"[{match['text']}]({up}{home}{hash}{anchor})"
+        return f"[{match['text']}]({posixpath.relpath(home, posixpath.dirname(page) or '.')}{hash_sign}{anchor})"
 
     return _LINK.sub(replaced, text)
 
