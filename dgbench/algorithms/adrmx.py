@@ -58,7 +58,7 @@ class ADRMX(Algorithm):
         min_domains=2,
         penalties=("cnt_lambda", "dclf_lambda", "rmxd_lambda", "disc_lambda"),
         base=None,
-        unlike_domainbed="remix mixes up rank in a class with rank in the minibatch: pairs of any class and domain",
+        unlike_domainbed="remix takes an index in the class for one in the minibatch: pairs of any class and domain",
         needs=("classes", "random_classifier"),
     )
 
@@ -72,8 +72,8 @@ class ADRMX(Algorithm):
             variants=from_scratch(3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3)),
             within="[0, inf)",
         )
-        cnt_lambda: float = hparam(1.0, help="weight of both SupCon losses")
-        dclf_lambda: float = hparam(1.0, help="weight of the loss of telling domains from the domain features")
+        cnt_lambda: float = hparam(1.0, help="weight of both supervised contrastive losses")
+        dclf_lambda: float = hparam(1.0, help="weight of the loss of the domain classifier k")
         rmxd_lambda: float = hparam(1.0, help="weight of the remix loss")
         disc_lambda: float = hparam(0.75, help="weight of the discriminator's loss")
         d_steps_per_g_step: int = hparam(

@@ -60,11 +60,11 @@ class AMP(Algorithm):
         """Hyperparameters of AMP; defaults are those of the authors' code, for training on CIFAR from scratch."""
 
         epsilon: float = hparam(0.5, help="radius of the ball; for fine-tuning try 0.01 to 0.1", within="[0, inf)")
-        inner_lr: float = hparam(1.0, help="step of the ascent, in gradients", within="[0, inf)")
+        inner_lr: float = hparam(1.0, help="step of the ascent, as a multiple of the gradient", within="[0, inf)")
         inner_iter: int = hparam(
             1, help="steps of the ascent; each costs a forward and a backward pass", within="[1, inf)"
         )
-        ball: str = hparam("tensor", help="what each ball holds", options=BALLS)
+        ball: str = hparam("tensor", help="a ball for each parameter tensor, or one for all", options=BALLS)
 
     hparams: Hparams
 

@@ -52,9 +52,11 @@ class ASAM(Algorithm):
         Ten times SAM's radius is usual.
         """
 
-        rho: float = hparam(0.5, help="length of the step uphill, measured relative to the weights", within="[0, inf)")
+        rho: float = hparam(
+            0.5, help="length of the step uphill, relative to the sizes of the weights", within="[0, inf)"
+        )
         eta: float = hparam(
-            0.01, help="what is added to the size of a weight, so that small ones move too", within="[0, inf)"
+            0.01, help="added to the size of each weight, so that small ones move too", within="[0, inf)"
         )
 
     hparams: Hparams

@@ -61,7 +61,10 @@ class BANG(Algorithm):
         """
 
         mixup_alpha: float = hparam(
-            0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the share comes from; 0: none", within="[0, inf)"
+            0.2,
+            power(10, -1, 1),
+            help="alpha of Beta(alpha, alpha), from which the share is drawn; 0: no Mixup",
+            within="[0, inf)",
         )
         label_smoothing: float = hparam(
             0.1,

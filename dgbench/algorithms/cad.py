@@ -53,7 +53,7 @@ class CAD(Algorithm):
 
         lmbda: float = hparam(0.1, choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), help="weight of the bottleneck")
         temperature: float = hparam(
-            0.1, choice(0.05, 0.1), help="T; small values look at near neighbours alone", within="(0, inf)"
+            0.1, choice(0.05, 0.1), help="T; small values look at near neighbors alone", within="(0, inf)"
         )
         is_normalized: bool = hparam(False, help="features of length 1 in the bottleneck")
         is_project: bool = hparam(False, help="a learned projection of the features in the bottleneck")

@@ -63,7 +63,9 @@ class DISAM(Algorithm):
 
         rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
         disam_lambda: float = hparam(0.1, help="weight of the domains' variance in the ascent", within="[0, inf)")
-        weighting: str = hparam("domains", help="what counts alike in the variance", options=WEIGHTINGS)
+        weighting: str = hparam(
+            "domains", help="whether domains or examples weigh alike in the variance", options=WEIGHTINGS
+        )
 
     hparams: Hparams
 

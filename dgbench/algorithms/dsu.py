@@ -49,7 +49,7 @@ class DSU(Algorithm):
         """Hyperparameters of DSU; defaults are the authors' values."""
 
         dsu_p: float = hparam(0.5, help="probability that a stage's maps are changed", within="[0, 1]")
-        dsu_factor: float = hparam(1.0, help="what the noise is multiplied by", within="[0, inf)")
+        dsu_factor: float = hparam(1.0, help="factor of the noise", within="[0, inf)")
 
     hparams: Hparams
 

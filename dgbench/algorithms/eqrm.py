@@ -52,8 +52,8 @@ class EQRM(Algorithm):
         link="https://arxiv.org/abs/2207.09944",
         min_domains=2,
         rehearsal={"eqrm_burnin_iters": 5, "eqrm_lr": 1e-3},
-        unlike_domainbed="differentiates the ends of a bisection, not the quantile; a drawn burn-in, a fraction, never "
-        "ends with eqrm_lr",
+        unlike_domainbed="differentiates the ends of a bisection, not the quantile; a drawn burn-in is a fraction, "
+        "which no step equals, so eqrm_lr never takes effect",
     )
 
     @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Fish(Algorithm):
         """
 
         meta_lr: float = hparam(0.5, choice(0.05, 0.1, 0.5), help="how far to go towards the end of the inner steps")
-        form: str = hparam("domainbed", help="which published form", options=FORMS)
+        form: str = hparam("domainbed", help="which of the two published forms", options=FORMS)
         meta_steps: int = hparam(3, help="domains drawn a step, in the form wilds alone", within="[1, inf)")
 
     hparams: Hparams

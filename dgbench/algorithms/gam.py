@@ -72,11 +72,11 @@ class GAM(Algorithm):
         grad_norm_rho: float = hparam(
             0.05, help="length of the step along the gradient of the gradient's norm", within="[0, inf)"
         )
-        gamma: float = hparam(0.05, help="weight of the direction that leaves h's descent as it is", within="[0, inf)")
-        beta_0: float = hparam(0.1, help="share of the gradient here, in k")
-        beta_1: float = hparam(0.1, help="share of the gradient uphill, in h")
-        beta_2: float = hparam(0.9, help="share of the gradient where gradients are larger, in k")
-        beta_3: float = hparam(0.9, help="share of the gradient uphill from there, in h")
+        gamma: float = hparam(0.05, help="weight of the part of k that is orthogonal to h", within="[0, inf)")
+        beta_0: float = hparam(0.1, help="weight in k of g_0, the gradient at the weights")
+        beta_1: float = hparam(0.1, help="weight in h of g_1, the gradient uphill")
+        beta_2: float = hparam(0.9, help="weight in k of g_2, the gradient where gradients are larger")
+        beta_3: float = hparam(0.9, help="weight in h of g_3, the gradient uphill from there")
 
     hparams: Hparams
 

@@ -51,7 +51,7 @@ class GAQAT(QTDoG):
         base=None,
         rehearsal={"q_steps": 3, "gaqat_interval": 4, "gaqat_threshold": 0.5},
         needs=("convolutions", "learning_features"),
-        experimental="interval, threshold and exact measure of disorder, when quantisation begins, what eps displaces",
+        experimental="interval, threshold and exact measure of disorder, when quantization begins, what eps displaces",
     )
 
     @dataclass(frozen=True)
@@ -60,8 +60,10 @@ class GAQAT(QTDoG):
 
         bits: int = hparam(4, help="bits of a weight", within="[2, 16]")
         rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
-        alpha: float = hparam(0.001, help="length of the step back down, in gradients", within="[0, inf)")
-        gaqat_interval: int = hparam(100, help="K, steps between decisions which scales to freeze", within="[1, inf)")
+        alpha: float = hparam(0.001, help="step back down, as a multiple of the gradient", within="[0, inf)")
+        gaqat_interval: int = hparam(
+            100, help="K, steps between decisions on which scales to freeze", within="[1, inf)"
+        )
         gaqat_threshold: float = hparam(0.2, help="disorder below which a layer's scales are frozen", within="[0, inf)")
 
     hparams: Hparams

@@ -71,9 +71,11 @@ class GR(Algorithm):
 
         gamma: float = hparam(0.01, help="weight of the squared norm of the gradient", within="[0, inf)")
         epsilon: float = hparam(
-            0.05, help="step of the finite difference, in gradients; not in the form double", within="(0, inf)"
+            0.05,
+            help="step of the finite difference, as a multiple of the gradient; unused with form double",
+            within="(0, inf)",
         )
-        form: str = hparam("forward", help="how the penalty's gradient is found", options=FORMS)
+        form: str = hparam("forward", help="the way to find the penalty's gradient", options=FORMS)
 
     hparams: Hparams
 

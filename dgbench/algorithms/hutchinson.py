@@ -69,7 +69,7 @@ class Hutchinson(Algorithm):
         hutchinson_alpha: float = hparam(1e-3, power(10, 1, 4), help="weight of the Hessians' diagonals")
         hutchinson_beta: float = hparam(5e-3, power(10, 2, 6), help="weight of the gradients")
         hutchinson_samples: int = hparam(300, help="probes for each diagonal", within="[1, inf)")
-        estimator: str = hparam("probes", help="how the diagonals are found", options=ESTIMATORS)
+        estimator: str = hparam("probes", help="the way to find the diagonals", options=ESTIMATORS)
 
     hparams: Hparams
 
