@@ -206,7 +206,7 @@ def _status(args: Any) -> int:
             print(printable(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again"))
         elif states[run.id] is State.RUNNING and (progress := folder.progress()):
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
-        for loss in folder.losses():
+        for loss in folder.restarts():
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
     unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.strangers()})
     if unused:

@@ -116,7 +116,7 @@ def test_failures_that_cannot_be_read_count_and_are_named(
     (run_folder(root) / "done").unlink()
     folder = Store(root).folder(run_folder(root).name)
     folder.fail({"exit": 1, "error": "e", "traceback": "", "log": ""}, 1)
-    folder.lose("w")
+    folder.record_restart("w")
     for name in ("failed-0001.json", "lost-0001.json"):
         damage(folder.path / name)
     code, said = call(capsys, sweep.main, "status", "--output_dir", str(root))
@@ -126,8 +126,8 @@ def test_failures_that_cannot_be_read_count_and_are_named(
     assert "failed-0001.json is damaged" in call(capsys, collect.main, "--input_dir", str(root))[1]
     call(capsys, sweep.main, "retry", "--skip_confirmation", "--output_dir", str(root))
     assert state(root) is State.WAITING
-    folder.lose("again")
-    assert folder.losses()[1]["why"] == "again"
+    folder.record_restart("again")
+    assert folder.restarts()[1]["why"] == "again"
 
 
 @junk

@@ -165,10 +165,10 @@ class RunFolder:
         """
         lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl, stops=stops)
         if lease:
-            self._sweep_up()
+            self._remove_temporary_files()
         return lease
 
-    def _sweep_up(self) -> None:
+    def _remove_temporary_files(self) -> None:
         """Remove what earlier attempts were writing when they were killed (failures are others' to write)."""
         for folder in (self.path, self.models):
             if folder.is_symlink() or not folder.is_dir():
@@ -255,13 +255,13 @@ class RunFolder:
         notes.forgive(self.path, failures)
         return len(failures.files)
 
-    def lose(self, why: str) -> None:
+    def record_restart(self, why: str) -> None:
         """Record that what the attempts so far had done can't be used, so that the run begins anew."""
-        notes.write_loss(self.path, self._names(), {"why": why, "log": str(self.log_path)})
+        notes.write_restart(self.path, self._names(), {"why": why, "log": str(self.log_path)})
 
-    def losses(self) -> list[dict[str, Any]]:
+    def restarts(self) -> list[dict[str, Any]]:
         """Read the records of `lose`, oldest first."""
-        return [notes.read_note(self.path / name, "why") for name in notes.losses(self._names())]
+        return [notes.read_note(self.path / name, "why") for name in notes.restart_notes(self._names())]
 
     def reset(self, *, done_too: bool = False) -> bool:
         """Remove all but `run.json` and the leases, as if nothing had happened.
@@ -286,7 +286,7 @@ class RunFolder:
     def begin_anew(self, why: str) -> None:
         """Remove the results of a run, done though it is, as `reset` does, and record why."""
         if self.reset(done_too=True):
-            self.lose(why)
+            self.record_restart(why)
 
     def mend(self, run: Run) -> bool:
         """Remove everything of a run whose files are damaged but its leases, and write `run.json` anew, as `reset`."""

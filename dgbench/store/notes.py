@@ -77,13 +77,13 @@ def forgive(folder: Path, failures: Failures) -> None:
         (folder / name).rename(folder / re.sub("^[a-z]+", "forgiven", name))
 
 
-def write_loss(folder: Path, names: Iterable[str], info: Mapping[str, Any]) -> None:
+def write_restart(folder: Path, names: Iterable[str], info: Mapping[str, Any]) -> None:
     """Write a note on lost work, beside those among `names`."""
     found = _matches(names, _LOST)
     write_json(folder / f"lost-{int(found[-1]['number']) + 1 if found else 1:04d}.json", info)
 
 
-def losses(names: Iterable[str]) -> list[str]:
+def restart_notes(names: Iterable[str]) -> list[str]:
     """List the notes on lost work among the names in a run's folder, oldest first."""
     return [match[0] for match in _matches(names, _LOST)]
 

@@ -209,7 +209,7 @@ def test_a_damaged_input_is_made_again_and_then_what_reads_it(tmp_path: Path, be
     assert started == [*([] if before else [0, 1]), 2, 0, 1, 2, 0, 1, 2, 3]
     assert RunFolder(tmp_path, ids[2]).failures() == []
     assert [event.detail for event in events if event.what == "retry"][1] == "begins anew: one bit"
-    assert [loss["why"] for loss in RunFolder(tmp_path, ids[0]).losses()] == ["one bit"], "status tells"
+    assert [loss["why"] for loss in RunFolder(tmp_path, ids[0]).restarts()] == ["one bit"], "status tells"
 
 
 def test_an_input_that_is_damaged_again_and_again_ends_in_a_failure(tmp_path: Path) -> None:
