@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.foreign_state import give, stepped, take
+from dgbench.methods.foreign_state import capture_state, restore_state, stepped
 from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 
 log = logging.getLogger(__name__)
@@ -118,11 +118,11 @@ class Foreign(Algorithm):
 
     def training_state(self) -> dict[str, Any]:
         """What it remembers, as far as an object that was not written for it can be asked."""
-        return {"inner": take(self.inner)}
+        return {"inner": capture_state(self.inner)}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Give it back; what has no place yet, because the class makes it as it goes, is told in the log."""
-        for lost in give(self.inner, state["inner"]):
+        for lost in restore_state(self.inner, state["inner"]):
             log.warning(
                 "%s made %s in training; unless it makes that anew before it reads it, it now goes on otherwise than "
                 "without the interruption",

@@ -31,7 +31,7 @@ _PLUMBING = ("_modules", "_parameters", "_buffers")
 """Attributes of a module that nobody names."""
 
 
-def take(root: nn.Module) -> dict[str, Any]:
+def capture_state(root: nn.Module) -> dict[str, Any]:
     """What `root` remembers; tensors are the live ones."""
     found = _Places(root)
     names = found.tensors()
@@ -42,7 +42,7 @@ def take(root: nn.Module) -> dict[str, Any]:
     }
 
 
-def give(root: nn.Module, taken: Mapping[str, Any]) -> list[str]:
+def restore_state(root: nn.Module, taken: Mapping[str, Any]) -> list[str]:
     """Have `root`, freshly made, remember what `take` said of one like it; returns what it has no place for."""
     found = _Places(root)
     types = found.types()

@@ -34,7 +34,7 @@ from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.algorithm import Batch, Task
 from dgbench.methods.foreign import Inputs
-from dgbench.methods.foreign_state import give, take
+from dgbench.methods.foreign_state import capture_state, restore_state
 from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from tests.support.in_process import execute, execute_all, records_of, runs_of, sweep_of, training_of
 from tests.support.in_process import train as train_run
@@ -845,9 +845,9 @@ class Piece(torch.nn.Module):
 
 def carried(old: Piece, new: Piece) -> list[str]:
     file = io.BytesIO()
-    torch.save(take(old), file)
+    torch.save(capture_state(old), file)
     file.seek(0)
-    return give(new, torch.load(file, weights_only=True))
+    return restore_state(new, torch.load(file, weights_only=True))
 
 
 def test_values_come_back_as_what_they_were() -> None:
