@@ -61,7 +61,7 @@ def from_hub(load: Callable[..., Any], name: str) -> Any:
         raise OSError(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
-def here(name: str, file: str) -> Path | None:
+def cached_file(name: str, file: str) -> Path | None:
     """That file of a folder, or of what is cached of a name on the hub; None if it isn't there."""
     if Path(name).is_dir():
         return Path(name, file) if Path(name, file).is_file() else None
@@ -75,7 +75,7 @@ def _of_hub(repository: str) -> Path:
     from huggingface_hub import hf_hub_download, model_info
 
     for file in _FILES:
-        if path := here(repository, file):
+        if path := cached_file(repository, file):
             return path
     there = {sibling.rfilename for sibling in model_info(repository, timeout=_ANSWERS_WITHIN).siblings or ()}
     found = next((file for file in _FILES if file in there), None)

@@ -22,7 +22,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.datasets import _texts
 from dgbench.networks.backbones import timm_model
-from dgbench.networks.hub import here, timm_file
+from dgbench.networks.hub import cached_file, timm_file
 from dgbench.networks.network import build_network
 from dgbench.networks.start import fetch
 from tests.datasets.no_network import cut_off, unplugged
@@ -106,7 +106,7 @@ def test_what_is_not_there_is_fetched_once(hub: Path, tmp_path: Path, monkeypatc
     def fetched(repository: str, file: str) -> str:
         asked.append(f"{repository}/{file}")
         put(hub, repository, path)
-        return str(here(repository, file))
+        return str(cached_file(repository, file))
 
     def info(repository: str, timeout: float) -> Any:
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in ("README.md", path.name)])
