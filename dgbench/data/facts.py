@@ -12,7 +12,7 @@ from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
 from dgbench.data.dataset import Dataset, SplitExamples
 from dgbench.networks.backbones import (
-    OWN,
+    BUILTIN_BACKBONES,
     drops_features,
     interpolation_of,
     resolve_backbone,
@@ -171,7 +171,7 @@ def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
         from; `domainbed_vit` where a preset of DomainBed's trains a network as it trains its ViT.
     """
     name, found = setting.backbone, dict.fromkeys(facts.traits)
-    if not setting.pretrained and name not in OWN:
+    if not setting.pretrained and name not in BUILTIN_BACKBONES:
         found["from_scratch"] = None
     if setting.of_domainbed and drops_features(name) and "feature_maps" in backbone_lacks(name, facts.input_shape):
         found["domainbed_vit"] = None

@@ -23,7 +23,7 @@ EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
 """What timm calls those layers, in transformers, ConvNeXts, ResNets and EfficientNets."""
 
 
-class Own(NamedTuple):
+class BuiltinBackbone(NamedTuple):
     """What is known of a network of ours without building it. All of them start from scratch."""
 
     takes: tuple[str, ...]
@@ -40,20 +40,20 @@ _MAPS = frozenset({"feature_maps", "inner_maps", "convolutions"})
 _STAGES = frozenset({"stages", "stage_modules", EMBEDDING})
 _ANY = _MAPS | _STAGES | {"learning_features", "norm", "batch_norm"}
 _FLAT, _LEARNING = ("vectors", "images"), _STAGES | {"learning_features"}
-_CONVOLUTIONAL = Own(("images",), _LEARNING | {"norm", "feature_maps", "convolutions"})
-OWN: Mapping[str, Own] = {
-    "Linear": Own(_FLAT, _STAGES),
-    "MLP": Own(_FLAT, _LEARNING),
+_CONVOLUTIONAL = BuiltinBackbone(("images",), _LEARNING | {"norm", "feature_maps", "convolutions"})
+BUILTIN_BACKBONES: Mapping[str, BuiltinBackbone] = {
+    "Linear": BuiltinBackbone(_FLAT, _STAGES),
+    "MLP": BuiltinBackbone(_FLAT, _LEARNING),
     "MNIST_CNN": _CONVOLUTIONAL._replace(inner_maps_from=3),
     "SmallCNN": _CONVOLUTIONAL._replace(inner_maps_from=5),
-    "GIN": Own(
+    "GIN": BuiltinBackbone(
         ("graphs",),
         _LEARNING | {"norm", "batch_norm"},
         (Need("eager", why="sees other numbers of atoms in each minibatch, and would be compiled anew for each"),),
     ),
 }
 """Our networks; `Linear` is a classifier alone, and it and `MLP` take an image as one vector."""
-SMALL = tuple(OWN)
+SMALL = tuple(BUILTIN_BACKBONES)
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
@@ -113,8 +113,8 @@ def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
 
 def takes(name: str) -> tuple[str, ...]:
     """The kinds of inputs (`cards.INPUTS`) that the network of that name (no alias) takes."""
-    if name in OWN:
-        return OWN[name].takes
+    if name in BUILTIN_BACKBONES:
+        return BUILTIN_BACKBONES[name].takes
     return ("texts", "sequences") if is_language_model(name) else ("images",)
 
 
@@ -123,13 +123,13 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
 
     Raises `UserError` if it can't take them.
     """
-    if name in OWN:
-        least = OWN[name].inner_maps_from
+    if name in BUILTIN_BACKBONES:
+        least = BUILTIN_BACKBONES[name].inner_maps_from
         inner = {"inner_maps"} if least and min(input_shape[1:]) >= least else set()
-        return _ANY - OWN[name].has - inner
+        return _ANY - BUILTIN_BACKBONES[name].has - inner
     if is_language_model(name):
         return _MAPS | {"batch_norm"}
-    return frozenset() if name in _LARGE.values() else timm_look(name, tuple(input_shape)).lacking
+    return frozenset() if name in _LARGE.values() else inspect_timm_model(name, tuple(input_shape)).lacking
 
 
 def drops_features(name: str) -> bool:
@@ -137,7 +137,7 @@ def drops_features(name: str) -> bool:
 
     It has behind those of its ResNets and its ViT, of which timm's networks take the place; not in its `MNIST_CNN`.
     """
-    return name not in OWN and not is_language_model(name)
+    return name not in BUILTIN_BACKBONES and not is_language_model(name)
 
 
 def starts_without_statistics(name: str, input_shape: Sequence[int], *, pretrained: bool) -> bool:
@@ -148,7 +148,7 @@ def starts_without_statistics(name: str, input_shape: Sequence[int], *, pretrain
         input_shape: The inputs, which it takes.
         pretrained: Whether it starts from weights that its name stands for, where there are such.
     """
-    return (name in OWN or not pretrained) and "batch_norm" not in lacking(name, input_shape)
+    return (name in BUILTIN_BACKBONES or not pretrained) and "batch_norm" not in lacking(name, input_shape)
 
 
 def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
@@ -165,7 +165,7 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
             f"backbone {name!r} takes {' or '.join(known)}, and these inputs are {kind} ({size}): leave it out{instead}"
         )
     if name not in (*SMALL, *_LARGE.values()) and kind == "images":
-        timm_look(name, tuple(input_shape))
+        inspect_timm_model(name, tuple(input_shape))
 
 
 def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = None) -> Any:
@@ -183,7 +183,7 @@ def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = Non
 
 
 @dataclass(frozen=True)
-class Look:
+class TimmFacts:
     """What is known of a network of timm once an image has passed through one without memory."""
 
     width: int
@@ -194,7 +194,7 @@ class Look:
 
 
 @cache
-def timm_look(name: str, input_shape: tuple[int, ...]) -> Look:
+def inspect_timm_model(name: str, input_shape: tuple[int, ...]) -> TimmFacts:
     """Look at timm's network of that name, for a fraction of a second; raises `UserError` if it can't take images so.
 
     It is never called in earnest, so the caller's random numbers are left alone.
@@ -215,7 +215,7 @@ def timm_look(name: str, input_shape: tuple[int, ...]) -> Look:
         raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
     infos = getattr(model, "feature_info", ())
     stages = [_stage_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
-    return Look(int(features.shape[1]), _lacking_of(model, stages))
+    return TimmFacts(int(features.shape[1]), _lacking_of(model, stages))
 
 
 def _stage_of(output: Any, channels: int) -> tuple[str, int]:

@@ -23,9 +23,9 @@ from dgbench.networks.backbones import (
     check_backbone,
     check_inputs,
     drops_features,
+    inspect_timm_model,
     is_language_model,
     normalisation_of,
-    timm_look,
     timm_model,
 )
 from dgbench.networks.builtin import classifier, mlp, mnist_cnn, small_cnn
@@ -246,4 +246,4 @@ def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = F
     if is_language_model(name):
         return language_model(name, input_shape, pretrained=pretrained)
     file = timm_file(name) if pretrained else None
-    return timm_model(name, input_shape, file), timm_look(name, tuple(input_shape)).width
+    return timm_model(name, input_shape, file), inspect_timm_model(name, tuple(input_shape)).width

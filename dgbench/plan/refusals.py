@@ -23,7 +23,7 @@ from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
-from dgbench.networks.backbones import EMBEDDING, OWN, check_backbone
+from dgbench.networks.backbones import BUILTIN_BACKBONES, EMBEDDING, check_backbone
 from dgbench.networks.start import check_start
 from dgbench.plan.request import MOST_RUNS, Request, Values, setting_below
 
@@ -214,7 +214,7 @@ def _unfit_mergers(asked: _Asked) -> Iterator[str]:
 def _unfit_setting(asked: _Asked) -> Iterator[str]:
     """Yield values of the setting that the data set or the network can't follow, whatever the rows."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
-    for need in OWN[backbone].needs if backbone in OWN else ():
+    for need in BUILTIN_BACKBONES[backbone].needs if backbone in BUILTIN_BACKBONES else ():
         if need.what in lacks:
             yield _unmet(f"backbone {backbone!r}", need, dataset)
     for (name, value, what), problem in _OF_SETTING.items():

@@ -10,10 +10,10 @@ from dgbench.networks.backbones import (
     check_backbone,
     check_inputs,
     check_weights,
+    inspect_timm_model,
     interpolation_of,
     lacking,
     resolve_backbone,
-    timm_look,
     timm_model,
 )
 
@@ -122,8 +122,10 @@ def test_inputs_that_it_can_not_take_are_told_before_work_starts(name: str, shap
 def test_asking_what_a_network_can_take_uses_up_no_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    timm_look.cache_clear()
-    assert timm_look("mobilenetv3_small_050", (3, 32, 32)).width == 1024, "not the 288 that timm calls num_features"
+    inspect_timm_model.cache_clear()
+    assert inspect_timm_model("mobilenetv3_small_050", (3, 32, 32)).width == 1024, (
+        "not the 288 that timm calls num_features"
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -163,7 +165,7 @@ def test_what_was_made_for_images_of_another_size_is_made_for_those_of_the_data(
 @pytest.mark.parametrize("name", ["resnet50.tv_in1k", "resnet50.ram_in1k"])
 def test_nothing_lacks_the_networks_of_the_aliases(name: str) -> None:
     """So that planning knows it without timm."""
-    assert lacking(name, (3, 224, 224)) == timm_look(name, (3, 224, 224)).lacking == frozenset()
+    assert lacking(name, (3, 224, 224)) == inspect_timm_model(name, (3, 224, 224)).lacking == frozenset()
 
 
 def test_what_has_pretrained_weights() -> None:
