@@ -23,7 +23,7 @@ from dgbench.core.seeding import numpy_stream
 from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import Predict, Shown, score_views, show
+from dgbench.execute.evaluate import Predict, PredictedBatch, predict_batches, score_views
 from dgbench.execute.models import Saved, build_algorithm, find_model
 from dgbench.execute.predictions import naming, save_predictions
 from dgbench.methods.algorithm import Algorithm, Task
@@ -99,7 +99,7 @@ class Workbench:
         *,
         batch_size: int | None = None,
         order: NDArray[np.int64] | None = None,
-    ) -> Iterator[Shown]:
+    ) -> Iterator[PredictedBatch]:
         """Yield a view's logits in batches as `evaluate.show` does, interruptibly.
 
         Unless a `batch_size` is given, a transductive model is shown groups as large as a domain's in training, all of
@@ -107,7 +107,7 @@ class Workbench:
         """
         order = self.order(view) if order is None else order
         size, fill = batch_size or self.together or None, batch_size is None and self.together > 0
-        found = show(predict, self.data, view, self.device, batch_size=size, order=order, fill=fill)
+        found = predict_batches(predict, self.data, view, self.device, batch_size=size, order=order, fill=fill)
         return self.interruptible(found)
 
     @property
@@ -129,7 +129,7 @@ class Workbench:
     def measure(
         self,
         predictor: str,
-        shown: Callable[[View], Iterable[Shown]],
+        shown: Callable[[View], Iterable[PredictedBatch]],
         *,
         step: int,
         last: bool,

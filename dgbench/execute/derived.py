@@ -21,10 +21,10 @@ from dgbench.execute.context import Workbench
 from dgbench.execute.evaluate import (
     HELD,
     Predict,
-    Shown,
-    exact,
+    PredictedBatch,
     examples_per_batch,
     mean_score,
+    to_float64,
 )
 from dgbench.execute.merge_tools import MergeTools
 from dgbench.execute.models import build, predict_with, save_model
@@ -100,7 +100,7 @@ def _member(bench: Workbench, source: Input) -> Member:
 def _record(
     bench: Workbench,
     step: int,
-    shown: Callable[[View], Iterable[Shown]],
+    shown: Callable[[View], Iterable[PredictedBatch]],
     named: dict[str, float],
     extra: dict[str, Any] | None = None,
     *,
@@ -115,7 +115,9 @@ def _record(
     return mean_score(scores, bench.run.validation, bench.data.card.metric) if bench.run.validation else math.nan
 
 
-def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member], view: View) -> Iterator[Shown]:
+def _averaged(
+    bench: Workbench, algorithm: Algorithm, members: Sequence[Member], view: View
+) -> Iterator[PredictedBatch]:
     """The members' mean logits of a view, in double precision.
 
     What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
@@ -127,17 +129,17 @@ def _averaged(bench: Workbench, algorithm: Algorithm, members: Sequence[Member],
     if len(positions) * bench.data.outputs > HELD:
         models, parts = list(models), np.split(positions, range(each, len(positions), each))
     for part in parts:
-        total: list[Shown] = []
+        total: list[PredictedBatch] = []
         for predict in models:
             for i, (where, logits) in enumerate(bench.show(predict, view, order=part)):
                 if i == len(total):
-                    total.append((where, exact(logits)))
+                    total.append((where, to_float64(logits)))
                 else:
                     total[i][1].add_(logits.to(total[i][1].device))
         yield from bench.interruptible((where, logits / len(members)) for where, logits in total)
 
 
-def _adapted(bench: Workbench, make: Callable[[], Adapter], view: View) -> Iterator[Shown]:
+def _adapted(bench: Workbench, make: Callable[[], Adapter], view: View) -> Iterator[PredictedBatch]:
     """A view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
     seed_everything(bench.device, bench.run.seed, "adapt", str(view))
     adapter = make()

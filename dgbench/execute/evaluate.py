@@ -23,7 +23,7 @@ from dgbench.methods.criteria import CRITERIA
 
 Predict = Callable[[Tensor], Tensor]
 """Inputs (B, ...) on the device, as bytes or floats, to logits (B, ...)."""
-Shown = tuple[NDArray[np.int64], Tensor]
+PredictedBatch = tuple[NDArray[np.int64], Tensor]
 """A batch: positions in a view (B,), and the logits of the examples there, on the device."""
 
 HELD = 2**26
@@ -32,7 +32,7 @@ _VALUES_PER_BATCH = 2**22
 
 
 def evaluate(
-    batches: Iterable[Shown], labels: NDArray[Any], kind: str = "classification"
+    batches: Iterable[PredictedBatch], labels: NDArray[Any], kind: str = "classification"
 ) -> tuple[dict[str, float], NDArray[Any]]:
     """Scores of a view whose examples come in `batches`, each once, in any order; and what is predicted for them.
 
@@ -42,7 +42,7 @@ def evaluate(
     """
     criterion, losses, predicted = CRITERIA[kind], np.zeros(labels.shape), np.empty(0)
     for positions, logits in batches:
-        z, y = exact(logits), torch.from_numpy(labels[positions])
+        z, y = to_float64(logits), torch.from_numpy(labels[positions])
         y = (y.double() if y.is_floating_point() else y).to(z.device)
         losses[positions] = criterion.losses(z, y).cpu().numpy()
         found = criterion.predicted(logits).cpu().numpy()
@@ -56,7 +56,7 @@ def evaluate(
     return scores, predicted
 
 
-def score(batches: Iterable[Shown], data: ViewData, view: View) -> dict[str, float]:
+def score(batches: Iterable[PredictedBatch], data: ViewData, view: View) -> dict[str, float]:
     """What is recorded of a view that comes in `batches`: `evaluate`'s scores, and the data set's own."""
     found, predicted = evaluate(batches, data.labels(view), data.card.task)
     examples = data.examples[view.domain]
@@ -65,7 +65,7 @@ def score(batches: Iterable[Shown], data: ViewData, view: View) -> dict[str, flo
     return found
 
 
-def exact(x: Tensor) -> Tensor:
+def to_float64(x: Tensor) -> Tensor:
     """In double precision, where it is; on the CPU where the device has none."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
@@ -76,7 +76,7 @@ def examples_per_batch(data: ViewData) -> int:
 
 
 @torch.no_grad()
-def show(
+def predict_batches(
     predict: Predict,
     data: ViewData,
     view: View,
@@ -85,7 +85,7 @@ def show(
     batch_size: int | None = None,
     order: NDArray[np.int64] | None = None,
     fill: bool = False,
-) -> Iterator[Shown]:
+) -> Iterator[PredictedBatch]:
     """A view's logits in float32, batch by batch.
 
     Inputs are shown once each, in `order` if given, which may also be some of the positions only; without a
@@ -101,7 +101,7 @@ def show(
         yield positions, logits[: len(positions)]
 
 
-def gathered(batches: Iterable[Shown], n: int) -> Tensor:
+def concatenate_logits(batches: Iterable[PredictedBatch], n: int) -> Tensor:
     """All logits (n, ...) of a view in its own order, on the CPU, as precise as they come."""
     found: Tensor | None = None
     for positions, logits in batches:
@@ -111,13 +111,13 @@ def gathered(batches: Iterable[Shown], n: int) -> Tensor:
     return found
 
 
-def logits_of(predict: Predict, data: ViewData, view: View, device: torch.device) -> Tensor:
+def predict_view(predict: Predict, data: ViewData, view: View, device: torch.device) -> Tensor:
     """Logits (n, ...) of a view in its own order, float32 on the CPU, for those who need them all at once."""
-    return gathered(show(predict, data, view, device), data.size(view))
+    return concatenate_logits(predict_batches(predict, data, view, device), data.size(view))
 
 
 def score_views(
-    batches_of: Callable[[View], Iterable[Shown]],
+    batches_of: Callable[[View], Iterable[PredictedBatch]],
     data: ViewData,
     views: tuple[View, ...],
     kept: dict[View, Tensor] | None = None,
@@ -127,7 +127,7 @@ def score_views(
     for view in views:
         batches = batches_of(view)
         if kept is not None:
-            kept[view] = gathered(batches, data.size(view))
+            kept[view] = concatenate_logits(batches, data.size(view))
             batches = [(np.arange(data.size(view)), kept[view])]
         found[str(view)] = score(batches, data, view)
     return found

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import gathered, show
+from dgbench.execute.evaluate import concatenate_logits, predict_batches
 from dgbench.networks.network import Network
 
 T = TypeVar("T")
@@ -107,7 +107,10 @@ def _features(
     def features(x: Tensor) -> Tensor:
         return network.features(network.prepare(x))
 
-    found = [gathered(interruptible(show(features, data, view, device)), data.size(view)).numpy() for view in views]
+    found = [
+        concatenate_logits(interruptible(predict_batches(features, data, view, device)), data.size(view)).numpy()
+        for view in views
+    ]
     return np.concatenate(found).astype(np.float64)
 
 

@@ -23,7 +23,7 @@ from dgbench.core.stats import nan_as_worst
 from dgbench.data.views import Minibatch, Minibatches
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import Workbench
-from dgbench.execute.evaluate import gathered, mean_score, score_views
+from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
 from dgbench.execute.models import build, predict_with, save_model
 from dgbench.execute.teacher import teacher_of
 from dgbench.methods.algorithm import Algorithm, Batch
@@ -125,7 +125,7 @@ class Training:
         if self.progress.copies:
             return
         predict, views = predict_with(self.algorithm), self.data.train
-        logits = [gathered(self.bench.show(predict, view), self.data.size(view)) for view in views]
+        logits = [concatenate_logits(self.bench.show(predict, view), self.data.size(view)) for view in views]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]

@@ -24,7 +24,7 @@ from dgbench.core.protocol import View
 from dgbench.core.run import LAST, Input, Run
 from dgbench.core.seeding import numpy_stream, seed_everything
 from dgbench.core.site import Site
-from dgbench.execute.evaluate import logits_of
+from dgbench.execute.evaluate import predict_view
 from dgbench.execute.models import find_model, predict_with
 from dgbench.execute.training import Training
 from dgbench.launchers.reconcile import Sweep
@@ -107,7 +107,7 @@ def test_each_view_is_predicted_as_if_there_were_no_other(sweep: Sweep, name: st
     for view in reversed(run.fold.evaluated):
         logits = kept[f"{view}/logits"]
         torch.testing.assert_close(logits, alone(training, run, view), rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(logits, logits_of(plain, training.data, view, CPU), atol=1e-2), "it is adapted"
+        assert not torch.allclose(logits, predict_view(plain, training.data, view, CPU), atol=1e-2), "it is adapted"
 
 
 def test_hyperparameters_are_chosen_on_the_training_domains_validation_parts(sweep: Sweep) -> None:
@@ -178,7 +178,7 @@ def test_knn_is_saved_with_its_queue_averaged_and_adapted(tmp_path: Path) -> Non
         kept = load_file(folder.path / "predictions" / f"{predictor}.last.safetensors")
         weights = find_model(folder.path, predictor, LAST).load(CPU)
         for view in run.fold.evaluated:
-            logits = logits_of(predict_with(training.algorithm, weights), training.data, view, CPU)
+            logits = predict_view(predict_with(training.algorithm, weights), training.data, view, CPU)
             assert torch.equal(logits, kept[f"{view}/logits"])
             if predictor == "model":
                 (last,) = [r for r in records_of(folder, predictor) if r["step"] == 39]

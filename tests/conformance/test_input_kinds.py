@@ -13,7 +13,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.cards import needs_of
 from dgbench.core.protocol import View
 from dgbench.core.site import Site
-from dgbench.execute.evaluate import logits_of
+from dgbench.execute.evaluate import predict_view
 from dgbench.execute.models import predict_with
 from dgbench.launchers.prepare import prepare
 from dgbench.networks import network
@@ -72,7 +72,7 @@ def test_molecules_are_scored_as_wilds_does(data_dir: Path, tmp_path: Path) -> N
     for part in ("val", "test"):
         view = View("official", part)
         predict, subset = predict_with(training.algorithm), source.get_subset(part)
-        logits = logits_of(predict, training.data, view, training.device)
+        logits = predict_view(predict, training.data, view, training.device)
         theirs, _ = source.eval(logits, subset.y_array, subset.metadata_array)
         assert scores[str(view)]["ap"] == theirs["ap"]
         answered = ~subset.y_array.isnan()

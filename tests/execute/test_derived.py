@@ -21,7 +21,7 @@ from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
 from dgbench.execute.context import open_workbench
-from dgbench.execute.evaluate import exact, logits_of
+from dgbench.execute.evaluate import predict_view, to_float64
 from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
 from dgbench.merging.diwa import DiWA
@@ -72,7 +72,7 @@ def logits_by(sweep: Sweep, weights: Weights) -> dict[str, Tensor]:
     """View -> the logits of those weights."""
     training = training_of(sweep, runs_of(sweep, "ERM")[0])
     predict = predict_with(training.algorithm, weights)
-    return {str(view): logits_of(predict, training.data, view, CPU) for view in training.run.fold.evaluated}
+    return {str(view): predict_view(predict, training.data, view, CPU) for view in training.run.fold.evaluated}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -139,7 +139,7 @@ def test_an_ensemble_whose_logits_are_too_many_to_hold_is_the_same(
     for module in ("derived", "evaluate"):  # MARK
         monkeypatch.setattr(f"dgbench.execute.{module}.HELD", held)
     sizes: list[int] = []
-    monkeypatch.setattr("dgbench.execute.derived.exact", lambda z: sizes.append(z.numel()) or exact(z))
+    monkeypatch.setattr("dgbench.execute.derived.exact", lambda z: sizes.append(z.numel()) or to_float64(z))
     again(copy, ensemble)
     assert max(sizes) == held
     (record,), (expected,) = records_of(folder(copy, ensemble)), before

@@ -16,7 +16,15 @@ from torch import Tensor
 from dgbench.core.cards import DatasetCard
 from dgbench.core.protocol import View
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import HELD, Shown, evaluate, gathered, mean_score, score, show
+from dgbench.execute.evaluate import (
+    HELD,
+    PredictedBatch,
+    concatenate_logits,
+    evaluate,
+    mean_score,
+    predict_batches,
+    score,
+)
 from tests.support.in_process import CPU, scores_of
 
 A, B = View("a", "out"), View("b", "out")
@@ -46,7 +54,7 @@ def test_scores_are_what_they_are_by_definition(data: st.DataObject) -> None:
     assert predicted.tolist() == [max(range(classes), key=lambda k: (row[k], -k)) for row in logits]
 
 
-def whole(logits: Tensor) -> list[Shown]:
+def whole(logits: Tensor) -> list[PredictedBatch]:
     """One batch."""
     return [(np.arange(len(logits)), logits)]
 
@@ -82,7 +90,7 @@ def predict(x: Tensor) -> Tensor:
 
 
 def logits(toy: Any, view: View, **options: Any) -> Tensor:
-    return gathered(show(predict, cast(ViewData, toy), view, CPU, **options), toy.size(view))
+    return concatenate_logits(predict_batches(predict, cast(ViewData, toy), view, CPU, **options), toy.size(view))
 
 
 @pytest.mark.parametrize("n", [1, 7, 32, 33])
@@ -140,7 +148,7 @@ def test_nothing_is_learned_while_evaluating() -> None:
         assert not result.requires_grad
         return result
 
-    assert len(list(show(learned, cast(ViewData, Toy({A: 3})), A, CPU, batch_size=1))) == 3
+    assert len(list(predict_batches(learned, cast(ViewData, Toy({A: 3})), A, CPU, batch_size=1))) == 3
     assert torch.is_grad_enabled()
 
 

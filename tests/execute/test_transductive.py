@@ -15,7 +15,7 @@ from dgbench.core.protocol import View
 from dgbench.core.run import Run
 from dgbench.core.seeding import numpy_stream
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import gathered, show
+from dgbench.execute.evaluate import concatenate_logits, predict_batches
 from dgbench.launchers.reconcile import Sweep
 from tests.support.in_process import CPU, execute, records_of, runs_of, sweep_of
 
@@ -102,8 +102,10 @@ def test_what_fills_the_last_group_is_not_scored() -> None:
 
     data: Any = cast(ViewData, Seven())
     order = np.array([6, 5, 4, 3, 2, 1, 0])
-    batches = list(show(predict, data, view, CPU, batch_size=4, order=order, fill=True))
+    batches = list(predict_batches(predict, data, view, CPU, batch_size=4, order=order, fill=True))
     assert [at.tolist() for at, _ in batches] == [[6, 5, 4, 3], [2, 1, 0]]
-    assert gathered(batches, 7)[:, 0].tolist() == [100 * i + 4 for i in range(7)], "all of them in a group of four"
-    (alone,) = show(predict, data, view, CPU, batch_size=16, order=order, fill=True)
+    assert concatenate_logits(batches, 7)[:, 0].tolist() == [100 * i + 4 for i in range(7)], (
+        "all of them in a group of four"
+    )
+    (alone,) = predict_batches(predict, data, view, CPU, batch_size=16, order=order, fill=True)
     assert alone[1][0].item() == 607, "there are no more"

@@ -17,7 +17,7 @@ from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
 from dgbench.execute.context import open_workbench
-from dgbench.execute.evaluate import Predict, score_views, show
+from dgbench.execute.evaluate import Predict, predict_batches, score_views
 from dgbench.execute.job import run_job
 from dgbench.execute.training import Training
 from dgbench.launchers.base import Slot
@@ -80,7 +80,7 @@ def scores_of(
     predict: Predict, data: ViewData, views: tuple[View, ...], kept: dict[View, Tensor] | None = None
 ) -> dict[str, dict[str, float]]:
     """Scores of a model on each view, on the CPU."""
-    return score_views(partial(show, predict, data, device=CPU), data, views, kept)
+    return score_views(partial(predict_batches, predict, data, device=CPU), data, views, kept)
 
 
 class Patience:
