@@ -121,7 +121,7 @@ class Sweep:
             if states[run.id] is State.DAMAGED:
                 print(f"{run.name} begins anew: {folder.damage()}")
                 mended += folder.mend(run)
-            elif folder.forgive():
+            elif folder.clear_failures():
                 mended += 1
         return mended
 

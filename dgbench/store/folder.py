@@ -249,10 +249,10 @@ class RunFolder:
         error = notes.read_note(self.path / found.files[-1], "error")["error"]
         return f"{error} ({'; '.join(filter(None, (found.outlook(retries), f'log: {self.log_path}')))})"
 
-    def forgive(self) -> int:
+    def clear_failures(self) -> int:
         """Let the failures so far no longer count; return their number."""
         failures = Failures.among(self._names())
-        notes.forgive(self.path, failures)
+        notes.clear_failures(self.path, failures)
         return len(failures.files)
 
     def record_restart(self, why: str) -> None:

@@ -71,7 +71,7 @@ def write_failure(folder: Path, info: Mapping[str, Any], number: int, *, final: 
     write_json(folder / name, {"attempt": number, **info})
 
 
-def forgive(folder: Path, failures: Failures) -> None:
+def clear_failures(folder: Path, failures: Failures) -> None:
     """Rename notes on failures so that they no longer count."""
     for name in failures.files:
         (folder / name).rename(folder / re.sub("^[a-z]+", "forgiven", name))

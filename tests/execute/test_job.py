@@ -182,7 +182,7 @@ def test_a_failure_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert first["traceback"].startswith("Traceback (most recent call last):")
     assert "in broken" in first["traceback"]
     assert folder.state(retries=1) is State.FAILED
-    assert folder.forgive() == 2
+    assert folder.clear_failures() == 2
     assert execute(sweep, run) == 0
     assert records(sweep) == records(execute_all(sweep_of(tmp_path / "whole", "ERM")))
 
@@ -305,7 +305,7 @@ def test_a_disk_that_is_full_at_any_moment_fails_the_run_and_tears_nothing(tmp_p
         if (folder.path / "records.jsonl").exists():
             assert_nothing_torn(folder)
         disk.full_at = 0
-        assert folder.forgive() == 1
+        assert folder.clear_failures() == 1
         assert execute(other, run) == 0
         path = Path("runs", run.id, "records.jsonl")
         assert (other.root / path).read_bytes() == (sweep.root / path).read_bytes(), moment

@@ -164,7 +164,7 @@ def test_what_is_killed_from_outside_uses_up_no_retry(tmp_path: Path) -> None:
 def test_what_is_killed_again_and_again_has_failed(tmp_path: Path) -> None:
     summary, _ = run_plan(tmp_path, [("", 0, 0, [])], {0: ["killed"] * 9}, retries=2)
     assert (summary.executed, len(summary.failed)) == (1 + FREE_KILLS + 2, 1)
-    assert RunFolder(tmp_path, *summary.failed).forgive() == 1 + FREE_KILLS + 2
+    assert RunFolder(tmp_path, *summary.failed).clear_failures() == 1 + FREE_KILLS + 2
     assert len(run_plan(tmp_path, [("", 0, 0, [])], {})[0].done) == 1
 
 

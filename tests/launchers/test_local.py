@@ -106,7 +106,7 @@ def test_a_failure_is_data(tmp_path: Path, fault: str, status: int, error: str, 
         assert set(failure) == {"attempt", "exit", "error", "traceback", "log"}
     assert folder.state(2) is State.FAILED
     assert launch(tmp_path, 1, 2, plan).executed == 0, "a run that failed for good waits for someone to look at it"
-    folder.forgive()
+    folder.clear_failures()
     assert launch(tmp_path, 1, 0, plan).executed == (1 + FREE_KILLS if fault == "always-kill" else 1)
 
 

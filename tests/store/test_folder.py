@@ -209,7 +209,7 @@ def test_state_follows_from_the_folder(
     for number in range(1, failed + forgiven + 1):
         folder.fail({"error": "x"}, number)
         if number == forgiven:
-            assert folder.forgive() == forgiven
+            assert folder.clear_failures() == forgiven
     for number in range(100, 100 + killed):
         folder.fail({"error": "y"}, number, killed=True)
     if done:
