@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
-from dgbench.networks.hub import from_hub, here
+from dgbench.networks.hub import cached_file, from_hub
 
 BAG = 4096
 """Length of a bag of words."""
@@ -98,6 +98,6 @@ def _whole_tokenizer(model: str, local_files_only: bool) -> Any:
 
     found = AutoTokenizer.from_pretrained(model, local_files_only=local_files_only)
     files = {"tokenizer.json": None, **dict.fromkeys(found.vocab_files_names.values())}
-    if found.vocab_files_names and not any(here(model, file) for file in files):
+    if found.vocab_files_names and not any(cached_file(model, file) for file in files):
         raise OSError(f"it has no {' or '.join(files)}")
     return found

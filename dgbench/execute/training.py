@@ -252,7 +252,7 @@ class Training:
             self.folder.truncate_records(*state["records"])
         except CorruptFile as error:
             log.warning("begun anew: %s", error)
-            self.folder.lose(str(error))
+            self.folder.record_restart(str(error))
             self._begin_anew()
             return
         if not set(self.best_kept).issubset(state["keep"]):

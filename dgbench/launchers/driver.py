@@ -198,7 +198,7 @@ class _Launch:
                 for settled in (self.summary.found, self.summary.done):
                     if other in settled:
                         settled.remove(other)
-                losses = self.store.folder(other).losses()
+                losses = self.store.folder(other).restarts()
                 self.emit("retry", other, f"begins anew: {losses[-1]['why'] if losses else 'its results are gone'}")
                 self.look(other, states[other])
         if not missing:  # another process was quicker, and has made it again

@@ -382,7 +382,7 @@ def test_a_damaged_members_weights_have_it_made_again(
     assert folder(copy, run).failures() == []
     assert folder(copy, run).summary() is None
     assert source.summary() is None
-    assert [loss["why"] for loss in source.losses()] == [f"{path} is not what was written"]
+    assert [loss["why"] for loss in source.restarts()] == [f"{path} is not what was written"]
     (trained,) = (other for other in copy.plan.runs if other.id == source.id)
     assert [execute(copy, trained), execute(copy, run)] == [0, 0]
     assert records == {id: (copy.store.folder(id).path / "records.jsonl").read_bytes() for id in records}

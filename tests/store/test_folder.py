@@ -420,13 +420,13 @@ def test_a_checkpoint_that_has_seen_other_records_than_there_are(folder: RunFold
 
 
 def test_what_was_lost_is_told_until_the_run_is_reset(folder: RunFolder) -> None:
-    assert folder.losses() == []
-    folder.lose("the disk died")
-    folder.lose("and again")
-    assert [loss["why"] for loss in folder.losses()] == ["the disk died", "and again"]
+    assert folder.restarts() == []
+    folder.record_restart("the disk died")
+    folder.record_restart("and again")
+    assert [loss["why"] for loss in folder.restarts()] == ["the disk died", "and again"]
     assert folder.state(0) is State.WAITING
     assert folder.reset()
-    assert folder.losses() == []
+    assert folder.restarts() == []
 
 
 def test_records_are_not_written_through_a_link(folder: RunFolder, tmp_path: Path) -> None:
@@ -448,11 +448,11 @@ def test_failures_are_kept_in_order_and_may_be_forgiven(folder: RunFolder) -> No
     assert [failure["attempt"] for failure in folder.failures()] == [2, 9_999, 10_000]
     assert folder.state(2) is State.FAILED
     assert folder.state(3) is State.WAITING
-    assert folder.forgive() == 3
+    assert folder.clear_failures() == 3
     assert folder.failures() == []
     assert folder.state(0) is State.WAITING
     folder.fail({"exit": -9, "error": "e"}, 10_001, killed=True)
-    assert folder.forgive() == 1
+    assert folder.clear_failures() == 1
     assert len([name for name in os.listdir(folder.path) if name.startswith("forgiven-")]) == 4
 
 
@@ -464,7 +464,7 @@ def test_a_final_failure_is_not_retried_until_it_is_forgiven(folder: RunFolder) 
     assert folder.state(9) is State.FAILED
     assert folder.reason(9) == f"no such file ({UNMENDED}; log: {folder.log_path})"
     assert [failure["error"] for failure in folder.failures()] == ["by chance", "no such file"]
-    assert folder.forgive() == 2
+    assert folder.clear_failures() == 2
     assert folder.state(0) is State.WAITING
     assert folder.reason() == f"no failure is on record (log: {folder.log_path})"
 
