@@ -15,7 +15,7 @@ import torch
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.site import Site
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.execute.training import Training
 from dgbench.plan.asking import declare, open_facts
 from dgbench.store.folder import Store
@@ -55,5 +55,5 @@ def training(include: Path | None = None, **asked: Any) -> Training:
     run = declaration.plan(open_facts(declaration, site, catalogue), catalogue).runs[0]
     store = Store(Path(tempfile.mkdtemp(prefix="dgbench-benchmark-")))
     store.folder(run.id).create(run)
-    bench = open_workbench(run, store, site, catalogue, lease=store.folder(run.id).claim())
-    return Training(bench, bench.algorithm(begin=True))
+    context = open_context(run, store, site, catalogue, lease=store.folder(run.id).claim())
+    return Training(context, context.algorithm(begin=True))

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from dgbench.core.run import Run
 from dgbench.data.views import Minibatches, ViewData
-from dgbench.execute.context import Workbench
+from dgbench.execute.context import RunContext
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
 from dgbench.networks.norms import remembering
@@ -24,10 +24,10 @@ MINIBATCHES = 500
 """Minibatches to measure on, as SWAD's authors do; fewer in runs of fewer steps."""
 
 
-def with_statistics(bench: Workbench, algorithm: Algorithm, weights: Weights) -> Weights:
+def with_statistics(context: RunContext, algorithm: Algorithm, weights: Weights) -> Weights:
     """Give weights batch-norm statistics of their own, where the algorithm's batch norm is live."""
     algorithm.train()
-    return measured(algorithm, weights, bench.interruptible(inputs_for(algorithm, bench.data, bench.trained)))
+    return measured(algorithm, weights, context.interruptible(inputs_for(algorithm, context.data, context.trained)))
 
 
 @torch.no_grad()

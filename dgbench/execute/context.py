@@ -47,8 +47,8 @@ _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """A run, ready to be executed; `open_workbench` makes it."""
+class RunContext:
+    """A run, ready to be executed; `open_context` makes it."""
 
     run: Run
     trained: Run
@@ -155,7 +155,7 @@ class Workbench:
             save_predictions(self.folder.path, names, step, logits, self.data, self.dataset.classes)
         return scores
 
-    def standing_on(self, source: Input) -> Workbench:
+    def standing_on(self, source: Input) -> RunContext:
         """Make the workbench of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
@@ -179,14 +179,14 @@ class Workbench:
             fit_classifier(network, data, probed.fold, self.device, self.interruptible)
 
 
-def open_workbench(
+def open_context(
     run: Run,
     store: Store,
     site: Site,
     catalogue: Catalogue,
     keep: Mapping[str, Collection[str]] = _NOTHING,
     lease: Lease | None = None,
-) -> Workbench:
+) -> RunContext:
     """Open the data, device and files of a run.
 
     Args:
@@ -208,7 +208,7 @@ def open_workbench(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU on this machine")
     check_precision(run.setting, device)
-    return Workbench(run, trained, store, catalogue, site, device, keep, dataset, data, lease)
+    return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, lease)
 
 
 def training_run(run: Run, store: Store) -> Run:

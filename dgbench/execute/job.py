@@ -28,7 +28,7 @@ from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable_lines
-from dgbench.execute.context import InputDamaged, Workbench, open_workbench
+from dgbench.execute.context import InputDamaged, RunContext, open_context
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
 from dgbench.store.folder import RunFolder, Store
@@ -90,7 +90,7 @@ def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease,
     try:
         started, site = time.time(), Site.from_json(job["site"])
         catalogue = catalogue or shared_catalogue(site.include)
-        execute(open_workbench(folder.run(), store, site, catalogue, job["keep"], lease), lease, started)
+        execute(open_context(folder.run(), store, site, catalogue, job["keep"], lease), lease, started)
     except Stopped:
         log.info("stopped on request; launched again, it goes on")
         return STOPPED
@@ -114,25 +114,25 @@ def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease,
     return 0
 
 
-def execute(bench: Workbench, lease: Lease, started: float) -> None:
+def execute(context: RunContext, lease: Lease, started: float) -> None:
     """Execute a claimed run, begun at that time, and write `done`; raise whatever goes wrong."""
-    run, sources = bench.run, sources_of(bench.run, bench.catalogue)
-    log.info("%s on %s: %s", run.id, bench.device, run.name)
-    algorithm = bench.algorithm(begin=run.kind == "train")
+    run, sources = context.run, sources_of(context.run, context.catalogue)
+    log.info("%s on %s: %s", run.id, context.device, run.name)
+    algorithm = context.algorithm(begin=run.kind == "train")
     if run.kind == "train":
-        Training(bench, algorithm).execute()
+        Training(context, algorithm).execute()
     else:
-        bench.folder.truncate_records(0)
-        (execute_merge if run.kind == "merge" else execute_adapt)(bench, algorithm)
-    write_times(bench.folder, started, bench.device)
+        context.folder.truncate_records(0)
+        (execute_merge if run.kind == "merge" else execute_adapt)(context, algorithm)
+    write_times(context.folder, started, context.device)
     lease.confirm()
-    summary: dict[str, Any] = {"fingerprint": bench.dataset.fingerprint(), "versions": versions(), "commit": commit()}
+    summary: dict[str, Any] = {"fingerprint": context.dataset.fingerprint(), "versions": versions(), "commit": commit()}
     summary["weights"] = algorithm.network.started_from
-    summary["machine"] = describe_machine(bench.device)
+    summary["machine"] = describe_machine(context.device)
     if sources:
         summary["sources"] = sources
-    bench.folder.finish(summary)
-    bench.folder.remove_checkpoint()
+    context.folder.finish(summary)
+    context.folder.remove_checkpoint()
 
 
 def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:

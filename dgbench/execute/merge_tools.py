@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dgbench.core.seeding import numpy_stream, torch_seed
 from dgbench.core.stats import nan_as_worst
 from dgbench.execute.batch_norm import with_statistics
-from dgbench.execute.context import Workbench
+from dgbench.execute.context import RunContext
 from dgbench.execute.evaluate import score_views
 from dgbench.execute.models import predict_with
 from dgbench.methods.algorithm import Algorithm
@@ -30,25 +30,25 @@ _CHUNK = 16
 class MergeTools:
     """The tools of one merge, on one algorithm whose own weights nobody needs."""
 
-    def __init__(self, bench: Workbench, algorithm: Algorithm) -> None:
-        self.bench = bench
+    def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
+        self.context = context
         self.algorithm = algorithm
 
     def tools(self) -> Tools:
         """As a merger takes them."""
-        examples = sum(self.bench.data.size(view) for view in self.bench.data.train)
+        examples = sum(self.context.data.size(view) for view in self.context.data.train)
         return Tools(self.score, self.initial, self.fisher, examples)
 
     def initial(self) -> Weights:
         """What the first member's training began with."""
-        return self.bench.algorithm(begin=True).predictor_tensors()
+        return self.context.algorithm(begin=True).predictor_tensors()
 
     def score(self, weights: Weights) -> float:
         """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
-        bench = self.bench
-        predict = predict_with(self.algorithm, with_statistics(bench, self.algorithm, weights))
-        scores = score_views(partial(bench.show, predict), bench.data, bench.run.validation)
-        total = sum(view[bench.data.card.metric] * view["n"] for view in scores.values())
+        context = self.context
+        predict = predict_with(self.algorithm, with_statistics(context, self.algorithm, weights))
+        scores = score_views(partial(context.show, predict), context.data, context.run.validation)
+        total = sum(view[context.data.card.metric] * view["n"] for view in scores.values())
         return nan_as_worst(total / sum(view["n"] for view in scores.values()))
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
@@ -57,11 +57,11 @@ class MergeTools:
         Also of parameters that learn nothing by themselves: those that follow others differ between members too. It is
         found in full precision whatever the setting's.
         """
-        algorithm, device = self.algorithm.eval(), self.bench.device
+        algorithm, device = self.algorithm.eval(), self.context.device
         parameters = {name for name, _ in algorithm.named_parameters()}
         moving = {name: tensor.to(device) for name, tensor in weights.items() if name in parameters}
         fixed = {name: tensor.to(device) for name, tensor in weights.items() if name not in parameters}
-        generator = torch.Generator(device).manual_seed(torch_seed(self.bench.run.seed, "fisher"))
+        generator = torch.Generator(device).manual_seed(torch_seed(self.context.run.seed, "fisher"))
 
         def logits_of(moving: Weights, x: Tensor) -> Tensor:
             logits: Tensor = functional_call(algorithm, {**fixed, **moving}, (x,), tie_weights=False)
@@ -73,7 +73,7 @@ class MergeTools:
         per_example = vmap(grad(loss), in_dims=(None, 0, 0))
         total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
         with _in_full_precision(algorithm):
-            for x in self.bench.interruptible(self._examples(examples)):
+            for x in self.context.interruptible(self._examples(examples)):
                 with torch.no_grad():
                     y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
                 for name, gradient in per_example(moving, x, y).items():
@@ -83,13 +83,13 @@ class MergeTools:
 
     def _examples(self, count: int) -> Iterator[Tensor]:
         """So many training examples as the network takes them, as many of each domain, drawn by the run's seed."""
-        data = self.bench.data
+        data = self.context.data
         views = data.train
         for view in views:
-            order = numpy_stream(self.bench.run.seed, "fisher", str(view)).permutation(data.size(view))
+            order = numpy_stream(self.context.run.seed, "fisher", str(view)).permutation(data.size(view))
             chosen = order[: max(1, count // len(views))]
             for positions in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
-                yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.bench.device))
+                yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.context.device))
 
 
 @contextmanager

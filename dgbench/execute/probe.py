@@ -33,7 +33,7 @@ _WAIT = 0.5
 
 
 class Interruptible(Protocol):
-    """`Workbench.interruptible`: the parts of long work, before each of which a run may be stopped."""
+    """`RunContext.interruptible`: the parts of long work, before each of which a run may be stopped."""
 
     def __call__(self, parts: Iterable[T], /) -> Iterator[T]:
         """Yield the parts; raise `Stopped` if the run is to stop."""

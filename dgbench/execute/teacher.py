@@ -10,21 +10,21 @@ from torch import Tensor
 from dgbench.catalogue.rows import is_ensemble, stands_on
 from dgbench.core.run import BEST, Input
 from dgbench.core.stats import nan_as_worst
-from dgbench.execute.context import Workbench
+from dgbench.execute.context import RunContext
 from dgbench.execute.models import Saved, predict_with
 
 
-def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
+def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
     """Inputs as the data set gives them, on the device, to the logits (B, classes) of the run's teacher.
 
     Of the run's inputs the model with the best training-domain validation accuracy, the last of those that tie, as a
     selector chooses; the mean logits of them all where the teacher's row is an ensemble.
     """
-    (row,) = stands_on(bench.run.method.name, bench.run.method.hparams, bench.catalogue)
-    found = [(source, bench.saved(source, BEST)) for source in bench.run.inputs]
-    if not is_ensemble(row, bench.catalogue):
+    (row,) = stands_on(context.run.method.name, context.run.method.hparams, context.catalogue)
+    found = [(source, context.saved(source, BEST)) for source in context.run.inputs]
+    if not is_ensemble(row, context.catalogue):
         found = [max(reversed(found), key=lambda one: nan_as_worst(one[1].accuracy))]
-    models = [_model(bench, source, saved) for source, saved in found]
+    models = [_model(context, source, saved) for source, saved in found]
 
     @torch.no_grad()
     def teach(x: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def teacher_of(bench: Workbench) -> Callable[[Tensor], Tensor]:
     return teach
 
 
-def _model(bench: Workbench, source: Input, saved: Saved) -> Callable[[Tensor], Tensor]:
-    algorithm = bench.standing_on(source).algorithm()
-    algorithm.load_state_dict(saved.load(bench.device), strict=False)
+def _model(context: RunContext, source: Input, saved: Saved) -> Callable[[Tensor], Tensor]:
+    algorithm = context.standing_on(source).algorithm()
+    algorithm.load_state_dict(saved.load(context.device), strict=False)
     return predict_with(algorithm)

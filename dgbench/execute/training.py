@@ -22,7 +22,7 @@ from dgbench.core.seeding import seed_everything
 from dgbench.core.stats import nan_as_worst
 from dgbench.data.views import Minibatch, Minibatches
 from dgbench.execute.batch_norm import with_statistics
-from dgbench.execute.context import Workbench
+from dgbench.execute.context import RunContext
 from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
 from dgbench.execute.models import build, predict_with, save_model
 from dgbench.execute.teacher import teacher_of
@@ -61,17 +61,17 @@ class LoopState:
 class Training:
     """A training run under way."""
 
-    def __init__(self, bench: Workbench, algorithm: Algorithm) -> None:
-        assert bench.lease, "who trains holds the run's lease"
-        self.bench, self.algorithm, self.lease = bench, algorithm, bench.lease
-        self.run, self.folder, self.data = bench.run, bench.folder, bench.data
-        self.site, self.device = bench.site, bench.device
-        self.teacher = teacher_of(bench) if bench.run.inputs else None
+    def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
+        assert context.lease, "who trains holds the run's lease"
+        self.context, self.algorithm, self.lease = context, algorithm, context.lease
+        self.run, self.folder, self.data = context.run, context.folder, context.data
+        self.site, self.device = context.site, context.device
+        self.teacher = teacher_of(context) if context.run.inputs else None
         self.averages: dict[str, Average] = {}
-        for part in bench.run.averages:
-            cls, hparams = build(bench.catalogue, "average", part)
+        for part in context.run.averages:
+            cls, hparams = build(context.catalogue, "average", part)
             self.averages[part.name] = cls(hparams)
-        self.keep = {name: bench.kept(name) for name in (MODEL, *self.averages)}
+        self.keep = {name: context.kept(name) for name in (MODEL, *self.averages)}
         self.best_kept = [name for name, models in self.keep.items() if BEST in models]
         self.best_kept += ["predictions"] * self.site.save_predictions
         self.checkpoint = self.folder.path / CHECKPOINT
@@ -105,7 +105,7 @@ class Training:
         """All steps before `end`, the loop itself."""
         minibatches = Minibatches(self.data, self.run, self.progress.copies)
         batches = minibatches.between(self.progress.step, end, self.site.workers)
-        for step, minibatch in enumerate(self.bench.interruptible(batches), self.progress.step):
+        for step, minibatch in enumerate(self.context.interruptible(batches), self.progress.step):
             self._step(step, minibatch)
             self.lease.beat(step + 1, self.run.setting.steps)
             self._after_step()
@@ -125,7 +125,7 @@ class Training:
         if self.progress.copies:
             return
         predict, views = predict_with(self.algorithm), self.data.train
-        logits = [concatenate_logits(self.bench.show(predict, view), self.data.size(view)) for view in views]
+        logits = [concatenate_logits(self.context.show(predict, view), self.data.size(view)) for view in views]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
@@ -136,7 +136,7 @@ class Training:
         step, views = self.progress.step - 1, self.run.fold.validation
         if step >= 0 and step not in self.evaluation_steps:
             seed_everything(self.device, self.run.seed, step, MODEL)
-            scores = score_views(partial(self.bench.show, predict_with(self.algorithm)), self.data, views)
+            scores = score_views(partial(self.context.show, predict_with(self.algorithm)), self.data, views)
             self.algorithm.validated(mean_score(scores, views, self.data.card.metric))
             self.algorithm.train()
 
@@ -175,7 +175,7 @@ class Training:
                 weights = average.weights()
                 if weights is not None:
                     if average.card.batch_norm == "measured":
-                        weights = with_statistics(self.bench, self.algorithm, weights)
+                        weights = with_statistics(self.context, self.algorithm, weights)
                     views = self._measure(step, name, weights, last)
                     progress.measured.append({"step": step, "predictor": name, "views": views})
         self.folder.append_records(progress.measured)
@@ -212,8 +212,8 @@ class Training:
     ) -> dict[str, dict[str, float]]:
         predict = predict_with(self.algorithm, weights)
         seed_everything(self.device, self.run.seed, step, predictor)
-        shown = partial(self.bench.show, predict)
-        scores = self.bench.measure(predictor, shown, step=step, last=last, named=self.progress.named)
+        shown = partial(self.context.show, predict)
+        scores = self.context.measure(predictor, shown, step=step, last=last, named=self.progress.named)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()

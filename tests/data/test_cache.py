@@ -34,7 +34,7 @@ from dgbench.data.decoding import Decoding
 from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.flags import add_options, asked_of, site_of
 from dgbench.plan.options import OPTIONS
 from dgbench.store.lease import Stopped, claim
@@ -687,7 +687,7 @@ def test_runs_see_images_as_their_backbones_weights_were_made_with(mixed: Path, 
         (run,) = sweep.plan.runs
         assert run.setting.interpolation == backbone
         sweep.store.folder(run.id).create(run)
-        data = open_workbench(run, sweep.store, sweep.site, sweep.catalogue).data
+        data = open_context(run, sweep.store, sweep.site, sweep.catalogue).data
         (view,) = run.fold.test[:1]
         pixels[backbone] = data.inputs(view, np.arange(2)).numpy()
         filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -20,7 +20,7 @@ from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.execute.evaluate import predict_view, to_float64
 from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
@@ -333,13 +333,13 @@ def test_what_stands_on_a_run_reads_the_data_of_that_run(preset: str, tmp_path: 
         sweep.store.folder(run.id).create(run)
 
     def images(run: Run, views: Sequence[View]) -> set[bytes]:
-        data = open_workbench(run, sweep.store, sweep.site, sweep.catalogue).data
+        data = open_context(run, sweep.store, sweep.site, sweep.catalogue).data
         return {one.numpy().tobytes() for v in views for one in data.inputs(v, np.arange(data.size(v)))}
 
     derived = [run for run in sweep.plan.runs if run.kind != "train"]
     assert len(derived) == 6
     for run in derived:
-        trained = open_workbench(run, sweep.store, sweep.site, sweep.catalogue).trained
+        trained = open_context(run, sweep.store, sweep.site, sweep.catalogue).trained
         assert trained.hparams_seed == run.hparams_seed
         for view in (*run.fold.evaluated, *run.fold.train):
             assert images(run, [view]) == images(trained, [view]), (run.name, view)

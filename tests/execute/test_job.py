@@ -26,7 +26,7 @@ from dgbench.core.run import BEST, Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
 from dgbench.execute import evaluate
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.execute.job import commit, preload, run_job, versions
 from dgbench.execute.models import find_model
 from dgbench.execute.training import CHECKPOINT, Training
@@ -378,7 +378,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, mo
         sweep.execute(jobs=1, jobs_per_gpu=1, retries=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
-        open_workbench(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue)
+        open_context(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue)
 
 
 def test_a_run_says_which_file_its_method_is_from_and_a_launch_that_it_was_changed(tmp_path: Path) -> None:

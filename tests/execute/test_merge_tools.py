@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dgbench.core.run import BEST, Run
 from dgbench.core.site import Site
-from dgbench.execute.context import Workbench, open_workbench
+from dgbench.execute.context import RunContext, open_context
 from dgbench.execute.merge_tools import MergeTools
 from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
@@ -36,14 +36,14 @@ def merge_run(sweep: Sweep, algorithm: str) -> Run:
     return run
 
 
-def bench_of(sweep: Sweep, algorithm: str = "ERM") -> Workbench:
-    return open_workbench(merge_run(sweep, algorithm), sweep.store, sweep.site, sweep.catalogue)
+def bench_of(sweep: Sweep, algorithm: str = "ERM") -> RunContext:
+    return open_context(merge_run(sweep, algorithm), sweep.store, sweep.site, sweep.catalogue)
 
 
 def tools_of(sweep: Sweep, algorithm: str = "ERM") -> MergeTools:
     torch.set_num_threads(1)
-    bench = bench_of(sweep, algorithm)
-    return MergeTools(bench, bench.algorithm())
+    context = bench_of(sweep, algorithm)
+    return MergeTools(context, context.algorithm())
 
 
 def trained(sweep: Sweep, algorithm: str = "ERM") -> Weights:
@@ -90,7 +90,7 @@ def test_initial_weights_have_the_fitted_classifier(tmp_path: Path) -> None:
 
 def test_examples_are_all_training_examples(sweep: Sweep) -> None:
     tools = tools_of(sweep)
-    assert tools.tools().examples == sum(len(tools.bench.data.indices[view]) for view in tools.bench.run.fold.train)
+    assert tools.tools().examples == sum(len(tools.context.data.indices[view]) for view in tools.context.run.fold.train)
 
 
 def test_fisher_of_a_linear_classifier_is_its_closed_form(sweep: Sweep, labels: list[tuple[Tensor, Tensor]]) -> None:
@@ -143,7 +143,7 @@ def test_labels_come_from_the_models_own_predictions(sweep: Sweep, labels: list[
 
 def test_fisher_has_as_many_examples_of_each_domain_and_repeats(sweep: Sweep) -> None:
     tools, content = tools_of(sweep), trained(sweep)
-    views = tools.bench.run.fold.train
+    views = tools.context.run.fold.train
     assert len(seen(tools, 50)) == 50 // len(views) * len(views)
     assert len(seen(tools, 10**6)) == tools.tools().examples
     assert len(seen(tools, 1)) == len(views)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dgbench.core.errors import UserError
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.execute.evaluate import mean_score
 from dgbench.execute.models import predict_with
 from dgbench.execute.probe import _write, fit_classifier
@@ -131,7 +131,7 @@ def test_the_stop_of_a_run_is_heard_in_its_probe(tmp_path: Path) -> None:
     lease = folder.claim(stops)
     assert lease
     with lease:
-        bench = open_workbench(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue, lease=lease)
+        context = open_context(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue, lease=lease)
         stops.came = True  # as SIGTERM sets it
         with pytest.raises(Stopped):
-            bench.algorithm(begin=True)
+            context.algorithm(begin=True)

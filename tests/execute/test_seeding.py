@@ -77,7 +77,7 @@ def test_an_adapter_draws_on_a_view_what_it_draws_there_alone(tmp_path: Path) ->
 
     def shown(view: View) -> list[Tensor]:
         make = partial(Dice, training.algorithm.network.eval(), None)
-        return [logits for _, logits in _adapted(training.bench, make, view)]
+        return [logits for _, logits in _adapted(training.context, make, view)]
 
     alone = shown(two)
     shown(one)

@@ -15,7 +15,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import BEST, MODEL, Input, Run
 from dgbench.core.setting import setting
-from dgbench.execute.context import Workbench, open_workbench
+from dgbench.execute.context import RunContext, open_context
 from dgbench.execute.models import find_model, predict_with
 from dgbench.execute.teacher import teacher_of
 from dgbench.launchers.reconcile import Sweep
@@ -175,14 +175,14 @@ def sweep(root: Path, teacher: str = "ERM+SMA", *rows: str, **asked: Any) -> Swe
     return sweep_of(root, *rows, "ERM+SMA", "KD", hparams={"KD": kd, "SMA": {"start": 5}}, **asked)
 
 
-def bench(swept: Sweep, run: Run) -> Workbench:
-    return open_workbench(run, swept.store, swept.site, swept.catalogue)
+def context(swept: Sweep, run: Run) -> RunContext:
+    return open_context(run, swept.store, swept.site, swept.catalogue)
 
 
 def logits(swept: Sweep, source: Input, x: torch.Tensor) -> torch.Tensor:
     """Of a saved model, by its own workbench."""
     run = swept.store.folder(source.run).run()
-    own = bench(swept, run)
+    own = context(swept, run)
     weights = find_model(swept.store.folder(source.run).path, source.predictor, BEST).load(own.device)
     with torch.no_grad():
         return predict_with(own.algorithm(), weights)(x)
@@ -192,9 +192,9 @@ def logits(swept: Sweep, source: Input, x: torch.Tensor) -> torch.Tensor:
 def test_the_best_model_on_the_training_domains_teaches(teacher: str, tmp_path: Path) -> None:
     swept = execute_all(sweep(tmp_path, teacher, n_hparams=3))
     student = runs_of(swept, "KD")[0]
-    x = torch.from_numpy(bench(swept, student).data.examples["0"].batch([0, 1, 2], None))  # type: ignore[arg-type]
+    x = torch.from_numpy(context(swept, student).data.examples["0"].batch([0, 1, 2], None))  # type: ignore[arg-type]
     each = [logits(swept, source, x) for source in student.inputs]
-    found = teacher_of(bench(swept, student))(x)
+    found = teacher_of(context(swept, student))(x)
     if teacher == "ERM+EoA":
         expected = torch.stack(each).mean(dim=0)
     else:

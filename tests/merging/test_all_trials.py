@@ -15,7 +15,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import AllDomains, View
 from dgbench.core.run import ALL_TRIALS, BEST, MODEL
 from dgbench.core.setting import setting
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
 from dgbench.report.results import read_results
@@ -118,7 +118,7 @@ def test_all_trials_share_the_probe_of_a_fold(tmp_path: Path) -> None:
     starts: dict[tuple[str, ...], list[Tensor]] = {}
     for run in runs_of(swept, "ERM"):
         swept.store.folder(run.id).create(run)
-        begun = open_workbench(run, swept.store, swept.site, swept.catalogue).algorithm(begin=True)
+        begun = open_context(run, swept.store, swept.site, swept.catalogue).algorithm(begin=True)
         starts.setdefault(run.fold.held_out, []).append(begun.network.classifier.weight.detach())  # type: ignore[arg-type, operator]
     assert {held_out: len(found) for held_out, found in starts.items()} == {("0",): 4, ("75",): 4}
     for first, *others in starts.values():

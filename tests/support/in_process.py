@@ -16,7 +16,7 @@ from dgbench.core.protocol import View
 from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
-from dgbench.execute.context import open_workbench
+from dgbench.execute.context import open_context
 from dgbench.execute.evaluate import Predict, predict_batches, score_views
 from dgbench.execute.job import run_job
 from dgbench.execute.training import Training
@@ -72,8 +72,8 @@ def training_of(
     """The training of a run, not begun or where its checkpoint is, by `Patience` or another lease."""
     torch.set_num_threads(1)
     sweep.store.folder(run.id).create(run)
-    bench = open_workbench(run, sweep.store, sweep.site, sweep.catalogue, keep or {}, cast(Lease, lease or Patience()))
-    return Training(bench, bench.algorithm(begin=True))
+    context = open_context(run, sweep.store, sweep.site, sweep.catalogue, keep or {}, cast(Lease, lease or Patience()))
+    return Training(context, context.algorithm(begin=True))
 
 
 def scores_of(
