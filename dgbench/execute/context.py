@@ -92,7 +92,7 @@ class RunContext:
                 raise Stopped
             yield part
 
-    def show(
+    def predict_batches(
         self,
         predict: Predict,
         view: View,
