@@ -15,7 +15,7 @@ from dgbench.datasets._tree import Tree, matching
 _CLASSES = """
 The_Eiffel_Tower The_Great_Wall_of_China The_Mona_Lisa aircraft_carrier airplane alarm_clock ambulance angel
 animal_migration ant anvil apple arm asparagus axe backpack banana bandage barn baseball baseball_bat basket basketball
-bat bathtub beach bear beard bed bee belt context bicycle binoculars bird birthday_cake blackberry blueberry book
+bat bathtub beach bear beard bed bee belt bench bicycle binoculars bird birthday_cake blackberry blueberry book
 boomerang bottlecap bowtie bracelet brain bread bridge broccoli broom bucket bulldozer bus bush butterfly cactus cake
 calculator calendar camel camera camouflage campfire candle cannon canoe car carrot castle cat ceiling_fan cell_phone
 cello chair chandelier church circle clarinet clock cloud coffee_cup compass computer cookie cooler couch cow crab

@@ -100,7 +100,7 @@ class RunContext:
         batch_size: int | None = None,
         order: NDArray[np.int64] | None = None,
     ) -> Iterator[PredictedBatch]:
-        """Yield a view's logits in batches as `evaluate.show` does, interruptibly.
+        """Yield a view's logits in batches as `evaluate.predict_batches` does, interruptibly.
 
         Unless a `batch_size` is given, a transductive model is shown groups as large as a domain's in training, all of
         them full, and unless an `order` is, in that of `self.order`.

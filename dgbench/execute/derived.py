@@ -56,7 +56,7 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
     last = first + merger.choices - 1
     for step, merged in enumerate(merger.candidates(members, tools), first):
         weights = with_statistics(context, algorithm, merged.weights)
-        shown = partial(context.show, predict_with(algorithm, weights))
+        shown = partial(context.predict_batches, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
         accuracy = _record(context, step, shown, named, by, last=step == last)
         if BEST in keep and (step == first or nan_as_worst(accuracy) > best):
@@ -131,7 +131,7 @@ def _averaged(
     for part in parts:
         total: list[PredictedBatch] = []
         for predict in models:
-            for i, (where, logits) in enumerate(context.show(predict, view, order=part)):
+            for i, (where, logits) in enumerate(context.predict_batches(predict, view, order=part)):
                 if i == len(total):
                     total.append((where, to_float64(logits)))
                 else:
@@ -152,4 +152,4 @@ def _adapted(context: RunContext, make: Callable[[], Adapter], view: View) -> It
         with torch.enable_grad():
             return adapter.predict(prepare(x)).detach()
 
-    return context.show(predict, view, batch_size=adapter.batch_size, order=order)
+    return context.predict_batches(predict, view, batch_size=adapter.batch_size, order=order)

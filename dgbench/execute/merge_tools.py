@@ -47,7 +47,7 @@ class MergeTools:
         """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
         context = self.context
         predict = predict_with(self.algorithm, with_statistics(context, self.algorithm, weights))
-        scores = score_views(partial(context.show, predict), context.data, context.run.validation)
+        scores = score_views(partial(context.predict_batches, predict), context.data, context.run.validation)
         total = sum(view[context.data.card.metric] * view["n"] for view in scores.values())
         return nan_as_worst(total / sum(view["n"] for view in scores.values()))
 

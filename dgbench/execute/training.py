@@ -125,7 +125,9 @@ class Training:
         if self.progress.copies:
             return
         predict, views = predict_with(self.algorithm), self.data.train
-        logits = [concatenate_logits(self.context.show(predict, view), self.data.size(view)) for view in views]
+        logits = [
+            concatenate_logits(self.context.predict_batches(predict, view), self.data.size(view)) for view in views
+        ]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
         self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
@@ -136,7 +138,7 @@ class Training:
         step, views = self.progress.step - 1, self.run.fold.validation
         if step >= 0 and step not in self.evaluation_steps:
             seed_everything(self.device, self.run.seed, step, MODEL)
-            scores = score_views(partial(self.context.show, predict_with(self.algorithm)), self.data, views)
+            scores = score_views(partial(self.context.predict_batches, predict_with(self.algorithm)), self.data, views)
             self.algorithm.validated(mean_score(scores, views, self.data.card.metric))
             self.algorithm.train()
 
@@ -212,7 +214,7 @@ class Training:
     ) -> dict[str, dict[str, float]]:
         predict = predict_with(self.algorithm, weights)
         seed_everything(self.device, self.run.seed, step, predictor)
-        shown = partial(self.context.show, predict)
+        shown = partial(self.context.predict_batches, predict)
         scores = self.context.measure(predictor, shown, step=step, last=last, named=self.progress.named)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
