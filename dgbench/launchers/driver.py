@@ -198,8 +198,8 @@ class _Launch:
                 for settled in (self.summary.found, self.summary.done):
                     if other in settled:
                         settled.remove(other)
-                losses = self.store.folder(other).restarts()
-                self.emit("retry", other, f"begins anew: {losses[-1]['why'] if losses else 'its results are gone'}")
+                restarts = self.store.folder(other).restarts()
+                self.emit("retry", other, f"begins anew: {restarts[-1]['why'] if restarts else 'its results are gone'}")
                 self.look(other, states[other])
         if not missing:  # another process was quicker, and has made it again
             heapq.heappush(self.ready, self.index[id])
