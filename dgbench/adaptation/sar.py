@@ -15,7 +15,7 @@ from dgbench.core.cards import AdapterCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
-from dgbench.methods.ascent import displaced, gradient, of_length
+from dgbench.methods.ascent import displaced_parameters, gradient, scale_to_length
 from dgbench.networks.network import Network
 from dgbench.networks.norms import norms, use_batch_statistics
 
@@ -104,7 +104,7 @@ class SAR(Adapter):
         if reliable.any():
             parameters, uphill = gradient(entropy[reliable].mean(), self._parameters)
             self._optimizer.zero_grad()
-            with displaced(self.network, parameters, of_length(uphill, self.hparams.rho)):
+            with displaced_parameters(self.network, parameters, scale_to_length(uphill, self.hparams.rho)):
                 entropy = entropies(self.network(inputs)[-len(x) :])
                 # Reliable before and after the climb; the logits at the displaced weights serve the gradient only.
                 reliable &= entropy < limit

@@ -35,18 +35,18 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     return norm
 
 
-def of_length(tensors: list[Tensor], length: float | Tensor, eps: float = 1e-12) -> list[Tensor]:
+def scale_to_length(tensors: list[Tensor], length: float | Tensor, eps: float = 1e-12) -> list[Tensor]:
     """`length * v / (||v|| + eps)`, v being all tensors taken as one vector."""
     factor: Tensor = length / (global_norm(tensors) + eps)
     return list(torch._foreach_mul(tensors, factor))
 
 
-def of_adaptive_length(
+def scale_to_adaptive_length(
     tensors: list[Tensor], scales: list[Tensor], length: float | Tensor, eps: float = 1e-16
 ) -> list[Tensor]:
     """`length * T^2 v / (||T v|| + eps)`, T being the scales: of that length where distances are measured by w / T."""
     scaled = list(torch._foreach_mul(tensors, scales))
-    return list(torch._foreach_mul(of_length(scaled, length, eps), scales))
+    return list(torch._foreach_mul(scale_to_length(scaled, length, eps), scales))
 
 
 def adaptive_scales(module: nn.Module, parameters: list[Tensor], eta: float) -> list[Tensor]:
@@ -55,7 +55,7 @@ def adaptive_scales(module: nn.Module, parameters: list[Tensor], eta: float) -> 
     return [p.detach().abs().add_(eta) if id(p) in weights else torch.ones_like(p) for p in parameters]
 
 
-def orthogonal(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12) -> list[Tensor]:
+def orthogonal_part(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12) -> list[Tensor]:
     """What is left of `tensors`, as one vector v, without its part along `to`, w: all of it where w is 0.
 
     v - c ||v|| w / (||w|| + eps), where c = <v, w> / (||v|| ||w|| + eps).
@@ -66,7 +66,7 @@ def orthogonal(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12) -> l
     return list(torch._foreach_sub(tensors, torch._foreach_mul(to, factor)))
 
 
-def within_ball(tensors: list[Tensor], radius: float, *, each: bool, eps: float = 1e-12) -> list[Tensor]:
+def clip_to_radius(tensors: list[Tensor], radius: float, *, each: bool, eps: float = 1e-12) -> list[Tensor]:
     """The tensors shortened to `radius` where they are longer: each of them, or all as one vector."""
     norms = torch.stack(torch._foreach_norm(tensors)) if each else global_norm(tensors).expand(len(tensors))
     factors = torch.where(norms > radius, radius / (norms + eps), 1.0)
@@ -82,13 +82,13 @@ def backward_at(
     is changed in them, in the memory layout that it wants.
     """
     algorithm.optimizer.zero_grad(set_to_none=True)
-    with displaced(algorithm, parameters, by):
+    with displaced_parameters(algorithm, parameters, by):
         loss = algorithm.joint_loss(batches)
         loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach(), gradients_of(parameters)
+    return loss.detach(), gradients_in_place(parameters)
 
 
-def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
+def gradients_in_place(parameters: list[Tensor]) -> list[Tensor]:
     """Their `.grad`, not copies."""
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     assert len(found) == len(parameters), "the second pass reaches what the first reached"
@@ -96,7 +96,7 @@ def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def displaced(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> Iterator[None]:
+def displaced_parameters(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> Iterator[None]:
     """Within the block `parameters` are displaced, and batch norm uses the batch's statistics but remembers none.
 
     Afterwards each parameter is copied back from a saved copy: subtracting the displacement would be off by a
@@ -106,7 +106,7 @@ def displaced(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> 
         saved = [parameter.clone() for parameter in parameters]
         torch._foreach_add_(parameters, by)
     try:
-        with remembering_nothing(module):
+        with frozen_batch_norm_statistics(module):
             yield
     finally:
         with torch.no_grad():
@@ -114,7 +114,7 @@ def displaced(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> 
 
 
 @contextmanager
-def remembering_nothing(module: nn.Module) -> Iterator[None]:
+def frozen_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm in training mode normalises as ever, but leaves its buffers alone, the count of batches included."""
     live = remembering(module)
     # What is none of torch's can't be told to: its buffers are put back.

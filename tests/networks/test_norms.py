@@ -15,7 +15,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.execute.batch_norm import measured
 from dgbench.methods.algorithm import Task
-from dgbench.methods.ascent import remembering_nothing
+from dgbench.methods.ascent import frozen_batch_norm_statistics
 from dgbench.networks.backbones import lacking
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms, norms, use_batch_statistics
@@ -80,7 +80,7 @@ def test_statistics_of_timms_own_batch_norm_are_frozen_and_live() -> None:
 def test_a_second_pass_leaves_them_alone() -> None:
     network = evonorm("live").train()
     before = network.featurizer[0].running_var.clone()
-    with remembering_nothing(network):
+    with frozen_batch_norm_statistics(network):
         loss = F.cross_entropy(network(images(1)), torch.zeros(6, dtype=torch.int64))
         loss.backward()
     assert torch.equal(before, network.featurizer[0].running_var)
