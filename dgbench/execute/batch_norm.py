@@ -18,7 +18,7 @@ from dgbench.data.views import Minibatches, ViewData
 from dgbench.execute.context import RunContext
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
-from dgbench.networks.norms import remembering
+from dgbench.networks.norms import tracking_norms
 
 MINIBATCHES = 500
 """Minibatches to measure on, as SWAD's authors do; fewer in runs of fewer steps."""
@@ -44,7 +44,7 @@ def measured(module: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[
         The weights on the module's device; as they came if no batch norm is live.
     """
     names: dict[nn.Module, str] = {part: name for name, part in module.named_modules()}
-    live: list[Any] = remembering(module)
+    live: list[Any] = tracking_norms(module)
     if not live:
         return dict(weights)
     device = next(module.parameters()).device

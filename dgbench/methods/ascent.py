@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.networks.norms import remembering
+from dgbench.networks.norms import tracking_norms
 
 
 def gradient(
@@ -116,7 +116,7 @@ def displaced_parameters(module: nn.Module, parameters: list[Tensor], by: list[T
 @contextmanager
 def frozen_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm in training mode normalises as ever, but leaves its buffers alone, the count of batches included."""
-    live = remembering(module)
+    live = tracking_norms(module)
     # What is none of torch's can't be told to: its buffers are put back.
     others = [buffer for norm in live if not isinstance(norm, _BatchNorm) for buffer in norm.buffers(recurse=False)]
     saved = [buffer.clone() for buffer in others]

@@ -29,12 +29,12 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, _BatchNorm) or _is_written_anew(part)]
 
 
-def remembering(module: nn.Module) -> list[nn.Module]:
+def tracking_norms(module: nn.Module) -> list[nn.Module]:
     """List those of `batch_norms` that are in training mode and change their running statistics."""
-    return [part for part in batch_norms(module) if part.training and remembers(part)]
+    return [part for part in batch_norms(module) if part.training and tracks_statistics(part)]
 
 
-def remembers(part: nn.Module) -> bool:
+def tracks_statistics(part: nn.Module) -> bool:
     """Whether one of `batch_norms` keeps running statistics."""
     return bool(getattr(part, "track_running_stats", True)) and getattr(part, "running_var", None) is not None
 
