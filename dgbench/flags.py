@@ -13,7 +13,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_folder, check_path
 from dgbench.core.site import Site
 from dgbench.core.wording import shortened
-from dgbench.networks.weights import sha256_of
+from dgbench.networks.weights import hash_weights_file
 from dgbench.plan.options import OPTIONS, Option
 
 
@@ -40,7 +40,7 @@ def asked_of(args: Namespace) -> dict[str, Any]:
     """Collect the given flags that ask for runs, under the keys of a sweep file."""
     asked, setting = _given(args, "asked"), _given(args, "setting")
     if args.backbone_weights:
-        setting["weights"] = sha256_of(Path(args.backbone_weights))
+        setting["weights"] = hash_weights_file(Path(args.backbone_weights))
     if setting:
         asked["setting"] = setting
     if "hparams" in asked:

@@ -21,7 +21,7 @@ from dgbench.core.run import ResolvedEntry, Run
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.methods.average import Weights
 from dgbench.networks.network import Network
-from dgbench.networks.weights import located
+from dgbench.networks.weights import with_weights_file
 from dgbench.store.files import making_sense_of, write_atomic
 from dgbench.store.folder import model_path
 from dgbench.store.sealed import check_safetensors, sealed_safetensors
@@ -55,7 +55,7 @@ def build_algorithm(
     """
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
-    setting = located(run.setting, weights_file)
+    setting = with_weights_file(run.setting, weights_file)
     network = cls.make_network(task.input_shape, task.num_classes, hparams, setting).to(device)
     network.normalises = network.normalises and not task.normalised
     network.freeze(run.setting.freeze)

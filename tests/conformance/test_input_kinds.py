@@ -18,7 +18,7 @@ from dgbench.execute.models import predict_with
 from dgbench.launchers.prepare import prepare
 from dgbench.networks import network
 from dgbench.networks.graphs import GIN
-from dgbench.networks.weights import sha256_of
+from dgbench.networks.weights import hash_weights_file
 from tests.execute.test_fixed_split import TINY, asked, problems, sweep_of, tables
 from tests.support.in_process import execute_all, records_of, runs_of, train, training_of
 from tests.support.wilds_layouts import WRITERS
@@ -142,7 +142,7 @@ def test_frozen_batch_norm_needs_statistics_to_freeze(data_dir: Path, tmp_path: 
     file = tmp_path / "weights.safetensors"
     save_file(featurizer, file)
     site = Site(data_dir=str(data_dir), include=(str(TINY),), device="cpu", backbone_weights=str(file))
-    started = asked("ERM", dataset="TinyMolecules", setting={**how, "weights": sha256_of(file)})
+    started = asked("ERM", dataset="TinyMolecules", setting={**how, "weights": hash_weights_file(file)})
     assert (
         prepare(tmp_path / "file", started, site, Catalogue(site.include)).plan.runs[0].setting.batch_norm == "frozen"
     )

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
-from dgbench.networks.checkpoints import parse_tensors, unpacked
+from dgbench.networks.checkpoints import parse_tensors, select_network
 from dgbench.networks.network import build_network
-from dgbench.networks.weights import located, sha256_of
+from dgbench.networks.weights import hash_weights_file, with_weights_file
 from tests.cases.make_cases import BACKBONE
 from tests.conftest import Cases
 
@@ -27,8 +27,8 @@ OWN = ("conv.weight", "bn.weight", "bn.num_batches_tracked")
 
 def started_from(path: Path) -> dict[str, Tensor]:
     """The featurizer of a network that starts from a file."""
-    how = setting(backbone=BACKBONE, weights=sha256_of(path))
-    return build_network((3, 32, 32), 5, located(how, str(path))).featurizer.state_dict()
+    how = setting(backbone=BACKBONE, weights=hash_weights_file(path))
+    return build_network((3, 32, 32), 5, with_weights_file(how, str(path))).featurizer.state_dict()
 
 
 def plain(cases: Cases) -> dict[str, Tensor]:
@@ -76,22 +76,22 @@ def network(value: float, place: str = "") -> dict[str, Tensor]:
     ],
 )
 def test_the_network_that_is_meant_is_found_by_its_names(tensors: dict[str, Tensor]) -> None:
-    found = unpacked(tensors, OWN, "it")
+    found = select_network(tensors, OWN, "it")
     assert {name: float(found[name]) for name in OWN} == dict.fromkeys(OWN, 1.0)
 
 
 def test_networks_that_differ_are_refused_with_their_places() -> None:
     with pytest.raises(UserError, match=r"it holds several networks, below 'a\.', 'b\.': save one of them alone"):
-        unpacked(network(1.0, "a.") | network(2.0, "b."), OWN, "it")
+        select_network(network(1.0, "a.") | network(2.0, "b."), OWN, "it")
 
 
 def test_what_is_below_the_same_place_stays_there_to_be_told() -> None:
-    found = unpacked({**network(1.0, "model."), "model.extra": torch.zeros(1)}, OWN, "it")
+    found = select_network({**network(1.0, "model."), "model.extra": torch.zeros(1)}, OWN, "it")
     assert found.keys() == {*OWN, "extra"}
 
 
 def test_names_of_others_are_unpacked_for_their_converter() -> None:
-    assert unpacked({"state_dict.module.stem": torch.zeros(1)}, OWN, "it").keys() == {"stem"}
+    assert select_network({"state_dict.module.stem": torch.zeros(1)}, OWN, "it").keys() == {"stem"}
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.flags import add_options, asked_of, places_of, site_of
 from dgbench.methods.algorithm import Task
-from dgbench.networks.network import Network, build_network, featurizer_of
+from dgbench.networks.network import Network, build_network, make_featurizer
 from dgbench.networks.start import check_start
-from dgbench.networks.weights import digest, load, located, sha256_of
+from dgbench.networks.weights import digest, hash_weights_file, load, with_weights_file
 from dgbench.networks.wheels import of_wheel
 from dgbench.plan.options import OPTIONS
 from dgbench.store.folder import model_path
@@ -45,12 +45,14 @@ def alone() -> None:
 
 
 def featurizer(name: str = "resnet18", shape: tuple[int, ...] = (3, 32, 32)) -> nn.Module:
-    return featurizer_of(name, shape)[0]
+    return make_featurizer(name, shape)[0]
 
 
 def built(path: Path, name: str = "resnet18", shape: tuple[int, ...] = (3, 32, 32)) -> Network:
     """A network that starts from a file."""
-    return build_network(shape, 5, located(setting(backbone=name, weights=sha256_of(path)), str(path)))
+    return build_network(
+        shape, 5, with_weights_file(setting(backbone=name, weights=hash_weights_file(path)), str(path))
+    )
 
 
 def same(one: nn.Module, other: dict[str, Tensor]) -> bool:
@@ -150,18 +152,20 @@ def test_files_that_are_no_tensors_are_told(tmp_path: Path) -> None:
         f"--backbone_weights {tmp_path / 'number.pth'} holds no named tensors: it has the keys 'lr'",
     )
     with pytest.raises(UserError, match=r"gone\.pth can't be read: No such file"):
-        sha256_of(tmp_path / "gone.pth")
+        hash_weights_file(tmp_path / "gone.pth")
 
 
 def test_a_file_must_be_the_one_that_the_setting_names(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(timm.create_model("resnet18").state_dict(), path)
-    named = setting(backbone="resnet18", weights=sha256_of(path))
+    named = setting(backbone="resnet18", weights=hash_weights_file(path))
     with pytest.raises(UserError, match=f"the setting names weights by the hash {named.weights}: give their file"):
         check_start(named, (3, 32, 32), "")
     check_start(named, (3, 32, 32), str(path))
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(UserError, match=f"has the hash {sha256_of(path)}, and the setting names {named.weights}"):
+    with pytest.raises(
+        UserError, match=f"has the hash {hash_weights_file(path)}, and the setting names {named.weights}"
+    ):
         check_start(named, (3, 32, 32), str(path))
     path.unlink()
     with pytest.raises(UserError, match="can't be read: No such file"):
@@ -175,7 +179,7 @@ def test_what_can_not_start_is_refused_before_anything_is_built(
     torch.save(featurizer("SmallCNN").state_dict(), path)
     before = torch.get_rng_state()
     with pytest.raises(UserError, match=r"the file of --backbone_weights lacks conv1\.weight"):
-        check_start(setting(backbone="resnet18", weights=sha256_of(path)), (3, 32, 32), str(path))
+        check_start(setting(backbone="resnet18", weights=hash_weights_file(path)), (3, 32, 32), str(path))
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(UserError, match="there are no pretrained weights for backbone 'darknet17'"):
         check_start(setting(backbone="darknet17"), (3, 64, 64), "")
@@ -244,12 +248,12 @@ def test_each_network_of_a_process_knows_its_own_start_whatever_is_built_around_
 def test_a_further_network_of_a_method_starts_from_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(featurizer("SmallCNN").state_dict(), path)
-    how = located(setting(backbone="SmallCNN", weights=sha256_of(path)), str(path))
+    how = with_weights_file(setting(backbone="SmallCNN", weights=hash_weights_file(path)), str(path))
     network = ERM.make_network((3, 32, 32), 5, ERM.Hparams(), how)
     algorithm = ERM(network, ERM.Hparams(), Task((3, 32, 32), 5, ((1,) * 5,)), how)
     assert network.started_from
     assert algorithm.new_network().started_from == network.started_from
-    assert located(setting(), str(path)) == setting(), "no weights are named, so there is no file to find"
+    assert with_weights_file(setting(), str(path)) == setting(), "no weights are named, so there is no file to find"
 
 
 def test_the_digest_is_of_names_types_shapes_and_values() -> None:
@@ -306,7 +310,7 @@ def test_a_run_starts_from_the_file_and_tells_what_that_was(tmp_path: Path) -> N
         path.parent.mkdir()
         torch.save(own, path)
         site = Site(device="cpu", backbone_weights=str(path), save_models=True)
-        how = {"weights": sha256_of(path), "freeze": "featurizer", "steps": 2}
+        how = {"weights": hash_weights_file(path), "freeze": "featurizer", "steps": 2}
         sweep = execute_all(sweep_of(tmp_path / place / "sweep", "ERM", site=site, setting=how))
         folder = sweep.store.folder(sweep.plan.runs[0].id)
         summary = folder.summary()
@@ -322,7 +326,7 @@ def test_a_sweep_whose_file_does_not_fit_is_refused_as_a_whole(tmp_path: Path) -
     path = tmp_path / "w.pth"
     torch.save(featurizer("SmallCNN", (1, 8, 8)).state_dict(), path)
     site = Site(device="cpu", backbone_weights=str(path))
-    how = {"weights": sha256_of(path), "backbone": "vit_tiny_patch16_224"}
+    how = {"weights": hash_weights_file(path), "backbone": "vit_tiny_patch16_224"}
     with pytest.raises(UserError) as caught:
         sweep_of(tmp_path / "sweep", "ERM", site=site, setting=how)
     assert "'vit_tiny_patch16_224' can't take images of 1 x 8 x 8" in caught.value.problems[0]
