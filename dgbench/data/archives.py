@@ -35,7 +35,9 @@ _DEPTH = 4  # of folders in which an archive may wrap the data
 _ASIDE = "__MACOSX"  # what macOS packs beside the data
 
 
-def unpacked(archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> Path:
+def unpack_archives(
+    archives: Sequence[Archive], data_dir: Path, sources: Sequence[Path], progress: ReportProgress
+) -> Path:
     """Unpack `sources`, or `archives` if there are none, to the folder `data_dir/unpacked`.
 
     Of the sources, folders are copied (linked, on the same disk), archives are unpacked and other files are copied.

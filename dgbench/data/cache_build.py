@@ -46,7 +46,7 @@ from dgbench.data.cache_format import (
 )
 from dgbench.data.decoding import JPEG_BEGINS
 from dgbench.data.transforms_cv2 import from_jpeg
-from dgbench.data.transforms_pil import resized
+from dgbench.data.transforms_pil import resize
 from dgbench.store.files import remove_path, write_json
 from dgbench.store.lease import Lease, LeaseLost, Stopped, StopSignals, claim
 
@@ -129,7 +129,7 @@ def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:
     if index.kind == "bytes":
         if image.size == (index.width, index.height):
             return *image.size, image.tobytes()
-        return *image.size, resized(image, index.height, index.width, index.interpolation).tobytes()
+        return *image.size, resize(image, index.height, index.width, index.interpolation).tobytes()
     scale = min(1.0, index.height / min(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     if scale == 1 and (content := _as_it_is(path, image)):

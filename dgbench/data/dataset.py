@@ -184,9 +184,9 @@ class Dataset:
         Raises `UserError` with what is wrong with the sources, `dgbench.data.fetch.Unreachable` if the network or a
         host fails; nothing may hang, and what was fetched is checked by hash wherever one is published.
         """
-        from dgbench.data.archives import unpacked  # imports HTTP, zip and tar, which planning does without
+        from dgbench.data.archives import unpack_archives  # imports HTTP, zip and tar, which planning does without
 
-        cls.arrange(unpacked(cls.archives, data_dir, sources, progress), data_dir / cls.card.folder, progress)
+        cls.arrange(unpack_archives(cls.archives, data_dir, sources, progress), data_dir / cls.card.folder, progress)
 
     @classmethod
     def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:

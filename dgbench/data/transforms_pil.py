@@ -45,12 +45,12 @@ class Augmentation(NamedTuple):
     gray: bool
 
 
-def resized(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
+def resize(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
     """Squash the whole image to `height` x `width`, with antialiasing."""
     return image.resize((width, height), FILTERS[interpolation])
 
 
-def augmented(
+def augment(
     image: Image.Image,
     height: int,
     width: int,
@@ -69,9 +69,9 @@ def augmented(
         interpolation: A name in `FILTERS`.
     """
     if recipe.resize_first:
-        image = resized(image, height, width, interpolation)
+        image = resize(image, height, width, interpolation)
     drawn = draw(image.width, image.height, rng, recipe)
-    image = resized(image.crop(drawn.box), height, width, interpolation)
+    image = resize(image.crop(drawn.box), height, width, interpolation)
     if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = jittered(image, drawn)

@@ -11,7 +11,7 @@ import pytest
 
 from dgbench.core.cards import Archive
 from dgbench.core.errors import UserError
-from dgbench.data.archives import extract, move_folder_of, unpacked
+from dgbench.data.archives import extract, move_folder_of, unpack_archives
 from dgbench.data.fetch import Unreachable
 from tests.support.layouts import write_tar, write_zip
 
@@ -151,7 +151,7 @@ def test_sources_are_unpacked_linked_or_copied(tmp_path: Path) -> None:
     (tmp_path / "own" / "y" / "2").write_bytes(b"2")
     (tmp_path / "own" / "y" / "3").symlink_to(tmp_path / "own" / "y" / "2")
     (tmp_path / "list.txt").write_text("l")
-    place = unpacked(
+    place = unpack_archives(
         [Archive("a.zip", into="z")], tmp_path / "s", [archive, tmp_path / "own", tmp_path / "list.txt"], silent
     )
     assert contents(place) == {"z/x/1": b"1", "y/2": b"2", "y/3": b"2", "list.txt": b"l"}
@@ -168,27 +168,27 @@ def test_links_that_lead_upward_are_not_copied(tmp_path: Path) -> None:
     (given / "a" / "self").symlink_to(given / "a")
     (given / "a" / "other").symlink_to(given / "b")
     (given / "b" / "back").symlink_to(given / "a")
-    folder = unpacked((), tmp_path / "data", [given], silent)
+    folder = unpack_archives((), tmp_path / "data", [given], silent)
     assert contents(folder) == dict.fromkeys(("a/1", "b/1", "a/other/1", "b/back/1"), b"1")
 
 
 def test_all_sources_are_checked_before_any_is_unpacked(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {"x/1": b"1"})
     with pytest.raises(UserError) as caught:
-        unpacked([Archive("a.zip", md5="0")], tmp_path / "s", [archive, tmp_path / "no"], silent)
+        unpack_archives([Archive("a.zip", md5="0")], tmp_path / "s", [archive, tmp_path / "no"], silent)
     first, second = caught.value.problems
     assert "is not the published a.zip" in first
     assert second == f"--from {tmp_path / 'no'}: there is no such file or folder"
     assert not (tmp_path / "s").exists()
     renamed = archive.rename(tmp_path / "mine.zip")
-    assert contents(unpacked([Archive("a.zip", md5="0")], tmp_path / "s", [renamed], silent)) == {"x/1": b"1"}
+    assert contents(unpack_archives([Archive("a.zip", md5="0")], tmp_path / "s", [renamed], silent)) == {"x/1": b"1"}
 
 
 def test_what_only_a_browser_gets_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"no program can fetch b.zip"):
-        unpacked([Archive("a.zip", "http://x"), Archive("b.zip")], tmp_path, (), silent)
+        unpack_archives([Archive("a.zip", "http://x"), Archive("b.zip")], tmp_path, (), silent)
     with pytest.raises(Unreachable, match="dgbench doesn't fetch it: get it yourself"):
-        unpacked([], tmp_path, (), silent)
+        unpack_archives([], tmp_path, (), silent)
 
 
 @pytest.mark.parametrize("wrapped", ["", "kfold", "a/b"])

@@ -61,7 +61,7 @@ def test_gray_is_the_references() -> None:
 def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int], interpolation: str) -> None:
     image = photo(4, *size)
     found = transforms_cv2.resized(np.asarray(image), 224, 224, interpolation)
-    assert difference(found, transforms_pil.resized(image, 224, 224, interpolation)) < ROUNDING
+    assert difference(found, transforms_pil.resize(image, 224, 224, interpolation)) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> No
     image, found, kinds = photo(6), [], set()
     for seed in range(60):
         drawn = transforms_pil.draw(227, 227, np.random.default_rng(seed))
-        expected = transforms_pil.augmented(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
+        expected = transforms_pil.augment(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
         ours = transforms_cv2.augmented(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
         found.append(difference(ours, expected))
         kinds.add((drawn.flip, drawn.gray))
@@ -104,7 +104,7 @@ def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> No
 
 def test_boxes_are_those_of_the_original_in_a_squashed_copy() -> None:
     original = photo(7, 640, 400)
-    copy = transforms_pil.resized(original, 224, 224)
+    copy = transforms_pil.resize(original, 224, 224)
     for seed in range(10):
         drawn = transforms_pil.draw(640, 400, np.random.default_rng(seed))
         left, upper, right, lower = drawn.box

@@ -24,14 +24,14 @@ def same(ours: Image.Image, theirs: Image.Image) -> bool:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resized_is_torchvisions_squash(size: tuple[int, int], interpolation: str) -> None:
     image, how = noise(1, size), InterpolationMode(interpolation)
-    assert same(transforms_pil.resized(image, 48, 32, interpolation), F.resize(image, [48, 32], how))
+    assert same(transforms_pil.resize(image, 48, 32, interpolation), F.resize(image, [48, 32], how))
 
 
 def test_domainbeds_interpolation_is_bilinear() -> None:
     image = noise(1)
-    assert same(transforms_pil.resized(image, 48, 32), transforms_pil.resized(image, 48, 32, "bilinear"))
-    found = transforms_pil.augmented(image, 48, 32, np.random.default_rng(0))
-    assert same(found, transforms_pil.augmented(image, 48, 32, np.random.default_rng(0), interpolation="bilinear"))
+    assert same(transforms_pil.resize(image, 48, 32), transforms_pil.resize(image, 48, 32, "bilinear"))
+    found = transforms_pil.augment(image, 48, 32, np.random.default_rng(0))
+    assert same(found, transforms_pil.augment(image, 48, 32, np.random.default_rng(0), interpolation="bilinear"))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -74,13 +74,13 @@ def test_the_pieces_make_the_augmentation(recipe: Recipe, interpolation: str) ->
         grayed = rng.random() < 0.1
         expected = F.rgb_to_grayscale(expected, num_output_channels=3) if grayed else expected
         kinds.add((flipped, grayed))
-        found = transforms_pil.augmented(image, 32, 32, np.random.default_rng(seed), recipe, interpolation)
+        found = transforms_pil.augment(image, 32, 32, np.random.default_rng(seed), recipe, interpolation)
         assert same(found, expected)
     assert len(kinds) >= 3
 
 
 def test_augmentation_is_a_function_of_the_generator() -> None:
-    drawn = [np.asarray(transforms_pil.augmented(noise(6), 16, 16, np.random.default_rng(seed))) for seed in (1, 1, 2)]
+    drawn = [np.asarray(transforms_pil.augment(noise(6), 16, 16, np.random.default_rng(seed))) for seed in (1, 1, 2)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
 
