@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         folds = dict.fromkeys(f"{', '.join(run.fold.held_out)} of {run.dataset}" for run in sweep.plan.runs)
         lines = (f"held out: {'; '.join(folds)}", f"output folder: {sweep.root}", *sweep.remarks())
         print(*map(printable, lines), sep="\n")
-        sweep.fetch()
+        sweep.ensure_inputs()
         sweep.write()
         if not _execute(sweep, args.threads or usable_cores()):
             return 1

@@ -147,7 +147,7 @@ class Dataset:
     def open(self) -> None:
         """Read names and counts; refuse what is wrong with the files, all at once."""
 
-    def equip(self) -> None:
+    def ensure_vocabulary(self) -> None:
         """Have on this machine what inputs are made with and a hub has: a vocabulary. Called before runs start.
 
         What is here is not asked for; raises `UserError` with the ways out if it can't be had.
@@ -173,7 +173,7 @@ class Dataset:
         return ()
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
+    def download(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Make `data_dir / card.folder` from `sources`, files or folders of the user's; if there are none, fetch them.
 
         Where the user names no sources and has the folder of `card.derived_from`, that is the source.

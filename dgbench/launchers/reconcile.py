@@ -23,7 +23,7 @@ from dgbench.core.wording import printable
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import Slot
-from dgbench.networks.start import fetch
+from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
@@ -81,7 +81,7 @@ class Sweep:
                 wanted.setdefault(source.run, set()).update((source.predictor, which) for which in run.reads)
         return tuple(found)
 
-    def fetch(self, retries: int = 0) -> None:
+    def ensure_inputs(self, retries: int = 0) -> None:
         """Download, before any run starts, the files of hubs that unfinished runs need: weights, vocabularies.
 
         It is fetched once and found by all runs, also on other machines that share the hub's cache (HF_HOME). Raises
@@ -92,7 +92,7 @@ class Sweep:
         problems = Problems()
         for dataset, setting in dict.fromkeys((run.dataset, run.setting) for run in self.plan.runs):
             with problems.collecting():
-                fetch(setting, self.plan.datasets[dataset].input_shape)
+                ensure_weights(setting, self.plan.datasets[dataset].input_shape)
         for _, opened in self._datasets():
             with problems.collecting():
                 opened.equip()

@@ -37,7 +37,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
         check_weights(name)
 
 
-def fetch(setting: Setting, input_shape: Sequence[int]) -> None:
+def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
     """Download the files of a (resolved) backbone from its hub, unless this machine has them.
 
     Raises `UserError` with the ways out if it can't be had.

@@ -284,11 +284,11 @@ def test_a_language_model_reads_the_texts(data_dir: Path, tmp_path: Path) -> Non
 def test_words_that_can_not_be_read_are_told_before_any_run_starts(data_dir: Path, tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
     made = sweep_of(tmp_path / "sweep", data_dir, "ERM", dataset="TinyComments", setting={"backbone": model})
-    made.fetch()
+    made.ensure_inputs()
     Path(model, "vocab.txt").unlink()
     _texts._tokenizer.cache_clear()
     with pytest.raises(UserError, match=r"the vocabulary of .*model.* could not be had"):
-        made.fetch()
+        made.ensure_inputs()
 
 
 def test_pooled_hospitals_are_left_out_one_by_one(data_dir: Path, tmp_path: Path) -> None:

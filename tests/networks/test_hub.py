@@ -24,7 +24,7 @@ from dgbench.datasets import _texts
 from dgbench.networks.backbones import timm_model
 from dgbench.networks.hub import cached_file, timm_file
 from dgbench.networks.network import build_network
-from dgbench.networks.start import fetch
+from dgbench.networks.start import ensure_weights
 from tests.datasets.no_network import cut_off, unplugged
 from tests.support.in_process import sweep_of
 from tests.support.language_models import save_model
@@ -80,7 +80,7 @@ def test_what_is_in_the_cache_nobody_is_asked_for(
     put(hub, f"timm/{RESNET}", path)
     cut_off(monkeypatch)
     how = setting(backbone=RESNET)
-    fetch(how, (3, 32, 32))
+    ensure_weights(how, (3, 32, 32))
     ours = build_network((3, 32, 32), 5, how).featurizer.state_dict()
     assert ours.keys() <= theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -114,7 +114,7 @@ def test_what_is_not_there_is_fetched_once(hub: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
     monkeypatch.setattr(huggingface_hub, "model_info", info)
     for _ in range(3):
-        fetch(setting(backbone=RESNET), (3, 32, 32))
+        ensure_weights(setting(backbone=RESNET), (3, 32, 32))
     assert asked == [f"timm/{RESNET}/model.safetensors"]
 
 
@@ -138,7 +138,7 @@ def test_an_unreachable_hub_is_told_in_seconds_and_with_the_ways_out(monkeypatch
     unplugged(monkeypatch)
     started = time.monotonic()
     with pytest.raises(UserError) as caught:
-        fetch(setting(backbone=RESNET), (3, 224, 224))
+        ensure_weights(setting(backbone=RESNET), (3, 224, 224))
     assert time.monotonic() - started < 60, "the hub client's own retries would go on for minutes"
     assert caught.value.problems == (
         f"the weights of backbone 'resnet18.tv_in1k' could not be fetched {UNPLUGGED}. Fetch them once where there is "
@@ -147,10 +147,10 @@ def test_an_unreachable_hub_is_told_in_seconds_and_with_the_ways_out(monkeypatch
     )
     with pytest.raises(UserError, match="could not be fetched"):
         build_network((3, 224, 224), 7, setting(backbone=RESNET))
-    fetch(setting(backbone=RESNET, pretrained=False), (3, 224, 224))
-    fetch(setting(backbone=RESNET, weights="0" * 64), (3, 224, 224))
-    fetch(setting(backbone="SmallCNN"), (3, 32, 32))
-    fetch(setting(backbone="tf_efficientnet_lite0"), (3, 32, 32))
+    ensure_weights(setting(backbone=RESNET, pretrained=False), (3, 224, 224))
+    ensure_weights(setting(backbone=RESNET, weights="0" * 64), (3, 224, 224))
+    ensure_weights(setting(backbone="SmallCNN"), (3, 32, 32))
+    ensure_weights(setting(backbone="tf_efficientnet_lite0"), (3, 32, 32))
     with pytest.raises(UserError, match="there are no pretrained weights for backbone 'darknet17'"):
         timm_file("darknet17")
 
@@ -193,7 +193,7 @@ def test_a_finished_sweep_asks_for_nothing(hub: Path, tmp_path: Path, monkeypatc
         (made.store.folder(run.id).path / "done").write_text("{}")
     shutil.rmtree(hub)
     cut_off(monkeypatch)
-    made.fetch()
+    made.ensure_inputs()
 
 
 # -- language models ----------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_a_language_model_in_the_cache_is_not_asked_for(
     pytest.importorskip("transformers", reason="extra `text` is not installed")
     put(hub, "someone/tiny", *language_model(tmp_path / "model"))
     cut_off(monkeypatch)
-    fetch(setting(backbone="someone/tiny"), TEXTS)
+    ensure_weights(setting(backbone="someone/tiny"), TEXTS)
     assert _texts.tokens(["good people", "they said"], "someone/tiny", 4)[:, 0].tolist() == [
         [2, 5, 1, 3],
         [2, 9, 10, 3],
@@ -228,12 +228,12 @@ def test_language_models_that_can_not_be_had_are_told(
     unplugged(monkeypatch)
     for name in ("someone/absent", "someone/weightless"):
         with pytest.raises(UserError) as caught:
-            fetch(setting(backbone=name), TEXTS)
+            ensure_weights(setting(backbone=name), TEXTS)
         (told,) = caught.value.problems
         assert told.startswith(f"the language model {name!r} could not be had {UNPLUGGED}. Fetch it once where")
-    fetch(setting(backbone="someone/weightless", pretrained=False), TEXTS)
+    ensure_weights(setting(backbone="someone/weightless", pretrained=False), TEXTS)
     with pytest.raises(UserError, match="reads texts of at most 16 tokens, and these have 17"):
-        fetch(setting(backbone="someone/weightless", pretrained=False), (2, 17))
+        ensure_weights(setting(backbone="someone/weightless", pretrained=False), (2, 17))
 
 
 @pytest.mark.parametrize("place", ["hub", "folder"])
