@@ -24,8 +24,8 @@ from dgbench.core.progress import ReportProgress, shown_progress
 from dgbench.core.site import Site
 from dgbench.data.cache import verify_caches
 from dgbench.data.dataset import Dataset
+from dgbench.data.downloads import Unreachable
 from dgbench.data.duplicates import read_list, remove
-from dgbench.data.fetch import Unreachable
 from dgbench.data.verify import bad_examples
 from dgbench.flags import add_options
 from dgbench.plan.options import OPTIONS
@@ -114,7 +114,7 @@ def _staged(
     """Fetch into a folder of its own, check there, and move to where it belongs in one step."""
     folder = data_dir / cls.card.folder
     try:
-        cls.fetch(staging, [source.resolve() for source in sources], progress)
+        cls.download(staging, [source.resolve() for source in sources], progress)
         cls(data_dir=staging)
     except Unreachable as error:
         raise UserError(*error.problems, *_elsewhere(cls, data_dir)) from error

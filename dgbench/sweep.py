@@ -127,7 +127,7 @@ def _retry(args: Any) -> int:
 
 
 def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
-    sweep.fetch(jobs["retries"])
+    sweep.ensure_inputs(jobs["retries"])
     sweep.write()
     return sweep.execute(**jobs)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dgbench import cli
-from dgbench.data import fetch
+from dgbench.data import downloads
 from dgbench.download import main
 from tests.conftest import Cases
 from tests.support.http_server import Host, serving
@@ -49,7 +49,7 @@ def archive(original: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(fetch, "_PAUSE", 0)
+    monkeypatch.setattr(downloads, "_PAUSE", 0)
     with serving({"/tiny.zip": archive.read_bytes()}) as host:
         yield host
 
@@ -161,7 +161,7 @@ def test_a_file_with_another_hash_is_not_unpacked(command: Command, host: Host, 
 def test_an_interrupted_fetch_goes_on(command: Command, host: Host, tmp_path: Path) -> None:
     host.break_after, host.breaks = 1000, 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "_ATTEMPTS", 1)
+        patch.setattr(downloads, "_ATTEMPTS", 1)
         code, _, err = command()
     assert code == 2
     assert "1,000 bytes have come and are kept, run the same command again" in err

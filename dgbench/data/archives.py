@@ -21,7 +21,7 @@ from dgbench.core.cards import Archive
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.core.wording import printable
-from dgbench.data.fetch import Unreachable, download_file, hash_of
+from dgbench.data.downloads import Unreachable, download_file, hash_of
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _RATIO = 100  # to which images and annotations are not packed, and bombs are

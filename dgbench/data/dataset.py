@@ -99,7 +99,7 @@ class Dataset:
     missing_classes: Mapping[str, Sequence[str]] = {}
     """Domain -> the classes of which it has no example, where the user allowed that."""
     archives: ClassVar[tuple[Archive, ...]] = ()
-    """The files that it is published as, from which `fetch` makes its folder."""
+    """The files that it is published as, from which `download` makes its folder."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class Dataset:
         come in another way. The command `download` calls it with a folder of its own as `data_dir`, opens the data set
         there, and only then moves `card.folder` to where the user wants it: so this neither locks nor cleans up. Of
         what it leaves when it fails, `data_dir / "downloads"` is kept for the next try, and all else is removed.
-        Raises `UserError` with what is wrong with the sources, `dgbench.data.fetch.Unreachable` if the network or a
+        Raises `UserError` with what is wrong with the sources, `dgbench.data.downloads.Unreachable` if the network or a
         host fails; nothing may hang, and what was fetched is checked by hash wherever one is published.
         """
         from dgbench.data.archives import unpack_archives  # imports HTTP, zip and tar, which planning does without

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
-from dgbench.data.fetch import Unreachable
+from dgbench.data.downloads import Unreachable
 
 _SECONDS = 600
 """Longest time that one call of npm may take, in seconds."""

@@ -115,11 +115,11 @@ class DomainNet(ImageDataset):
             )
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
+    def download(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Make the folder as every data set does; refuse sources without the list of duplicates."""
         if sources and not any(source.name == _LIST or source.is_dir() for source in sources):
             raise UserError(f"--from lacks {_LIST}: get it from misc/ in DomainBed's repository, and name it too")
-        super().fetch(data_dir, sources, progress)
+        super().download(data_dir, sources, progress)
 
     @classmethod
     def arrange(cls, unpacked: Path, folder: Path, progress: ReportProgress) -> None:

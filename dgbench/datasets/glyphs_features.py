@@ -111,7 +111,7 @@ class GlyphsFeatures(Dataset):
         if len(sources) == 1 and sources[0].name == Glyphs.card.folder:
             glyphs = Glyphs(data_dir=sources[0].parent)
         else:
-            Glyphs.fetch(data_dir, sources, progress)
+            Glyphs.download(data_dir, sources, progress)
             glyphs = Glyphs(data_dir=data_dir)
         arrays: dict[str, NDArray[Any]] = {"items": np.array(["\t".join(item) for item in glyphs.items])}
         arrays |= _features_of(glyphs, progress)

@@ -95,7 +95,7 @@ class Sweep:
                 ensure_weights(setting, self.plan.datasets[dataset].input_shape)
         for _, opened in self._datasets():
             with problems.collecting():
-                opened.equip()
+                opened.ensure_vocabulary()
         problems.raise_if_any()
 
     def write(self) -> None:

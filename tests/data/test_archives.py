@@ -12,7 +12,7 @@ import pytest
 from dgbench.core.cards import Archive
 from dgbench.core.errors import UserError
 from dgbench.data.archives import extract, move_folder_of, unpack_archives
-from dgbench.data.fetch import Unreachable
+from dgbench.data.downloads import Unreachable
 from tests.support.layouts import write_tar, write_zip
 
 

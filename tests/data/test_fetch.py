@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dgbench.core.errors import UserError
-from dgbench.data import fetch
-from dgbench.data.fetch import Unreachable, download_file
+from dgbench.data import downloads
+from dgbench.data.downloads import Unreachable, download_file
 from tests.support.http_server import Host, serving
 
 CONTENT = bytes(range(256)) * 40
@@ -23,7 +23,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(fetch, "_PAUSE", 0)
+    monkeypatch.setattr(downloads, "_PAUSE", 0)
     with serving({"/a.zip": CONTENT}) as host:
         yield host
 
@@ -66,7 +66,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(host: Host, tmp_path: Pa
 def test_what_came_before_is_kept_for_the_next_call(host: Host, tmp_path: Path) -> None:
     host.break_after, host.breaks = 4000, 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "_ATTEMPTS", 1)
+        patch.setattr(downloads, "_ATTEMPTS", 1)
         with pytest.raises(Unreachable, match=r"after 4,000 of 10,240 bytes; 4,000 bytes have come and are kept"):
             fetched(host, tmp_path)
     assert files(tmp_path) == ["new/a.zip.part", "new/a.zip.tag"]
@@ -78,7 +78,7 @@ def test_what_came_before_is_kept_for_the_next_call(host: Host, tmp_path: Path) 
 def test_parts_of_two_files_are_never_put_together(how: str, host: Host, tmp_path: Path) -> None:
     host.break_after, host.breaks = 4000, 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "_ATTEMPTS", 1)
+        patch.setattr(downloads, "_ATTEMPTS", 1)
         with pytest.raises(Unreachable):
             fetched(host, tmp_path)
     content = CONTENT
@@ -125,7 +125,7 @@ def test_a_web_page_is_not_taken_for_the_file(host: Host, tmp_path: Path) -> Non
 
 
 def test_a_host_that_falls_silent_is_given_up(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
+    monkeypatch.setattr(downloads, "_ATTEMPTS", 1)
     host.hangs = True
     with pytest.raises(Unreachable, match=r"the host sent nothing for 0.2 seconds"):
         fetched(host, tmp_path, timeout=0.2)

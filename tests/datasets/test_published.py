@@ -42,7 +42,7 @@ def test_its_archive_becomes_its_folder(small: type[ImageDataset], tmp_path: Pat
     name = small.archives[0].name
     pack = write_zip if name.endswith(".zip") else write_tar
     archive = pack(tmp_path / f"my-{name}", files_under(root, WRAPPED[small]))
-    small.fetch(tmp_path / "data", [archive], silent)
+    small.download(tmp_path / "data", [archive], silent)
     dataset = small(data_dir=tmp_path / "data")
     assert dataset.domains == small.card.domains
     assert dataset.counts() == [4] * len(dataset.domains)
@@ -85,7 +85,7 @@ def test_the_number_of_images_in_all_is_checked(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(NICOPlusPlus, "card", card)
     monkeypatch.setattr(nico, "_TOTAL", 24)
     source = write_folders(tmp_path / "public_dg_0416" / "train", card.domains, card.classes)
-    NICOPlusPlus.fetch(tmp_path / "data", [source.parent], silent)
+    NICOPlusPlus.download(tmp_path / "data", [source.parent], silent)
     assert NICOPlusPlus(data_dir=tmp_path / "data").counts() == [4] * 6
     next((tmp_path / "data").rglob("*.jpg")).unlink()
     with pytest.raises(UserError, match=r"^there are 23 images, expected 24$"):

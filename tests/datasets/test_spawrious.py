@@ -113,7 +113,7 @@ def test_folders_that_lack_or_are_not_complete_are_told_at_once(written: Path, t
     files = files_under(written / "spawrious224", "spawrious224/")
     files = {name: content for name, content in files.items() if "1/beach/corgi" not in name}
     del files["spawrious224/0/dirt/bulldog/dirt_bulldog_3.png"]
-    SpawriousO2O_easy.fetch(tmp_path, [write_tar(tmp_path / "a.tar.gz", files)], silent)
+    SpawriousO2O_easy.download(tmp_path, [write_tar(tmp_path / "a.tar.gz", files)], silent)
     with pytest.raises(UserError) as caught:
         SpawriousO2O_easy(data_dir=tmp_path)
     root = tmp_path / "spawrious224"

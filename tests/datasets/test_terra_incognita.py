@@ -109,7 +109,7 @@ def sources(tmp_path: Path, lacking: str = "") -> list[Path]:
 
 
 def test_built_from_images_and_annotations(tmp_path: Path) -> None:
-    TerraIncognita.fetch(tmp_path / "data", sources(tmp_path), silent)
+    TerraIncognita.download(tmp_path / "data", sources(tmp_path), silent)
     dataset = opened(tmp_path / "data")
     assert dataset.remarks() == (
         "TerraIncognita is the old",
@@ -123,12 +123,12 @@ def test_built_from_images_and_annotations(tmp_path: Path) -> None:
 
 def test_images_that_lack_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of the 54 images .* such as 38-2.jpg: both archives are needed"):
-        TerraIncognita.fetch(tmp_path / "data", sources(tmp_path, lacking="38-2"), silent)
+        TerraIncognita.download(tmp_path / "data", sources(tmp_path, lacking="38-2"), silent)
 
 
 def test_sorted_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "mine", NEW, CARD.classes)
-    TerraIncognita.fetch(tmp_path / "data", [root], silent)
+    TerraIncognita.download(tmp_path / "data", [root], silent)
     assert opened(tmp_path / "data").remarks() == ("TerraIncognita is the new",)
 
 
@@ -136,4 +136,4 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
     for number, content in enumerate((b"{", b"[]", b'{"images": []}')):
         archive = write_tar(tmp_path / f"{number}.tar", {"a.json": content})
         with pytest.raises(UserError, match=r"a.json is not a file of annotations in COCO's format"):
-            TerraIncognita.fetch(tmp_path / str(number), [archive], silent)
+            TerraIncognita.download(tmp_path / str(number), [archive], silent)
