@@ -12,7 +12,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, within_ball
+from dgbench.methods.ascent import backward_at, gradient, clip_to_radius
 
 BALLS = ("tensor", "global")
 """The choices of `ball`."""
@@ -76,7 +76,7 @@ class AMP(Algorithm):
         by = [torch.zeros_like(parameter) for parameter in parameters]
         for _ in range(h.inner_iter):
             further = list(torch._foreach_add(by, ascent, alpha=h.inner_lr))
-            by = within_ball(further, h.epsilon, each=h.ball == "tensor")
+            by = clip_to_radius(further, h.epsilon, each=h.ball == "tensor")
             uphill, ascent = backward_at(self, batches, parameters, by)
         # The last `backward_at` left its gradient in `.grad`, and the weights are back where they were.
         self.optimizer.step()

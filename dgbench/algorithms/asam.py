@@ -11,7 +11,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import adaptive_scales, backward_at, gradient, of_adaptive_length
+from dgbench.methods.ascent import adaptive_scales, backward_at, gradient, scale_to_adaptive_length
 
 
 class ASAM(Algorithm):
@@ -66,6 +66,6 @@ class ASAM(Algorithm):
         loss = self.joint_loss(batches)
         parameters, ascent = gradient(loss, self.parameters())
         scales = adaptive_scales(self, parameters, self.hparams.eta)
-        uphill, _ = backward_at(self, batches, parameters, of_adaptive_length(ascent, scales, self.hparams.rho))
+        uphill, _ = backward_at(self, batches, parameters, scale_to_adaptive_length(ascent, scales, self.hparams.rho))
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

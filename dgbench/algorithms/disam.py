@@ -12,7 +12,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, of_length
+from dgbench.methods.ascent import backward_at, gradient, scale_to_length
 
 WEIGHTINGS = ("domains", "examples")
 """The choices of `weighting`."""
@@ -78,7 +78,7 @@ class DISAM(Algorithm):
         else:
             variance = (losses - losses.mean()).square().mean()
         parameters, ascent = gradient(loss - self.hparams.disam_lambda * variance, self.parameters())
-        uphill, _ = backward_at(self, batches, parameters, of_length(ascent, self.hparams.rho))
+        uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho))
         self.optimizer.step()
         return {"loss": loss.detach(), "variance": variance.detach(), "sharpness": uphill - loss.detach()}
 

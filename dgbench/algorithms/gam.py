@@ -12,7 +12,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, of_length, orthogonal
+from dgbench.methods.ascent import backward_at, gradient, scale_to_length, orthogonal_part
 
 
 class GAM(Algorithm):
@@ -85,16 +85,16 @@ class GAM(Algorithm):
         h = self.hparams
         loss = self.joint_loss(batches)
         parameters, g0 = gradient(loss, self.parameters())
-        uphill, g1 = backward_at(self, batches, parameters, of_length(g0, h.grad_rho))
-        steeper = of_length(list(torch._foreach_sub(g1, g0)), h.grad_norm_rho)
+        uphill, g1 = backward_at(self, batches, parameters, scale_to_length(g0, h.grad_rho))
+        steeper = scale_to_length(list(torch._foreach_sub(g1, g0)), h.grad_norm_rho)
         _, g2 = backward_at(self, batches, parameters, steeper)
-        both = list(torch._foreach_add(steeper, of_length(g2, h.grad_rho)))
+        both = list(torch._foreach_add(steeper, scale_to_length(g2, h.grad_rho)))
         _, g3 = backward_at(self, batches, parameters, both)
         # In place: `g3` is what lies in `.grad`, and becomes h. `g2` becomes k.
         torch._foreach_mul_(g3, h.beta_3)
         torch._foreach_add_(g3, g1, alpha=h.beta_1)
         torch._foreach_mul_(g2, h.beta_2)
         torch._foreach_add_(g2, g0, alpha=h.beta_0)
-        torch._foreach_sub_(g3, orthogonal(g2, to=g3), alpha=h.gamma)
+        torch._foreach_sub_(g3, orthogonal_part(g2, to=g3), alpha=h.gamma)
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

@@ -13,7 +13,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import displaced, gradient, gradients_of, of_length
+from dgbench.methods.ascent import displaced_parameters, gradient, gradients_in_place, scale_to_length
 
 
 class ImbSAM(Algorithm):
@@ -81,7 +81,7 @@ class ImbSAM(Algorithm):
         parameters, ascent = gradient(tail, self.parameters(), retain_graph=True)
         _, head_gradient = gradient(head, parameters)
         self.optimizer.zero_grad(set_to_none=True)
-        with displaced(self, parameters, of_length(ascent, self.hparams.rho, eps=1e-16)):
+        with displaced_parameters(self, parameters, scale_to_length(ascent, self.hparams.rho, eps=1e-16)):
             _, uphill = self._losses(batches)
             uphill.backward()  # type: ignore[no-untyped-call]
         # The head's gradient is that at the weights, the tail's, which lies in `.grad`, that uphill.

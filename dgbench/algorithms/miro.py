@@ -17,7 +17,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import remembering_nothing
+from dgbench.methods.ascent import frozen_batch_norm_statistics
 from dgbench.networks.network import Network
 from dgbench.networks.norms import batch_norms
 
@@ -95,7 +95,7 @@ class MIRO(Algorithm):
         # The same mode of batch norm on both sides: a network that has not moved must be at distance 0 from its copy.
         for norm, own in zip(batch_norms(self.initial), batch_norms(self.network), strict=True):
             norm.train(own.training)
-        with torch.no_grad(), remembering_nothing(self.initial):
+        with torch.no_grad(), frozen_batch_norm_statistics(self.initial):
             _, old = staged(self.initial, x)
         features, new = staged(self.network, x)
         nll = self.criterion(self.network.classifier(self.network.dropout(features)), y)

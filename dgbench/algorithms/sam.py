@@ -11,7 +11,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, of_length
+from dgbench.methods.ascent import backward_at, gradient, scale_to_length
 
 
 class SAM(Algorithm):
@@ -54,6 +54,6 @@ class SAM(Algorithm):
         """Take one step, for two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
         parameters, ascent = gradient(loss, self.parameters())
-        uphill, _ = backward_at(self, batches, parameters, of_length(ascent, self.hparams.rho))
+        uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho))
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

@@ -12,7 +12,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, of_length
+from dgbench.methods.ascent import backward_at, gradient, scale_to_length
 from dgbench.networks.norms import norms
 
 
@@ -69,6 +69,6 @@ class SAMON(Algorithm):
         if not affine:
             raise UserError("SAMON displaces the normalisation layers that learn, and this network has none")
         parameters, ascent = gradient(loss, affine)
-        uphill, _ = backward_at(self, batches, parameters, of_length(ascent, self.hparams.rho, eps=1e-16))
+        uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho, eps=1e-16))
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

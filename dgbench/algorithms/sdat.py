@@ -15,7 +15,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import displaced, gradient, of_length
+from dgbench.methods.ascent import displaced_parameters, gradient, scale_to_length
 
 
 class SDAT(Algorithm):
@@ -88,7 +88,7 @@ class SDAT(Algorithm):
         parameters, g = gradient(loss, self.network.parameters())
         for optimizer in (self.optimizer, self.disc_optimizer):
             optimizer.zero_grad(set_to_none=True)
-        with displaced(self, parameters, of_length(g, self.hparams.rho)):
+        with displaced_parameters(self, parameters, scale_to_length(g, self.hparams.rho)):
             features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
             uphill = F.cross_entropy(self.network.classifier(features), torch.cat([b.y for b in batches]))
             weight = 2 / (1 + math.exp(-self.step / self.hparams.reversal_steps)) - 1

@@ -14,7 +14,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, of_adaptive_length, remembering_nothing
+from dgbench.methods.ascent import backward_at, gradient, scale_to_adaptive_length, frozen_batch_norm_statistics
 
 DISTANCES = ("previous", "pretrained", "noise", "fisher")
 """Predictions to compare with, from which the radius comes."""
@@ -119,7 +119,7 @@ class TRAM(Algorithm):
             features: Their features (B, num_features) under the present weights, before dropout.
         """
         if self.hparams.distance == "noise":
-            with remembering_nothing(self.network):
+            with frozen_batch_norm_statistics(self.network):
                 other = self.network.classifier(self.network.noisy_features(x, self.hparams.sigma))
         else:
             other = self.reference.classifier(self.reference.features(x))
@@ -133,7 +133,7 @@ class TRAM(Algorithm):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the length factor and the displacements of `fisher`, for which one more backward pass is made."""
         h = self.hparams
-        with remembering_nothing(self.network):
+        with frozen_batch_norm_statistics(self.network):
             features = self.network.noisy_features(x, h.sigma)
             loss = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
             _, information = gradient(loss, parameters)

@@ -19,7 +19,7 @@ from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods.algorithm import Batch
-from dgbench.methods.ascent import backward_at, global_norm, gradient, of_length, remembering_nothing
+from dgbench.methods.ascent import backward_at, global_norm, gradient, scale_to_length, frozen_batch_norm_statistics
 from dgbench.networks.norms import use_batch_statistics
 
 PERTURBATIONS = ("raw", "style")
@@ -138,7 +138,7 @@ class UDIM(SAM):
         inconsistency = _inconsistency([len(b.y) for b in batches], *self.compared(batches, layers, moved))
         # Taken at the weights themselves; only the gradient of L is taken at theta + eps, below.
         _, alike = gradient(inconsistency, parameters)
-        ascent = of_length([part.detach() for part in g], self.hparams.rho)
+        ascent = scale_to_length([part.detach() for part in g], self.hparams.rho)
         uphill, descent = backward_at(self, batches, parameters, ascent)
         torch._foreach_add_(descent, alike, alpha=self.hparams.udim_lambda)
         self.optimizer.step()
@@ -156,7 +156,7 @@ class UDIM(SAM):
         Returns:
             Gradients on x and gradients on x~, all domains' examples one after another.
         """
-        with remembering_nothing(self.network):
+        with frozen_batch_norm_statistics(self.network):
             features = self.network.dropout(self.network.features(moved))
         return layers, per_example(self.network.classifier, features, torch.cat([b.y for b in batches]))[1]
 

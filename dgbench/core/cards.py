@@ -257,7 +257,7 @@ class DatasetCard:
     folder: str = ""
     """Its place under the data directory; empty if it needs no files."""
     derived_from: str = ""
-    """Folder of the data set that it is computed from; if that lies under the data directory, `download` is given it."""
+    """Folder of the data set that it is computed from; if it lies under the data directory, `download` gets it."""
     path: bool = False
     """Its name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()

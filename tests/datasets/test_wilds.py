@@ -19,7 +19,7 @@ from PIL import Image
 
 from dgbench.core.errors import UserError
 from dgbench.data.dataset import SplitExamples
-from dgbench.data.transforms_pil import resized
+from dgbench.data.transforms_pil import resize
 from dgbench.datasets._wilds import WildsDataset
 from dgbench.datasets.amazon import Amazon
 from dgbench.datasets.camelyon17 import Camelyon17
@@ -152,7 +152,7 @@ def test_inputs_and_scores_are_those_of_wilds_own_subsets(copy: Copy) -> None:
             assert same(y.squeeze(), examples.labels[indices[place]])
             found = examples.batch(indices[place : place + 1], None)[0]
             if isinstance(x, Image.Image):
-                x = resized(x.convert("RGB"), *copy.dataset.input_shape[1:])
+                x = resize(x.convert("RGB"), *copy.dataset.input_shape[1:])
                 x = np.asarray(x, np.float32).transpose(2, 0, 1)
                 if found.dtype == np.float32:
                     x = (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True)

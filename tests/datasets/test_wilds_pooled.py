@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dgbench.core.errors import UserError
-from dgbench.data.transforms_pil import augmented, resized
+from dgbench.data.transforms_pil import augment, resize
 from dgbench.datasets._wilds_images import WildsPooled
 from dgbench.datasets.camelyon17 import WILDSCamelyon
 from dgbench.datasets.fmow import WILDSFMoW
@@ -44,11 +44,11 @@ def test_images_are_enlarged_before_they_are_augmented(camelyon: WildsPooled) ->
     assert camelyon.data_dir is not None
     path = camelyon.data_dir / "camelyon17_v1.0/patches/patient_010_node_0/patch_patient_010_node_0_x_3032_y_20010.png"
     with Image.open(path) as file:
-        large = resized(file.convert("RGB"), 224, 224)
+        large = resize(file.convert("RGB"), 224, 224)
     clean = examples.batch(np.array([1]), None)[0]
     assert np.array_equal(clean, np.asarray(large).transpose(2, 0, 1))
     found = examples.batch(np.array([1]), np.random.default_rng(4))[0]
-    expected = augmented(large, 224, 224, np.random.default_rng(4))
+    expected = augment(large, 224, 224, np.random.default_rng(4))
     assert np.array_equal(found, np.asarray(expected).transpose(2, 0, 1))
     assert not np.array_equal(found, clean)
 
@@ -59,8 +59,8 @@ def test_images_are_resized_for_the_network_as_those_of_other_data_sets(camelyon
     with camelyon.source("official").get_input(examples.rows[1]) as image:  # type: ignore[attr-defined]
         small = image.convert("RGB")
     clean = examples.batch(np.array([1]), None)[0]
-    assert np.array_equal(clean, np.asarray(resized(small, 224, 224, "bicubic")).transpose(2, 0, 1))
-    assert not np.array_equal(clean, np.asarray(resized(small, 224, 224)).transpose(2, 0, 1))
+    assert np.array_equal(clean, np.asarray(resize(small, 224, 224, "bicubic")).transpose(2, 0, 1))
+    assert not np.array_equal(clean, np.asarray(resize(small, 224, 224)).transpose(2, 0, 1))
 
 
 def test_regions_are_numbered_as_they_appear_and_hold_what_wilds_discards(
