@@ -12,7 +12,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, clip_to_radius
+from dgbench.methods.ascent import backward_at, clip_to_radius, gradient
 
 BALLS = ("tensor", "global")
 """The choices of `ball`."""

@@ -12,7 +12,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, scale_to_length, orthogonal_part
+from dgbench.methods.ascent import backward_at, gradient, orthogonal_part, scale_to_length
 
 
 class GSAM(Algorithm):

@@ -14,7 +14,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, scale_to_adaptive_length, frozen_batch_norm_statistics
+from dgbench.methods.ascent import backward_at, frozen_batch_norm_statistics, gradient, scale_to_adaptive_length
 
 DISTANCES = ("previous", "pretrained", "noise", "fisher")
 """Predictions to compare with, from which the radius comes."""

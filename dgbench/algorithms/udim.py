@@ -19,7 +19,7 @@ from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods.algorithm import Batch
-from dgbench.methods.ascent import backward_at, global_norm, gradient, scale_to_length, frozen_batch_norm_statistics
+from dgbench.methods.ascent import backward_at, frozen_batch_norm_statistics, global_norm, gradient, scale_to_length
 from dgbench.networks.norms import use_batch_statistics
 
 PERTURBATIONS = ("raw", "style")

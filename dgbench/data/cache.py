@@ -169,7 +169,7 @@ class CachedImages:
         Returns:
             (B, 3, height, width).
         """
-        from dgbench.data.transforms_cv2 import augmented, resized, split
+        from dgbench.data.transforms_cv2 import augment, resize, split
         from dgbench.data.transforms_pil import draw
 
         how = self.index.interpolation
@@ -178,10 +178,10 @@ class CachedImages:
             image = self[row]
             w, h = map(int, self.sizes[row, :2])
             if rng is None or recipe.resize_first:
-                image, w, h = resized(image, height, width, how), width, height
+                image, w, h = resize(image, height, width, how), width, height
             if rng is None:
                 split(image, channels)
                 continue
             scale = image.shape[1] / w, image.shape[0] / h
-            split(augmented(image, draw(w, h, rng, recipe), height, width, scale, how), channels)
+            split(augment(image, draw(w, h, rng, recipe), height, width, scale, how), channels)
         return inputs

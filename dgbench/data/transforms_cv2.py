@@ -33,14 +33,14 @@ def split(image: Pixels, channels: Pixels) -> None:
     cv2.split(image, list(channels))
 
 
-def resized(image: Pixels, height: int, width: int, interpolation: str = "bilinear") -> Pixels:
+def resize(image: Pixels, height: int, width: int, interpolation: str = "bilinear") -> Pixels:
     """Squash the whole image to `height` x `width`; return the image itself if that is its size."""
     if image.shape[:2] == (height, width):
         return image
-    return cropped(image, (0, 0, image.shape[1], image.shape[0]), height, width, interpolation)
+    return crop(image, (0, 0, image.shape[1], image.shape[0]), height, width, interpolation)
 
 
-def augmented(
+def augment(
     image: Pixels,
     drawn: Augmentation,
     height: int,
@@ -60,7 +60,7 @@ def augmented(
     """
     (left, upper, right, lower), (x, y) = drawn.box, scale
     box = (left * x, upper * y, min(right * x, image.shape[1]), min(lower * y, image.shape[0]))
-    image = cropped(image, box, height, width, interpolation)
+    image = crop(image, box, height, width, interpolation)
     if drawn.flip:
         image = cv2.flip(image, 1)
     amounts = (*drawn.factors, drawn.turn)
@@ -69,7 +69,7 @@ def augmented(
     return gray(image) if drawn.gray else image
 
 
-def cropped(
+def crop(
     image: Pixels, box: tuple[float, float, float, float], height: int, width: int, interpolation: str = "bilinear"
 ) -> Pixels:
     """Squash the box (left, upper, right, lower), in pixels and fractions of them, to `height` x `width`.

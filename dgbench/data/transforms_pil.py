@@ -74,7 +74,7 @@ def augment(
     image = resize(image.crop(drawn.box), height, width, interpolation)
     if drawn.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = jittered(image, drawn)
+    image = jitter(image, drawn)
     return gray(image) if drawn.gray else image
 
 
@@ -111,7 +111,7 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return left, upper, left + w, upper + h
 
 
-def jittered(image: Image.Image, drawn: Augmentation) -> Image.Image:
+def jitter(image: Image.Image, drawn: Augmentation) -> Image.Image:
     """Change brightness, contrast, saturation and hue as drawn, in the order drawn."""
     amounts = (*drawn.factors, drawn.turn)
     for operation in drawn.order:

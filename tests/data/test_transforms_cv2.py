@@ -60,7 +60,7 @@ def test_gray_is_the_references() -> None:
 @pytest.mark.parametrize("interpolation", transforms_pil.FILTERS)
 def test_the_squash_is_the_references_up_to_rounding(size: tuple[int, int], interpolation: str) -> None:
     image = photo(4, *size)
-    found = transforms_cv2.resized(np.asarray(image), 224, 224, interpolation)
+    found = transforms_cv2.resize(np.asarray(image), 224, 224, interpolation)
     assert difference(found, transforms_pil.resize(image, 224, 224, interpolation)) < ROUNDING
 
 
@@ -81,7 +81,7 @@ def test_boxes_of_fractions_of_pixels_are_the_references(
 ) -> None:
     image, how = photo(5, *size), transforms_pil.FILTERS[interpolation]
     expected = image.resize((224, 224), how, box)
-    found = transforms_cv2.cropped(np.asarray(image), box, 224, 224, interpolation)
+    found = transforms_cv2.crop(np.asarray(image), box, 224, 224, interpolation)
     assert difference(found, expected) < ROUNDING
     moved = image.resize((224, 224), how, (box[0], box[1], box[2] - 1, box[3] - 1))
     assert difference(found, moved) > 2 * difference(found, expected), "a pixel makes more of a difference"
@@ -94,7 +94,7 @@ def test_a_draw_is_applied_as_the_reference_applies_it(interpolation: str) -> No
     for seed in range(60):
         drawn = transforms_pil.draw(227, 227, np.random.default_rng(seed))
         expected = transforms_pil.augment(image, 224, 224, np.random.default_rng(seed), interpolation=interpolation)
-        ours = transforms_cv2.augmented(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
+        ours = transforms_cv2.augment(np.asarray(image), drawn, 224, 224, (1, 1), interpolation)
         found.append(difference(ours, expected))
         kinds.add((drawn.flip, drawn.gray))
     assert len(kinds) == 4
@@ -111,7 +111,7 @@ def test_boxes_are_those_of_the_original_in_a_squashed_copy() -> None:
         box = (left * 0.35, upper * 0.56, right * 0.35, lower * 0.56)
         plain = drawn._replace(flip=False, factors=(1, 1, 1), turn=0, order=(), gray=False)
         expected = copy.resize((224, 224), Image.Resampling.BILINEAR, box)
-        found = transforms_cv2.augmented(np.asarray(copy), plain, 224, 224, (224 / 640, 224 / 400))
+        found = transforms_cv2.augment(np.asarray(copy), plain, 224, 224, (224 / 640, 224 / 400))
         assert difference(found, expected) < ROUNDING
 
 
