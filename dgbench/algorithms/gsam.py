@@ -74,8 +74,8 @@ class GSAM(Algorithm):
         rho = self.hparams.rho * (floor + (1 - floor) * self.setting.lr_factor(self.step))
         loss = self.joint_loss(batches)
         parameters, here = gradient(loss, self.parameters())
-        uphill, there = backward_at(self, batches, parameters, of_length(here, rho))
+        uphill, there = backward_at(self, batches, parameters, scale_to_length(here, rho))
         # In place: `there`, the gradient uphill, is what lies in `.grad`.
-        torch._foreach_sub_(there, orthogonal(here, to=there), alpha=self.hparams.alpha)
+        torch._foreach_sub_(there, orthogonal_part(here, to=there), alpha=self.hparams.alpha)
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

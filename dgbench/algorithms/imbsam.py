@@ -85,7 +85,7 @@ class ImbSAM(Algorithm):
             _, uphill = self._losses(batches)
             uphill.backward()  # type: ignore[no-untyped-call]
         # The head's gradient is that at the weights, the tail's, which lies in `.grad`, that uphill.
-        torch._foreach_add_(gradients_of(parameters), head_gradient)
+        torch._foreach_add_(gradients_in_place(parameters), head_gradient)
         self.optimizer.step()
         return {"loss": (head + tail).detach(), "sharpness": (uphill - tail).detach()}
 

