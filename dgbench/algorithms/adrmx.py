@@ -127,6 +127,7 @@ class ADRMX(Algorithm):
         return {"loss": nll.detach(), "disc_loss": disc_loss.detach()}
 
     def _others(self, label: Tensor, domain: Tensor, y: Tensor, domains: Tensor) -> Tensor:
+        """Return the sum of the losses but for the classifier's own and the discriminator's."""
         h, invariant = self.hparams, label - domain
         loss = F.cross_entropy(self.invariant_classifier(invariant), y)
         loss = loss + h.dclf_lambda * F.cross_entropy(self.domain_network.classifier(domain), domains)
@@ -164,6 +165,7 @@ def sup_con(features: Tensor, y: Tensor) -> Tensor:
     """Compute the supervised contrastive loss of DomainBed's ADRMX, a scalar; 0 where no class occurs twice."""
     z = F.normalize(features, dim=1)
     other = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
+    # 1/2 is DomainBed's weight of both the same domain and other domains; beside `_EPS` it changes the value.
     weights = (z @ z.T / _TEMPERATURE).exp() / 2 * other
     shares = weights / (weights.sum(dim=1, keepdim=True) + _EPS)
     alike = (y[:, None] == y) & other

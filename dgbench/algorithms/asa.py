@@ -83,6 +83,7 @@ class ASA(Algorithm):
         for k in range(self.hparams.asa_style_steps):
             hard = self._styled_loss(batches, begin=self.step == 0 and k == 0)
             self.style_optimizer.zero_grad(set_to_none=True)
+            # This leaves gradients in the network's parameters too; `descend` clears them before its own pass.
             (-self.hparams.adv_weight * hard).backward()  # type: ignore[no-untyped-call]
             self.style_optimizer.step()
         loss = self._styled_loss(batches)
@@ -104,6 +105,7 @@ class ASA(Algorithm):
                 with torch.no_grad():
                     learned[0].copy_(spread(mean))
                     learned[1].copy_(spread(std))
+            # A third each: the maps stay, the learned spreads, DSU's spreads.
             drawn = coin()
             if drawn < 1 / 3:
                 return None

@@ -43,7 +43,7 @@ class CAD(Algorithm):
         link="https://arxiv.org/abs/2201.00057",
         min_domains=2,
         penalties=("lmbda",),
-        unlike_domainbed="is_project on ends in a NameError; is_flipped off counts each example as its own neighbour",
+        unlike_domainbed="is_project on ends in a NameError; is_flipped off counts each example as its own neighbor",
         needs=("classes",),
     )
 
@@ -85,6 +85,7 @@ class CAD(Algorithm):
         alike = (y[:, None] == y) & other
         wanted = ((domains[:, None] == domains) ^ h.is_flipped) & other
         among, counts = self.compared(alike, other, wanted)
+        # An example without a wanted neighbor has an empty sum, whose log would be minus infinity.
         counts = counts & (wanted & among).any(dim=1)
         similarity = z @ z.T / h.temperature
         log_share = _log_sum(similarity, wanted & among, counts) - _log_sum(similarity, among, counts)

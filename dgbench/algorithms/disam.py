@@ -78,6 +78,7 @@ class DISAM(Algorithm):
         else:
             variance = (losses - losses.mean()).square().mean()
         parameters, ascent = gradient(loss - self.hparams.disam_lambda * variance, self.parameters())
+        # The descent is along the gradient of ERM's loss: the variance is in the ascent alone.
         uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho))
         self.optimizer.step()
         return {"loss": loss.detach(), "variance": variance.detach(), "sharpness": uphill - loss.detach()}

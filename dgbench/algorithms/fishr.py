@@ -77,6 +77,7 @@ class Fishr(Algorithm):
         """Take one step; drop the optimizer's moments where the penalty sets in."""
         annealed = self.hparams.penalty_anneal_iters
         if self.step == annealed:
+            # As in DomainBed: moments gathered without the penalty would give the first steps with it a wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
         y = torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))

@@ -62,6 +62,7 @@ class GroupDRO(Algorithm):
         losses = feature_losses(self, self.domain_features(batches), batches)
         there = places(self, batches)
         gains = self.hparams.groupdro_eta * losses.detach()
+        # Domains that this step doesn't show gain nothing; the normalization is over all.
         self.log_q.copy_(self.log_q.index_add(0, there, gains).log_softmax(dim=0))
         loss = losses @ self.log_q[there].exp()
         self.descend(loss)

@@ -71,6 +71,7 @@ class IB_ERM(Algorithm):
         """Take one step; drop the optimizer's moments where the penalty's weight jumps."""
         annealed = self.hparams.ib_penalty_anneal_iters
         if self.step == annealed:
+            # As in DomainBed: moments gathered without the penalty would give the first steps with it a wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
         features = pooled_features(self, batches)
         nll = losses_of(self, parts(self.network.classifier(features), batches), batches).mean()
@@ -121,6 +122,8 @@ class IB_IRM(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step; drop the optimizer's moments where a penalty's weight jumps."""
         irm_annealed, ib_annealed = self.hparams.irm_penalty_anneal_iters, self.hparams.ib_penalty_anneal_iters
+        # As in DomainBed: moments gathered under the old weights would give the first steps under the new ones a wrong
+        # size.
         if self.step in (irm_annealed, ib_annealed):
             self.optimizer = self.new_optimizer(self.parameters())
         features = pooled_features(self, batches)

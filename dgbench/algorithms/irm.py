@@ -80,6 +80,8 @@ class IRM(Algorithm):
         """Take one step; drop the optimizer's moments where the penalty's weight jumps."""
         annealed = self.hparams.irm_penalty_anneal_iters
         if self.step == annealed:
+            # As in DomainBed: moments gathered under the old weight would give the first steps under the new one a
+            # wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
         logits = parts(self(torch.cat([b.x for b in batches])), batches)
         penalty = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
