@@ -1,10 +1,12 @@
-"""The catalogues: what algorithms, averages, mergers, adapters and data sets there are.
+"""The catalogue: which algorithms, averages, mergers, adapters and data sets there are.
 
-An entry is found in the package's folders, by entry point (of a group for each kind, such as `dgbench.algorithms`,
-where it names a module whose classes are found as in a file), or in a file that the user includes (`file.py`, or
-`file.py:Name` for a class written for another suite), all through `Catalogue`. What planning and `list` need of an
-entry (its card and search space) is kept in a small index file keyed by the hash of the entry's source, so that they
-don't import torch; the class is imported when a run needs it. Of another suite's classes nothing is kept.
+An entry is a class found in one of three places: the package's own folders; a module that an installed package names as
+an entry point, in a group for each kind such as `dgbench.algorithms`; or a file that the user includes (`file.py`, or
+`file.py:Name` for a class written for DomainBed). All come through `Catalogue`.
+
+Planning and `list` need an entry's card and search space only. These are kept in a small index file, keyed by the hash
+of the entry's source (`index`), so that neither imports torch; the class is imported when a run needs it. Of classes
+written for another suite nothing is kept, as their hyperparameters come from code that may change elsewhere.
 """
 
 from __future__ import annotations
@@ -29,12 +31,21 @@ if TYPE_CHECKING:
 
 
 class Catalogue:
-    """All entries by name. Names are unique over all kinds, so that `SAM+SWAD` says what each word is.
+    """All entries by name, and the data sets opened so far.
 
-    Gathering the entries reads about a hundred files, so a command makes one catalogue and hands it on.
+    Names are unique over all kinds, so that each word of `SAM+SWAD` has one meaning. Finding the entries reads about a
+    hundred files, so a command makes one catalogue and hands it on.
     """
 
     def __init__(self, include: Sequence[str | Path] = ()) -> None:
+        """Check the paths of included files; entries are found when they are first needed.
+
+        Args:
+            include: Files with further entries, as `file.py` or `file.py:Name`.
+
+        Raises:
+            UserError: All paths that are not valid, or all that don't exist.
+        """
         split, problems = [split_include(str(path)) for path in include], Problems()
         for file, _ in split:
             with problems.collecting():
@@ -49,13 +60,17 @@ class Catalogue:
         """Data sets that `sources.open_dataset` has opened; of two catalogues, each may have a class of one name."""
 
     def including(self, include: Sequence[str | Path]) -> Catalogue:
-        """Return the catalogue with these included files: this one if it has no others."""
+        """Return the catalogue with these included files and no others, which is this one if it has the same."""
         other = Catalogue(include)
         return self if other.include == self.include else other
 
     @cached_property
     def entries(self) -> dict[str, CatalogueEntry]:
-        """Gather the entries by name; raises `UserError` if two files claim one name."""
+        """The entries by name, sorted without regard to case.
+
+        Raises:
+            UserError: Two files claim one name.
+        """
         found: dict[str, CatalogueEntry] = {}
         for entry in self._find():
             if entry.name in found and found[entry.name].file != entry.file:
@@ -68,7 +83,11 @@ class Catalogue:
         return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
 
     def get(self, kind: str, name: str) -> CatalogueEntry:
-        """Return the entry of that kind and name; raises `UserError` with the nearest match."""
+        """Return the entry of that kind and name.
+
+        Raises:
+            UserError: There is none; the message suggests the nearest match.
+        """
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:
             raise UserError(unknown("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
@@ -76,7 +95,11 @@ class Catalogue:
 
     @cached_property
     def baseline(self) -> str:
-        """Find the algorithm that a bare average, merger or adapter is of; raises `UserError` if there are several."""
+        """Name of the algorithm that a bare average, merger or adapter applies to, such as ERM.
+
+        Raises:
+            UserError: Several cards claim to be the baseline.
+        """
         found = [entry for entry in self.of_kind("algorithm").values() if entry.card.baseline]
         if len(found) > 1:
             claims = " and ".join(f"{entry.name} in {entry.file}" for entry in found)
@@ -84,12 +107,14 @@ class Catalogue:
         return found[0].name
 
     def _find(self) -> Iterator[CatalogueEntry]:
+        """Yield the entries of the package, of entry points and of included files, in this order."""
         yield from package_entries()
         installed = entry_points()  # reads the metadata of every installed package, at each call
         for point in (point for kind in KINDS for point in installed.select(group=f"dgbench.{kind}s")):
             try:
+                # Finds the module's file without importing it: the index may know its entries already.
                 spec = importlib.util.find_spec(point.module)
-            except ModuleNotFoundError:  # of a package that it would lie in
+            except ModuleNotFoundError:  # a package above the module is missing
                 spec = None
             if spec is None or spec.origin is None:
                 raise UserError(f"entry point {point.name} of group {point.group}: there is no module {point.module}")
@@ -108,7 +133,8 @@ class Catalogue:
 def shared_catalogue(include: tuple[str, ...]) -> Catalogue:
     """Return the catalogue that the runs of this process share, made at the first call.
 
-    The fork server makes it before it forks (`dgbench.execute.job.preload`): the runs' processes inherit its entries
-    and the data sets that it opened. Commands make their own instead: in a notebook, a file may change between two.
+    The fork server makes it before it forks (`dgbench.execute.job.preload`), so that the runs' processes inherit its
+    entries and the data sets that it opened. Commands make their own instead: in a notebook, a file may change between
+    two of them.
     """
     return Catalogue(include)

@@ -1,4 +1,4 @@
-"""One entry of a catalogue: a class as far as it is known without importing it."""
+"""One entry of a catalogue: a class, described as far as possible without importing it, and the way to import it."""
 
 from __future__ import annotations
 
@@ -23,45 +23,55 @@ KINDS = {
     "adapter": ("adaptation", "dgbench.methods.adapter", "Adapter", cards.AdapterCard),
     "dataset": ("datasets", "dgbench.data.dataset", "Dataset", cards.DatasetCard),
 }
-"""kind -> folder, module and name of the base class, class of the card."""
+"""Kind -> folder, module and name of the base class, class of the card."""
 PACKAGE = Path(__file__).parents[1]
+"""The folder of the package dgbench."""
 
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One class of a catalogue, as far as it is known without importing it."""
+    """One class of a catalogue, known by its card and search space; `index` makes it from the class or from a file.
+
+    It is plain data, so that the index can keep it as JSON. Importing the class, which for algorithms imports torch,
+    waits until `load` or `check` needs it.
+    """
 
     kind: str
+    """A key of `KINDS`."""
     name: str
+    """Name of the class, by which users call the entry."""
     file: str
+    """Path of its source."""
     module: str
     """Dotted name to import; empty for an included file, which is imported by its path."""
     doc: str
+    """Docstring of the class, without its indentation."""
     space: Space
+    """Its hyperparameters; empty for a data set."""
     checks: bool
-    """Its `Hparams` check more than what the space says: what values must be to each other."""
+    """Its `Hparams` checks more than each value by itself, such as how two values must be related."""
     card: Any
-    """The card of its kind (`dgbench.core.cards`)."""
+    """The card of its kind, see `dgbench.core.cards`."""
 
     features: ClassVar[bool] = True
-    """Of an algorithm: its predictor is a network's features and its classifier, which adapters work on."""
+    """Of an algorithm: its predictor is features and a classifier on them, which adapters work on."""
 
     @property
     def summary(self) -> str:
-        """Return the first line of the docstring: for a method, its objective."""
+        """First line of the docstring, printed by `list`."""
         return self.doc.strip().partition("\n")[0]
 
     @property
     def source(self) -> str:
-        """Name and hash the file that it is from: `mine.py 0123456789ab`; empty for what the package holds."""
+        """Name and hash of an outside source, `mine.py 0123456789ab`; empty for an entry of the package."""
         return source_of(Path(self.file))
 
     def load(self) -> Any:
-        """Import its file and return the class."""
+        """Import the entry's file and return the class."""
         return getattr(import_source(self.module, Path(self.file)), self.name)
 
     def check(self, hparams: Mapping[str, Value]) -> None:
-        """Refuse values that its `Hparams` do, of which each by itself is right; import its file for that."""
+        """Raise UserError for values that are each valid but that `Hparams` refuses together; may import the file."""
         if self.checks:
             try:
                 self.load().Hparams(**hparams)
@@ -70,11 +80,11 @@ class CatalogueEntry:
 
     @property
     def open(self) -> bool:
-        """Whether it takes hyperparameters of any name, not only those of its space."""
+        """Whether the entry takes hyperparameters of any name, not only those of its space."""
         return False
 
     def takes(self, name: str) -> bool:
-        """Whether a hyperparameter of that name means something to it."""
+        """Return whether a hyperparameter of that name has an effect on the entry."""
         return self.open or any(spec.name == name for spec in self.space)
 
     def resolve(
@@ -87,26 +97,43 @@ class CatalogueEntry:
         fixed: Mapping[str, Value],
         draws: Mapping[str, Draw],
     ) -> dict[str, Value]:
-        """Resolve the values of one hyperparameter seed in one trial on a data set; the rest as for `space.resolve`."""
+        """Resolve the values of one hyperparameter seed in one trial on a data set.
+
+        Args:
+            dataset: Name of the data set, which counts as a trait: a space may vary by it.
+            traits: Traits of the data set.
+            hparams_seed: Seed of the draw; 0: the defaults.
+            trial: The trial, on which the draw depends too.
+            fixed: Values that override everything else.
+            draws: Distributions that replace those of the space.
+
+        Returns:
+            Name -> value, for every hyperparameter of the space.
+        """
         traits = (*traits, dataset)
         return resolve(self.space, traits=traits, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws)
 
     def refusals(self, setting: Setting) -> Iterable[str]:
-        """Yield reasons why an algorithm can't follow a setting, beyond its card's needs; ours have none."""
+        """Yield reasons, beyond the card's needs, why an algorithm can't follow a setting; dgbench's own have none."""
         return ()
 
 
 def source_of(file: Path) -> str:
-    """Name and hash a file as it is now, as `Entry.source` does."""
+    """Return the name and hash of a file's present content, as `CatalogueEntry.source`; empty for the package's own."""
     if file.is_relative_to(PACKAGE):
         return ""
     return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
 def import_source(module: str, file: Path) -> Any:
-    """Import the module of that dotted name, or, if that is empty, the file; each once.
+    """Import a module, or a file by its path, once in a process.
 
-    A file that calls `sys.exit`, as scripts do at their end, raises ImportError: it must not end the command.
+    Args:
+        module: Dotted name; empty: import the file.
+        file: Path of the file.
+
+    Raises:
+        ImportError: The file calls `sys.exit`, as scripts do at their end; that must not end the command.
     """
     try:
         return importlib.import_module(module) if module else _import_file(file)
@@ -118,6 +145,7 @@ def import_source(module: str, file: Path) -> Any:
 
 
 def _import_file(file: Path) -> Any:
+    """Import a file that is no part of a package, under a module name made from its path."""
     name = "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]
     if name in sys.modules:
         return sys.modules[name]
@@ -125,6 +153,8 @@ def _import_file(file: Path) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"--include {file}: not a Python file")
     loaded = importlib.util.module_from_spec(spec)
+    # Before the module is executed, as dataclasses and pickle look their module up there; taken out again if that
+    # fails.
     sys.modules[name] = loaded
     try:
         spec.loader.exec_module(loaded)

@@ -1,7 +1,7 @@
 """Algorithms written for DomainBed, `--include path/to/algorithms.py:Name`, and the hyperparameters of their fork.
 
-The class is found here, and its fork is asked for values; `dgbench.methods.foreign` trains it. This module imports no
-torch, the fork's own do.
+The class is found and checked in this module, and its fork's registry is queried for defaults and draws;
+`dgbench.methods.foreign` trains it. This module imports no torch, but importing a fork does.
 """
 
 from __future__ import annotations
@@ -28,37 +28,39 @@ from dgbench.core.space import Draw, HparamSpec, Space, Value, resolve
 from dgbench.core.wording import unknown
 
 REGISTRY = "hparams_registry"
+"""Module of a fork that has its hyperparameters."""
 _LISTED_FOR = "Debug224"
-"""DomainBed's name of a data set of large images: `list` shows its defaults."""
+"""DomainBed's name of a data set of large images, whose defaults `list` shows."""
 _OF_THE_LOOP = ("data_augmentation", "class_balanced")
-"""What registries name but DomainBed's training loop reads, not the class: the setting says it here."""
+"""Names in registries that DomainBed's training loop reads, not the class; dgbench has settings for them."""
 _NOT_FOLLOWED = (
     *("optimizer", "momentum", "schedule", "warmup_steps", "clip_norm"),
     *("freeze", "classifier_init", "precision"),
 )
-"""Fields of the setting that the class would have to know of."""
+"""Fields of the setting that only the class could follow, as it makes its own network and optimizers."""
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""`*args` and `**kwargs`."""
 _TYPES = {bool: "bool", int: "number", float: "number", str: "str"}
-"""By what a default is, what other values are; registries that draw 0.5 where the default is 1 are common."""
+"""Type of a default -> type of other values. Numbers are one type: registries often draw 0.5 where the default is 1."""
 
 
 @dataclass(frozen=True)
 class ForeignEntry(CatalogueEntry):
-    """A class written for DomainBed."""
+    """A class written for DomainBed, as an entry of the catalogue; `foreign_entry` makes it."""
 
     registry: str
-    """Dotted name of its fork's registry of hyperparameters; empty if there is none, and then any name will do."""
+    """Dotted name of its fork's registry of hyperparameters; empty if there is none, and then any name is taken."""
     asked_as: str
-    """The name by which the registry is asked: its own, or that of the fork's class that it inherits from."""
+    """The name under which the registry knows it: its own, or that of the fork's class that it inherits from."""
     inherits: bool
-    """Whether the registry is that of a base class, which can't know what is added."""
+    """The registry is that of a base class, which doesn't know the hyperparameters that the class adds."""
     reads: tuple[str, ...]
-    """Hyperparameters that it is sure to read."""
+    """Hyperparameters that the class is sure to read."""
 
     features: ClassVar[bool] = False
 
     def load(self) -> Any:
-        """The class made one of ours."""
+        """Return the class, wrapped as a dgbench algorithm."""
         from dgbench.methods.foreign import wrapped  # imports torch, which planning does without
 
         found = wrapped(_foreign_class(self.module, Path(self.file), self.name))
@@ -67,7 +69,7 @@ class ForeignEntry(CatalogueEntry):
 
     @property
     def open(self) -> bool:
-        """Whether it takes names that its registry lacks: without one, or where it reads more than its base class."""
+        """Whether names are taken that the registry lacks: without a registry, or with that of a base class."""
         return not self.registry or self.inherits
 
     def resolve(
@@ -80,7 +82,12 @@ class ForeignEntry(CatalogueEntry):
         fixed: Mapping[str, Value],
         draws: Mapping[str, Draw],
     ) -> dict[str, Value]:
-        """What the fork draws for that data set by DomainBed's rule, then `draws`, then `fixed`."""
+        """Resolve hyperparameters as `CatalogueEntry.resolve`, from the fork's registry, then `draws`, then `fixed`.
+
+        Raises:
+            UserError: The registry fails, there is no batch size, or a hyperparameter that the class reads has no
+                value.
+        """
         space = _space(_ask(self.registry, self.asked_as, dataset, hparams_seed, trial)) if self.registry else ()
         values = {**resolve(space, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws), **fixed}
         problems = Problems()
@@ -101,7 +108,7 @@ class ForeignEntry(CatalogueEntry):
         return values
 
     def refusals(self, setting: Setting) -> Iterator[str]:
-        """Whatever changes the network or the optimizers of the preset, which the class makes itself."""
+        """Yield the fields of a setting that would change the network or optimizers, which the class makes itself."""
         for name in _NOT_FOLLOWED:
             value = getattr(setting, name)
             if value != getattr(PRESETS[setting.preset], name):
@@ -112,7 +119,15 @@ class ForeignEntry(CatalogueEntry):
 
 
 def foreign_entry(file: Path, name: str) -> ForeignEntry:
-    """The entry of a class of a file; raises `UserError` if it or its fork is not what it should be."""
+    """Make the entry of a class in an included file.
+
+    Args:
+        file: The fork's file, or a file by itself.
+        name: Name of the class.
+
+    Raises:
+        UserError: The class can't be imported or isn't one for DomainBed, or its fork's registry fails.
+    """
     module = _module_of(file, name)
     cls = _foreign_class(module, file, name)
     own = _registry_of(module, file)
@@ -141,7 +156,11 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
 
 
 def card_of(source: str) -> AlgorithmCard:
-    """What is known of any class for DomainBed; what a step costs is not, so it counts as one pass."""
+    """Make the card of any class for DomainBed; the cost of a step is unknown and counts as one pass.
+
+    Args:
+        source: Where the class and its hyperparameters are from, shown in place of a paper.
+    """
     return AlgorithmCard(
         paper=source,
         base="",
@@ -152,7 +171,7 @@ def card_of(source: str) -> AlgorithmCard:
 
 
 def _foreign_class(module: str, file: Path, name: str) -> Any:
-    """The class itself; raises `UserError` if it can't be had, or is none for DomainBed."""
+    """Import a class written for DomainBed; raise UserError if that fails or the class is no such one."""
     said = f"--include {file}:{name}"
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # is_available() must not spoil CUDA for forked runs
     try:
@@ -172,7 +191,7 @@ def _foreign_class(module: str, file: Path, name: str) -> Any:
 
 
 def _check_contract(cls: Any, said: str) -> None:
-    """Refuse a class that lacks what DomainBed's have."""
+    """Raise UserError for a class without the methods and signatures of DomainBed's classes."""
     from torch import nn  # the class that is checked has imported it already
 
     from dgbench.methods.foreign import accepts
@@ -189,7 +208,7 @@ def _check_contract(cls: Any, said: str) -> None:
 
 
 def _unlike_domainbeds(update: inspect.Signature) -> str:
-    """Word why an `update` can't be called with labelled minibatches alone."""
+    """Explain why an `update` can't be called with labelled minibatches alone."""
     needed = [p.name for p in list(update.parameters.values())[2:] if p.default is p.empty and p.kind not in _VARIADIC]
     if any("unlabel" in name for name in needed):
         return (
@@ -200,7 +219,7 @@ def _unlike_domainbeds(update: inspect.Signature) -> str:
 
 
 def _hint(error: Exception, file: Path) -> str:
-    """Where a fork lies that its own files can't find."""
+    """Return the folder to put on PYTHONPATH if an import failed because a fork's own package wasn't found."""
     missing = (getattr(error, "name", None) or "").partition(".")[0]
     for folder in file.parents:
         if missing and isinstance(error, ModuleNotFoundError) and folder.name == missing:
@@ -209,10 +228,15 @@ def _hint(error: Exception, file: Path) -> str:
 
 
 def _module_of(file: Path, name: str) -> str:
-    """The dotted name by which the file's own fork imports it; empty if it is a file by itself."""
+    """Return the dotted name by which a fork imports its file; empty for a file by itself.
+
+    Raises:
+        UserError: The file is part of a fork whose root isn't on PYTHONPATH.
+    """
     root = file.parent
     while (root / "__init__.py").is_file():
         root = root.parent
+    # Under any other name the file's own fork would import it a second time, and its classes would exist twice.
     importable = {Path(entry).resolve() for entry in sys.path}
     for folder in (root, *root.parents):
         parts = file.relative_to(folder).with_suffix("").parts
@@ -227,7 +251,7 @@ def _module_of(file: Path, name: str) -> str:
 
 
 def _registry_of(module: str, file: Path) -> str:
-    """The nearest registry in the packages that hold the module; empty if there is none."""
+    """Return the dotted name of the nearest registry in the packages that hold a module; empty if there is none."""
     packages = module.split(".")[:-1]
     for depth, folder in zip(range(len(packages), -1, -1), file.parents, strict=False):
         if module and (folder / f"{REGISTRY}.py").is_file() and (depth or not packages):
@@ -236,7 +260,7 @@ def _registry_of(module: str, file: Path) -> str:
 
 
 def _inherited_registry(cls: type) -> tuple[str, str]:
-    """Find the registry of the nearest base class that has one, and its name there; both empty if none has."""
+    """Return the registry of the nearest base class that has one, and that class's name; both empty if none has."""
     for base in cls.__mro__[1:]:
         source = getattr(sys.modules.get(base.__module__), "__file__", None)
         if source and (registry := _registry_of(base.__module__, Path(source))):
@@ -245,7 +269,10 @@ def _inherited_registry(cls: type) -> tuple[str, str]:
 
 
 def _ask(registry: str, algorithm: str, dataset: str, hparams_seed: int, trial: int) -> dict[str, Value]:
-    """What a registry says, in plain Python; raises `UserError` if it can't."""
+    """Call a fork's registry, and return its values as plain Python; raise UserError if it fails.
+
+    Seed 0 is `default_hparams`; other seeds are `random_hparams` with DomainBed's stream for that seed and trial.
+    """
     function, more = (
         ("random_hparams", (hparams_stream(hparams_seed, trial),)) if hparams_seed else ("default_hparams", ())
     )
@@ -259,7 +286,7 @@ def _ask(registry: str, algorithm: str, dataset: str, hparams_seed: int, trial: 
 
 
 def _plain(value: Any, said: str) -> Any:
-    """A value as JSON keeps it."""
+    """Turn a value into one that JSON keeps; raise UserError if there is none."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple):
@@ -272,4 +299,5 @@ def _plain(value: Any, said: str) -> Any:
 
 
 def _space(values: Mapping[str, Value]) -> Space:
+    """Return a space with these defaults and no draws: the registry draws."""
     return tuple(HparamSpec(name, _TYPES.get(type(value), "any"), value) for name, value in values.items())

@@ -1,8 +1,9 @@
-"""Hyperparameters that a class written for DomainBed is sure to read, found in its source before anything is made.
+"""Find the hyperparameters that a class written for DomainBed is sure to read, in its source, before anything is made.
 
-Read are `hparams["name"]` and `self.hparams["name"]` in `__init__`, `update` and `predict`, and in what these call: own
-methods, methods of base classes, and what `hparams` are handed to. What stands under a condition may never be read and
-is left out, so a name that is found is missed for certain where no value is given.
+Reads are `hparams["name"]` and `self.hparams["name"]` in `__init__`, `update` and `predict`, and in functions called
+from there: own methods, methods of base classes, and functions that are given `hparams`. What stands under a condition
+may never be read and is left out. So a name that is found is missed for certain where it has no value, and a launch can
+refuse it before any run starts.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from types import FunctionType
 from typing import Any
 
 _ENTRANCES = ("__init__", "update", "predict")
+"""Methods that every run calls."""
 _CONDITIONAL = (ast.While, ast.Try, ast.Lambda, ast.FunctionDef, ast.ClassDef)
+"""Statements whose body may not be executed."""
 
 
 def surely_read(cls: type) -> tuple[str, ...]:
-    """Return the names, in the order in which they are first read."""
+    """Return the names of the hyperparameters that any run of the class reads, in the order of the source.
+
+    Names that the class sets itself are left out.
+    """
     search = _Search()
     for name in _ENTRANCES:
         search.enter_method(cls, name)
@@ -27,7 +33,7 @@ def surely_read(cls: type) -> tuple[str, ...]:
 
 
 class _Search:
-    """Follow calls, each function once, and hold the names found."""
+    """A walk through the functions that a class calls, each once, and the names it has found."""
 
     def __init__(self) -> None:
         self.read: dict[str, None] = {}
@@ -35,7 +41,13 @@ class _Search:
         self.seen: set[tuple[type | None, FunctionType]] = set()
 
     def enter_method(self, cls: type, name: str, after: type | None = None) -> None:
-        """Enter the method that `cls` has, or that `super()` gives inside its base class `after`."""
+        """Search a method of a class.
+
+        Args:
+            cls: The class, whose order of base classes decides.
+            name: Name of the method.
+            after: The base class inside which `super()` is called, so that the search begins behind it; None: at `cls`.
+        """
         owners = cls.__mro__[cls.__mro__.index(after) + 1 :] if after else cls.__mro__
         owner = next((owner for owner in owners if name in vars(owner)), None)
         function = inspect.unwrap(vars(owner)[name]) if owner else None
@@ -43,6 +55,7 @@ class _Search:
             self._enter(function, cls, owner)
 
     def _enter(self, function: FunctionType, cls: type | None, owner: type | None) -> None:
+        """Search a function, unless that was done or it belongs to torch."""
         if (cls, function) in self.seen or (function.__module__ or "").partition(".")[0] == "torch":
             return
         self.seen.add((cls, function))
@@ -59,7 +72,7 @@ class _Search:
                 self._follow(node, function, cls, owner)
 
     def _follow(self, call: ast.Call, function: FunctionType, cls: type | None, owner: type | None) -> None:
-        """Enter a called function that is a method of the object or gets the hyperparameters as an argument."""
+        """Search a called function that is a method of the object or gets the hyperparameters as an argument."""
         called = call.func
         if isinstance(called, ast.Attribute) and cls:
             if isinstance(called.value, ast.Name) and called.value.id == "self":
@@ -76,13 +89,14 @@ class _Search:
 
 
 def _is_hparams(node: ast.AST) -> bool:
+    """Return whether an expression is `hparams` or an attribute of that name."""
     return (isinstance(node, ast.Name) and node.id == "hparams") or (
         isinstance(node, ast.Attribute) and node.attr == "hparams"
     )
 
 
 def _named(node: ast.AST, names: dict[str, Any]) -> Any:
-    """Look up `name` or `module.name`; None for anything else."""
+    """Return the value of `name` or `module.name`; None for anything else."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

@@ -1,4 +1,8 @@
-"""The index of cards: what planning and `list` need of an entry, kept by the hash of its source."""
+"""The index of cards: all that planning and `list` need of entries, in files found by the hash of the source.
+
+Importing a catalogue's files imports torch and takes seconds; reading the index takes milliseconds. An index file is
+never changed: other sources or other base classes lead to another file name.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from dgbench.core.space import Checked, space_of
 
 
 def package_entries() -> list[CatalogueEntry]:
-    """List the entries of the package's own catalogues, from the index if none of their files has changed."""
+    """Return the entries of the package's own catalogues, from the index if none of their files has changed."""
 
     def inspect_package() -> Iterator[CatalogueEntry]:
         for folder, *_ in KINDS.values():
@@ -35,11 +39,11 @@ def package_entries() -> list[CatalogueEntry]:
 
 
 def entries_of(module: str, file: Path) -> list[CatalogueEntry]:
-    """List the entries that a file defines, from the index if it and the package's catalogues are unchanged.
+    """Return the entries that a file defines, from the index if neither it nor the package's catalogues have changed.
 
     Args:
         module: Dotted name to import; empty for an included file.
-        file: Where it is.
+        file: Path of the file.
 
     Raises:
         UserError: An included file can't be imported, or a class has no card.
@@ -48,8 +52,9 @@ def entries_of(module: str, file: Path) -> list[CatalogueEntry]:
 
 
 def _indexed(key: bytes, inspect_sources: Callable[[], Iterable[CatalogueEntry]]) -> list[CatalogueEntry]:
-    """Read the entries that the index keeps under a key, or find them in their sources and keep them."""
+    """Read the entries that the index keeps under a key, or find them in their sources and write them down."""
     path = _index_folder() / f"{hashlib.sha256(_base_digest() + key).hexdigest()[:24]}.json"
+    # An index that is missing, cut off or of another form is made anew; it can't make a command fail.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return [_from_index(item) for item in orjson.loads(path.read_bytes())]
     entries = list(inspect_sources())
@@ -58,6 +63,7 @@ def _indexed(key: bytes, inspect_sources: Callable[[], Iterable[CatalogueEntry]]
 
 
 def _inspect(module: str, file: Path) -> Iterator[CatalogueEntry]:
+    """Import a file and yield an entry for each class in it that extends a base class of a catalogue."""
     try:
         loaded = import_source(module, file)
     except Exception as error:
@@ -65,10 +71,12 @@ def _inspect(module: str, file: Path) -> Iterator[CatalogueEntry]:
             raise
         raise UserError(f"--include {_place(file, error)}: {type(error).__name__}: {error}") from error
     for name, cls in inspect.getmembers(loaded, inspect.isclass):
+        # Classes that the file imports from elsewhere are entries of their own file.
         if cls.__module__ != loaded.__name__ or name.startswith("_"):
             continue
         for kind, (_, base_module, base_name, card_type) in KINDS.items():
             base = getattr(sys.modules.get(base_module), base_name, None)
+            # A base class that nothing has imported has no subclasses, so it isn't imported for the question.
             if base is None or not issubclass(cls, base):
                 continue
             card = getattr(cls, "card", None)
@@ -83,7 +91,7 @@ def _inspect(module: str, file: Path) -> Iterator[CatalogueEntry]:
 
 
 def _place(file: Path, error: Exception) -> str:
-    """Return `file:line` of an import's error, or the file alone where the line is not known."""
+    """Return `file:line` of an error in an import, or the file alone where the line is not known."""
     if isinstance(error, SyntaxError):
         return f"{file}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
@@ -91,12 +99,13 @@ def _place(file: Path, error: Exception) -> str:
 
 
 def _index_folder() -> Path:
+    """Return the folder of index files in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench" / "cards"
 
 
 @cache
 def _base_digest() -> bytes:
-    """Hash the files that cards and spaces are made of; all catalogues, as an entry may extend another."""
+    """Hash the files that cards and spaces are made of, all catalogues included, as an entry may extend another."""
     modules = (
         "dgbench.catalogue.entry",
         "dgbench.core.cards",
@@ -109,13 +118,15 @@ def _base_digest() -> bytes:
 
 
 def _write_index(path: Path, entries: list[CatalogueEntry]) -> None:
-    """Keep the index; where the cache folder can't be written, every start pays for the import instead."""
+    """Write the index; where the cache folder can't be written, every start pays for the import instead."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed, so that a command that starts meanwhile reads a whole file or none.
         beside = path.with_suffix(f".{os.getpid()}.tmp")
         beside.write_bytes(orjson.dumps(entries))
         beside.replace(path)
 
 
 def _from_index(item: dict[str, Any]) -> CatalogueEntry:
+    """Make an entry from its JSON."""
     return from_plain(CatalogueEntry, {**item, "card": from_plain(KINDS[item["kind"]][3], item["card"])})

@@ -1,4 +1,4 @@
-"""Names that a person types: `ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]`, one row of a table each."""
+"""Rows of tables and the names that users type for them: `ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,37 @@ from dgbench.core.space import Value
 from dgbench.core.wording import unknown, with_article
 
 ORDER = ("algorithm", "average", "merger", "adapter")
+"""Kinds of words in the order in which a name has them."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: how its predictors are made. `name` is what the user typed."""
+    """A row of a table, which says how its predictors are made; `parse_row` makes it."""
 
     name: str
+    """The name as the user typed it."""
     algorithm: str
+    """The algorithm that trains; the baseline if the name has none."""
     average: str = ""
+    """The average along the run; empty: the model itself. A merger may imply one."""
     merger: str = ""
+    """The merger of runs; empty: none."""
     adapter: str = ""
+    """The test-time adapter; empty: none."""
 
     @property
     def entries(self) -> tuple[tuple[str, str], ...]:
-        """List (kind, name) of all that it is made of."""
+        """(kind, name) of each entry that the row is made of."""
         return tuple((kind, name) for kind in ORDER if (name := getattr(self, kind)))
 
 
 def parse_row(text: str, catalogue: Catalogue) -> Row:
-    """Read a name; raises `UserError` for an unknown word (with the nearest) and a wrong order (with the right one)."""
+    """Parse the name of a row.
+
+    Raises:
+        UserError: A word is unknown (the message has the nearest match), two are of one kind, the order is wrong (the
+            message has the right one), or an adapter of features is put on an ensemble.
+    """
     problems, words = Problems(), text.split("+")
     kinds: dict[str, str] = {}
     for word in words:
@@ -55,7 +66,7 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
 
 
 def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
-    """Read names, each once, in the order given; raises `UserError` with everything wrong with them."""
+    """Parse the names of rows, each once, in the order given; raise UserError with everything wrong with them."""
     problems, rows = Problems(), []
     for text in dict.fromkeys(texts):
         with problems.collecting():
@@ -65,15 +76,15 @@ def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
 
 
 def stands_on(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue) -> tuple[Row, ...]:
-    """Return the rows whose models a training run reads: its teacher's, of an algorithm that is taught, or none.
+    """Return the rows whose models a training run reads: its teacher's, if the algorithm is taught, else none.
 
     Args:
-        algorithm: The name of the run's algorithm.
-        hparams: Its hyperparameters, among them the row's name.
-        catalogue: Knows the words of that name.
+        algorithm: Name of the run's algorithm.
+        hparams: Its hyperparameters, among them `teacher`, the name of a row.
+        catalogue: Finds the words of that name.
 
     Raises:
-        UserError: `hparams` name no row, or one whose algorithm is taught itself.
+        UserError: `teacher` names no row, or one whose algorithm is taught itself.
     """
     if not catalogue.get("algorithm", algorithm).card.taught:
         return ()
@@ -84,11 +95,12 @@ def stands_on(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue
 
 
 def is_ensemble(row: Row, catalogue: Catalogue) -> bool:
-    """Return whether a row's predictor is several networks, whose logits are averaged."""
+    """Return whether a row's predictor is several networks whose logits are averaged."""
     return bool(row.merger) and bool(catalogue.get("merger", row.merger).card.ensemble)
 
 
 def _check_composition(row: Row, catalogue: Catalogue) -> None:
+    """Raise UserError if an adapter that works on one network's features is to adapt an ensemble."""
     if row.adapter and is_ensemble(row, catalogue) and catalogue.get("adapter", row.adapter).card.needs_features:
         raise UserError(
             f"{row.name!r}: {row.adapter} works on one network's features, {row.merger} is an ensemble of several"

@@ -1,6 +1,6 @@
-"""Where data come from on this machine: the names of data sets as typed, and opening them.
+"""Open data sets: split names as typed into name and path, and read a data set's files once in a catalogue.
 
-A result depends on a data set's name and fingerprint, never on the folder that it happens to lie in, so places are kept
+A result depends on a data set's name and fingerprint, never on the folder that it happens to lie in. So paths are kept
 apart from runs, in a `Site`.
 """
 
@@ -19,9 +19,21 @@ from dgbench.data.dataset import Dataset
 
 
 def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]:
-    """Split data sets as typed (`PACS`, `folder:/data/PACS`) into name -> path, "" if there is none.
+    """Split data sets as typed (`PACS`, `folder:/data/PACS`) into name and path.
 
-    The name of one with a path is its kind and the last part of the path, so that moving the data changes no result.
+    The name of a data set with a path is its kind and the last part of the path, so that moving the data changes no
+    result.
+
+    Args:
+        texts: Data sets as typed.
+        catalogue: Finds their entries.
+
+    Returns:
+        Name -> absolute path, or an empty text for a data set without one.
+
+    Raises:
+        UserError: All names that are unknown or unsupported, paths that are missing or not expected, and two data sets
+            of one name.
     """
     problems, found = Problems(), dict[str, str]()
     for text in texts:
@@ -52,8 +64,21 @@ def open_dataset(
     backbone: str = "auto",
     interpolation: str = Dataset.interpolation,
 ) -> Dataset:
-    """Open a data set, once in a catalogue; raises `UserError` with everything wrong with its files."""
+    """Open a data set, once for each way of reading it in a catalogue.
+
+    Args:
+        name: A name that `split_datasets` returned.
+        site: Where data lie on this machine, and how they are read.
+        catalogue: Finds the entry, and keeps what is open.
+        image_size: Side of images in pixels; 0: the card's.
+        backbone: The network that inputs are for; it matters for texts alone, which become its tokens.
+        interpolation: `bilinear` or `bicubic`, how image files are resized.
+
+    Raises:
+        UserError: Everything that is wrong with the data set's files.
+    """
     path, entry = site.paths.get(name, ""), catalogue.get("dataset", name.partition(":")[0])
+    # Other inputs don't depend on the backbone: one open data set serves all of them.
     backbone = backbone if entry.card.input_kind == "texts" else "auto"
     reading = {field: getattr(site, field) for field in READING}
     key = (name, site.data_dir, path, site.cache_dir, image_size, *reading.values(), backbone)
@@ -74,6 +99,7 @@ def open_dataset(
     opened = catalogue.opened[key]
     if interpolation == opened.interpolation:
         return opened
+    # A shallow copy shares what was read; only the interpolation, which acts when images are decoded, differs.
     resized_otherwise = copy.copy(opened)
     resized_otherwise.interpolation = interpolation
     return resized_otherwise
