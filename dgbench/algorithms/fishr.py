@@ -36,8 +36,8 @@ class Fishr(Algorithm):
 
     Departures from the paper: the mean over parameters, as in its code.
 
-    Departures from DomainBed's code, which cannot run with any BackPACK that still installs: variances are
-    $\mathbb{E}[g^2] - \mathbb{E}[g]^2$, by matrix products, so no example's gradient is ever laid out.
+    Departures from DomainBed's code: variances are $\mathbb{E}[g^2] - \mathbb{E}[g]^2$, by matrix products, so no
+    example's gradient is ever laid out. Theirs cannot run with any BackPACK that still installs.
     """
 
     card = AlgorithmCard(

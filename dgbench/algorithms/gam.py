@@ -43,8 +43,9 @@ class GAM(Algorithm):
 
     Departures from the paper: its form with Hessian-vector products is not offered.
 
-    Departures from the authors' code, besides $\beta_0$:
+    Departures from the authors' code:
 
+    - It has no $\beta_0$ (see above).
     - No label smoothing (theirs smooths by 0.1).
     - Constant radii (their schedule stands still where others have run GAM on DomainBed's data sets).
     - In later passes live batch norm leaves its count of batches alone too.
