@@ -55,7 +55,13 @@ class SAR(Adapter):
     - A last batch of a single input is normalized together with the batch before it.
     """
 
-    card = AdapterCard(needs=("norm", "stage_modules"), paper="Niu et al., ICLR 2023", forwards=2.0, backwards=2.0)
+    card = AdapterCard(
+        needs=("norm", "stage_modules"),
+        paper="Niu et al., ICLR 2023",
+        link="https://arxiv.org/abs/2302.12400",
+        forwards=2.0,
+        backwards=2.0,
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

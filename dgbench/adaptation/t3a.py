@@ -39,7 +39,12 @@ class T3A(Adapter):
     class at every batch, as `compat` does. The last, smaller batch is predicted too. Equal entropies keep their order.
     """
 
-    card = AdapterCard(needs=("linear_classifier",), paper="Iwasawa and Matsuo, NeurIPS 2021", forwards=1.0)
+    card = AdapterCard(
+        needs=("linear_classifier",),
+        paper="Iwasawa and Matsuo, NeurIPS 2021",
+        link="https://proceedings.neurips.cc/paper/2021/hash/1415fe9fea0fa1e45dddcff5682239a0-Abstract.html",
+        forwards=1.0,
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

@@ -53,6 +53,7 @@ class TENT(Adapter):
 
     card = AdapterCard(
         paper="Wang et al., ICLR 2021",
+        link="https://arxiv.org/abs/2006.10726",
         forwards=1.0,
         backwards=1.0,
         needs=(Need("batch_norm", when={"adapts": "batch_norm"}),),

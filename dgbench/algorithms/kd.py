@@ -49,7 +49,10 @@ class KD(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Hinton et al., NeurIPS-W 2014; Berezovskiy and Morozov, ICCV-W 2023", taught=True, needs=("classes",)
+        paper="Hinton et al., NeurIPS-W 2014; Berezovskiy and Morozov, ICCV-W 2023",
+        link="https://arxiv.org/abs/1503.02531",
+        taught=True,
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

@@ -53,7 +53,9 @@ class KNN(Algorithm):
     DomainBed: has no KNN.
     """
 
-    card = AlgorithmCard(paper="Zhang et al., ICML 2023", needs=("classes", "learning_features"))
+    card = AlgorithmCard(
+        paper="Zhang et al., ICML 2023", link="https://arxiv.org/abs/2304.12566", needs=("classes", "learning_features")
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

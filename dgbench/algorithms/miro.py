@@ -55,7 +55,13 @@ class MIRO(Algorithm):
     DomainBed: has no MIRO.
     """
 
-    card = AlgorithmCard(paper="Cha et al., ECCV 2022", forwards=2.0, penalties=("ld",), needs=("stages",))
+    card = AlgorithmCard(
+        paper="Cha et al., ECCV 2022",
+        link="https://arxiv.org/abs/2203.10789",
+        forwards=2.0,
+        penalties=("ld",),
+        needs=("stages",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

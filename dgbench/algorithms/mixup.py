@@ -39,7 +39,9 @@ class Mixup(Algorithm):
     forward pass where batch norm is not live.
     """
 
-    card = AlgorithmCard(paper="Yan et al., arXiv 2020", min_domains=2, needs=("real_inputs",))
+    card = AlgorithmCard(
+        paper="Yan et al., arXiv 2020", link="https://arxiv.org/abs/2001.00677", min_domains=2, needs=("real_inputs",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -37,7 +37,11 @@ class MMD(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Li et al., CVPR 2018", min_domains=2, penalties=("mmd_gamma",), needs=("feature_vectors",)
+        paper="Li et al., CVPR 2018",
+        link="https://openaccess.thecvf.com/content_cvpr_2018/html/Li_Domain_Generalization_With_CVPR_2018_paper.html",
+        min_domains=2,
+        penalties=("mmd_gamma",),
+        needs=("feature_vectors",),
     )
 
     @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class QTDoG(Algorithm):
 
     card = AlgorithmCard(
         paper="Javed et al., ICML 2025",
+        link="https://arxiv.org/abs/2410.06020",
         base=None,
         rehearsal={"q_steps": 5},
         needs=("convolutions", "learning_features"),

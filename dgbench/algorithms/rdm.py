@@ -41,6 +41,7 @@ class RDM(Algorithm):
 
     card = AlgorithmCard(
         paper="Nguyen et al., WACV 2024",
+        link="https://arxiv.org/abs/2310.18598",
         min_domains=2,
         penalties=("rdm_lambda", "variance_weight"),
         base=None,

@@ -44,7 +44,10 @@ class RIDG(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Chen et al., ICCV 2023", penalties=("ridg_alpha",), needs=("linear_classifier", "classes")
+        paper="Chen et al., ICCV 2023",
+        link="https://arxiv.org/abs/2308.11158",
+        penalties=("ridg_alpha",),
+        needs=("linear_classifier", "classes"),
     )
 
     @dataclass(frozen=True)

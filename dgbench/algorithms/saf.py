@@ -56,6 +56,7 @@ class SAF(Algorithm):
 
     card = AlgorithmCard(
         paper="Du et al., NeurIPS 2022",
+        link="https://arxiv.org/abs/2205.14083",
         penalties=("saf_lambda",),
         rehearsal={"past_epochs": 1, "start_epoch": 0},
         needs=("classes",),
@@ -132,6 +133,7 @@ class MESA(Algorithm):
 
     card = AlgorithmCard(
         paper="Du et al., NeurIPS 2022",
+        link="https://arxiv.org/abs/2205.14083",
         forwards=2.0,
         penalties=("mesa_lambda",),
         rehearsal={"start_epoch": 0, "mesa_decay": 0.5},

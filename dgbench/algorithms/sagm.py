@@ -39,7 +39,13 @@ class SAGM(Algorithm):
     DomainBed: has no SAGM.
     """
 
-    card = AlgorithmCard(paper="Wang et al., CVPR 2023", forwards=2.0, backwards=2.0, penalties=("rho", "alpha"))
+    card = AlgorithmCard(
+        paper="Wang et al., CVPR 2023",
+        link="https://arxiv.org/abs/2303.10353",
+        forwards=2.0,
+        backwards=2.0,
+        penalties=("rho", "alpha"),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

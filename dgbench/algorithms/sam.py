@@ -40,7 +40,13 @@ class SAM(Algorithm):
     DomainBed: has no SAM.
     """
 
-    card = AlgorithmCard(paper="Foret et al., ICLR 2021", forwards=2.0, backwards=2.0, penalties=("rho",))
+    card = AlgorithmCard(
+        paper="Foret et al., ICLR 2021",
+        link="https://arxiv.org/abs/2010.01412",
+        forwards=2.0,
+        backwards=2.0,
+        penalties=("rho",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -35,7 +35,12 @@ class SD(Algorithm):
     Departures from DomainBed's code: none.
     """
 
-    card = AlgorithmCard(paper="Pezeshki et al., NeurIPS 2021", penalties=("sd_reg",), needs=("classes",))
+    card = AlgorithmCard(
+        paper="Pezeshki et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2011.09468",
+        penalties=("sd_reg",),
+        needs=("classes",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -48,6 +48,7 @@ class SDAT(Algorithm):
 
     card = AlgorithmCard(
         paper="Rangwani et al., ICML 2022",
+        link="https://arxiv.org/abs/2206.08213",
         forwards=2.0,
         backwards=2.0,
         min_domains=2,

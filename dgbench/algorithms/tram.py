@@ -68,7 +68,12 @@ class TRAM(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Sherborne et al., ICLR 2024", forwards=3.0, backwards=2.0, followers=("reference",), needs=("classes",)
+        paper="Sherborne et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.03646",
+        forwards=3.0,
+        backwards=2.0,
+        followers=("reference",),
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

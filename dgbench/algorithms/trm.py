@@ -57,6 +57,7 @@ class TRM(Algorithm):
 
     card = AlgorithmCard(
         paper="Xu and Jaakkola, arXiv 2021",
+        link="https://arxiv.org/abs/2110.09940",
         min_domains=2,
         penalties=("cos_lambda",),
         base=None,

@@ -71,6 +71,7 @@ class UDIM(SAM):
 
     card = AlgorithmCard(
         paper="Shin et al., ICLR 2024",
+        link="https://openreview.net/forum?id=eNoiRal5xi",
         forwards=3.0,
         backwards=6.0,
         penalties=("udim_lambda",),

@@ -54,7 +54,11 @@ class URM(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Krishnamachari et al., TMLR 2024", penalties=("urm_adv_lambda",), base=None, needs=("classes",)
+        paper="Krishnamachari et al., TMLR 2024",
+        link="https://openreview.net/forum?id=PgLbS5yp8n",
+        penalties=("urm_adv_lambda",),
+        base=None,
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

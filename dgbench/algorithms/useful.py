@@ -51,7 +51,11 @@ class USEFUL(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Nguyen et al., NeurIPS 2024", base=None, rehearsal={"useful_share": 0.25}, needs=("classes",)
+        paper="Nguyen et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2404.17768",
+        base=None,
+        rehearsal={"useful_share": 0.25},
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class VREx(Algorithm):
 
     card = AlgorithmCard(
         paper="Krueger et al., ICML 2021",
+        link="https://arxiv.org/abs/2003.00688",
         min_domains=2,
         penalties=("vrex_lambda",),
         rehearsal={"vrex_penalty_anneal_iters": 12},

@@ -34,7 +34,7 @@ class BMA(Average):
     their ratios.
     """
 
-    card = AverageCard(paper="Shu et al., ICML 2023", when="end")
+    card = AverageCard(paper="Shu et al., ICML 2023", link="https://arxiv.org/abs/2302.00864", when="end")
 
     @dataclass(frozen=True)
     class Hparams(Checked):

@@ -32,7 +32,12 @@ class EMA(Average):
     it; buffers are averaged like parameters, where their teacher's batch norm sees minibatches.
     """
 
-    card = AverageCard(paper="Tarvainen and Valpola, NeurIPS 2017", when="always", batch_norm="averaged")
+    card = AverageCard(
+        paper="Tarvainen and Valpola, NeurIPS 2017",
+        link="https://arxiv.org/abs/1703.01780",
+        when="always",
+        batch_norm="averaged",
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):
@@ -93,7 +98,13 @@ class SwitchEMA(EMA):
     (CIFAR-100); for ImageNet theirs is 0.9999.
     """
 
-    card = AverageCard(paper="Li et al., 2024", when="always", feeds_back=("weights",), batch_norm="averaged")
+    card = AverageCard(
+        paper="Li et al., 2024",
+        link="https://arxiv.org/abs/2402.09240",
+        when="always",
+        feeds_back=("weights",),
+        batch_norm="averaged",
+    )
 
     def feedback(self) -> Weights | None:
         """Return the average, from which training goes on."""

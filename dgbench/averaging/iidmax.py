@@ -34,7 +34,9 @@ class IIDMax(Average):
     ends at it.
     """
 
-    card = AverageCard(paper="Cha et al., NeurIPS 2021", when="always", copies=2.0)
+    card = AverageCard(
+        paper="Cha et al., NeurIPS 2021", link="https://arxiv.org/abs/2102.08604", when="always", copies=2.0
+    )
 
     def __init__(self, hparams: Any) -> None:
         super().__init__(hparams)

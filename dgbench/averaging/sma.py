@@ -40,7 +40,12 @@ class SMA(Average):
     first value. DiWA's code averages parameters alone; buffers are averaged in both forms.
     """
 
-    card = AverageCard(paper="Arpit et al., NeurIPS 2022", when="always", batch_norm="averaged")
+    card = AverageCard(
+        paper="Arpit et al., NeurIPS 2022",
+        link="https://arxiv.org/abs/2110.10832",
+        when="always",
+        batch_norm="averaged",
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

@@ -49,7 +49,12 @@ class SWA(Average):
       weighing alike).
     """
 
-    card = AverageCard(paper="Izmailov et al., UAI 2018", when="always", feeds_back=("learning_rate",))
+    card = AverageCard(
+        paper="Izmailov et al., UAI 2018",
+        link="https://arxiv.org/abs/1803.05407",
+        when="always",
+        feeds_back=("learning_rate",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

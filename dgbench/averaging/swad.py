@@ -66,7 +66,9 @@ class SWAD(Average):
     paper's `tolerance_ratio` for VLCS is 0.2.
     """
 
-    card = AverageCard(paper="Cha et al., NeurIPS 2021", when="end", copies=8.0)
+    card = AverageCard(
+        paper="Cha et al., NeurIPS 2021", link="https://arxiv.org/abs/2102.08604", when="end", copies=8.0
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

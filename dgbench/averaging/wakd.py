@@ -31,7 +31,9 @@ class WAKD(Average):
     Departures from the authors' code: the first step is a share of the run; theirs is the 5,000th of 50,000.
     """
 
-    card = AverageCard(paper="Berezovskiy and Morozov, ICCV-W 2023", when="end")
+    card = AverageCard(
+        paper="Berezovskiy and Morozov, ICCV-W 2023", link="https://arxiv.org/abs/2309.11446", when="end"
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

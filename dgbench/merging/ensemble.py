@@ -26,4 +26,9 @@ class Ensemble(Merger):
     adversarial training.
     """
 
-    card = MergerCard(paper="Lakshminarayanan et al., NeurIPS 2017", ensemble=True, shared_init=False)
+    card = MergerCard(
+        paper="Lakshminarayanan et al., NeurIPS 2017",
+        link="https://arxiv.org/abs/1612.01474",
+        ensemble=True,
+        shared_init=False,
+    )

@@ -25,5 +25,10 @@ class EoA(Merger):
     """
 
     card = MergerCard(
-        paper="Arpit et al., NeurIPS 2022", average="SMA", ensemble=True, shared_init=False, min_members=2
+        paper="Arpit et al., NeurIPS 2022",
+        link="https://arxiv.org/abs/2110.10832",
+        average="SMA",
+        ensemble=True,
+        shared_init=False,
+        min_members=2,
     )

@@ -44,7 +44,9 @@ class FisherMerging(Merger):
     - Tensors that are not parameters are averaged uniformly.
     """
 
-    card = MergerCard(paper="Matena and Raffel, NeurIPS 2022", needs=("classes",))
+    card = MergerCard(
+        paper="Matena and Raffel, NeurIPS 2022", link="https://arxiv.org/abs/2111.09832", needs=("classes",)
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):
@@ -117,7 +119,7 @@ class UBGM(Merger):
     - Tensors that are not parameters are averaged uniformly.
     """
 
-    card = MergerCard(paper="Daheim et al., ICLR 2024", needs=("classes",))
+    card = MergerCard(paper="Daheim et al., ICLR 2024", link="https://arxiv.org/abs/2310.12808", needs=("classes",))
 
     @dataclass(frozen=True)
     class Hparams(Checked):

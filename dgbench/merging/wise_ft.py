@@ -39,7 +39,13 @@ class WiSEFT(Merger):
     information.
     """
 
-    card = MergerCard(paper="Wortsman et al., CVPR 2022", shared_init=False, min_members=1, each=True)
+    card = MergerCard(
+        paper="Wortsman et al., CVPR 2022",
+        link="https://arxiv.org/abs/2109.01903",
+        shared_init=False,
+        min_members=1,
+        each=True,
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):
