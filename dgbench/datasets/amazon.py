@@ -12,7 +12,7 @@ from dgbench.datasets._wilds_texts import WildsTexts
 
 
 class Amazon(WildsTexts):
-    """Product reviews with one to five stars, in WILDS' split: training and test reviews are by different reviewers.
+    """Product reviews with one to five stars, in WILDS' split: training and test reviewers differ.
 
     The card's domain `official` is the split; the domains for algorithms are reviewers, of which four are drawn for
     each step. `val` and `test` have other reviewers than `train`, `id_val` and `id_test` the same. The score is the

@@ -21,10 +21,10 @@ def _image_files(source: Any) -> Sequence[str]:
 
 
 class Camelyon17(WildsImages):
-    """Patches of lymph nodes, with or without tumor, in WILDS' split: three hospitals train, others select and test.
+    """Patches of lymph nodes, with or without tumor, in WILDS' split: training and test hospitals differ.
 
-    The label tells whether the middle of a 96 x 96 patch holds tumor. `val` is the fourth hospital, `test` the fifth,
-    and `id_val` are slides of the three training hospitals, which are the domains for algorithms. The score is
+    The label tells whether the middle of a 96 x 96 patch holds tumor. Three hospitals train, and are the domains for
+    algorithms; `id_val` are slides of these three, `val` is the fourth hospital and `test` the fifth. The score is
     accuracy.
 
     Files are read, split and scored by the wilds package. As in WILDS, patches are not augmented and keep their size.

@@ -7,7 +7,7 @@ from dgbench.datasets._wilds_texts import WildsTexts
 
 
 class CivilComments(WildsTexts):
-    """Online comments, toxic or not, in WILDS' split; the score is the worst accuracy of groups that comments mention.
+    """Online comments, toxic or not, in WILDS' split; the score is the worst accuracy over groups that they mention.
 
     The score is the worst accuracy of 16 groups, by mentioned identity and by toxicity. All parts come from one
     distribution: the shift is between groups, and `val` is in-domain. The domains for algorithms are four: comments

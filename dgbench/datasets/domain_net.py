@@ -43,7 +43,7 @@ _LIST = "domain_net_duplicates.txt"
 
 
 class DomainNet(ImageDataset):
-    """Images of 345 kinds of things: six domains, clip art, infographics, paintings, quick drawings, photos, sketches.
+    """Images of 345 classes: six domains, clip art, infographics, paintings, quick drawings, photos and sketches.
 
     586,575 images of any size. The archives hold 596,006: 9,431 files are duplicates that DomainBed lists and removes,
     and `download` removes them too. With them training and validation share images, so the folder is refused until they

@@ -31,7 +31,7 @@ def _image_files(source: Any) -> Sequence[str]:
 
 
 class FMoW(WildsImages):
-    """Satellite images of 62 kinds of land use, in WILDS' split: trained on years before 2013, tested from 2016 on.
+    """Satellite images of 62 kinds of land use, in WILDS' split: training years before 2013, test years from 2016.
 
     `val` is 2013 to 2015; `id_val` and `id_test` are from before 2013. The domains for algorithms are years, of which
     four are drawn for each step. The score is the accuracy of the worst of five regions; the rest of the world counts

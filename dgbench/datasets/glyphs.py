@@ -50,10 +50,10 @@ class Glyphs(Dataset):
     nothing is drawn by lot. There is no domain of photographs. Images of 64 x 64 pixels, or of 128 with `image_size`;
     those of 64 are the means of 2 x 2 pixels.
 
-    As every domain shows the same things, parts are split by identity, alike in every domain, so that a tested thing
-    was not trained on in another style. Variants that are drawn much alike count as one (cat, cat face, black cat),
-    which leaves 543 identities; some of them are still near duplicates, mostly faces. Line art (`om_black`) is by far
-    the hardest domain. DomainBed and WILDS don't have this data set.
+    As every domain shows the same things, parts are split by identity, alike in every domain: a held-out style is
+    tested on the quarter of the identities (the part `new`) that no style trains on. Variants that are drawn much alike
+    count as one (cat, cat face, black cat), which leaves 543 identities; some of them are still near duplicates, mostly
+    faces. Line art (`om_black`) is by far the hardest domain. DomainBed and WILDS don't have this data set.
 
     Reference:
         None: the data set was made for dgbench.

@@ -10,7 +10,7 @@ from dgbench.datasets._wilds_images import WildsImages
 
 
 class iWildCam(WildsImages):
-    """Camera-trap photos of 182 classes of animals or none, in WILDS' split: other cameras train than test.
+    """Camera-trap photos of 182 classes, animals or none, in WILDS' split: training and test cameras differ.
 
     The classes are those of `categories.csv`. `val` and `test` are from other cameras than `train`, `id_val` and
     `id_test` from the same. The domains for algorithms are cameras, of which four are drawn for each step. The score is

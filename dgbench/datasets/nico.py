@@ -19,7 +19,7 @@ _TOTAL = 88_866
 
 
 class NICOPlusPlus(ImageDataset):
-    """Photos of sixty kinds of things: six domains, surroundings such as autumn, dim light, grass, rock or water.
+    """Photos of sixty classes: six domains, surroundings such as autumn, dim light, grass, rock or water.
 
     The public training part of track 1 of the NICO challenge: 88,866 images of any size. This total is checked, as the
     number of images of each domain is not published. Unpack it by hand: the folder `train` of `public_dg_0416` is

@@ -21,7 +21,7 @@ _RAW = ("edge", "node-feat", "edge-feat", "num-node-list", "num-edge-list", "gra
 
 
 class OGBMolPCBA(WildsDataset):
-    """Molecules, active or not in each of 128 biological assays, in OGB's split: other scaffolds train than test.
+    """Molecules, active or not in 128 biological assays, in OGB's split: training and test scaffolds differ.
 
     An input is a table of a molecule's atoms and bonds. A label is 1, 0, or NaN where an assay was not measured. The
     domains for algorithms are scaffolds, of which four are drawn for each step. Parts are split by scaffold too, so

@@ -7,7 +7,7 @@ from dgbench.datasets._images import ImageDataset
 
 
 class PACS(ImageDataset):
-    """Art paintings, cartoons, photos and sketches of seven kinds of things: four domains that differ in style.
+    """Art paintings, cartoons, photos and sketches of seven classes: four domains that differ in style.
 
     9,991 images of 227 x 227 pixels. `download` renames the archive's folder `kfold` to `PACS`. The splits that are
     published with the images are not used: as in DomainBed, each trial draws its own, and from the same files it draws

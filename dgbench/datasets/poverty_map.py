@@ -14,7 +14,7 @@ from dgbench.datasets._wilds import HOST, Indices, WildsDataset, troubles_of
 
 
 class PovertyMap(WildsDataset):
-    """Satellite images of African villages with a wealth index, in WILDS' five folds: other countries train than test.
+    """Satellite images of villages with a wealth index, in WILDS' five folds: training and test countries differ.
 
     The card's domains `A` to `E` are the folds; the domains for algorithms are countries, of which four are drawn for
     each step. The task is regression. The score is the lower of the correlations within urban and within rural

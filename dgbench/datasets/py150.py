@@ -22,7 +22,7 @@ _PARTS = ("train", "IDval", "OODval", "IDtest", "OODtest")
 
 
 class Py150(WildsDataset):
-    """Python code of which each next token is predicted, in WILDS' split: other repositories train than test.
+    """Python code whose next tokens are predicted, in WILDS' split: training and test repositories differ.
 
     An input is 255 tokens of CodeGPT, a label the 255 tokens that follow them; places that are not scored have no
     label. `val` and `test` are from other repositories than `train`, `id_val` and `id_test` from the same. The domains

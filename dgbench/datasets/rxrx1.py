@@ -13,7 +13,7 @@ from dgbench.datasets._wilds_images import WildsImages
 
 
 class RxRx1(WildsImages):
-    """Microscope images of cells under 1,139 genetic treatments, in WILDS' split: other experiments train than test.
+    """Microscope images of cells under 1,139 genetic treatments, in WILDS' split: training and test experiments differ.
 
     `val` and `test` are other experiments, `id_test` the same ones as `train`; there is no `id_val`. The domains for
     algorithms are experiments, of which four are drawn for each step. The score is accuracy. Images are 256 x 256

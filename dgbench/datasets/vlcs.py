@@ -7,7 +7,7 @@ from dgbench.datasets._images import ImageDataset
 
 
 class VLCS(ImageDataset):
-    """Photos of five kinds of things: four domains, older data sets that differ in how their pictures were chosen.
+    """Photos of five classes: four domains, older data sets that differ in how their pictures were chosen.
 
     10,729 images of any size, from Caltech101, LabelMe, SUN09 and VOC2007. Classes are far from balanced: LabelMe has
     42 dogs and 1,237 persons. The files are those of DomainBed's archive, whose file names are random ids: a copy
