@@ -56,7 +56,7 @@ class Quantizer(nn.Module):
 
 
 class _Rounded(torch.autograd.Function):
-    """s * round(clip(w / s, low, high)) with the straight-through derivatives above."""
+    """The operation s * round(clip(w / s, low, high)) with the straight-through derivatives of the module docstring."""
 
     generate_vmap_rule = True  # mergers take gradients of single examples
 

@@ -35,7 +35,7 @@ def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class IRM(Algorithm):
-    r"""Penalize each domain's wish to rescale the classifier, so that one classifier is optimal in all.
+    r"""Penalize the slope of each domain's loss in the scale of the logits: one classifier must suit all domains.
 
     $$
     \min_\theta \; \frac{1}{E} \sum_e \bigg[ L_e + \lambda \Big( \frac{d}{ds} L_e(s f) \Big|_{s=1} \Big)^2 \bigg]
