@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dgbench import cli
 from dgbench.core.errors import UserError
 from dgbench.core.version import __version__
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 OF_SWEEPS = {
     "launch": "start, resume or finish a sweep",
@@ -56,7 +56,7 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     name, words = ("sweep", argv) if argv[0] in OF_SWEEPS else (argv[0], argv[1:])
     if name not in COMMANDS:
-        raise UserError(unknown("command", name, OF_SWEEPS | COMMANDS))
+        raise UserError(unknown_name("command", name, OF_SWEEPS | COMMANDS))
     module = importlib.import_module(f"dgbench.{name}")
     return int(module.main(words))
 

@@ -16,7 +16,7 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.grid import columns, pipes
-from dgbench.core.wording import grouped, ranges
+from dgbench.core.wording import format_ranges, group_values
 
 if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
@@ -123,23 +123,23 @@ def _cells(answers: Answers) -> Iterator[list[str]]:
 def _wrong(answers: Answers) -> Iterator[str]:
     """Each thing that is wrong with an algorithm once, with all the cases in which it is."""
     for name, findings in answers.items():
-        for wrong, found in grouped((finding.wrong, finding) for finding in findings if finding.wrong).items():
+        for wrong, found in group_values((finding.wrong, finding) for finding in findings if finding.wrong).items():
             yield f"\n{name}: {_where(found)}: {wrong}"
 
 
 def _where(findings: Sequence[Finding]) -> str:
     """Questions and cases of findings, short: `learns, moves (1-3 domains, defaults, draws 1-2); json (3 domains)`."""
-    cases = grouped((finding.question, finding) for finding in findings)
-    questions = grouped((_cases(found), question) for question, found in cases.items())
+    cases = group_values((finding.question, finding) for finding in findings)
+    questions = group_values((_cases(found), question) for question, found in cases.items())
     return "; ".join(f"{', '.join(names)} ({told})" for told, names in questions.items())
 
 
 def _cases(findings: Sequence[Finding]) -> str:
     """Numbers of domains with which the same draws went wrong, together."""
-    seeds = grouped((finding.domains, finding.seed) for finding in findings)
-    domains = grouped((_draws(own), number) for number, own in seeds.items())
+    seeds = group_values((finding.domains, finding.seed) for finding in findings)
+    domains = group_values((_draws(own), number) for number, own in seeds.items())
     return "; ".join(
-        f"{ranges(numbers)} domain{'' if numbers == [1] else 's'}, {told}" for told, numbers in domains.items()
+        f"{format_ranges(numbers)} domain{'' if numbers == [1] else 's'}, {told}" for told, numbers in domains.items()
     )
 
 
@@ -147,7 +147,7 @@ def _draws(seeds: Sequence[int]) -> str:
     drawn = [seed for seed in seeds if seed]
     told = ["defaults"] if 0 in seeds else []
     if drawn:
-        told.append(f"draw{'s' if len(drawn) > 1 else ''} {ranges(drawn)}")
+        told.append(f"draw{'s' if len(drawn) > 1 else ''} {format_ranges(drawn)}")
     return ", ".join(told)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO, cast
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_path
 from dgbench.core.startup import INTERRUPTED, end_guard
-from dgbench.core.wording import printable_lines, shortened, unknown
+from dgbench.core.wording import printable_lines, shorten, unknown_name
 
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
@@ -131,7 +131,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         return code
     except UserError as error:
         for problem in error.problems:
-            print(f"dgbench: error: {printable_lines(shortened(problem))}", file=sys.stderr)
+            print(f"dgbench: error: {printable_lines(shorten(problem))}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("dgbench: interrupted", file=sys.stderr)
@@ -144,7 +144,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             raise
         path = Path(os.fsdecode(error.filename or ""))
         where = f"{path if error.errno in _UNNAMEABLE else path.parent} can't be used: " if error.filename else ""
-        print(f"dgbench: error: {printable_lines(shortened(where))}{error.strerror}", file=sys.stderr)
+        print(f"dgbench: error: {printable_lines(shorten(where))}{error.strerror}", file=sys.stderr)
         return WRONG_INPUT
 
 
@@ -175,7 +175,7 @@ def _respelled(word: str, declared: dict[str, str]) -> str:
 
 def _unrecognised(word: str, options: Sequence[str]) -> str:
     if word.startswith("-"):
-        return unknown("flag", word.partition("=")[0], options)
+        return unknown_name("flag", word.partition("=")[0], options)
     return f"unexpected argument {word!r}"
 
 

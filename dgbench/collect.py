@@ -9,7 +9,7 @@ from typing import get_args
 
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.wording import printable, unknown
+from dgbench.core.wording import printable, unknown_name
 from dgbench.plan import planfile
 from dgbench.report import domainbed
 from dgbench.report.render import FORMATS
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     with problems.collecting():
         chosen = selectors(args.selector)
     if args.format not in FORMATS:
-        problems.add(unknown("format", args.format, FORMATS))
+        problems.add(unknown_name("format", args.format, FORMATS))
     if args.output and not args.output.parent.is_dir():
         problems.add(f"--output {args.output}: there is no folder {args.output.parent}")
     if len(args.input_dir) > 1 and args.format not in _JOINED:

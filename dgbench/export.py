@@ -10,7 +10,7 @@ from typing import Any
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import LeaveOneDomainOut
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 from dgbench.plan import planfile
 from dgbench.plan.planfile import PlanTable, read_plan
 from dgbench.report import domainbed
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     """Write every finished candidate of every row as a run of its own, and say how many; return 0."""
     args, problems = parser().parse_args(argv), Problems()
     if args.format not in FORMATS:
-        problems.add(unknown("format", args.format, FORMATS))
+        problems.add(unknown_name("format", args.format, FORMATS))
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
         problems.add(f"--output_dir {args.output_dir} holds something already: name a new folder")
     if not (args.input_dir / planfile.FILE).exists():

@@ -12,7 +12,7 @@ from typing import Any
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_folder, check_path
 from dgbench.core.site import Site
-from dgbench.core.wording import shortened
+from dgbench.core.wording import shorten
 from dgbench.networks.weights import hash_weights_file
 from dgbench.plan.options import OPTIONS, Option
 
@@ -51,7 +51,7 @@ def asked_of(args: Namespace) -> dict[str, Any]:
         except RecursionError:
             raise UserError("--hparams is not JSON: it is nested too deeply") from None
         if not isinstance(asked["hparams"], dict):
-            raise UserError(f'--hparams is a JSON object like {{"lr": 0.001}}, not {shortened(args.hparams, 100)}')
+            raise UserError(f'--hparams is a JSON object like {{"lr": 0.001}}, not {shorten(args.hparams, 100)}')
     return asked
 
 

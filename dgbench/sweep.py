@@ -24,7 +24,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
 from dgbench.core.site import split_include
-from dgbench.core.wording import grouped, printable
+from dgbench.core.wording import group_values, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
@@ -113,7 +113,7 @@ def _requested(args: Any, catalogue: Catalogue) -> Sweep:
 
 def _tested(runs: Iterable[Run]) -> Iterable[str]:
     """Say which domains each data set is tested on: numbers may stand for them in what was asked."""
-    tested = grouped((run.dataset, domain) for run in runs for domain in run.fold.held_out)
+    tested = group_values((run.dataset, domain) for run in runs for domain in run.fold.held_out)
     return [f"{name}: tested are {', '.join(map(printable, dict.fromkeys(own)))}" for name, own in tested.items()]
 
 

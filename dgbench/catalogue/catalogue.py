@@ -24,7 +24,7 @@ from dgbench.catalogue.index import entries_of, package_entries
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_path
 from dgbench.core.site import split_include
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 if TYPE_CHECKING:
     from dgbench.data.dataset import Dataset
@@ -90,7 +90,7 @@ class Catalogue:
         """
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:
-            raise UserError(unknown("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
+            raise UserError(unknown_name("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
         return entry
 
     @cached_property

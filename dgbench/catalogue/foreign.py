@@ -25,7 +25,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.seeding import hparams_stream
 from dgbench.core.setting import PRESETS, Setting
 from dgbench.core.space import Draw, HparamSpec, Space, Value, resolve
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 REGISTRY = "hparams_registry"
 """Module of a fork that has its hyperparameters."""
@@ -185,7 +185,7 @@ def _foreign_class(module: str, file: Path, name: str) -> Any:
         raise UserError(f"{said}: {module} is {source.__file__} here; put the folder of the other first on PYTHONPATH")
     classes = {key: value for key, value in vars(source).items() if isinstance(value, type)}
     if name not in classes:
-        raise UserError(f"{said}: {unknown('class', name, classes)}")
+        raise UserError(f"{said}: {unknown_name('class', name, classes)}")
     _check_contract(classes[name], said)
     return classes[name]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.space import Value
-from dgbench.core.wording import unknown, with_article
+from dgbench.core.wording import unknown_name, with_article
 
 ORDER = ("algorithm", "average", "merger", "adapter")
 """Kinds of words in the order in which a name has them."""
@@ -49,7 +49,7 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
         if entry is None or entry.kind not in ORDER:
             options = [name for kind in ORDER for name in catalogue.of_kind(kind)]
             what = "algorithm" if len(words) == 1 else f"word in {text!r}:"
-            problems.add(unknown(what, word, options))
+            problems.add(unknown_name(what, word, options))
         elif entry.kind in kinds:
             problems.add(f"{text!r} has {with_article(entry.kind)} twice: {kinds[entry.kind]} and {word}")
         else:

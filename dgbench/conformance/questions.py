@@ -24,7 +24,7 @@ from dgbench.conformance.worlds import World, worlds
 from dgbench.core.cards import holds, needs_of, with_values
 from dgbench.core.errors import UserError
 from dgbench.core.space import Value
-from dgbench.core.wording import grouped
+from dgbench.core.wording import group_values
 
 SHORT = 20
 """Steps in which, with the card's `rehearsal` hyperparameters, all that a method does is seen."""
@@ -315,7 +315,7 @@ def takes_inputs(subject: Subject, domains: int, seed: int) -> str:
             values = subject.values(seed, fixed)
             if not any(need.what in world.lacks and holds(need.when, values) for need in needs_of(subject.card)):
                 found.append((_trained(subject, world, values, domains), f"{world.name}{with_values(fixed)}"))
-    wrong = grouped((what, where) for what, where in found if what)
+    wrong = group_values((what, where) for what, where in found if what)
     # The same problem everywhere is reported once, without its places.
     if len(wrong) == 1 and all(what for what, _ in found):
         return next(iter(wrong))

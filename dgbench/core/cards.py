@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgbench.core.errors import UserError
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 GENERATED = "generated"
 """Trait of data sets that draw something (noise, membership of domains) by a seed."""
@@ -38,7 +38,7 @@ class Need:
 
     def __post_init__(self) -> None:
         if self.what not in (known := (*NEEDS, DOMAINS, EAGER)):
-            raise UserError(unknown("need on a card", self.what, known))
+            raise UserError(unknown_name("need on a card", self.what, known))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,7 @@ class DatasetCard:
 
     def __post_init__(self) -> None:
         if self.input_kind not in INPUTS:
-            raise UserError(unknown("input_kind of a data set", self.input_kind, INPUTS))
+            raise UserError(unknown_name("input_kind of a data set", self.input_kind, INPUTS))
         if len(self.input_shape) != INPUTS[self.input_kind]:
             shape = " x ".join(map(str, self.input_shape))
             raise UserError(f"a data set's card says input_kind {self.input_kind!r}, and inputs of {shape} are none")

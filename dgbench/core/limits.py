@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from dgbench.core.wording import shown, with_article
+from dgbench.core.wording import format_value, with_article
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _INTERVAL = re.compile(rf"(?P<open>[\[(])(?P<low>{NUMBER}), (?P<high>{NUMBER}|inf)(?P<close>[\])])")
@@ -60,7 +60,7 @@ def has_type(value: object, kind: str) -> bool:
 def find_problem(value: object, kind: str, limits: Iterable[Limit]) -> str | None:
     """Describe the problem with a value, to be read behind its name: `is a float, not 'fast'`; None if it is fine."""
     if not has_type(value, kind):
-        return f"is {with_article(kind)}, not {shown(value)}"
+        return f"is {with_article(kind)}, not {format_value(value)}"
     if isinstance(value, int) and abs(value) > _LARGEST:
-        return f"must fit in 64 bits, not {shown(value)}"
-    return next((f"{limit.words}, not {shown(value)}" for limit in limits if not limit.allows(value)), None)
+        return f"must fit in 64 bits, not {format_value(value)}"
+    return next((f"{limit.words}, not {format_value(value)}" for limit in limits if not limit.allows(value)), None)

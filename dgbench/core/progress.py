@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from dgbench.core.wording import clock, printable
+from dgbench.core.wording import format_duration, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -73,7 +73,9 @@ def _lines(about: str) -> ReportProgress:
         if now - printed >= INTERVAL:
             printed = now
             left = (now - since) / (done - begun) * (total - done) if begun < done < total else 0
-            print_line(f"{about}{_count(done, total)} {what}" + (f", {clock(left)} left" if left >= 1 else ""))
+            print_line(
+                f"{about}{_count(done, total)} {what}" + (f", {format_duration(left)} left" if left >= 1 else "")
+            )
 
     return report
 

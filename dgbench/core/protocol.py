@@ -9,7 +9,7 @@ from typing import ClassVar
 from typing import Protocol as TypingProtocol
 
 from dgbench.core.errors import UserError
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 IN, OUT = "in", "out"
 NEW = "new"
@@ -258,7 +258,7 @@ def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
             why = "domains are called by numbers here" if misleading else f"numbers go from 0 to {len(domains) - 1}"
             raise UserError(f"no domain is called {name}, and {why}: there are {', '.join(domains)}")
         else:
-            raise UserError(unknown("domain", name, domains))
+            raise UserError(unknown_name("domain", name, domains))
     return [domain for domain in domains if domain in chosen] if names else list(domains)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.core.errors import Problems
 from dgbench.core.limits import Limit, find_problem, interval, one_of
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 _SHARE = Limit(lambda share: 0 < share < 1, "must lie between 0 and 1, so that both parts hold something")
 _SIDE = Limit(lambda side: side == 0 or side >= 8, "must be at least 8")
@@ -187,10 +187,10 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
     """
     problems = Problems()
     if preset not in PRESETS:
-        problems.add(unknown("preset", preset, PRESETS))
+        problems.add(unknown_name("preset", preset, PRESETS))
     for name, value in changes.items():
         if name not in _FIELDS:
-            problems.add(unknown("setting", name, FIELD_NAMES))
+            problems.add(unknown_name("setting", name, FIELD_NAMES))
         elif wrong := find_problem(value, *_FIELDS[name]):
             problems.add(f"setting {name!r} {wrong}")
     if changes.get("classifier_init") == "linear_probe" and changes.get("nonlinear_classifier"):

@@ -19,7 +19,7 @@ import numpy as np
 from dgbench.core.errors import Problems
 from dgbench.core.limits import NUMBER, Limit, find_problem, interval, one_of
 from dgbench.core.seeding import hparams_stream, seed_hash
-from dgbench.core.wording import shown, unknown, with_article
+from dgbench.core.wording import format_value, unknown_name, with_article
 
 Value: TypeAlias = bool | int | float | str
 
@@ -246,7 +246,7 @@ def check_value(spec: HparamSpec, value: object) -> str | None:
 def check_undeclared(value: object) -> str | None:
     """Return the problem with a value of a hyperparameter that nothing is declared of, or None."""
     if not isinstance(value, bool | int | float | str):
-        return f"is a number, a text, true or false, not {shown(value)}"
+        return f"is a number, a text, true or false, not {format_value(value)}"
     kind = "float" if isinstance(value, float) else "any"
     return check_value(HparamSpec("", kind, value), value)
 
@@ -278,7 +278,7 @@ def check_fixed(space: Space, fixed: Mapping[str, object], owner: str, *, more: 
     by_name = {spec.name: spec for spec in space}
     for name, value in fixed.items():
         if name not in by_name and not more:
-            problems.add(unknown(f"hyperparameter of {owner}", name, by_name))
+            problems.add(unknown_name(f"hyperparameter of {owner}", name, by_name))
         elif wrong := check_value(by_name[name], value) if name in by_name else check_undeclared(value):
             problems.add(f"{owner}: {name} {wrong}")
     problems.raise_if_any()

@@ -15,12 +15,12 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 100, 100
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Write a value as Python would, cut where it is long or deep: it may be anything that a file holds."""
     return _SHORT.repr(value)
 
 
-def shortened(text: str, most: int = 1_500) -> str:
+def shorten(text: str, most: int = 1_500) -> str:
     """Cut the middle of a text that is longer than `most` characters, and say how much is gone."""
     head, tail = most * 2 // 3, most // 3
     return text if len(text) <= most else f"{text[:head]} [... {len(text) - head - tail:,} more ...] {text[-tail:]}"
@@ -31,7 +31,7 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def unknown(what: str, name: str, options: Iterable[str]) -> str:
+def unknown_name(what: str, name: str, options: Iterable[str]) -> str:
     """Word the message for an unknown name, with the nearest that exists."""
     options = sorted(options)
     by_lower = {option.lower(): option for option in options}
@@ -41,7 +41,7 @@ def unknown(what: str, name: str, options: Iterable[str]) -> str:
     return f"unknown {what} {name!r}: there are {', '.join(options) or 'none'}"
 
 
-def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+def group_values(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     """Group the values of (key, value) pairs by key, in the order of first occurrence.
 
     >>> grouped([("ok", "SAM"), ("slow", "HGP"), ("ok", "ERM")])
@@ -53,7 +53,7 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     return found
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write seconds as minutes and seconds, with hours where there are any.
 
     >>> clock(75), clock(3675)
@@ -64,7 +64,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def ranges(numbers: Iterable[int]) -> str:
+def format_ranges(numbers: Iterable[int]) -> str:
     """Numbers in short.
 
     >>> ranges([0, 1, 2, 5])

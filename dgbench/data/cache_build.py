@@ -28,7 +28,7 @@ from PIL import Image
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores
 from dgbench.core.progress import INTERVAL, print_line, shown_progress
-from dgbench.core.wording import clock
+from dgbench.core.wording import format_duration
 from dgbench.data.cache_format import (
     INDEX,
     LARGEST,
@@ -173,7 +173,7 @@ def _build(cache: ImageCache, lease: Lease) -> None:
                     files.append(entries)
                 done += len(entries) + len(wrong)
                 report("images decoded", done, len(paths))
-        print_line(f"{cache.name}: decoded {done - begun:,} images in {clock(time.monotonic() - started)}")
+        print_line(f"{cache.name}: decoded {done - begun:,} images in {format_duration(time.monotonic() - started)}")
         if problems:
             files.clear()
             more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []

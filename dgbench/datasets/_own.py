@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dgbench.core.cards import DatasetCard
-from dgbench.core.wording import grouped
+from dgbench.core.wording import group_values
 from dgbench.data.decoding import Decoding, is_turned, lacks_range
 from dgbench.datasets._images import ImageDataset
 from dgbench.datasets._tree import EXTENSIONS, Accepted, Tree, listed
@@ -135,7 +135,7 @@ def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
         root: The folder that paths in the tree are relative to.
         tree: The files to compare.
     """
-    sizes = grouped(
+    sizes = group_values(
         (file.size, ((domain, name), file.path))
         for domain, classes in tree.items()
         for name, files in classes.items()
@@ -149,7 +149,7 @@ def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
         alike = [
             twins
             for of_size in alike
-            for twins in grouped((_digest(root / path, length), (place, path)) for place, path in of_size).values()
+            for twins in group_values((_digest(root / path, length), (place, path)) for place, path in of_size).values()
             if len({place for place, _ in twins}) > 1
         ]
     if alike:

@@ -7,7 +7,7 @@ from csv import DictReader, Error
 from pathlib import Path
 
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.wording import grouped
+from dgbench.core.wording import group_values
 from dgbench.datasets._own import OWN_CARD, OwnImages
 from dgbench.datasets._tree import ImageFile, Tree, listed, size_of
 
@@ -48,7 +48,7 @@ def read_table(path: Path) -> Tree:
             f"{path} lists {len(missing)} file(s) that do not exist: {listed(missing)}; paths are below {path.parent}"
         )
     # `a.jpg`, `./a.jpg` and a link to it are one image, which must not lie in two domains or parts.
-    spellings = grouped((os.path.realpath(path.parent / image), image) for image in paths)
+    spellings = group_values((os.path.realpath(path.parent / image), image) for image in paths)
     twice = [image for of_file in spellings.values() for image in of_file[1:]]
     if twice:
         problems.add(f"{path} lists {len(twice)} file(s) more than once, in any spelling: {listed(twice)}")

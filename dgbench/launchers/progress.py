@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dgbench.core.progress import INTERVAL
 from dgbench.core.run import Run
-from dgbench.core.wording import clock, printable
+from dgbench.core.wording import format_duration, printable
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
 
@@ -86,7 +86,7 @@ class Tally:
     def line(self) -> str:
         """Join counts and the estimate."""
         eta = self.eta()
-        return self.counts() + (f", {clock(eta)} left" if eta else "")
+        return self.counts() + (f", {format_duration(eta)} left" if eta else "")
 
 
 def _describe(event: Event) -> str:
@@ -101,7 +101,7 @@ def _table(tally: Tally) -> RenderableType:
         step, steps = tally.store.folder(run.id).progress() or (0, 0)
         told = f"{step}/{steps}" if steps else "starting"
         bar = ProgressBar(total=max(steps, 1), completed=step, width=20)
-        table.add_row(Text(run.name), bar, Text(told), Text(clock(time.monotonic() - since)))
+        table.add_row(Text(run.name), bar, Text(told), Text(format_duration(time.monotonic() - since)))
     return Group(table, Text(tally.line()))
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dgbench.core.cards import INPUTS, Need
 from dgbench.core.errors import UserError
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
 EMBEDDING = "embedding"
@@ -76,9 +76,9 @@ def check_backbone(name: str) -> None:
     if not timm.is_model(architecture):
         if is_language_model(name):
             return
-        raise UserError(unknown("backbone", name, [*SMALL, *timm.list_models()]))
+        raise UserError(unknown_name("backbone", name, [*SMALL, *timm.list_models()]))
     if tag and name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
-        raise UserError(unknown("weights of a backbone", name, tagged))
+        raise UserError(unknown_name("weights of a backbone", name, tagged))
 
 
 def is_language_model(name: str) -> bool:

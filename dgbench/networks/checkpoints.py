@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.core.errors import UserError
-from dgbench.core.wording import grouped, printable
+from dgbench.core.wording import group_values, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +151,7 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor], own: Iterable
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Summarise a file by the first words of its names: `'head' (2 tensors), 'visual' (150 tensors)`."""
-    words = grouped((name.partition(".")[0], name) for name in tensors)
+    words = group_values((name.partition(".")[0], name) for name in tensors)
     return ", ".join(f"{_listed([word])} ({len(names)} tensors)" for word, names in list(words.items())[:_SHOWN])
 
 

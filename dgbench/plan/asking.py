@@ -26,7 +26,7 @@ from dgbench.core.protocol import (
 from dgbench.core.setting import FIELD_NAMES, setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_undeclared, check_value
-from dgbench.core.wording import shown, unknown, with_article
+from dgbench.core.wording import format_value, unknown_name, with_article
 from dgbench.data.facts import DatasetFacts, facts_of, resolve_setting
 from dgbench.networks.backbones import check_backbone
 from dgbench.networks.start import check_start
@@ -72,7 +72,7 @@ def find_sweep(word: str | Path) -> Path:
     if path.suffix or path.parent != Path():  # a path; a checkout has the shipped sweeps in a folder of that name
         hint = f": the sweep that is shipped is called by its name, --sweep {path.stem}" if path.stem in shipped else ""
         raise UserError(f"--sweep {word}: there is no such file{hint}")
-    raise UserError(f"--sweep: {unknown('sweep', str(word), shipped)}")
+    raise UserError(f"--sweep: {unknown_name('sweep', str(word), shipped)}")
 
 
 def read_sweep_file(word: str | Path) -> dict[str, Any]:
@@ -97,13 +97,13 @@ def read_sweep_file(word: str | Path) -> dict[str, Any]:
     problems = Problems()
     for key, value in content.items():
         if key not in KEYS:
-            problems.add(f"{path}: {unknown('key', key, KEYS)}")
+            problems.add(f"{path}: {unknown_name('key', key, KEYS)}")
         elif type(value) is not KEYS[key]:
-            problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {shown(value)}")
+            problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {format_value(value)}")
         elif isinstance(value, list):
             for item in value:
                 if not isinstance(item, str) and not (key in ("test_envs", *_FOLD) and type(item) is int):
-                    problems.add(f"{path}: {key} is a list of names, {shown(item)} is none")
+                    problems.add(f"{path}: {key} is a list of names, {format_value(item)} is none")
     problems.raise_if_any()
     return content
 
@@ -235,7 +235,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
     if own:
         validation = asked.get("validation", FixedSplit.validation)
         if validation not in VALIDATION:
-            raise UserError(unknown("--validation", validation, VALIDATION))
+            raise UserError(unknown_name("--validation", validation, VALIDATION))
         return FixedSplit(only, validation)
     if "validation" in asked:
         raise UserError(f"--validation is for data with splits of their own, which {', '.join(cards)} has not")
@@ -277,7 +277,7 @@ def _overrides(
     for name, value in hparams.items():
         if isinstance(value, Mapping):
             if name not in entries:
-                problems.add(unknown("entry in --hparams", name, entries))
+                problems.add(unknown_name("entry in --hparams", name, entries))
                 continue
             with problems.collecting():
                 check_fixed(entries[name].space, value, name, more=entries[name].open)
@@ -290,7 +290,7 @@ def _overrides(
         if name in FIELD_NAMES:
             changes[name] = value
         elif name not in fixed:
-            problems.add(unknown("hyperparameter", name, [*spaces, *FIELD_NAMES]))
+            problems.add(unknown_name("hyperparameter", name, [*spaces, *FIELD_NAMES]))
     draws: dict[str, Draw] = {}
     with problems.collecting():
         draws = _draws(space, spaces)
@@ -334,10 +334,10 @@ def _draws(space: Mapping[str, Any], spaces: Mapping[str, Mapping[str, HparamSpe
     problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
         if name not in spaces:
-            problems.add(unknown("hyperparameter in [space]", name, spaces))
+            problems.add(unknown_name("hyperparameter in [space]", name, spaces))
             continue
         if not isinstance(text, str):
-            problems.add(f"[space] {name} is a draw in quotes, such as 'U(0, 1)', not {shown(text)}")
+            problems.add(f"[space] {name} is a draw in quotes, such as 'U(0, 1)', not {format_value(text)}")
             continue
         try:
             draws[name] = Draw.parse(text)

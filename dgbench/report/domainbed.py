@@ -26,7 +26,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Explicit, Fold, LeaveOneDomainOut, SingleSource
 from dgbench.core.seeding import seed_hash
-from dgbench.core.wording import grouped, printable
+from dgbench.core.wording import group_values, printable
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot
 from dgbench.store.files import write_atomic
@@ -317,7 +317,7 @@ class _Reader:
         self, positions: Mapping[str, Mapping[frozenset[int], int]]
     ) -> Iterator[tuple[tuple[str, str], dict[Spot, dict[int, Candidate]]]]:
         trials = sorted({args.trial_seed for args in self.found})
-        seeds = grouped((args.algorithm, args.hparams_seed) for args in self.found)
+        seeds = group_values((args.algorithm, args.hparams_seed) for args in self.found)
         for row, dataset in sorted({(args.algorithm, args.dataset) for args in self.found}):
             spots: dict[Spot, dict[int, Candidate]] = {}
             for envs, position in positions[dataset].items():
@@ -341,7 +341,7 @@ def _written(value: object) -> str:
 def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str]:
     """Yield the arguments that aren't the default in some run, with all values that runs have: `steps 100 or None`."""
     every = [(name, value) for counts in arguments for name, values in counts.items() for value in values]
-    for name, values in grouped(dict.fromkeys(every)).items():
+    for name, values in group_values(dict.fromkeys(every)).items():
         if set(values) - {_written(ARGUMENTS[name])}:
             yield f"{name} {' or '.join(values)}"
 

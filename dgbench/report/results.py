@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, evaluated_views
-from dgbench.core.wording import grouped
+from dgbench.core.wording import group_values
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
 from dgbench.store.folder import RECORDS, RunFolder, State, Store
@@ -185,7 +185,7 @@ class _Reader:
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def read(self) -> Results:
-        wanted = grouped(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
+        wanted = group_values(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
         found: dict[tuple[int, str], Candidate] = {}
         undone = []
         for position, predictors in wanted.items():
@@ -208,7 +208,7 @@ class _Reader:
                 run = table.runs[position]
                 folds[dataset][run.fold] = None
                 spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
-        members = grouped(
+        members = group_values(
             (row, n) for (row, _), cell in table.cells.items() for i, _ in cell if (n := _merged(table, i))
         )
         return Results(

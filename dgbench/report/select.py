@@ -18,7 +18,7 @@ from dgbench.core.errors import Problems
 from dgbench.core.protocol import FixedSplit, Fold, View
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.stats import nan_as_worst
-from dgbench.core.wording import unknown
+from dgbench.core.wording import unknown_name
 from dgbench.report.results import Gap, Results, Series
 
 
@@ -271,7 +271,7 @@ def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
     problems = Problems()
     for name in names:
         if name not in SELECTORS:
-            problems.add(unknown("selector", name, SELECTORS))
+            problems.add(unknown_name("selector", name, SELECTORS))
     problems.raise_if_any()
     return tuple(SELECTORS[name] for name in dict.fromkeys(names))
 

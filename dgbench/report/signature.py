@@ -9,7 +9,7 @@ from typing import TypeAlias
 from dgbench.core.protocol import VALIDATION, FixedSplit
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.version import __version__
-from dgbench.core.wording import grouped, ranges
+from dgbench.core.wording import format_ranges, group_values
 from dgbench.report.results import WARNING, Candidate, Gap, Results, Series
 from dgbench.report.select import Selector
 
@@ -79,8 +79,8 @@ def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
 
 def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
     """The exact runs, those of one kind on one line: `ERM [C] [L], trials 0-2, hparams 3: failed (out of memory)`."""
-    by_fold = grouped(((gap.method, gap.state, gap.why, gap.held_out), gap) for gap in gaps)
-    folds = grouped(
+    by_fold = group_values(((gap.method, gap.state, gap.why, gap.held_out), gap) for gap in gaps)
+    folds = group_values(
         ((method, state, why, _draws(own)), f"[{'+'.join(held_out)}]")
         for (method, state, why, held_out), own in by_fold.items()
     )
@@ -90,15 +90,15 @@ def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
 
 def _draws(gaps: Sequence[Gap]) -> str:
     """Hyperparameter seeds by trial; trials that have the same together."""
-    by_trial = grouped((gap.trial, gap.hparams_seed) for gap in gaps)
-    trials = grouped((ranges(seeds), trial) for trial, seeds in by_trial.items())
+    by_trial = group_values((gap.trial, gap.hparams_seed) for gap in gaps)
+    trials = group_values((format_ranges(seeds), trial) for trial, seeds in by_trial.items())
     return "; ".join(f"{_trials_alike(alike)} hparams {seeds}" for seeds, alike in trials.items())
 
 
 def _trials_alike(trials: Sequence[int]) -> str:
     if ALL_TRIALS in trials:
         return "all trials"
-    return f"trial{'s' if len(trials) > 1 else ''} {ranges(trials)}"
+    return f"trial{'s' if len(trials) > 1 else ''} {format_ranges(trials)}"
 
 
 def _untested(results: Results, datasets: Sequence[str]) -> str:
@@ -131,12 +131,12 @@ def _diverged(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         ended = {candidate.run: candidate.diverged for candidate in read if isinstance(candidate, Series)}
         if any(ended.values()):
             told.append((f"{sum(ended.values())} of {len(ended)} runs", row))
-    return "; ".join(f"{said} ({', '.join(rows)})" for said, rows in grouped(told).items())
+    return "; ".join(f"{said} ({', '.join(rows)})" for said, rows in group_values(told).items())
 
 
 def _alike(told: Mapping[str, str]) -> str:
     """What is told of rows, those of which the same is told together."""
-    rows = grouped((what, row) for row, what in told.items())
+    rows = group_values((what, row) for row, what in told.items())
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 
 
@@ -162,7 +162,7 @@ def _trials(results: Results, datasets: Sequence[str], models: Models) -> str:
     """Word each row's trials; those count that have a hyperparameter seed to choose in every column."""
     told = []
     for row, found in models.items():
-        columns = grouped(((trial, dataset, fold), n) for (dataset, fold, trial, _), n in found.items())
+        columns = group_values(((trial, dataset, fold), n) for (dataset, fold, trial, _), n in found.items())
         asked = {trial for trial, *_ in columns} - {ALL_TRIALS}
         lacking = {trial for (trial, *_), n in columns.items() if not any(n)}
         if asked:
@@ -189,8 +189,8 @@ def _hparams(results: Results, models: Models) -> str:
 
 def _complete(done: Set[int], asked: Set[int], *, counted: bool = False) -> str:
     """Write numbers in short: `0-2`, or `3 (0-2)`; where some of those asked for are not done, `0 complete of 0-2`."""
-    whole = f"{len(asked)} ({ranges(asked)})" if counted else ranges(asked)
-    found = str(len(done)) if counted else ranges(done) or "none"
+    whole = f"{len(asked)} ({format_ranges(asked)})" if counted else format_ranges(asked)
+    found = str(len(done)) if counted else format_ranges(done) or "none"
     return whole if done == asked else f"{found} complete of {whole}"
 
 
@@ -199,7 +199,9 @@ def _evaluated(results: Results, selector: Selector, models: Models) -> str:
     told = []
     for row, found in models.items():
         if counts := set(found.values()) - {0}:
-            shown = f"last of {ranges(counts)}" if selector.last_only and max(counts) > 1 else ranges(counts)
+            shown = (
+                f"last of {format_ranges(counts)}" if selector.last_only and max(counts) > 1 else format_ranges(counts)
+            )
             both = "best model and last" if max(counts) > 1 else "best model, which is the last"
             told.append((f"{shown}: {both}" if row in results.adapted else shown, row))
     return by_row(told)
@@ -207,7 +209,7 @@ def _evaluated(results: Results, selector: Selector, models: Models) -> str:
 
 def by_row(told: Iterable[tuple[str, str]]) -> str:
     """Join (text, row) pairs: each text with the rows that it is true of, unless one is true of all."""
-    rows = grouped(told)
+    rows = group_values(told)
     return "; ".join(told if len(rows) == 1 else f"{told} ({', '.join(names)})" for told, names in rows.items())
 
 

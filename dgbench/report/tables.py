@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from dgbench.core.stats import Estimate, average, estimate
-from dgbench.core.wording import grouped
+from dgbench.core.wording import group_values
 from dgbench.report.results import WARNING, Gap, Results
 from dgbench.report.select import Outcome, Selector
 from dgbench.report.signature import by_row, disagreements, lacking, signature
@@ -281,6 +281,6 @@ def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
                 f"{row} {cell.column}*: {complete} of {asked} hyperparameter draws, "
                 f"{trials} of {len(cell.trials)} trials, {shortfall(cell.gaps)}"
             )
-    for gaps, names in grouped((_gaps(cells), row) for row, cells in rows.items()).items():
+    for gaps, names in group_values((_gaps(cells), row) for row, cells in rows.items()).items():
         for line in lacking(gaps):
             yield f"{', '.join(names)} {'lacks' if len(names) == 1 else 'lack'} {line}"

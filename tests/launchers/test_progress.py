@@ -12,7 +12,7 @@ from rich.console import Console
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
-from dgbench.core.wording import clock
+from dgbench.core.wording import format_duration
 from dgbench.launchers import progress as module
 from dgbench.launchers.base import Event
 from dgbench.launchers.progress import Tally, progress
@@ -69,7 +69,7 @@ def test_time_left_goes_by_kind_and_method(tmp_path: Path, now: list[float]) -> 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (75, "1:15"), (3675, "1:01:15")])
 def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_plain_lines_are_few_but_failures_are_told_at_once(tmp_path: Path, now: list[float]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from dgbench.core.protocol import FixedSplit, LeaveOneDomainOut
 from dgbench.core.run import ALL_TRIALS, evaluated_views
-from dgbench.core.wording import ranges
+from dgbench.core.wording import format_ranges
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import Candidate, Gap, Origin, Results, Series
 from dgbench.report.select import SELECTORS, TrainingDomain
@@ -24,8 +24,8 @@ def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str =
 
 
 def test_numbers_in_short() -> None:
-    assert ranges([3, 1, 2, 7, 9, 10, 7]) == "1-3, 7, 9-10"
-    assert ranges([]) == ""
+    assert format_ranges([3, 1, 2, 7, 9, 10, 7]) == "1-3, 7, 9-10"
+    assert format_ranges([]) == ""
 
 
 def test_the_exact_runs_that_are_lacking() -> None:
