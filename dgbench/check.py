@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         lines = list(pipes(rows, ["---"] * len(rows[0])))
     else:
         lines = [line.rstrip() for line in columns(rows)]
-    print("\n".join([*lines, *_wrong(answers), *_said(answers, args.draws, args.device)]))
+    print("\n".join([*lines, *_format_problems(answers), *_said(answers, args.draws, args.device)]))
     return 1 if any(finding.wrong for findings in answers.values() for finding in findings) else 0
 
 
@@ -120,7 +120,7 @@ def _cells(answers: Answers) -> Iterator[list[str]]:
         yield row
 
 
-def _wrong(answers: Answers) -> Iterator[str]:
+def _format_problems(answers: Answers) -> Iterator[str]:
     """Each thing that is wrong with an algorithm once, with all the cases in which it is."""
     for name, findings in answers.items():
         for wrong, found in group_values((finding.wrong, finding) for finding in findings if finding.wrong).items():

@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     """Train, then print the table of the chosen model; return 0, or 1 if the run failed."""
     args = parser().parse_args(argv)
     with redirect_stdout(sys.stderr):
-        sweep = _asked(args)
+        sweep = _sweep_of_flags(args)
         folds = dict.fromkeys(f"{', '.join(run.fold.held_out)} of {run.dataset}" for run in sweep.plan.runs)
         lines = (f"held out: {'; '.join(folds)}", f"output folder: {sweep.root}", *sweep.remarks())
         print(*map(printable, lines), sep="\n")
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _asked(args: Any) -> Sweep:
+def _sweep_of_flags(args: Any) -> Sweep:
     """Plan the sweep of the one run; raises `UserError` with everything that is wrong."""
     catalogue, problems = Catalogue(args.include or ()), Problems()
     name, entry = args.algorithm, catalogue.of_kind("dataset").get(args.dataset.partition(":")[0])

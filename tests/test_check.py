@@ -68,7 +68,7 @@ def test_cases_that_differ_are_told_apart() -> None:
     at = [(1, 0), (1, 2), (2, 0), (2, 2), (3, 2)]
     found = [Finding("learns", domains, seed, "off") for domains, seed in at] + [Finding("moves", 1, 0, "off")]
     answers = {"Toy": [*found, Finding("alone", 2, 0, ""), Finding("moves", 2, 0, "way off")]}
-    assert [line.strip() for line in check._wrong(answers)] == [
+    assert [line.strip() for line in check._format_problems(answers)] == [
         "Toy: learns (1-2 domains, defaults, draw 2; 3 domains, draw 2); moves (1 domain, defaults): off",
         "Toy: moves (2 domains, defaults): way off",
     ]

@@ -373,10 +373,10 @@ def examine(subject: Subject, draws: int = 2) -> Iterator[Finding]:
                 if domains < subject.card.min_domains:
                     continue
                 for seed in range(draws + 1) if question.drawn else (0,):
-                    yield Finding(question.name, domains, seed, _asked(question, subject, domains, seed))
+                    yield Finding(question.name, domains, seed, _ask(question, subject, domains, seed))
 
 
-def _asked(question: Question, subject: Subject, domains: int, seed: int) -> str:
+def _ask(question: Question, subject: Subject, domains: int, seed: int) -> str:
     """Return the answer to a question; an exception counts as a problem."""
     try:
         return question.ask(subject, domains, seed)

@@ -193,7 +193,7 @@ def space_of(hparams: type) -> Space:
 
 
 @lru_cache(maxsize=500_000)
-def _drawn(draw: Draw, hparams_seed: int, trial: int, name: str) -> Value:
+def _draw_value(draw: Draw, hparams_seed: int, trial: int, name: str) -> Value:
     return draw.sample(seed_hash(hparams_stream(hparams_seed, trial), name))
 
 
@@ -230,7 +230,7 @@ def resolve(
         elif hparams_seed == 0 or draw is None:
             values[spec.name] = default
         else:
-            values[spec.name] = _drawn(draw, hparams_seed, trial, spec.stream_for(traits))
+            values[spec.name] = _draw_value(draw, hparams_seed, trial, spec.stream_for(traits))
     return values
 
 

@@ -42,7 +42,7 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
     try:
         declaration, paths = declare(asked, catalogue)
     except UserError as error:
-        raise UserError(*error.problems, *_wrong_with_data(asked, site, catalogue)) from None
+        raise UserError(*error.problems, *_problems_with_data(asked, site, catalogue)) from None
     site = replace(site, paths=paths)
     if (root / FILE).exists():
         site = site.completed_by(read_site(root))
@@ -89,7 +89,7 @@ def _planned(
     return Sweep(root, declaration, plan, site, catalogue)
 
 
-def _wrong_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
+def _problems_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
     """List the problems with files of data sets whose names are right."""
     problems = Problems()
     for text in asked.get("datasets", ()):

@@ -312,13 +312,13 @@ def _problems_of(
     name: str, value: object, spaces: Mapping[str, Mapping[str, HparamSpec]], takes_any: Sequence[str]
 ) -> Iterator[str]:
     """Yield the problems of a value for each algorithm that declares the name, and for those that take any name."""
-    for owners, wrong in _wrong(check_value, spaces.get(name, {}), value):
+    for owners, wrong in _find_problems(check_value, spaces.get(name, {}), value):
         yield f"{owners}: {name} {wrong}"
     if takes_any and (undeclared := check_undeclared(value)):
         yield f"{', '.join(takes_any)}: {name} {undeclared}"
 
 
-def _wrong(
+def _find_problems(
     check: Callable[[HparamSpec, T], str | None], specs: Mapping[str, HparamSpec], value: T
 ) -> Iterator[tuple[str, str]]:
     """Check a value for each of several methods; yield (methods, problem), those with one problem together."""
@@ -344,7 +344,7 @@ def _draws(space: Mapping[str, Any], spaces: Mapping[str, Mapping[str, HparamSpe
         except ValueError as error:
             problems.add(f"[space] {name}: {error}")
         else:
-            for owners, wrong in _wrong(check_draw, spaces[name], draws[name]):
+            for owners, wrong in _find_problems(check_draw, spaces[name], draws[name]):
                 problems.add(f"[space] {owners}: {name} {wrong}, as {text} draws it")
     problems.raise_if_any()
     return draws

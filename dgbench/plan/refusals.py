@@ -95,13 +95,13 @@ def refuse(
     problems = Problems()
     for request in requests:
         for name in request.datasets:
-            asked = _Asked(request, facts[name], settings[name], catalogue, values)
+            asked = _Request(request, facts[name], settings[name], catalogue, values)
             _collect(problems, asked, _RULES)
     problems.raise_if_any()
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """The rows of one request on one data set, whose setting is resolved."""
 
     request: Request
@@ -135,18 +135,18 @@ class _Asked:
         return []
 
 
-Rule = Callable[[_Asked], Iterator[str]]
+Rule = Callable[[_Request], Iterator[str]]
 """Yields problems; where it raises `UserError`, that holds further ones."""
 
 
-def _collect(problems: Problems, asked: _Asked, rules: Iterable[Rule]) -> None:
+def _collect(problems: Problems, asked: _Request, rules: Iterable[Rule]) -> None:
     for rule in rules:
         with problems.collecting():
             for problem in rule(asked):
                 problems.add(problem)
 
 
-def _unfit_protocol(asked: _Asked) -> Iterator[str]:
+def _unfit_protocol(asked: _Request) -> Iterator[str]:
     """Yield why the data set can't follow the protocol."""
     try:
         asked.facts.folds(asked.request.protocol)
@@ -154,13 +154,13 @@ def _unfit_protocol(asked: _Asked) -> Iterator[str]:
         yield from error.problems
 
 
-def _too_few_domains(asked: _Asked) -> Iterator[str]:
+def _too_few_domains(asked: _Request) -> Iterator[str]:
     """Yield algorithms that need more training domains than some fold has; none where there are no folds."""
     with suppress(UserError):
         yield from _too_few(asked, asked.facts.folds(asked.request.protocol))
 
 
-def _too_few(asked: _Asked, folds: Sequence[Fold]) -> Iterator[str]:
+def _too_few(asked: _Request, folds: Sequence[Fold]) -> Iterator[str]:
     facts, setting = asked.facts, asked.setting
     fewest = min(facts.domains_in_step(fold, setting) for fold in folds)
     # Of the folds of a protocol, some may hold out two domains at once, which one of its options leaves out.
@@ -193,7 +193,7 @@ def _domains_needed(entry: CatalogueEntry, drawn: Iterable[Mapping[str, Value]])
     return who, most
 
 
-def _unfit_mergers(asked: _Asked) -> Iterator[str]:
+def _unfit_mergers(asked: _Request) -> Iterator[str]:
     setting = asked.setting
     for row, card in asked.mergers():
         alike = f"{row.name} averages weights of runs of all trials, which must start alike;"
@@ -211,7 +211,7 @@ def _unfit_mergers(asked: _Asked) -> Iterator[str]:
             )
 
 
-def _unfit_setting(asked: _Asked) -> Iterator[str]:
+def _unfit_setting(asked: _Request) -> Iterator[str]:
     """Yield values of the setting that the data set or the network can't follow, whatever the rows."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
     for need in BUILTIN_BACKBONES[backbone].needs if backbone in BUILTIN_BACKBONES else ():
@@ -222,7 +222,7 @@ def _unfit_setting(asked: _Asked) -> Iterator[str]:
             yield problem.format(dataset=dataset, backbone=backbone)
 
 
-def _unmet_needs(asked: _Asked) -> Iterator[str]:
+def _unmet_needs(asked: _Request) -> Iterator[str]:
     """Yield the needs of methods that are not met, though some draw of their values has them."""
     lacks = asked.facts.lacking(asked.setting)
     for entry in asked.entries():
@@ -238,7 +238,7 @@ def _unmet(who: str, need: Need, dataset: str) -> str:
     return f"{who} needs {NEEDS[need.what]}, which it would not have on {dataset}"
 
 
-def _unfit_together(asked: _Asked) -> Iterator[str]:
+def _unfit_together(asked: _Request) -> Iterator[str]:
     """Yield algorithms that can't follow the setting, averages that can't feed back into them, and adapters that would
     need more of them than they show."""
     for row in asked.request.rows:
@@ -254,7 +254,7 @@ def _unfit_together(asked: _Asked) -> Iterator[str]:
             )
 
 
-def _wrong_values(asked: _Asked) -> Iterator[str]:
+def _invalid_values(asked: _Request) -> Iterator[str]:
     """Yield the problems of each entry's values, of the first of its draws that has any."""
     problems = Problems()
     for entry in asked.entries():
@@ -263,7 +263,7 @@ def _wrong_values(asked: _Asked) -> Iterator[str]:
     yield from problems.found
 
 
-def _batches_of_one(asked: _Asked) -> Iterator[str]:
+def _batches_of_one(asked: _Request) -> Iterator[str]:
     """Yield algorithms that would have batch norm take the statistics of a single example."""
     if asked.setting.batch_norm != "live" or "batch_norm" in asked.facts.lacking(asked.setting):
         return
@@ -276,7 +276,7 @@ def _batches_of_one(asked: _Asked) -> Iterator[str]:
             )
 
 
-def _unfit_teachers(asked: _Asked) -> Iterator[str]:
+def _unfit_teachers(asked: _Request) -> Iterator[str]:
     """Yield the problems of the rows that the runs of others stand on; those must follow the setting as well."""
     for row in asked.request.rows:
         entry, problems, setting = asked.algorithm(row), Problems(), asked.setting
@@ -295,7 +295,7 @@ def _unfit_teachers(asked: _Asked) -> Iterator[str]:
         yield from (f"{row.name}'s teacher: {problem}" for problem in problems.found)
 
 
-def _no_teachers(asked: _Asked) -> Iterator[str]:
+def _no_teachers(asked: _Request) -> Iterator[str]:
     for row in asked.request.rows:
         if row.adapter:
             yield f"an adapter learns from what it is shown, so {row.name!r} can't be a teacher"
@@ -308,10 +308,10 @@ def _no_teachers(asked: _Asked) -> Iterator[str]:
 
 _RULES: tuple[Rule, ...] = (
     *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together, _batches_of_one),
-    *(_unmet_needs, _unfit_setting, _unfit_teachers, _wrong_values),
+    *(_unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
 )
 """Whatever can be wrong with rows on a data set, in the order in which it is told."""
 _RULES_OF_TEACHERS: tuple[Rule, ...] = (
     *(_no_teachers, _too_few_domains, _unfit_mergers),
-    *(_wrong_values, _unfit_together, _unmet_needs),
+    *(_invalid_values, _unfit_together, _unmet_needs),
 )

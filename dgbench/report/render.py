@@ -227,10 +227,10 @@ _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308"
 
 def _escape_latex(line: str) -> str:
     """In plain ASCII that compiles in any engine; characters that its fonts lack show as their number."""
-    return "".join(_LATEX.get(character) or _drawn(character) for character in line).replace("+/-", r"$\pm$")
+    return "".join(_LATEX.get(character) or _latex_character(character) for character in line).replace("+/-", r"$\pm$")
 
 
-def _drawn(character: str) -> str:
+def _latex_character(character: str) -> str:
     if character.isascii():
         return character if character.isprintable() else " "
     apart = unicodedata.normalize("NFD", character)
