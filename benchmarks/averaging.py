@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from dgbench.averaging.swad import SWAD
 from dgbench.core.setting import setting
 from dgbench.data.views import Minibatches
-from dgbench.execute.models import Saved
+from dgbench.execute.models import SavedModel
 from dgbench.execute.training import Training
 from dgbench.merging.diwa import DiWA, DiWARestricted
 from dgbench.merging.model_stock import ModelStock
@@ -114,7 +114,7 @@ def merge(model: Weights, size: int, members: int) -> None:
         for i, path in enumerate(paths):
             generator = torch.Generator().manual_seed(i)
             save_file({name: near(tensor, generator) for name, tensor in model.items()}, path)
-        found = [_member(Saved(path, 0, 0.5)) for path in paths]
+        found = [_member(SavedModel(path, 0, 0.5)) for path in paths]
         reading = seconds(lambda: all(tensor.clone() is not None for m in found for tensor in m.load().values()))
         print(f"reading {members} of them: {reading:.2f} s")
         scores = iter(range(10**6))
@@ -130,7 +130,7 @@ def merge(model: Weights, size: int, members: int) -> None:
             print(f"  {cls.__name__:<16} {peak / size:.2f} copies, {took[0]:.2f} s, {took[0] / reading:.1f} x reading")
 
 
-def _member(saved: Saved) -> Member:
+def _member(saved: SavedModel) -> Member:
     cpu = torch.device("cpu")
     return Member(saved.path.stem, saved.accuracy, lambda: saved.load(cpu), lambda name: saved.tensor(name, cpu))
 

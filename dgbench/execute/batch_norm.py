@@ -27,11 +27,13 @@ MINIBATCHES = 500
 def with_statistics(context: RunContext, algorithm: Algorithm, weights: Weights) -> Weights:
     """Give weights batch-norm statistics of their own, where the algorithm's batch norm is live."""
     algorithm.train()
-    return measured(algorithm, weights, context.interruptible(inputs_for(algorithm, context.data, context.trained)))
+    return measure_statistics(
+        algorithm, weights, context.interruptible(inputs_for(algorithm, context.data, context.trained))
+    )
 
 
 @torch.no_grad()
-def measured(module: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:
+def measure_statistics(module: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:
     """Replace the weights' batch-norm statistics by those of `inputs`: mean and variance of a batch, over batches.
 
     Args:

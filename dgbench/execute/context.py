@@ -24,8 +24,8 @@ from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import Predict, PredictedBatch, predict_batches, score_views
-from dgbench.execute.models import Saved, build_algorithm, find_model
-from dgbench.execute.predictions import naming, save_predictions
+from dgbench.execute.models import SavedModel, build_algorithm, find_model
+from dgbench.execute.predictions import save_predictions, selectors_naming
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.networks.network import Network
 from dgbench.store.folder import RunFolder, Store
@@ -106,12 +106,12 @@ class RunContext:
         them full, and unless an `order` is, in that of `self.order`.
         """
         order = self.order(view) if order is None else order
-        size, fill = batch_size or self.together or None, batch_size is None and self.together > 0
+        size, fill = batch_size or self.group_size or None, batch_size is None and self.group_size > 0
         found = predict_batches(predict, self.data, view, self.device, batch_size=size, order=order, fill=fill)
         return self.interruptible(found)
 
     @property
-    def together(self) -> int:
+    def group_size(self) -> int:
         """How many inputs a transductive model predicts at a time; 0 of others, which predict each by itself."""
         card = self.catalogue.get("algorithm", self.trained.method.name).card
         return int(self.trained.method.hparams["batch_size"]) if card.transductive else 0
@@ -123,7 +123,7 @@ class RunContext:
         """
         size = self.data.size(view)
         return (
-            numpy_stream(self.run.seed, "together", str(view)).permutation(size) if self.together else np.arange(size)
+            numpy_stream(self.run.seed, "together", str(view)).permutation(size) if self.group_size else np.arange(size)
         )
 
     def measure(
@@ -150,17 +150,17 @@ class RunContext:
         logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
         scores = score_views(shown, self.data, self.run.views, logits)
         if logits is not None:
-            by = naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
+            by = selectors_naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
             names = [f"{predictor}.{name}" for name in by]
             save_predictions(self.folder.path, names, step, logits, self.data, self.dataset.classes)
         return scores
 
-    def standing_on(self, source: Input) -> RunContext:
+    def context_of_input(self, source: Input) -> RunContext:
         """Make the workbench of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
 
-    def saved(self, source: Input, which: str) -> Saved:
+    def find_input_model(self, source: Input, which: str) -> SavedModel:
         """Find a saved model of an input; raise FileNotFoundError, with the way out, if it is gone.
 
         Raise `InputDamaged` if it is not what was written.

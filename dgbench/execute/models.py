@@ -68,7 +68,7 @@ def build_algorithm(
 def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
     """Inputs to logits by the algorithm's own weights, or by others in their place, wherever those lie."""
     if weights is not None:
-        weights = _laid_as(algorithm, weights)
+        weights = _match_memory_format(algorithm, weights)
 
     def predict(x: Tensor) -> Tensor:
         x = algorithm.network.prepare(x)
@@ -81,7 +81,7 @@ def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = No
     return predict
 
 
-def _laid_as(algorithm: Algorithm, weights: Mapping[str, Tensor]) -> Weights:
+def _match_memory_format(algorithm: Algorithm, weights: Mapping[str, Tensor]) -> Weights:
     """Return weights on the algorithm's device, each in the memory order of the algorithm's own tensor.
 
     Files hold tensors contiguous, and a convolution whose weights lie otherwise than its images rounds otherwise: the
@@ -97,7 +97,7 @@ def _laid_as(algorithm: Algorithm, weights: Mapping[str, Tensor]) -> Weights:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedModel:
     """A model on disk: the step after which it was taken and its training-domain validation accuracy there."""
 
     path: Path
@@ -136,7 +136,7 @@ def save_model(
     write_atomic(path, sealed_safetensors(to_bytes(content, {"step": str(step), "accuracy": repr(accuracy)})))
 
 
-def find_model(folder: Path, predictor: str, which: str) -> Saved:
+def find_model(folder: Path, predictor: str, which: str) -> SavedModel:
     """Find a model that a run has saved.
 
     Args:
@@ -159,7 +159,7 @@ def find_model(folder: Path, predictor: str, which: str) -> Saved:
                 metadata = file.metadata()
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-        return Saved(path, int(metadata["step"]), float(metadata["accuracy"]))
+        return SavedModel(path, int(metadata["step"]), float(metadata["accuracy"]))
 
 
 @cache

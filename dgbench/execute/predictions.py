@@ -24,7 +24,7 @@ from dgbench.execute.models import to_bytes
 from dgbench.store.files import write_atomic
 
 
-def naming(
+def selectors_naming(
     run: Run, predictor: str, scores: Mapping[str, Mapping[str, float]], metric: str, best: dict[str, float]
 ) -> list[str]:
     """List the selectors that name a model among those of its predictor so far.

@@ -11,7 +11,7 @@ from dgbench.catalogue.rows import is_ensemble, stands_on
 from dgbench.core.run import BEST, Input
 from dgbench.core.stats import nan_as_worst
 from dgbench.execute.context import RunContext
-from dgbench.execute.models import Saved, predict_with
+from dgbench.execute.models import SavedModel, predict_with
 
 
 def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
@@ -33,7 +33,7 @@ def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
     return teach
 
 
-def _model(context: RunContext, source: Input, saved: Saved) -> Callable[[Tensor], Tensor]:
+def _model(context: RunContext, source: Input, saved: SavedModel) -> Callable[[Tensor], Tensor]:
     algorithm = context.standing_on(source).algorithm()
     algorithm.load_state_dict(saved.load(context.device), strict=False)
     return predict_with(algorithm)

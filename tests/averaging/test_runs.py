@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.run import LAST, MODEL
 from dgbench.core.site import Site
-from dgbench.execute.batch_norm import inputs_for, measured
+from dgbench.execute.batch_norm import inputs_for, measure_statistics
 from dgbench.execute.models import find_model
 from dgbench.execute.training import Training
 from dgbench.launchers.reconcile import Sweep
@@ -99,7 +99,7 @@ def test_statistics_of_live_batch_norm_are_measured_where_the_card_says_so(tmp_p
         for name, average in training.averages.items():
             held = average.weights()
             assert held is not None
-            own = measured(training.algorithm, held, inputs_for(training.algorithm, training.data, run))
+            own = measure_statistics(training.algorithm, held, inputs_for(training.algorithm, training.data, run))
             saved = find_model(training.folder.path, name, LAST).load(CPU)
             expected = own if AVERAGES[name].card.batch_norm == "measured" else held
             assert same(saved, expected), name

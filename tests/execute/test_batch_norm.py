@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgbench.execute.batch_norm import inputs_for, measured
+from dgbench.execute.batch_norm import inputs_for, measure_statistics
 from tests.support.in_process import sweep_of, training_of
 
 
@@ -25,7 +25,7 @@ def batches(count: int = 3) -> list[Tensor]:
 
 def test_statistics_are_the_mean_of_the_batches(module: nn.Module) -> None:
     weights = {name: tensor + 0.1 * i for i, (name, tensor) in enumerate(module.state_dict().items())}
-    found = measured(module, weights, batches())
+    found = measure_statistics(module, weights, batches())
     hidden = [x @ weights["0.weight"].T + weights["0.bias"] for x in batches()]
     torch.testing.assert_close(found["1.running_mean"], torch.stack([h.mean(0) for h in hidden]).mean(0))
     torch.testing.assert_close(found["1.running_var"], torch.stack([h.var(0) for h in hidden]).mean(0))
@@ -37,7 +37,7 @@ def test_statistics_are_the_mean_of_the_batches(module: nn.Module) -> None:
 def test_nothing_of_the_module_or_of_the_weights_changes(module: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     weights = {name: tensor.clone() for name, tensor in before.items()}
-    measured(module, weights, batches())
+    measure_statistics(module, weights, batches())
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
     assert module.training
@@ -48,7 +48,7 @@ def test_frozen_batch_norm_is_left_as_it_is(module: nn.Module) -> None:
     frozen = module[1]
     frozen.eval()
     weights = module.state_dict()
-    found = measured(module, weights, batches())
+    found = measure_statistics(module, weights, batches())
     assert torch.equal(found["1.running_mean"], weights["1.running_mean"])
     assert not torch.equal(found["3.running_mean"], weights["3.running_mean"])
 
@@ -63,7 +63,7 @@ def test_where_none_is_live_the_weights_stay_as_they_are_and_nothing_is_read(mod
     module[3].track_running_stats = False
     for without in (module, nn.Linear(2, 2).train()):
         weights = without.state_dict()
-        found = measured(without, weights, unread())
+        found = measure_statistics(without, weights, unread())
         assert found.keys() == weights.keys()
         assert all(found[name] is tensor for name, tensor in weights.items())
         assert without.training
@@ -81,7 +81,7 @@ def test_it_is_measured_on_the_first_minibatches_of_the_run_500_at_most(steps: i
 
 def test_it_is_put_back_when_a_batch_fails(module: nn.Module) -> None:
     with pytest.raises(RuntimeError):
-        measured(module, module.state_dict(), [torch.zeros(2, 5, dtype=torch.float64)])
+        measure_statistics(module, module.state_dict(), [torch.zeros(2, 5, dtype=torch.float64)])
     assert module.training
     assert module[1].momentum == 0.1
 
@@ -89,5 +89,5 @@ def test_it_is_put_back_when_a_batch_fails(module: nn.Module) -> None:
 def test_dropout_is_off_while_it_is_measured(module: nn.Module) -> None:
     """The mean of what batch norm gives is its bias, unless some of it is dropped on the way to the next."""
     weights = {**module.state_dict(), "1.bias": torch.arange(1.0, 5.0, dtype=torch.float64)}
-    found = measured(module, weights, batches())
+    found = measure_statistics(module, weights, batches())
     torch.testing.assert_close(found["3.running_mean"], weights["1.bias"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.mixstyle import MixStyle
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
-from dgbench.execute.batch_norm import measured
+from dgbench.execute.batch_norm import measure_statistics
 from dgbench.methods.algorithm import Task
 from dgbench.methods.ascent import frozen_batch_norm_statistics
 from dgbench.networks.backbones import lacking
@@ -88,7 +88,7 @@ def test_a_second_pass_leaves_them_alone() -> None:
 
 def test_they_are_measured_as_the_mean_over_batches() -> None:
     network = evonorm("live").train()
-    found = measured(network, dict(network.state_dict()), [images(n) for n in range(3)])
+    found = measure_statistics(network, dict(network.state_dict()), [images(n) for n in range(3)])
     expected = torch.stack([images(n).var(dim=(0, 2, 3)) for n in range(3)]).mean(0)
     torch.testing.assert_close(found["featurizer.0.running_var"], expected)
     assert torch.equal(network.featurizer[0].running_var, torch.ones(4)), "nothing in the network changes"
