@@ -122,7 +122,7 @@ def _retry(args: Any) -> int:
     if not _may_run_files(args):
         return 1
     sweep = reopen(args.output_dir, **places_of(args))
-    print(f"{sweep.mend()} failed or damaged runs may run again")
+    print(f"{sweep.repair()} failed or damaged runs may run again")
     return _execute(sweep, jobs)
 
 
@@ -208,7 +208,7 @@ def _status(args: Any) -> int:
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.restarts():
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
-    unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.strangers()})
+    unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
     if unused:
         print(f"{unused} runs in {args.output_dir} are not part of the sweep any more; `prune` removes them")
     return 0 if all(state is State.DONE for state in states.values()) else 1

@@ -112,7 +112,7 @@ class Sweep:
             print(f"{run.name} did not keep the weights that others read now: it runs again")
             self.store.folder(run.id).reset(done_too=True)
 
-    def mend(self) -> int:
+    def repair(self) -> int:
         """Let failed runs run again, and make those anew whose files are damaged; return how many there are."""
         states = self.store.states((run.id for run in self.plan.runs), 0, thorough=True)
         mended = 0
@@ -120,7 +120,7 @@ class Sweep:
             folder = self.store.folder(run.id)
             if states[run.id] is State.DAMAGED:
                 print(f"{run.name} begins anew: {folder.damage()}")
-                mended += folder.mend(run)
+                mended += folder.repair(run)
             elif folder.clear_failures():
                 mended += 1
         return mended

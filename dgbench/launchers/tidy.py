@@ -37,7 +37,7 @@ def prunable(root: Path) -> Prunable:
     states = store.states((run.id for run in table.runs), 0)
     needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
     unneeded = (store.folder(id) for id, state in states.items() if state is State.DONE and id not in needed)
-    left = store.strangers()
+    left = store.unknown_entries()
     runs = sorted(set(store.ids()) - states.keys() - {path.name for path in left})
     weights = tuple(folder for folder in unneeded if folder.has_models())
     return Prunable(tuple(map(store.folder, runs)), weights, tuple(left))

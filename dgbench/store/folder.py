@@ -288,7 +288,7 @@ class RunFolder:
         if self.reset(done_too=True):
             self.record_restart(why)
 
-    def mend(self, run: Run) -> bool:
+    def repair(self, run: Run) -> bool:
         """Remove everything of a run whose files are damaged but its leases, and write `run.json` anew, as `reset`."""
         lease = self._claim_for_removal(done_too=True)
         if lease:
@@ -350,7 +350,7 @@ class Store:
         """List the runs that were begun, sorted: folders, and no links, whose names have the form of an id."""
         return [entry.name for entry in self._entries() if _is_run_folder(entry)]
 
-    def strangers(self) -> list[Path]:
+    def unknown_entries(self) -> list[Path]:
         """List entries among the runs that are no run: other names, files, links, folders of other content."""
         return [Path(entry.path) for entry in self._entries() if not (_is_run_folder(entry) and _holds_run(entry))]
 
