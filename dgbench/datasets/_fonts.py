@@ -77,10 +77,10 @@ def digits_of(tarball: Path) -> NDArray[np.uint8]:
     faces = {name: face for name, face in contents(tarball, "400Regular/").items() if name.endswith(".ttf")}
     (face,) = faces.values()
     font = ImageFont.truetype(io.BytesIO(face), _DRAWN)
-    return np.stack([[_framed(_drawn(str(digit), font), tilt) for tilt in TILTS] for digit in range(10)])
+    return np.stack([[_framed(_draw_text(str(digit), font), tilt) for tilt in TILTS] for digit in range(10)])
 
 
-def _drawn(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _draw_text(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Draw a text, cut to its ink."""
     left, top, right, bottom = (round(side) for side in font.getbbox(text))
     image = Image.new("L", (right - left, bottom - top))

@@ -58,7 +58,7 @@ def _binary_cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), reduction="none") * _known(y)
 
 
-def _asked(y: Tensor) -> Tensor:
+def _known_labels(y: Tensor) -> Tensor:
     return y != NOT_ASKED
 
 
@@ -71,6 +71,6 @@ def _cross_entropies_of_places(logits: Tensor, y: Tensor) -> Tensor:
 CRITERIA: Mapping[str, Criterion] = {
     "classification": _complete(F.cross_entropy, lambda logits: logits.argmax(dim=1)),
     "regression": _complete(_squared_error, lambda logits: logits.squeeze(1).float()),
-    "tokens": _incomplete(_cross_entropies_of_places, _asked, lambda logits: logits.argmax(dim=2)),
+    "tokens": _incomplete(_cross_entropies_of_places, _known_labels, lambda logits: logits.argmax(dim=2)),
     "multilabel": _incomplete(_binary_cross_entropies, _known, lambda logits: logits.float()),
 }
