@@ -177,7 +177,7 @@ class ImageDataset(Dataset):
             tree = without_bad_images(self.root, tree, self.decoding)
         for problem in file_problems(tree, may_lack=may_lack):
             problems.add(problem)
-        for told in self.accepted.told() if problems.found and self.accepted else ():
+        for told in self.accepted.describe() if problems.found and self.accepted else ():
             problems.add(told)
         problems.raise_if_any()
         self.tree = tree

@@ -80,7 +80,7 @@ class OwnImages(ImageDataset):
 
     def _said_of_files(self) -> Iterator[str]:
         if self.accepted:
-            yield from self.accepted.told()
+            yield from self.accepted.describe()
         files = [] if self.exif else first_files(self.tree)
         if turned := [path for path in files if is_turned(self.root / path)]:
             yield f"{listed(turned)} are used as they are stored; --exif turn turns images as their EXIF says"

@@ -70,7 +70,7 @@ class Accepted:
         self.left_out[extension] += 1
         return False
 
-    def told(self) -> Iterator[str]:
+    def describe(self) -> Iterator[str]:
         """Report the files left out: `left out 5 file(s) that can't be read as images: 3 .heic, 2 .npy`."""
         counts = sorted(self.left_out.items(), key=lambda pair: (-pair[1], pair[0]))
         kinds = ", ".join(f"{n:,} {printable(extension) or 'without an extension'}" for extension, n in counts)

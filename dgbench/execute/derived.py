@@ -70,7 +70,7 @@ def execute_adapt(context: RunContext, algorithm: Algorithm) -> None:
     """Adapt the input's best and last model, held by `algorithm`, to each view by itself, and record both."""
     cls, hparams = build(context.catalogue, "adapter", context.run.method)
     (source,) = context.run.inputs
-    models = {saved.step: saved for saved in (context.saved(source, which) for which in context.run.reads)}
+    models = {saved.step: saved for saved in (context.find_input_model(source, which) for which in context.run.reads)}
     named = dict[str, float]()
     for step, saved in sorted(models.items()):
         algorithm.load_state_dict(saved.load(context.device), strict=False)
@@ -88,7 +88,7 @@ def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterato
 
 
 def _member(context: RunContext, source: Input) -> Member:
-    saved = context.saved(source, BEST)
+    saved = context.find_input_model(source, BEST)
     return Member(
         source.run,
         nan_as_worst(saved.accuracy),
@@ -122,7 +122,7 @@ def _averaged(
 
     What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
     """
-    positions, each, together = context.order(view), examples_per_batch(context.data), max(1, context.together)
+    positions, each, together = context.order(view), examples_per_batch(context.data), max(1, context.group_size)
     each = max(together, each - each % together)
     models: Iterable[Predict] = (predict_with(algorithm, member.load()) for member in members)
     parts = [positions]

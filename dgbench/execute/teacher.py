@@ -21,7 +21,7 @@ def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
     selector chooses; the mean logits of them all where the teacher's row is an ensemble.
     """
     (row,) = stands_on(context.run.method.name, context.run.method.hparams, context.catalogue)
-    found = [(source, context.saved(source, BEST)) for source in context.run.inputs]
+    found = [(source, context.find_input_model(source, BEST)) for source in context.run.inputs]
     if not is_ensemble(row, context.catalogue):
         found = [max(reversed(found), key=lambda one: nan_as_worst(one[1].accuracy))]
     models = [_model(context, source, saved) for source, saved in found]
@@ -34,6 +34,6 @@ def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
 
 
 def _model(context: RunContext, source: Input, saved: SavedModel) -> Callable[[Tensor], Tensor]:
-    algorithm = context.standing_on(source).algorithm()
+    algorithm = context.context_of_input(source).algorithm()
     algorithm.load_state_dict(saved.load(context.device), strict=False)
     return predict_with(algorithm)

@@ -96,7 +96,7 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
-    provenance = replace(plan.provenance, asked=(*departures, *(overrides.told() if overrides else ())))
+    provenance = replace(plan.provenance, asked=(*departures, *(overrides.describe() if overrides else ())))
     return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, provenance)
 
 

@@ -86,7 +86,7 @@ class Overrides:
             entry.check(hparams)
         return ResolvedEntry(entry.name, hparams)
 
-    def told(self) -> Iterator[str]:
+    def describe(self) -> Iterator[str]:
         """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
         yield from (f"{name} {value}" for name, value in self.fixed.items())
         yield from (f"{entry} {name} {value}" for entry, own in self.parts.items() for name, value in own.items())
