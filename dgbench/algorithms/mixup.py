@@ -33,7 +33,7 @@ class Mixup(Algorithm):
         Yan, Song, Li, Zou and Ren, "Improve Unsupervised Domain Adaptation with Mixup Training", arXiv:2001.00677,
         2020; Wang, Li and Kot, "Heterogeneous Domain Generalization via Domain Mixup", ICASSP 2020.
 
-    Departures from the papers: blends are made between labelled domains only, as in DomainBed.
+    Departures from the papers: blends are made between labeled domains only, as in DomainBed.
 
     Departures from DomainBed's code: none in the numbers. $\ell$ comes from torch's generator, and all pairs share one
     forward pass where batch norm is not live.

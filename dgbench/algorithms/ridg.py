@@ -32,9 +32,9 @@ class RIDG(Algorithm):
     Reference:
         Chen, Zhang, Song, van den Hengel and Liu, "Domain Generalization via Rationale Invariance", ICCV 2023.
 
-    Departures from the paper, which has two forms that differ in scale: the penalty sums over features and averages
-    over examples and classes $k$, as in the authors' code. Equation 3 of the paper sums over $k$ too, its Algorithm 1
-    averages over features too.
+    Departures from the paper: the penalty sums over features and averages over examples and classes $k$, as in the
+    authors' code. The paper has two other forms, which differ in scale: its Equation 3 sums over $k$ too, its Algorithm
+    1 averages over features too.
 
     Departures from the authors' code: one pass through the featurizer serves loss and rationales; theirs makes two,
     with different dropout masks. $M$ does not remember the graphs of past steps. The squares are multiplied out, so

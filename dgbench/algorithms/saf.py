@@ -44,8 +44,8 @@ class SAF(Algorithm):
     Reference:
         Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022.
 
-    Departures from the paper and the authors' code, because minibatches are drawn with replacement and domain by
-    domain:
+    Departures from the paper and the authors' code: minibatches are drawn with replacement and domain by domain, which
+    changes three things.
 
     - An epoch of a domain is the number of steps that draw as many examples as it has.
     - `past_epochs` epochs ago means that many draws of the example itself ago; until then, it counts 0 in the mean.

@@ -36,8 +36,8 @@ class SDAT(Algorithm):
         Rangwani, Aithal, Mishra, Jain and Babu, "A Closer Look at Smoothness in Domain Adversarial Training", ICML
         2022.
 
-    Departures from the paper, a method for domain adaptation: the discriminator distinguishes the training domains,
-    since there is no target domain to distinguish from a source.
+    Departures from the paper: the discriminator distinguishes the training domains. The paper adapts to a target
+    domain, which its discriminator distinguishes from the source.
 
     Departures from the authors' code: the discriminator is DomainBed's MLP, without conditioning on the predictions;
     there is no term for confusion of classes; one learning rate serves all; live batch norm remembers the first pass

@@ -37,7 +37,9 @@ class TRM(Algorithm):
 
     The weights of the domains change after each step,
     $\alpha_{qp} \leftarrow \alpha_{qp} \exp(\eta\, \alpha_{qp} L_p(w_q))$ with $\eta$ = `groupdro_eta`, and the next
-    step begins by scaling their sum over $p$ to 1. The first `iters` steps are ERM's.
+    step begins by scaling their sum over $p$ to 1. The first `iters` steps are ERM's. As in DomainBed, the exponent has
+    a factor $\alpha$, and with `class_balanced` the weights of each $w_q$ start every step from those of the network's
+    classifier.
 
     Reference:
         Xu and Jaakkola, "Learning Representations that Support Robust Transfer of Predictors", arXiv 2021.
@@ -50,9 +52,6 @@ class TRM(Algorithm):
       first two terms are twice the second.
     - The domains' classifiers are saved with the run, and are on the features' device.
     - Derivatives of softmax regression are in closed form, for all domains at once.
-
-    As in DomainBed, the exponent has a factor $\alpha$, and with `class_balanced` the weights of each $w_q$ start every
-    step from those of the network's classifier.
     """
 
     card = AlgorithmCard(

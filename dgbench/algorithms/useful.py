@@ -38,7 +38,7 @@ class USEFUL(Algorithm):
         Nguyen, Haddad, Gan and Mirzasoleiman, "Changing the Training Data Distribution to Reduce Simplicity Bias
         Improves In-distribution Generalization", NeurIPS 2024.
 
-    Choices that the paper leaves open:
+    Departures from the paper, where it leaves choices open:
 
     - k-means takes the best of 10 starts by a fixed seed, which may all miss the best split. A class without two
       different logits is left as it is.
