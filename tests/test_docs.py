@@ -128,15 +128,17 @@ def test_docstrings_become_markdown() -> None:
     Reference:
         Someone, "Title".
 
-    Departures from the paper: none;
-    really.
+    Departures from the paper: two:
+    - one
+      that is long
+    - another
     DomainBed: has no such.
     """)
     assert doc.summary == "Minimize a thing."
     assert doc.text == "$$\nReference: x_1\n$$\n\nWith $x_1$."
     assert doc.sections == {
         "Reference": 'Someone, "Title".',
-        "Departures from the paper": "none;\nreally.",
+        "Departures from the paper": "two:\n\n- one\n  that is long\n- another",
         "DomainBed": "has no such.",
     }
     assert escaped("a_b * `c_d` [e] <f>") == r"a\_b \* `c_d` &#91;e] &lt;f>"

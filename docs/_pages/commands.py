@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dgbench.__main__ import COMMANDS
 from docs._pages.docstrings import inline, table
@@ -42,10 +42,7 @@ def _body(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
             usual = group.title in ("options", "optional arguments", "positional arguments")
             yield f"**{(group.title or '').capitalize()}**" if not usual else ""
             yield _prose(group.description or "")
-            yield table(
-                ("flag" if flags[0].option_strings else "argument", "default", "meaning"),
-                [_row(flag) for flag in flags],
-            )
+            yield _options(flags)
         for action in actions:
             if isinstance(action, argparse._SubParsersAction):
                 for name, child in action.choices.items():
@@ -58,10 +55,18 @@ def _body(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
-    """Wrap the parser's usage at 100 characters, whatever the terminal's width."""
-    formatter = argparse.HelpFormatter(parser.prog, width=100)
+    """Wrap the parser's usage to the width of a page, whatever the terminal's width."""
+    formatter = argparse.HelpFormatter(parser.prog, width=76)
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
     return formatter.format_help().strip()
+
+
+def _options(flags: Sequence[argparse.Action]) -> str:
+    head: Sequence[str] = ("flag" if flags[0].option_strings else "argument", "default", "meaning")
+    rows: list[tuple[str, ...]] = [_row(flag) for flag in flags]
+    if not any(default for _, default, _ in rows):
+        head, rows = (head[0], head[2]), [(row[0], row[2]) for row in rows]
+    return table(head, rows, "options")
 
 
 def _row(action: argparse.Action) -> tuple[str, str, str]:

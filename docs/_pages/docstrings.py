@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,10 +38,15 @@ def parse(docstring: str) -> Doc:
             title, line = match["title"], match["rest"]
         titles.setdefault(title, []).append(line)
     as_markdown = {title: inspect.cleandoc("\n".join(lines)).strip() for title, lines in titles.items()}
-    if not is_markdown:
-        as_markdown = {title: escaped(text) for title, text in as_markdown.items()}
+    shown = _listed if is_markdown else escaped
+    as_markdown = {title: shown(text) for title, text in as_markdown.items()}
     text = as_markdown.pop("")
     return Doc(inline(" ".join(first.split())), text, as_markdown)
+
+
+def _listed(text: str) -> str:
+    """Put the empty line before a list that Markdown demands and docstrings often leave out."""
+    return re.sub(r"^((?![-*] |  ).+)\n(?=[-*] )", r"\1\n\n", text, flags=re.MULTILINE)
 
 
 def escaped(text: str) -> str:
@@ -63,7 +69,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") ->
     Args:
         head: The titles of the columns.
         rows: The cells, as many a row as there are titles.
-        kind: A class of assets/site.css: `facts` or `sortable`.
+        kind: A class of assets/site.css: `facts`, `hparams` or `sortable`.
     """
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ("---",) * len(head), *rows)]
     return "\n".join([f'<div class="{kind}" markdown>', "", *lines, "", "</div>"] if kind else lines)
+
+
+def indented(text: str) -> str:
+    """Return Markdown as the content of an admonition."""
+    return textwrap.indent(text, "    ")

@@ -9,7 +9,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
 from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TASKS, Card, needs_of, with_values
 from dgbench.core.space import Draw, HparamSpec, Space, Value
-from docs._pages.docstrings import escaped, inline, parse, table
+from docs._pages.docstrings import Doc, escaped, indented, inline, parse, table
 
 Facts = Iterator[tuple[str, str]]
 """Name -> Markdown."""
@@ -43,17 +43,33 @@ def page(entry: CatalogueEntry, shared: Space) -> str:
     """Describe an entry; its hyperparameters that are in `shared` are listed apart."""
     doc = parse(entry.doc)
     sections = [f"# {entry.name}", doc.summary, doc.text, table(("", ""), list(_facts(entry)), "facts")]
-    for title, text in doc.sections.items():
-        sections += [f"## {title}", text]
+    sections += _sections(doc)
     sections += _hyperparameters(entry.space, shared)
     if entry.kind == "dataset":
         sections += _contents(entry)
-    sections += [
-        f'??? quote "Source: {_file(entry)}"\n\n    <div data-search-exclude markdown>\n\n'
-        + _code(Path(entry.file))
-        + "\n\n    </div>"
-    ]
+    code = f"<div data-search-exclude markdown>\n\n```python\n{Path(entry.file).read_text()}```\n\n</div>"
+    sections.append(f'??? quote "Source: {_file(entry)}"\n\n{indented(code)}')
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _sections(doc: Doc) -> list[str]:
+    """Return the sections of a docstring: the references, then all that departs from them, below one heading."""
+    references = [text for title, text in doc.sections.items() if title.startswith("Reference")]
+    departures = []
+    for title, text in doc.sections.items():
+        if title == "Departures":
+            departures.append(_capitalized(text))
+        elif not title.startswith("Reference"):
+            gap = "\n\n" if text.startswith(("- ", "* ")) else " "
+            departures.append(f"**{_capitalized(title.removeprefix('Departures').strip())}:**{gap}{text}")
+    return [
+        *(["## Reference", *references] if references else []),
+        *(["## Departures", *departures] if departures else []),
+    ]
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _facts(entry: CatalogueEntry) -> Facts:
@@ -70,14 +86,20 @@ def _facts(entry: CatalogueEntry) -> Facts:
     yield "Source", f"`{_file(entry)}`"
 
 
-def paper(card: Card) -> str:
-    """Name a card's paper, as a link where its address is known."""
-    return f"[{inline(card.paper)}]({card.link})" if card.link else inline(card.paper)
+def paper(card: Card, *, short: bool = False) -> str:
+    """Name a card's paper, as a link where its address is known; `short`: without its title."""
+    split = [name.split(", ") for name in card.paper.split("; ")]
+    name = "; ".join(f"{words[0]}, {words[-1]}" for words in split if len(words) > 1) if short else card.paper
+    return f"[{inline(name)}]({card.link})" if card.link else inline(name)
 
 
 def _algorithm(entry: CatalogueEntry) -> Facts:
     card = entry.card
-    yield "Cost", f"{card.forwards:g} forward and {card.backwards:g} backward passes a step, where ERM has one of each"
+    passes = f"{card.forwards:g} forward and {card.backwards:g} backward passes"
+    yield (
+        "Cost",
+        f"{'one forward and one backward pass' if (card.forwards, card.backwards) == (1, 1) else passes} a step",
+    )
     yield from _needs(entry)
     if card.penalties:
         base = (
@@ -237,27 +259,24 @@ def _contents(entry: CatalogueEntry) -> list[str]:
 def _hyperparameters(space: Space, shared: Space) -> list[str]:
     own = [spec for spec in space if spec not in shared]
     inherited = [spec for spec in space if spec in shared]
-    if not space:
-        return []
-    found = ["## Hyperparameters"]
+    found = ["## Hyperparameters"] if space else []
     if own:
         found.append(_space(own))
     if inherited:
-        found += [
-            "Those that every algorithm has:" if own else "None of its own. Those that every algorithm has:",
-            _space(inherited),
-        ]
+        names = ", ".join(spec.name for spec in inherited)
+        found.append(f'??? note "Those of every algorithm: {names}"\n\n{indented(_space(inherited))}')
     return found
 
 
 def _space(space: list[HparamSpec]) -> str:
     rows = []
     for spec in space:
-        domain = ", ".join(f"`{option}`" for option in spec.options) or (f"`{spec.within}`" if spec.within else "any")
-        rows.append((f"`{spec.name}`", *_choice(spec.default, spec.draw), f"{spec.type}, {domain}", inline(spec.help)))
+        limits = [f"`{option}`" for option in spec.options] or ([f"`{spec.within}`"] if spec.within else [])
+        values = ", ".join([spec.type, *limits])
+        rows.append((f"`{spec.name}`", *_choice(spec.default, spec.draw), values, inline(spec.help)))
         for trait, (default, draw) in spec.variants.items():
             rows.append((f"with `{trait}`", *_choice(default, draw), "", ""))
-    return table(("name", "default", "drawn from", "values", "meaning"), rows)
+    return table(("name", "default", "drawn from", "values", "meaning"), rows, "hparams")
 
 
 def _choice(default: Value, draw: Draw | None) -> tuple[str, str]:
@@ -269,23 +288,18 @@ def _file(entry: CatalogueEntry) -> str:
     return str(Path(entry.file).relative_to(PACKAGE.parent))
 
 
-def _code(file: Path) -> str:
-    """Return a file as a block of code that is indented as the content of an admonition."""
-    lines = ["```python", *file.read_text().splitlines(), "```"]
-    return "\n".join(f"    {line}" if line else "" for line in lines)
-
-
 def index(kind: str, entries: Mapping[str, CatalogueEntry]) -> str:
     """List all entries of a kind in a table that readers can sort, and what DomainBed's versions do instead."""
     _, title, text = KINDS[kind]
-    columns = {"algorithm": ("passes", "domains"), "dataset": ("domains", "classes", "examples", "inputs")}.get(
+    columns = {"algorithm": ("passes", "domains ≥"), "dataset": ("domains", "classes", "examples", "inputs")}.get(
         kind, ()
     )
     rows = []
     for name, entry in entries.items():
-        cells = (f"[{name}]({name}.md)", parse(entry.doc).summary, paper(entry.card))
+        cells = (f"[{name}]({name}.md)", parse(entry.doc).summary, paper(entry.card, short=True))
         rows.append((*cells, *_columns(entry)))
     sections = [
+        "---\nhide: [toc]\n---",
         f"# {title}",
         text,
         table(("name", "idea" if kind != "dataset" else "content", "paper", *columns), rows, "sortable"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.core import setting
 from dgbench.core.setting import PRESETS, Setting
-from docs._pages.docstrings import inline, table
+from docs._pages.docstrings import indented, inline, table
 
 
 def pages(root: Path) -> dict[str, str]:
@@ -21,19 +21,19 @@ def _settings() -> str:
     meanings = _attribute_docstrings()
     rows = []
     for name, hint in get_type_hints(Setting, include_extras=True).items():
-        if name == "preset":
-            continue
-        own = getattr(default, name)
-        presets = {preset.preset: getattr(preset, name) for preset in others if getattr(preset, name) != own}
-        departing = "<br>".join(f"`{value}` in {preset}" for preset, value in presets.items())
-        rows.append((f"`{name}`", _values(hint), f"`{own!r}`", departing, inline(meanings.get(name, ""))))
-    named = ", ".join(f"`{name}`" for name in PRESETS)
+        if name != "preset":
+            own = getattr(default, name)
+            values = (getattr(preset, name) for preset in others)
+            departing = [f"`{value!r}`" if value != own else "" for value in values]
+            rows.append((f"`{name}`", _values(hint), f"`{own!r}`", *departing, inline(meanings.get(name, ""))))
     return "\n\n".join(
         [
+            "---\nhide: [toc]\n---",
             "# Settings",
-            "All that decides a result beside the method, the data and the seeds. A preset fixes every one of them "
-            f"({named}); a sweep file's table `[setting]` and flags change some. A table of results names each change.",
-            table(("setting", "values", f"in {default.preset}", "other presets", "meaning"), rows),
+            "All that decides a result beside the method, the data and the seeds. A preset fixes every one of them; a "
+            "sweep file's table `[setting]` and flags change some. A table of results names each change. Where a cell "
+            f"is empty, the preset has the value of `{default.preset}`.",
+            table(("setting", "values", *(f"`{name}`" for name in PRESETS), "meaning"), rows, "settings"),
         ]
     )
 
@@ -69,10 +69,6 @@ def _sweeps(root: Path) -> str:
             line.lstrip("# ")
             for line in lines[: next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))]
         ]
-        content = "\n".join(f"    {line}" if line else "" for line in lines)
-        sections += [
-            f"## {file.stem}",
-            inline(" ".join(comment)),
-            f'??? quote "{file.relative_to(root)}"\n\n    ```toml\n{content}\n    ```',
-        ]
+        code = indented(f"```toml\n{file.read_text()}```")
+        sections += [f"## {file.stem}", inline(" ".join(comment)), f'??? quote "{file.relative_to(root)}"\n\n{code}']
     return "\n\n".join(sections) + "\n"
