@@ -53,12 +53,15 @@ class AdaNPC(Adapter):
         """Hyperparameters of AdaNPC: the defaults of the authors' code, and the grid that it searches."""
 
         beta: float = hparam(
-            0.1, choice(0.0, 0.25, 0.75, 1.1), help="least score to be remembered; above 1: never", within="[0, inf)"
+            0.1,
+            choice(0.0, 0.25, 0.75, 1.1),
+            help="least score with which inputs join the memory; above 1 none do",
+            within="[0, inf)",
         )
-        k: int = hparam(
-            100, choice(1, 5, 10, 25, 50, 75, 100, 150, 200), help="neighbours that vote", within="[1, inf)"
+        k: int = hparam(100, choice(1, 5, 10, 25, 50, 75, 100, 150, 200), help="neighbors that vote", within="[1, inf)")
+        temperature: float = hparam(
+            0.1, choice(0.01, 0.05, 0.1, 0.25, 0.5), help="temperature of the cosines", within="(0, inf)"
         )
-        temperature: float = hparam(0.1, choice(0.01, 0.05, 0.1, 0.25, 0.5), help="of the cosines", within="(0, inf)")
 
     hparams: Hparams
 

@@ -73,11 +73,15 @@ class SAR(Adapter):
         lr: float = hparam(2.5e-4, choice(2.5e-5, 2.5e-4, 2.5e-3), help="learning rate at test time", within="[0, inf)")
         rho: float = hparam(0.05, help="length of the step uphill", within="[0, inf)")
         margin: float = hparam(
-            0.4, help="E0 by the entropy of a uniform prediction; above 1 all inputs are reliable", within="[0, inf)"
+            0.4,
+            help="E0 relative to the entropy of a uniform prediction; above 1 all inputs are reliable",
+            within="[0, inf)",
         )
-        recovery: float = hparam(0.2, help="mean entropy below which all is as before; 0 for never", within="[0, inf)")
+        recovery: float = hparam(
+            0.2, help="mean entropy below which everything is reset; 0 for never", within="[0, inf)"
+        )
         top: float = hparam(
-            0.25, help="share of the network's stages, from the top, that stays as it is", within="[0, 1)"
+            0.25, help="share of the network's stages, from the top, whose norms do not learn", within="[0, 1)"
         )
 
     hparams: Hparams

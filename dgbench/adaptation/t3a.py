@@ -51,7 +51,9 @@ class T3A(Adapter):
         """Hyperparameters of T3A; `filter_K` is drawn from the paper's values."""
 
         filter_K: int = hparam(100, choice(1, 5, 20, 50, 100, -1), help="supports kept of each class; -1 keeps all")
-        compat: bool = hparam(False, help="-1 drops the worst support of each class at every batch")
+        compat: bool = hparam(
+            False, help="as in the authors' code, filter_K = -1 drops the worst support of each class at every batch"
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()

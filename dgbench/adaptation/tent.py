@@ -68,9 +68,9 @@ class TENT(Adapter):
 
         lr: float = hparam(1e-3, choice(1e-4, 1e-3, 1e-2), help="learning rate at test time", within="[0, inf)")
         steps: int = hparam(1, choice(1, 3), help="optimizer steps on each batch", within="[1, inf)")
-        episodic: bool = hparam(False, help="begin each batch with the weights of training")
-        optimizer: str = hparam("adam", help="sgd has momentum 0.9", options=OPTIMIZERS)
-        adapts: str = hparam("batch_norm", help="what learns", options=ADAPTS)
+        episodic: bool = hparam(False, help="reset the weights before each batch")
+        optimizer: str = hparam("adam", help="optimizer at test time; sgd has momentum 0.9", options=OPTIMIZERS)
+        adapts: str = hparam("batch_norm", help="parameters that learn", options=ADAPTS)
 
     hparams: Hparams
 

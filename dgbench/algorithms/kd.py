@@ -61,7 +61,7 @@ class KD(Algorithm):
 
         teacher: str = hparam("ERM+SWAD", help="the row whose best model teaches")
         teacher_backbone: str = hparam("", help="the teacher's network; empty: the student's own")
-        temperature: float = hparam(5.0, help="T", within="(0, inf)")
+        temperature: float = hparam(5.0, help="T, by which the logits of both models are divided", within="(0, inf)")
 
     hparams: Hparams
 

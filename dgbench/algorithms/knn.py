@@ -75,11 +75,13 @@ class KNN(Algorithm):
         k: int = hparam(
             150,
             choice(25, 50, 75, 100, 125, 150, 200, 500),
-            help="neighbours that vote",
+            help="neighbors that vote",
             variants={"small_images": (10, choice(5, 10, 20, 50, 100, 150))},
             within="[1, inf)",
         )
-        temperature: float = hparam(0.1, help="of the cosines, at the last step and in prediction", within="(0, inf)")
+        temperature: float = hparam(
+            0.1, help="temperature of the cosines at the last step and in prediction", within="(0, inf)"
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()

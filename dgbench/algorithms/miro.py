@@ -72,7 +72,9 @@ class MIRO(Algorithm):
             help="weight of the distance to the initial network",
             variants={"PACS": (0.01, None), "VLCS": (0.01, None)},
         )
-        lr_mult: float = hparam(10.0, help="learning rate of the variances, in that of the network", within="[0, inf)")
+        lr_mult: float = hparam(
+            10.0, help="learning rate of the variances, as a multiple of the network's", within="[0, inf)"
+        )
 
     hparams: Hparams
 

@@ -56,11 +56,17 @@ class MixStyle(Algorithm):
         """Hyperparameters of MixStyle; the values are the authors'."""
 
         mixstyle_p: float = hparam(0.5, help="probability that a stage's maps are mixed", within="[0, 1]")
-        mixstyle_alpha: float = hparam(0.1, help="a of Beta(a, a); small: one style prevails", within="(0, inf)")
+        mixstyle_alpha: float = hparam(
+            0.1, help="a of Beta(a, a), which shares are drawn from; small: one style prevails", within="(0, inf)"
+        )
         mixstyle_stages: int = hparam(
             3, help="stages after the stem that are mixed", variants={"OfficeHome": (2, None)}, within="[1, inf)"
         )
-        mixstyle_partner: str = hparam("random", help="whose style is mixed in", options=PARTNERS)
+        mixstyle_partner: str = hparam(
+            "random",
+            help="partners whose styles are mixed in: any examples, or those of other domains",
+            options=PARTNERS,
+        )
 
     hparams: Hparams
 

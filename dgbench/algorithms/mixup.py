@@ -48,7 +48,10 @@ class Mixup(Algorithm):
         """Hyperparameters of Mixup; default and draw are DomainBed's."""
 
         mixup_alpha: float = hparam(
-            0.2, power(10, -1, 1), help="of Beta(alpha, alpha), which the shares come from", within="(0, inf)"
+            0.2,
+            power(10, -1, 1),
+            help="alpha of Beta(alpha, alpha), which the shares are drawn from",
+            within="(0, inf)",
         )
 
     hparams: Hparams

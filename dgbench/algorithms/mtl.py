@@ -71,7 +71,10 @@ class MTL(Algorithm):
         """Hyperparameters of MTL; default and draw are DomainBed's."""
 
         mtl_ema: float = hparam(
-            0.99, choice(0.5, 0.9, 0.99, 1.0), help="weight of the minibatch in the embedding", within="[0, 1]"
+            0.99,
+            choice(0.5, 0.9, 0.99, 1.0),
+            help="weight of the minibatch in the mean of a domain's features",
+            within="[0, 1]",
         )
 
     hparams: Hparams

@@ -52,7 +52,7 @@ class QTDoG(Algorithm):
     class Hparams(algorithm.Hparams):
         """Hyperparameters of QT-DoG; the values are the authors'."""
 
-        q_steps: int = hparam(2000, help="first step with quantised weights", within="[0, inf)")
+        q_steps: int = hparam(2000, help="first step with quantized weights", within="[0, inf)")
         bits: int = hparam(7, help="bits of a weight", within="[2, 16]")
 
     hparams: Hparams

@@ -48,7 +48,7 @@ class RSC(Algorithm):
             1 / 3, uniform(0, 0.5), help="share f of an example's features that is muted", within="[0, 1)"
         )
         rsc_b_drop_factor: float = hparam(
-            1 / 3, uniform(0, 0.5), help="share b of the examples in which they are", within="[0, 1)"
+            1 / 3, uniform(0, 0.5), help="share b of the examples in which features are muted", within="[0, 1)"
         )
 
     hparams: Hparams

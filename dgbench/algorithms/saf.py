@@ -25,8 +25,8 @@ from dgbench.methods.algorithm import Algorithm, Batch
 class _Hparams(algorithm.Hparams):
     """Hyperparameters of both forms; their values are fixed in the release's loss, and the paper searches none."""
 
-    temperature: float = hparam(5.0, help="what past and present logits are divided by", within="(0, inf)")
-    start_epoch: int = hparam(5, help="a domain's examples are held to the past in epochs after this, counted from 0")
+    temperature: float = hparam(5.0, help="T, by which past and present logits are divided", within="(0, inf)")
+    start_epoch: int = hparam(5, help="last epoch of a domain, counted from 0, without the penalty")
 
 
 class SAF(Algorithm):
@@ -146,7 +146,7 @@ class MESA(Algorithm):
         """Hyperparameters of MESA, from the release: `mesa_lambda` from its README, `mesa_decay` the flag's default."""
 
         mesa_lambda: float = hparam(0.8, help="weight of the divergence")
-        mesa_decay: float = hparam(0.9998, help="how much of the average is kept from step to step", within="[0, 1]")
+        mesa_decay: float = hparam(0.9998, help="share of the average that is kept from step to step", within="[0, 1]")
 
     hparams: Hparams
 

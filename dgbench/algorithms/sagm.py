@@ -53,7 +53,10 @@ class SAGM(Algorithm):
 
         rho: float = hparam(0.05, choice(0.01, 0.02, 0.05, 0.1), help="length of the step uphill", within="[0, inf)")
         alpha: float = hparam(
-            0.001, choice(0.0005, 0.001), help="length of the step back down, in gradients", within="[0, inf)"
+            0.001,
+            choice(0.0005, 0.001),
+            help="share of the gradient that is taken off the step uphill",
+            within="[0, inf)",
         )
 
     hparams: Hparams

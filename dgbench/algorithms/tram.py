@@ -80,12 +80,18 @@ class TRAM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Hyperparameters of TRAM; the paper searches none of them, since doing without a radius is its point."""
 
-        distance: str = hparam("previous", help="what predictions are compared with", options=DISTANCES)
-        kl_reduction: str = hparam("batchmean", help="mean over examples, or the authors' code's", options=REDUCTIONS)
-        sigma: float = hparam(0.1, help="standard deviation of the noise of noise and fisher", within="[0, inf)")
-        fisher_gamma: float = hparam(0.1, help="length of the step uphill of fisher", within="[0, inf)")
+        distance: str = hparam(
+            "previous", help="predictions to compare with; their distance is the radius", options=DISTANCES
+        )
+        kl_reduction: str = hparam(
+            "batchmean", help="mean over examples, or the smaller number of the authors' code", options=REDUCTIONS
+        )
+        sigma: float = hparam(
+            0.1, help="standard deviation of the noise, with distance noise or fisher", within="[0, inf)"
+        )
+        fisher_gamma: float = hparam(0.1, help="length of the step uphill, with distance fisher", within="[0, inf)")
         fisher_eta: float = hparam(
-            0.1, help="how much the Fisher information shortens a weight's step in fisher", within="[0, inf)"
+            0.1, help="how much Fisher information shortens a weight's step, with distance fisher", within="[0, inf)"
         )
 
     hparams: Hparams

@@ -62,10 +62,12 @@ class Transfer(Algorithm):
             2.0, uniform(0.1, 3.0), help="radius of the ball around the classifier", within="(0, inf)"
         )
         d_steps_per_g: int = hparam(10, choice(1, 2, 5), help="steps of ascent", within="[1, inf)")
-        gda: bool = hparam(False, choice(True), help="descend by plain gradient descent")
+        gda: bool = hparam(
+            False, choice(True), help="descend by plain gradient descent, not by the setting's optimizer"
+        )
         lr_d: float = hparam(1e-3, power(10, -4.5, -2.5), help="learning rate of the ascent", within="[0, inf)")
-        weight_decay_d: float = hparam(0.0, power(10, -6, -2), help="as in DomainBed, nothing reads it")
-        beta1: float = hparam(0.5, choice(0.0, 0.5), help="as in DomainBed, nothing reads it")
+        weight_decay_d: float = hparam(0.0, power(10, -6, -2), help="unused, as in DomainBed")
+        beta1: float = hparam(0.5, choice(0.0, 0.5), help="unused, as in DomainBed")
 
     hparams: Hparams
 

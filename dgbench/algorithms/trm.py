@@ -70,7 +70,9 @@ class TRM(Algorithm):
         """Hyperparameters of TRM; defaults and draws are DomainBed's."""
 
         cos_lambda: float = hparam(1e-4, power(10, -5, 0), help="weight of the inner product with the inverse Hessian")
-        iters: int = hparam(200, power(10, 0, 4, integer=True), help="first step that isn't ERM's")
+        iters: int = hparam(
+            200, power(10, 0, 4, integer=True), help="first step with the transfer risk; those before are ERM's"
+        )
         groupdro_eta: float = hparam(1e-2, power(10, -3, -1), help="step size of the domains' weights alpha")
 
     hparams: Hparams

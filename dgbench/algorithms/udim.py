@@ -90,10 +90,12 @@ class UDIM(SAM):
         """Hyperparameters of UDIM; defaults are those of the authors' scripts for PACS, the draw of `rho` is SAM's."""
 
         udim_lambda: float = hparam(1.0, help="weight of the inconsistency")
-        perturbation: str = hparam("raw", help="what of the inputs is moved", options=PERTURBATIONS)
-        syn_lr: float = hparam(10.0, help="length of that move")
-        step_length: str = hparam("example", help="of what that is the length, in raw", options=LENGTHS)
-        warm_up_ratio: int = hparam(5, help="the run's steps, by those of SAM that come first", within="[1, inf)")
+        perturbation: str = hparam("raw", help="part of the inputs that is moved", options=PERTURBATIONS)
+        syn_lr: float = hparam(10.0, help="length of the move")
+        step_length: str = hparam(
+            "example", help="vector that has the length syn_lr, with perturbation raw", options=LENGTHS
+        )
+        warm_up_ratio: int = hparam(5, help="the run's steps divided by those of SAM at its start", within="[1, inf)")
 
     hparams: Hparams
 

@@ -65,15 +65,17 @@ class URM(Algorithm):
     class Hparams(algorithm.Hparams):
         """Hyperparameters of URM; defaults and draws are DomainBed's."""
 
-        urm_adv_lambda: float = hparam(0.1, uniform(0, 0.2), help="weight of the discriminator's say")
+        urm_adv_lambda: float = hparam(0.1, uniform(0, 0.2), help="weight of the discriminator's terms")
         urm_discriminator_label_smoothing: float = hparam(
-            0.0, help="its labels are drawn up to this far from 0 and 1", within="[0, 0.5]"
+            0.0,
+            help="largest distance of the discriminator's labels from 0 and 1, drawn anew each time",
+            within="[0, 0.5]",
         )
         urm_discriminator_hidden_layers: int = hparam(
-            1, choice(1, 2, 3), help="its layers between the first and last", within="[0, inf)"
+            1, choice(1, 2, 3), help="layers of the discriminator between its first and last", within="[0, inf)"
         )
         urm_generator_output: str = hparam(
-            "tanh", choice("tanh", "relu"), help="what features go through last", options=OUTPUTS
+            "tanh", choice("tanh", "relu"), help="activation that features go through last", options=OUTPUTS
         )
         urm_discriminator_lr: float = hparam(
             5e-5,

@@ -62,9 +62,11 @@ class USEFUL(Algorithm):
     class Hparams(algorithm.Hparams):
         """Hyperparameters of USEFUL; the paper surveys after 5 to 10 % of training, and shows late examples twice."""
 
-        useful_share: float = hparam(0.1, help="share of the steps before the survey", within="(0, 1)")
-        useful_copies: int = hparam(2, help="k, how many times the examples learned late are there", within="[1, inf)")
-        useful_groups: str = hparam("class", help="what is clustered by itself", options=GROUPS)
+        useful_share: float = hparam(0.1, help="share of the run's steps before the survey", within="(0, 1)")
+        useful_copies: int = hparam(
+            2, help="k, how often examples that are learned late appear after the survey", within="[1, inf)"
+        )
+        useful_groups: str = hparam("class", help="sets of examples that are clustered apart", options=GROUPS)
 
     hparams: Hparams
 

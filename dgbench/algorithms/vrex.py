@@ -46,9 +46,9 @@ class VREx(Algorithm):
     class Hparams(algorithm.Hparams):
         """Hyperparameters of VREx; defaults and draws are DomainBed's."""
 
-        vrex_lambda: float = hparam(1e1, power(10, -1, 5), help="weight of the variance once it is annealed")
+        vrex_lambda: float = hparam(1e1, power(10, -1, 5), help="weight of the variance from the annealing step on")
         vrex_penalty_anneal_iters: int = hparam(
-            500, power(10, 0, 4, integer=True), help="first step with that weight; 1 before"
+            500, power(10, 0, 4, integer=True), help="first step with that weight; before it, the weight is 1"
         )
 
     hparams: Hparams

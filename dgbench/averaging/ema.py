@@ -43,7 +43,7 @@ class EMA(Average):
     class Hparams(Checked):
         """Hyperparameters of EMA; the default is the authors'."""
 
-        decay: float = hparam(0.999, help="how much of the average is kept from step to step", within="[0, 1)")
+        decay: float = hparam(0.999, help="share of the average that is kept from step to step", within="[0, 1)")
 
     hparams: Hparams
 

@@ -51,8 +51,8 @@ class SMA(Average):
     class Hparams(Checked):
         """Hyperparameters of SMA; the default of `start` is the paper's."""
 
-        start: int = hparam(100, help="t0, the first optimizer step, counted from 1, that averages", within="[1, inf)")
-        form: str = hparam("paper", help="the paper's, or that of DiWA's code", options=FORMS)
+        start: int = hparam(100, help="t0, the first optimizer step that averages, counted from 1", within="[1, inf)")
+        form: str = hparam("paper", help="the paper's average, or that of DiWA's code", options=FORMS)
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -68,8 +68,8 @@ class SWA(Average):
         start: float = hparam(
             0.54, help="share of the run's steps after which weights are first taken", within="(0, 1]"
         )
-        cycle: int = hparam(100, help="c, steps from one taking to the next", within="[1, inf)")
-        form: str = hparam("constant", help="the learning rate from the start on", options=FORMS)
+        cycle: int = hparam(100, help="c, steps between weights that are taken", within="[1, inf)")
+        form: str = hparam("constant", help="course of the learning rate from the start on", options=FORMS)
         factor: float = hparam(
             0.5, help="share of the learning rate from the start on; the highest of a cycle", within="(0, inf)"
         )

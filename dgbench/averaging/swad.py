@@ -81,7 +81,7 @@ class SWAD(Average):
         tolerance_ratio: float = hparam(
             0.3, help="r - 1, by how much the threshold exceeds the loss at convergence", within="[0, inf)"
         )
-        form: str = hparam("official", help="the authors' code or their paper", options=FORMS)
+        form: str = hparam("official", help="procedure of the authors' code, or of their paper", options=FORMS)
 
     hparams: Hparams
 

@@ -56,7 +56,9 @@ class FisherMerging(Merger):
             4096, help="training examples that each Fisher information is estimated on", within="[1, inf)"
         )
         floor: float = hparam(
-            1e-6, help="lowest Fisher information of a parameter, by the length of that of all", within="(0, inf)"
+            1e-6,
+            help="lowest Fisher information of a parameter, relative to the length of the whole",
+            within="(0, inf)",
         )
         normalise: bool = hparam(True, help="scale each model's Fisher information to length 1")
 
@@ -125,8 +127,8 @@ class UBGM(Merger):
     class Hparams(Checked):
         """Hyperparameters of UBGM; `delta` and `initial_examples` are the release's."""
 
-        alpha: float = hparam(1.0, help="M a: how often the data that all members have seen counts", within="(0, inf)")
-        delta: float = hparam(1e-12, help="d, added to the Hessian of the initial weights' loss", within="(0, inf)")
+        alpha: float = hparam(1.0, help="how often the data that all members have seen counts", within="(0, inf)")
+        delta: float = hparam(1e-12, help="added to the Hessian of the initial weights' loss", within="(0, inf)")
         initial_examples: int = hparam(
             25000, help="examples that the initial weights stand for; 0: H_0 = 0", within="[0, inf)"
         )
