@@ -74,7 +74,7 @@ class MLDG(Algorithm):
         try:
             for parameter, g in zip(parameters, total, strict=True):
                 parameter.grad = g.clone()  # clipping, where the setting has it, works in place
-            # The inner step of Algorithm 1. The optimizer is fresh each time, so the inner step has no momentum.
+            # The inner step of Algorithm 1, by a fresh optimizer, which remembers nothing of earlier steps.
             self.new_optimizer(self.parameters()).step()
             test = self.domain_losses([batches[i] for i in order[:held_out]]).mean()
             _, ahead = gradient(test, self.parameters())

@@ -16,7 +16,7 @@ from dgbench.methods.merger import Member, Merger, Tools
 log = logging.getLogger(__name__)
 
 _LEAST = torch.finfo(torch.float32).tiny
-"""The least positive float32, in place of a Fisher information of 0."""
+"""The least normal float32, in place of a Fisher information of 0."""
 
 
 class FisherMerging(Merger):
