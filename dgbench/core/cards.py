@@ -1,4 +1,9 @@
-"""What is known of a catalogue entry without running it: `list` prints it, planning checks it. Needs no torch."""
+"""Describe catalogue entries without importing them: papers, costs, and needs of data, network and setting.
+
+An author writes a card in the class body of a method or data set. `list` and the tables print it, planning refuses runs
+that its needs rule out before anything starts, and `dgbench check` tests that the class keeps its word. Cards are read
+with the catalogue's index, so this module needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +19,31 @@ GENERATED = "generated"
 
 
 DOMAINS = "domains"
-"""Need of so many training domains (`Need.least`)."""
+"""Name of the need of a number of training domains (`Need.least`)."""
 EAGER = "eager"
-"""Need of training without `compile`."""
+"""Name of the need of training without `compile`."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """One need of a method, on its card, where the name of the need is not all.
+    """One need of a method, where a condition, a reason or a number belongs to its name.
 
-    `Need("images", when={"perturbation": "style"})`, `Need("domains", when={"form": "wilds"}, least="meta_steps")`,
-    `Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of")`.
+    Example:
+        `Need("images", when={"perturbation": "style"})`
+        `Need("domains", when={"form": "wilds"}, least="meta_steps")`
+        `Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of")`
     """
 
     what: str
-    """A key of `NEEDS`, `DOMAINS` or `EAGER`."""
+    """Name of the need: a key of `NEEDS`, or `DOMAINS`, or `EAGER`."""
     when: Mapping[str, Any] = field(default_factory=dict)
-    """The values of hyperparameters with which that is needed; empty: any."""
+    """Hyperparameter -> value under which the need exists; empty: always."""
     why: str = ""
-    """Of `EAGER`: what the method does that can't be compiled, `takes gradients of gradients`."""
+    """For `EAGER`: the operation that can't be compiled, as a verb phrase for messages."""
     least: int | str = 0
-    """Of `DOMAINS`: how many, or the hyperparameter that says it. Where that hangs on no value, `min_domains` does."""
+    """For `DOMAINS`: the number of training domains, or the hyperparameter that holds it. A number that depends on no
+    hyperparameter belongs in `AlgorithmCard.min_domains`.
+    """
 
     def __post_init__(self) -> None:
         if self.what not in (known := (*NEEDS, DOMAINS, EAGER)):
@@ -43,50 +52,55 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmCard:
-    """What a user should know of an algorithm before running it; `dgbench check` holds it to each word."""
+    """Properties of an algorithm that a user should know before running it; `dgbench check` tests every one of them."""
 
     paper: str
+    """Authors, venue and year."""
     link: str = ""
-    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
+    """URL of the paper's page: arXiv where it has one, else the publisher."""
     forwards: float = 1.0
-    """Examples that pass forward through the featurizer in a step, by those of the minibatches; the baseline has 1.
+    """Examples passed forward through the featurizer in a step, divided by the examples of the minibatches; ERM has 1.
 
-    At default hyperparameters, in the phase that most steps belong to; work in the classifier alone does not count.
+    Counted at default hyperparameters, in the phase that most steps belong to. Work in the classifier alone is left
+    out.
     """
     backwards: float = 1.0
-    """The same of backward passes. A backward pass through a backward pass counts again."""
+    """The same ratio for backward passes. A backward pass through a backward pass counts again."""
     min_domains: int = 1
-    """Training domains below which the method says nothing, so the run is refused."""
+    """Training domains below which the method is undefined, so that the run is refused."""
     transductive: bool = False
-    """A prediction depends on the other inputs that are predicted with it.
-
-    Views are shown to it in a seeded order, as many inputs at a time as a minibatch of a domain has."""
+    """Whether a prediction depends on the other inputs of its batch. Such a method is evaluated in a seeded order, in
+    batches of a domain's minibatch size.
+    """
     baseline: bool = False
-    """The algorithm that a bare average, merger or adapter is "of"; exactly one in the catalogue."""
+    """Whether averages, mergers and adapters without an algorithm apply to this one; true of exactly one in the
+    catalogue.
+    """
     penalties: tuple[str, ...] = ()
-    """Hyperparameters that weigh what the method adds: each changes the training, and all at 0 leave `base`."""
+    """Hyperparameters that weigh the method's additions: each changes training, and with all at 0 `base` remains."""
     base: str | None = ""
-    """The algorithm that remains, to rounding, when all `penalties` are 0; empty: the baseline; None: no other."""
+    """The algorithm that remains, up to rounding, when all `penalties` are 0; empty: the baseline; None: none."""
     without: Mapping[str, Any] = field(default_factory=dict)
-    """Other hyperparameters that must have these values for `base` to remain: no weight of 1 before an annealing."""
+    """Further hyperparameters -> values they must have for `base` to remain (no weight of 1 before annealing)."""
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
-    """Hyperparameters under which twenty steps show all that the method does (schedules, warm-ups cut short)."""
+    """Hyperparameters under which twenty steps show every phase of the method (schedules and warm-ups cut short)."""
     followers: tuple[str, ...] = ()
-    """Modules whose parameters learn nothing by themselves but follow others: moving averages."""
+    """Modules whose parameters have no gradient but follow others, such as moving averages."""
     needs: tuple[str | Need, ...] = ()
-    """What the inputs, the labels, the network or the setting must be or have: of `NEEDS`, or a `Need`."""
+    """Requirements on inputs, labels, network or setting: keys of `NEEDS`, or `Need` where there is more to say."""
     taught: bool = False
-    """Learns from another model: its hyperparameters `teacher` (a row's name) and `teacher_backbone` (empty: the
-    run's own) name runs of the same fold and trial. The best of their models by training-domain validation is shown
-    each minibatch, whose `Batch.taught` are its logits."""
+    """Whether the method learns from a teacher model. Its hyperparameters `teacher` (a row's name) and
+    `teacher_backbone` (empty: the run's own) name runs of the same fold and trial. The best model of those by
+    training-domain validation predicts each minibatch, and its logits are `Batch.taught`.
+    """
     no_feedback: Mapping[str, str] = field(default_factory=dict)
-    """What an average can't change of its training, of `FEEDBACK` -> why not."""
+    """Key of `FEEDBACK` that averages must leave alone under this algorithm -> the reason."""
     syncs: str = ""
-    """Why a step waits for the device, if it does."""
+    """The reason why a step waits for the device; empty if it doesn't."""
     unlike_domainbed: str = ""
-    """What DomainBed's method of this name does instead, where that is not what its paper says."""
+    """How DomainBed's method of this name differs, where it departs from its paper."""
     experimental: str = ""
-    """Which choices are ours because nothing published fixes them."""
+    """Choices that are dgbench's own, because no publication fixes them."""
 
 
 NEEDS: Mapping[str, str] = {
@@ -107,85 +121,94 @@ NEEDS: Mapping[str, str] = {
     "feature_vectors": "one vector of features an example",
     "own_classifier": "a classifier with weights of its own",
 }
-"""What a method may need of the network, the labels or the inputs, in the user's words."""
+"""Name of a need -> the requirement in words for messages."""
 
 
 FEEDBACK: Mapping[str, str] = {
     "weights": "the weights that training goes on from",
     "learning_rate": "the learning rate",
 }
-"""What an average may change of the training that it watches, in the user's words."""
+"""Part of training that an average may change while it watches -> that part in words for messages."""
 
 
 def holds(condition: Mapping[str, Any], hparams: Mapping[str, Any]) -> bool:
-    """Whether hyperparameters have the values of a condition."""
+    """Return whether `hparams` have all the values of `condition`."""
     return all(hparams[name] == value for name, value in condition.items())
 
 
 def with_values(condition: Mapping[str, Any]) -> str:
-    """A condition behind a method's name: ` with form 'double'`; nothing if there is none."""
+    """Format a condition for a message, to follow a method's name: ` with form 'double'`; empty if it is empty."""
     return f" with {' and '.join(f'{name} {value!r}' for name, value in condition.items())}" if condition else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AverageCard:
-    """What a user should know of an average along a run."""
+    """Properties of an average of weights along a run."""
 
     paper: str
+    """Authors, venue and year."""
     link: str = ""
-    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
+    """URL of the paper's page: arXiv where it has one, else the publisher."""
     when: str = "always"
-    """`always`: a predictor at every evaluation. `end`: one predictor, when training is over."""
+    """`always`: a predictor at every evaluation. `end`: one predictor, after the last step."""
     copies: float = 1.0
-    """Copies of the model that it holds at most."""
+    """Copies of the model's weights held in memory at most."""
     feeds_back: tuple[str, ...] = ()
-    """What it changes of the training that it watches, of `FEEDBACK`; that is then a run of its own."""
+    """Keys of `FEEDBACK`: the parts of the watched training that it changes. It then needs a run to itself; other
+    averages share one.
+    """
     batch_norm: str = "measured"
-    """Where batch norm is live: `measured` afresh for the averaged weights, or `averaged` like them."""
+    """Source of live batch-norm statistics: `measured` afresh for the averaged weights, or `averaged` like them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergerCard:
-    """What a user should know of a merger of runs."""
+    """Properties of a merger, which combines models of finished runs."""
 
     paper: str
+    """Authors, venue and year."""
     link: str = ""
-    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
+    """URL of the paper's page: arXiv where it has one, else the publisher."""
     average: str = ""
-    """The average whose models are merged where the name has none (EoA merges moving averages)."""
+    """The average whose models are merged if the row names none (EoA merges moving averages); empty: plain models."""
     ensemble: bool = False
-    """The result is several networks whose logits are averaged, not one network."""
+    """Whether the result is several networks whose logits are averaged, not one network."""
     shared_init: bool = True
-    """Members must start from the same weights."""
+    """Whether members must start from the same weights."""
     min_members: int = 2
+    """Fewest runs that can be merged."""
     each: bool = False
-    """Takes each run by itself, with the weights that it started from, not all runs of a trial together."""
+    """Whether it merges each run with the weights that run started from, not all runs of a trial with each other."""
     all_trials: bool = False
-    """Takes the runs of all trials together. Each example of the training domains was trained on in some trial, so
-    nothing can be validated on them: there is one model and no choice, and no error either."""
+    """Whether it merges runs of all trials. Some trial trained on each example of the training domains, so nothing is
+    left to validate on: there is one model, no choice, and no standard error.
+    """
     needs: tuple[str | Need, ...] = ()
-    """As on an algorithm's card."""
+    """Requirements, as on an algorithm's card."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterCard:
-    """What a user should know of a test-time adapter."""
+    """Properties of a test-time adapter."""
 
     paper: str
+    """Authors, venue and year."""
     link: str = ""
-    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
+    """URL of the paper's page: arXiv where it has one, else the publisher."""
     forwards: float = 1.0
+    """Forward passes through the featurizer for each test example."""
     backwards: float = 0.0
+    """Backward passes for each test example."""
     needs: tuple[str | Need, ...] = ()
-    """As on an algorithm's card; every adapter also needs labels that are classes."""
+    """Requirements, as on an algorithm's card. Every adapter also needs labels that are classes."""
     needs_features: bool = True
-    """Works on one network's features, so not on an ensemble."""
+    """Whether it works on the features of one network, and so not on an ensemble."""
     needs_source: bool = False
-    """Is shown the training examples before the first batch."""
+    """Whether it sees the training examples before the first test batch."""
 
 
 GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-"""Where Google Drive answers with a file, not with a page that asks whether to go on."""
+"""Prefix of URLs at which Google Drive answers with the file itself, not with a page that asks for confirmation."""
 
 
 @dataclass(frozen=True)
@@ -193,80 +216,83 @@ class Archive:
     """A file that a data set is published as."""
 
     name: str
-    """Its file name, by which users' copies are recognised; `.zip`, `.tar`, `.tar.gz` or `.tgz` is unpacked."""
+    """File name, by which users' own copies are recognized; `.zip`, `.tar`, `.tar.gz` and `.tgz` are unpacked."""
     url: str = ""
-    """Where a plain HTTP request gets it; empty where only a browser does."""
+    """URL for a plain HTTP request; empty where only a browser gets the file."""
     md5: str = ""
-    """Hexadecimal; empty where none is published."""
+    """Hexadecimal MD5; empty where none is published."""
     into: str = ""
-    """The folder that its content belongs into, where several archives make one data set."""
+    """Folder to unpack into, where several archives make up one data set."""
     size: int = 0
-    """Upper bound of the bytes that it unpacks to; 0: 100 times its own."""
+    """Upper bound in bytes of the unpacked content, against archive bombs; 0: 100 times the archive's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard:
-    """What a user should know of a data set, and what planning needs before any file is read."""
+    """Properties of a data set: everything that planning needs before any file is read, and advice for users."""
 
     source: str
+    """URL of the data's page, or a reference."""
     licence: str
+    """Terms of use, in short."""
     input_shape: tuple[int, ...]
-    """Shape of one input as the network sees it."""
+    """Shape of one input as the network sees it, without the batch; images are (channels, height, width)."""
     input_kind: str = "images"
-    """What an input is, a key of `INPUTS`: a network takes some kinds and no others."""
+    """A key of `INPUTS`. Networks accept some kinds only."""
     domains: tuple[str, ...] = ()
-    """In the order of the tables; empty where the files decide."""
+    """Names in the order of the tables; empty where the files decide."""
     classes: tuple[str, ...] = ()
-    """In the order of the labels; empty where the files decide."""
+    """Names in the order of the labels; empty where the files decide."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Number of examples that each domain must have."""
+    """Domain -> number of examples that it must have; `verify` compares."""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """For data with splits of its own: the parts, and how many examples each must have in the first domain.
-
-    Its `domains` are the ways in which it is split, each of them a fold. Empty: parts are drawn.
+    """For data published with a fixed split: part -> number of examples it must have in the first domain. `domains` are
+    then the ways of splitting, each of them a fold. Empty: splits are drawn.
     """
     shared_identities: bool = False
-    """Every domain shows the same identities (`Examples.groups`), so some of them are kept to be tested alone."""
+    """Whether every domain shows the same identities (`Examples.groups`), so that some are kept for the test."""
     metric: str = "accuracy"
-    """The score that selects and that tables show: `accuracy`, or one that the data set computes itself."""
+    """Score that selectors read and tables show: `accuracy`, or one that the data set computes."""
     task: str = "classification"
-    """What the labels are, a key of `TASKS`."""
+    """Form of the labels, a key of `TASKS`."""
     backbone: str = ""
-    """The network that `auto` stands for; empty: the one that fits the inputs."""
+    """The network that `auto` stands for; empty: the usual one for the kind of input."""
     normalised: bool = False
-    """Images come normalised in a way of their own, so that the network doesn't normalise them."""
+    """Whether images come normalized by the data set, so that the network must not normalize them."""
     unsupported: str = ""
-    """Why sweeps refuse it, of data that are listed all the same."""
+    """Reason why sweeps refuse the data set although it is listed; empty: they don't."""
     domains_per_step: int = 0
-    """How many of its training domains make up a step, drawn anew each time; 0: all of them."""
+    """Training domains that make up a step, drawn anew for each; 0: all of them."""
     generations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """What it is called -> counts, where one name was published with several; `counts` is then empty."""
+    """Name of a published version -> its `counts`, where the data were published in several; `counts` is then empty."""
     duplicates: Mapping[str, int] = field(default_factory=dict)
-    """Number of files that a domain was published with beyond `counts`, and that a published list names."""
+    """Domain -> number of published files beyond `counts`, which a published list names as duplicates."""
     tested: tuple[str, ...] = ()
-    """The domains that may be held out, where the others are made to be trained on; empty: every domain."""
+    """Domains that may be held out, where the others exist for training alone; empty: all."""
     known_bad: Mapping[str, str] = field(default_factory=dict)
-    """File or files -> what is wrong with them. They are used all the same, as published results do."""
+    """File or files -> the fault. They are used as they are, because published results use them."""
     mirrors: tuple[str, ...] = ()
-    """Where else to look when `source` is dead."""
+    """URLs of other copies, for when `source` is gone."""
     note: str = ""
-    """What a user should know before comparing results."""
+    """Advice to read before comparing results."""
     paper: str = ""
+    """Authors, title, venue and year."""
     link: str = ""
-    """Address of the paper's page: arXiv's where it is there, else its publisher's."""
+    """URL of the paper's page: arXiv where it has one, else the publisher."""
     folder: str = ""
-    """Its place under the data directory; empty if it needs no files."""
+    """Folder under the data directory; empty if the data set needs no files."""
     derived_from: str = ""
-    """Folder of the data set that it is computed from; if it lies under the data directory, `download` gets it."""
+    """Folder of the data set that this one is computed from, which `download` then gets; empty: none."""
     path: bool = False
-    """Its name carries a path: `folder:/data/PACS`."""
+    """Whether the name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()
-    """`GENERATED`, and what hyperparameter spaces may vary by: `few_examples`, `from_scratch`, `sequences`, ..."""
+    """`GENERATED`, and traits that vary hyperparameter spaces: `few_examples`, `from_scratch`, `sequences`, ..."""
     steps: int = 5001
-    """Those that papers on the data train for, which one may compare with."""
+    """Default number of steps: the one that papers on the data train for, so that results compare."""
     checkpoint_freq: int = 300
+    """Default number of steps between evaluations."""
     of_domainbed: Mapping[str, int] = field(default_factory=dict)
-    """`steps` and `checkpoint_freq` under the `domainbed-*` presets, where DomainBed's are others."""
+    """`steps` and `checkpoint_freq` under the `domainbed-*` presets, where DomainBed's differ."""
 
     def __post_init__(self) -> None:
         if self.input_kind not in INPUTS:
@@ -277,10 +303,10 @@ class DatasetCard:
 
 
 INPUTS: Mapping[str, int] = {"images": 3, "vectors": 1, "texts": 2, "sequences": 1, "graphs": 2}
-"""What an input may be -> how many axes it then has.
+"""Kind of input -> its number of axes.
 
-Images are channels, height, width. Texts are tokens, and 1 below each that counts, 0 below those after the end.
-Sequences are tokens that all count. Graphs are tables, see `networks.graphs`.
+Images are (channels, height, width). Texts are (tokens, 2): token ids, and a mask that is 1 up to the end and 0 after
+it. Sequences are (tokens,), all of which count. Graphs are tables, described in `networks.graphs`.
 """
 
 TASKS: Mapping[str, str] = {
@@ -289,13 +315,13 @@ TASKS: Mapping[str, str] = {
     "tokens": "one class at each place of a sequence",
     "multilabel": "several yes-no questions an example, some of them unanswered",
 }
-"""What labels may be, in the user's words."""
+"""Form of labels -> its description for messages."""
 
 
 Card = AlgorithmCard | AverageCard | MergerCard | AdapterCard | DatasetCard
 
 
 def needs_of(card: Card) -> tuple[Need, ...]:
-    """Return the needs of a card, those that are names alone made whole; averages have none."""
+    """Return the needs of a card, bare names as `Need`; averages have none."""
     needs = (*getattr(card, "needs", ()), *(("classes",) if isinstance(card, AdapterCard) else ()))
     return tuple(need if isinstance(need, Need) else Need(need) for need in needs)

@@ -1,4 +1,4 @@
-"""Wrong input, told in the user's words: every problem at once, before any work starts."""
+"""Report wrong input: all problems in one `UserError`, in the user's words, before any work starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """One or more things wrong with what the user asked for; commands print them and exit with code 2."""
+    """One or more problems with the user's input. Commands print them and exit with code 2.
+
+    Args:
+        *problems: A message each, on one line, without a final period.
+    """
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -15,7 +19,7 @@ class UserError(ValueError):
 
 
 class Problems:
-    """Collects problems so that all of them are told in one message.
+    """A list of problems that is raised as one `UserError`, so that a user can mend all of them at once.
 
     >>> problems = Problems()
     >>> problems.add("--steps must be at least 1, not 0")
@@ -28,13 +32,13 @@ class Problems:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Note a problem; a problem noted twice is told once."""
+        """Add a problem unless it was added before."""
         if problem not in self.found:
             self.found.append(problem)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Note every problem of a `UserError` raised inside, and go on behind."""
+        """Add the problems of a `UserError` raised in the block, and continue after the block."""
         try:
             yield
         except UserError as error:
@@ -42,6 +46,6 @@ class Problems:
                 self.add(problem)
 
     def raise_if_any(self) -> None:
-        """Raise one `UserError` with everything noted."""
+        """Raise one `UserError` with all problems added so far, if there are any."""
         if self.found:
             raise UserError(*self.found)

@@ -1,4 +1,4 @@
-"""Rows of text as a table: in columns, or in Markdown."""
+"""Lay out rows of text as a table: in aligned columns, or in Markdown."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], least: int = 0) -> Iterator[str]:
-    """Pad the cells of a column to its widest, and to `least` characters; two spaces part columns.
+    """Yield one line for each row, its cells padded so that columns align and two spaces part them.
 
     >>> list(columns([["a", "b"], ["long", "c"]]))
     ['a     b', 'long  c']
+
+    Args:
+        rows: Cells of text, equally many in each row.
+        least: Smallest width of a column, in characters.
     """
     widths = [max(least, *map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -17,12 +21,12 @@ def columns(rows: Sequence[Sequence[str]], least: int = 0) -> Iterator[str]:
 
 
 def pipes(rows: Iterable[Sequence[str]], rules: Sequence[str], escape: Callable[[str], str] = str) -> Iterator[str]:
-    """Write a Markdown table, the first row its header.
+    """Yield the lines of a Markdown table whose header is the first row.
 
     Args:
         rows: Cells of text.
-        rules: For each column what stands below its header: `---`, or `---:` for numbers.
-        escape: Makes a cell's text show as it is.
+        rules: The cell below each header: `---`, or `---:` to align numbers to the right.
+        escape: Escapes a cell's text for Markdown.
     """
     header, *body = ("| " + " | ".join(map(escape, row)) + " |" for row in rows)
     yield header

@@ -1,4 +1,4 @@
-"""Types and limits of values, declared beside the fields that they hold for, and the words for what breaks them."""
+"""Declare types and limits of values beside the fields that they hold for, and word the message for a value outside."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from dgbench.core.wording import format_value, with_article
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+"""Regular expression of a decimal number."""
 _INTERVAL = re.compile(rf"(?P<open>[\[(])(?P<low>{NUMBER}), (?P<high>{NUMBER}|inf)(?P<close>[\])])")
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "number": int | float, "str": str}
 
 
 _LARGEST = 2**63 - 1
-"""Runs are hashed and stored as JSON, whose integers have 64 bits."""
+"""Largest integer that a run may hold: runs are hashed and stored as JSON by orjson, whose integers have 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class Limit:
     """A condition on the values of a field, beyond their type."""
 
     allows: Callable[[Any], bool]
+    """Returns whether a value meets the condition."""
     words: str
-    """The message between the field's name and a value that breaks it: `must be at least 1`."""
+    """Text of the message between the field's name and the offending value: `must be at least 1`."""
 
 
 @cache
 def interval(text: str) -> Limit:
-    """Make the limit of numbers to an interval: `[0, 1)`, `(0, inf)`."""
+    """Return the limit of numbers to an interval, written `[0, 1)` or `(0, inf)`."""
     match = _INTERVAL.fullmatch(text)
     assert match, f"write the interval {text!r} as '[0, 1)' or '(0, inf)'"
     low, high = float(match["low"]), float(match["high"])
@@ -44,7 +46,7 @@ def interval(text: str) -> Limit:
 
 
 def one_of(options: tuple[Any, ...]) -> Limit:
-    """Make the limit to values that can be listed; 1 is not True, nor, where options are ints, 1.0."""
+    """Return the limit to listed options. A value must have its option's type: 1 is not True, and not 1.0."""
 
     def allows(value: object) -> bool:
         return any(value == option and has_type(value, type(option).__name__) for option in options)
@@ -53,12 +55,22 @@ def one_of(options: tuple[Any, ...]) -> Limit:
 
 
 def has_type(value: object, kind: str) -> bool:
-    """Test whether a value is of a type by name: an int is a fine float, a bool is no number; other names are any."""
+    """Return whether `value` has the type named `kind`.
+
+    An int passes as a float, a bool as neither. Names other than `bool`, `int`, `float`, `number` and `str` accept any
+    value.
+    """
     return kind not in _TYPES or (isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind == "bool"))
 
 
 def find_problem(value: object, kind: str, limits: Iterable[Limit]) -> str | None:
-    """Describe the problem with a value, to be read behind its name: `is a float, not 'fast'`; None if it is fine."""
+    """Return the problem with a value, worded to follow its name (`is a float, not 'fast'`), or None.
+
+    Args:
+        value: Any value, also one of a wrong type.
+        kind: The type's name, as `has_type` takes it.
+        limits: Conditions beyond the type; the first that fails is reported.
+    """
     if not has_type(value, kind):
         return f"is {with_article(kind)}, not {format_value(value)}"
     if isinstance(value, int) and abs(value) > _LARGEST:

@@ -1,4 +1,4 @@
-"""What this machine has: cores, GPUs, the precisions that its devices compute in."""
+"""Detect the resources of this machine: cores, GPUs, and the precisions that its devices compute in."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them, without torch; MIG slices count as GPUs."""
+    """Return the GPUs that runs may use, by the names that CUDA_VISIBLE_DEVICES takes; MIG slices count as GPUs.
+
+    The answer comes from that variable or from nvidia-smi, so that commands which only start runs need not import
+    torch.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
-        hidden = [i for i, name in enumerate(names) if name in ("", "-1")]  # CUDA stops reading there
+        # CUDA reads the list up to the first invalid entry and ignores all that follows it, so `0,-1,1` shows one GPU.
+        hidden = [i for i, name in enumerate(names) if name in ("", "-1")]
         return names[: hidden[0]] if hidden else names
     if shutil.which("nvidia-smi") is None:
         return []
@@ -32,26 +37,28 @@ def visible_gpus() -> list[str]:
 
 
 def _parse_gpus(listed: str) -> list[str]:
+    """Return the UUIDs in the output of `nvidia-smi -L`."""
     gpus: list[str] = []
     for line in listed.splitlines():
         found = re.search(r"UUID: ([\w/-]+)", line)
         if found and found[1].startswith("MIG-") and gpus and gpus[-1].startswith("GPU-"):
-            gpus[-1] = found[1]  # a sliced GPU cannot be used as a whole
+            # A GPU in MIG mode can't be used as a whole: its first slice takes its place in the list, others follow.
+            gpus[-1] = found[1]
         elif found:
             gpus.append(found[1])
     return gpus
 
 
 def usable_cores() -> int:
-    """The processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def describe_processor() -> str:
-    """Name the processor and the vector extensions that torch computes with: `AMD EPYC (AVX2)`.
+    """Return the processor's name and the vector extension that torch computes with: `AMD EPYC (AVX2)`.
 
-    Sums are rounded in the order in which vector instructions take them, so the last digits of a run belong to this.
+    Vector instructions decide the order in which sums are rounded, so the last digits of a run's records depend on it.
     """
     import torch  # see `check_precision`
 
@@ -65,7 +72,7 @@ def describe_processor() -> str:
 
 
 def count_oom_kills() -> int:
-    """Count the processes that this system has killed for lack of memory since it started; 0 where it doesn't tell."""
+    """Return how many processes the kernel has killed for lack of memory since it started; 0 if it keeps no count."""
     try:
         counters = Path("/proc/vmstat").read_text()
     except OSError:
@@ -75,7 +82,7 @@ def count_oom_kills() -> int:
 
 
 def check_precision(setting: Setting, device: torch.device) -> None:
-    """Raise `UserError` if a device only imitates the setting's precision, which takes longer than full precision."""
+    """Raise UserError if `device` only emulates the setting's precision, which is slower than full precision."""
     if setting.precision == "fp32":
         return
     import torch  # commands count cores and GPUs by this module, and do without torch
@@ -93,7 +100,7 @@ def check_precision(setting: Setting, device: torch.device) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, then MPS, then the CPU."""
+    """Return the torch device of that name; `auto` is CUDA, else MPS, else the CPU."""
     import torch  # see `check_precision`
 
     if name != "auto":

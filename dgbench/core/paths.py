@@ -1,4 +1,4 @@
-"""Paths as users type them."""
+"""Check paths as users type them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from dgbench.core.wording import printable
 
 
 def check_path(path: str | Path, what: str) -> None:
-    """Refuse a path at which no file can be (a name too long, a file in the way), or that is no UTF-8.
+    """Raise UserError if no file can be at `path` (a name too long, a file in the way), or if it is not UTF-8.
 
-    A sweep's files name the paths that it needs, and are JSON.
+    A missing file is no error, which is for the reader of the path to judge. Paths must be UTF-8 because a sweep's
+    files are JSON and hold the paths that its runs need.
 
     Args:
-        path: As typed. That there is nothing is for its reader to judge.
-        what: The flag, to begin the message.
+        path: As typed.
+        what: The flag, with which the message begins.
 
     Raises:
-        UserError: The path is no UTF-8, or the system says that no such path can be looked at, and why.
+        UserError: The path is not UTF-8, or the system refuses to look it up.
     """
     try:
         for whole in (os.path.abspath(path), os.path.realpath(path)):
-            if any("\udc80" <= char <= "\udcff" for char in whole):  # as Python reads bytes that are no UTF-8
+            # Python decodes a byte of a file name that is not UTF-8 as a lone surrogate in this range.
+            if any("\udc80" <= char <= "\udcff" for char in whole):
                 raise UserError(f"{what} {printable(whole)} is no UTF-8: rename what is called so")
         os.lstat(path)
     except UserError:
@@ -37,7 +39,12 @@ def check_path(path: str | Path, what: str) -> None:
 
 
 def check_folder(place: Path, what: str) -> None:
-    """Refuse a folder that is not there and can't be made; an existing one need not be writable."""
+    """Raise UserError if `place` is neither a folder nor can be made one. An existing folder need not be writable.
+
+    Args:
+        place: As typed.
+        what: The flag, with which the message begins.
+    """
     check_path(place, what)
     existing = _existing(place)
     if not existing.is_dir():
@@ -47,6 +54,6 @@ def check_folder(place: Path, what: str) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest above it that exists."""
+    """Return the path, or its nearest parent that exists."""
     path = path.absolute()
     return next(above for above in (path, *path.parents) if os.path.lexists(above))

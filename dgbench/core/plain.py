@@ -1,4 +1,7 @@
-"""Dataclasses and plain JSON: what `orjson.dumps` made of one is read back by the types of its fields."""
+"""Read dataclasses back from plain JSON: `from_plain` inverts `orjson.dumps`, guided by the types of their fields.
+
+A reader is built once for each type and cached, because a sweep reads thousands of runs at every launch.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
         data: Field -> value. Arrays become tuples and objects dataclasses; dataclasses stay as they are.
 
     Returns:
-        The dataclass, whose values have the types of its fields; an int is a fine float.
+        The dataclass, with values of its fields' types. An int is accepted for a float and kept as it is.
 
     Raises:
-        TypeError: A field is unknown or missing, or its value has another type, with its place.
+        TypeError: A field is unknown or missing, or a value has another type; the message gives its place.
     """
     built: T = _builder(cast(Any, kind))(data)
     return built
 
 
 def fields_of(instance: Any) -> dict[str, Any]:
-    """Return field -> value of a dataclass, as they are and without its cached properties."""
+    """Return field -> value of a dataclass, one level deep and without cached properties."""
     return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
@@ -38,7 +41,7 @@ _SCALARS = (str, int, float, bool, type(None))
 
 @cache
 def _builder(kind: Any) -> Callable[[Any], Any]:
-    """Make the function from JSON's values to those of a type; `_same` where they may be any."""
+    """Return the function that turns JSON values into values of type `kind`; `_same` if any value is allowed."""
     if dataclasses.is_dataclass(kind):
         return _dataclass_builder(kind)
     if kind in _SCALARS:
@@ -58,7 +61,8 @@ def _builder(kind: Any) -> Callable[[Any], Any]:
 
 
 def _scalar_builder(kinds: tuple[type, ...]) -> Callable[[Any], Any]:
-    allowed = {*kinds, int} if float in kinds else set(kinds)  # by type, for a bool is an int to `isinstance`
+    # Types are compared, not by `isinstance`: a bool is an instance of int, and `true` must not pass for a number.
+    allowed = {*kinds, int} if float in kinds else set(kinds)
     words = " or ".join(kind.__name__ for kind in kinds)
 
     def build_scalar(value: Any) -> Any:
@@ -115,7 +119,7 @@ def _union_builder(parts: tuple[Any, ...]) -> Callable[[Any], Any]:
     build_scalar = _scalar_builder(scalars)
     if not others:
         return build_scalar
-    (other,) = others  # of two, JSON doesn't say which
+    (other,) = others  # of two non-scalars, JSON doesn't say which it holds, so such unions are not supported
     build_other = _builder(other)
     return lambda value: build_scalar(value) if type(value) in _SCALARS else build_other(value)
 

@@ -1,6 +1,6 @@
-"""Show on standard error how far long work is: a bar on a terminal, a line now and then anywhere else.
+"""Show the progress of long work on standard error: a bar on a terminal, a line now and then elsewhere.
 
-Imports rich only inside functions: planning imports this module, and rich takes longer to import than planning lasts.
+rich is imported inside functions only: planning imports this module, and importing rich takes longer than planning.
 """
 
 from __future__ import annotations
@@ -17,25 +17,35 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 INTERVAL = 5.0
-"""Seconds between two plain lines, at least."""
+"""Shortest time between two plain lines, in seconds."""
 
 
 class ReportProgress(Protocol):
-    """Takes reports of how far something is."""
+    """Callback that takes reports of progress from downloads and cache builders."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Report progress: `done` of `total` bytes or items of `what`; `total` is 0 where it is unknown."""
+        """Report that `done` of `total` bytes or items are finished.
+
+        Args:
+            what: The items or the file; each has a bar to itself.
+            done: Number finished so far.
+            total: Number in all; 0 if unknown.
+        """
         ...
 
 
 def print_line(line: str) -> None:
-    """Print a line on standard error, above the bar if one is shown; escape unprintable characters."""
+    """Print a line on standard error, above the bar if there is one, with unprintable characters escaped."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def shown_progress(about: str = "") -> Iterator[ReportProgress]:
-    """Show the progress that is reported until the end of the block; each bar and line begins with `about`."""
+    """Yield a callback that shows the progress reported to it, until the block ends.
+
+    Args:
+        about: Text that each bar and line begins with.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -43,14 +53,14 @@ def shown_progress(about: str = "") -> Iterator[ReportProgress]:
     if not console.is_terminal:
         yield _lines(about)
         return
-    words = TextColumn("{task.description}", markup=False)  # which would take [x] for a style and :cat: for a picture
+    words = TextColumn("{task.description}", markup=False)  # markup would read [x] as a style and :cat: as a picture
     columns = (words, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         yield _bars(about, bar)
 
 
 def _bars(about: str, bar: Progress) -> ReportProgress:
-    """Show one bar for each kind of work."""
+    """Return a callback that shows one bar for each kind of work."""
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int) -> None:
@@ -62,13 +72,14 @@ def _bars(about: str, bar: Progress) -> ReportProgress:
 
 
 def _lines(about: str) -> ReportProgress:
-    """Print at most every `INTERVAL` seconds a line, with the time left at the pace since the first report."""
+    """Return a callback that prints a line at most every `INTERVAL` seconds, with the time left at the pace so far."""
     first: dict[str, tuple[int, float]] = {}
     printed = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal printed
         now = time.monotonic()
+        # Resumed work starts at a `done` above 0 that took no time now, so the pace counts from the first report.
         begun, since = first.setdefault(what, (done, now))
         if now - printed >= INTERVAL:
             printed = now

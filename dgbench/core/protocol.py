@@ -1,4 +1,13 @@
-"""Protocols: from the names of domains to folds. Pure; needs names, not data."""
+"""Turn the names of a data set's domains into folds: which domains train, which are held out, which views select.
+
+A domain is divided into parts: `in` (the larger) and `out` in each trial, or the parts that the data set was published
+with. One part of one domain is a `View`. A `Fold` says for one experiment which views train, which are reported, and
+which each kind of model selection may read; a `Protocol` lists the folds of a data set. Everything later is derived
+from the fold: `execute` trains on `Fold.train` and evaluates `Fold.evaluated`, and `report.select` scores candidates on
+the fields that its selector is allowed.
+
+Protocols need names and no data, so planning can list and count folds before any file is read.
+"""
 
 from __future__ import annotations
 
@@ -12,83 +21,100 @@ from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
 
 IN, OUT = "in", "out"
+"""Parts of a domain whose split is drawn anew in each trial: the training share and the rest (`holdout_fraction`)."""
 NEW = "new"
-"""Part of a domain that is kept for the test: identities unseen in training, where all domains show the same ones."""
+"""Part of a domain that is kept for the test alone, where all domains show the same identities: identities that no
+training view holds.
+"""
 TRAIN, ID_VAL, VAL, TEST = "train", "id_val", "val", "test"
-"""Parts of a data set with splits of its own: unseen examples of the training domains are `id_val`."""
+"""Parts of a data set that was published with a fixed split. `id_val` holds unseen examples of the training domains,
+`val` and `test` those of further domains.
+"""
 VALIDATION = {"ood": VAL, "id": ID_VAL}
-"""What such data may be validated on -> the part: further domains, or the training domains."""
+"""Value of `--validation` -> the part that is validated on: further domains, or the training domains."""
 
 
 @dataclass(frozen=True, order=True)
 class View:
-    """One part of one domain: what is trained on or measured. Written `photo/in`."""
+    """One part of one domain: the unit of training and of measuring. Written `photo/in`."""
 
     domain: str
+    """Name of the domain."""
     part: str
+    """Name of the part: `in`, `out`, `new`, or a published one."""
 
     def __str__(self) -> str:
         return f"{self.domain}/{self.part}"
 
     @staticmethod
     def parse(text: str) -> View:
-        """Read a view from its text; the part is what follows the last slash."""
+        """Read a view from its text. The part is what follows the last slash, so domain names may hold slashes."""
         domain, _, part = text.rpartition("/")
         return View(domain, part)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Which domains are held out, which views train, and which views each kind of selection may read."""
+    """The roles of all views in one experiment: held out, training, and readable by each kind of selection.
+
+    Made by a `Protocol` and part of a `Run`. Training never sees a view of a held-out domain, except by design in
+    `AllDomains`.
+    """
 
     held_out: tuple[str, ...]
+    """Domains that are tested; for a fixed split, the name of the way of splitting."""
     train: tuple[View, ...]
+    """Views that train. Their order is the order of an algorithm's minibatches."""
     source_val: tuple[View, ...]
-    """Unseen parts of the training domains: what training-domain validation reads."""
+    """Unseen parts of the training domains, which training-domain validation reads."""
     test: tuple[View, ...]
-    """What is reported, one score a domain."""
+    """Views whose score is reported, one for each domain."""
     oracle: tuple[View, ...] = ()
-    """Labelled data of the test domains, for the oracle selector alone."""
+    """Labeled data of the held-out domains that only the oracle selector reads; empty where the protocol has none."""
     target_val: tuple[View, ...] = ()
-    """Further domains, kept for validation: they neither train nor are reported."""
+    """Domains kept for validation, which neither train nor are reported; only `Explicit` and `FixedSplit` have them."""
 
     @property
     def validation(self) -> tuple[View, ...]:
-        """List the views that training may watch: unseen parts of its domains, else those of further ones."""
+        """Views that may be watched during training: unseen parts of the training domains, else validation domains."""
         return self.source_val or self.target_val
 
     @property
     def training_domains(self) -> tuple[str, ...]:
-        """List the training domains in the order in which an algorithm sees them."""
+        """Training domains, each once, in the order in which an algorithm sees them."""
         return tuple(dict.fromkeys(view.domain for view in self.train))
 
     @property
     def evaluated(self) -> tuple[View, ...]:
-        """List every view that some selector may read, each once."""
+        """All views that some selector may read, each once."""
         return tuple(dict.fromkeys((*self.source_val, *self.target_val, *self.test, *self.oracle)))
 
 
 class Protocol(TypingProtocol):
-    """Turns the names of a data set's domains into folds; `name` is what records and tables call it."""
+    """Interface of all protocols: turns the names of a data set's domains into folds.
+
+    Implementations are frozen dataclasses whose fields are the user's options.
+    """
 
     name: ClassVar[str]
+    """Name in records and under tables."""
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """Yield folds in a fixed order.
+        """Yield the folds of a data set in a fixed order.
 
         Args:
-            domains: Their names in the order of the data set.
-            parts: Those of a data set with splits of its own; empty for all others.
-            tested: The only domains that may be held out; empty: any.
+            domains: Names of all domains in the data set's order.
+            parts: Parts that the data set was published with; empty if its splits are drawn.
+            tested: The only domains that may be held out, where the others exist for training alone; empty: any may.
 
         Raises:
-            UserError: The domains don't suffice.
+            UserError: The domains don't suffice for the protocol, or the user named one that doesn't exist.
         """
         ...
 
 
 def _fold(train: Sequence[str], test: Sequence[str], val: Sequence[str] = ()) -> Fold:
-    """Make the fold of domains that train, are held out for the test, and validate alone."""
+    """Build the fold in which `train`, `test` and `val` are the domains that train, are held out, and validate."""
     return Fold(
         held_out=tuple(test),
         train=_views(train, IN),
@@ -105,21 +131,26 @@ def _views(domains: Sequence[str], *parts: str) -> tuple[View, ...]:
 
 @dataclass(frozen=True)
 class LeaveOneDomainOut:
-    """Each domain held out in turn; with `pairs`, also each two at once, which leave-one-domain-out selection reads.
+    """Each domain held out in turn; with `pairs`, also each two at once.
 
-    `only` restricts which domains are tested: of the pairs, those that hold one of them.
+    This is DomainBed's protocol. The pairs are what leave-one-domain-out cross-validation reads: the score of a
+    configuration on a domain that was held out together with the test domain.
     """
 
     pairs: bool = True
+    """Also hold out each pair of domains, where there are more than two."""
     only: tuple[str, ...] = ()
+    """Domains to test, by name or number; empty: all. Of the pairs, those that hold one of them are kept."""
     name: ClassVar[str] = "leave-one-domain-out"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """Yield singles in the order of the domains, then pairs in DomainBed's order."""
+        """Yield single domains in the data set's order, then pairs in DomainBed's order."""
         _check(self.name, domains, parts, self.only, tested)
         chosen = _chosen(self.only or tested, domains)
         held_out: list[tuple[str, ...]] = [(domain,) for domain in chosen]
         if self.pairs and len(domains) > 2:
+            # With two domains a pair would leave none to train on. Pairs are of all domains, not of the chosen ones:
+            # cross-validation for a test domain needs it held out together with each of the others.
             held_out += [pair for pair in combinations(domains, 2) if set(pair) & set(chosen)]
         for test in held_out:
             yield _fold([domain for domain in domains if domain not in test], test)
@@ -127,13 +158,14 @@ class LeaveOneDomainOut:
 
 @dataclass(frozen=True)
 class SingleSource:
-    """Each domain trains alone; all the others that may be held out are tested. `only` restricts which train."""
+    """Each domain trains alone, and all others that may be held out are tested."""
 
     only: tuple[str, ...] = ()
+    """Domains that train, by name or number; empty: all."""
     name: ClassVar[str] = "single-source"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """Yield a fold for each training domain, in the order of the domains."""
+        """Yield a fold for each training domain, in the data set's order."""
         _check(self.name, domains, parts)
         sources = [domain for domain in _chosen(self.only, domains) if domain not in tested]
         if not sources:
@@ -144,17 +176,18 @@ class SingleSource:
 
 @dataclass(frozen=True)
 class AllDomains:
-    """Every domain trains, the tested one too: what could be had if it were known. A reference, no generalization.
+    """Every domain trains, the tested one included: an upper reference for tables, not a measure of generalization.
 
-    As leave-one-domain-out, but for the training views: the tested domain is reported on what it did not train on, and
-    selection reads the other domains. `only` restricts which domains are tested.
+    Folds are those of leave-one-domain-out but for the training views. The tested domain is reported on its `out` part,
+    which did not train, and selection reads the `out` parts of the other domains, so that both are chosen alike.
     """
 
     only: tuple[str, ...] = ()
+    """Domains to test, by name or number; empty: all."""
     name: ClassVar[str] = "all-domains (the tested one trains too)"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
-        """Yield a fold for each tested domain, in the order of the domains."""
+        """Yield a fold for each tested domain, in the data set's order."""
         _check(self.name, domains, parts, self.only, tested)
         for domain in _chosen(self.only or tested, domains):
             yield Fold(
@@ -167,14 +200,14 @@ class AllDomains:
 
 @dataclass(frozen=True)
 class Explicit:
-    """One fold, spelled out: domains that train, that validate, and that are tested.
-
-    Without `train`, all the others train.
-    """
+    """One fold whose training, validation and test domains the user names."""
 
     train: tuple[str, ...]
+    """Training domains; empty: all that neither validate nor are tested."""
     test: tuple[str, ...]
+    """Held-out domains; at least one."""
     val: tuple[str, ...] = ()
+    """Domains that only validate."""
     name: ClassVar[str] = "explicit"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
@@ -197,15 +230,18 @@ class Explicit:
 
 @dataclass(frozen=True)
 class FixedSplit:
-    """The data set's own splits, each way of splitting it a fold. `only` restricts which of several are used.
+    """The splits that a data set was published with; each way of splitting is a fold.
 
-    Unlike elsewhere, what trains is a pool of many domains. Such data have two validation sets, of which all that is
-    chosen reads the same one: selection, averages, members, teachers, adapted models. `validation` says which: `ood`,
-    further domains, as these data sets' own tables are made; or `id`, unseen examples of the training domains.
+    A fold trains on one pooled view that may hold many domains, as in WILDS. Such data have two validation sets, and
+    every choice reads the same one: selectors, averages, mergers' members, teachers and adapted models.
     """
 
     only: tuple[str, ...] = ()
+    """Ways of splitting to use, by name or number; empty: all."""
     validation: str = "ood"
+    """A key of `VALIDATION`: `ood` validates on further domains, as the data sets' own tables do; `id` on unseen
+    examples of the training domains.
+    """
     name: ClassVar[str] = "fixed-split"
 
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
@@ -229,7 +265,7 @@ class FixedSplit:
 def _check(
     name: str, domains: Sequence[str], parts: Sequence[str], asked: Sequence[str] = (), tested: Sequence[str] = ()
 ) -> None:
-    """Refuse data that can't be divided into domains, and domains that were made to be trained on but are tested."""
+    """Raise UserError if the data set has no domains to divide, or if a training-only domain would be tested."""
     if parts:
         raise UserError(f"the data set has splits of its own ({', '.join(parts)}), so {name} can't be had of it")
     if len(domains) < 2:
@@ -242,9 +278,10 @@ def _check(
 
 
 def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """Return the named domains in the order of the data set, all of them if none is named; a number counts from 0.
+    """Return the named domains in the data set's order, or all if `names` is empty.
 
-    Where domains are called by numbers that are other domains' places, a number is a name and nothing else.
+    A number counts domains from 0. Where domains have numbers for names, and one is not its own position, every number
+    is read as a name: guessing which is meant could test the wrong domain without a word.
     """
     misleading = any(place != domain and domain in map(str, range(len(domains))) for place, domain in _places(domains))
     numbers = {} if misleading else dict(_places(domains))
@@ -263,5 +300,5 @@ def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
 
 
 def _places(domains: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (place, domain), the place as it is typed."""
+    """Yield (position as typed, domain)."""
     yield from ((str(place), domain) for place, domain in enumerate(domains))

@@ -1,4 +1,17 @@
-"""A run: everything that decides a result, as data. Its id is a hash of the resolved values."""
+"""Describe a run: everything that decides one result, as a frozen dataclass whose id is a hash of its values.
+
+A sweep is a set of runs. `plan.planner` makes them from what the user asked for: it takes the folds of a protocol
+(`core.protocol`), resolves the hyperparameters of each method (`core.space`) and fills in the setting (`core.setting`).
+The store keeps a folder for each run, named by its id, with the run's JSON inside; `execute.job` reads that JSON and
+does the work.
+
+There are three kinds. A `train` run fits an algorithm on a fold's training views, and each average that watches it
+yields one more model. A `merge` run combines the models of finished runs, and an `adapt` run adapts one of them at test
+time; both name their members by run id in `inputs`, so runs form a directed acyclic graph. Since the id covers every
+field, with the ids of inputs among them, equal ids mean equal results: a run that is in the store already is never
+repeated, and a change of any value makes a new run and leaves the old one valid. Options of the machine (`core.site`)
+are not part of a run.
+"""
 
 from __future__ import annotations
 
@@ -18,96 +31,121 @@ from dgbench.core.setting import Setting
 from dgbench.core.wording import printable
 
 FORMAT = 1
-"""Version of the run format; part of every id."""
+"""Version of the run format, hashed into every id: raising it invalidates all stored runs."""
 
 MODEL = "model"
-"""The predictor that every run yields; an average that watched adds one under its own name."""
+"""Name of the predictor that every run yields. Each average that watches a run adds a predictor under its own name."""
 
 BEST, LAST = "best", "last"
-"""Which of a predictor's models: at its best training-domain validation accuracy (the earliest), or the last."""
+"""A predictor's models: the one with the best training-domain validation accuracy (the earliest of equals), and the
+last.
+"""
 
 CHOSEN_BY: Mapping[str, str] = {"training-domain": "source_val", "validation-domain": "target_val"}
-"""Selector that looks at a run by itself, at any of its steps -> what `Fold` calls the views that it reads."""
+"""Selector that compares the steps of one run, not whole runs -> the field of `Fold` with the views that it reads."""
 
 ALL_TRIALS = -1
-"""The trial of a run that stands on runs of all trials: its splits are its own."""
+"""`Run.trial` of a merger of runs of all trials. Its splits are seeded by this number, so they are no member's."""
 
 Kind = Literal["train", "merge", "adapt"]
+"""Ways to make a predictor: train a model, merge models of finished runs, or adapt one at test time."""
 
 _ID = re.compile(r"[0-9a-f]{20}")
 
 
 def is_run_id(name: object) -> bool:
-    """Decide whether a value has the form of `Run.id`; anything else must not become part of a path."""
+    """Return whether `name` has the form of `Run.id`. Check it before a name from a file becomes part of a path."""
     return isinstance(name, str) and _ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class ResolvedEntry:
-    """A catalogue entry with its resolved hyperparameters."""
+    """A catalogue entry (algorithm, average, merger or adapter) with the value of each of its hyperparameters."""
 
     name: str
+    """Name in the catalogue."""
     hparams: Mapping[str, Any] = field(default_factory=dict)
-    """Name -> `Value`; classes of other suites may have lists and objects too."""
+    """Hyperparameter -> value. Values are scalars (`core.space.Value`); DomainBed classes may also take lists and
+    objects.
+    """
 
 
 @dataclass(frozen=True)
 class Input:
-    """A predictor of another run; which of its models is read, `Run.reads` says."""
+    """A predictor of another run, which a merge, an adaptation or a student reads."""
 
     run: str
+    """Id of the run that yields it."""
     predictor: str = MODEL
+    """`MODEL`, or the name of an average. `Run.reads` lists which of the predictor's models are read."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One thing to execute.
+    """One unit of work of a sweep, as data; made by planning, hashed to an id, executed by `execute.job`.
 
-    `train`: `method` is an algorithm, watched by `averages`. `merge`: a merger over `inputs`. `adapt`: an adapter on
-    the one input.
+    Two runs with the same id yield the same result. Fields hold resolved values only: nothing in them stands for a
+    default that a later version or another machine might fill in differently.
     """
 
     kind: Kind
+    """`train`, `merge` or `adapt`; the meaning of `method` and `inputs` depends on it."""
     method: ResolvedEntry
+    """The algorithm that trains, the merger, or the adapter."""
     dataset: str
+    """Name of the data set, as the user typed it."""
     fold: Fold
+    """The held-out domains, and the views that train and are evaluated."""
     hparams_seed: int
+    """Hyperparameter seed: 0 for the defaults, any other for a random draw. The drawn values are in `method`."""
     trial: int
+    """Number of the independent repetition, which seeds the splits; `ALL_TRIALS` for a merger of all of them."""
     setting: Setting
+    """How the run is trained and evaluated, with the data set's own numbers filled in."""
     averages: tuple[ResolvedEntry, ...] = ()
+    """Averages of weights along the training; each yields a predictor under its own name."""
     inputs: tuple[Input, ...] = ()
+    """Members of a merge, the one model of an adaptation, the teacher of a distilling algorithm; else empty."""
 
     @cached_property
     def id(self) -> str:
-        """Hash every field, and nothing else, to 20 hexadecimal digits."""
+        """Hash of every field, in 20 hexadecimal digits."""
         return _hash({"format": FORMAT, **fields_of(self)})
 
     @property
     def name(self) -> str:
-        """Name the run for people: method, data set, held-out domains, seeds."""
+        """Name for logs and messages: method, data set, held-out domains, seeds. Unlike the id, it is not unique."""
         return run_name(self.method.name, self.dataset, self.fold.held_out, self.hparams_seed, self.trial)
 
     @property
     def views(self) -> tuple[View, ...]:
-        """List the views to evaluate: those that some selector may read; with `evaluate` all, also those that train."""
+        """Views to evaluate: all that some selector may read, and with `evaluate="all"` those that train too."""
         more = self.fold.train if self.setting.evaluate == "all" else ()
         return (*evaluated_views(self.fold, self.trial), *more)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """List the models to read of its inputs: an adapter tries both, mergers and students take the best alone."""
+        """Models read of each input: `(BEST, LAST)` by an adapter, `(BEST,)` by a merger or a student.
+
+        An adapter is evaluated on both, because a selector may choose either; the others stand on one choice, made by
+        training-domain validation.
+        """
         if not self.inputs:
             return ()
         return (BEST, LAST) if self.kind == "adapt" else (BEST,)
 
     @property
     def validation(self) -> tuple[View, ...]:
-        """List the views that training may watch: none for a run of all trials, whose members trained on them."""
+        """Views that may be watched during training; none for a run of all trials, whose members trained on all."""
         return () if self.trial == ALL_TRIALS else self.fold.validation
 
     @property
     def seed(self) -> int:
-        """Seed the order of the data and the randomness of the steps."""
+        """Seed of the order of minibatches and of all randomness in training steps.
+
+        With `data_order="run"` it is DomainBed's seed. Otherwise the method's name is left out, so that runs that
+        differ in the algorithm alone see the same minibatches and can be compared in pairs.
+        """
         held_out = list(self.fold.held_out)
         if self.setting.data_order == "run":
             return seed_hash(self.dataset, self.method.name, held_out, self.hparams_seed, self.trial)
@@ -115,59 +153,73 @@ class Run:
 
     @property
     def init_seed(self) -> int:
-        """Seed the initial weights."""
+        """Seed of the initial weights, shared by all runs, by those of a trial, or by none (`Setting.init`)."""
         if self.setting.init == "sweep":
             return seed_hash(self.dataset, "init")
         return self.seed if self.setting.init == "run" else seed_hash(self.dataset, "init", self.trial)
 
     @property
     def data_seed(self) -> int:
-        """Seed the data sets that draw their noise or membership."""
+        """Seed for data sets that draw noise or membership, shared as `Setting.generated_data` says."""
         if self.setting.generated_data == "sweep":
             return seed_hash("data")
         return self.seed if self.setting.generated_data == "run" else seed_hash("data", self.trial)
 
     @property
     def probed(self) -> Run:
-        """Return the run whose data a linear probe is fitted to: of trial 0 where all trials start alike, else itself.
+        """The run that supplies the data to which a linear probe of the initial features is fitted.
 
-        Its validation parts come clean, for draws of augmentation would tell probes of one trial apart.
+        Initial classifiers must be equal wherever initial weights are meant to be equal. So it is trial 0 of this run
+        where all trials start alike (`init="sweep"`), and validation images are never augmented, because draws of
+        augmentation would make the probes of one trial differ.
         """
         how = replace(self.setting, validation_augmented=False)
         return replace(self, setting=how, trial=0 if how.init == "sweep" else self.trial)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain JSON, with its format and id."""
+        """Return the run as plain JSON values, with its format and id."""
         plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **fields_of(self)}))
         return plain
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Run:
-        """Read what `to_json` wrote; raises ValueError if it is of another format."""
+        """Read the output of `to_json`.
+
+        Raises:
+            ValueError: The data are of another format.
+            TypeError: A field is missing, unknown or of the wrong type.
+        """
         if data.get("format") != FORMAT:
             raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
         return from_plain(Run, {name: value for name, value in data.items() if name not in ("format", "id")})
 
 
 def _hash(fields: Mapping[str, Any]) -> str:
+    # The canonical form: keys sorted at every depth, no white space, floats as the shortest text that reads back to the
+    # same number. orjson writes dataclasses as objects and tuples as arrays, so a run hashes to the same digits whether
+    # built by planning or read from JSON. Ids name the folders of stored sweeps: changing any of this orphans them, and
+    # `tests/core/test_run.py` holds some ids fixed.
     return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:20]
 
 
 def is_json_of(id: str, data: Mapping[str, Any]) -> bool:
-    """Decide whether JSON of a run is that of the run with this id, mostly without building it."""
+    """Return whether `data`, the JSON of a run, belongs to the run with this id."""
+    # Hashing the JSON as it stands answers for nearly all runs, and is much faster than building them. JSON that leaves
+    # out a field at its default hashes differently until the field is filled in, so a mismatch is checked the long way.
     return _hash({name: value for name, value in data.items() if name != "id"}) == id or Run.from_json(data).id == id
 
 
 def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:
-    """Name a run for people, on one line: `ERM PACS [photo] hparams 0 trial 1`."""
+    """Format the name of a run for people, on one line: `ERM PACS [photo] hparams 0 trial 1`."""
     of = "all trials" if trial == ALL_TRIALS else f"trial {trial}"
     return printable(f"{method} {dataset} [{'+'.join(held_out)}] hparams {hparams_seed} {of}")
 
 
 def evaluated_views(fold: Fold, trial: int) -> tuple[View, ...]:
-    """List the views that some selector may read of a run.
+    """Return the views of a fold that some selector may read of a run in this trial.
 
-    A run of all trials was not kept from any part of the training domains, so they are left out.
+    A run of all trials has members that trained on each part of the training domains, so validation on those parts
+    would be training accuracy: they are left out.
     """
     trained_on = fold.source_val if trial == ALL_TRIALS else ()
     return tuple(view for view in fold.evaluated if view not in trained_on)

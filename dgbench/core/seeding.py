@@ -1,4 +1,8 @@
-"""Where every random number comes from: a hash of what it is for, never a stream that has to be replayed."""
+"""Derive every random number from a hash of its purpose, never from a stream whose position depends on earlier draws.
+
+That makes resuming exact: a run continued at step 1,000 seeds the step by its number and needs no replay of the 999
+before it. It also keeps purposes apart: drawing one more number for augmentation moves no other number.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def seed_hash(*args: object) -> int:
-    """DomainBed's seed of anything hashable by its text: md5 of the argument tuple, modulo 2^31.
+    """Return DomainBed's seed for `args`: the md5 of their tuple's text, modulo 2^31.
 
     >>> seed_hash(0, 0)
     894182419
@@ -24,29 +28,31 @@ def seed_hash(*args: object) -> int:
 
 @lru_cache(maxsize=100_000)
 def hparams_stream(hparams_seed: int, trial: int) -> int:
-    """The seed from which the draws of one hyperparameter seed in one trial come (DomainBed's rule)."""
+    """Return the seed of all hyperparameter draws of one hyperparameter seed in one trial, by DomainBed's rule."""
     return seed_hash(hparams_seed, trial)
 
 
 def numpy_stream(*args: object) -> np.random.Generator:
-    """A generator of its own for the purpose that `args` name."""
+    """Return a new numpy generator for the purpose that `args` name."""
     digest = hashlib.sha256(str(args).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def torch_seed(*args: object) -> int:
-    """A 63-bit seed for torch's generators, for the purpose that `args` name."""
+    """Return a 63-bit seed for torch's generators, for the purpose that `args` name."""
     return int.from_bytes(hashlib.sha256(str(args).encode()).digest()[:8], "little") >> 1
 
 
 def seed_everything(device: torch.device, *purpose: object) -> None:
-    """Seed the global generators of Python, numpy and torch (the CPU's and the device's) for one purpose."""
+    """Seed the global generators of Python, numpy and torch, on the CPU and on `device`, for one purpose."""
     import torch  # planning draws hyperparameters from this module, and does without torch
 
     seed = torch_seed(*purpose)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a hundred times longer
+    # Called at every training step. `torch.manual_seed` would seed every backend there is and takes a hundred times
+    # longer; the CPU's generator and that of the one device in use are all that a step draws from.
+    torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":

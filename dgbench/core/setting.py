@@ -1,6 +1,12 @@
-"""Everything but the method, the data and the luck that decides a result, and the presets that fix it.
+"""Define `Setting`, all options of training and evaluation that results depend on, and the presets that fix them.
 
-A preset never changes: a new default is a new preset. `tests/core/test_setting.py` holds the digest of each.
+A run's result is decided by its method and data, by its seeds, and by the setting: network, steps, augmentation,
+optimizer, precision, evaluation. A setting starts from a preset and changes single fields (`setting`); planning then
+fills in the values that the data set decides (`Setting.for_dataset`), and the result is part of every run of the sweep
+and of its id. Tables print the preset's name with the fields that depart from it.
+
+A preset never changes, since published tables name it: a new default is a new preset. `tests/core/test_setting.py`
+holds a digest of each. Options that change no result (paths, device, workers) are in `core.site`.
 """
 
 from __future__ import annotations
@@ -26,88 +32,114 @@ _SHA256 = Limit(
 
 @dataclass(frozen=True)
 class Setting:
-    """How every run of a sweep is trained and evaluated."""
+    """Options of training and evaluation that hold for every run of a sweep, made by `setting` and checked there.
+
+    Bounds stand beside the types, as `Annotated` limits. A 0 or `auto` left by the user stands for the data set's or
+    the network's value until planning fills it in.
+    """
 
     preset: str
+    """Name of the preset that it started from, a key of `PRESETS`."""
     steps: Annotated[int, interval("[1, inf)")] = 0
-    """Optimizer steps; 0 stands for the data set's own number until `for_dataset` fills it in."""
+    """Optimizer steps; 0 stands for the data set's number until `for_dataset` fills it in."""
     checkpoint_freq: Annotated[int, interval("[1, inf)")] = 0
-    """Steps between evaluations (at 0, f, 2f, ... and the last step); 0 stands for the data set's own."""
+    """Steps between evaluations (at 0, f, 2f, ... and the last step); 0 stands for the data set's number."""
     holdout_fraction: Annotated[float, _SHARE] = 0.2
-    """Share of each domain that is its `out` part."""
+    """Share of each domain's examples that is its `out` part."""
     backbone: str = "auto"
-    """A network's name; `auto` is the one that fits the data set's inputs."""
+    """Name of a network (`list backbones` shows them); `auto` is the one that fits the data set's inputs."""
     pretrained: bool = True
-    """False: timm's networks and language models start from random weights too, as ours always do."""
+    """Whether timm's networks and language models start from pretrained weights; built-in networks never do."""
     weights: Annotated[str, _SHA256] = ""
-    """What a pretrained network starts from: empty for what its name stands for, or the sha256 of a file, whose place
-    on this machine `--backbone_weights` says."""
+    """Sha256 of the file that a pretrained network starts from; empty for the weights that its name stands for. The
+    file's path on each machine is `Site.backbone_weights`.
+    """
     image_size: Annotated[int, _SIDE] = 0
-    """Side of the square that images are resized to; 0 stands for the data set's own."""
+    """Side in pixels of the square that images are resized to; 0 stands for the data set's size."""
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
-    """How image files, and crops of them in augmentation, are resized: `auto` is what timm's configuration says for
-    the backbone's weights, bilinear where it says nothing; DomainBed's is bilinear whatever the network."""
+    """Filter for resizing image files, and their crops in augmentation. `auto` takes the one that timm's configuration
+    gives for the backbone's weights, bilinear where it gives none. DomainBed's is bilinear for every network.
+    """
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """`frozen`: running statistics stay as they are, the affine part trains (DomainBed's paper). Those of a network
-    that starts without any (`pretrained` false, `GIN`) are live whatever the preset says."""
+    """`frozen`: running statistics stay as they are and the affine part trains (DomainBed's paper). `live`: they follow
+    the data. A network that starts without statistics (`pretrained` false, `GIN`) is live under either.
+    """
     nonlinear_classifier: bool = False
+    """Replace the linear classifier by DomainBed's three-layer one."""
     augmentation: bool = True
-    """DomainBed's image augmentation on training views; data sets without one ignore it."""
+    """Apply DomainBed's image augmentation to training views; data sets without one ignore it."""
     validation_augmented: bool = False
     """Evaluate the training domains' `out` parts on augmented images, as DomainBed does."""
     class_balanced: bool = False
-    """Draw training examples so that each class of a domain is as likely."""
+    """Draw training examples so that the classes of a domain are equally likely."""
     domains_per_step: Annotated[int, interval("[0, inf)")] = 0
-    """Training domains whose minibatches make up a step, drawn anew each time; 0 stands for the data set's own number,
-    which is all unless it has very many."""
+    """Number of training domains whose minibatches make up a step, drawn anew for each; 0 stands for the data set's
+    number, which is all of them unless it has very many.
+    """
     cache: Literal["auto", "off"] = "auto"
-    """Where the pixels of image files come from: `auto` decodes each image once into a cache that all runs share, and
-    augments its bytes; `off` decodes and augments each image by Pillow each time, as DomainBed does."""
+    """Source of the pixels of image files. `auto` decodes each image once into a cache shared by all runs and augments
+    its bytes in batches. `off` decodes and augments each image by Pillow every time, as DomainBed does.
+    """
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer of every algorithm that doesn't build its own."""
     momentum: Annotated[float, interval("[0, 1)")] = 0.9
-    """Momentum of `sgd`."""
+    """Momentum of `sgd`; the other optimizers ignore it."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of every learning rate: `cosine` falls from its full value to 0 at the last step."""
+    """Course of every learning rate: `cosine` falls from the full value to 0 at the last step."""
     warmup_steps: Annotated[int, interval("[0, inf)")] = 0
-    """Steps in which learning rates rise linearly to their full value, before the schedule."""
+    """Steps in which learning rates rise linearly to their full value, before the schedule begins."""
     clip_norm: Annotated[float, interval("[0, inf]")] = 0.0
-    """Longest gradient that an optimizer step takes, all its parameters as one vector; longer ones are scaled down.
-    0: any."""
+    """Largest Euclidean norm of a gradient, all parameters of an optimizer as one vector; longer ones are scaled down.
+    0: no limit.
+    """
     freeze: Literal["none", "embedding", "featurizer"] = "none"
-    """What stays as it was initialised: the layers that read the input, or all but the classifier."""
+    """Layers that stay as they were initialized: those that read the input (`embedding`), or all but the classifier
+    (`featurizer`).
+    """
     classifier_init: Literal["random", "linear_probe"] = "random"
-    """`linear_probe`: before the first step the classifier is fitted to the initial features, by logistic
-    regression. One that all trials share (`init` `sweep`) is fitted to the training examples of trial 0;
-    other trials validate on some of these."""
+    """`linear_probe` fits the classifier to the initial features by logistic regression before the first step. With
+    `init` `sweep` it is fitted to the training examples of trial 0, some of which validate in other trials.
+    """
     precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` computes the forward pass in bfloat16 where PyTorch's autocast does."""
     channels_last: Literal["auto", True, False] = "auto"
-    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster: `auto` does where
-    the network convolves throughout, so that it pays. Rounding differs, so runs say which of both they were made in;
-    DomainBed's networks keep PyTorch's own order."""
+    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster. `auto` does so
+    where the whole network convolves. Rounding differs between the orders, so a run's id holds the choice; DomainBed's
+    networks keep PyTorch's default order.
+    """
     compile: bool = False
-    """Train with a featurizer that `torch.compile` has compiled; it is evaluated as it is."""
+    """Train with a featurizer compiled by `torch.compile`; evaluation uses the one that was not compiled."""
     init: Literal["trial", "run", "sweep"] = "trial"
-    """`trial`: all runs of a trial start from the same weights, which is what averaging across runs needs.
-    `run`: each run draws its own, as in DomainBed. `sweep`: all trials start from the same weights too."""
+    """Runs that share initial weights. `trial`: all runs of a trial, as averaging weights across runs requires. `run`:
+    none, as in DomainBed. `sweep`: all runs of all trials.
+    """
     data_order: Literal["paired", "run"] = "paired"
-    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: they don't, as the seed is
-    DomainBed's, which mixes in the algorithm's name; what is drawn from it is not DomainBed's order."""
+    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: they don't, because the seed
+    is DomainBed's, which mixes in the algorithm's name; the order drawn from it is not DomainBed's.
+    """
     generated_data: Literal["trial", "run", "sweep"] = "trial"
-    """What the draws of data sets depend on that draw noise or membership; DomainBed's depend on the run.
-    `sweep`: on nothing, so that all trials see the same data."""
+    """Runs that share the draws of data sets that draw noise or membership. `trial`: all runs of a trial. `run`: none,
+    as in DomainBed. `sweep`: all runs of all trials.
+    """
     evaluate: Literal["selectors", "all"] = "selectors"
-    """`selectors`: only views that some selector may read. `all`: the training views too."""
+    """`selectors` evaluates only the views that some selector may read; `all` the training views too."""
     ddof: Literal[0, 1] = 1
-    """Of the standard deviation in error bars: 1 is the usual standard error, DomainBed divides by n."""
+    """Delta degrees of freedom of the standard deviation in error bars: 1 gives the usual standard error, 0 is
+    DomainBed's.
+    """
 
     def for_dataset(self, steps: int, checkpoint_freq: int) -> Setting:
-        """Fill in the data set's own number of steps and evaluation interval where the setting leaves them at 0."""
+        """Return the setting with the data set's steps and evaluation interval where its own are 0."""
         return dataclasses.replace(
             self, steps=self.steps or steps, checkpoint_freq=self.checkpoint_freq or checkpoint_freq
         )
 
     def lr_factor(self, step: int) -> float:
-        """Return the share of its full value that a learning rate has at a step, by warm-up and schedule."""
+        """Return the factor in [0, 1] by which warm-up and schedule scale every learning rate at a step.
+
+        Args:
+            step: Number of the optimizer step, counted from 0.
+        """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -115,24 +147,26 @@ class Setting:
         return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
 
     def departures(self) -> dict[str, Any]:
-        """List the fields whose values are not the preset's: name -> value."""
+        """Return the fields whose values differ from the preset's: name -> value."""
         preset = PRESETS[self.preset]
         own = {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
-        return {name: mine for name, mine in own.items() if name not in LEFT_OPEN or mine}  # False is PyTorch's own way
+        # `channels_last` is resolved from `auto` to True or False before a run is made. False is PyTorch's default
+        # order, which no reader of a table needs to be told about; True departs from it.
+        return {name: mine for name, mine in own.items() if name not in LEFT_OPEN or mine}
 
     @property
     def of_domainbed(self) -> bool:
-        """Whether hyperparameters act where DomainBed's do, and are drawn as they are there."""
+        """Whether the preset is DomainBed's, so that hyperparameters are drawn and act exactly as in DomainBed."""
         return self.preset.startswith("domainbed-")
 
     @property
     def evaluations(self) -> int:
-        """Count `evaluation_steps`, however many they are."""
+        """Number of `evaluation_steps`, computed without listing them."""
         return -(-(self.steps - 1) // self.checkpoint_freq) + 1
 
     @property
     def evaluation_steps(self) -> tuple[int, ...]:
-        """List the steps after which models are evaluated, counted from 0 as DomainBed counts."""
+        """Steps after which models are evaluated, counted from 0 as DomainBed counts them."""
         last = self.steps - 1
         return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
 
@@ -155,15 +189,18 @@ _DOMAINBED_2024 = dataclasses.replace(
 PRESETS: Mapping[str, Setting] = {
     preset.preset: preset for preset in (Setting("dgbench"), _DOMAINBED_2020, _DOMAINBED_2024)
 }
+"""Name -> preset: dgbench's defaults, and DomainBed's protocol as in its paper (2020) and its last version."""
 
 OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
-"""Fields whose 0 stands for the data set's own value."""
+"""Fields whose 0 stands for the data set's value."""
 LEFT_OPEN = ("channels_last",)
-"""Fields whose `auto` asks for nothing: a launch that leaves them at it goes on as a sweep was begun."""
+"""Fields whose `auto` requests nothing: a relaunch that leaves them at it keeps the value the sweep began with."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
+"""All fields but the preset's name."""
 
 
 def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
+    """Return the type's name and the limits of an annotated field."""
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     limits = [note for note in notes if isinstance(note, Limit)]
     if get_origin(kind) is Literal:
@@ -176,14 +213,14 @@ _FIELDS = {name: _type_and_limits(_HINTS[name]) for name in FIELD_NAMES}
 
 
 def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
-    """Make a setting from a preset and some changed fields.
+    """Make a setting from a preset and the fields that differ from it.
 
     Args:
         preset: A name in `PRESETS`.
-        **changes: Field -> its value; an int is a fine float.
+        **changes: Field -> value. An int is accepted for a float.
 
     Raises:
-        UserError: Unknown names and wrong values, all problems at once.
+        UserError: Unknown names, invalid values and contradictions, all problems at once.
     """
     problems = Problems()
     if preset not in PRESETS:
@@ -200,5 +237,6 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
     if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":
         problems.add("pretrained is false, so batch norm has no statistics to freeze: leave out batch_norm 'frozen'")
     problems.raise_if_any()
+    # 1 and 1.0 are the same value but hash to different run ids, so a float field always holds a float.
     changes = {name: float(value) if _FIELDS[name][0] == "float" else value for name, value in changes.items()}
     return dataclasses.replace(PRESETS[preset], **changes)

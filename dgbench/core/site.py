@@ -1,4 +1,4 @@
-"""What a machine needs to execute runs: places, device, workers. No result depends on it."""
+"""Hold the options of one machine that runs need: paths, device, workers."""
 
 from __future__ import annotations
 
@@ -11,53 +11,62 @@ from typing import Any
 from dgbench.core.plain import from_plain
 
 READING = ("skip_bad_images", "allow_missing_classes", "exif", "max_image_pixels")
-"""The fields of `Site` that say how files of data sets are read."""
+"""Fields of `Site` that decide how files of data sets are read."""
 
 
 @dataclass(frozen=True)
 class Site:
     """Options of the machine that executes runs. They never enter a run's id, because no result depends on them.
 
-    What is left out or turned of the data enters their fingerprint, which says what results may be compared.
+    Images that are left out or turned are the exception: they enter the data's fingerprint, which tables compare.
     """
 
     data_dir: str = ""
+    """Folder of the data sets; empty: none given."""
     cache_dir: str = ""
-    """Folder for decoded images; empty: one in the data directory, or beside the path."""
+    """Folder for decoded images; empty: one in the data directory, or beside a data set's path."""
     paths: Mapping[str, str] = field(default_factory=dict)
-    """Data set -> its path, for those whose name carries one."""
+    """Data set -> path, for data sets whose name carries a path."""
     include: tuple[str, ...] = ()
+    """User's files, `file.py` or `file.py:Class`, whose classes join the catalogue."""
     skip_bad_images: bool = False
+    """Leave out images that can't be decoded, instead of refusing the data."""
     allow_missing_classes: bool = False
+    """Accept domains that lack some of the classes."""
     exif: str = ""
-    """Whether the user's own images are turned as their EXIF says: `turn`; `keep` and empty: as they are stored."""
+    """`turn` turns the user's own images as their EXIF orientation says; `keep` or empty leaves them as stored."""
     max_image_pixels: int = 0
-    """Largest image that is decoded; 0: as Pillow says."""
+    """Largest image, in pixels, that is decoded; 0: Pillow's limit."""
     device: str = "auto"
+    """Name of a torch device; `auto` is CUDA, else MPS, else the CPU."""
     workers: int = 0
-    """Processes that decode images, for each run."""
+    """Processes that decode images, for each run; 0: the run's own process decodes."""
     backbone_weights: str = ""
-    """The file whose hash is the setting's `weights`; empty where it names none."""
+    """Path of the file whose hash is `Setting.weights`; empty if the setting names none."""
     save_models: bool = False
     """Keep every run's weights, not only those that another run reads."""
     save_predictions: bool = False
+    """Keep the logits of every evaluated view."""
     checkpoint_minutes: float = 10.0
-    """Longest time between checkpoints; each evaluation makes one too."""
+    """Longest time between checkpoints, in minutes; each evaluation makes one too."""
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain JSON."""
+        """Return the site as plain JSON values."""
         return dataclasses.asdict(self)
 
     def including(self, files: Sequence[str]) -> Site:
-        """Include these files too; each takes the place of one of its name that is gone, as after a move."""
+        """Return the site with `files` included too.
+
+        A file replaces an earlier one of the same name that no longer exists, as after a folder has moved.
+        """
         names = {Path(file).name for file in files}
         stay = [file for file in self.include if Path(file).name not in names or Path(split_include(file)[0]).is_file()]
         return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
 
     def completed_by(self, earlier: Site) -> Site:
-        """Fill in the places, and how to read files, that an earlier launch of the sweep named and this one does not.
+        """Return the site with paths and reading options filled in from `earlier` where this one leaves them empty.
 
-        Its files are included too.
+        `earlier` is the site of an earlier launch of the same sweep; its included files stay included.
         """
         return dataclasses.replace(
             self,
@@ -68,11 +77,11 @@ class Site:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:
-        """Build a site from the output of `to_json`."""
+        """Read the output of `to_json`."""
         return from_plain(Site, data)
 
 
 def split_include(include: str) -> tuple[str, str]:
-    """Split `file.py:Name` into file and class; the class is empty where a file is included whole."""
+    """Split `file.py:Name` into file and class; the class is empty where a whole file is included."""
     stem, colon, name = include.rpartition(".py:")
     return (f"{stem}.py", name) if colon else (include, "")

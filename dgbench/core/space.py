@@ -1,7 +1,7 @@
-"""Hyperparameter spaces: each field carries its default and its draw, declared in the class that uses it.
+"""Define hyperparameter spaces: each field of an `Hparams` class carries its default and the distribution of its draws.
 
-A draw is bit for bit DomainBed's: hyperparameter seed 0 is the default; any other seed draws each *name* from a
-stream of its own, so that adding a hyperparameter never changes the others.
+A draw is bit for bit DomainBed's. Hyperparameter seed 0 takes the defaults. Any other seed draws each *name* from a
+stream of its own, seeded by trial, seed and name, so that adding a hyperparameter never changes the draws of others.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dgbench.core.seeding import hparams_stream, seed_hash
 from dgbench.core.wording import format_value, unknown_name, with_article
 
 Value: TypeAlias = bool | int | float | str
+"""Types of hyperparameter values."""
 
 _RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{NUMBER})\^)?U\((?P<low>{NUMBER}), ?(?P<high>{NUMBER})\)")
 
@@ -30,18 +31,23 @@ _RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{NUMBER})\^)?U\((?P<low>{NUMBER
 class Draw:
     """A distribution over the values of one hyperparameter.
 
-    Written and read as text, to the last digit: `10^U(-5, -3.5)`, `int 2^U(3, 9)`, `U(0, 0.5)`, `{0.0, 0.1, 0.5}`.
-    Options that are text are single words.
+    Written and read as text, exact to the last digit: `10^U(-5, -3.5)`, `int 2^U(3, 9)`, `U(0, 0.5)`, `{0.0, 0.1,
+    0.5}`. Options that are text are single words.
     """
 
     low: float = 0.0
+    """Lower end of the uniform draw, an exponent if there is a `base`."""
     high: float = 0.0
+    """Upper end, which is not drawn."""
     base: float | None = None
+    """Base of the power that the uniform draw is the exponent of; None: the draw itself is the value."""
     integer: bool = False
+    """Truncate the value to an int."""
     options: tuple[Value, ...] = ()
+    """Equally likely values, which replace the range; empty: there is a range."""
 
     def sample(self, seed: int) -> Value:
-        """Draw the value that `numpy.random.RandomState(seed)` gives."""
+        """Return the value that `numpy.random.RandomState(seed)` draws."""
         rng = np.random.RandomState(seed)
         if self.options:
             picked: Value = rng.choice(np.array(self.options)).item()
@@ -50,7 +56,11 @@ class Draw:
         return self._value(exponent)
 
     def ends(self) -> tuple[Value, ...]:
-        """List all options, or the values at both ends of the range: a drawn value is one of them or lies between."""
+        """Return all options, or the values at both ends of the range.
+
+        A drawn value is one of them or lies between them, so checking the ends checks every draw.
+        """
+        # Powers and truncation are monotonic, so no value of a range lies outside those of its ends.
         return self.options or (self._value(self.low), self._value(self.high))
 
     def _value(self, exponent: float) -> Value:
@@ -65,7 +75,11 @@ class Draw:
 
     @staticmethod
     def parse(text: str) -> Draw:
-        """Read a draw from its text; raises ValueError with the forms that exist."""
+        """Read a draw from its text.
+
+        Raises:
+            ValueError: The text has none of the forms; the message lists them.
+        """
         text = text.strip()
         if text.startswith("{") and text.endswith("}") and text[1:-1].strip():
             return choice(*(_parse_literal(part.strip()) for part in text[1:-1].split(",")))
@@ -78,48 +92,65 @@ class Draw:
 
 
 def uniform(low: float, high: float, *, integer: bool = False) -> Draw:
-    """Make the draw U(low, high); with `integer`, truncated."""
+    """Return the draw U(low, high); truncated to an int with `integer`."""
     return Draw(low, high, None, integer)
 
 
 def power(base: float, low: float, high: float, *, integer: bool = False) -> Draw:
-    """Make the draw base^U(low, high); with `integer`, truncated."""
+    """Return the draw base^U(low, high); truncated to an int with `integer`.
+
+    Args:
+        base: Base of the power.
+        low: Smallest exponent.
+        high: Largest exponent.
+        integer: Truncate the power to an int.
+    """
     return Draw(low, high, base, integer)
 
 
 def choice(*options: Value) -> Draw:
-    """Make the draw of one of the options, each as likely."""
+    """Return the draw of one of the options, all equally likely."""
     return Draw(options=options)
 
 
 @dataclass(frozen=True)
 class HparamSpec:
-    """A hyperparameter as planning and `list` see it, without importing the class that declares it."""
+    """A hyperparameter as planning and `list` see it, read by `space_of` or from the catalogue's index.
+
+    It holds all that a field declares, so the class that declares it, which imports torch, need not be imported.
+    """
 
     name: str
+    """Name of the field."""
     type: str
+    """Name of its type: `bool`, `int`, `float` or `str`."""
     default: Value
+    """Value at hyperparameter seed 0."""
     draw: Draw | None = None
+    """Distribution for other seeds; None: they take the default too."""
     help: str = ""
+    """One line for users."""
     variants: Mapping[str, tuple[Value, Draw | None]] = field(default_factory=dict)
-    """Other default and draw where there is a trait (`small_images`, ...) or on a data set; the first counts."""
+    """Trait (`small_images`, ...) or data set -> the default and draw that replace the usual ones; the first match
+    counts.
+    """
     options: tuple[Value, ...] = ()
-    """The values that there are, if they can be listed."""
+    """All values that it may have; empty: they can't be listed."""
     within: str = ""
-    """The interval that its values must lie in: `[0, 1)`, `(0, inf)`; empty: any number."""
+    """Interval that its values must lie in: `[0, 1)`, `(0, inf)`; empty: any number."""
     stream: str = ""
-    """The name whose stream it is drawn from, if not its own: DomainBed's, where that is a word of Python."""
+    """Name whose stream it is drawn from, if not its own: DomainBed's name where Python reserves that word."""
     streams: Mapping[str, str] = field(default_factory=dict)
-    """Trait -> such a name in its place: DomainBed's for another network; the first counts."""
+    """Trait -> a name to use in place of `stream`: DomainBed's name on another network; the first match counts."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """List the conditions that its values must meet beyond their type."""
+        """Conditions that its values must meet beyond their type."""
         options = (one_of(self.options),) if self.options else ()
         return (*options, interval(self.within)) if self.within else options
 
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
-        """Return default and draw where there are these traits."""
+        """Return the default and the draw for a data set and network with these traits."""
         traits = tuple(traits)
         for trait, variant in self.variants.items():
             if trait in traits:
@@ -127,12 +158,13 @@ class HparamSpec:
         return self.default, self.draw
 
     def stream_for(self, traits: Iterable[str]) -> str:
-        """Return the name whose stream it is drawn from where there are these traits."""
+        """Return the name whose stream it is drawn from for a data set and network with these traits."""
         traits = tuple(traits)
         return next((name for trait, name in self.streams.items() if trait in traits), self.stream or self.name)
 
 
 Space: TypeAlias = tuple[HparamSpec, ...]
+"""Hyperparameters of one entry, in the order of their declaration."""
 
 
 def hparam(
@@ -148,21 +180,25 @@ def hparam(
 ) -> Any:
     """Declare a field of an `Hparams` dataclass.
 
-    Values that `options` or `within` exclude are refused before anything runs; conditions between several fields are
-    for the dataclass' `__post_init__`.
+    Values that `options` or `within` exclude are refused before anything runs. Conditions between several fields belong
+    in the dataclass's `__post_init__`.
 
     Args:
         default: The value at hyperparameter seed 0.
         draw: The distribution for all other seeds; without it they use the default too.
         help: One line for users.
-        variants: Trait or name of data sets -> their default and draw; the first that applies counts.
+        variants: Trait or name of a data set -> its default and draw; the first that applies counts.
         options: All values that exist.
         within: The interval of its values: `[0, 1)`, `(0, inf)`.
-        stream: DomainBed's name where Python can't have it (`lambda`), so that the draws are the same.
-        streams: Trait -> DomainBed's name for what this is on networks or data with it; the first that applies counts.
+        stream: DomainBed's name where Python reserves that word (`lambda`), so that the draws are the same.
+        streams: Trait -> DomainBed's name for this hyperparameter on networks or data with it; the first that applies
+            counts.
+
+    Returns:
+        A dataclass field, typed Any so that the annotation of the field is free.
     """
     if within:
-        interval(within)  # an interval that can't be read is the author's mistake, noticed on import
+        interval(within)  # a typing error in an interval then fails when the author's class is imported, not in a sweep
     for declared_draw in (draw, *(drawn for _, drawn in (variants or {}).values())):
         assert declared_draw is None or declared_draw.low <= declared_draw.high, f"write {declared_draw} the other way"
     declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
@@ -170,7 +206,7 @@ def hparam(
 
 
 class Checked:
-    """Base of every `Hparams` dataclass: refuses values outside of the limits that its fields declare."""
+    """Base of every `Hparams` dataclass: raises UserError for values outside the limits that its fields declare."""
 
     def __post_init__(self) -> None:
         problems, cls = Problems(), cast(type, type(self))
@@ -182,7 +218,7 @@ class Checked:
 
 @cache
 def space_of(hparams: type) -> Space:
-    """List the hyperparameters that an `Hparams` dataclass declares; fields of a base class come first."""
+    """Return the hyperparameters that an `Hparams` dataclass declares, those of base classes first."""
     types = get_type_hints(hparams)
     return tuple(
         HparamSpec(
@@ -206,7 +242,7 @@ def resolve(
     fixed: Mapping[str, Value] | None = None,
     draws: Mapping[str, Draw] | None = None,
 ) -> dict[str, Value]:
-    """Resolve the values of one hyperparameter seed in one trial.
+    """Return the value of each hyperparameter for one hyperparameter seed in one trial.
 
     Args:
         space: The hyperparameters.
@@ -214,7 +250,7 @@ def resolve(
         hparams_seed: 0 takes the defaults.
         trial: Every trial draws afresh.
         fixed: Values for every seed (DomainBed's `--hparams`).
-        draws: Distributions in place of the declared ones, for seeds other than 0.
+        draws: Distributions that replace the declared ones, for seeds other than 0.
 
     Returns:
         Name -> value, in the order of the space.
@@ -226,6 +262,7 @@ def resolve(
         draw = draws.get(spec.name, draw)
         if spec.name in fixed:
             value = fixed[spec.name]
+            # 1 and 1.0 are equal but hash to different run ids, so a float's value is always a float.
             values[spec.name] = float(value) if spec.type == "float" else value
         elif hparams_seed == 0 or draw is None:
             values[spec.name] = default
@@ -237,14 +274,14 @@ def resolve(
 def check_value(spec: HparamSpec, value: object) -> str | None:
     """Return the problem with a value for this hyperparameter (`is a float, not 'fast'`), or None.
 
-    An int is a fine float, infinity is not.
+    An int is accepted for a float, infinity is not.
     """
     finite = Limit(lambda number: abs(number) <= sys.float_info.max, f"is {with_article(spec.type)}")
     return find_problem(value, spec.type, (finite, *spec.limits) if spec.type in ("float", "number") else spec.limits)
 
 
 def check_undeclared(value: object) -> str | None:
-    """Return the problem with a value of a hyperparameter that nothing is declared of, or None."""
+    """Return the problem with a value of a hyperparameter that has no declaration, or None."""
     if not isinstance(value, bool | int | float | str):
         return f"is a number, a text, true or false, not {format_value(value)}"
     kind = "float" if isinstance(value, float) else "any"
@@ -252,7 +289,7 @@ def check_undeclared(value: object) -> str | None:
 
 
 def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
-    """Return the problem with a distribution for this hyperparameter, that of a value that it draws, or None."""
+    """Return the problem with a distribution for this hyperparameter or with a value that it draws, or None."""
     if draw.low > draw.high:
         turned = dataclasses.replace(draw, low=draw.high, high=draw.low)
         low, high = _number(draw.low), _number(draw.high)
@@ -261,18 +298,19 @@ def check_draw(spec: HparamSpec, draw: Draw) -> str | None:
         ends = draw.ends()
     except (ArithmeticError, TypeError):  # too large, a root of a negative number, a division by 0
         return f"is {with_article(spec.type)}, which {draw} does not give at its ends"
-    closed = dataclasses.replace(spec, within=spec.within.replace("(", "[").replace(")", "]"))  # ends are hardly drawn
+    # The ends of a continuous range are drawn with probability 0, so a draw U(0, 1) is fine for values in (0, 1).
+    closed = dataclasses.replace(spec, within=spec.within.replace("(", "[").replace(")", "]"))
     return next(filter(None, (check_value(spec if draw.options else closed, value) for value in ends)), None)
 
 
 def check_fixed(space: Space, fixed: Mapping[str, object], owner: str, *, more: bool = False) -> None:
-    """Refuse unknown names, wrong types and values outside of limits, all at once.
+    """Raise UserError for unknown names, wrong types and values outside their limits, all at once.
 
     Args:
         space: The hyperparameters.
         fixed: Name -> value, of any type.
-        owner: The entry, which messages name.
-        more: It takes further names, of which nothing is declared.
+        owner: The entry's name, for messages.
+        more: Accept names that are not in the space; only scalars are allowed for them.
     """
     problems = Problems()
     by_name = {spec.name: spec for spec in space}

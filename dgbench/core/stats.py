@@ -1,4 +1,4 @@
-"""Means over trials and how sure they are, in per cent, as DomainBed computes and prints them."""
+"""Compute means over trials and their standard errors, in percent, as DomainBed computes and prints them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 
 def nan_as_worst(value: float) -> float:
-    """A value as it is compared with others: one that is no number, of a run that diverged, is the worst there is."""
+    """Return `value`, or minus infinity if it is not finite, so that a diverged run compares as the worst."""
     return value if math.isfinite(value) else -math.inf
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` trials with its standard error, both in per cent; one trial has no error.
-
-    NaN where a trial's value is no number.
-    """
+    """A mean over `n` trials with its standard error, both in percent."""
 
     mean: float
+    """In percent; NaN if any trial's value is."""
     error: float | None
+    """Standard error in percent; None for a single trial, which has none."""
     n: int
+    """Number of trials."""
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
@@ -32,9 +32,14 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], ddof: int) -> Estimate:
-    """From accuracies between 0 and 1, one a trial: mean and std / sqrt(n), `ddof` as in `numpy.std`.
+    """Return the mean over trials and its standard error, std / sqrt(n).
 
-    The order of operations is DomainBed's, so that no digit differs; unlike DomainBed's, one trial has no error.
+    The order of operations is DomainBed's, so that no digit differs. DomainBed prints an error of 0 for one trial; this
+    has none.
+
+    Args:
+        values: Accuracies in [0, 1], one for each trial.
+        ddof: Delta degrees of freedom of the standard deviation, as in `numpy.std`.
     """
     n = len(values)
     mean = float(100 * np.mean(values))
@@ -44,5 +49,5 @@ def estimate(values: Sequence[float], ddof: int) -> Estimate:
 
 
 def average(means: Sequence[float]) -> float:
-    """The plain mean of means that are in per cent already, summed in order."""
+    """Return the unweighted mean of means that are in percent already, summed in order."""
     return sum(means) / len(means)

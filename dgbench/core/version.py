@@ -1,3 +1,3 @@
-"""The version of dgbench, as runs record it and tables print it."""
+"""Hold the version of dgbench, which runs record and tables print."""
 
 __version__ = "0.1.0"

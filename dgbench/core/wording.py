@@ -1,4 +1,4 @@
-"""Words that many messages share: articles, the nearest name, ranges, times."""
+"""Format pieces that many messages share: articles, nearest names, ranges, durations, unprintable text."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 100, 100
 
 
 def format_value(value: object) -> str:
-    """Write a value as Python would, cut where it is long or deep: it may be anything that a file holds."""
+    """Return `repr(value)`, cut where it is long or deeply nested, as a value from a user's file may be."""
     return _SHORT.repr(value)
 
 
 def shorten(text: str, most: int = 1_500) -> str:
-    """Cut the middle of a text that is longer than `most` characters, and say how much is gone."""
+    """Cut the middle out of a text longer than `most` characters, and write how many are gone."""
     head, tail = most * 2 // 3, most // 3
     return text if len(text) <= most else f"{text[:head]} [... {len(text) - head - tail:,} more ...] {text[-tail:]}"
 
 
 def with_article(noun: str) -> str:
-    """`a float`, `an int`."""
+    """Put the indefinite article before a noun: `a float`, `an int`."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def unknown_name(what: str, name: str, options: Iterable[str]) -> str:
-    """Word the message for an unknown name, with the nearest that exists."""
+    """Return the message for an unknown name, with the nearest that exists, or with all of them if none is near.
+
+    Args:
+        what: The kind of name: `data set`, `hyperparameter of ERM`.
+        name: As typed.
+        options: All names that exist.
+    """
     options = sorted(options)
     by_lower = {option.lower(): option for option in options}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
@@ -44,7 +50,7 @@ def unknown_name(what: str, name: str, options: Iterable[str]) -> str:
 def group_values(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     """Group the values of (key, value) pairs by key, in the order of first occurrence.
 
-    >>> grouped([("ok", "SAM"), ("slow", "HGP"), ("ok", "ERM")])
+    >>> group_values([("ok", "SAM"), ("slow", "HGP"), ("ok", "ERM")])
     {'ok': ['SAM', 'ERM'], 'slow': ['HGP']}
     """
     found: dict[K, list[V]] = {}
@@ -54,9 +60,9 @@ def group_values(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds as minutes and seconds, with hours where there are any.
+    """Format seconds as minutes and seconds, with hours where there are any.
 
-    >>> clock(75), clock(3675)
+    >>> format_duration(75), format_duration(3675)
     ('1:15', '1:01:15')
     """
     minutes, second = divmod(round(seconds), 60)
@@ -65,9 +71,9 @@ def format_duration(seconds: float) -> str:
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
-    """Numbers in short.
+    """Format a set of integers as sorted ranges.
 
-    >>> ranges([0, 1, 2, 5])
+    >>> format_ranges([0, 1, 2, 5])
     '0-2, 5'
     """
     parts: list[list[int]] = []
@@ -80,19 +86,20 @@ def format_ranges(numbers: Iterable[int]) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape the unprintable characters of a text: control characters, and bytes of a file's name that are no UTF-8.
+    r"""Escape the unprintable characters of a text: control characters, and bytes of a file name that are not UTF-8.
 
-    >>> printable("caf\\udce9\\n\\x1b[31mred")
-    'caf\\\\xe9\\\\n\\\\x1b[31mred'
+    >>> printable("caf\udce9\n\x1b[31mred")
+    'caf\\xe9\\n\\x1b[31mred'
     """
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
 def printable_lines(text: str) -> str:
-    """Escape the unprintable characters of a text, but for its line ends."""
+    """Escape the unprintable characters of a text but for its line ends."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def _escaped(char: str) -> str:
-    # Python reads a byte 0xE9 that it can't decode as the lone surrogate U+DCE9.
+    # Python decodes an undecodable byte 0xE9 as the lone surrogate U+DCE9; show it as the byte that it was.
+    """Return the escape sequence of an unprintable character."""
     return f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char.encode("unicode_escape").decode()
