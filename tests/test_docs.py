@@ -210,13 +210,37 @@ def test_the_site_builds_without_a_network_and_loads_nothing_from_elsewhere(site
             assert (file.parent / parts.path).exists(), f"{file}: {address}"
 
 
+def opened(page: Path, profile: Path) -> str:
+    """Return the document that Chromium makes of a page once its scripts have run."""
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--dump-dom"]
+    return subprocess.run([*words, page.as_uri()], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+needs_browser = pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium can't be had")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium can't be had")
+@needs_browser
 @pytest.mark.parametrize("name", IN_BROWSER)
-def test_a_browser_shows_the_formulas(name: str, site: Path, tmp_path: Path) -> None:
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    done = subprocess.run(
-        [*words, (site / f"{name}.html").as_uri()], capture_output=True, text=True, check=True, timeout=120
+def test_a_browser_shows_the_formulas_of_a_page(name: str, site: Path, tmp_path: Path) -> None:
+    shown = opened(site / f"{name}.html", tmp_path)
+    assert 'class="katex-html"' in shown
+    assert "katex-error" not in shown
+
+
+@pytest.mark.slow
+@needs_browser
+def test_every_formula_is_one_that_katex_knows(site: Path, tmp_path: Path) -> None:
+    formula = re.compile(r'<(div|span) class="arithmatex">.*?</\1>', re.DOTALL)
+    formulas = {match[0]: file.name for file in site.rglob("*.html") for match in formula.finditer(file.read_text())}
+    assert len(formulas) > 100
+    page = site / "formulas.html"
+    page.write_text(
+        '<!doctype html><script src="assets/katex/katex.min.js"></script>'
+        + "".join(f'<p id="{file}">{text}</p>' for text, file in formulas.items())
+        + "<script>const document$ = { subscribe: (shown) => shown() }</script><script src='assets/site.js'></script>"
     )
-    assert 'class="katex-html"' in done.stdout
-    assert "katex-error" not in done.stdout
+    shown = opened(page, tmp_path / "profile").split("<p id=")[1:]
+    page.unlink()
+    assert len(shown) == len(formulas)
+    assert [text for text in shown if "katex-error" in text or "katex-html" not in text] == []

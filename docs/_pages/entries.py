@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _sections(doc: Doc) -> list[str]:
             departures.append(_capitalized(text))
         elif not title.startswith("Reference"):
             gap = "\n\n" if text.startswith(("- ", "* ")) else " "
-            departures.append(f"**{_capitalized(title.removeprefix('Departures').strip())}:**{gap}{text}")
+            departures.append(f"**{_capitalized(re.sub('Departures? ', '', title))}:**{gap}{text}")
     return [
         *(["## Reference", *references] if references else []),
         *(["## Departures", *departures] if departures else []),
