@@ -232,3 +232,20 @@ def test_refuses_all_that_is_wrong_at_once() -> None:
         SWAD.Hparams(n_converge=0, n_tolerance=-1, tolerance_ratio=-0.1, form="oficial")
     assert len(error.value.problems) == 4
     assert "form is one of official, paper" in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["official", "paper"])
+def test_a_loss_at_the_threshold_is_still_low(form: str) -> None:
+    """All losses and the threshold are the same number when the ratio is 0: no valley ends."""
+    assert weights([1.0] * 12, tolerance_ratio=0.0, form=form).keys() == set(range(12))
+
+
+def test_nothing_is_known_before_convergence() -> None:
+    swad = SWAD(SWAD.Hparams())
+    assert (swad.threshold, swad.converged_step, swad.converged, swad.dead) == (0.0, -1, False, False)
+
+
+def test_a_valley_ends_for_good() -> None:
+    """A low loss behind a high one, in what is left in the queue at the end, is not added."""
+    losses = [1.0, 1.0, 1.0, *[9.0] * 6, 1.0]
+    assert set(weights(losses)) <= {0, 1, 2}

@@ -20,6 +20,7 @@ from dgbench.core.space import (
     Value,
     check_draw,
     check_fixed,
+    check_undeclared,
     check_value,
     choice,
     hparam,
@@ -305,3 +306,36 @@ def test_no_declared_draw_can_leave_the_declared_interval(entry: CatalogueEntry)
         for default, draw in ((spec.default, spec.draw), *spec.variants.values()):
             assert check_value(spec, default) is None
             assert draw is None or check_draw(spec, draw) is None, (spec.name, str(draw))
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (3, None),
+        (0.5, None),
+        ("fast", None),
+        (True, None),
+        ([1], "is a number, a text, true or false, not [1]"),
+        (None, "is a number, a text, true or false, not None"),
+        (float("inf"), "is a float"),
+        (float("nan"), "is a float"),
+    ],
+)
+def test_values_of_which_nothing_is_declared(value: object, problem: str | None) -> None:
+    found = check_undeclared(value)
+    assert found is None if problem is None else found is not None and found.startswith(problem)
+
+
+def test_an_interval_that_cannot_be_read_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(Exception, match="0 to 1"):
+        hparam(0.5, within="0 to 1")
+
+
+def test_without_a_seed_the_defaults_are_resolved() -> None:
+    space = (HparamSpec("rho", "float", 0.05, choice(0.1, 0.2)),)
+    assert resolve(space, trial=3) == {"rho": 0.05}
+    assert resolve(space, hparams_seed=1) == resolve(space, hparams_seed=1, trial=0)
+
+
+def test_a_draw_declared_without_its_other_parts() -> None:
+    assert Draw() == Draw(0.0, 0.0, None, False, ())

@@ -130,3 +130,23 @@ def test_weights_of_earlier_versions_carry_no_seal(weights: Path) -> None:
     assert not check_safetensors(weights)
     weights.write_bytes(save(TENSORS))
     assert not check_safetensors(weights)
+
+
+@pytest.mark.parametrize("length", range(1, 10))
+def test_tensors_begin_at_a_multiple_of_eight_bytes_as_closely_as_they_can(length: int) -> None:
+    content = sealed_safetensors(save(TENSORS, metadata={"name": "x" * length}))
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    assert len(header) % 8 == 0
+    assert len(header) - len(header.rstrip(b" ")) < 8
+
+
+def test_a_writer_that_flushes_reaches_the_file() -> None:
+    class Counted(io.BytesIO):
+        flushes = 0
+
+        def flush(self) -> None:
+            self.flushes += 1
+
+    file = Counted()
+    sealed(lambda into: into.flush())(file)
+    assert file.flushes == 1
