@@ -1,4 +1,8 @@
-"""Base classes for authors of methods: algorithms, averages, mergers and adapters, and tools that several share.
+"""Base classes that an author of a method extends, and tools that several methods share.
 
-Imports `core`, `networks` and `data`. Read first: `algorithm`.
+Offers `Algorithm`, `Average`, `Merger` and `Adapter`; the losses of each kind of label (`criteria`); steps away from
+the current weights, as in SAM (`ascent`); votes of nearest neighbors (`neighbours`); and classes written for DomainBed
+(`foreign`).
+
+May import `core`, `networks` and `data`. Read first: `algorithm`.
 """

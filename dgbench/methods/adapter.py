@@ -1,4 +1,4 @@
-"""What an adapter is: a predictor that learns from the unlabelled inputs that it is shown, and from nothing else."""
+"""Define adapters: predictors that learn at test time from the unlabeled inputs that they predict."""
 
 from __future__ import annotations
 
@@ -13,23 +13,42 @@ from dgbench.networks.network import Network
 
 
 class Adapter:
-    """Base of every adapter. A new one is made for each view, so no view learns from another.
+    """Base class of adapters. One instance predicts one view, and learns while it does.
 
-    The engine shows it a view's inputs in a seeded order, in batches of `batch_size`, each input once; it never sees a
-    label. `network` is its own to change.
+    For each view the engine makes a new instance with a fresh copy of the trained network, so that no view learns from
+    another, and passes the view's inputs once each, in an order drawn by the run's seed. An adapter never gets a label.
+    A subclass declares `card`, if need be `Hparams`, and writes `predict`.
+
+    Args:
+        network: The trained network, in evaluation mode; the adapter may change it.
+        hparams: An instance of the class's `Hparams`.
     """
 
     card: ClassVar[AdapterCard]
+    """Facts that planning and `list` read."""
     Hparams: ClassVar[type] = NoHparams
+    """The class of the hyperparameters, a frozen dataclass."""
     batch_size: ClassVar[int] = 32
+    """Inputs in a batch of `predict`; the last batch may have fewer."""
 
     def __init__(self, network: Network, hparams: Any) -> None:
         self.network = network
         self.hparams = hparams
 
     def begin(self, source: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """See all training examples (x, y) in batches, for a card that says "needs_source"."""
+        """Read the training examples before the first `predict`; called only if the card says `needs_source`.
+
+        Args:
+            source: Batches of inputs (B, ...), as the network takes them, and labels (B,): all training examples once,
+                without augmentation, domain after domain.
+        """
 
     def predict(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of a batch, after or before learning from it, as the method says."""
+        """Return the logits (B, classes) of the next batch, adapting before or after, as the method has it.
+
+        Called with gradients enabled.
+
+        Args:
+            x: Inputs (B, ...), as the network takes them.
+        """
         raise NotImplementedError

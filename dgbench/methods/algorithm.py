@@ -1,11 +1,20 @@
-"""What an algorithm is: it trains one model on minibatches, one from each training domain.
+"""Define algorithms: modules that train one model on minibatches, one from each training domain.
 
-Most methods write `loss`; those that touch gradients or take several optimizer steps write `update`. The engine owns
-the loop, the data, the random numbers, evaluation and saving; an algorithm never sees a held-out domain.
+An author extends `Algorithm`, declares a `card`, and writes either `loss`, the scalar to minimize, or `update`, a whole
+step, where one descent along one gradient is not enough (SAM, Fish, DANN). Every other hook has a default.
 
-    loop: for step in range(steps):
-              algorithm.step = step
-              algorithm.update(one minibatch of each training domain)
+The engine (`dgbench.execute`) owns the loop, the data, the random numbers, evaluation and saving:
+
+    network = Cls.make_network(...)                   weights from torch's generator, which the run seeds
+    algorithm = Cls(network, hparams, task, setting)  calls build(), then build_optimizers()
+    for step in range(setting.steps):
+        algorithm.step = step
+        algorithm.update(batches)                     one Batch of each training domain
+        after some steps: forward() on clean views in evaluation mode, then validated(score)
+
+An algorithm never sees a held-out domain. Before each step Python's, numpy's and torch's global generators are seeded
+from the run and the step, so a method may draw from any of them; a run that resumes from a checkpoint then repeats one
+that was never interrupted, provided that `training_state` holds all that the method remembers.
 """
 
 from __future__ import annotations
@@ -31,64 +40,79 @@ log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """A minibatch of one domain: `x` is B inputs as the network takes them, `y` is B labels, as `task.kind` says.
-
-    `positions` (B,), int64, say which of the domain's training examples they are: below `task.sizes[domain]`.
-    `domain` is its number among the training domains, of which a step may show only some.
-    `taught` (B, classes) are the teacher's logits, for an algorithm whose card says that it is taught.
-    """
+    """A minibatch of one training domain, on the device of the run; the engine makes one for each domain of a step."""
 
     x: Tensor
+    """Inputs (B, ...) as the network takes them, after `Network.prepare`: images (B, channels, height, width) and
+    vectors (B, n), float32; texts (B, 2, length) and sequences (B, length), int64; graphs (B, rows, columns), int16."""
     y: Tensor
+    """Labels by `task.kind`: classes (B,), int64; numbers (B,), float32; answers (B, questions), float32, NaN where
+    unknown; tokens (B, places), int64, `NOT_ASKED` where nothing is scored."""
     positions: Tensor
+    """(B,), int64: which of the domain's training examples these are, from 0 to `task.sizes[domain] - 1`. Examples are
+    drawn with replacement, so one may occur twice."""
     domain: int
+    """Index of the domain among the training domains. A step may show only some of them (`setting.domains_per_step`),
+    so this is not always the place in `batches`."""
     taught: Tensor | None = None
+    """Logits (B, classes) of the teacher; None unless the card says `taught`."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know of the data: never the held-out domains."""
+    """The facts about a run's data that a method may use: those of the training domains alone."""
 
     input_shape: tuple[int, ...]
+    """Shape of one input, without the batch axis."""
     num_classes: int
+    """Classes; for other labels the questions of an example, or 1 for a number."""
     class_counts: tuple[tuple[int, ...], ...]
-    """Training examples of each domain and class; of each domain alone where labels are no classes."""
+    """Training examples by domain and class; where labels are not classes, one number for each domain."""
     kind: str = "classification"
-    """What labels are, a key of `cards.TASKS`: classes (B,), int64, or what `CRITERIA` has it compare."""
+    """Kind of the labels, a key of `cards.TASKS` and of `CRITERIA`."""
     normalised: bool = False
-    """Inputs come normalised, so that the network leaves them as they are."""
+    """True if inputs arrive normalized, so that the network must not normalize them."""
 
     @property
     def num_domains(self) -> int:
-        """Training domains; `update` gets as many minibatches, or fewer where the setting says so, ascending."""
+        """Return the number of training domains: the length of `batches`, unless the setting shows fewer in a step."""
         return len(self.class_counts)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Training examples of each domain."""
+        """Return the number of training examples of each domain."""
         return tuple(sum(counts) for counts in self.class_counts)
 
 
 def from_scratch(default: float, draw: Draw) -> dict[str, tuple[Value, Draw | None]]:
-    """Return the variants of a learning rate for networks that know nothing yet, as DomainBed has it for small images.
+    """Return the variants of a learning rate for networks without pretrained weights, DomainBed's for small images.
 
     Args:
         default: The rate at hyperparameter seed 0.
-        draw: Its distribution for all other seeds.
+        draw: The distribution at all other seeds.
+
+    Returns:
+        `variants` for `hparam`: trait -> (default, draw).
     """
     return dict.fromkeys(("small_images", "from_scratch"), (default, draw))
 
 
 FROM_SCRATCH = from_scratch(1e-3, power(10, -4.5, -2.5))
-"""The learning rate of most methods there."""
+"""Variants of the learning rate that most methods share."""
 
 
 @dataclass(frozen=True)
 class Hparams(Checked):
-    """The hyperparameters that every algorithm has; defaults and draws are DomainBed's."""
+    """The hyperparameters that every algorithm has, with DomainBed's defaults and draws.
+
+    A method with further ones declares a nested frozen dataclass `Hparams` that extends this class. A field that it
+    declares again replaces the one given in this class.
+    """
 
     lr: float = hparam(5e-5, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
+    """Learning rate of every optimizer for which the method names no other."""
     weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)}, within="[0, inf)")
+    """Weight decay of every optimizer for which the method names no other."""
     batch_size: int = hparam(
         32,
         power(2, 3, 5.5, integer=True),
@@ -111,15 +135,30 @@ class Hparams(Checked):
 
 
 class Algorithm(nn.Module):
-    """Base of every algorithm. Override `loss` or `update`, and of the other hooks below those that it needs.
+    """Base class of algorithms. One instance is the model of one run, with all that trains it.
 
-    A subclass declares `card` and, if it has hyperparameters of its own, a frozen dataclass `Hparams` that extends
-    this module's. The first line of its docstring is the objective. What it remembers between steps are parameters,
-    buffers, optimizers that are its attributes, or what `get_extra_state` returns: all of it is saved.
+    The engine makes it, moves it to the run's device and, where a run resumes, loads its checkpoint. A subclass
+    declares `card`, if need be `Hparams`, and overrides `loss` or `update`; of the hooks in the first section below it
+    overrides those that it needs. Methods of the second section are tools to call. Those of the third are the engine's:
+    do not override them.
+
+    What a method remembers between steps must be a parameter, a buffer, an optimizer that is an attribute by itself
+    (not an item of a list), or in what `get_extra_state` returns. Anything else is lost when a run resumes, and a
+    tensor that is neither parameter nor buffer stays on the CPU.
+
+    The class's docstring is the method's documentation: `list` prints its first line.
+
+    Args:
+        network: What `make_network` returned, on the device, with its initial weights.
+        hparams: An instance of the class's `Hparams`.
+        task: Facts about the training domains.
+        setting: The run's setting, resolved: with the backbone's own name, and every length that the data set decides.
     """
 
     card: ClassVar[AlgorithmCard]
+    """Facts that planning and `list` read, and that `dgbench check` tests."""
     Hparams: ClassVar[type[Hparams]] = Hparams
+    """The class of the hyperparameters."""
 
     def __init__(self, network: Network, hparams: Any, task: Task, setting: Setting) -> None:
         super().__init__()
@@ -128,13 +167,14 @@ class Algorithm(nn.Module):
         self.task = task
         self.setting = setting
         self.step = 0
-        """Steps of the loop before this one; the loop sets it."""
+        """Index of the current step, from 0: the steps done before it. The loop sets it before each `update`."""
         self.lr_scale = 1.0
-        """What the learning rates are multiplied by beside the setting's schedule; the loop sets it."""
+        """Factor on every learning rate beside the schedule, from averages that feed back. Set by the loop."""
         self.survey_at = -1
-        """The step before which the loop calls `survey`; `build` may set it."""
+        """Step before which the loop calls `survey`; -1: never. Set it in `build`."""
         self.validate_at = -1
-        """The step before which the loop calls `validated`, evaluated or not; `build` may set it."""
+        """Step before which the loop calls `validated`, evaluated or not; -1: none. Set it in `build`."""
+        # Subclasses hook in by `build`, not by an `__init__` of their own: optimizers must take the parameters last.
         self.build()
         self.build_optimizers()
 
@@ -142,64 +182,124 @@ class Algorithm(nn.Module):
 
     @classmethod
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
-        """The network of a run, freshly initialised from torch's global generator."""
+        """Build the run's network, with initial weights drawn from torch's global generator.
+
+        Called before the instance exists, with that generator seeded by the run, and by `new_network`. Override it for
+        a network of another form, such as one that reads more channels; call `build_network` for its parts.
+
+        Args:
+            input_shape: Shape of one input, without the batch axis.
+            num_classes: Logits of an example.
+            hparams: An instance of the class's `Hparams`.
+            setting: The run's setting, resolved.
+        """
         return build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
 
     def build(self) -> None:
-        """Create further modules, buffers and constants; called before the optimizers take the parameters."""
+        """Create further modules, buffers and constants, once, before the optimizers take the parameters.
+
+        `network`, `hparams`, `task` and `setting` are set. The network is on the device already; what is made in this
+        hook may lie on the CPU, for the engine moves the whole module afterwards. The default makes nothing.
+        """
 
     def build_optimizers(self) -> None:
-        """Create the optimizers, by `new_optimizer`; each is an attribute."""
+        """Create the optimizers by `new_optimizer`, each as an attribute; called after `build`.
+
+        The default makes one, `optimizer`, over all parameters of the module.
+        """
         self.optimizer = self.new_optimizer(self.parameters())
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """The scalar to minimise, given one minibatch of each training domain."""
+        """Return the scalar to minimize in this step; the default `update` descends its gradient.
+
+        Args:
+            batches: One minibatch of each training domain, ascending by `domain`.
+
+        Returns:
+            A scalar with a graph, on the device.
+        """
         raise NotImplementedError(f"{type(self).__name__} must write loss() or update()")
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
-        """Change the model once; return scalars worth logging, on the device.
+        """Change the model by one step, and return the scalars to log.
 
-        Numbers will do, as `loss.item()` gives them, but for each the step waits until the device has computed it.
+        The loop calls it once a step, in training mode and with gradients enabled. Override it where a step is more
+        than one descent of `loss`.
+
+        Args:
+            batches: One minibatch of each training domain, ascending by `domain`.
+
+        Returns:
+            Name -> scalar tensor on the device; the loop averages each between evaluations. Plain numbers, as
+            `loss.item()` gives, work too, but make each step wait until the device has computed them.
         """
         loss = self.loss(batches)
         self.descend(loss)
         return {"loss": loss.detach()}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes); each row must depend on its own input alone, or the card says "transductive"."""
+        """Return the logits (B, classes) of inputs as in `Batch.x`; of sequences (B, length, classes).
+
+        Evaluation calls it in evaluation mode without gradients, also with averaged or merged tensors put in place of
+        `predictor_tensors` for the call: so read weights from modules only, and keep no copies. Each row must depend on
+        its own input alone, unless the card says `transductive`.
+        """
         logits: Tensor = self.network(x)
         return logits
 
     def predictor_tensors(self) -> dict[str, Tensor]:
-        """The live tensors that `forward` reads in evaluation, by their names in this module; not copies."""
+        """Return the tensors that `forward` reads in evaluation mode, by their names in the module's state.
+
+        They are what is saved, averaged and merged. They are the live tensors, not copies. Override this where
+        `forward` predicts by more than `network`, or by something else (a moving average).
+        """
         return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Those of `predictor_tensors` that training goes on from, which an average may set."""
+        """Return the part of `predictor_tensors` that training continues from, which an average may set (`feedback`).
+
+        Override this where `forward` predicts by other tensors than the optimizers step.
+        """
         return self.predictor_tensors()
 
     def validated(self, accuracy: float) -> None:
-        """Hear the mean accuracy on the training domains' validation parts: after evaluations, before `validate_at`.
+        """Receive the mean validation score of the training domains: after evaluations, and before step `validate_at`.
 
-        May come twice for one step, as where a run is resumed there.
+        Called in evaluation mode. It may come twice for one step, as where a run resumes there. The default ignores it.
+
+        Args:
+            accuracy: The unweighted mean over the training domains' `out` parts: accuracy in [0, 1], or the score that
+                selects on this data set.
         """
 
     def survey(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Sequence[Tensor]:
-        """See logits (n, classes) and labels (n,) of every training example, clean, a pair a domain, on the CPU.
+        """Inspect the logits of all training examples, and return how often each is drawn from now on.
 
-        Called once, before step `survey_at`. Returns for each domain how many times an example stands in it from then
-        on (n,), int64: minibatches are drawn from these copies.
+        Called once, in evaluation mode, before step `survey_at`.
+
+        Args:
+            logits: For each training domain (n, classes), on the CPU, of its examples without augmentation, in the
+                order of `Batch.positions`.
+            labels: For each training domain (n,), in the same order.
+
+        Returns:
+            For each training domain (n,), int64: how many copies of each example minibatches are drawn from.
         """
         raise NotImplementedError(f"{type(self).__name__} sets survey_at, so it must write survey()")
 
     # What a method may call.
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean loss of a minibatch: cross-entropy where labels are classes, otherwise what suits them."""
+        """Return the mean loss of a minibatch: cross-entropy for classes, for other labels their entry in `CRITERIA`.
+
+        Args:
+            logits: (B, classes), as `forward` returns them.
+            y: Labels as in `Batch.y`.
+        """
         return CRITERIA[self.task.kind].mean(logits, y)
 
     def descend(self, loss: Tensor) -> None:
-        """One step of the optimizer along the gradient of `loss`."""
+        """Take one step of `optimizer` along the gradient of `loss`, which is freed."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -212,10 +312,16 @@ class Algorithm(nn.Module):
         weight_decay: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> Optimizer:
-        """A fresh optimizer of the setting's kind over those of the parameters (or groups) that require a gradient.
+        """Return a new optimizer of the kind that the setting names, over the parameters that require a gradient.
 
-        Learning rate and weight decay are the run's unless given; `betas` are for the kinds of Adam. Each of its steps
-        follows the setting's schedule and clipping.
+        Its steps follow the setting's schedule, `lr_scale` and gradient clipping by themselves, however many of them
+        `update` takes.
+
+        Args:
+            parameters: Parameters, or groups of them as torch's optimizers take; of a group the options count.
+            lr: Full learning rate; None: the run's.
+            weight_decay: None: the run's.
+            betas: For Adam and AdamW; ignored by SGD, which takes the setting's momentum.
         """
         lr = self.hparams.lr if lr is None else lr
         decay = self.hparams.weight_decay if weight_decay is None else weight_decay
@@ -224,11 +330,15 @@ class Algorithm(nn.Module):
         more: dict[str, Any] = {"momentum": self.setting.momentum} if sgd else {"betas": betas}
         optimizer = kinds[self.setting.optimizer](_learning(parameters), lr=lr, weight_decay=decay, fused=True, **more)
         for group in optimizer.param_groups:
+            # Kept in the group, so that it is saved with the optimizer's state, and each step scales the full rate and
+            # not the rate of the step before.
             group["full_lr"] = group["lr"]
+        # A hook of the optimizer, since only the method knows when, and how often in a step, it steps which optimizer.
         optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Set the learning rates of a step, and clip the gradients of this optimizer's parameters."""
         factor = self.lr_scale * self.setting.lr_factor(self.step)
         for group in optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
@@ -237,34 +347,38 @@ class Algorithm(nn.Module):
             nn.utils.clip_grad_norm_(parameters, self.setting.clip_norm, foreach=True)
 
     def new_network(self, input_shape: Sequence[int] | None = None) -> Network:
-        """A further network of this run's kind, freshly initialised, for inputs of another shape if given.
+        """Build a further network of the run's kind with fresh weights from torch's generator, on the run's device.
 
-        It is given what `prepare` of this run's network makes.
+        It takes inputs as in `Batch.x`.
+
+        Args:
+            input_shape: Shape of one input; None: the run's.
         """
         network = self.make_network(
             input_shape or self.task.input_shape, self.task.num_classes, self.hparams, self.setting
         )
+        # The inputs of a batch have passed through `prepare` of the run's own network, which normalized them.
         network.normalises = False
         return network.to(next(self.network.buffers()).device)
 
     def joint_loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Mean criterion over all examples of all domains, in one forward pass."""
+        """Return the mean criterion over all examples of all domains, in one forward pass."""
         return self.criterion(self(torch.cat([b.x for b in batches])), torch.cat([b.y for b in batches]))
 
     def domain_losses(self, batches: Sequence[Batch]) -> Tensor:
-        """Mean criterion of each domain (E,), in one forward pass over all of them.
+        """Return the mean criterion of each domain (E,), in one forward pass over all of them.
 
-        Live batch norm sees the mixture of domains, as in DomainBed's VREx. For methods that pass domain by domain
-        there (EQRM, GroupDRO) take `domain_features`.
+        Where batch norm is live, it normalizes by the mixture of the domains, as in DomainBed's VREx. Methods for which
+        DomainBed passes domain by domain (EQRM, GroupDRO) use `domain_features`.
         """
         logits = self(torch.cat([b.x for b in batches])).split([len(b.y) for b in batches])
         return torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
 
     def domain_features(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """What the classifier is given of each domain, (B, num_features) after dropout.
+        """Return the classifier's input for each domain: features (B, num_features) after dropout, one tensor a domain.
 
-        One forward pass over all domains, or one a domain where batch norm is live: for methods that look at each
-        domain apart, so that each has statistics of its own.
+        For methods that look at the domains one by one. All domains pass in one forward, except where batch norm is
+        live: there each passes by itself, so that each is normalized by its own statistics.
         """
         network = self.network
         if any(norm.training for norm in batch_norms(network.featurizer)):
@@ -275,21 +389,21 @@ class Algorithm(nn.Module):
     # What the engine calls.
 
     def logged_update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Call `update`; return its logged values as tensors without a graph, also where it returns numbers."""
+        """Call `update`, and return its scalars as tensors without a graph; warn once if it returns plain numbers."""
         logged = self.update(batches)
         if numbers := sorted(name for name, value in logged.items() if not isinstance(value, Tensor)):
             _warn_of_numbers(type(self).__name__, ", ".join(numbers))
         return {name: v.detach() if isinstance(v, Tensor) else torch.tensor(float(v)) for name, v in logged.items()}
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, but for `step` and the data."""
+        """Return everything that the next step depends on, apart from `step` and the data; the tensors are live."""
         return {
             "module": self.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in vars(self).items() if isinstance(o, Optimizer)},
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `training_state` gave."""
+        """Restore the result of `training_state`, in an instance built for the same run."""
         self.load_state_dict(state["module"])
         for name, optimizer_state in state["optimizers"].items():
             getattr(self, name).load_state_dict(optimizer_state)
@@ -305,7 +419,7 @@ def _warn_of_numbers(method: str, names: str) -> None:
 
 
 def _learning(parameters: Iterable[Any]) -> list[Any]:
-    """Those that require a gradient; of a group, its own."""
+    """Return the parameters that require a gradient; of a group, the group with only those."""
     kept: list[Any] = []
     for item in parameters:
         if isinstance(item, dict):

@@ -1,8 +1,12 @@
-"""What the methods share that need a gradient away from the current weights: climb, look, come back exactly.
+"""Take gradients away from the current weights, as SAM and its kin do, and come back exactly.
 
-`gradient` at the weights, then `backward_at` weights displaced by `of_length(gradient, rho)`, or by what else the
-method says. What that leaves in `.grad` is changed in place by methods that mix gradients, and the optimizer steps from
-the weights as they were: they come back bit for bit, and batch norm remembers the first pass alone.
+A method finds a `gradient` at the weights, makes a displacement of it (`scale_to_length` and others), and calls
+`backward_at` for the gradient at the displaced weights. That leaves its result in `.grad`, which a method may change in
+place, and the weights bit for bit as they were: the optimizer then steps from them. Batch norm remembers the first pass
+alone.
+
+Lists of tensors are parallel to the list of parameters, one tensor for each and of its shape. "As one vector" means all
+tensors of a list, flattened and joined.
 """
 
 from __future__ import annotations
@@ -21,7 +25,17 @@ from dgbench.networks.norms import tracking_norms
 def gradient(
     loss: Tensor, parameters: Iterable[Tensor], *, retain_graph: bool = False, create_graph: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters that `loss` depends on, and its gradient by each; `.grad` is left alone."""
+    """Return the parameters that `loss` depends on, and its gradient by each; leave `.grad` alone.
+
+    Args:
+        loss: A scalar with a graph.
+        parameters: Those that require no gradient are left out.
+        retain_graph: Keep the graph of `loss` for another backward pass.
+        create_graph: Make gradients that can be differentiated in turn.
+
+    Returns:
+        Two parallel lists: parameters that `loss` reaches, and gradients.
+    """
     learning = [parameter for parameter in parameters if parameter.requires_grad]
     keep = retain_graph or create_graph
     found = torch.autograd.grad(loss, learning, retain_graph=keep, create_graph=create_graph, allow_unused=True)
@@ -30,13 +44,13 @@ def gradient(
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
-    """The Euclidean norm of all tensors taken as one vector, a scalar on their device."""
+    """Return the Euclidean norm of all tensors as one vector, a scalar on their device."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
     return norm
 
 
 def scale_to_length(tensors: list[Tensor], length: float | Tensor, eps: float = 1e-12) -> list[Tensor]:
-    """`length * v / (||v|| + eps)`, v being all tensors taken as one vector."""
+    """Return the tensors, as one vector v, scaled to a length: `length * v / (||v|| + eps)`."""
     factor: Tensor = length / (global_norm(tensors) + eps)
     return list(torch._foreach_mul(tensors, factor))
 
@@ -44,21 +58,28 @@ def scale_to_length(tensors: list[Tensor], length: float | Tensor, eps: float = 
 def scale_to_adaptive_length(
     tensors: list[Tensor], scales: list[Tensor], length: float | Tensor, eps: float = 1e-16
 ) -> list[Tensor]:
-    """`length * T^2 v / (||T v|| + eps)`, T being the scales: of that length where distances are measured by w / T."""
+    """Return `length * T^2 v / (||T v|| + eps)`: v stretched by the scales T, to a length measured in w / T.
+
+    Args:
+        tensors: v, as one vector.
+        scales: T, positive, parallel to `tensors` (see `adaptive_scales`).
+        length: The norm of the result after division by T.
+        eps: Keeps the division finite where v is 0.
+    """
     scaled = list(torch._foreach_mul(tensors, scales))
     return list(torch._foreach_mul(scale_to_length(scaled, length, eps), scales))
 
 
 def adaptive_scales(module: nn.Module, parameters: list[Tensor], eta: float) -> list[Tensor]:
-    """ASAM's T of each parameter of the module: |w| + eta where its name says weight, 1 elsewhere."""
+    """Return ASAM's T for each parameter: |w| + eta if its name in `module` contains "weight", otherwise 1."""
     weights = {id(parameter) for name, parameter in module.named_parameters() if "weight" in name}
     return [p.detach().abs().add_(eta) if id(p) in weights else torch.ones_like(p) for p in parameters]
 
 
 def orthogonal_part(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12) -> list[Tensor]:
-    """What is left of `tensors`, as one vector v, without its part along `to`, w: all of it where w is 0.
+    """Return `tensors`, as one vector v, without the part along `to`, w; all of v where w is 0.
 
-    v - c ||v|| w / (||w|| + eps), where c = <v, w> / (||v|| ||w|| + eps).
+    It is v - c ||v|| w / (||w|| + eps), where c = <v, w> / (||v|| ||w|| + eps).
     """
     length, along = global_norm(tensors), global_norm(to)
     product = torch.stack([part.sum() for part in torch._foreach_mul(tensors, to)]).sum()
@@ -67,7 +88,14 @@ def orthogonal_part(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12)
 
 
 def clip_to_radius(tensors: list[Tensor], radius: float, *, each: bool, eps: float = 1e-12) -> list[Tensor]:
-    """The tensors shortened to `radius` where they are longer: each of them, or all as one vector."""
+    """Return the tensors, shortened to `radius` where they are longer.
+
+    Args:
+        tensors: Displacements.
+        radius: The largest norm of the result.
+        each: Clip each tensor by its own norm; False: all of them as one vector.
+        eps: Keeps the division finite.
+    """
     norms = torch.stack(torch._foreach_norm(tensors)) if each else global_norm(tensors).expand(len(tensors))
     factors = torch.where(norms > radius, radius / (norms + eps), 1.0)
     return list(torch._foreach_mul(tensors, list(factors.unbind())))
@@ -76,20 +104,28 @@ def clip_to_radius(tensors: list[Tensor], radius: float, *, each: bool, eps: flo
 def backward_at(
     algorithm: Algorithm, batches: Sequence[Batch], parameters: list[Tensor], by: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """ERM's loss where `parameters` are displaced, and its gradient by them there.
+    """Compute the mean criterion of all domains and its gradient at displaced parameters, then put the parameters back.
 
-    The gradients are the very tensors in `.grad`, where those of all other parameters are too: the optimizer takes what
-    is changed in them, in the memory layout that it wants.
+    Args:
+        algorithm: Its `optimizer`'s gradients are cleared first.
+        batches: The minibatches of the step.
+        parameters: Those to displace.
+        by: Their displacements.
+
+    Returns:
+        The loss, detached, and the gradient by `parameters`: the very tensors in `.grad`, so that changes in place are
+        what the optimizer steps by. Parameters that were not displaced have their gradients in `.grad` too.
     """
     algorithm.optimizer.zero_grad(set_to_none=True)
     with displaced_parameters(algorithm, parameters, by):
         loss = algorithm.joint_loss(batches)
+        # Not by `gradient`: `.grad` gets the memory layout of its parameter, as the optimizer wants it.
         loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach(), gradients_in_place(parameters)
 
 
 def gradients_in_place(parameters: list[Tensor]) -> list[Tensor]:
-    """Their `.grad`, not copies."""
+    """Return the `.grad` of each parameter, not copies."""
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     assert len(found) == len(parameters), "the second pass reaches what the first reached"
     return found
@@ -97,12 +133,9 @@ def gradients_in_place(parameters: list[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def displaced_parameters(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> Iterator[None]:
-    """Within the block `parameters` are displaced, and batch norm uses the batch's statistics but remembers none.
-
-    Afterwards each parameter is copied back from a saved copy: subtracting the displacement would be off by a
-    rounding error a step.
-    """
+    """Displace `parameters` within the block; batch norm then normalizes by the batch, but remembers nothing of it."""
     with torch.no_grad():
+        # Copied back at the end: subtracting the displacement would leave a rounding error in each step.
         saved = [parameter.clone() for parameter in parameters]
         torch._foreach_add_(parameters, by)
     try:
@@ -115,9 +148,10 @@ def displaced_parameters(module: nn.Module, parameters: list[Tensor], by: list[T
 
 @contextmanager
 def frozen_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode normalises as ever, but leaves its buffers alone, the count of batches included."""
+    """Keep batch norm from changing its buffers within the block; in training mode it still normalizes by the batch."""
     live = tracking_norms(module)
-    # What is none of torch's can't be told to: its buffers are put back.
+    # Without `track_running_stats`, torch's batch norm leaves its buffers alone, the count of batches included. Layers
+    # of other makers have no such switch: their buffers are copied and put back.
     others = [buffer for norm in live if not isinstance(norm, _BatchNorm) for buffer in norm.buffers(recurse=False)]
     saved = [buffer.clone() for buffer in others]
     norms = [norm for norm in live if isinstance(norm, _BatchNorm)]

@@ -1,4 +1,8 @@
-"""How labels of each kind (`cards.TASKS`) are learned and predicted: what is minimised is a mean over what is asked."""
+"""Define how labels of each kind (`cards.TASKS`) are trained on, scored and predicted.
+
+An example has one answer, or several of which some may be missing. Every mean is over the answers that are there, so an
+example with many of them weighs more than one with few.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,21 @@ from dgbench.data.dataset import NOT_ASKED
 
 @dataclass(frozen=True)
 class Criterion:
-    """Of one kind of label: y (B, ...), each of one answer or of several, some of which may be missing."""
+    """The functions of one kind of label; `CRITERIA` has one instance for each kind."""
 
     mean: Callable[[Tensor, Tensor], Tensor]
-    """What training minimises, of a minibatch's logits and y: the mean over all answers; 0 where there is none."""
+    """Return the loss that training minimizes, of logits and labels y (B, ...): the mean over all answers that are
+    there, 0 where there is none; a scalar."""
     losses: Callable[[Tensor, Tensor], Tensor]
-    """The loss of each answer, shaped as y, in nats where it is a cross-entropy; 0 where there is none."""
+    """Return the loss of each answer, shaped as y, in nats if it is a cross-entropy; 0 where an answer is missing."""
     answered: Callable[[Tensor], Tensor]
-    """Which answers there are, shaped as y."""
+    """Return, for labels y, which answers are there: bool, shaped as y."""
     predicted: Callable[[Tensor], Tensor]
-    """What scores are made of, shaped as y, from logits."""
+    """Return, for logits, the predictions that scores are computed from, shaped as y."""
 
 
 def _complete(losses: Callable[..., Tensor], predicted: Callable[[Tensor], Tensor]) -> Criterion:
-    """Of labels that all have their one answer; `losses` takes torch's word for how they are reduced."""
+    """Build the criterion of labels of which none is missing; `losses` takes torch's `reduction`."""
     answered = partial(torch.ones_like, dtype=torch.bool)
     return Criterion(partial(losses, reduction="mean"), partial(losses, reduction="none"), answered, predicted)
 
@@ -38,6 +43,8 @@ def _incomplete(
     answered: Callable[[Tensor], Tensor],
     predicted: Callable[[Tensor], Tensor],
 ) -> Criterion:
+    """Build the criterion of labels some of which may be missing."""
+
     def mean(logits: Tensor, y: Tensor) -> Tensor:
         return losses(logits, y).sum() / answered(y).sum().clamp(min=1)
 
@@ -45,7 +52,7 @@ def _incomplete(
 
 
 def _squared_error(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
-    """Of the one output (B, 1) and numbers (B,)."""
+    """Return squared errors of outputs (B, 1) and numbers (B,)."""
     return F.mse_loss(logits.squeeze(1), y, reduction=reduction)
 
 
@@ -54,7 +61,8 @@ def _known(y: Tensor) -> Tensor:
 
 
 def _binary_cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
-    """Of logits (B, questions) and y (B, questions): 1, 0, or NaN where nobody knows."""
+    """Return losses (B, questions) of logits (B, questions) and labels 1, 0, or NaN where the answer is unknown."""
+    # NaN is replaced before the loss, not after: 0 * NaN is NaN, in the gradient too.
     return F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), reduction="none") * _known(y)
 
 
@@ -63,7 +71,7 @@ def _known_labels(y: Tensor) -> Tensor:
 
 
 def _cross_entropies_of_places(logits: Tensor, y: Tensor) -> Tensor:
-    """Of logits (B, places, classes) and classes y (B, places)."""
+    """Return losses (B, places) of logits (B, places, classes) and classes (B, places)."""
     losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=NOT_ASKED, reduction="none")
     return losses.view_as(y)
 
@@ -74,3 +82,4 @@ CRITERIA: Mapping[str, Criterion] = {
     "tokens": _incomplete(_cross_entropies_of_places, _known_labels, lambda logits: logits.argmax(dim=2)),
     "multilabel": _incomplete(_binary_cross_entropies, _known, lambda logits: logits.float()),
 }
+"""Kind of label, a key of `cards.TASKS` -> its criterion."""

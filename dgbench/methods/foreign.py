@@ -1,4 +1,8 @@
-"""Trains a class written for DomainBed as it is, and keeps what it remembers, so that a run can be cut off."""
+"""Train classes written for DomainBed as they are, with checkpoints that they were not written for.
+
+`wrapped` makes an algorithm of such a class. The class gets DomainBed's arguments, and builds its own network and
+optimizers; it trains and predicts through DomainBed's methods `update` and `predict`.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class Inputs(Network):
-    """Prepares inputs as DomainBed's data sets do, and is no network: the class makes its own.
+    """A stand-in for a network, which prepares inputs as DomainBed's data sets do.
 
-    In [0, 1]; images of three channels normalised by ImageNet's mean and deviation.
+    Pixels are in [0, 1], and images of three channels are normalized by ImageNet's mean and deviation. The wrapped
+    class makes its own network, so this has neither featurizer nor classifier.
     """
 
     def __init__(self, input_shape: Sequence[int], setting: Setting) -> None:
+        # Not Network's, which would build a classifier. The attributes below are those of a Network that `prepare`,
+        # `train` and the engine read.
         nn.Module.__init__(self)
         self.normalises = len(input_shape) == 3 and input_shape[0] == 3
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.normalises else ((0.0,), (1.0,))
@@ -41,26 +48,34 @@ class Inputs(Network):
 
 
 class Foreign(Algorithm):
-    """Whatever the class `foreign` does."""
+    """A DomainBed algorithm class behind the interface of `Algorithm`; `wrapped` makes a subclass for each class.
+
+    `inner` is the instance of the class. It holds network, optimizers and whatever else the class keeps.
+    """
 
     foreign: ClassVar[Any]
+    """The class written for DomainBed."""
     Hparams: ClassVar[Any] = dict
+    """DomainBed's hyperparameters are a plain dict."""
 
     @classmethod
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
-        """No network, only what prepares its inputs."""
+        """Return the module that prepares inputs; the class builds its own network in `build`."""
         return Inputs(input_shape, setting)
 
     def build(self) -> None:
-        """Make the object, as DomainBed's `train` does."""
-        seed = torch.initial_seed()  # the run's: torch draws the weights by it, and this has other generators follow
+        """Make the instance of the class, as DomainBed's training script does."""
+        # The run seeded torch, which draws the weights; forks also draw from Python's and numpy's generators.
+        seed = torch.initial_seed()
         random.seed(seed)
         np.random.seed(seed % 2**32)
         task = self.task
         self.inner = self.foreign(task.input_shape, task.num_classes, task.num_domains, copy.deepcopy(self.hparams))
         self.inner.to(memory_format=self.network.memory_format)
         self._more = {"unlabeled": None} if accepts(self.inner.update, [], unlabeled=None) else {}
-        modules = self.inner.named_modules()  # each under one name: a featurizer is part of a network, too
+        # `named_modules` gives each module one name. `state_dict` does not: DomainBed's classes hold a featurizer both
+        # by itself and as a part of `network`, so its tensors would be averaged and saved twice.
+        modules = self.inner.named_modules()
         self._names = frozenset(
             f"{module_name}.{name}".lstrip(".")
             for module_name, module in modules
@@ -68,29 +83,30 @@ class Foreign(Algorithm):
         )
 
     def build_optimizers(self) -> None:
-        """The class has made its own."""
+        """Do nothing: the class has made its optimizers."""
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
-        """Run one `update` of the wrapped class; return its logged values: tensors, or numbers as DomainBed's do."""
+        """Run one `update` of the wrapped class, and return the scalars that it logs: tensors, or numbers."""
         logged: Mapping[str, Tensor | float] = self.inner.update(
             [(batch.x, batch.y) for batch in batches], **self._more
         )
         return logged
 
     def forward(self, x: Tensor) -> Tensor:
-        """What it predicts."""
+        """Return the logits that the wrapped class predicts."""
         logits: Tensor = self.inner.predict(x)
         return logits
 
     def predictor_tensors(self) -> dict[str, Tensor]:
-        """The tensors that it was made with; those that come and go can't be averaged."""
+        """Return the tensors that the instance had when it was built: those that come and go can't be averaged."""
         state = self.inner.state_dict()
         return {f"inner.{name}": tensor for name, tensor in state.items() if name in self._names}
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """What its optimizers step, and the buffers of the same modules (running statistics of a batch norm).
+        """Return the parameters that the class's optimizers step, and the buffers of the same modules (batch norm).
 
-        Raises `UserError` if it predicts by anything else, such as a mean of weights.
+        Raises:
+            UserError: The class predicts by other parameters, such as a mean of weights.
         """
         trained = stepped(self.inner)
         if not self._read_in_prediction() <= trained:
@@ -106,22 +122,22 @@ class Foreign(Algorithm):
         return {name: tensor for name, tensor in self.predictor_tensors().items() if name in names}
 
     def _read_in_prediction(self) -> set[Tensor]:
-        """The learning parameters that its predictions depend on."""
+        """Return the parameters that require a gradient and that predictions depend on."""
         parameters = [p for p in self.inner.parameters() if p.requires_grad]
         self.eval()
         with torch.enable_grad():
             total = self(torch.zeros(2, *self.task.input_shape, device=parameters[0].device)).sum()
-        if not total.requires_grad:  # it predicts without gradients, so nobody can tell
+        if not total.requires_grad:  # predicts under no_grad: any parameter may count
             return set(parameters)
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         return {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
     def training_state(self) -> dict[str, Any]:
-        """What it remembers, as far as an object that was not written for it can be asked."""
+        """Return all of the instance's memory that `foreign_state` can find."""
         return {"inner": capture_state(self.inner)}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Give it back; what has no place yet, because the class makes it as it goes, is told in the log."""
+        """Restore the result of `training_state`; warn of parts that the class made in training and now lacks."""
         for lost in restore_state(self.inner, state["inner"]):
             log.warning(
                 "%s made %s in training; unless it makes that anew before it reads it, it now goes on otherwise than "
@@ -133,12 +149,12 @@ class Foreign(Algorithm):
 
 @cache
 def wrapped(cls: type[nn.Module]) -> type[Foreign]:
-    """The algorithm that a class for DomainBed is, without a card; the same each time."""
+    """Make the algorithm class, without a card, that trains `cls`; the same one each time."""
     return cast(type[Foreign], type(cls.__name__, (Foreign,), {"foreign": cls, "__doc__": cls.__doc__}))
 
 
 def accepts(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:
-    """Whether a function can be called so."""
+    """Return whether the signature of a function allows a call with these arguments; it is not called."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:

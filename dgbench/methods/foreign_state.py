@@ -1,8 +1,12 @@
-"""The memory of an object that was not written to be saved, as tensors and plain values by their places in it.
+"""Save and restore an object that was not written to be saved, as tensors and plain values by their places in it.
 
-Kept are tensors, arrays, numbers and text, and lists, tuples, dicts and deques of them; optimizers, with the
-parameters that they step; and all of this in whatever modules, schedulers and helpers of the object's own package it
-holds. Not kept are gradients, generators of random numbers, and what is made of other code.
+A place is the path of attributes and keys that leads from the object to a value. Kept are tensors, arrays, numbers and
+text, and lists, tuples, dicts and deques of them; optimizers, with the parameters that they step; and all of this in
+the modules, schedulers and helpers that the object holds, as far as torch or the object's own package defines them. Not
+kept are gradients, generators of random numbers, and objects of other packages.
+
+Restoring needs an object built in the same way, and sets values in place where something else may hold them too: an
+optimizer its parameters, a scheduler its optimizer's groups.
 """
 
 from __future__ import annotations
@@ -18,21 +22,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Place: TypeAlias = tuple[str | int, ...]
-"""The attributes and keys that lead from the object to a value."""
+"""Attributes and keys that lead from the object to a value."""
 
 _SCALARS = (bool, int, float, str, type(None))
 _DICTS = (dict, OrderedDict, defaultdict)
 _LISTS = (list, tuple, deque)
 _ARRAY = "numpy's"
-"""Marks what was an array or a number of numpy's."""
+"""Marks an array, or a scalar, of numpy's: (marker, tensor)."""
 _KEPT_APART = ("param_groups", "state", "defaults")
-"""Attributes of an optimizer that hold parameters, or what belongs to them."""
+"""Attributes of an optimizer that hold parameters, or refer to them: `_of_optimizer` saves them."""
 _PLUMBING = ("_modules", "_parameters", "_buffers")
-"""Attributes of a module that nobody names."""
+"""Attributes of a module that names of its parts leave out."""
 
 
 def capture_state(root: nn.Module) -> dict[str, Any]:
-    """What `root` remembers; tensors are the live ones."""
+    """Return the state of `root` for a checkpoint: types, values and optimizers by place; its tensors are live."""
     found = _Places(root)
     names = found.tensors()
     return {
@@ -43,13 +47,23 @@ def capture_state(root: nn.Module) -> dict[str, Any]:
 
 
 def restore_state(root: nn.Module, taken: Mapping[str, Any]) -> list[str]:
-    """Have `root`, freshly made, remember what `take` said of one like it; returns what it has no place for."""
+    """Restore a state that `capture_state` took of an object built as `root` was.
+
+    Args:
+        root: Changed in place.
+        taken: The state.
+
+    Returns:
+        Names, with dots, of objects that the state has and `root` lacks, or has with another type or length. Nothing
+        below them is restored.
+    """
     found = _Places(root)
     types = found.types()
     lost = [place for place, name in taken["types"].items() if types.get(place) != name]
     for place, value in taken["values"].items():
         if place[:-1] not in lost:
             _give_value(found.holders[place[:-1]], place[-1], value)
+    # Looked up again: tensors of other shapes have been replaced, and optimizers must step the new ones.
     found = _Places(root)
     tensors = {name: tensor for tensor, name in found.tensors().items()}
     for place, state in taken["optimizers"].items():
@@ -63,29 +77,33 @@ def restore_state(root: nn.Module, taken: Mapping[str, Any]) -> list[str]:
 
 
 def stepped(root: nn.Module) -> set[Tensor]:
-    """The parameters that optimizers step which `root` holds."""
+    """Return the parameters that the optimizers in `root` step."""
     optimizers = _Places(root).optimizers.values()
     return {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
 
 
 class _Places:
-    """Where an object and all that it is made of keep what they remember."""
+    """The places of an object: where it, and all that it is made of, keep values."""
 
     def __init__(self, root: nn.Module) -> None:
         self.code = ("torch", type(root).__module__.partition(".")[0])
+        """Packages whose objects are entered."""
         self.holders: dict[Place, Any] = {}
         """Place of an object or container -> its attributes or items."""
         self.values: dict[Place, Any] = {}
         """Place of a plain value -> its holder."""
         self.optimizers: dict[Place, Optimizer] = {}
+        """Place of an optimizer -> it."""
         self._owners: dict[int, tuple[Place, Any]] = {}
+        """`id` of an object or container -> its first place, and itself, so that no other gets that id."""
         self._enter(root, ())
 
     def types(self) -> dict[Place, str]:
-        """Place of an object or container -> what it is; of a list or tuple, with its length."""
+        """Return, by place of an object or container, its type; of a list or tuple with its length."""
         return {place: _kind(owner) for place, owner in self._owners.values()}
 
     def _enter(self, owner: Any, place: Place) -> None:
+        """Visit an object or container below `place`, once each, and note the places in it."""
         if id(owner) in self._owners:
             return
         self._owners[id(owner)] = (place, owner)
@@ -101,11 +119,12 @@ class _Places:
                 self._enter(value, (*place, key))
 
     def _own(self, value: object) -> bool:
+        """Return whether an object is of a class whose attributes are looked through."""
         ours = type(value).__module__.partition(".")[0] in self.code
         return ours and hasattr(value, "__dict__") and not isinstance(value, Enum)
 
     def tensors(self) -> dict[Tensor, Place]:
-        """Every tensor among the values, with the first of its places."""
+        """Return every tensor among the values, with the first of its places."""
         found: dict[Tensor, Place] = {}
         for place, holder in self.values.items():
             for inside, tensor in _tensors(holder[place[-1]]):
@@ -114,11 +133,13 @@ class _Places:
 
 
 def _kind(owner: object) -> str:
+    """Return the name of an object's type, by which a restored place is checked."""
     length = f" of {len(owner)}" if isinstance(owner, list | tuple) else ""
     return f"{type(owner).__module__}.{type(owner).__qualname__}{length}"
 
 
 def _tensors(value: Any) -> Iterator[tuple[Place, Tensor]]:
+    """Yield the tensors in a plain value, with their places in it."""
     if isinstance(value, Tensor):
         yield (), value
     elif isinstance(value, _DICTS + _LISTS):
@@ -128,7 +149,7 @@ def _tensors(value: Any) -> Iterator[tuple[Place, Tensor]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is no more than a checkpoint can hold."""
+    """Return whether a value is one that a checkpoint can hold."""
     if type(value) in _DICTS:
         return all(type(key) in _SCALARS and _is_plain(item) for key, item in value.items())
     if type(value) in _LISTS:
@@ -139,7 +160,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A plain value in types that may be read back without running code."""
+    """Return a plain value in types that `torch.load(weights_only=True)` reads."""
     if type(value) in _DICTS:
         return {key: _plain(item) for key, item in value.items()}
     if type(value) in _LISTS:
@@ -150,6 +171,7 @@ def _plain(value: Any) -> Any:
 
 
 def _give_value(holder: Any, key: Any, value: Any) -> None:
+    """Set the value at a key of its holder."""
     if isinstance(holder, dict):
         holder[key] = _put(holder.get(key), value)
     elif isinstance(holder, list):
@@ -159,10 +181,11 @@ def _give_value(holder: Any, key: Any, value: Any) -> None:
 
 
 def _put(old: Any, new: Any) -> Any:
-    """What stands for `new` where `old` stands: `old` itself with new content, where others may hold on to it."""
+    """Return the value to put in place of `old`: `old` itself, with new content, where others may hold it."""
     if isinstance(new, Tensor):
         return _put_tensor(old, new)
     if isinstance(new, tuple) and new[:1] == (_ARRAY,):
+        # The index makes a numpy scalar of an array without axes, and leaves others as they are.
         return new[1].cpu().numpy()[()]
     if isinstance(new, dict) and isinstance(old, dict):
         content = {key: _put(old.get(key), item) for key, item in new.items()}
@@ -178,12 +201,14 @@ def _put(old: Any, new: Any) -> Any:
 
 
 def _refilled(old: list[Any], items: list[Any]) -> list[Any]:
+    """Replace the content of a list in place."""
     old[:] = items
     return old
 
 
 @torch.no_grad()
 def _put_tensor(old: Any, new: Tensor) -> Any:
+    """Copy `new` into `old` if it is a leaf of the same shape and type; otherwise return `new`."""
     if not isinstance(old, Tensor) or old.shape != new.shape or old.dtype != new.dtype or not old.is_leaf:
         return new
     old.copy_(new)
@@ -191,7 +216,10 @@ def _put_tensor(old: Any, new: Tensor) -> Any:
 
 
 def _of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, Place]) -> dict[str, Any]:
-    """Its options and what it remembers of parameters, these by their places; None for one that has none."""
+    """Return an optimizer's groups and its memory of each parameter, with parameters given by place.
+
+    A parameter that has no place (None) makes the optimizer unrestorable.
+    """
     groups = []
     for group in optimizer.param_groups:
         options = {key: _plain(value) for key, value in group.items() if key != "params" and _is_plain(value)}
@@ -205,10 +233,11 @@ def _of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, Place]) -> dict[s
 
 
 def _give_optimizer(optimizer: Optimizer, taken: Mapping[str, Any], tensors: Mapping[Place, Tensor]) -> bool:
-    """In place, since wrapped optimizers share their groups; False if it steps what `tensors` lack."""
+    """Restore an optimizer; return False, and change nothing, if it steps parameters that `tensors` lacks."""
     if not all(name in tensors for group in taken["groups"] for name in group["params"]):
         return False
     groups = optimizer.param_groups
+    # In place, since schedulers and wrapped optimizers (Lookahead, SAM) share the list and the groups.
     groups[:] = [*groups, *({} for _ in taken["groups"])][: len(taken["groups"])]
     for group, options in zip(groups, taken["groups"], strict=True):
         group.update({**options, "params": [tensors[name] for name in options["params"]]})

@@ -1,4 +1,4 @@
-"""What a merger is: finished runs in, one model out (or several whose logits are averaged)."""
+"""Define mergers: each makes one predictor of several finished runs, by their weights or by their logits."""
 
 from __future__ import annotations
 
@@ -14,67 +14,90 @@ from dgbench.methods.average import NoHparams, Weights
 
 @dataclass(frozen=True)
 class Member:
-    """A finished run's model, at its best training-domain validation accuracy."""
+    """The model of one finished run: of its evaluated steps, that with the best training-domain validation accuracy."""
 
     run: str
+    """Id of the run."""
     accuracy: float
-    """Its training-domain validation accuracy there, the unweighted mean over the training domains; -inf if that is no
-    number."""
+    """Training-domain validation accuracy of the model, the unweighted mean over the domains; -inf if it is NaN."""
     load: Callable[[], Weights]
-    """Reads the weights from disk; nothing is held until it is called."""
+    """Read the weights from disk onto the device; nothing is kept in memory between calls."""
     tensor: Callable[[str], Tensor]
-    """Reads one of them."""
+    """Read one tensor by its name."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a merger may ask for beside its members."""
+    """Computations that the engine offers a merger beside its members."""
 
     score: Callable[[Weights], float]
-    """Accuracy of weights on the pooled `out` parts of the training domains; -inf if that is no number."""
+    """Return the accuracy of weights on the pooled `out` parts of the training domains, or the score that selects on
+    this data set; -inf if it is NaN."""
     initial: Callable[[], Weights]
-    """The weights that the members started from; the same for all of them where the card says `shared_init`."""
+    """Return the weights that the first member started from: those of all members where the card says `shared_init`."""
     fisher: Callable[[Weights, int], Weights]
-    """By parameter, the mean square of the gradient of log p(y | x), y drawn from the model's own predictions, over
-    that many examples of the training domains."""
+    """Return the diagonal of the Fisher information by parameter: the mean square of the gradient of log p(y | x) over
+    about that many training examples, each with y drawn from the model's own prediction."""
     examples: int
-    """Training examples of all domains together."""
+    """Number of training examples of all domains together."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A model that came out; its record says of what and how."""
+    """A candidate that a merger yields; its record names `members` and `by`."""
 
     weights: Weights
+    """The merged model, by the names of its members' tensors."""
     members: Sequence[Member]
-    """Those that are in it."""
+    """The runs that went into it."""
     by: Mapping[str, float] = field(default_factory=dict)
-    """What tells it from the other candidates."""
+    """Values that distinguish it from the other candidates, such as a coefficient; empty if it is the only one."""
 
 
 class Merger:
-    """Base of every merger. Override `merge`; `candidates` where not all members are in the model, or to leave a choice
-    of several (and `choices`); or `ensemble`, if the card says so."""
+    """Base class of mergers. One instance makes one predictor of the runs of one fold.
+
+    A subclass declares `card`, if need be `Hparams`, and overrides one of three: `merge`, for one model of all members;
+    `candidates`, where some members are left out or several models are to choose from (then `choices` too); or
+    `ensemble`, if the card says `ensemble`.
+
+    Args:
+        hparams: An instance of the class's `Hparams`.
+    """
 
     card: ClassVar[MergerCard]
+    """Facts that planning and `list` read."""
     Hparams: ClassVar[type] = NoHparams
+    """The class of the hyperparameters, a frozen dataclass."""
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
 
     def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
-        """One model's weights from those of the members, given in the order of their hyperparameter seeds."""
+        """Return the weights of one model made from those of the members.
+
+        Args:
+            members: In the order of their hyperparameter seeds.
+            tools: What the engine computes on request.
+        """
         raise NotImplementedError
 
     @property
     def choices(self) -> int:
-        """How many candidates there are, whatever the members."""
+        """Return how many models `candidates` yields, which must not depend on the members."""
         return 1
 
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
-        """Models among which a selector chooses as among the steps of a run; the last is the one to take unasked."""
+        """Yield the models among which a selector chooses, as among the steps of a run.
+
+        The last is the merger's own choice, recorded as the last step. The default yields one, `merge` of all members.
+
+        Args:
+            members: In the order of their hyperparameter seeds.
+            tools: What the engine computes on request.
+        """
         yield Merged(self.merge(members, tools), members)
 
     def ensemble(self, members: Sequence[Member]) -> Sequence[Member]:
-        """The members whose logits are averaged, for a card that says "ensemble"."""
+        """Return the members whose logits are averaged; called only if the card says `ensemble`."""
         return members

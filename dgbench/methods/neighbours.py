@@ -1,4 +1,4 @@
-"""The classifier without weights that AdaNPC and KNN share: the nearest of a memory vote by their cosine."""
+"""Classify by the nearest neighbors in a memory of features, as AdaNPC and KNN do."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import torch
 from torch import Tensor
 
 _LEAST = 1e-5
-"""Score of a class that no neighbour has, so that its logarithm is finite."""
+"""Score of a class without a vote, so that its logarithm is finite."""
 
 
 def scores(cosines: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
-    """For each class the share of the votes (B, classes), from 1e-5 to 1.
+    """Return the share of the neighbors' votes that each class gets (B, classes), from 1e-5 to 1.
 
-    Of the memory's examples, to which the inputs have these `cosines` (B, n), the `k` with the largest vote for their
-    `labels` (n,), with the weight softmax(cosine / temperature). A smaller memory votes as a whole.
+    The `k` examples of the memory with the largest cosines vote for their labels, weighted by softmax(cosine /
+    temperature). A memory of fewer than `k` examples votes as a whole.
+
+    Args:
+        cosines: (B, n), of each input with each example of the memory.
+        labels: (n,), int64, the classes of the memory's examples.
+        k: Number of neighbors that vote.
+        temperature: Above 0; a small one leaves the vote to the nearest.
+        num_classes: Number of classes.
     """
     cosines, nearest = cosines.topk(min(k, len(labels)), dim=1)
     votes = labels[nearest][:, :, None] == torch.arange(num_classes, device=labels.device)
