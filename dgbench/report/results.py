@@ -169,8 +169,9 @@ class Results:
         return any(trial == ALL_TRIALS for _, trial in spots)
 
 
-def read_results(root: Path) -> Results:
-    """Read a sweep folder of dgbench; raises `UserError` if it holds none or its plan can't be read."""
+def read_results(root: Path | str) -> Results:
+    """Read the records of a sweep's folder; raises `UserError` if it holds no sweep or its plan can't be read."""
+    root = Path(root)
     return _Reader(root, read_plan(root)).read()
 
 

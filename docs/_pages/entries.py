@@ -215,6 +215,14 @@ def _dataset(entry: CatalogueEntry) -> Facts:
         yield "Or from", _linked(mirror)
     if card.folder:
         yield "Place", f"`DATA_DIR/{card.folder}`"
+    if card.duplicates:
+        count = sum(card.duplicates.values())
+        yield (
+            "Duplicates",
+            f"{count:,} further files of the archives, which a published list names; `download` removes them",
+        )
+    if card.domains_per_step:
+        yield "Domains a step", f"{card.domains_per_step} of those that train, drawn anew each time"
     for file, why in card.known_bad.items():
         yield "Known", f"`{file}`: {inline(why)}"
     if card.note:
@@ -233,7 +241,9 @@ def _protocol(entry: CatalogueEntry) -> str:
 
 def _linked(source: str) -> str:
     """Return a source as Markdown, with its addresses as links."""
-    return " ".join(f"<{word}>" if word.startswith("https://") else inline(word) for word in source.split())
+    return " ".join(
+        f"<{word}>" if word.startswith(("http://", "https://")) else inline(word) for word in source.split()
+    )
 
 
 def _contents(entry: CatalogueEntry) -> list[str]:
@@ -253,7 +263,9 @@ def _contents(entry: CatalogueEntry) -> list[str]:
             table(("domain", "examples"), [(f"`{domain}`", f"{n:,}") for domain, n in counts.items()]),
         ]
     if card.classes:
-        found += ["## Classes", ", ".join(f"`{name}`" for name in card.classes)]
+        names = ", ".join(f"`{name}`" for name in card.classes)
+        many = len(card.classes) > 40
+        found += ["## Classes", f'??? note "All {len(card.classes)}"\n\n{indented(names)}' if many else names]
     return found
 
 
