@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "train one run, in this process, and print its table",
     "list": "print what algorithms, averages, mergers, adapters, data sets and sweeps there are",
     "download": "fetch a data set, organise files that you have, or check what is there",
+    "new": "print a file to start from: an algorithm, average, merger, adapter or data set of yours",
     "check": "hold algorithms, ours or yours, to what every algorithm must do",
     "sweep": "the commands above `collect`, by one name: `dgbench sweep launch`",
 }

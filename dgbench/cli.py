@@ -109,12 +109,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def examples(doc: str) -> str:
-    """Return the indented lines of a docstring under a heading, as `--help` ends with them.
+    """Return the lines of a docstring that are commands under a heading, as `--help` ends with them.
 
     >>> examples("Do it.\\n\\n    dgbench do\\n\\nMore.")
     'examples:\\n  dgbench do'
     """
-    return "\n".join(["examples:", *(line[2:] for line in doc.splitlines() if line.startswith("    "))])
+    # Not by their indentation, which Python 3.13 strips where all lines but the first share it.
+    found = (line.strip() for line in doc.splitlines())
+    return "\n".join(["examples:", *(f"  {line}" for line in found if line.startswith("dgbench "))])
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from dgbench import check, cli
 from dgbench.conformance.questions import Finding
-from tests.support.places import EXAMPLES
+from tests.support.places import EXAMPLES, SHOWN
 
 
 def run(*words: str) -> int:
@@ -14,7 +14,7 @@ def run(*words: str) -> int:
 
 
 def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(str(EXAMPLES / "smooth.py"), "--draws", "0") == 0
+    assert run(str(SHOWN / "smooth.py"), "--draws", "0") == 0
     header, row, *rest = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["learns", "moves", "weights"]
     assert row.split()[0] == "Smooth"

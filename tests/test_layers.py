@@ -33,7 +33,8 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "templates"}
+"""All but what `dgbench new` prints: that is a user's file, above everything."""
 
 
 def room_of(module: str) -> str:

@@ -11,10 +11,10 @@ from dgbench import cli, train
 from dgbench import list as list_command
 from dgbench.__main__ import COMMANDS
 from dgbench.list import KINDS
-from tests.support.places import EXAMPLES, ROOT
+from tests.support.places import ROOT, SHOWN
 
 README = (ROOT / "README.md").read_text()
-EXAMPLE = EXAMPLES / "smooth.py"
+EXAMPLE = SHOWN / "smooth.py"
 
 
 def test_the_algorithm_shown_is_the_one_that_is_run() -> None:

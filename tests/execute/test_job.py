@@ -40,7 +40,7 @@ from dgbench.store.folder import RunFolder, State
 from dgbench.store.lease import STOPPED, TAKEN, Lease
 from tests.support.in_process import execute, execute_all, records_of, sweep_of
 from tests.support.layouts import truncate, write_folders
-from tests.support.places import EXAMPLES
+from tests.support.places import SHOWN
 
 ROWS = ("ERM+SWAD", "ERM+T3A")
 
@@ -383,7 +383,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, mo
 
 def test_a_run_says_which_file_its_method_is_from_and_a_launch_that_it_was_changed(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
-    mine.write_text((EXAMPLES / "smooth.py").read_text())
+    mine.write_text((SHOWN / "smooth.py").read_text())
     site = Site(device="cpu", include=(str(mine),))
     sweep = execute_all(sweep_of(tmp_path / "sweep", "ERM", "Smooth", site=site))
     erm, smooth = (sweep.store.folder(run.id).summary() for run in sweep.plan.runs)

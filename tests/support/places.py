@@ -7,5 +7,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 EXAMPLES = TESTS / "examples"
+SHOWN = ROOT / "examples"
+"""Those for users."""
 SUPPORT = TESTS / "support"
 SWEEPS = ROOT / "sweeps"

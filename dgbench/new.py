@@ -1,0 +1,75 @@
+"""Print a commented file that works as it is: an algorithm, average, merger, adapter or data set of one's own.
+
+dgbench new algorithm MyMethod > my_method.py
+dgbench check my_method.py
+dgbench train --include my_method.py --algorithm MyMethod --dataset RotatedDigits --test 75
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgbench import cli
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import KINDS
+from dgbench.core.errors import Problems
+from dgbench.core.wording import unknown, with_article
+
+TEMPLATES = Path(__file__).with_name("templates")
+"""The files that are printed, `KIND.py` each. Their classes are called `MyKind`, their commands name `mine.py`."""
+
+
+def parser() -> cli.Parser:
+    """Declare the arguments of the command."""
+    found = cli.Parser(prog="dgbench new", description=__doc__.partition("\n")[0])
+    found.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    found.add_argument("name", metavar="NAME", help="the class, and how rows or --datasets name it")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the file of a kind for a name; return 0."""
+    args, problems = parser().parse_args(argv), Problems()
+    if args.kind not in KINDS:
+        problems.add(unknown("kind", args.kind, KINDS))
+    if wrong := wrong_name(args.name):
+        problems.add(wrong)
+    problems.raise_if_any()
+    sys.stdout.write(new_file(args.kind, args.name))
+    return 0
+
+
+def wrong_name(name: str) -> str | None:
+    """Return the reason why a class of the catalogues can't be called `name`, or None if it can."""
+    if not name.isidentifier() or keyword.iskeyword(name) or not name[0].isupper():
+        return f"{name!r} can't name a class: it is one word of letters and digits that begins with a capital"
+    if entry := Catalogue().entries.get(name):
+        return f"{name} is {with_article(entry.kind)} already, and names are unique over all kinds"
+    # A template's own imports, which a class of that name would hide.
+    if any(re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")) for file in TEMPLATES.glob("*.py")):
+        return f"{name} is a name that the file itself uses: choose another"
+    return None
+
+
+def new_file(kind: str, name: str) -> str:
+    """Return the text of a file that defines a working entry.
+
+    Args:
+        kind: A key of `KINDS`.
+        name: Of its class.
+    """
+    text = (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8")
+    return text.replace(f"My{kind.capitalize()}", name).replace("mine.py", f"{_snake(name)}.py")
+
+
+def _snake(name: str) -> str:
+    """Write a class' name as that of its file: `MyERM2` as `my_erm2`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,88 @@
+"""Files that `dgbench new` prints work as they are: each is included, trained and checked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgbench import check, cli, new, sweep, train
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import KINDS
+from tests.support.places import ROOT
+
+SHORT = ("--steps", "30", "--threads", "1")
+
+
+@pytest.fixture
+def file(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The file of a kind for the name `OfMine`."""
+    assert new.main([request.param, "OfMine"]) == 0
+    path = tmp_path / "of_mine.py"
+    path.write_text(capsys.readouterr().out)
+    return path
+
+
+@pytest.mark.parametrize(("file", "kind"), [(kind, kind) for kind in KINDS], indirect=["file"])
+def test_the_file_defines_one_entry_of_its_kind_and_says_how_to_run_it(file: Path, kind: str) -> None:
+    text = file.read_text()
+    own = [entry for entry in Catalogue([file]).entries.values() if entry.file == str(file)]
+    assert [(entry.kind, entry.name) for entry in own] == [(kind, "OfMine")]
+    assert own[0].summary.endswith(".")
+    assert "\ndgbench " in text
+    assert " --include of_mine.py " in text
+    assert "My" not in text.replace("OfMine", "")
+    assert "mine.py" not in text.replace("of_mine.py", "")
+    subprocess.run([sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), file], check=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "dataset", "test"),
+    [
+        ("algorithm", "OfMine+SWAD", "RotatedDigits", "75"),
+        ("average", "ERM+OfMine", "RotatedDigits", "75"),
+        ("adapter", "ERM+OfMine", "RotatedDigits", "75"),
+        ("dataset", "ERM", "OfMine", "60"),
+    ],
+    indirect=["file"],
+)
+def test_it_trains(file: Path, row: str, dataset: str, test: str, tmp_path: Path) -> None:
+    words = ["--include", str(file), "--algorithm", row, "--dataset", dataset, "--test", test, *SHORT]
+    assert cli.run(train.main, [*words, "--output_dir", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("file", ["merger"], indirect=True)
+def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
+    words = ["--include", str(file), "--algorithms", "OfMine", "--datasets", "RotatedDigits", "--test_envs", "75"]
+    size = ["--n_hparams", "3", "--n_trials", "1", "--single_test_envs", "--steps", "6", "--jobs", "1"]
+    assert cli.run(sweep.main, ["launch", str(tmp_path / "out"), *words, *size, "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize("file", ["algorithm"], indirect=True)
+def test_the_algorithm_passes_the_check(file: Path) -> None:
+    assert cli.run(check.main, [str(file), "--draws", "1"]) == 0
+
+
+@pytest.mark.parametrize("name", ["my_method", "My-Method", "2Methods", "_Method", "None", "", "ERM", "PACS", "Tensor"])
+def test_names_that_no_entry_can_have_are_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(new.main, ["algorithm", name]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert name in said.err
+
+
+def test_everything_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(new.main, ["algorithms", "sam"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "dgbench: error: unknown kind 'algorithms': did you mean 'algorithm'?",
+        "dgbench: error: 'sam' can't name a class: it is one word of letters and digits that begins with a capital",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("Mine", "mine"), ("MyMethod", "my_method"), ("MyERM2", "my_erm2"), ("ERMLike", "erm_like")]
+)
+def test_the_file_is_named_as_the_class_in_small_letters(name: str, file: str) -> None:
+    assert f"--include {file}.py" in new.new_file("algorithm", name)
