@@ -1,4 +1,7 @@
-"""Executes one run in one process: claims it, trains, merges or adapts, evaluates, writes records.
+"""Execute one run in one process: claim it, train, merge or adapt, evaluate its views, write its records.
 
-Imports `catalogue` and the packages below it, not `plan` nor `launchers`. Read first: `job`, then `training`.
+`job.run_job` is the entry point of every worker process. `context.open_context` opens a finished run for reading.
+Imports `catalogue` and the packages below it, neither `plan` nor `launchers`.
+
+Read first: `job`, then `training` and `evaluate`.
 """

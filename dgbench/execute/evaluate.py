@@ -1,8 +1,14 @@
-"""Where labels meet predictions: `evaluate`, and nowhere else for a view that nobody trains on.
+"""Evaluate predictors: the only module in which the labels of a held-out domain meet predictions.
 
-A view is shown to a model in batches. Of a batch's logits nothing is kept but the loss of each answer and what is
-predicted, so that memory grows with the answers of a view and not with what a network gives for each; of logits
-together at most `HELD` numbers are held.
+They meet in `evaluate` and, where a data set defines metrics itself, in `score`. Algorithms, averages, mergers,
+adapters and selectors never see such a label, and of the scores only those that they are entitled to. The other
+functions prepare the input of these two: `predict_batches` yields a view's logits batch by batch, `score_views` covers
+all views of a run.
+
+Views may be large, and so may logits: a language model gives thousands for each example. So a view's logits are never
+held together unless they are asked for. Of each batch only the losses and the predicted labels are kept, and memory
+grows with the labels of a view. Losses are stored by position and summed in double precision in the order of the view,
+so that neither the size nor the order of the batches shows in the sum.
 """
 
 from __future__ import annotations
@@ -22,30 +28,39 @@ from dgbench.data.views import ViewData
 from dgbench.methods.criteria import CRITERIA
 
 Predict = Callable[[Tensor], Tensor]
-"""Inputs (B, ...) on the device, as bytes or floats, to logits (B, ...)."""
+"""Maps inputs (B, ...) on the device, bytes or floats as the data set gives them, to logits (B, ...)."""
 PredictedBatch = tuple[NDArray[np.int64], Tensor]
-"""A batch: positions in a view (B,), and the logits of the examples there, on the device."""
+"""Positions in a view (B,), and the logits of the examples there (B, ...), on the device."""
 
 HELD = 2**26
-"""Most logits that are held together, but for a single example's: 256 MiB in float32; scoring them takes 1.2 GiB."""
+"""Most logits held at once, unless one example has more: 256 MiB in float32; scoring them takes 1.2 GiB."""
 _VALUES_PER_BATCH = 2**22
+"""Most numbers in a batch of inputs."""
 
 
 def evaluate(
     batches: Iterable[PredictedBatch], labels: NDArray[Any], kind: str = "classification"
 ) -> tuple[dict[str, float], NDArray[Any]]:
-    """Scores of a view whose examples come in `batches`, each once, in any order; and what is predicted for them.
+    """Score the predictions of one view against its labels.
 
-    `labels` (n, ...) are the view's, of that `kind`. The scores: `loss` the mean criterion over all answers, in double
-    precision, `n` the number of examples, and of classes `accuracy` in [0, 1]. Predictions are shaped as the labels,
-    in the order of the view.
+    Args:
+        batches: (positions, logits) pairs that cover the view once, in any order.
+        labels: The view's labels, (n, ...), in its order.
+        kind: What the labels are, a key of `CRITERIA`.
+
+    Returns:
+        The scores and the predictions. Scores: `loss`, the mean criterion over all labels that are known; `n`, the
+        number of examples; for classes also `accuracy` in [0, 1]. Predictions are shaped as `labels`, in the order of
+        the view.
     """
     criterion, losses, predicted = CRITERIA[kind], np.zeros(labels.shape), np.empty(0)
     for positions, logits in batches:
         z, y = to_float64(logits), torch.from_numpy(labels[positions])
         y = (y.double() if y.is_floating_point() else y).to(z.device)
+        # By position, so that the sum below runs in the view's order, however batches came.
         losses[positions] = criterion.losses(z, y).cpu().numpy()
         found = criterion.predicted(logits).cpu().numpy()
+        # Classes are integers, other predictions floats: the first batch tells.
         if len(predicted) == 0:
             predicted = np.empty(labels.shape, found.dtype)
         predicted[positions] = found
@@ -57,7 +72,16 @@ def evaluate(
 
 
 def score(batches: Iterable[PredictedBatch], data: ViewData, view: View) -> dict[str, float]:
-    """What is recorded of a view that comes in `batches`: `evaluate`'s scores, and the data set's own."""
+    """Score one view: the scores of `evaluate`, and those that the data set defines itself.
+
+    Args:
+        batches: (positions, logits) pairs that cover the view once, in any order.
+        data: The run's views.
+        view: The view that the batches are of.
+
+    Returns:
+        Name -> value, as it is recorded.
+    """
     found, predicted = evaluate(batches, data.labels(view), data.card.task)
     examples = data.examples[view.domain]
     if isinstance(examples, SplitExamples):
@@ -66,12 +90,12 @@ def score(batches: Iterable[PredictedBatch], data: ViewData, view: View) -> dict
 
 
 def to_float64(x: Tensor) -> Tensor:
-    """In double precision, where it is; on the CPU where the device has none."""
+    """Convert a tensor to double precision, on its device, or on the CPU if that is MPS, which has none."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def examples_per_batch(data: ViewData) -> int:
-    """How many examples fit any machine: inputs of 2^22 numbers, logits of `HELD`, and no more than 1,024."""
+    """Return how many examples fit in a batch on any machine, given the size of inputs and logits; at most 1,024."""
     return max(1, min(1024, _VALUES_PER_BATCH // prod(data.input_shape), HELD // data.outputs))
 
 
@@ -86,11 +110,21 @@ def predict_batches(
     order: NDArray[np.int64] | None = None,
     fill: bool = False,
 ) -> Iterator[PredictedBatch]:
-    """A view's logits in float32, batch by batch.
+    """Yield a view's logits in float32, batch by batch.
 
-    Inputs are shown once each, in `order` if given, which may also be some of the positions only; without a
-    `batch_size`, in batches that fit any machine. To `fill` the last batch is to show the first inputs once more with
-    it, whose logits don't count: for predictions that depend on what is predicted together.
+    Args:
+        predict: Maps inputs to logits.
+        data: The run's views.
+        view: The view to predict.
+        device: Where `predict` computes.
+        batch_size: Examples in a batch; None: as many as fit any machine.
+        order: Positions in the order in which they are predicted, each once, all or some of the view's; None: all of
+            them in the view's order.
+        fill: Whether the last batch is filled up with the first inputs, whose second logits are dropped: for models
+            whose predictions depend on the other inputs of a batch.
+
+    Yields:
+        Positions (b,), and their logits (b, ...) on the device.
     """
     order = np.arange(data.size(view)) if order is None else order
     batch_size = batch_size or examples_per_batch(data)
@@ -102,7 +136,15 @@ def predict_batches(
 
 
 def concatenate_logits(batches: Iterable[PredictedBatch], n: int) -> Tensor:
-    """All logits (n, ...) of a view in its own order, on the CPU, as precise as they come."""
+    """Gather the batches of a view into one tensor.
+
+    Args:
+        batches: (positions, logits) pairs that cover the view once, in any order.
+        n: The number of examples in the view.
+
+    Returns:
+        Logits (n, ...) in the view's order, on the CPU, of the dtype of the batches.
+    """
     found: Tensor | None = None
     for positions, logits in batches:
         found = logits.new_empty((n, *logits.shape[1:]), device="cpu") if found is None else found
@@ -112,7 +154,7 @@ def concatenate_logits(batches: Iterable[PredictedBatch], n: int) -> Tensor:
 
 
 def predict_view(predict: Predict, data: ViewData, view: View, device: torch.device) -> Tensor:
-    """Logits (n, ...) of a view in its own order, float32 on the CPU, for those who need them all at once."""
+    """Return the logits of a whole view, (n, ...) in its order, in float32 on the CPU."""
     return concatenate_logits(predict_batches(predict, data, view, device), data.size(view))
 
 
@@ -122,7 +164,17 @@ def score_views(
     views: tuple[View, ...],
     kept: dict[View, Tensor] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Score each view from its batches, which come once; put all its logits into `kept`, if given."""
+    """Score several views.
+
+    Args:
+        batches_of: Gives a view's batches, an iterable that is read once.
+        data: The run's views.
+        views: The views to score.
+        kept: If given, receives each view's logits, (n, ...), on the CPU.
+
+    Returns:
+        View as text -> name -> value, as it is recorded.
+    """
     found = {}
     for view in views:
         batches = batches_of(view)
@@ -134,5 +186,11 @@ def score_views(
 
 
 def mean_score(scores: Mapping[str, Mapping[str, float]], views: tuple[View, ...], metric: str = "accuracy") -> float:
-    """Unweighted mean of the metric over views, as training-domain validation takes it."""
+    """Return the unweighted mean of a metric over views: the score of training-domain validation.
+
+    Args:
+        scores: View as text -> name -> value.
+        views: The views to average over, in this order.
+        metric: The name of the value.
+    """
     return float(np.mean([scores[str(view)][metric] for view in views]))

@@ -1,6 +1,17 @@
-"""One run in one process: claim it, execute it, and leave `done` or the reason why not.
+"""Execute one run of a sweep in one process, from the claim of its lease to the file `done`.
 
-claim -> data -> train | merge | adapt -> records -> done, last
+A launcher starts `run_job` in a process for each run. A run passes these stages, in this order:
+
+    claim the lease -> open the data -> train | merge | adapt -> append records -> write `done`, last
+
+`training` holds the loop, `derived` merging and adapting. They read the run, its data and its device from the
+`RunContext` that `context.open_context` makes, and measure each predictor by `evaluate.evaluate`. A run without `done`
+counts as unfinished, whatever else its folder holds, so a process may be killed between any two stages: the next
+attempt resumes from the checkpoint, if there is one, or starts again.
+
+Every outcome is data. A failure is written to the run's folder and the process exits with 1. The other exit codes
+(`TAKEN`, `STOPPED`, `INPUT_DAMAGED` of `store.lease`) tell the launcher that the attempt ended without a failure of the
+run: another process executes it, it was stopped, or a run that it reads has to be executed again first.
 """
 
 from __future__ import annotations
@@ -38,15 +49,20 @@ log = logging.getLogger(__name__)
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Escape control characters that a terminal showing the log would obey, as in a file's name."""
+    """A log formatter that escapes control characters, which a terminal would obey: names of files may hold some."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format as ever, tracebacks too, and escape."""
+        """Format a log record, with its traceback, and escape its control characters."""
         return printable_lines(super().format(record))
 
 
 def preload(wanted: dict[str, Any]) -> None:
-    """Read what all runs of a sweep need, in the process that they are forked from: classes and small data sets."""
+    """Import the entries and open the data sets of a sweep once, in the process that its runs are forked from.
+
+    Args:
+        wanted: `site` (a `Site` as JSON), `names` (algorithms and averages), and `datasets`, a list of (name, image
+            size, backbone, interpolation) as `open_dataset` takes them.
+    """
     site = Site.from_json(wanted["site"])
     catalogue = shared_catalogue(site.include)
     for name in wanted["names"]:
@@ -55,28 +71,35 @@ def preload(wanted: dict[str, Any]) -> None:
         entry.load()
     for dataset, *how in wanted["datasets"]:
         open_dataset(dataset, site, catalogue, *how).preload()
+    # Their answers are cached: a forked run starts no git and reads no package metadata.
     versions()
     commit()
     describe_processor()
 
 
 def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
-    """Execute one run of a sweep.
+    """Execute one run of a sweep in this process.
 
     Args:
-        job: `root`, `id`, `site`, `keep` (predictor -> which models), `threads`.
-        catalogue: The catalogue that the run was planned with; None in another process than that, where runs share one.
+        job: `root` (the sweep folder), `id`, `site` (a `Site` as JSON), `keep` (predictor -> which of its models other
+            runs read) and `threads` (CPU threads for torch).
+        catalogue: The catalogue that the run was planned with, if this process planned it; None: the one that all runs
+            of this process share.
 
     Returns:
-        The exit code of the process: 0, `TAKEN`, `STOPPED`, or 1 after a failure was written to the run's folder.
+        The exit code: 0 when the run is done, `TAKEN`, `STOPPED`, `INPUT_DAMAGED`, or 1 after a failure was written to
+        the run's folder.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     torch.set_num_threads(job["threads"])
+    # By default cuDNN may pick kernels whose sums differ from call to call, and a resumed run could not repeat itself.
     torch.backends.cudnn.deterministic = True
     store = Store(Path(job["root"]))
     folder = store.folder(job["id"])
+    # Signals are caught before the claim: one that ended the process between the claim and its answer would leave a
+    # lease that other machines trust until it expires.
     with StopSignals() as stops:
         lease = folder.claim(stops)
         if lease is None:
@@ -86,7 +109,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
 
 
 def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease, catalogue: Catalogue | None) -> int:
-    """Execute a claimed run; return the exit code of `run_job`."""
+    """Execute a claimed run and turn its outcome into the exit code of `run_job`."""
     try:
         started, site = time.time(), Site.from_json(job["site"])
         catalogue = catalogue or shared_catalogue(site.include)
@@ -95,36 +118,53 @@ def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease,
         log.info("stopped on request; launched again, it goes on")
         return STOPPED
     except LeaseLost as error:
+        # The run's folder is another process's now, so not even this attempt's end is written there.
         log.info("%s", error)
         return TAKEN
     except InputDamaged as error:
+        # The input loses its `done` and is executed again, then this run. Nothing is wrong with this run, so no failure
+        # is recorded.
         log.warning("%s: run %s, which is read here, is made again, and this one after it", error, error.run)
         store.folder(error.run).begin_anew(str(error))
         return INPUT_DAMAGED
-    except (Exception, SystemExit) as error:  # a method that calls sys.exit(0) has not succeeded
+    except (Exception, SystemExit) as error:  # SystemExit: a method that calls sys.exit(0) has not succeeded
         told = isinstance(error, UserError)
-        if told:  # in the user's words, to which a traceback adds nothing
+        if told:  # written for the user; a traceback adds nothing
             log.error("failed: %s", error)
         else:
             log.exception("failed")
         error_line = f"{type(error).__name__}: {error}"
         info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
-        folder.fail(info, lease.number, final=told)  # what is wrong with files is so the next time too
+        folder.fail(info, lease.number, final=told)  # a second attempt would meet the same files
         return 1
     return 0
 
 
 def execute(context: RunContext, lease: Lease, started: float) -> None:
-    """Execute a claimed run, begun at that time, and write `done`; raise whatever goes wrong."""
+    """Execute a claimed run and write its `done`.
+
+    Args:
+        context: The run, opened.
+        lease: The right to execute it, confirmed before `done` is written.
+        started: When the attempt began, in seconds since 1970.
+
+    Raises:
+        Stopped: The run was asked to stop; a training run has saved its state.
+        LeaseLost: Another process has taken the run over.
+        InputDamaged: A model that the run reads is damaged.
+    """
     run, sources = context.run, sources_of(context.run, context.catalogue)
     log.info("%s on %s: %s", run.id, context.device, run.name)
     algorithm = context.algorithm(begin=run.kind == "train")
     if run.kind == "train":
         Training(context, algorithm).execute()
     else:
+        # Merging and adapting keep no checkpoint: they start again, without the records of earlier attempts.
         context.folder.truncate_records(0)
         (execute_merge if run.kind == "merge" else execute_adapt)(context, algorithm)
     write_times(context.folder, started, context.device)
+    # Other processes trust `done`, so it is not written by a process that has lost the run, for example after it was suspended
+    # for longer than the lease allows.
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": context.dataset.fingerprint(), "versions": versions(), "commit": commit()}
     summary["weights"] = algorithm.network.started_from
@@ -132,29 +172,44 @@ def execute(context: RunContext, lease: Lease, started: float) -> None:
     if sources:
         summary["sources"] = sources
     context.folder.finish(summary)
+    # After `done`: a kill between the two leaves a file too many, in the other order it would lose the run.
     context.folder.remove_checkpoint()
 
 
 def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:
-    """Map the run's entries that the package, and so the commit, doesn't hold to their file and its hash."""
+    """Return file and hash of each of the run's entries that lies outside the package, by the entry's name.
+
+    The package's own entries are left out: the commit in `done` identifies them.
+    """
     names = (run.method.name, *(average.name for average in run.averages))
     return {name: source for name in names if (source := _as_imported(catalogue.entries[name].file))}
 
 
 @cache
 def _as_imported(file: str) -> str:
-    """Name and hash a file as it was at the first call, when it was imported: it may be edited while runs execute."""
+    """Return the name and hash of a file as of the first call, and an empty string for the package's own files.
+
+    A file that is edited while runs execute must not change what their `done` records.
+    """
     return source_of(Path(file))
 
 
 def describe_machine(device: torch.device) -> str:
-    """Name the hardware that computes a run: the processor with its vector extensions, and the GPU if one is used."""
+    """Return the processor with its vector extensions, and the name of the GPU if `device` is one."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return describe_processor() + ("" if device.type == "cpu" else f", {gpu}")
 
 
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
-    """Append times, host and device to `times.jsonl`: they differ between two executions, as records must not."""
+    """Append the attempt's duration, host, device and peak GPU memory to `times.jsonl`.
+
+    They differ between two executions of a run, so they stay out of its records, which must not.
+
+    Args:
+        folder: The run's.
+        started: When the attempt began, in seconds since 1970.
+        device: The device that computed.
+    """
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     line = {
         "started": started,
@@ -171,7 +226,7 @@ def write_times(folder: RunFolder, started: float, device: torch.device) -> None
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions that a number may depend on."""
+    """Return the versions of dgbench, Python and the libraries that a result may depend on, by name."""
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"dgbench": __version__, "python": platform.python_version(), **found}
@@ -179,12 +234,16 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """Find the commit of the source that runs, with `+changes` if files differ from it; empty outside a repository."""
+    """Return the commit of the source that runs; empty if it is in no repository.
+
+    `+changes` is appended if files of the package differ from the commit.
+    """
 
     def git(*arguments: str) -> str:
         answer = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=False)
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
+    # The package may lie in a repository that doesn't track it, such as an environment inside a user's project.
     tracked = git("ls-files", "--error-unmatch", "__init__.py")
     if not tracked:
         return ""

@@ -1,7 +1,19 @@
-"""The training loop: one run from its first step, or from its checkpoint, to its last.
+"""Train one run: the loop from its first step, or from its checkpoint, to its last.
 
-The loop owns every random number: minibatches are a function of (run, step), and the global generators are seeded anew
-before each step, so that a checkpoint needs none of their states and a resumed run repeats an uninterrupted one.
+Each iteration takes one minibatch of each training domain, lets the algorithm make its update, and shows the new
+weights to the averages. At the evaluation steps of the setting the loop measures the live model and each average on the
+run's views, appends the records, and saves the best and the last models that other runs read. The loop chooses no model
+for a table: that is left to `report.select`, which reads the records.
+
+**Exact resume.** A run that is killed at any moment and executed again writes, on one CPU, the same bytes of records as
+a run that was never interrupted. Three things make it so. Minibatches are a function of (run, step), not positions in a
+stream of random numbers (`data.views`). The global generators of Python, NumPy and torch are seeded anew before each
+step, each measurement and each survey, so a checkpoint needs no generator's state, and an evaluation that draws
+random numbers can't move those of the next step. And a checkpoint, written whole and sealed with a hash, remembers the
+length and hash of the records: whatever was recorded after it is cut off on resume and then computed again.
+
+A request to stop is obeyed between steps and between the batches of an evaluation. `LoopState` keeps the part of an
+evaluation that is finished, so the evaluation continues from there.
 """
 
 from __future__ import annotations
@@ -38,28 +50,32 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class LoopState:
-    """What the loop itself remembers between steps; part of the checkpoint."""
+    """The loop's own state between two steps, made of tensors and plain values; part of the checkpoint."""
 
     step: int = 0
-    """The next step."""
+    """The next step, counted from 0."""
     due: bool = False
-    """Whether the evaluation after the last step is still to be recorded."""
+    """Whether the evaluation after the latest step is still to be recorded."""
     measured: list[dict[str, Any]] = field(default_factory=list)
-    """What will be recorded of it, as far as it is known: of the live model first."""
+    """Records of the evaluation under way, the live model's first; empty between evaluations."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sums of the logged scalars since the last evaluation, on the device."""
+    """Logged scalar -> its sum since the last evaluation, on the device."""
     summed: dict[str, int] = field(default_factory=dict)
-    """How often each was logged since then: a method may log some of them in some steps only."""
+    """Logged scalar -> number of steps since then that logged it: a method may log some in some steps only."""
     copies: list[Tensor] = field(default_factory=list)
-    """How many times each training example stands in its domain, if the algorithm has surveyed them."""
+    """For each training domain how many times each example stands in it (n,); empty without a survey."""
     best: dict[str, float] = field(default_factory=dict)
-    """Predictor -> its best validation score so far, as `rank` has it."""
+    """Predictor -> its best validation score so far, with -inf for NaN."""
     named: dict[str, float] = field(default_factory=dict)
-    """The same by predictor and selector, of models whose predictions are kept."""
+    """`PREDICTOR.SELECTOR` -> the best score so far, for models whose predictions are kept."""
 
 
 class Training:
-    """A training run under way."""
+    """A training run under way; `job.execute` makes one and calls `execute` once.
+
+    Between two steps the algorithm, the averages and `progress` are all that the rest of the run depends on. A
+    checkpoint holds these three.
+    """
 
     def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
         assert context.lease, "who trains holds the run's lease"
@@ -80,7 +96,12 @@ class Training:
         self.saved_at = time.monotonic()
 
     def execute(self) -> None:
-        """Train to the end; raises `Stopped` if asked to, its checkpoint saved, or `LeaseLost`, nothing written."""
+        """Train to the last step.
+
+        Raises:
+            Stopped: The lease asked to stop; the state is saved.
+            LeaseLost: Another process has taken the run over; nothing more was written.
+        """
         self._resume()
         steps = self.run.setting.steps
         pauses = ((self.algorithm.survey_at, self._survey), (self.algorithm.validate_at, self._validate))
@@ -89,7 +110,9 @@ class Training:
             for average in self.averages.values():
                 average.begin(self.algorithm.predictor_tensors(), steps)
         try:
+            # A resumed run may owe an evaluation, in which it was stopped.
             self._after_step()
+            # The sort is stable: at the same step, a survey comes before a validation.
             for pause, look in sorted(pauses, key=lambda pair: pair[0]):
                 if self.progress.step <= pause < steps:
                     self._train(pause)
@@ -102,7 +125,7 @@ class Training:
             raise
 
     def _train(self, end: int) -> None:
-        """All steps before `end`, the loop itself."""
+        """Make all steps before `end`."""
         minibatches = Minibatches(self.data, self.run, self.progress.copies)
         batches = minibatches.between(self.progress.step, end, self.site.workers)
         for step, minibatch in enumerate(self.context.interruptible(batches), self.progress.step):
@@ -111,7 +134,7 @@ class Training:
             self._after_step()
 
     def _after_step(self) -> None:
-        """Evaluate if that is due, and save if it was, or if that was long ago."""
+        """Evaluate if an evaluation is due; save a checkpoint then, and when the last one is old."""
         evaluated = self.progress.due
         if evaluated:
             self.lease.confirm()
@@ -121,7 +144,7 @@ class Training:
             self._save()
 
     def _survey(self) -> None:
-        """Show the algorithm its own logits on every training example, as the examples are, if it hasn't seen them."""
+        """Show the algorithm its logits on all training examples, clean, unless it has had its survey."""
         if self.progress.copies:
             return
         predict, views = predict_with(self.algorithm), self.data.train
@@ -134,7 +157,7 @@ class Training:
         self.algorithm.train()
 
     def _validate(self) -> None:
-        """Tell the algorithm its validation score where no evaluation does; nothing is recorded."""
+        """Pass the algorithm its validation score at a step without an evaluation; nothing is recorded."""
         step, views = self.progress.step - 1, self.run.fold.validation
         if step >= 0 and step not in self.evaluation_steps:
             seed_everything(self.device, self.run.seed, step, MODEL)
@@ -143,17 +166,21 @@ class Training:
             self.algorithm.train()
 
     def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
+        """Move one domain's minibatch to the device, and add the teacher's logits if the run has a teacher."""
         x, y, positions = (tensor.to(self.device) for tensor in (x, y, positions))
         taught = self.teacher(x) if self.teacher else None
         return Batch(self.algorithm.network.prepare(x), y, positions, domain, taught)
 
     def _step(self, step: int, minibatch: Minibatch) -> None:
+        """Make one step: the algorithm's update, sums of its logged scalars, and the averages' look at the weights."""
         algorithm, progress = self.algorithm, self.progress
+        # The batches first, then the seed: drawn numbers may not depend on the teacher or on how inputs are prepared.
         batches = [self._batch(*tensors) for tensors in minibatch]
         seed_everything(self.device, self.run.seed, step)
         algorithm.step = step
         algorithm.lr_scale = math.prod(average.lr_factor(step) for average in self._feeding_back())
         for name, value in algorithm.logged_update(batches).items():
+            # Summed on the device: `.item()` would make the step wait for it.
             progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
             progress.summed[name] = progress.summed.get(name, 0) + 1
         progress.step, progress.due = step + 1, step in self.evaluation_steps
@@ -163,9 +190,9 @@ class Training:
                 average.observe(weights)
 
     def _evaluate(self, step: int) -> None:
-        """Measure the live model and the averages that have one, each view once, and record it.
+        """Measure the live model and the averages that yield one after `step`, and append their records.
 
-        Where it is stopped, `progress` has what is measured, and it goes on from there.
+        If the run is stopped meanwhile, `progress` keeps the finished measurements.
         """
         last = step + 1 == self.run.setting.steps
         progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
@@ -180,15 +207,18 @@ class Training:
                         weights = with_statistics(self.context, self.algorithm, weights)
                     views = self._measure(step, name, weights, last)
                     progress.measured.append({"step": step, "predictor": name, "views": views})
+        # Records first, checkpoint after (in `_after_step`): a kill in between costs a repetition, as the older
+        # checkpoint cuts these records off again.
         self.folder.append_records(progress.measured)
         mean = mean_score(progress.measured[0]["views"], validation, metric)
         progress.due, progress.measured = False, []
         self.algorithm.validated(mean)
+        # After the records, which describe the weights that the step left.
         self._feed_back()
         self.algorithm.train()
 
     def _evaluate_live(self, step: int, last: bool) -> None:
-        """Measure the live model, and tell the averages."""
+        """Measure the live model, and pass its validation scores to the averages."""
         progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
         scores = self._measure(step, MODEL, None, last)
         train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
@@ -200,10 +230,12 @@ class Training:
             average.validate(step, losses, values)
 
     def _feeding_back(self) -> list[Average]:
+        """Return the averages that influence the training that they watch."""
         return [average for average in self.averages.values() if average.card.feeds_back]
 
     @torch.no_grad()
     def _feed_back(self) -> None:
+        """Let averages overwrite the weights that training continues from."""
         for average in self._feeding_back():
             if fed := average.feedback():
                 for name, tensor in self.algorithm.trained_tensors().items():
@@ -212,7 +244,9 @@ class Training:
     def _measure(
         self, step: int, predictor: str, weights: Mapping[str, Tensor] | None, last: bool
     ) -> dict[str, dict[str, float]]:
+        """Score a predictor on the run's views and save its weights if other runs read this model of it."""
         predict = predict_with(self.algorithm, weights)
+        # By predictor, so that a score doesn't depend on which others were measured before it, as after a resume.
         seed_everything(self.device, self.run.seed, step, predictor)
         shown = partial(self.context.predict_batches, predict)
         scores = self.context.measure(predictor, shown, step=step, last=last, named=self.progress.named)
@@ -229,6 +263,7 @@ class Training:
         return scores
 
     def _save(self) -> None:
+        """Write the checkpoint."""
         state = {
             "algorithm": self.algorithm.training_state(),
             "averages": {name: average.state() for name, average in self.averages.items()},
@@ -239,12 +274,14 @@ class Training:
         try:
             write_atomic(self.checkpoint, sealed(lambda file: torch.save(state, file)))
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # a full disk, behind torch's complaint about a position
+            # torch hides the OSError of a full disk behind a RuntimeError about file positions.
+            if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
+        """Restore the state from the checkpoint; without one that can be used, start from step 0."""
         if not self.checkpoint.is_file():
             self.folder.truncate_records(0)
             return
@@ -257,6 +294,7 @@ class Training:
             self.folder.record_restart(str(error))
             self._begin_anew()
             return
+        # This launch may want best models that the earlier one didn't save: they lie at steps that are gone.
         if not set(self.best_kept).issubset(state["keep"]):
             log.info("begun anew: what is to be kept of the best models now was not kept of those so far")
             self._begin_anew()
@@ -265,9 +303,11 @@ class Training:
         for name, average in self.averages.items():
             average.load(state["averages"][name])
         self.progress = LoopState(**state["progress"])
+        # As it stood when the checkpoint was written: an evaluation that is due may let hooks read it.
         self.algorithm.step = max(0, self.progress.step - 1)
         log.info("resumed at step %d", self.progress.step)
 
     def _begin_anew(self) -> None:
+        """Drop the checkpoint and all records."""
         self.checkpoint.unlink()
         self.folder.truncate_records(0)
