@@ -1,7 +1,7 @@
-"""Batch-norm statistics of weights that no minibatch has passed through: averages and merged models.
+"""Measure batch-norm statistics for weights that no minibatch has passed through: averaged and merged models.
 
-The mean of many models' statistics is not the statistics of the mean model. Where batch norm is live, they are measured
-afresh on training minibatches.
+The mean of several models' statistics is not the statistics of their mean model. Where batch norm is live, statistics
+are measured on minibatches of the training domains instead.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ from dgbench.methods.average import Weights
 from dgbench.networks.norms import tracking_norms
 
 MINIBATCHES = 500
-"""Minibatches to measure on, as SWAD's authors do; fewer in runs of fewer steps."""
+"""Most minibatches to measure on, SWAD's number; a run of fewer steps has fewer."""
 
 
 def with_statistics(context: RunContext, algorithm: Algorithm, weights: Weights) -> Weights:
-    """Give weights batch-norm statistics of their own, where the algorithm's batch norm is live."""
+    """Return weights with batch-norm statistics measured for them, where the algorithm's batch norm is live.
+
+    Args:
+        context: The run, whose first minibatches are the inputs.
+        algorithm: The module that the weights belong to; left in training mode.
+        weights: Name -> tensor, on any device.
+    """
     algorithm.train()
     return measure_statistics(
         algorithm, weights, context.interruptible(inputs_for(algorithm, context.data, context.trained))
@@ -34,16 +40,16 @@ def with_statistics(context: RunContext, algorithm: Algorithm, weights: Weights)
 
 @torch.no_grad()
 def measure_statistics(module: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Replace the weights' batch-norm statistics by those of `inputs`: mean and variance of a batch, over batches.
+    """Replace the batch-norm statistics among weights by those of `inputs`: batch mean and variance, averaged.
 
     Args:
-        module: In training mode, so that its batch norm says which of it is live; nothing in it changes. Everything
-            but live batch norm runs in evaluation mode.
-        weights: By their names in `module`, wherever they lie.
-        inputs: Batches as the module takes them; read only if some batch norm is live.
+        module: The module that the weights belong to, in training mode, which tells which batch norm is live. None of
+            its tensors change. In the forward passes all layers but live batch norm are in evaluation mode.
+        weights: Name in `module` -> tensor, on any device.
+        inputs: Batches as the module takes them; not read if no batch norm is live.
 
     Returns:
-        The weights on the module's device; as they came if no batch norm is live.
+        The weights on the module's device; those given, where they are, if no batch norm is live.
     """
     names: dict[nn.Module, str] = {part: name for name, part in module.named_modules()}
     live: list[Any] = tracking_norms(module)
@@ -61,7 +67,8 @@ def measure_statistics(module: nn.Module, weights: Mapping[str, Tensor], inputs:
             norm.train()
         for seen, x in enumerate(inputs):
             for norm in live:
-                norm.momentum = 1 / (seen + 1)  # so that the mean over all batches is what remains
+                norm.momentum = 1 / (seen + 1)  # makes the running statistics the plain mean over batches
+            # The call writes the new statistics into the buffers of `found`; the module's own stay untouched.
             functional_call(module, found, (x,), tie_weights=False)
     finally:
         for norm, momentum in zip(live, momenta, strict=True):
@@ -71,7 +78,7 @@ def measure_statistics(module: nn.Module, weights: Mapping[str, Tensor], inputs:
 
 
 def inputs_for(algorithm: Algorithm, data: ViewData, run: Run) -> Iterator[Tensor]:
-    """The joint minibatches of the first steps of a training run, as the network takes them, on its device."""
+    """Yield the joint minibatches of a run's first steps, all domains in one tensor, as the network takes them."""
     device = next(algorithm.parameters()).device
     for minibatch in Minibatches(data, run).between(0, min(MINIBATCHES, run.setting.steps), workers=0):
         yield torch.cat([algorithm.network.prepare(x.to(device)) for x, *_ in minibatch])

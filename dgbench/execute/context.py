@@ -1,4 +1,8 @@
-"""What executing a run takes: the run among its sweep's folders, its data, and this machine."""
+"""The context of a run: its sweep folder, data, device and catalogue, opened once and passed to all that execute it.
+
+`open_context` makes a `RunContext`. A process that executes the run passes the lease that it holds; without a lease the
+run can be read, its algorithm built and its predictors measured, and nothing asks to stop.
+"""
 
 from __future__ import annotations
 
@@ -36,57 +40,65 @@ T = TypeVar("T")
 
 
 class InputDamaged(Exception):
-    """A file of a run that another reads is damaged: that run must be made again."""
+    """Raised when a file of an input run is damaged, so that the input has to be executed again."""
 
     def __init__(self, run: str, why: str) -> None:
+        """Name the damaged run by its id, and the damage."""
         super().__init__(why)
         self.run = run
 
 
 _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
+"""No predictor keeps a model."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run, ready to be executed; `open_context` makes it."""
+    """A run with everything that executing it needs; made by `open_context`, never changed."""
 
     run: Run
     trained: Run
-    """The first training run that it stands on (itself, if it trains); all of them share data and network."""
+    """The first training run that this one stands on, or this one if it trains; they share data and network."""
     store: Store
     catalogue: Catalogue
     site: Site
     device: torch.device
     keep: Mapping[str, Collection[str]]
-    """Predictor -> which of its models other runs read."""
+    """Predictor -> which of its models, `run.BEST` and `run.LAST`, other runs read."""
     dataset: Dataset
     data: ViewData
+    """The run's views."""
     lease: Lease | None
-    """That of the process that executes the run; None where the run is only looked at."""
+    """The executing process's right to the run; None where the run is only read."""
 
     @property
     def folder(self) -> RunFolder:
-        """The run's own folder."""
+        """Return the run's own folder."""
         return self.store.folder(self.run.id)
 
     def kept(self, predictor: str) -> Collection[str]:
-        """Choose which of a predictor's models stay on disk: those that other runs read, or all with `save_models`."""
+        """Return which of a predictor's models are saved: those that other runs read, or both with `save_models`."""
         return (BEST, LAST) if self.site.save_models else self.keep.get(predictor, ())
 
     def algorithm(self, *, begin: bool = False) -> Algorithm:
-        """Build the algorithm of the training run with its initial weights; to `begin` it, fit the classifier's."""
+        """Build the algorithm of the training run with its initial weights.
+
+        Args:
+            begin: Whether training starts from them: then the classifier is fitted first, if the setting says so.
+        """
         classes = len(self.dataset.classes)
         kind = self.dataset.card.task
         if kind == "classification":
             counts = [np.bincount(self.data.labels(view), minlength=classes).tolist() for view in self.data.train]
         else:
+            # Other labels can't be counted by class: a domain has one count, its size.
             counts = [[self.data.size(view)] for view in self.data.train]
         task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind, self.dataset.card.normalised)
         begin_with = self._fit if begin else None
         return build_algorithm(self.trained, self.catalogue, task, self.device, self.site.backbone_weights, begin_with)
 
     def interruptible(self, parts: Iterable[T]) -> Iterator[T]:
-        """Yield the parts of long work, such as batches; raise `Stopped` before one if the lease asks to stop."""
+        """Yield the items of an iterable, and raise `Stopped` before the next once the lease asks to stop."""
         for part in parts:
             if self.lease and self.lease.stop_requested:
                 raise Stopped
@@ -100,10 +112,17 @@ class RunContext:
         batch_size: int | None = None,
         order: NDArray[np.int64] | None = None,
     ) -> Iterator[PredictedBatch]:
-        """Yield a view's logits in batches as `evaluate.predict_batches` does, interruptibly.
+        """Yield a view's logits as `evaluate.predict_batches` does, interruptibly.
 
-        Unless a `batch_size` is given, a transductive model is shown groups as large as a domain's in training, all of
-        them full, and unless an `order` is, in that of `self.order`.
+        Args:
+            predict: Maps inputs to logits.
+            view: The view to predict.
+            batch_size: Examples in a batch; None: `group_size`, with the last batch filled, or if that is 0 as many as
+                fit any machine.
+            order: Positions in the order in which they are predicted; None: `self.order(view)`.
+
+        Yields:
+            Positions (b,), and their logits (b, ...) on the device.
         """
         order = self.order(view) if order is None else order
         size, fill = batch_size or self.group_size or None, batch_size is None and self.group_size > 0
@@ -112,14 +131,15 @@ class RunContext:
 
     @property
     def group_size(self) -> int:
-        """How many inputs a transductive model predicts at a time; 0 of others, which predict each by itself."""
+        """Return how many inputs a transductive model predicts together, a domain's minibatch; 0 for other models."""
         card = self.catalogue.get("algorithm", self.trained.method.name).card
         return int(self.trained.method.hparams["batch_size"]) if card.transductive else 0
 
     def order(self, view: View) -> NDArray[np.int64]:
-        """Positions of a view as its examples are predicted: seeded for transductive models, which see groups of them.
+        """Return the positions of a view in the order in which they are predicted, (n,).
 
-        In the order of the files a group may be of one class.
+        A transductive model gets them shuffled by the run's seed: in the order of files, a group may hold a single
+        class.
         """
         size = self.data.size(view)
         return (
@@ -135,17 +155,19 @@ class RunContext:
         last: bool,
         named: dict[str, float],
     ) -> dict[str, dict[str, float]]:
-        """Score a model on each view of the run; where the site asks for it, keep its logits if a selector names it.
+        """Score a model on each view of the run, and save its logits if the site asks for predictions.
+
+        Logits are saved for those models only that a selector may name.
 
         Args:
-            predictor: Its name, by which the logits are kept.
-            shown: View -> its batches, which come once.
-            step: After which it was taken.
-            last: Whether it is the last of its predictor.
-            named: What `predictions.naming` remembers of the models before; brought up to date.
+            predictor: Its name, part of the names of files with logits.
+            shown: Gives a view's batches, an iterable that is read once.
+            step: The step after which the model was taken.
+            last: Whether it is the last model of its predictor.
+            named: State of `predictions.selectors_naming` over the predictor's models; updated.
 
         Returns:
-            View -> what is recorded of it.
+            View as text -> name of a score -> value.
         """
         logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
         scores = score_views(shown, self.data, self.run.views, logits)
@@ -156,14 +178,20 @@ class RunContext:
         return scores
 
     def context_of_input(self, source: Input) -> RunContext:
-        """Make the workbench of a run that this one reads: on the same data, maybe with another network."""
+        """Return the context of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
         return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
 
     def find_input_model(self, source: Input, which: str) -> SavedModel:
-        """Find a saved model of an input; raise FileNotFoundError, with the way out, if it is gone.
+        """Find a saved model of an input.
 
-        Raise `InputDamaged` if it is not what was written.
+        Args:
+            source: The run and the predictor.
+            which: `run.BEST` or `run.LAST`.
+
+        Raises:
+            FileNotFoundError: The file is gone; the message names the command that makes it again.
+            InputDamaged: The file's content is not what was written.
         """
         try:
             return find_model(self.store.folder(source.run).path, source.predictor, which)
@@ -171,10 +199,12 @@ class RunContext:
             raise InputDamaged(source.run, str(error)) from error
 
     def _fit(self, network: Network) -> None:
+        """Fit the classifier to the network's features, if the setting asks for a linear probe."""
         if self.run.setting.classifier_init == "linear_probe":
             from dgbench.execute.probe import fit_classifier  # scikit-learn takes a second to import
 
             probed = self.trained.probed
+            # Another trial's data, where all trials must start from the same classifier.
             data = self.data if probed == self.run else ViewData(self.dataset, probed)
             fit_classifier(network, data, probed.fold, self.device, self.interruptible)
 
@@ -195,10 +225,10 @@ def open_context(
         site: This machine.
         catalogue: The catalogue with the files that `site` includes.
         keep: Predictor -> which of its models other runs read.
-        lease: The right to execute the run; None where nothing asks to stop.
+        lease: The right to execute the run; None to read it only.
 
     Raises:
-        UserError: With everything that is wrong with the data, or if this machine lacks the device.
+        UserError: Everything that is wrong with the data, or this machine lacks the device.
     """
     how = run.setting
     dataset = open_dataset(run.dataset, site, catalogue, how.image_size, how.backbone, how.interpolation)
@@ -212,7 +242,7 @@ def open_context(
 
 
 def training_run(run: Run, store: Store) -> Run:
-    """Find the first training run that a run stands on, or itself."""
+    """Return the first training run that a run stands on, or the run itself if it trains."""
     while run.kind != "train":
         run = store.folder(run.inputs[0].run).run()
     return run

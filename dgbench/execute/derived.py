@@ -1,4 +1,8 @@
-"""Runs that train nothing: merging finished runs into one predictor, adapting a finished model at test time."""
+"""Execute the runs that train nothing: merge finished runs into one predictor, adapt a finished model at test time.
+
+Both read models that their input runs saved, measure what they make on the run's views, and append its records. They
+keep no checkpoint: a run that was stopped starts again.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,18 @@ from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.merger import Member, Merger
 
 _SOURCE_BATCH = 128
+"""Least training examples in a batch for an adapter that needs them, unless the domain has fewer."""
 
 
 def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
-    """Merge the inputs' best models by `algorithm`, and record the result at the last step of training.
+    """Merge the best models of the run's inputs, and record the result at the last step of training.
 
-    A merger that leaves a choice records its candidates at the steps before, from step 0 on where those are too few.
+    A merger with several candidates records the last of them at that step and the others at the steps before, so that a
+    selector chooses among them as among the steps of a run. If training had fewer steps, they start at step 0.
+
+    Args:
+        context: The run, opened.
+        algorithm: Computes the merged model's logits; its own weights are not used.
     """
     cls, hparams = build(context.catalogue, "merger", context.run.method)
     merger: Merger = cls(hparams)
@@ -52,6 +62,7 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
         return
     tools = MergeTools(context, algorithm).tools()
     keep = context.kept(MODEL)
+    # Steps of the records, one a candidate: the last gets the last step of training, if there are steps for all.
     first, best, named = max(0, last + 1 - merger.choices), -math.inf, dict[str, float]()
     last = first + merger.choices - 1
     for step, merged in enumerate(merger.candidates(members, tools), first):
@@ -67,12 +78,18 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
 
 
 def execute_adapt(context: RunContext, algorithm: Algorithm) -> None:
-    """Adapt the input's best and last model, held by `algorithm`, to each view by itself, and record both."""
+    """Adapt the input's best and last model to each view by itself, and record both.
+
+    Args:
+        context: The run, opened.
+        algorithm: Takes the weights of each model in turn.
+    """
     cls, hparams = build(context.catalogue, "adapter", context.run.method)
     (source,) = context.run.inputs
     models = {saved.step: saved for saved in (context.find_input_model(source, which) for which in context.run.reads)}
     named = dict[str, float]()
     for step, saved in sorted(models.items()):
+        # A file holds what prediction reads; other tensors of the algorithm are not needed any more.
         algorithm.load_state_dict(saved.load(context.device), strict=False)
         algorithm.eval()
         shown = partial(_adapted, context, lambda: cls(copy.deepcopy(algorithm.network), hparams))
@@ -80,7 +97,7 @@ def execute_adapt(context: RunContext, algorithm: Algorithm) -> None:
 
 
 def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """All training examples (x, y), clean, domain after domain, in batches."""
+    """Yield all training examples (x, y), clean, domain after domain, in batches on the device."""
     for view in context.data.train:
         labels = torch.from_numpy(context.data.labels(view))
         for positions in np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH)):
@@ -88,6 +105,7 @@ def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterato
 
 
 def _member(context: RunContext, source: Input) -> Member:
+    """Describe an input run's best model to a merger; its weights are read when they are asked for."""
     saved = context.find_input_model(source, BEST)
     return Member(
         source.run,
@@ -106,9 +124,9 @@ def _record(
     *,
     last: bool,
 ) -> float:
-    """Record the scores of one model, by which each view is `shown`; returns its mean one in validation, or NaN.
+    """Measure a model, append its record, and return its mean validation score, or NaN without validation views.
 
-    The rest is as in `RunContext.measure`.
+    `extra` are further fields of the record; for the other arguments see `RunContext.measure`.
     """
     scores = context.measure(MODEL, shown, step=step, last=last, named=named)
     context.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
@@ -118,11 +136,13 @@ def _record(
 def _averaged(
     context: RunContext, algorithm: Algorithm, members: Sequence[Member], view: View
 ) -> Iterator[PredictedBatch]:
-    """The members' mean logits of a view, in double precision.
+    """Yield the mean of the members' logits of a view, in double precision.
 
-    What is held is the sum of the logits, and one member at a time; or where that is too much, all members at once.
+    Held at once are the sum of the view's logits and one member. Where the sum has more than `HELD` numbers, all
+    members are held instead, and the sum of one batch.
     """
     positions, each, together = context.order(view), examples_per_batch(context.data), max(1, context.group_size)
+    # Whole groups, so that splitting the view into batches doesn't split what is predicted together.
     each = max(together, each - each % together)
     models: Iterable[Predict] = (predict_with(algorithm, member.load()) for member in members)
     parts = [positions]
@@ -140,7 +160,8 @@ def _averaged(
 
 
 def _adapted(context: RunContext, make: Callable[[], Adapter], view: View) -> Iterator[PredictedBatch]:
-    """A view by a fresh adapter that is shown its inputs, shuffled by the run's seed, each once."""
+    """Yield a view's logits by a fresh adapter, given each input once, in an order shuffled by the run's seed."""
+    # By view, so that a view's scores don't depend on the views before it.
     seed_everything(context.device, context.run.seed, "adapt", str(view))
     adapter = make()
     prepare = adapter.network.prepare

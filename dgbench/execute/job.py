@@ -163,8 +163,8 @@ def execute(context: RunContext, lease: Lease, started: float) -> None:
         context.folder.truncate_records(0)
         (execute_merge if run.kind == "merge" else execute_adapt)(context, algorithm)
     write_times(context.folder, started, context.device)
-    # Other processes trust `done`, so it is not written by a process that has lost the run, for example after it was suspended
-    # for longer than the lease allows.
+    # Other processes trust `done`, so it is not written by a process that has lost the run, as by being suspended for
+    # longer than the lease allows.
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": context.dataset.fingerprint(), "versions": versions(), "commit": commit()}
     summary["weights"] = algorithm.network.started_from

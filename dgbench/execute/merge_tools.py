@@ -1,4 +1,4 @@
-"""What mergers are given beside their members, made from a run's workbench."""
+"""Provide the tools that mergers may ask for beside their members: scores, initial weights and Fisher information."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from dgbench.methods.merger import Tools
 from dgbench.networks.network import Network
 
 _CHUNK = 16
-"""Examples whose gradients are held at a time."""
+"""Examples whose gradients are held at once."""
 
 
 class MergeTools:
-    """The tools of one merge, on one algorithm whose own weights nobody needs."""
+    """Implementation of `Tools` for one merge, on an algorithm whose own weights are not used."""
 
     def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
+        """Keep the merging run and the algorithm that computes for it."""
         self.context = context
         self.algorithm = algorithm
 
     def tools(self) -> Tools:
-        """As a merger takes them."""
+        """Return the tools as a merger takes them."""
         examples = sum(self.context.data.size(view) for view in self.context.data.train)
         return Tools(self.score, self.initial, self.fisher, examples)
 
     def initial(self) -> Weights:
-        """What the first member's training began with."""
+        """Return the weights that the first member's training started from."""
         return self.context.algorithm(begin=True).predictor_tensors()
 
     def score(self, weights: Weights) -> float:
-        """Accuracy on the pooled `out` parts of the training domains, or the data set's own metric in validation."""
+        """Return the accuracy (or other metric of the data set) of weights on all validation examples; -inf for NaN."""
         context = self.context
         predict = predict_with(self.algorithm, with_statistics(context, self.algorithm, weights))
         scores = score_views(partial(context.predict_batches, predict), context.data, context.run.validation)
@@ -52,10 +53,14 @@ class MergeTools:
         return nan_as_worst(total / sum(view["n"] for view in scores.values()))
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
-        """By parameter, the mean square of an example's gradient; labels from the model's predictions.
+        """Return, by parameter, the mean squared gradient of log p(y | x), y drawn from the model's predictions.
 
-        Also of parameters that learn nothing by themselves: those that follow others differ between members too. It is
-        found in full precision whatever the setting's.
+        Frozen parameters are included, as those that follow others (an average of them, say) differ between members
+        too. Gradients are computed in full precision whatever the setting.
+
+        Args:
+            weights: Name -> tensor, on any device.
+            examples: Training examples to use, as many of each domain.
         """
         algorithm, device = self.algorithm.eval(), self.context.device
         parameters = {name for name, _ in algorithm.named_parameters()}
@@ -76,13 +81,14 @@ class MergeTools:
             for x in self.context.interruptible(self._examples(examples)):
                 with torch.no_grad():
                     y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
+                # Squares of each example's gradient: the square of a batch's mean gradient would be another quantity.
                 for name, gradient in per_example(moving, x, y).items():
                     total[name] += gradient.square().sum(dim=0)
                 count += len(x)
         return {name: square / count for name, square in total.items()}
 
     def _examples(self, count: int) -> Iterator[Tensor]:
-        """So many training examples as the network takes them, as many of each domain, drawn by the run's seed."""
+        """Yield `count` training examples in chunks, as many of each domain, drawn by the run's seed."""
         data = self.context.data
         views = data.train
         for view in views:
@@ -94,7 +100,10 @@ class MergeTools:
 
 @contextmanager
 def _in_full_precision(algorithm: Algorithm) -> Iterator[None]:
-    """PyTorch has no batch norm of half precision in gradients of single examples, whose squares it would spoil."""
+    """Switch an algorithm's networks to float32 for a while.
+
+    Half precision would spoil squared gradients, and PyTorch has no half-precision batch norm for gradients by example.
+    """
     networks = [module for module in algorithm.modules() if isinstance(module, Network)]
     before = [network.precision for network in networks]
     try:

@@ -1,4 +1,7 @@
-"""Models in memory and on disk: building a run's algorithm, saving and loading its weights, predicting with them."""
+"""Models in memory and on disk: build a run's algorithm, predict with any weights, save and load weights.
+
+Weights are safetensors files, `models/PREDICTOR.WHICH.safetensors` in the run's folder, sealed with a sha256.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,13 @@ log = logging.getLogger(__name__)
 
 
 def build(catalogue: Catalogue, kind: str, part: ResolvedEntry) -> Any:
-    """An average, merger or adapter class's arguments made real: its class and its `Hparams`."""
+    """Return the class of a catalogue entry, and its resolved hyperparameters as an instance of the class's `Hparams`.
+
+    Args:
+        catalogue: Finds the class.
+        kind: `algorithm`, `average`, `merger` or `adapter`.
+        part: The entry's name and values.
+    """
     cls = catalogue.get(kind, part.name).load()
     return cls, cls.Hparams(**part.hparams)
 
@@ -47,12 +56,14 @@ def build_algorithm(
 
     Args:
         run: The training run.
-        catalogue: Where its algorithm is found.
-        task: What the run's data are like.
-        device: Where the algorithm is to lie.
-        weights_file: The file that the setting's `weights` name, on this machine; empty where they name none.
-        begin: Changes the initial weights before the algorithm sees the network.
+        catalogue: Finds the algorithm's class.
+        task: The facts about the data that a method may know.
+        device: Where the algorithm's tensors are put.
+        weights_file: This machine's file of the weights that the setting names; empty if it names none.
+        begin: Changes the initial weights before the algorithm sees the network; None: nothing does.
     """
+    # All that is drawn until the algorithm is built comes from this seed: a new network's weights, then whatever
+    # `build` of the algorithm draws.
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
     setting = with_weights_file(run.setting, weights_file)
@@ -66,7 +77,13 @@ def build_algorithm(
 
 
 def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
-    """Inputs to logits by the algorithm's own weights, or by others in their place, wherever those lie."""
+    """Return the function from inputs to logits that an algorithm computes, put into evaluation mode for it.
+
+    Args:
+        algorithm: Its `forward`, and its weights unless others are given.
+        weights: Tensors of `predictor_tensors`, on any device, that take the place of the algorithm's; None: its own,
+            as they are at the time of each call.
+    """
     if weights is not None:
         weights = _match_memory_format(algorithm, weights)
 
@@ -82,10 +99,10 @@ def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = No
 
 
 def _match_memory_format(algorithm: Algorithm, weights: Mapping[str, Tensor]) -> Weights:
-    """Return weights on the algorithm's device, each in the memory order of the algorithm's own tensor.
+    """Return weights on the algorithm's device, each in the memory format of the algorithm's own tensor.
 
-    Files hold tensors contiguous, and a convolution whose weights lie otherwise than its images rounds otherwise: the
-    same weights would be evaluated to other digits after a resume.
+    Files hold contiguous tensors. A convolution rounds differently if its weights and its images differ in memory
+    format, so the same weights would give other digits after a resume.
     """
     own = {**dict(algorithm.named_parameters()), **dict(algorithm.named_buffers())}
     found = {}
@@ -98,25 +115,27 @@ def _match_memory_format(algorithm: Algorithm, weights: Mapping[str, Tensor]) ->
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model on disk: the step after which it was taken and its training-domain validation accuracy there."""
+    """A model on disk, as `find_model` found it intact."""
 
     path: Path
     step: int
+    """The step after which it was taken."""
     accuracy: float
+    """Its mean validation score there, the data set's metric: accuracy in [0, 1] unless it has another."""
 
     def load(self, device: torch.device) -> Weights:
-        """Its weights."""
+        """Read its weights."""
         return dict(load_file(self.path, device=str(device)))
 
     def tensor(self, name: str, device: torch.device) -> Tensor:
-        """One of its weights."""
+        """Read one of its weights."""
         with safe_open(self.path, framework="pt", device=str(device)) as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
 
 def to_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Serialise tensors as safetensors does, but with sorted metadata, which it writes in random order."""
+    """Serialize tensors as safetensors does, but with sorted metadata: safetensors orders it at random."""
     data = save(tensors, metadata=dict(metadata))
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -129,7 +148,16 @@ def to_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 def save_model(
     folder: Path, predictor: str, which: str, weights: Mapping[str, Tensor], step: int, accuracy: float
 ) -> None:
-    """Write `models/PREDICTOR.WHICH.safetensors` whole."""
+    """Write `models/PREDICTOR.WHICH.safetensors`, whole and sealed.
+
+    Args:
+        folder: The run's folder.
+        predictor: Its name.
+        which: `run.BEST` or `run.LAST`.
+        weights: Name -> tensor, on any device.
+        step: The step after which they were taken.
+        accuracy: Their mean validation score there; NaN if they have none.
+    """
     content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
     path = model_path(folder, predictor, which)
     path.parent.mkdir(exist_ok=True)
@@ -137,16 +165,16 @@ def save_model(
 
 
 def find_model(folder: Path, predictor: str, which: str) -> SavedModel:
-    """Find a model that a run has saved.
+    """Find a model that a run has saved, and check its file.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         predictor: Its name.
         which: `run.BEST` or `run.LAST`.
 
     Raises:
-        FileNotFoundError: It is gone, with what to do about it.
-        CorruptFile: The file is not what was written.
+        FileNotFoundError: The file is gone; the message names the command that makes it again.
+        CorruptFile: The file's content is not what was written.
     """
     path = model_path(folder, predictor, which)
     if not path.is_file():
@@ -164,5 +192,5 @@ def find_model(folder: Path, predictor: str, which: str) -> SavedModel:
 
 @cache
 def _warn_unsealed() -> None:
-    """Say, once a process, that weights of an earlier version can't be checked."""
+    """Warn, once a process, that weights of an earlier version can't be checked."""
     log.warning("weights that an earlier version kept carry no sha256: they are believed as they are")

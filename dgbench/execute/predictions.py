@@ -1,7 +1,8 @@
-"""The logits of those of a run's models that a selector may name, in files called after it, made to be read elsewhere.
+"""Save logits of the models that a selector may name, for use outside dgbench.
 
-`predictions/PREDICTOR.training-domain.safetensors` is of the model that training-domain validation chooses in the run,
-`.validation-domain.` of that which validation on further domains does, `.last.` of the last, which an oracle takes.
+The files lie in the run's folder, one for each predictor and selector: `predictions/PREDICTOR.SELECTOR.safetensors`.
+SELECTOR is `training-domain` or `validation-domain` for the model of this run that the selector of that name chooses,
+and `last` for the last model, which the oracle takes.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from dgbench.store.files import write_atomic
 def selectors_naming(
     run: Run, predictor: str, scores: Mapping[str, Mapping[str, float]], metric: str, best: dict[str, float]
 ) -> list[str]:
-    """List the selectors that name a model among those of its predictor so far.
+    """Return the selectors that would choose a model among those of its predictor so far.
 
     Args:
-        run: The run, of which a selector looks at this run alone.
-        predictor: The model's.
-        scores: View -> what is recorded of it.
-        metric: That selects.
-        best: Predictor and selector -> the best value so far; brought up to date.
+        run: The run that the model is of.
+        predictor: Its name.
+        scores: View as text -> name of a score -> value, of the model.
+        metric: The score by which models are chosen.
+        best: `PREDICTOR.SELECTOR` -> the best score so far; updated.
     """
     found = []
     for selector, part in CHOSEN_BY.items():
@@ -58,16 +59,17 @@ def save_predictions(
 ) -> None:
     """Write `predictions/NAME.safetensors` for each name, whole.
 
-    For each view its logits, labels, and positions in the domain; among the metadata, as JSON, the classes, the step,
-    and for each view of files their paths below the folder of the data set.
+    The tensors of a view are `VIEW/logits`, `VIEW/labels` and `VIEW/positions`, the last in the view's domain. The
+    metadata holds `classes` (JSON), `step`, and for views of files `VIEW/files`: JSON of their paths below the data
+    set's folder.
 
     Args:
-        folder: The run's.
-        names: What the files are called.
-        step: After which the model was taken.
-        logits: View -> (n, ...).
-        data: Where the views are from.
-        classes: Their names, in the order of the labels.
+        folder: The run's folder.
+        names: Names of the files, all of the same content.
+        step: The step after which the model was taken.
+        logits: View -> (n, ...), in the view's order.
+        data: The run's views.
+        classes: Names of the classes, in the order of the labels.
     """
     content, about = {}, {"classes": json.dumps(list(classes)), "step": str(step)}
     for view, values in logits.items():

@@ -1,4 +1,4 @@
-"""A linear probe: the classifier fitted to a network's features as they are, before any step of training."""
+"""Fit a linear probe: a classifier on a network's features as they are, before the first step of training."""
 
 from __future__ import annotations
 
@@ -26,35 +26,38 @@ from dgbench.networks.network import Network
 T = TypeVar("T")
 
 STRENGTHS = np.logspace(-7, 2, 10)
-"""Inverse weights of the L2 penalty, tried from the strongest penalty to the weakest."""
+"""Inverse strengths of the L2 penalty, tried from the strongest penalty to the weakest."""
 _ITERATIONS = 200
+"""Most iterations of one fit."""
 _WAIT = 0.5
-"""Seconds between two looks at whether the run is to stop."""
+"""Seconds between two checks whether the run is asked to stop."""
 
 
 class Interruptible(Protocol):
-    """`RunContext.interruptible`: the parts of long work, before each of which a run may be stopped."""
+    """Type of `RunContext.interruptible`: passes items on until the run is asked to stop."""
 
     def __call__(self, parts: Iterable[T], /) -> Iterator[T]:
-        """Yield the parts; raise `Stopped` if the run is to stop."""
+        """Yield the items; raise `Stopped` before one if the run is asked to stop."""
         ...
 
 
 def fit_classifier(
     network: Network, data: ViewData, fold: Fold, device: torch.device, interruptible: Interruptible = iter
 ) -> None:
-    """Fit the linear classifier to all training examples, clean, in place: L2-penalised logistic regression.
+    """Fit a network's linear classifier in place: L2-penalized logistic regression on all training examples, clean.
 
-    The penalty is chosen by mean accuracy over what training may watch; each fit starts from the one
-    before. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022
-    (they try 100 penalties). A class without a training example gets no weight and the lowest bias.
+    The penalty is the one with the best mean accuracy over the validation views, the strongest of those that tie; each
+    fit starts from the one before. A class without a training example gets no weight and the lowest bias.
+
+    Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022 (they
+    try 100 penalties).
 
     Args:
-        network: Its featurizer is used as it is.
+        network: Its featurizer stays as it is, its classifier is overwritten.
         data: The run's views.
-        fold: Says which of them train, and which choose.
+        fold: Its `train` views are fitted to, its `validation` views choose the penalty.
         device: Where features are computed.
-        interruptible: What stops the run between batches and during a fit; nothing is written then.
+        interruptible: Passes batches on until the run is asked to stop; the classifier is then unchanged.
 
     Raises:
         UserError: The classifier is not linear.
@@ -70,7 +73,7 @@ def fit_classifier(
     for strength in STRENGTHS:
         model.C = float(strength)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # separable features have no optimum: the cap is one
+            warnings.simplefilter("ignore", ConvergenceWarning)  # with separable features there is no optimum to reach
             _wait_for(partial(model.fit, x, y), interruptible)
         accuracy = float(np.mean([model.score(*view) for view in unseen]))
         if accuracy > best:
@@ -79,9 +82,9 @@ def fit_classifier(
 
 
 def _wait_for(work: Callable[[], object], interruptible: Interruptible) -> None:
-    """Call `work` in a thread, and stop waiting for it when the run is to stop.
+    """Call `work` in a thread, and stop waiting for it when the run is asked to stop.
 
-    A fit may take minutes, and scikit-learn asks nobody in between. What is left of it ends with the process.
+    A fit may take minutes, and scikit-learn can't be interrupted. An abandoned thread ends with the process.
     """
     done = Future[object]()
 
@@ -101,7 +104,7 @@ def _wait_for(work: Callable[[], object], interruptible: Interruptible) -> None:
 def _features(
     network: Network, data: ViewData, views: Sequence[View], *, device: torch.device, interruptible: Interruptible
 ) -> NDArray[np.float64]:
-    """(n, num_features) of the views, one after the other."""
+    """Return the features of the views, one after the other, (n, num_features)."""
     network.eval()
 
     def features(x: Tensor) -> Tensor:
@@ -116,7 +119,8 @@ def _features(
 
 @torch.no_grad()
 def _write(linear: nn.Linear, weight: NDArray[np.float64], bias: NDArray[np.float64], seen: NDArray[np.int64]) -> None:
-    if len(seen) == 2:  # scikit-learn gives one row, the difference of the two
+    """Overwrite a linear layer by the coefficients for the classes that were seen."""
+    if len(seen) == 2:  # scikit-learn gives one row for two classes, the difference of their logits
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     linear.weight.zero_()
     linear.bias.fill_(float(bias.min()))

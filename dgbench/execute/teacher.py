@@ -1,4 +1,4 @@
-"""The teacher of a run: a finished model, or an ensemble of several, whose logits the run learns from."""
+"""Provide the teacher of a run: a finished model, or an ensemble of several, whose logits the run learns from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dgbench.execute.models import SavedModel, predict_with
 
 
 def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
-    """Inputs as the data set gives them, on the device, to the logits (B, classes) of the run's teacher.
+    """Return the teacher of a run: a function from inputs, as the data set gives them, to logits (B, classes).
 
-    Of the run's inputs the model with the best training-domain validation accuracy, the last of those that tie, as a
-    selector chooses; the mean logits of them all where the teacher's row is an ensemble.
+    If the teacher's row is an ensemble, the logits are the mean over all the run's inputs. Otherwise the teacher is the
+    input with the best validation score, the last of those that tie, as a selector would choose.
     """
     (row,) = stands_on(context.run.method.name, context.run.method.hparams, context.catalogue)
     found = [(source, context.find_input_model(source, BEST)) for source in context.run.inputs]
@@ -34,6 +34,7 @@ def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
 
 
 def _model(context: RunContext, source: Input, saved: SavedModel) -> Callable[[Tensor], Tensor]:
+    """Load an input's model; it predicts by the algorithm of its own run, which may have another network."""
     algorithm = context.context_of_input(source).algorithm()
     algorithm.load_state_dict(saved.load(context.device), strict=False)
     return predict_with(algorithm)
