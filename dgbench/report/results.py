@@ -1,4 +1,18 @@
-"""What selection and tables see of a sweep: for each place of each row, series of values, or why there is none."""
+"""Read a sweep folder into the form in which selection and tables see it: `Results`.
+
+A table has a row for each method and a column for each fold. `plan.json` says which predictors each cell needs, the run
+folders say what was measured of them. `read_results` joins the two into `Results.candidates`:
+
+    (row, data set) -> (fold, trial) -> hyperparameter seed -> Series | Gap
+
+Every planned predictor has an entry. It is a `Series`, with the values at each evaluated step, if the run is done and
+its files are what was written; else it is a `Gap`, which says what became of the run. So an incomplete sweep can't pass
+for a complete one: selectors (`report.select`) choose among the candidates of one (fold, trial) and hand on the gaps,
+and tables (`report.tables`) name them.
+
+Values keep the unit of the record: accuracies lie in [0, 1] until a table multiplies them by 100. `report.domainbed`
+reads folders of DomainBed into the same `Results`, so all that follows is the same for both.
+"""
 
 from __future__ import annotations
 
@@ -23,44 +37,52 @@ from dgbench.store.sealed import CorruptFile
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One predictor of a finished run, at each step at which it was evaluated."""
+    """One predictor of a finished run, with its values at the steps at which it was evaluated."""
 
     run: str
+    """The run's id; of DomainBed's runs, the name of the folder."""
     steps: tuple[int, ...]
-    """Strictly increasing."""
+    """The evaluated steps, strictly increasing."""
     views: tuple[View, ...]
+    """The evaluated views: the columns of `values`."""
     values: NDArray[np.float64]
-    """(steps, views), of the data set's metric; accuracies lie between 0 and 1. NaN where a model has diverged."""
+    """(steps, views), of the data set's metric; accuracies are in [0, 1]. NaN where the model diverged."""
     diverged: bool = False
-    """Whether it ended with a loss or metric that is no number. It counts: what it predicts is right by chance, and a
-    metric that is no number is the worst there is."""
+    """Whether the last record has a loss or metric that is NaN or infinite.
+
+    The run counts nevertheless: its predictions are as good as chance, and a metric that is NaN counts as the worst
+    value.
+    """
     adapted: bool = False
-    """Whether its models are another run's best and last, in this order, or one that is both, as adapted."""
+    """Whether its models are adapted from another run's best and last, in this order, or from one that is both."""
 
     @property
     def places(self) -> Mapping[int | str, int]:
-        """Map the key by which models of other folds are matched (step, or the role of adapted models) to their places.
+        """Return key -> row of `values`, where the key identifies corresponding models in runs of other folds.
 
-        Which step was the best differs from fold to fold.
+        The key is the step; for adapted models it is `BEST` or `LAST`, since the best step differs from fold to fold.
         """
         if self.adapted:
             return {BEST: 0, LAST: len(self.steps) - 1}
         return {step: place for place, step in enumerate(self.steps)}
 
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
-        """Mean value over `views` at each step, (steps,), summed in the order of `views`."""
+        """Return the unweighted mean over `views` at each step, (steps,), summed in the order of `views`."""
         places = [self.views.index(view) for view in views]
+        # Indexing columns gives column-major order, in which NumPy sums rows differently. DomainBed's np.mean over a
+        # list sums as a contiguous row does, and the last digit may decide between steps that tie.
         means: NDArray[np.float64] = np.ascontiguousarray(self.values[:, places]).mean(axis=1)
         return means
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A predictor that should be there and isn't; never counted, always told."""
+    """A planned predictor without a result. It never enters a number; tables list it."""
 
     run: str
-    """Its id or folder; empty if nobody knows it."""
+    """The run's id, or the name of its folder; empty if the run is not known."""
     method: str
+    """The run's algorithm, merger or adapter."""
     dataset: str
     held_out: tuple[str, ...]
     hparams_seed: int
@@ -68,88 +90,110 @@ class Gap:
     state: str
     """`missing`, `waiting`, `running`, `failed`, `unfinished` or `damaged`."""
     why: str = ""
+    """The error of a run that failed or is damaged; else empty."""
 
 
 WARNING = "WARNING: "
-"""What notes begin with that speak against comparing the runs of a table."""
+"""Prefix of those notes that advise against comparing the runs of a table."""
 
 Candidate: TypeAlias = Series | Gap
+"""A predictor that a selector may choose, if it is there."""
 Spot: TypeAlias = tuple[int, int]
-"""Where a selector chooses: position of a fold in `Results.folds`, and trial, `ALL_TRIALS` for rows that merge them."""
+"""Index of a fold in `Results.folds`, and a trial: `ALL_TRIALS` for rows that merge runs of all trials."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What made the runs that count, each with its number of runs; empty where a folder doesn't say."""
+    """The data, code and hardware behind the runs that count, each with its number of runs; empty if unrecorded."""
 
     fingerprints: Mapping[str, Counter[str]] = field(default_factory=dict)
-    """Data set -> fingerprint of its data."""
+    """Data set -> fingerprint of its files."""
     versions: Counter[str] = field(default_factory=Counter)
+    """Versions of dgbench, Python and the libraries, in one text."""
     commits: Counter[str] = field(default_factory=Counter)
+    """Commit of the source, `+changes` if it was edited; empty outside a repository."""
     sources: dict[str, Counter[str]] = field(default_factory=dict)
-    """Method -> file and hash of it, for methods that the package doesn't hold."""
+    """Entry -> its file and hash, for entries outside the package."""
     machines: Counter[str] = field(default_factory=Counter)
-    """Processor with its vector extensions, and GPU; runs of earlier versions don't say."""
+    """Processor with its vector extensions, and GPU; runs of earlier versions have none recorded."""
     arguments: Mapping[str, Mapping[str, Counter[str]]] = field(default_factory=dict)
-    """Data set -> argument -> its values, for folders whose runs may differ in them: no plan says what was asked."""
+    """Data set -> argument -> values, for DomainBed's folders: they hold no plan, so runs may differ in them."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep as selection and tables see it, whether dgbench or DomainBed ran it."""
+    """The results of a sweep of dgbench or DomainBed, complete or not, as selection and tables see them.
+
+    Made by `read_results` or `domainbed.read_sweep`. Every predictor that the sweep should have is among `candidates`.
+    """
 
     protocol: str
+    """Name of the protocol."""
     preset: str
+    """Name of the preset; `DomainBed's own` for DomainBed's folders."""
     ddof: int
+    """Degrees of freedom subtracted in the standard deviation over trials, as in `numpy.std`."""
     rows: tuple[str, ...]
-    """In the order of the tables, as are the data sets."""
+    """Rows, in the order of the tables."""
     datasets: Mapping[str, tuple[int, ...]]
-    """Data set -> positions of its folds."""
+    """Data set -> indices of its folds, in the order of the tables."""
     folds: tuple[Fold, ...]
+    """Folds of all data sets; elsewhere a fold is named by its index."""
     candidates: Mapping[tuple[str, str], Mapping[Spot, Mapping[int, Candidate]]]
-    """(row, data set) -> spot -> hyperparameter seed -> candidate."""
+    """(row, data set) -> (fold, trial) -> hyperparameter seed -> candidate."""
     records: int = 0
-    """Records of finished runs."""
+    """Number of records of finished runs."""
     members: Mapping[str, str] = field(default_factory=dict)
-    """Row -> how many runs each of its models is merged from, for rows that merge."""
+    """Row -> number of runs that its models are merged from, `5` or `3-5`, for rows that merge."""
     pooled: frozenset[str] = frozenset()
     """Rows whose models are merged over hyperparameter seeds, so that none is left to choose."""
     adapted: frozenset[str] = frozenset()
-    """Rows whose runs adapt a finished model, the best and the last of another run."""
+    """Rows whose runs adapt the best and the last model of another run."""
     provenance: Provenance = field(default_factory=Provenance)
+    """How rows differ from plain models of the preset."""
     origin: Origin = field(default_factory=Origin)
+    """The data, code and hardware behind the runs that count."""
     notes: tuple[str, ...] = ()
-    """What was found in the folder that a reader of the tables should know."""
+    """Findings in the folder that a reader of the tables needs, such as torn lines."""
     metrics: Mapping[str, str] = field(default_factory=dict)
-    """Data set -> what its values are, where that is not accuracy."""
+    """Data set -> name of its metric, where that is not accuracy."""
     missing_classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
-    """Data set -> domain -> classes of which it has no example, so that it neither trained nor was scored on them."""
+    """Data set -> domain -> classes without an example in it, on which it neither trains nor is scored."""
 
     def metric(self, dataset: str) -> str:
-        """What the values of a data set are."""
+        """Return the name of a data set's metric."""
         return self.metrics.get(dataset, "accuracy")
 
     def at(self, row: str, dataset: str, spot: Spot) -> Mapping[int, Candidate]:
-        """The candidates of a row at a spot by hyperparameter seed; empty if none was asked for."""
+        """Return hyperparameter seed -> candidate of a row at a spot; empty if none was planned."""
         return self.candidates.get((row, dataset), {}).get(spot, {})
 
     def reported(self, dataset: str) -> tuple[int, ...]:
-        """The folds that are columns: those with the fewest held-out domains; others serve selection only."""
+        """Return the folds that are columns of tables: those with the fewest held-out domains.
+
+        Folds that hold out more serve leave-one-domain-out selection only.
+        """
         positions = self.datasets[dataset]
         fewest = min(len(self.folds[position].held_out) for position in positions)
         return tuple(position for position in positions if len(self.folds[position].held_out) == fewest)
 
     def untested(self, dataset: str) -> tuple[str, ...]:
-        """The domains that train or validate in some column and are tested in none."""
+        """Return the domains that train or validate in some column and are tested in none."""
         folds = [self.folds[position] for position in self.reported(dataset)]
         tested = {view.domain for fold in folds for view in fold.test}
         others = (view.domain for fold in folds for view in (*fold.train, *fold.target_val))
         return tuple(dict.fromkeys(domain for domain in others if domain not in tested))
 
     def pairs(self, dataset: str, position: int) -> tuple[tuple[View, int], ...]:
-        """For a fold that holds out one domain, each (test view of another domain, fold that holds out both).
+        """Return, for a fold that holds out one domain, what leave-one-domain-out selection reads.
 
-        Empty unless there is such a fold for every training domain.
+        Args:
+            dataset: The fold's data set.
+            position: The fold.
+
+        Returns:
+            For each training domain its test view, and the fold that holds it out together with the fold's own test
+            domain. Empty if one of these folds is not planned, or the fold holds out several domains.
         """
         fold = self.folds[position]
         if len(fold.held_out) != 1:
@@ -164,21 +208,26 @@ class Results:
         return tuple(found)
 
     def of_all_trials(self, row: str, datasets: Iterable[str]) -> bool:
-        """Test whether a row has one model of all trials, so that nothing is selected and nothing estimated."""
+        """Return whether a row has one model for all trials, so that nothing is selected and no error estimated."""
         spots = (spot for dataset in datasets for spot in self.candidates.get((row, dataset), {}))
         return any(trial == ALL_TRIALS for _, trial in spots)
 
 
 def read_results(root: Path | str) -> Results:
-    """Read the records of a sweep's folder; raises `UserError` if it holds no sweep or its plan can't be read."""
+    """Read a sweep folder of dgbench.
+
+    Raises:
+        UserError: The folder holds no sweep, or its plan can't be read.
+    """
     root = Path(root)
     return _Reader(root, read_plan(root)).read()
 
 
 class _Reader:
-    """Holds what the reading of one sweep collects."""
+    """Collects the results of one sweep folder of dgbench."""
 
     def __init__(self, root: Path, table: PlanTable) -> None:
+        """Start with nothing read."""
         self.root, self.table = root, table
         self.notes: list[str] = []
         self.records = 0
@@ -186,6 +235,8 @@ class _Reader:
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def read(self) -> Results:
+        """Read every planned run once, finished ones first."""
+        # Rows share runs: each is read once, for all predictors that some row needs of it.
         wanted = group_values(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
         found: dict[tuple[int, str], Candidate] = {}
         undone = []
@@ -200,6 +251,7 @@ class _Reader:
         return self._results(found)
 
     def _results(self, found: Mapping[tuple[int, str], Candidate]) -> Results:
+        """Arrange candidates by (run's position, predictor) as the rows of the plan need them."""
         table = self.table
         candidates: dict[tuple[str, str], dict[Spot, dict[int, Candidate]]] = {}
         folds: dict[str, dict[int, None]] = {name: {} for name in table.datasets}
@@ -232,15 +284,18 @@ class _Reader:
         )
 
     def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:
+        """Return the rows of which some run satisfies a condition."""
         runs = self.table.runs
         return frozenset(row for (row, _), cell in self.table.cells.items() if any(holds(runs[i]) for i, _ in cell))
 
     def _gap(self, position: int, state: str, why: str = "") -> Gap:
+        """Make the gap of a planned run."""
         run = self.table.runs[position]
         held_out = self.table.folds[run.fold].held_out
         return Gap(run.id, run.method, run.dataset, held_out, run.hparams_seed, run.trial, state, why)
 
     def _unfinished(self, positions: Sequence[int]) -> Iterable[tuple[int, Gap]]:
+        """Yield (position, gap) for runs that aren't done, each with its state and reason."""
         store = Store(self.root)
         states = store.states((self.table.runs[position].id for position in positions), retries=0, thorough=True)
         for position in positions:
@@ -250,12 +305,12 @@ class _Reader:
                 why = store.folder(id).damage()
             elif states[id] is State.FAILED:
                 why = " ".join(str(store.folder(id).failures()[-1]["error"]).split())
-            elif states[id] is State.DONE:  # finished between our look and this one
+            elif states[id] is State.DONE:  # finished since `_finished` looked
                 states[id] = State.RUNNING
             yield position, self._gap(position, states[id].value, why)
 
     def _finished(self, position: int, predictors: Iterable[str]) -> Mapping[str, Candidate] | None:
-        """What the run's records say of each predictor; None if the run isn't finished."""
+        """Return predictor -> candidate from a run's records, or None if the run isn't finished."""
         run = self.table.runs[position]
         folder = RunFolder(self.root, run.id)
         try:
@@ -267,6 +322,7 @@ class _Reader:
         summary, records, torn = found
         if torn:
             self.notes.append(f"{folder.path / RECORDS}: {torn} torn lines, cut off")
+        # `finished` has compared the records' sha256 with `done`: from here on they count.
         self.records += len(records)
         self.origin.fingerprints[run.dataset][summary["fingerprint"]] += 1
         self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
@@ -278,6 +334,7 @@ class _Reader:
         return {name: self._series(position, name, records) for name in predictors}
 
     def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
+        """Return the series of one predictor, or a gap that says why its records can't be used."""
         run = self.table.runs[position]
         views = evaluated_views(self.table.folds[run.fold], run.trial)
         names = [str(view) for view in views]
@@ -286,7 +343,7 @@ class _Reader:
             steps = tuple(record["step"] for record in mine)
             metric = self.table.datasets[run.dataset].metric
             rows = [[record["views"][name][metric] for name in names] for record in mine]
-            values = np.array(rows, dtype=np.float64)  # null, of what is no number, becomes NaN
+            values = np.array(rows, dtype=np.float64)  # JSON's null, for NaN and infinity, becomes NaN
             ordered = all(earlier < later for earlier, later in pairwise(steps))
             diverged = bool(mine) and _diverged(mine[-1], metric)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -300,19 +357,19 @@ class _Reader:
 
 
 def _diverged(record: Mapping[str, Any], metric: str) -> bool:
-    """Test whether a record has a loss or metric that is no number, which JSON has as null."""
+    """Return whether a record has a loss or metric that is NaN or infinite, which JSON holds as null."""
     return any(scores.get(what, 0.0) is None for scores in record["views"].values() for what in ("loss", metric))
 
 
 def _pools(table: PlanTable, run: PlannedRun) -> bool:
-    """Test whether the model of a run, or the one that it adapts, is merged from runs of other hyperparameter seeds."""
+    """Return whether a run's model, or the one it adapts, is merged from runs of other hyperparameter seeds."""
     if run.kind == "adapt":
         return _pools(table, table.runs[run.inputs[0]])
     return run.kind == "merge" and {table.runs[i].hparams_seed for i in run.inputs} != {run.hparams_seed}
 
 
 def _merged(table: PlanTable, position: int) -> int:
-    """How many runs the model of a run is merged from: its own inputs, or those of the run that it adapts."""
+    """Return the number of runs that a run's model, or the one it adapts, is merged from; 0 if it isn't merged."""
     run = table.runs[position]
     if run.kind == "adapt":
         return _merged(table, run.inputs[0])

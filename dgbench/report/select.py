@@ -1,7 +1,17 @@
-"""Selectors: which hyperparameter seed and which step stand for a row, and what each is allowed to read to decide.
+"""Select models: choose a hyperparameter seed and a step for each cell of a table, from records alone.
 
-A selector sees records alone. It reports the metric (accuracy, if the data set has none of its own) on the fold's test
-views, at the step and for the hyperparameters that score best on the views that it reads.
+A selector decides by the values of those views that it is entitled to, and reports the metric on the fold's test views
+at the step that it chose. `SELECTORS` holds all four; they differ in the views that they read:
+
+    training-domain       validation parts of the training domains, of the same run
+    validation-domain     domains that are kept for validation, of the same run
+    leave-one-domain-out  each training domain, of the run that holds it out together with the test domain
+    oracle                labeled parts of the test domain, at the last step alone
+
+The choice has two levels, as in DomainBed. `rate` finds the best step of one hyperparameter seed, `choose` the best
+seed of one fold and trial. What can't be rated for lack of a run comes back as gaps, which make the outcome incomplete.
+Ties are decided as in DomainBed: the earliest of equal steps, the highest of equal seeds. A value that is NaN loses
+against every number.
 """
 
 from __future__ import annotations
@@ -24,25 +34,36 @@ from dgbench.report.results import Gap, Results, Series
 
 @dataclass(frozen=True)
 class Pick:
-    """What was chosen: a step of one predictor."""
+    """The choice of a selector: one step of one predictor, and the values there."""
 
     hparams_seed: int
+    """Hyperparameter seed of the run."""
     step: int
+    """The step after which the model was taken."""
     run: str
+    """The run's id; of DomainBed's runs, the name of the folder."""
     value: float
-    """What it was chosen by, -inf where that was no number; NaN where there was one model and no choice."""
+    """The value that decided; -inf for NaN, and NaN if there was a single model and no choice."""
     score: float
-    """Mean value on the test views there: what is reported; accuracies lie between 0 and 1."""
+    """Mean value on the test views at that step, the number that is reported; accuracies are in [0, 1]."""
     in_domain: float | None
-    """Mean value on the training domains' validation parts there; None if the fold has none."""
+    """Mean value on the training domains' validation parts at that step; None if the fold has none."""
     by_domain: Mapping[str, float] = field(default_factory=dict)
-    """Test domain -> value there; empty where there is one."""
+    """Test domain -> value at that step; empty if there is one."""
     diverged: bool = False
-    """Whether the predictor ended with a loss or metric that is no number."""
+    """Whether the predictor's last record has a loss or metric that is NaN or infinite."""
 
     @staticmethod
     def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
-        """The step at `place` of a series, chosen by `value`."""
+        """Make the pick of one model of a series.
+
+        Args:
+            series: The predictor.
+            fold: Its run's fold.
+            seed: Its run's hyperparameter seed.
+            place: Index of the chosen step in `series.steps`.
+            value: The value that decided.
+        """
         measured = bool(fold.source_val) and set(fold.source_val) <= set(series.views)
         in_domain = float(series.mean(fold.source_val)[place]) if measured else None
         score = float(series.mean(fold.test)[place])
@@ -52,47 +73,55 @@ class Pick:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One choice among the hyperparameter seeds of a row in one fold and trial."""
+    """The choice among the hyperparameter seeds of a row in one fold and trial."""
 
     pick: Pick | None
-    """The best of those that are complete; None if none is."""
+    """The best of the seeds that could be rated; None if none could."""
     complete: int
-    """Hyperparameter seeds that could be scored."""
+    """Number of hyperparameter seeds that could be rated."""
     asked: int
-    """Hyperparameter seeds that the sweep should have."""
+    """Number of hyperparameter seeds that the sweep should have."""
     gaps: tuple[Gap, ...]
-    """What the others lack. While there are any, the choice isn't the one that was asked for."""
+    """The runs that the other seeds lack; with any, `pick` may not be the choice of the complete sweep."""
 
 
 class Selector(ABC):
-    """Choose among the candidates of a spot; `reads` and `models_read` describe the records that it reads."""
+    """Base of every selector: rates the models of a run and chooses among hyperparameter seeds.
+
+    Instances have no state; `SELECTORS` holds one of each class. Class attributes describe to readers of tables which
+    records the selector reads.
+    """
 
     name: ClassVar[str]
+    """Name on the command line and in records of tables."""
     label: ClassVar[str]
-    """As DomainBed's tables call it."""
+    """Name in table titles, DomainBed's where it has the selector."""
     reads: ClassVar[str]
-    """The views that it reads, with `{metric}` where the name of what is measured belongs."""
+    """The views that decide, with `{metric}` in place of the metric's name."""
     steps: ClassVar[str] = "at every evaluated step"
-    """The models of a training run that it compares."""
+    """Which models of a training run are compared."""
     of_adapted: ClassVar[str] = "of the best model in validation and the last"
-    """The models that it compares of a run that adapts another's."""
+    """Which models are compared if the run adapts another run's."""
     last_only: ClassVar[bool] = False
-    """Whether it reads the last of a run's models alone."""
+    """Whether a run's last model alone is read."""
 
     @abstractmethod
     def unavailable(self, results: Results, dataset: str) -> str:
-        """Why the sweep can't answer on this data set, whatever finishes; empty if it can."""
+        """Return why the sweep can never answer on this data set, even when complete; empty if it can."""
 
     @abstractmethod
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
-        """Positions of the folds whose runs it reads, the reported ones first."""
+        """Return the indices of the folds whose runs are read, the reported ones first."""
 
     @abstractmethod
     def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
-        """Count the models of one hyperparameter seed that it compares: 0 while runs lack, None if never asked for."""
+        """Return the number of models of one hyperparameter seed that are compared.
+
+        0 while runs are lacking; None if they were never planned.
+        """
 
     def models_read(self, results: Results, row: str, datasets: Sequence[str]) -> str:
-        """Describe the models of a row whose views it reads, and the choices made before, in making them."""
+        """Describe in words which models of a row are read, and the choices that were made before, in making them."""
         members = " whose members are their runs' best in validation" if row in results.members else ""
         if results.of_all_trials(row, datasets):
             return f"but for the one model of all trials{members}, which nothing was read to choose"
@@ -104,10 +133,30 @@ class Selector(ABC):
 
     @abstractmethod
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
-        """The best step for one hyperparameter seed, or what it lacks; an empty list if it was never asked for."""
+        """Find the best step of one hyperparameter seed.
+
+        Args:
+            results: The sweep.
+            row: The row.
+            dataset: Its data set.
+            fold: Index of the fold in `results.folds`.
+            trial: The trial.
+            seed: The hyperparameter seed.
+
+        Returns:
+            The pick; or the gaps that prevent it, an empty list if the runs were never planned.
+        """
 
     def choose(self, results: Results, row: str, dataset: str, fold: int, trial: int) -> Outcome:
-        """The best over the hyperparameter seeds; the highest seed of those that tie, as DomainBed's."""
+        """Choose among the hyperparameter seeds of a row in one fold and trial.
+
+        Args:
+            results: The sweep.
+            row: The row.
+            dataset: Its data set.
+            fold: Index of the fold in `results.folds`.
+            trial: The trial.
+        """
         best: Pick | None = None
         complete, asked, gaps = 0, 0, []
         for seed in sorted(results.at(row, dataset, (fold, trial))):
@@ -117,37 +166,42 @@ class Selector(ABC):
                 gaps += rated
                 continue
             complete += 1
+            # `>=`: of seeds that tie the highest wins, as in DomainBed.
             if best is None or rated.value >= best.value:
                 best = rated
         return Outcome(best, complete, asked, tuple(dict.fromkeys(gaps)))
 
 
 class _OneRun(Selector):
-    """Selectors that look at views of the run itself: `part` says which."""
+    """A selector that reads views of the same run that it reports."""
 
     part: ClassVar[str]
-    """The views that are read, by what `Fold` calls them."""
+    """The name of those views in `Fold`."""
     without: ClassVar[str]
-    """What is said of a sweep with a reported fold that has no such views."""
+    """The reason against a sweep in which a reported fold has no such views."""
 
     def views(self, fold: Fold) -> tuple[View, ...]:
-        """The views of a fold that are read."""
+        """Return the views of a fold that decide."""
         views: tuple[View, ...] = getattr(fold, self.part)
         return views
 
     def unavailable(self, results: Results, dataset: str) -> str:
+        """Return `without` if a reported fold has no views to decide by."""
         if all(self.views(results.folds[position]) for position in results.reported(dataset)):
             return ""
         return self.without
 
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
+        """Return the reported folds alone."""
         return results.reported(dataset)
 
     def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
+        """Return the number of evaluated steps of the run."""
         series = results.at(row, dataset, (fold, trial))[seed]
         return 0 if isinstance(series, Gap) else len(series.steps)
 
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+        """Take the run's last step, or the earliest of those with the highest mean over the views."""
         series = results.at(row, dataset, (fold, trial))[seed]
         if isinstance(series, Gap):
             return [series]
@@ -155,12 +209,13 @@ class _OneRun(Selector):
         if trial == ALL_TRIALS:
             return Pick.of(series, here, seed, len(series.steps) - 1, math.nan)
         values = [nan_as_worst(value) for value in series.mean(self.views(here)).tolist()]
+        # argmax returns the earliest of steps that tie, as in DomainBed.
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
         return Pick.of(series, here, seed, place, values[place])
 
 
 class TrainingDomain(_OneRun):
-    """Training-domain validation: the default, and what can be done when no other domain is at hand."""
+    """Training-domain validation, DomainBed's first selector: it needs no domain beside those that train."""
 
     name = "training-domain"
     label = "training-domain validation set"
@@ -170,7 +225,7 @@ class TrainingDomain(_OneRun):
 
 
 class ValidationDomain(_OneRun):
-    """Validation on domains that are neither trained on nor reported."""
+    """Validation on domains that neither train nor are reported."""
 
     name = "validation-domain"
     label = "validation domains"
@@ -192,7 +247,10 @@ class Oracle(_OneRun):
 
 
 class LeaveOneDomainOutSelection(Selector):
-    """Cross-validation over the training domains, each left out in turn by a run of its own."""
+    """Cross-validation over the training domains, each of which is held out in turn by a further run.
+
+    The runs that hold out two domains must share a step with the run that is reported, as the steps are rated together.
+    """
 
     name = "leave-one-domain-out"
     label = "leave-one-domain-out cross-validation"
@@ -204,6 +262,7 @@ class LeaveOneDomainOutSelection(Selector):
     of_adapted = "of each run's best model in validation together, and of each run's last"
 
     def unavailable(self, results: Results, dataset: str) -> str:
+        """Return the kind of folds that the sweep lacks; empty if it has all."""
         reported = results.reported(dataset)
         if all(results.pairs(dataset, position) for position in reported):
             return ""
@@ -212,11 +271,13 @@ class LeaveOneDomainOutSelection(Selector):
         return "the sweep has no folds with two test domains"
 
     def folds_read(self, results: Results, dataset: str) -> tuple[int, ...]:
+        """Return the reported folds, then those that hold out two domains."""
         reported = results.reported(dataset)
         pairs = (pair for position in reported for _, pair in results.pairs(dataset, position))
         return tuple(dict.fromkeys((*reported, *pairs)))
 
     def models(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> int | None:
+        """Return the number of steps that all runs of the cross-validation have evaluated."""
         single = results.at(row, dataset, (fold, trial))[seed]
         pairs = [results.at(row, dataset, (pair, trial)).get(seed) for _, pair in results.pairs(dataset, fold)]
         if None in pairs:
@@ -227,6 +288,7 @@ class LeaveOneDomainOutSelection(Selector):
         return len({place for match, place in single.places.items() if all(match in keys for keys in matched)})
 
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+        """Take the step with the highest mean, over training domains, of the value on the one held out."""
         single = results.at(row, dataset, (fold, trial))[seed]
         gaps, pairs = [single] if isinstance(single, Gap) else [], []
         for view, pair in results.pairs(dataset, fold):
@@ -246,6 +308,7 @@ class LeaveOneDomainOutSelection(Selector):
 
     @staticmethod
     def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Pick | None:
+        """Return the best step that all runs have; None if they have none in common."""
         tables = []
         for view, run in pairs:
             values = run.mean([view])
@@ -263,11 +326,15 @@ SELECTORS: Mapping[str, Selector] = {
     selector.name: selector
     for selector in (TrainingDomain(), ValidationDomain(), LeaveOneDomainOutSelection(), Oracle())
 }
-"""All selectors by name, in the order of the tables."""
+"""Selector by name, in the order of the tables."""
 
 
 def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
-    """The named selectors, each once, in the order given; raises `UserError` with the nearest for unknown names."""
+    """Return the selectors of these names, each once, in the order given.
+
+    Raises:
+        UserError: Names without a selector, each with the nearest name.
+    """
     problems = Problems()
     for name in names:
         if name not in SELECTORS:
@@ -277,10 +344,11 @@ def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
 
 
 def default_selectors(results: Results) -> tuple[Selector, ...]:
-    """Those of DomainBed's tables, and validation on further domains where the sweep has any.
+    """Return the selectors of a sweep's tables when none is named.
 
-    Data sets with splits of their own have the one that reads what they are validated on, and nothing that
-    leave-one-domain-out or an oracle could read.
+    They are DomainBed's three, and validation on further domains where the sweep has such domains. Data sets with
+    splits of their own have training-domain and validation-domain selection, as far as there is something to read: the
+    others would need folds or labels that they don't have.
     """
     kept = ValidationDomain.name
     if results.protocol == FixedSplit.name:
