@@ -43,9 +43,9 @@ class InputDamaged(Exception):
     """Raised when a file of an input run is damaged, so that the input has to be executed again."""
 
     def __init__(self, run: str, why: str) -> None:
-        """Name the damaged run by its id, and the damage."""
         super().__init__(why)
         self.run = run
+        """Id of the damaged run."""
 
 
 _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})

@@ -31,7 +31,6 @@ class MergeTools:
     """Implementation of `Tools` for one merge, on an algorithm whose own weights are not used."""
 
     def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
-        """Keep the merging run and the algorithm that computes for it."""
         self.context = context
         self.algorithm = algorithm
 

@@ -1,8 +1,8 @@
-"""DomainBed's sweep folders, read and written as they are.
+"""Read and write sweep folders of DomainBed.
 
-`<root>/<any name>/results.jsonl` holds a JSON object an evaluation: `args`, `hparams`, `step`, `env{i}_in_acc`,
-`env{i}_out_acc`; a file `done` beside it says that the run is complete. DomainBed's own tables count runs without it;
-here they are missing.
+A run is a folder `<root>/<any name>/`. Its `results.jsonl` holds a JSON object for each evaluation, with `args`,
+`hparams`, `step`, `env{i}_in_acc` and `env{i}_out_acc`. A file `done` beside it says that the run is complete.
+DomainBed's own tables count runs without `done`; dgbench lists them as unfinished.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Ser
 from dgbench.store.files import write_atomic
 
 RECORDS, DONE = "results.jsonl", "done"
+"""Names of DomainBed's files in a run's folder."""
 
 _ACCURACY = re.compile(r"env(\d+)_(?:in|out)_acc")
+"""Key of an accuracy in a record; its group is the domain's number."""
 
 ALGORITHMS = (
     "ERM", "ERMPlusPlus", "Fish", "IRM", "GroupDRO", "Mixup", "MLDG", "CORAL", "MMD", "DANN", "CDANN", "MTL",
     "SagNet", "ARM", "VREx", "RSC", "SD", "ANDMask", "SANDMask", "IGA", "SelfReg", "Fishr", "TRM", "IB_ERM",
     "IB_IRM", "CAD", "CondCAD", "Transfer", "CausIRL_CORAL", "CausIRL_MMD", "EQRM", "RDM", "ADRMX", "URM",
 )  # fmt: skip
-"""In the order of its tables."""
+"""DomainBed's algorithms, in the order of its tables."""
 
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     name: tuple(domains.split())
@@ -65,7 +67,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
         "SpawriousM2M_hard": "Test SC_group_1 SC_group_2",
     }.items()
 }
-"""The data sets in the order of its tables, with what it calls their domains there."""
+"""DomainBed's data sets, in the order of its tables -> names of the domains there."""
 
 ARGUMENTS: Mapping[str, object] = {
     "task": "domain_generalization",
@@ -75,21 +77,30 @@ ARGUMENTS: Mapping[str, object] = {
     "checkpoint_freq": None,
     "hparams": None,
 }
-"""Arguments of its `train` that change what a number means, with their defaults; its tables pool runs that differ."""
+"""Arguments of DomainBed's `train` that change the meaning of a number, with their defaults.
+
+DomainBed's tables pool runs that differ in them.
+"""
 
 
 @dataclass(frozen=True)
 class RunArgs:
-    """The arguments of DomainBed's `train` that tables need."""
+    """The arguments of DomainBed's `train` that place a run in tables."""
 
     dataset: str
     algorithm: str
     test_envs: tuple[int, ...]
+    """Numbers of the test domains, ascending."""
     hparams_seed: int
     trial_seed: int
 
     def to_json(self, steps: int, holdout_fraction: float) -> dict[str, Any]:
-        """Return all arguments of DomainBed's `train` in a sweep; the data directory, unknown, is empty."""
+        """Return all arguments of DomainBed's `train`, as its sweep sets them; the data directory is empty.
+
+        Args:
+            steps: Number of training steps.
+            holdout_fraction: Share of each domain that is held out for validation.
+        """
         test_envs = list(self.test_envs)
         return {
             **fields_of(self),
@@ -103,39 +114,53 @@ class RunArgs:
 
 
 def folder_name(args: Mapping[str, Any]) -> str:
-    """Return the name of the folder that DomainBed's sweep gives a run with these arguments."""
+    """Return the name that DomainBed's sweep gives the folder of a run with these arguments."""
     return hashlib.md5(json.dumps(args, sort_keys=True).encode()).hexdigest()
 
 
 def write_run(
     root: Path, args: Mapping[str, Any], hparams: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
 ) -> Path:
-    """Write a finished run under `root`: each record with `args` and `hparams`, then the mark that it is complete."""
+    """Write a finished run as DomainBed does, its `done` last.
+
+    Args:
+        root: The sweep folder, in which the run's folder is created.
+        args: All arguments of DomainBed's `train`; added to each record.
+        hparams: The run's hyperparameters; added to each record.
+        records: `step`, accuracies and other values of each evaluation.
+
+    Returns:
+        The run's folder.
+    """
     folder = root / folder_name(args)
     folder.mkdir(parents=True)
     every = {"args": {**args, "output_dir": str(folder)}, "hparams": hparams}
     lines = (json.dumps({**every, **record}, sort_keys=True) + "\n" for record in records)
+    # `done` comes last: it says that the records are whole.
     write_atomic(folder / RECORDS, "".join(lines).encode())
     write_atomic(folder / DONE, b"done")
     return folder
 
 
 def accuracy_key(domain: int, part: str) -> str:
-    """Return the key of a record for the accuracy on a part of the domain with that number."""
+    """Return the key in a record of the accuracy on a part, `in` or `out`, of the domain with that number."""
     return f"env{domain}_{part}_acc"
 
 
 def is_sweep(root: Path) -> bool:
-    """Test whether some subfolder holds DomainBed's records."""
+    """Return whether some subfolder holds records of DomainBed."""
     return any((folder / RECORDS).exists() for folder in _folders(root))
 
 
 def read_sweep(root: Path) -> Results:
-    """Read a DomainBed sweep folder.
+    """Read a sweep folder of DomainBed.
 
     It holds no plan, so the missing runs are inferred. A row that has any run of a data set should have all test
     domains that some row has, all trials of the folder, and all the row's hyperparameter seeds. Test domains that no
     row has count as not planned, while DomainBed's tables show an X there and in the average.
+
+    Raises:
+        UserError: No run in it can be read.
     """
     reader = _Reader()
     for folder in _folders(root):
@@ -146,26 +171,31 @@ def read_sweep(root: Path) -> Results:
 
 
 def _folders(root: Path) -> list[Path]:
+    """Return the subfolders, sorted by name."""
     with os.scandir(root) as entries:
         return sorted(Path(entry.path) for entry in entries if entry.is_dir())
 
 
 class _Reader:
-    """Holds what the reading of one sweep collects."""
+    """Reader of one sweep folder of DomainBed, with its findings so far."""
 
     def __init__(self) -> None:
         self.found: dict[RunArgs, Candidate] = {}
         self.arguments: dict[RunArgs, Mapping[str, str]] = {}
-        """How each run was made beside that, each of `ARGUMENTS` as text."""
+        """Run -> its values of `ARGUMENTS`, as text."""
         self.domains: dict[str, tuple[str, ...]] = {}
+        """Data set -> names of its domains, as many as its first run has."""
         self.keys: dict[Fold, list[str]] = {}
+        """Fold -> keys of the accuracies on its evaluated views."""
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
+        """Each series of steps once: most runs share one."""
         self.silent = 0
+        """Number of folders without records."""
         self.records = 0
         self.notes: list[str] = []
 
     def read(self, folder: Path) -> None:
-        """Take in one run; what can't be used becomes a note."""
+        """Read one run; a folder that can't be used becomes a note."""
         try:
             data = (folder / RECORDS).read_bytes()
         except OSError:
@@ -193,8 +223,10 @@ class _Reader:
             self.records += len(candidate.steps) if isinstance(candidate, Series) else 0
 
     def _parse(self, data: bytes, folder: Path) -> list[dict[str, Any]]:
+        """Return the records of a file, without lines that are torn."""
         lines = [line for line in data.split(b"\n") if line.strip()]
         try:
+            # All lines in one call, which is much faster; line by line only if some line is torn or holds NaN.
             records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
         except orjson.JSONDecodeError:
             parsed = [_parse_line(line) for line in lines]
@@ -214,6 +246,7 @@ class _Reader:
         return f"tables have no place for test domains {list(args.test_envs)} of {len(domains)}"
 
     def _domains(self, dataset: str, number: int) -> tuple[str, ...] | None:
+        """Return the names of a data set's domains; None if other than in its first run, or fewer than 2."""
         if dataset not in self.domains and number >= 2:
             known = ENVIRONMENTS.get(dataset, ())
             self.domains[dataset] = known if len(known) == number else tuple(f"env{i}" for i in range(number))
@@ -221,12 +254,13 @@ class _Reader:
         return domains if domains and len(domains) == number else None
 
     def _fold(self, dataset: str, envs: Iterable[int]) -> Fold:
-        """Return the fold that tests these domains and trains on all the others."""
+        """Return the fold that tests the domains with these numbers and trains on all others."""
         names = self.domains[dataset]
         (fold,) = Explicit(train=(), test=tuple(names[env] for env in sorted(envs))).folds(names)
         return fold
 
     def _candidate(self, folder: Path, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
+        """Return the series of a run, or a gap if it isn't done or its records can't be used."""
         fold = self._fold(args.dataset, args.test_envs)
         if not (folder / DONE).exists():
             return self._gap(args, "unfinished", run=printable(folder.name))
@@ -249,11 +283,13 @@ class _Reader:
             )
             steps = steps[start:]
         steps = self.steps.setdefault(steps, steps)
+        # DomainBed writes no loss of validation views, so the last training loss tells.
         loss = records[-1].get("loss", 0.0)
         diverged = isinstance(loss, float) and not math.isfinite(loss)
         return Series(printable(folder.name), steps, fold.evaluated, accuracy, diverged)
 
     def _gap(self, args: RunArgs, state: str, why: str = "", run: str = "") -> Gap:
+        """Make the gap of a run."""
         held_out = self._fold(args.dataset, args.test_envs).held_out
         return Gap(run, args.algorithm, args.dataset, held_out, args.hparams_seed, args.trial_seed, state, why)
 
@@ -287,15 +323,16 @@ class _Reader:
         )
 
     def _values(self, dataset: str) -> dict[str, Counter[str]]:
-        """Count, for each of `ARGUMENTS`, the runs that count by their value of it."""
+        """Return each of `ARGUMENTS` -> its values, counted over the data set's finished runs."""
         counted = [args for args, found in self.found.items() if args.dataset == dataset and isinstance(found, Series)]
         return {name: Counter(self.arguments[args][name] for args in counted) for name in ARGUMENTS}
 
     def _asked(self, dataset: str) -> tuple[str, list[frozenset[int]]]:
-        """Name the protocol and its sets of test domains, in the order of our own sweeps.
+        """Infer a data set's protocol, and the sets of test domains that it asks for, in the order of our own sweeps.
 
-        They are those that some row has a run of, and the further pairs that leave-one-domain-out selection needs. It
-        was meant if a pair holds a domain that is also held out alone; a set that can't serve it becomes a note.
+        These are the sets that some row has a run of, and, if leave-one-domain-out selection was meant, the further
+        pairs that it needs. It was meant if a pair holds a domain that is also held out alone. A set that can't serve
+        it becomes a note.
         """
         begun = {frozenset(args.test_envs) for args in self.found if args.dataset == dataset}
         every = frozenset(range(len(self.domains[dataset])))
@@ -316,6 +353,7 @@ class _Reader:
     def _grid(
         self, positions: Mapping[str, Mapping[frozenset[int], int]]
     ) -> Iterator[tuple[tuple[str, str], dict[Spot, dict[int, Candidate]]]]:
+        """Yield (row, data set) and its candidates, a gap where there is no run."""
         trials = sorted({args.trial_seed for args in self.found})
         seeds = group_values((args.algorithm, args.hparams_seed) for args in self.found)
         for row, dataset in sorted({(args.algorithm, args.dataset) for args in self.found}):
@@ -330,16 +368,17 @@ class _Reader:
 
 
 def _arguments(args: Mapping[str, Any]) -> dict[str, str]:
-    """Return each of `ARGUMENTS` as text; folders of earlier versions lack some."""
+    """Return each of `ARGUMENTS` as text, its default where the folder is of a version without it."""
     return {name: _written(args.get(name, default)) for name, default in ARGUMENTS.items()}
 
 
 def _written(value: object) -> str:
+    """Return a value as text."""
     return "default" if value is None else str(value)
 
 
 def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str]:
-    """Yield the arguments that aren't the default in some run, with all values that runs have: `steps 100 or None`."""
+    """Yield the arguments that aren't the default in some run, with all their values: `steps 100 or None`."""
     every = [(name, value) for counts in arguments for name, values in counts.items() for value in values]
     for name, values in group_values(dict.fromkeys(every)).items():
         if set(values) - {_written(ARGUMENTS[name])}:
@@ -347,6 +386,7 @@ def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str
 
 
 def _run_args(args: Mapping[str, Any]) -> RunArgs:
+    """Read the arguments that place a run in tables."""
     test_envs = tuple(sorted(int(env) for env in args["test_envs"]))
     return RunArgs(
         str(args["dataset"]), str(args["algorithm"]), test_envs, int(args["hparams_seed"]), int(args["trial_seed"])
@@ -354,7 +394,7 @@ def _run_args(args: Mapping[str, Any]) -> RunArgs:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """Parse a record, or return None; DomainBed writes NaN and Infinity, which JSON doesn't have."""
+    """Return a line's record, or None if it is torn; accepts DomainBed's NaN and Infinity, unlike orjson."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -363,11 +403,11 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _last_series(steps: Sequence[int]) -> int:
-    """Return the position at which the steps start for the last time."""
+    """Return the index at which the steps start over for the last time; 0 if they never do."""
     return max((i for i, (earlier, later) in enumerate(pairwise(steps), start=1) if later <= earlier), default=0)
 
 
 def _ordered(names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    """Sort the known names in their order, then the unknown alphabetically."""
+    """Sort names: the known ones in their order, then the others by alphabet."""
     places = {name: place for place, name in enumerate(known)}
     return tuple(sorted(names, key=lambda name: (places.get(name, len(places)), name)))

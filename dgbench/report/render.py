@@ -1,4 +1,8 @@
-"""A report as text (as DomainBed prints it), Markdown, LaTeX, CSV or JSON."""
+"""Format a report: as text in DomainBed's layout, Markdown, LaTeX, CSV or JSON.
+
+Names of domains and methods come from files and folders, so each format escapes what its reader would act on: control
+characters for terminals, formulas for spreadsheets, markup for Markdown and LaTeX.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,13 @@ from dgbench.report.results import Gap
 from dgbench.report.tables import Cell, Report, Table
 
 MOST_NOTES = 20
-"""Notes below a table; JSON has the runs in full."""
+"""Most notes printed below a table; JSON has all of them."""
 
 CSV_COLUMNS = "selector dataset metric row column mean error trials partial diverged runs_lacking signature"
+"""Header of the CSV file, one line a cell."""
 
 COLUMN_WIDTH, AVERAGES_WIDTH = 20, 25
-"""DomainBed's; a column with a longer text is as wide as that."""
+"""DomainBed's column widths in characters, for data sets and for averages; longer texts widen a column."""
 
 
 SIGNATURE_LINES = (
@@ -34,11 +39,14 @@ SIGNATURE_LINES = (
     "shown of the test domain",
     "data, commit, methods from",
 )
-"""What of a signature stands on one line; all else on the last."""
+"""Keys of the signature that share a line; all others share the last."""
 
 
 def text(report: Report) -> str:
-    """Plain text: tables byte for byte DomainBed's where it has the same numbers and names, then lines with a `#`."""
+    """Format a report as plain text, with lines below each table that begin with `#`.
+
+    The tables equal DomainBed's byte for byte where numbers and names are the same.
+    """
     parts = [f"Total records: {report.records}\n"]
     for table in report.tables:
         parts.append(f"\n-------- {printable(table.title)}\n")
@@ -49,7 +57,7 @@ def text(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """A heading, a pipe table and a list for each table."""
+    """Format a report as Markdown: a heading, a pipe table and a list for each table."""
     parts = []
     for table in report.tables:
         parts.append(f"### {_escape_markdown(printable(table.title))}\n")
@@ -60,7 +68,10 @@ def markdown(report: Report) -> str:
 
 
 def latex(report: Report) -> str:
-    """A document that compiles as it is; each table can be taken out of it (needs booktabs and graphicx)."""
+    """Format a report as a LaTeX document, from which each table can be copied.
+
+    It needs the packages booktabs and graphicx.
+    """
     body = []
     for table in report.tables:
         body += [rf"\subsection*{{{_escape_latex(printable(table.title))}}}", r"\begin{center}"]
@@ -77,7 +88,7 @@ def latex(report: Report) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """One line a cell, in full precision; what is incomplete has no number."""
+    """Format a report as CSV: one line a cell, numbers in full precision, none where a cell is incomplete."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_COLUMNS.split())
@@ -94,16 +105,20 @@ def as_csv(report: Report) -> str:
 
 
 def _inert(text: str) -> str:
-    """Write a text so that a spreadsheet shows it: one that begins as a formula gets a leading apostrophe.
+    """Escape a text so that a spreadsheet shows it and doesn't evaluate it.
 
-    A domain called `+90%` is one. Control characters, a leading tab among them, are escaped before.
+    A text that begins as a formula does gets a leading apostrophe; a domain may be named `+90%`. Control characters, a
+    leading tab among them, are escaped first.
     """
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def as_json(report: Report) -> str:
-    """Everything: what was picked in each trial, and each run that is lacking, once, under `gaps`."""
+    """Format a report as JSON, with the choice in each trial.
+
+    Runs without a result stand once in `gaps`; cells refer to them by index.
+    """
     gaps: dict[Gap, int] = {}
     tables = [
         {
@@ -137,14 +152,16 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
     "csv": as_csv,
     "json": as_json,
 }
+"""Name on the command line -> function that formats a report."""
 
 
 def below(table: Table) -> Iterator[str]:
-    """Yield the lines below a table: signature, what the selector reads, notes; each can be printed as it is."""
+    """Yield the printable lines below a table: its signature, the records that the selector reads, notes."""
     yield from map(printable, _below(table))
 
 
 def _below(table: Table) -> Iterator[str]:
+    """Yield the lines below a table, unescaped."""
     yield from _lines(table.signature)
     yield f"reads: {table.reads}"
     if table.in_domain:
@@ -154,25 +171,26 @@ def _below(table: Table) -> Iterator[str]:
 
 
 def closing(report: Report) -> Iterator[str]:
-    """Yield the lines below all tables; each can be printed as it is."""
+    """Yield the printable lines below all tables."""
     yield from map(printable, (*report.absent, *_first(report.notes)))
 
 
 def _cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
-    """The texts of a table, its header first."""
+    """Return the texts of a table, its header first."""
     rows = table.rows.items()
     texts = ([row, *(str(cell).replace("+/-", plus_minus) for cell in cells)] for row, cells in rows)
     return [[printable(text) for text in row] for row in (["Algorithm", *table.columns], *texts)]
 
 
 def _first(notes: Sequence[str]) -> Iterator[str]:
+    """Yield the first notes, then a line that counts the others."""
     yield from notes[:MOST_NOTES]
     if len(notes) > MOST_NOTES:
         yield f"... and {len(notes) - MOST_NOTES} more, all of them with --format json"
 
 
 def _lines(signature: Mapping[str, str]) -> Iterator[str]:
-    """The signature in lines: how, from which runs, with what."""
+    """Yield the signature in lines, grouped by `SIGNATURE_LINES`."""
     groups = [line.split(", ") for line in SIGNATURE_LINES]
     named = {key for group in groups for key in group}
     for group in (*groups, [key for key in signature if key not in named]):
@@ -181,10 +199,12 @@ def _lines(signature: Mapping[str, str]) -> Iterator[str]:
 
 
 def _one_line(signature: Mapping[str, str]) -> str:
+    """Join facts of a signature in one line."""
     return " | ".join(f"{key}: {value}" for key, value in signature.items())
 
 
 def _cell(cell: Cell, gaps: dict[Gap, int]) -> dict[str, Any]:
+    """Return a cell as plain values, its gaps as indices, which are numbered in `gaps` as they occur."""
     found = cell.estimate
     return {
         "column": cell.column,
@@ -201,6 +221,7 @@ def _cell(cell: Cell, gaps: dict[Gap, int]) -> dict[str, Any]:
 
 
 def _escape_markdown(line: str) -> str:
+    """Escape the characters that Markdown would act on."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", line)
 
 
@@ -222,15 +243,18 @@ _LATEX = {
     "Æ": r"\AE{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
+"""Character -> LaTeX that prints it."""
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u0327": "c"}
+"""Combining character -> LaTeX's accent command."""
 
 
 def _escape_latex(line: str) -> str:
-    """In plain ASCII that compiles in any engine; characters that its fonts lack show as their number."""
+    """Write a line in ASCII that every LaTeX engine compiles; characters without a form show as their code point."""
     return "".join(_LATEX.get(character) or _latex_character(character) for character in line).replace("+/-", r"$\pm$")
 
 
 def _latex_character(character: str) -> str:
+    """Write one character as itself, as an accented letter, or as its code point."""
     if character.isascii():
         return character if character.isprintable() else " "
     apart = unicodedata.normalize("NFD", character)
@@ -240,5 +264,6 @@ def _latex_character(character: str) -> str:
 
 
 def _small(lines: Iterator[str]) -> list[str]:
+    """Wrap lines in small type, one a paragraph."""
     escaped = [_escape_latex(line) for line in lines]
     return [r"{\footnotesize\raggedright " + "\\par\n".join(escaped) + r"\par}"] if escaped else []

@@ -224,10 +224,9 @@ def read_results(root: Path | str) -> Results:
 
 
 class _Reader:
-    """Collects the results of one sweep folder of dgbench."""
+    """Reader of one sweep folder of dgbench, with its findings so far."""
 
     def __init__(self, root: Path, table: PlanTable) -> None:
-        """Start with nothing read."""
         self.root, self.table = root, table
         self.notes: list[str] = []
         self.records = 0

@@ -1,4 +1,8 @@
-"""What stands below a table: how its numbers were made, what they were made from, and which runs are lacking."""
+"""Describe how the numbers of a table were made: the signature, warnings about unequal runs, runs without a result.
+
+Every fact is a text under a key, in the order in which it is printed. A fact that differs between rows names the rows
+that it holds for; one that holds for all rows names none.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,13 @@ from dgbench.report.select import Selector
 
 
 def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> dict[str, str]:
-    """What decides the numbers of a table over `datasets`, by what it is called there; nothing empty."""
+    """Return the facts that decide the numbers of a table, as text by key; facts that don't apply are left out.
+
+    Args:
+        results: The sweep.
+        selector: The selector of the table.
+        datasets: The data sets that the table is over.
+    """
     metrics = {results.metric(dataset) for dataset in datasets}
     models = {row: _models(results, selector, row, datasets) for row in results.rows}
     fields = {
@@ -52,7 +62,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
 
 
 def _validation(results: Results, datasets: Sequence[str]) -> str:
-    """Say which of the validation sets of data with splits of their own is read; nothing of other data."""
+    """Name the validation set that is read, for data sets with splits of their own; empty for others."""
     if results.protocol != FixedSplit.name:
         return ""
     folds = [results.folds[position] for dataset in datasets for position in results.reported(dataset)]
@@ -63,7 +73,7 @@ def _validation(results: Results, datasets: Sequence[str]) -> str:
 
 
 def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Warn where runs of one table stand on different data or were made by different code or arguments."""
+    """Return a warning for each way in which the runs of a table differ in their data, code or arguments."""
     found = [(f"on different data of {name}", results.origin.fingerprints.get(name, Counter())) for name in datasets]
     found += [("by different versions", results.origin.versions), ("at different commits", results.origin.commits)]
     found += [(f"by different versions of {name}", counts) for name, counts in results.origin.sources.items()]
@@ -78,7 +88,10 @@ def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
 
 
 def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
-    """The exact runs, those of one kind on one line: `ERM [C] [L], trials 0-2, hparams 3: failed (out of memory)`."""
+    """Yield lines that name every run without a result, similar ones together.
+
+    A line reads `ERM [C] [L], trials 0-2, hparams 3: failed (out of memory)`.
+    """
     by_fold = group_values(((gap.method, gap.state, gap.why, gap.held_out), gap) for gap in gaps)
     folds = group_values(
         ((method, state, why, _draws(own)), f"[{'+'.join(held_out)}]")
@@ -89,20 +102,21 @@ def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
 
 
 def _draws(gaps: Sequence[Gap]) -> str:
-    """Hyperparameter seeds by trial; trials that have the same together."""
+    """Name the hyperparameter seeds of gaps by trial, joining trials that lack the same seeds."""
     by_trial = group_values((gap.trial, gap.hparams_seed) for gap in gaps)
     trials = group_values((format_ranges(seeds), trial) for trial, seeds in by_trial.items())
     return "; ".join(f"{_trials_alike(alike)} hparams {seeds}" for seeds, alike in trials.items())
 
 
 def _trials_alike(trials: Sequence[int]) -> str:
+    """Name some trials, or all of them for runs that merge trials."""
     if ALL_TRIALS in trials:
         return "all trials"
     return f"trial{'s' if len(trials) > 1 else ''} {format_ranges(trials)}"
 
 
 def _untested(results: Results, datasets: Sequence[str]) -> str:
-    """Domains without a column, and that they are in no average; a sweep may test some domains alone."""
+    """List domains without a column, as where a sweep tests some of its domains only; averages leave them out."""
     found = [f"{dataset} {', '.join(names)}" for dataset in datasets if (names := results.untested(dataset))]
     return f"{'; '.join(found)} (averages are over the other domains)" if found else ""
 
@@ -118,13 +132,13 @@ def _missing_classes(results: Results, datasets: Sequence[str]) -> str:
 
 
 def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
-    """Rows without a choice and without an error."""
+    """List rows with one model for all trials, for which nothing is selected and no error estimated."""
     rows = [row for row in results.rows if results.of_all_trials(row, datasets)]
     return f"{', '.join(rows)}: nothing was selected" if rows else ""
 
 
 def _diverged(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
-    """Word how many of a row's finished runs ended with a loss or metric that is no number."""
+    """Count, by row, the runs that ended with a loss or metric that is NaN or infinite."""
     told = []
     for row in results.rows:
         read = [c for dataset in datasets for c in _read(results, selector, row, dataset)]
@@ -135,7 +149,7 @@ def _diverged(results: Results, selector: Selector, datasets: Sequence[str]) -> 
 
 
 def _alike(told: Mapping[str, str]) -> str:
-    """What is told of rows, those of which the same is told together."""
+    """Format {row: text} as `row1, row2: text; ...`, joining rows of equal text."""
     rows = group_values((what, row) for row, what in told.items())
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
 
@@ -143,7 +157,7 @@ def _alike(told: Mapping[str, str]) -> str:
 def _models(
     results: Results, selector: Selector, row: str, datasets: Sequence[str]
 ) -> Mapping[tuple[str, int, int, int], int]:
-    """Count the models that a selector compares, by (data set, fold, trial, hyperparameter seed), 0 while runs lack."""
+    """Return (data set, fold, trial, hyperparameter seed) -> number of models compared, 0 if a run is lacking."""
     found = {}
     for dataset in datasets:
         reported = set(results.reported(dataset))
@@ -155,11 +169,11 @@ def _models(
 
 
 Models: TypeAlias = Mapping[str, Mapping[tuple[str, int, int, int], int]]
-"""Row -> what `_models` counts."""
+"""Row -> the result of `_models`."""
 
 
 def _trials(results: Results, datasets: Sequence[str], models: Models) -> str:
-    """Word each row's trials; those count that have a hyperparameter seed to choose in every column."""
+    """List each row's trials; a trial counts if every column has a hyperparameter seed to choose in it."""
     told = []
     for row, found in models.items():
         columns = group_values(((trial, dataset, fold), n) for (dataset, fold, trial, _), n in found.items())
@@ -171,12 +185,12 @@ def _trials(results: Results, datasets: Sequence[str], models: Models) -> str:
 
 
 def _repeated(models: Models) -> bool:
-    """Test whether some row has more than one trial to take a spread over."""
+    """Return whether some row has several trials, so that there is an error to explain."""
     return any(len({trial for _, _, trial, _ in found}) > 1 for found in models.values())
 
 
 def _hparams(results: Results, models: Models) -> str:
-    """Word the hyperparameter seeds that selection chooses among: those that are complete everywhere."""
+    """List the hyperparameter seeds that selection chooses among: those that are complete in all columns and trials."""
     told = []
     for row, found in models.items():
         asked = {seed for *_, seed in found}
@@ -188,14 +202,14 @@ def _hparams(results: Results, models: Models) -> str:
 
 
 def _complete(done: Set[int], asked: Set[int], *, counted: bool = False) -> str:
-    """Write numbers in short: `0-2`, or `3 (0-2)`; where some of those asked for are not done, `0 complete of 0-2`."""
+    """Write numbers in short: `0-2`, or `3 (0-2)` if counted, or `0 complete of 0-2` if some aren't done."""
     whole = f"{len(asked)} ({format_ranges(asked)})" if counted else format_ranges(asked)
     found = str(len(done)) if counted else format_ranges(done) or "none"
     return whole if done == asked else f"{found} complete of {whole}"
 
 
 def _evaluated(results: Results, selector: Selector, models: Models) -> str:
-    """Word how many models of a run a selector compares, by row where rows differ."""
+    """Count the models of a run that the selector compares, by row if rows differ."""
     told = []
     for row, found in models.items():
         if counts := set(found.values()) - {0}:
@@ -208,20 +222,23 @@ def _evaluated(results: Results, selector: Selector, models: Models) -> str:
 
 
 def by_row(told: Iterable[tuple[str, str]]) -> str:
-    """Join (text, row) pairs: each text with the rows that it is true of, unless one is true of all."""
+    """Join (text, row) pairs as `text1 (row1, row2); text2 (row3)`.
+
+    A text that holds for all rows stands alone, without their names.
+    """
     rows = group_values(told)
     return "; ".join(told if len(rows) == 1 else f"{told} ({', '.join(names)})" for told, names in rows.items())
 
 
 def _read(results: Results, selector: Selector, row: str, dataset: str) -> Iterator[Candidate]:
-    """Yield the candidates of a row that a selector reads."""
+    """Yield the candidates of a row that the selector reads."""
     read = set(selector.folds_read(results, dataset))
     for (fold, _), seeds in results.candidates.get((row, dataset), {}).items():
         yield from seeds.values() if fold in read else ()
 
 
 def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
-    """How many runs the selector reads in all rows together, each once, by what became of them."""
+    """Count the runs that the selector reads in all rows together, each once, by state."""
     counted: set[str] = set()
     gaps: dict[object, str] = {}
     for dataset in datasets:

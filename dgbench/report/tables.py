@@ -1,7 +1,14 @@
-"""Tables of results: what stands in each cell, what it stands on, and what an incomplete one lacks.
+"""Build tables of results: the number in each cell, the models that it stands on, and the runs that it lacks.
 
-A cell is a number only if every run that its selector reads is there; `partial` allows numbers from complete trials
-and hyperparameter seeds alone, each of them marked.
+A table has a row for each method. Its columns are the test domains of one data set, or all data sets ("Averages"), then
+a mean. A cell shows a number only if every run that its selector reads is there. With `partial`, complete trials and
+hyperparameter seeds are enough, and the number is marked.
+
+Numbers are computed in DomainBed's order, since another order of the same sums rounds to other digits:
+
+    cell of a domain    100 * mean(scores), 100 * std(scores / sqrt(n)), over the n trials' chosen models
+    cell of a data set  in each trial the mean over domains first, then over trials as above
+    last column         mean of the means to its left, in per cent already, without an error
 """
 
 from __future__ import annotations
@@ -21,27 +28,32 @@ from dgbench.report.select import Outcome, Selector
 from dgbench.report.signature import by_row, disagreements, lacking, signature
 
 AVERAGE = "Avg"
+"""Name of the last column, DomainBed's."""
 
 Columns: TypeAlias = Literal["fold", "domain"]
+"""Whether folds with several test domains show each of them, or their mean alone."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, or what it lacks, or both: then the number is partial."""
+    """A number, or the runs that it lacks, or both: then the number is partial."""
 
     column: str
+    """Name of the column."""
     estimate: Estimate | None
+    """Mean over trials with its error, in per cent for accuracies; None if incomplete."""
     gaps: tuple[Gap, ...] = ()
+    """The runs that are lacking, each once."""
     trials: Mapping[int, Outcome] = field(default_factory=dict)
-    """What was chosen in each trial; empty for averages, and for one of several test domains."""
+    """Trial -> its choice; empty for averages, and for one of several test domains."""
     diverged: bool = False
-    """Whether some model that the number stands on ended with a loss or metric that is no number."""
+    """Whether some model behind the number ended with a loss or metric that is NaN or infinite."""
     domain: str = ""
-    """The one test domain that it is of, where the fold has several; empty for the fold itself and for averages."""
+    """The test domain, if it is one of several of the fold; empty for the fold itself and for averages."""
 
     @property
     def partial(self) -> bool:
-        """Whether the number stands on less than was asked for."""
+        """Return whether the number stands on fewer runs than planned."""
         return self.estimate is not None and bool(self.gaps)
 
     def __str__(self) -> str:
@@ -54,43 +66,49 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: of a data set, or of all ("Averages")."""
+    """The results of one selector on one data set, or their averages over data sets."""
 
     dataset: str
-    """Empty for the averages."""
+    """Name of the data set; empty for the averages."""
     selector: Selector
     columns: tuple[str, ...]
+    """Names of the columns; the last is the mean."""
     rows: Mapping[str, tuple[Cell, ...]]
+    """Row -> its cells, one a column."""
     signature: Mapping[str, str]
-    """How its numbers were made, in the order in which it is told."""
+    """How the numbers were made: key -> text, in the order of printing."""
     notes: tuple[str, ...]
+    """Warnings, the meaning of marks, and runs without a result."""
     in_domain: Mapping[str, float] = field(default_factory=dict)
-    """Row -> mean value, between 0 and 1, of what was chosen, on the training domains' validation parts."""
+    """Row -> mean value of the chosen models on the training domains' validation parts; accuracies in [0, 1]."""
     metric: str = "accuracy"
+    """Name of the metric."""
     reads: str = ""
-    """What decided which models are reported, by row where rows differ."""
+    """The views and models that the selector read, by row if rows differ."""
 
     @property
     def title(self) -> str:
-        """The header, worded as DomainBed words it."""
+        """Return the header, in DomainBed's words."""
         of = f"Dataset: {self.dataset}" if self.dataset else "Averages"
         return f"{of}, model selection method: {self.selector.label}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """All tables of a sweep."""
+    """All tables of a sweep, made by `build`."""
 
     tables: tuple[Table, ...]
+    """Selector by selector: a table for each data set, then the averages."""
     records: int
+    """Number of records of finished runs."""
     absent: tuple[str, ...]
-    """Selectors that were asked for and can't answer, each with the reason."""
+    """Tables that can't be made, each with the reason."""
     notes: tuple[str, ...]
-    """What was found in the folder."""
+    """Findings in the folder."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """List reasons against comparing runs of the same table, each once."""
+        """Return the reasons against comparing runs of one table, each once."""
         notes = (*(note for table in self.tables for note in table.notes), *self.notes)
         return tuple(dict.fromkeys(note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)))
 
@@ -101,16 +119,15 @@ def build(
     partial: bool = False,
     columns: Columns = "domain",
 ) -> Report:
-    """Make the tables of each selector in turn: one a data set, then the averages over them.
+    """Build the tables of each selector in turn: one for each data set, then the averages over them.
+
+    Averages need data sets of one metric.
 
     Args:
         results: The sweep.
-        selectors: How models are chosen.
+        selectors: The selectors, in the order of their tables.
         partial: Whether incomplete cells show a number, which is marked.
         columns: `domain` shows each test domain of a fold that has several, then their mean; `fold` the mean alone.
-
-    Returns:
-        All tables, and what could not be answered.
     """
     tables: list[Table] = []
     absent = []
@@ -130,7 +147,7 @@ def build(
 
 
 def shortfall(gaps: Sequence[Gap]) -> str:
-    """What a cell without a number says: `3 runs missing`, `2 missing, 1 failed`."""
+    """Return the text of a cell without a number: `3 runs missing`, `2 missing, 1 failed`."""
     states = Counter(gap.state for gap in gaps)
     if len(states) > 1:
         return ", ".join(f"{n} {state}" for state, n in states.items())
@@ -140,6 +157,7 @@ def shortfall(gaps: Sequence[Gap]) -> str:
 
 
 def _dataset_table(results: Results, selector: Selector, dataset: str, partial: bool, by_domain: bool) -> Table:
+    """Build the table of one selector on one data set."""
     columns = list(_columns(results, dataset, by_domain))
     rows = {}
     for row in results.rows:
@@ -159,7 +177,7 @@ def _dataset_table(results: Results, selector: Selector, dataset: str, partial: 
 
 
 def _in_domain(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
-    """For rows whose every cell has a number: over columns and trials."""
+    """Return the mean of the chosen models' in-domain values, for rows whose every cell has a number."""
     found = {}
     for row, cells in rows.items():
         picks = [outcome.pick for cell in cells if cell.estimate for outcome in cell.trials.values()]
@@ -170,7 +188,7 @@ def _in_domain(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
 
 
 class _Column(NamedTuple):
-    """A fold, by its position in `Results.folds`, or one of its several test domains."""
+    """A fold, by its index in `Results.folds`, or one of its several test domains."""
 
     name: str
     position: int
@@ -178,7 +196,7 @@ class _Column(NamedTuple):
 
 
 def _columns(results: Results, dataset: str, by_domain: bool) -> Iterator[_Column]:
-    """Yield the columns of a data set: those of a fold's test domains, where it has several, before the fold's own."""
+    """Yield the columns of a data set; a fold's test domains, if it has several, come before the fold's own."""
     positions = results.reported(dataset)
     for position in positions:
         fold = results.folds[position]
@@ -190,6 +208,7 @@ def _columns(results: Results, dataset: str, by_domain: bool) -> Iterator[_Colum
 
 
 def _cell(results: Results, selector: Selector, row: str, dataset: str, column: _Column, partial: bool) -> Cell:
+    """Choose a model in each trial, and estimate over the trials that have one."""
     name, position, domain = column
     trials = sorted(trial for fold, trial in results.candidates.get((row, dataset), {}) if fold == position)
     outcomes = {trial: selector.choose(results, row, dataset, position, trial) for trial in trials}
@@ -201,12 +220,12 @@ def _cell(results: Results, selector: Selector, row: str, dataset: str, column: 
 
 
 def _whole(cells: Iterable[Cell]) -> list[Cell]:
-    """Leave out the cells that are one test domain of several, whose mean has a cell of its own."""
+    """Return the cells without those of one test domain of several, whose mean has a cell too."""
     return [cell for cell in cells if not cell.domain]
 
 
 def _mean_cell(cells: Sequence[Cell]) -> Cell:
-    """Take the plain mean over folds or data sets, without an error; only if every one has a number."""
+    """Return the plain mean over folds or data sets, without an error; no number unless all have one."""
     cells = _whole(cells)
     means = [cell.estimate.mean for cell in cells if cell.estimate]
     number = Estimate(average(means), None, len(means)) if len(means) == len(cells) else None
@@ -214,21 +233,24 @@ def _mean_cell(cells: Sequence[Cell]) -> Cell:
 
 
 def _any_diverged(cells: Iterable[Cell]) -> bool:
+    """Return whether some cell stands on a model that diverged."""
     return any(cell.diverged for cell in cells)
 
 
 def _reads(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
+    """Describe the records that the selector read, with the choices that went before."""
     rows = [row for row in results.rows if any(results.candidates.get((row, dataset)) for dataset in datasets)]
     models = by_row((selector.models_read(results, row, datasets), row) for row in rows)
     return f"{selector.reads.format(metric=results.metric(datasets[0]))}, {models}"
 
 
 def _gaps(cells: Iterable[Cell]) -> tuple[Gap, ...]:
-    """The gaps of several cells, each once."""
+    """Return the gaps of several cells, each once."""
     return tuple(dict.fromkeys(gap for cell in cells for gap in cell.gaps))
 
 
 def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> Table:
+    """Build the table of averages over the data sets of other tables."""
     datasets = [table.dataset for table in tables]
     rows = {}
     for row in results.rows:
@@ -247,7 +269,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
 
 
 def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
-    """Mean over trials of the mean over test domains; a trial counts only if it has a score on every domain."""
+    """Average over test domains in each trial, then over the trials that have a score on every domain."""
     if any(cell.estimate is None for cell in cells):
         return Cell(dataset, None, _gaps(cells))
     means = []
@@ -255,13 +277,14 @@ def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
         picks = [cell.trials[trial].pick for cell in cells if trial in cell.trials]
         scores = [pick.score for pick in picks if pick]
         if len(scores) == len(cells):
+            # In this order, as in DomainBed: the error is that of trials' means, not a mean of domains' errors.
             means.append(float(np.mean(scores)))
     number = estimate(means, ddof) if means else None
     return Cell(dataset, number, _gaps(cells), diverged=_any_diverged(cells))
 
 
 def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
-    """Explain the marks that occur."""
+    """Explain those marks that occur in the rows."""
     shown = [cell for cells in rows.values() for cell in cells if cell.estimate]
     if any(cell.partial for cell in shown):
         yield "* stands on less than was asked for: on complete hyperparameter seeds and trials alone"
@@ -270,7 +293,7 @@ def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
 
 
 def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
-    """What is partial and what it stands on, then which runs are lacking, for rows that lack the same at once."""
+    """Yield the notes of a table: marks, the runs behind partial numbers, and by row the runs without a result."""
     yield from _mark(rows)
     for row, cell in ((row, cell) for row, cells in rows.items() for cell in cells):
         if cell.partial and cell.trials:
@@ -281,6 +304,7 @@ def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
                 f"{row} {cell.column}*: {complete} of {asked} hyperparameter draws, "
                 f"{trials} of {len(cell.trials)} trials, {shortfall(cell.gaps)}"
             )
+    # Rows often lack the same runs, as the averages of a training run do: one line for all of them.
     for gaps, names in group_values((_gaps(cells), row) for row, cells in rows.items()).items():
         for line in lacking(gaps):
             yield f"{', '.join(names)} {'lacks' if len(names) == 1 else 'lack'} {line}"
