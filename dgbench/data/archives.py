@@ -1,6 +1,7 @@
-"""Unpack the archives that data sets are published as, and move the data to where they are read.
+"""Unpack the archives that data sets are published as, and move their data to where they are read.
 
-An archive can write nothing outside the folder that it is unpacked to, no links, and no more than its bound.
+Archives are not trusted: one can write nothing outside the folder that it is unpacked to, no links or devices, no file
+twice, and no more bytes than its limit.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from dgbench.core.wording import printable
 from dgbench.data.downloads import Unreachable, download_file, hash_of
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-_RATIO = 100  # to which images and annotations are not packed, and bombs are
+_RATIO = 100  # images and annotations never compress so far, decompression bombs do
 _CHUNK = 1 << 20
-_SHOWN = 60  # letters of a name that is too long
+_SHOWN = 60  # characters of a name that is too long
 _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
     *(EOFError, NotImplementedError, RuntimeError),
 )
-_DEPTH = 4  # of folders in which an archive may wrap the data
-_ASIDE = "__MACOSX"  # what macOS packs beside the data
+"""Errors by which zipfile, tarfile and their decompressors report content that they can't read."""
+_DEPTH = 4  # folders that an archive may wrap around the data
+_ASIDE = "__MACOSX"  # folder that macOS packs beside the data
 
 
 def unpack_archives(
@@ -40,21 +42,22 @@ def unpack_archives(
 ) -> Path:
     """Unpack `sources`, or `archives` if there are none, to the folder `data_dir/unpacked`.
 
-    Of the sources, folders are copied (linked, on the same disk), archives are unpacked and other files are copied.
+    Of the sources, folders are copied (by hard links, on the same disk), archives are unpacked, and other files are
+    copied.
 
     Args:
-        archives: What is published; each is downloaded to `data_dir/downloads` if there are no sources.
-        data_dir: The folder that all is written below.
+        archives: The published ones; each is downloaded to `data_dir/downloads` if there are no sources.
+        data_dir: Everything is written below it.
         sources: Files and folders of the user's.
-        progress: Called with bytes that have come, are hashed and are unpacked.
+        progress: Called with bytes that have been downloaded, hashed and unpacked.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: With all sources that lack, or have an archive's published name but not its hash; or with what
-            `extract` refuses.
-        Unreachable: A browser must get the archives, or a host fails.
+        UserError: Sources are missing, or have a published archive's name but not its hash, all of them in one message;
+            or `extract` refuses one.
+        Unreachable: The archives can only be had with a browser, or a host fails.
     """
     folder = data_dir / "unpacked"
     published = {archive.name: archive for archive in archives}
@@ -80,6 +83,7 @@ def unpack_archives(
 
 
 def _check_sources(published: Mapping[str, Archive], sources: Sequence[Path], progress: ReportProgress) -> None:
+    """Raise `UserError` with all sources that are missing, or have an archive's published name and another hash."""
     problems = Problems()
     for source in sources:
         expected = published[source.name].md5 if source.name in published else ""
@@ -97,14 +101,14 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
     """Unpack a zip or tar file into `folder`.
 
     Args:
-        archive: The file; its content says what it is, not its name.
-        folder: Made, with folders above it, if it isn't there; else it is added to.
-        progress: Called with the bytes that have been written.
-        limit: Most bytes that may be written; 0: 100 times the archive's own size.
+        archive: The file; recognized by its content, not by its name.
+        folder: Made if it doesn't exist; otherwise added to.
+        progress: Called with the bytes written so far.
+        limit: Most bytes to write; 0: 100 times the archive's own size.
 
     Raises:
-        UserError: With the name of a member that would lie outside the folder, is a link or a device, or is there
-            twice; or the archive holds more than the limit, is damaged or is something else.
+        UserError: A member would be outside the folder, is a link or a device, or comes twice (with its name); or the
+            archive exceeds the limit, is damaged, or is another kind of file.
     """
     limit = limit or _RATIO * archive.stat().st_size
     done = 0
@@ -124,7 +128,8 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
     except _DAMAGED as error:
         raise _damaged(archive, error) from error
     except OSError as error:
-        if error.errno is None:  # of gzip and bz2, about what they read
+        # gzip and bz2 raise a bare OSError for content that they can't read; real ones have a number.
+        if error.errno is None:
             raise _damaged(archive, error) from error
         if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ):
             raise
@@ -136,13 +141,14 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
 
 
 def _damaged(archive: Path, error: Exception) -> UserError:
+    """Word the error of an archive that can't be read."""
     return UserError(f"{archive} can't be unpacked ({error}): it is damaged or not an archive, get it again")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield (name, open file) of an archive's files; each is open until the next one is yielded.
+    """Yield (name, open file) of an archive's files; each file is open until the next is yielded.
 
-    `tarfile`'s own filter "data" (PEP 706) is no help: it accepts links that stay inside the folder, and strips the
+    The filter "data" of `tarfile` (PEP 706) is not enough: it accepts links that stay inside the folder, and strips the
     slash of an absolute path instead of refusing it.
     """
     if zipfile.is_zipfile(archive):
@@ -161,37 +167,43 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if content is not None and not entry.name.startswith(_ASIDE):
                     with content:
                         yield entry.name, content
+            # A compressed tar ends in a checksum of everything, which is compared only once it is read: so read on past
+            # the last file.
             while tar.fileobj and tar.fileobj.read(_CHUNK):
-                pass  # behind the last file stands the checksum of all, which is looked at when it is reached
+                pass
     else:
         raise UserError(f"{archive} is neither a zip nor a tar file: {_begin_of(archive)}")
 
 
 def _check_kind(archive: Path, name: str, ordinary: bool) -> None:
+    """Raise `UserError` for a member that is neither a file nor a folder."""
     if not ordinary:
         raise UserError(f"{archive} holds a link or a device, {name!r}: that is no data set")
 
 
 def _target(archive: Path, folder: Path, name: str) -> Path:
-    """Return the path of a member below `folder`; refuse one that would lie outside."""
+    """Return the path of a member below `folder`; raise `UserError` if it would be outside."""
     parts = name.split("/")
+    # Backslashes and drive letters are separators on Windows, and a name with them is no data set's anywhere.
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise UserError(f"{archive} holds {name!r}, which would lie outside its folder: that is no data set")
     return folder.joinpath(*parts)
 
 
 def _begin_of(file: Path) -> str:
+    """Describe the begin of a file that is no archive."""
     with file.open("rb") as opened:
         begin = opened.read(64)
-    if begin.startswith(b"PK\x03\x04"):  # the index, by which a zip file is known, stands at its end
+    # zipfile knows a zip file by the index at its end, which a download that was cut short lacks.
+    if begin.startswith(b"PK\x03\x04"):
         return "it begins as a zip file and was cut short, get it again"
     return "it is empty" if not begin else f"it begins with {begin[:24]!r}"
 
 
 def _links_upward(place: str, names: Sequence[str]) -> list[str]:
-    """List the names in a folder that are links to it or to one above it, below which it would lie again, for ever.
+    """List the names in a folder that are links to that folder or one above it; `shutil.copytree` leaves them out.
 
-    `shutil.copytree` leaves them out.
+    Followed, such a link would copy the tree into itself without end.
     """
     above = {os.path.realpath(folder) for folder in (Path(place), *Path(place).parents)}
     above |= {str(folder) for real in above for folder in Path(real).parents}
@@ -200,9 +212,10 @@ def _links_upward(place: str, names: Sequence[str]) -> list[str]:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
-    """Make a hard link, so that a copy of a data set takes no room; where that can't be, copy the content.
+    """Make a hard link, so that a copy of a data set takes no space; where that fails, copy the content.
 
-    Returns `target`, as `shutil.copytree` needs it.
+    Returns:
+        `target`, as `shutil.copytree` expects.
     """
     try:
         os.link(os.path.realpath(source), target)
@@ -212,15 +225,15 @@ def link_or_copy(source: str | Path, target: str | Path) -> str | Path:
 
 
 def move_folder_of(names: Sequence[str], place: Path, target: Path) -> None:
-    """Move the one folder in `place` that holds a folder for each name to `target`.
+    """Move the one folder below `place` that holds a folder for each name to `target`.
 
     Args:
         names: The domains.
-        place: The folder to search, and the folders in it down to `_DEPTH`.
-        target: The new path; folders above it are made.
+        place: Searched with the folders in it, down to `_DEPTH`.
+        target: A new path; folders above it are made.
 
     Raises:
-        UserError: Several folders hold them all; or none does, with the names that lack in the best.
+        UserError: Several folders hold all names; or none does, with the names missing from the best.
     """
     layer, best = [place], list[str]()
     for _ in range(_DEPTH):

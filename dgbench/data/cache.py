@@ -1,6 +1,7 @@
-"""Read caches of decoded images, and build those that are not there.
+"""Read caches of decoded images, and build those that are missing or damaged.
 
-Imports OpenCV and Pillow only inside functions: planning asks this module, and does without them.
+`open_images` is the door for runs, `build_cache` for a launch that will start many, `verify_caches` for `download
+--verify`. OpenCV and Pillow are imported inside functions: planning imports this module and does without them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Cacheable(Protocol):
 
     @property
     def mapped(self) -> bool:
-        """Whether they are read from a cache of bytes, without decoding."""
+        """Return whether they are read from a cache of bytes, without decoding."""
         ...
 
     def cached(self) -> Examples:
-        """The same examples, read from the cache, which is built if it is not there."""
+        """Return the same examples read from the cache, which is built first if it is missing."""
         ...
 
 
@@ -41,22 +42,22 @@ class CachedDataset(Protocol):
     """A data set whose images can be cached."""
 
     cache_dir: Path | None
-    """The folder of caches that the user named, if any."""
+    """Folder of caches that the user named; None: the default, `cache_format.FOLDER` beside the data."""
 
     def image_cache(self) -> ImageCache:
-        """The cache of all its images."""
+        """Return the cache of all its images, built or not."""
         ...
 
 
 def build_cache(dataset: Dataset) -> None:
-    """Build a data set's cache, if it has images and no cache yet; call it before the runs that share it."""
+    """Build the cache of a data set of images, if it is missing; call it before starting runs that share it."""
     if isinstance(dataset, CachedDataset):
         ensure_built(dataset.image_cache())
 
 
 def ensure_built(cache: ImageCache) -> None:
-    """Build a cache unless it is there, and whole as far as a sample tells; raise as `open_images` does."""
-    from dgbench.data import cache_build  # imports OpenCV and Pillow, as said above
+    """Build a cache if it is missing, or damaged in a sample of its blocks; raise as `open_images` does."""
+    from dgbench.data import cache_build  # which imports OpenCV and Pillow
 
     if damage := damage_of(cache.folder, SAMPLED):
         cache_build.discard(cache.folder, cache.name, damage)
@@ -65,7 +66,12 @@ def ensure_built(cache: ImageCache) -> None:
 
 
 def damage_of(folder: Path, most: int | None = None) -> str:
-    """Describe the damage of a cache; empty if there is none, or it isn't finished. Read `most` blocks; None: all."""
+    """Return a description of a cache's damage; empty if there is none, or the cache isn't complete.
+
+    Args:
+        folder: The cache's.
+        most: Blocks to read; None: all.
+    """
     try:
         index = CacheIndex.read(folder)
     except CorruptFile as error:
@@ -74,19 +80,22 @@ def damage_of(folder: Path, most: int | None = None) -> str:
 
 
 def verify_caches(dataset: Dataset) -> tuple[int, list[str]]:
-    """Read every block of all caches of a data set, at any size; remove damaged ones, so that they are built again.
+    """Read every block of all caches of a data set, at any size of images, and remove the damaged ones.
+
+    They are built again when they are next needed.
 
     Returns:
-        How many caches there are, and what is wrong with those that were removed.
+        The number of caches, and for each that was removed what was wrong with it.
     """
     if not isinstance(dataset, CachedDataset):
         return 0, []
-    from dgbench.data.cache_build import discard  # see `ensure_built`
+    from dgbench.data.cache_build import discard  # which imports OpenCV and Pillow
 
     own, found, wrong = dataset.image_cache(), 0, list[str]()
     for folder in sorted(path.parent for path in own.place.glob(f"*/{INDEX}")):
         damage = damage_of(folder)
-        with suppress(CorruptFile):  # of which a damaged index doesn't say whose it is
+        # A damaged index doesn't name its data set, so such a cache is removed whatever it holds.
+        with suppress(CorruptFile):
             index = CacheIndex.read(folder)
             if index is None or index.name != own.name:
                 continue
@@ -98,18 +107,25 @@ def verify_caches(dataset: Dataset) -> tuple[int, list[str]]:
 
 
 def open_images(cache: ImageCache) -> CachedImages:
-    """Open a cache's images; build it if it is not there or damaged, or wait while another process does.
+    """Open the images of a cache; first build it if it is missing or damaged, or wait while another process does.
 
-    Raises `UserError` if an image can't be decoded, or the folder can't be written to or is full.
+    Raises:
+        UserError: An image can't be decoded, or the folder is full or can't be written to.
     """
     ensure_built(cache)
     return CachedImages(cache.folder)
 
 
 class CachedImages:
-    """The images of a finished cache, mapped into memory; [row] -> (h, w, 3) uint8 as they are kept.
+    """The images of a complete cache, mapped into memory: `images[row]` is (h, w, 3) uint8, RGB, as it was kept.
 
-    Copies that go to other processes map the files anew. Raises `UserError` if files are not what the index says.
+    Pickling keeps the folder alone, so that loader processes map the files anew instead of receiving the pixels.
+
+    Args:
+        folder: The cache's.
+
+    Raises:
+        UserError: The cache is gone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,6 +137,7 @@ class CachedImages:
             raise UserError(f"the cache of images {folder} is gone: `dgbench sweep retry` builds it again")
         self.folder, self.index = folder, index
         self.sizes = read_sizes(folder)
+        # An ordinary array over the mapping: np.memmap runs Python code for every slice.
         pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r"))
         self.pixels = pixels.reshape(index.count, index.height, index.width, 3) if self.mapped else pixels
 
@@ -129,12 +146,12 @@ class CachedImages:
 
     @property
     def mapped(self) -> bool:
-        """Whether they are bytes that need no decoding."""
+        """Return whether the images are bytes that need no decoding."""
         return self.index.kind == "bytes"
 
     @cached_property
     def ends(self) -> NDArray[np.int64]:
-        """Where each JPEG ends in `pixels`."""
+        """Return where each JPEG ends in `pixels`, (n,), int64."""
         return np.cumsum(self.sizes[:, 2], dtype=np.int64)
 
     def __getitem__(self, row: int) -> NDArray[Any]:
@@ -157,17 +174,17 @@ class CachedImages:
         rng: np.random.Generator | None,
         recipe: Recipe = DOMAINBED,
     ) -> NDArray[np.uint8]:
-        """Read images at one size, as they are or augmented with the draws of `transforms_pil`.
+        """Read images at one size, as they are or augmented by the draws of `transforms_pil`.
 
         Args:
-            rows: (B,) of the cache.
-            height: Of each result.
-            width: Of each result.
-            rng: Draws the augmentations, in the order of `rows`; None: none are applied.
-            recipe: Which operations are drawn.
+            rows: (B,) rows of the cache.
+            height: Of each result, in pixels.
+            width: Of each result, in pixels.
+            rng: Draws the augmentations, in the order of `rows`; None: images are only squashed.
+            recipe: The operations drawn.
 
         Returns:
-            (B, 3, height, width).
+            (B, 3, height, width), uint8.
         """
         from dgbench.data.transforms_cv2 import augment, resize, split
         from dgbench.data.transforms_pil import draw
@@ -182,6 +199,7 @@ class CachedImages:
             if rng is None:
                 split(image, channels)
                 continue
+            # Boxes are drawn in the size of the original, as without a cache, and scaled to the copy that was kept.
             scale = image.shape[1] / w, image.shape[0] / h
             split(augment(image, draw(w, h, rng, recipe), height, width, scale, how), channels)
         return inputs

@@ -1,8 +1,9 @@
 """Build a cache of images: decoded by Pillow in several threads, written block by block, by one process at a time.
 
-The process that builds holds a lease of the cache's folder, as runs do; all others wait. If it is killed, the next one
-goes on behind the last block whose sizes were written, which they are once its pixels are on the disk. What is written
-where depends on the images alone, so that even a process that lost its lease without knowing does no harm.
+The process that builds holds a lease of the cache's folder, as runs do, and all others wait. If it is killed, the next
+one continues after the last block that is complete: a block's sizes are written once its pixels are on the disk. The
+content of every file depends on the images alone, so that a process which lost its lease unawares writes the same bytes
+to the same places, and does no harm.
 """
 
 from __future__ import annotations
@@ -51,17 +52,20 @@ from dgbench.store.files import remove_path, write_json
 from dgbench.store.lease import Lease, LeaseLost, Stopped, StopSignals, claim
 
 BLOCK = 64
-"""Images that are decoded and written together."""
-_THREADS = 16  # Pillow works without holding the interpreter, but Python's own share bounds what more of them bring
+"""Images that are decoded, written and checked together."""
+# More threads bring nothing: Pillow decodes without the interpreter's lock, but Python's share of the work needs it.
+_THREADS = 16
 _JPEG_QUALITY, _JPEG_BYTES = 95, 36_000
-"""The bytes are those of a photograph of 256 x 320, more than an image mostly takes."""
+"""Pillow's quality, and the bytes to expect of a JPEG: those of a photograph of 256 x 320, a high estimate."""
 _WAIT = 1.0
+"""Seconds between two looks at a cache that another process builds."""
 _SHOWN = 20
+"""Problems that one message lists."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 
 EncodedImage = tuple[int, int, bytes]
-"""Width and height of an original, and what is kept of it."""
+"""Width and height of the original, and the image's bytes in `pixels`."""
 
 
 def build(cache: ImageCache) -> None:
@@ -87,28 +91,41 @@ def build(cache: ImageCache) -> None:
 
 
 def discard(folder: Path, name: str, why: str) -> None:
-    """Remove a damaged cache, so that it is built again; do nothing if another process does so, or builds it.
+    """Remove a damaged cache, so that it is built again; do nothing if another process removes or builds it.
 
-    Processes that read it go on with what they have mapped: its files lose their names only.
+    Processes that read it keep what they have mapped: its files only lose their names.
+
+    Args:
+        folder: The cache's.
+        name: Name of the data set, for the message.
+        why: The damage, for the message.
     """
     lease = claim(folder, None, folder / "cancel")
     if lease:
         print_line(f"{name}: {why}: it is decoded again")
-        for file in (INDEX, SIZES, SUMS, PIXELS):  # first what says that the rest is whole
+        # The index first: without it the other files count as unfinished, whenever this process is killed.
+        for file in (INDEX, SIZES, SUMS, PIXELS):
             remove_path(folder / file)
         lease.release()
 
 
 def planned(cache: ImageCache, paths: Sequence[Path]) -> CacheIndex:
-    """Decide how the images are kept, with an estimate of the bytes that they take."""
+    """Decide how the images will be kept, with an estimate of their bytes.
+
+    Args:
+        cache: The cache to build.
+        paths: All of its image files.
+    """
 
     def index(height: int, width: int) -> CacheIndex:
         size = len(paths) * height * width * 3
         return CacheIndex(cache.name, len(paths), "bytes", height, width, size, cache.interpolation, BLOCK)
 
+    # 256 for inputs of 224: the usual ratio of an image to the crop that is taken from it.
     side = max(256, ceil(max(cache.height, cache.width) * 8 / 7))
     first = cache.decode.size(paths[0])
     if first and max(first) <= side:
+        # Sizes are read from the files' headers, and only as long as all are equal.
         own = index(first[1], first[0])
         if own.size <= LARGEST_OWN and all(cache.decode.size(path) == first for path in paths):
             return own
@@ -122,8 +139,8 @@ def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:
     """Encode the decoded image of a file as the cache keeps it.
 
     Args:
-        path: The file, whose own bytes are kept if it is a small enough JPEG.
-        image: What it has been decoded to.
+        path: The file; its own bytes are kept if it is a JPEG small enough.
+        image: The image decoded from it, RGB.
         index: How the images are kept.
     """
     if index.kind == "bytes":
@@ -141,7 +158,7 @@ def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:
 
 
 def _as_it_is(path: Path, image: Image.Image) -> bytes:
-    """Return the content of a file that is a JPEG from which OpenCV reads just this image; else nothing."""
+    """Return the content of a JPEG file from which OpenCV reads exactly this image; empty for any other file."""
     content = path.read_bytes()
     if not content.startswith(JPEG_BEGINS):
         return b""
@@ -150,7 +167,7 @@ def _as_it_is(path: Path, image: Image.Image) -> bytes:
 
 
 def _build(cache: ImageCache, lease: Lease) -> None:
-    """Write what is missing, the index last."""
+    """Write the blocks that are missing, and then the index."""
     paths = cache.paths()
     index = planned(cache, paths)
     with closing(_Files(cache.folder)) as files:
@@ -186,25 +203,28 @@ class _Files:
     """The growing files of an unfinished cache, open for writing."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the files, or make them."""
+        """Open the files, which are made if they don't exist, and cut off all behind the last whole block."""
         self._pixels, self._sizes, self._sums = (
-            # Not to append: each block has its place. Not through links: what is there is cut off, or overwritten.
+            # Not in append mode: each block has its place. Not through links: a file that a link names would be
+            # overwritten.
             os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             for name in (PIXELS, SIZES, SUMS)
         )
         sizes = read_sizes(folder)
-        count = int(np.cumprod(sizes[:, 2] > 0).sum())  # what a power cut left behind may be zeros
+        # A power cut may leave zeros at the end of a file whose length was written before its content.
+        count = int(np.cumprod(sizes[:, 2] > 0).sum())
+        """Images written, in whole blocks."""
         count = min(count // BLOCK, os.fstat(self._sums).st_size // SUM) * BLOCK
         self.count = count
         """Images that are written, in whole blocks."""
         self.size = int(sizes[: self.count, 2].sum(dtype=np.int64))
-        """Bytes that they take."""
-        if self.size > os.fstat(self._pixels).st_size:  # not by a process that was killed
+        """Bytes that they take in `pixels`."""
+        if self.size > os.fstat(self._pixels).st_size:  # pixels were synced before sizes: the disk is at fault
             self.count = self.size = 0
         self._cut()
 
     def append(self, entries: Sequence[EncodedImage]) -> None:
-        """Write a block: on the disk, with its checksum, before its sizes say so."""
+        """Write a block: its pixels and their checksum are on the disk before its sizes count it."""
         content = b"".join(pixels for _, _, pixels in entries)
         _write(self._pixels, self.size, content)
         sizes = size_bytes([(width, height, len(pixels)) for width, height, pixels in entries])
@@ -214,22 +234,24 @@ class _Files:
         self.size += len(content)
 
     def clear(self) -> None:
-        """Remove everything: none of it can be used."""
+        """Remove everything, as none of it can be used."""
         self.count = self.size = 0
         self._cut()
 
     def _cut(self) -> None:
+        """Shorten the files to the blocks that count."""
         os.ftruncate(self._sizes, self.count * SIZES_OF_ONE)
         os.ftruncate(self._sums, -(-self.count // BLOCK) * SUM)
         os.ftruncate(self._pixels, self.size)
 
     def close(self) -> None:
-        """Close them."""
+        """Close the files."""
         for file in (self._pixels, self._sizes, self._sums):
             os.close(file)
 
 
 def _write(file: int, place: int, content: bytes) -> None:
+    """Write bytes at a place of a file, and wait until they are on the disk."""
     left = memoryview(content)
     while left:
         done = os.pwrite(file, left, place)
@@ -240,11 +262,12 @@ def _write(file: int, place: int, content: bytes) -> None:
 def _blocks(
     cache: ImageCache, paths: Sequence[Path], index: CacheIndex
 ) -> Iterator[tuple[list[EncodedImage], list[str]]]:
-    """Yield, block after block, the images as they are kept, and the problems of those that can't be decoded."""
+    """Yield, block by block, the encoded images, and the problems of images that can't be decoded."""
     threads = min(_THREADS, usable_cores())
     blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
     with ThreadPoolExecutor(threads) as pool:
-        results = (pool.submit(_block, cache, block, index) for block in blocks)  # each is begun when it is asked for
+        # Lazy: a block is submitted when the deque takes it, so that few decoded blocks wait in memory.
+        results = (pool.submit(_block, cache, block, index) for block in blocks)
         ahead = deque(islice(results, threads + 1))
         try:
             while ahead:
@@ -255,6 +278,7 @@ def _blocks(
 
 
 def _block(cache: ImageCache, paths: Sequence[Path], index: CacheIndex) -> tuple[list[EncodedImage], list[str]]:
+    """Decode and encode one block, in a thread."""
     entries, problems = list[EncodedImage](), Problems()
     for path in paths:
         with problems.collecting():
@@ -263,6 +287,7 @@ def _block(cache: ImageCache, paths: Sequence[Path], index: CacheIndex) -> tuple
 
 
 def _refuse(cache: ImageCache, error: OSError) -> NoReturn:
+    """Raise `UserError` for a full or read-only disk, with the ways out; otherwise the error as it came."""
     if error.errno in _FULL:
         raise UserError(f"the disk of {cache.place} is full, {_ways_out(cache)}") from error
     if error.errno in _UNWRITABLE:

@@ -1,16 +1,16 @@
-"""Define the files of a cache of decoded images, each decoded once for all runs and processes that share a folder.
+"""Define the files of a cache of decoded images, which all runs and processes that see its folder share.
 
-A data set's cache is a folder of four files, and is there once the last of them is:
+Each image is decoded once. A data set's cache is a folder of four files:
 
-    pixels      the images, one after the other: bytes (h, w, 3) of RGB, or files of JPEG
-    sizes       of each image: width and height of its original, and bytes in `pixels`; uint32 (n, 3), little-endian
-    sums        of each block of images: the sha256 of its part of `pixels` and then of `sizes`, 32 bytes
-    index.json  how `pixels` is to be read
+    pixels      the images, one after the other: (h, w, 3) bytes of RGB each, or JPEG files
+    sizes       by image: width and height of its original, and its bytes in `pixels`; (n, 3) uint32, little-endian
+    sums        by block of images: the sha256 of its piece of `pixels` followed by its piece of `sizes`, 32 bytes
+    index.json  how `pixels` is read; written last, so that a cache with it is complete
 
-Bytes are the image's own where all have one size that is not larger than needed, else the image squashed to the size
-that is asked for. Where they would take more than `LARGEST_OWN` or `LARGEST`, JPEGs keep a short side a little larger
-than that size; a file that is such a JPEG already is kept as it is. Boxes of crops are drawn in the size of the
-original, so that crops are distributed as without a cache.
+An image is kept as bytes in its own size if all images have that size and it is not larger than needed; else squashed
+to the size of the inputs. Where the bytes would exceed `LARGEST_OWN` or `LARGEST`, JPEGs are kept, with a short side a
+little larger than the inputs'; a file that is such a JPEG already is kept as it is. Boxes of crops are drawn in the
+size of the original, so that crops are distributed as without a cache.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ if TYPE_CHECKING:
     from dgbench.data.decoding import Decoding
 
 FOLDER = ".dgbench-cache"
-"""Name of the folder of caches, in the data directory unless the user names another."""
+"""Name of the folder of caches in the data directory, unless the user names another."""
 LARGEST_OWN, LARGEST = 30 * 10**9, 10 * 10**9
-"""Most bytes of a cache that is not of JPEGs: of images as they are, and of squashed ones.
+"""Most bytes of a cache of images in their own size, and of squashed images; beyond, JPEGs are kept.
 
-JPEGs have more of an image than what it was squashed to has; but less than the image itself, so that is worth more.
+A JPEG of a larger size preserves more of an image than squashed bytes, but less than the image itself: so that gets the
+larger limit.
 """
 VERSION = 3
-"""Of what is cached, and how: a change of either makes another cache."""
+"""Version of the format and of the decoding; a new one makes new caches."""
 PIXELS, SIZES, SUMS, INDEX = "pixels", "sizes", "sums", "index.json"
 _SIZE = np.dtype("<u4")
 SIZES_OF_ONE = 3 * _SIZE.itemsize
-"""Bytes in `sizes` for each image."""
+"""Bytes of an image in `sizes`."""
 SUM = hashlib.sha256().digest_size
-"""Bytes in `sums` for each block."""
+"""Bytes of a block in `sums`."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,26 @@ class CacheIndex:
     """The content of `index.json`: how the pixels of a cache are read."""
 
     name: str
-    """Of the data set, for people who look."""
+    """Name of the data set, for users and for `verify_caches`."""
     count: int
+    """Number of images."""
     kind: Literal["bytes", "jpeg"]
+    """`bytes`: RGB, all of one size. `jpeg`: files of any size."""
     height: int
-    """Of every image, if they are bytes; else the short side."""
+    """Height of every image in pixels; of JPEGs, the short side."""
     width: int
+    """Width of every image in pixels; of JPEGs, the short side."""
     size: int
     """Bytes of `pixels`."""
     interpolation: str
-    """How they were and are resized, but for the short side of JPEGs, which is bicubic."""
+    """How images were squashed, and will be resized when read. The short side of JPEGs is made by bicubic, whatever
+    this is."""
     block: int
-    """Images that have one checksum."""
+    """Images that share a checksum."""
 
     @staticmethod
     def read(folder: Path) -> CacheIndex | None:
-        """Return the index of a finished cache: None if it isn't finished; raise `CorruptFile` if it is damaged."""
+        """Read the index of a cache: None if the cache isn't complete; raise `CorruptFile` if the index is damaged."""
         try:
             data = read_object(folder / INDEX)
         except FileNotFoundError:
@@ -81,31 +86,38 @@ class CacheIndex:
         return index
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the fields as plain JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The cache of a data set's images at one size and by one interpolation, built or not."""
+    """A cache of a data set's images, at one size and by one interpolation, built or not."""
 
     place: Path
-    """The folder of caches."""
+    """Folder of all caches."""
     name: str
+    """Name of the data set."""
     identity: str
-    """Equal for the same images in the same order, and for no others."""
+    """Text that is equal for the same images in the same order, and for no others."""
     root: Path
+    """Folder that the image files are below."""
     files: Callable[[], Sequence[str]]
-    """Lists the image files, as paths below the root; called when the cache is built."""
+    """List the image files as paths below the root; called only when the cache is built."""
     height: int
+    """Height of inputs, in pixels."""
     width: int
+    """Width of inputs, in pixels."""
     interpolation: str
+    """`bilinear` or `bicubic`."""
     decode: Decoding
+    """Decodes an image file."""
 
     @property
     def folder(self) -> Path:
-        """The cache's own folder: its name is a hash of all that decides what is kept."""
+        """Return the folder of this cache: its name is a hash of all that decides the pixels."""
         said = f"{self.identity}\0{self.height}\0{self.width}\0{self.interpolation}\0{VERSION}"
+        # The default adds nothing, so that caches from before there was a choice are found.
         if self.decode.identity:
             said += f"\0{self.decode.identity}"
         return self.place / hashlib.sha256(said.encode()).hexdigest()[:24]
@@ -116,26 +128,30 @@ class ImageCache:
 
 
 def read_sizes(folder: Path) -> NDArray[np.uint32]:
-    """Read (n, 3) of the images that are there so far: width and height of the original, bytes in `pixels`."""
+    """Read the sizes of the images that are complete so far.
+
+    Returns:
+        (n, 3), uint32: width and height of the original, bytes in `pixels`. A row that was only begun is left out.
+    """
     content = np.fromfile(folder / SIZES, _SIZE)
     return content[: len(content) // 3 * 3].reshape(-1, 3)
 
 
 def checksum(pixels: bytes, sizes: bytes) -> bytes:
-    """Hash a block of images, of which these are the parts of two files."""
+    """Return the sha256 of a block of images: of its piece of `pixels`, then of its piece of `sizes`."""
     return hashlib.sha256(pixels + sizes).digest()
 
 
 def find_damage(folder: Path, index: CacheIndex, most: int | None = None) -> str:
-    """Compare blocks of images with their checksums.
+    """Compare blocks of images with their checksums, and return a description of the first damage.
 
     Args:
         folder: The cache's.
         index: Its index.
-        most: How many blocks to read: the first, the last, and others at random; None: all.
+        most: Blocks to read: the first, the last, and others at random; None: all.
 
     Returns:
-        What is wrong; empty if nothing is.
+        A sentence for the user; empty if nothing is wrong.
     """
     blocks = -(-index.count // index.block)
     expected = {PIXELS: index.size, SIZES: index.count * SIZES_OF_ONE, SUMS: blocks * SUM}
@@ -145,7 +161,7 @@ def find_damage(folder: Path, index: CacheIndex, most: int | None = None) -> str
             return f"{path} is damaged: it has not {size:,} bytes"
     chosen = set(range(blocks))
     if most is not None and blocks > most:
-        # Not by a run's seed: so that each run looks at others, and all of them at everything.
+        # Not drawn by a run's seed: each run looks at other blocks, so that many runs together look at all.
         chosen = {0, blocks - 1, *map(int, np.random.default_rng().choice(blocks, most - 2, replace=False))}
     sizes, sums = read_sizes(folder), (folder / SUMS).read_bytes()
     ends = np.concatenate(([0], np.cumsum(sizes[:, 2], dtype=np.int64)))
@@ -160,5 +176,5 @@ def find_damage(folder: Path, index: CacheIndex, most: int | None = None) -> str
 
 
 def size_bytes(sizes: Sequence[tuple[int, int, int]]) -> bytes:
-    """Encode sizes as the file of sizes holds them."""
+    """Encode sizes (width, height, bytes) as rows of the file `sizes`."""
     return np.array(sizes, _SIZE).tobytes()

@@ -1,7 +1,7 @@
-"""Decode image files by Pillow to RGB, 8 bits a channel.
+"""Decode image files by Pillow to RGB with 8 bits a channel.
 
-Of an animation the first frame is read. Modes of which Pillow knows how they look are converted as it does (grey,
-palette, CMYK); those of more than 8 bits, which it would cut off at 255, are scaled.
+Of an animation the first frame is read. Modes that Pillow can show (gray, palette, CMYK) are converted by it; those of
+more than 8 bits, which it would clip at 255, are scaled.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from dgbench.core.wording import printable
 
 JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
 _POINTER = b"version https://git-lfs."
+"""First bytes of a file that Git LFS has put in the place of an image."""
 _WIDE = ("I", "F")
+"""Pillow's modes of more than 8 bits."""
 _SCALED_TO_16 = ("PNG", "PPM", "JPEG2000")
-"""Formats of which some Pillow shows 16 bits as integers (`I`), scaled to all of the 16 bits whatever the depth."""
+"""Formats of which some versions of Pillow return 16 bits in mode `I`. Values of fewer bits are scaled to all 16."""
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # EXIF: from 5 on, width and height change places
 _TURNS = {
@@ -34,41 +36,48 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Orientation -> what makes the image upright."""
+"""EXIF orientation -> transposition that turns the image upright."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the image files of a data set are decoded; called with a path, it returns the image in RGB.
+    """The way in which a data set's image files are decoded; called with a path, it returns the image in RGB.
 
-    By default as DomainBed does: not turned by EXIF, and of what is transparent the colours that lie below. Where
-    pixels are others than by default, `identity` says how.
+    The default is DomainBed's: EXIF orientation is ignored, and of transparent pixels the colors below the transparency
+    count.
     """
 
     turn: bool = False
-    """Turn images as their EXIF says."""
+    """Turn images as their EXIF orientation demands."""
     on_white: bool = False
-    """Lay what is transparent on white."""
+    """Blend transparent images with white."""
     cut_off: tuple[Path, ...] = ()
-    """Folders of which JPEGs that end early are decoded as far as they go, and logged.
+    """Folders whose JPEGs may end early: they are decoded as far as they go, and logged.
 
-    The pixels are those that Pillow finds under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets, for the same marker is
-    added. But that holds for every image of the process, and so hides files that a copy or a download has damaged."""
+    The pixels are those that Pillow returns under `LOAD_TRUNCATED_IMAGES`, which DomainBed sets, as the same marker is
+    added at the end. That switch acts on every image of the process, and so would hide files that a copy or a download
+    has damaged.
+    """
     most_pixels: int = 0
-    """Largest image that is no decompression bomb; 0: as Pillow says."""
+    """Largest image in pixels; a larger one counts as a decompression bomb. 0: Pillow's limit."""
     advice: str = "repair it, or use --skip_bad_images"
-    """What to do with an image that can't be decoded."""
+    """Advice to the user about an image that can't be decoded."""
 
     @property
     def identity(self) -> str:
-        """Name the departures of the pixels from the default; empty if there are none."""
+        """Return the names of the departures from the default that change pixels; empty if there are none."""
         return " ".join(name for name, differs in (("turned", self.turn), ("on white", self.on_white)) if differs)
 
     def __call__(self, path: Path) -> Image.Image:
-        """Decode a file; raise `UserError` with its name, the reason and the advice if it can't be decoded."""
+        """Decode a file.
+
+        Raises:
+            UserError: It can't be decoded; with its path, the reason and advice.
+        """
         try:
             return self._decode(path)
+        # Lack of memory says nothing about the file.
         except MemoryError:
             raise
         except Image.DecompressionBombError as error:
@@ -83,7 +92,7 @@ class Decoding:
             raise UserError(f"image {where} can't be decoded ({why}): {advice}") from error
 
     def size(self, path: Path) -> tuple[int, int] | None:
-        """Read the width and height that a file's image will have; None if that can't be read."""
+        """Return the width and height that a file's image will have, without decoding; None if they can't be read."""
         try:
             with Image.open(path) as image:
                 width, height = image.size
@@ -93,8 +102,9 @@ class Decoding:
             return None
 
     def _decode(self, file: Path | io.BytesIO) -> Image.Image:
+        """Open and convert an image; errors are Pillow's."""
         if self.most_pixels:
-            # Pillow's limit is the process' own, which has one value of the option: threads that set it agree.
+            # Pillow's limit is global to the process; so is the option it comes from, so threads that set it agree.
             Image.MAX_IMAGE_PIXELS = self.most_pixels
         with Image.open(file) as image:
             found = to_rgb(image, on_white=self.on_white)
@@ -102,7 +112,7 @@ class Decoding:
             return found if turn is None else found.transpose(turn)
 
     def _completed(self, path: Path) -> Image.Image | None:
-        """Decode a JPEG with the marker of the end added; None if that doesn't help."""
+        """Decode a JPEG with the end marker added; return None if that doesn't help."""
         try:
             content = path.read_bytes()
             return self._decode(io.BytesIO(content + _JPEG_ENDS)) if content.startswith(JPEG_BEGINS) else None
@@ -113,7 +123,7 @@ class Decoding:
 
 
 def lacks_range(path: Path) -> bool:
-    """Tell whether a file holds values that can't be scaled to 8 bits; a file that can't be read does not."""
+    """Return whether the range of a file's values is unknown, so that they can't be scaled; False if unreadable."""
     try:
         with Image.open(path) as image:
             return image.mode in _WIDE and not _depth(image)
@@ -122,7 +132,7 @@ def lacks_range(path: Path) -> bool:
 
 
 def is_turned(path: Path) -> bool:
-    """Tell whether a file's EXIF says that its image is to be turned; that of one that can't be read does not."""
+    """Return whether a file's EXIF asks for its image to be turned; False if it can't be read."""
     try:
         with Image.open(path) as image:
             return image.getexif().get(_ORIENTATION, 1) in _TURNS
@@ -131,17 +141,18 @@ def is_turned(path: Path) -> bool:
 
 
 def to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:
-    """Convert an image to RGB, as Pillow does but for grey of more than 8 bits, of which the upper 8 are kept.
+    """Convert an image to RGB as Pillow does, except that of gray with more than 8 bits the upper 8 are kept.
 
     Args:
         image: Of any mode.
-        on_white: Whether what is transparent is laid on white; else the colours below it show.
+        on_white: Blend transparent pixels with white; False: take the colors below the transparency.
 
     Raises:
-        ValueError: The values have no range that is known: integers of 32 bits, floats.
+        ValueError: The range of the values is unknown: integers of 32 bits, floats.
     """
     if depth := _depth(image):
         grey = (np.asarray(image).astype(np.uint32) >> (depth - 8)).astype(np.uint8)
+        # In a TIFF, 0 may stand for white; Pillow inverts such images only up to 8 bits.
         return Image.fromarray(~grey if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO else grey).convert("RGB")
     if image.mode in _WIDE:
         values = "floats" if image.mode == "F" else "signed integers or integers of 32 bits"
@@ -154,7 +165,7 @@ def to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Tell whether a file stands for one that Git LFS has not fetched."""
+    """Return whether a file stands for one that Git LFS has not downloaded."""
     try:
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER
@@ -163,18 +174,19 @@ def _is_pointer(path: Path) -> bool:
 
 
 def _depth(image: Image.Image) -> int:
-    """Return how many bits a grey value has, if they are more than 8 and unsigned; else 0."""
+    """Return the bits of a gray value if they are more than 8 and unsigned; otherwise 0."""
     if image.mode.startswith("I;16"):
         return int(_tag(image, _BITS) or 16)
     return 16 if image.mode == "I" and image.format in _SCALED_TO_16 else 0
 
 
 def _tag(image: Image.Image, number: int) -> int | None:
-    """Return a tag of a TIFF; None where there is none."""
+    """Return a tag of a TIFF; None if it has none, or is no TIFF."""
     value = getattr(image, "tag_v2", {}).get(number)
     return value[0] if isinstance(value, tuple) else value
 
 
 @cache
 def _log_cut_off(path: Path) -> None:
+    """Log a file that ends early; cached, so once for each file in a process."""
     _log.warning("image %s ends early: decoded as far as it goes", path)

@@ -1,4 +1,4 @@
-"""Download a file by HTTP: resumed where it broke off, checked by its hash, in place only when it is whole."""
+"""Download a file by HTTP: resumed where it broke off, checked by its hash, at its path only when it is whole."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TIMEOUT = 60.0
 """Seconds without a byte after which a host counts as gone."""
 
 _CHUNK = 1 << 20
-_ATTEMPTS = 3  # in a row that bring nothing new
-_PAUSE = 2.0  # seconds between two of them
+_ATTEMPTS = 3  # requests in a row without a new byte, after which to give up
+_PAUSE = 2.0  # seconds between two requests
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-_FINAL = (400, 401, 403, 404, 405, 410, 451)  # asking again won't change these
+_FINAL = (400, 401, 403, 404, 405, 410, 451)  # status codes that another request won't change
 
 
 class Unreachable(UserError):
@@ -29,27 +29,27 @@ class Unreachable(UserError):
 
 
 class _Broken(Exception):
-    """A connection that ended early; what came is kept and the rest asked for again."""
+    """A connection that ended early; its bytes are kept, and the rest is requested again."""
 
 
 def download_file(url: str, target: Path, progress: ReportProgress, *, md5: str = "", timeout: float = TIMEOUT) -> Path:
-    """Download `url` to the file `target`, unless that is there and has the hash.
+    """Download `url` to the file `target`, unless that exists and has the hash.
 
-    What has come of an unfinished file is kept beside it as `.part`, and a later call asks for the rest only, if the
-    host still has the same file.
+    The bytes of an unfinished file are kept beside it as `.part`, and a later call requests only the rest, if the host
+    still has the same file.
 
     Args:
-        url: An address of http or https.
+        url: An http or https address.
         target: Folders above it are made.
-        progress: Called with the bytes that have come, then with those that are hashed.
-        md5: The published hash, hexadecimal. Empty if none is published: then any file that is there is left alone.
+        progress: Called with bytes that have been downloaded, then with those that are hashed.
+        md5: The published hash, hexadecimal. Empty if none is published: then an existing file is left alone.
         timeout: Seconds without a byte after which the host counts as gone.
 
     Returns:
         `target`.
 
     Raises:
-        Unreachable: With the URL. The host is gone, answers with an error or a web page, ends early again and again,
+        Unreachable: With the URL: the host is gone, answers with an error or a web page, ends early again and again,
             sends nothing for `timeout` seconds, or has a file with another hash.
         OSError: The disk is full or can't be written to.
     """
@@ -74,7 +74,7 @@ def download_file(url: str, target: Path, progress: ReportProgress, *, md5: str 
 
 
 def hash_of(path: Path, progress: ReportProgress) -> str:
-    """Return the MD5 of a file, hexadecimal: what the publishers of data sets give."""
+    """Return the MD5 of a file in hexadecimal; the publishers of data sets give no stronger hash."""
     digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -84,7 +84,7 @@ def hash_of(path: Path, progress: ReportProgress) -> str:
 
 
 class _PartialFile:
-    """What has come of a file, and the tag by which the host tells one content from another."""
+    """The bytes of an unfinished download, and the tag by which the host names the content that they are of."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f"{target.name}.part")
@@ -92,29 +92,29 @@ class _PartialFile:
 
     @property
     def size(self) -> int:
-        """Bytes that can be kept: without a tag it is unknown which content they are of."""
+        """Return the number of bytes to keep: 0 without a tag, as it is then unknown which content they belong to."""
         return self.path.stat().st_size if self.path.is_file() and self.tag else 0
 
     @property
     def tag(self) -> str:
-        """ETag or date of the last change, as the host sent it; empty if it sent none, or a power cut left none."""
+        """Return the ETag or the date of the last change that the host sent; empty if it sent neither."""
         return self.tag_path.read_text() if self.tag_path.is_file() else ""
 
     def remove(self) -> None:
-        """Keep nothing, so that the next request is for the whole file."""
+        """Remove bytes and tag, so that the next request is for the whole file."""
         self.path.unlink(missing_ok=True)
         self.tag_path.unlink(missing_ok=True)
 
 
 def _request_until_whole(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
-    """Request the missing bytes until none is missing; give up after several requests in a row without any."""
+    """Request the missing bytes until none is missing; give up after `_ATTEMPTS` requests in a row without any."""
     failures, had = 0, part.size
     while True:
         try:
             return _request_rest(url, part, progress, timeout)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # what we have goes beyond the file's end: the file has changed
+            if error.code == 416:  # more bytes are kept than the file has: it has changed
                 part.remove()
             reason = f"{error.code} {error.reason}"
             if error.code in _FINAL:
@@ -139,6 +139,7 @@ def _request_rest(url: str, part: _PartialFile, progress: ReportProgress, timeou
     begin = part.size
     headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}
     if begin:
+        # If-Range has the host send the whole file (status 200, not 206) where its content has another tag by now.
         headers |= {"Range": f"bytes={begin}-", "If-Range": part.tag}
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
         if response.headers.get_content_type() == "text/html":

@@ -1,4 +1,4 @@
-"""Remove the files that a published list names as duplicates, and nothing else."""
+"""Remove the files that a published list names as duplicates, and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _MOST = 5  # problems of one kind that a message names
 def read_list(path: Path, expected: Mapping[str, int]) -> list[PurePosixPath]:
     """Read the paths of a list, one a line, relative to the data set's folder: domain/class/file.
 
-    Raises `UserError` with lines that lie elsewhere, or if a domain has not as many as are published (`expected`).
+    Args:
+        path: The list.
+        expected: Domain -> number of its files that the published list names.
+
+    Raises:
+        UserError: Lines are no such paths, or a domain has another number of files.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -37,20 +42,20 @@ def read_list(path: Path, expected: Mapping[str, int]) -> list[PurePosixPath]:
 
 
 def remove(folder: Path, path: Path, expected: Mapping[str, int]) -> tuple[int, int]:
-    """Delete the files in `folder` that the list at `path` names.
+    """Delete the files in `folder` that the list at `path` names; files already gone are no error.
 
-    Stopped half-way, it goes on when called again: files that are no longer there are no error.
+    Interrupted, it can be called again.
 
     Args:
         folder: The data set's.
         path: The published list.
-        expected: Domain -> how many files of it the list must name.
+        expected: Domain -> number of its files that the list must name.
 
     Returns:
-        How many files the list names, and how many of them were there.
+        How many files the list names, and how many of them existed.
 
     Raises:
-        UserError: The list is wrong, or files lie behind links out of `folder`; nothing was deleted.
+        UserError: The list is wrong, or files are behind links out of `folder`; nothing was deleted.
     """
     listed, there = read_list(path, expected), 0
     problems, inside = Problems(), folder.resolve()

@@ -1,4 +1,7 @@
-"""What planning, selection and tables need to know of a data set."""
+"""Collect the facts of a data set that planning, selection and tables need, and fill in a setting by them.
+
+A `DatasetFacts` is plain data: it goes into a sweep's folder, so that tables can be made where the data are not.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ from dgbench.networks.backbones import lacking as backbone_lacks
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
     """Collect the facts of an open data set that planning needs."""
-    from dgbench.data.splits import by_domain  # imports fractions, which tables, that read facts too, do without
+    # Inside the function: `splits` imports fractions, which tables, that read facts too, do without.
+    from dgbench.data.splits import by_domain
 
     card, parts, pools = dataset.card, dict[str, int](), dict[str, int]()
     for domain in dataset.domains if card.parts else ():
@@ -59,43 +63,54 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Facts of a data set, read from its card and files: all that planning, selection and tables know of it."""
+    """The facts of a data set, read from its card and files: all that planning, selection and tables know of it."""
 
     name: str
     domains: tuple[str, ...]
+    """In the order of the tables."""
     counts: tuple[int, ...]
+    """Examples of each domain, in the order of `domains`."""
     num_classes: int
     input_shape: tuple[int, ...]
     traits: tuple[str, ...]
+    """Names by which hyperparameter spaces vary (`small_images`, `few_examples`, ...)."""
     steps: int
+    """Default length of a run."""
     checkpoint_freq: int
+    """Default number of steps between two evaluations."""
     fingerprint: str
+    """Hash of the data (`Dataset.fingerprint`)."""
     tested: tuple[str, ...] = ()
-    """The domains that may be held out; empty: every domain."""
+    """Domains that may be held out; empty: every domain."""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """View -> examples, of data with splits of its own."""
+    """View -> number of examples, for data published with splits; empty: parts are drawn."""
     pools: Mapping[str, int] = field(default_factory=dict)
-    """Way of splitting -> domains that its training examples are from."""
+    """Way of splitting -> number of domains that its training examples are from."""
     domains_per_step: int = 0
+    """Training domains that make up a step; 0: all."""
     shared_identities: bool = False
+    """Every domain shows the same identities, so some are kept for the test alone."""
     metric: str = "accuracy"
+    """Score that selects and that tables show."""
     task: str = "classification"
+    """Kind of the labels, a key of `cards.TASKS`."""
     input_kind: str = "images"
+    """Kind of the inputs, a key of `cards.INPUTS`."""
     of_domainbed: Mapping[str, int] = field(default_factory=dict)
-    """`steps` and `checkpoint_freq` under the presets of DomainBed, where they are others."""
+    """`steps` and `checkpoint_freq` under DomainBed's presets, where those differ."""
     outputs: int = 1
     """Logits of an example."""
     backbone: str = ""
-    """What `auto` stands for, if not what fits the inputs."""
+    """Network that `auto` stands for; empty: the one that fits the inputs."""
     missing_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Domain -> the classes of which it has no example, where the user allowed that."""
+    """Domain -> classes without an example in it, where the user allowed that."""
 
     def network(self, backbone: str) -> str:
-        """The own name of a network, which may be an alias."""
+        """Resolve the name of a backbone, which may be an alias such as `auto`, for these inputs."""
         return (backbone == "auto" and self.backbone) or resolve_backbone(backbone, self.input_kind, self.input_shape)
 
     def folds(self, protocol: Protocol) -> list[Fold]:
-        """Those of a protocol; raises `UserError` if the data set can't follow it."""
+        """Return the folds of a protocol; raise `UserError` if the data set can't follow it."""
         try:
             parts = tuple(dict.fromkeys(View.parse(view).part for view in self.parts))
             found = list(protocol.folds(self.domains, parts=parts, tested=self.tested))
@@ -104,11 +119,11 @@ class DatasetFacts:
         return [_without_known_identities(fold) for fold in found] if self.shared_identities else found
 
     def training_domains(self, fold: Fold) -> int:
-        """How many domains an algorithm sees in training."""
+        """Return the number of domains that an algorithm sees in training, of which a pool mixes many."""
         return sum(self.pools.get(view.domain, 1) for view in fold.train)
 
     def convolves(self, backbone: str) -> bool:
-        """Tell whether a network, by its own name, takes the inputs and convolves beyond the layers that read them."""
+        """Return whether a network (by its own name) takes the inputs, and convolves beyond its first layers."""
         return self.input_kind in takes(backbone) and "convolutions" not in backbone_lacks(backbone, self.input_shape)
 
     def lacking(self, setting: Setting) -> frozenset[str]:
@@ -117,18 +132,18 @@ class DatasetFacts:
         return found | {"every_class"} if self.missing_classes else found
 
     def domains_in_step(self, fold: Fold, setting: Setting) -> int:
-        """How many of them make up a step; the setting is resolved."""
+        """Return the number of training domains that make up a step under a resolved setting."""
         found = self.training_domains(fold)
         return min(found, setting.domains_per_step or found)
 
 
 def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) -> frozenset[str]:
-    """Return the needs of methods that are not met.
+    """Return the needs of methods that such inputs and labels, and the setting with its network, don't meet.
 
     Args:
-        kind: What the inputs are, a key of `cards.INPUTS`.
+        kind: Kind of the inputs, a key of `cards.INPUTS`.
         input_shape: Shape of one input.
-        task: What the labels are, a key of `cards.TASKS`.
+        task: Kind of the labels, a key of `cards.TASKS`.
         setting: Resolved; its backbone takes such inputs.
 
     Returns:
@@ -151,7 +166,7 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
 
 
 def _without_known_identities(fold: Fold) -> Fold:
-    """The fold where all domains show the same identities: what trains in one domain must not be tested in another."""
+    """Restrict the test to identities that no training view shows, where all domains share theirs."""
     return dataclasses.replace(
         fold,
         test=tuple(View(view.domain, NEW) for view in fold.test),
@@ -160,15 +175,15 @@ def _without_known_identities(fold: Fold) -> Fold:
 
 
 def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
-    """List the traits that hyperparameter spaces may vary by: the data set's, and those of the network of its setting.
+    """Return the traits by which hyperparameter spaces may vary: the data set's, and the network's under the setting.
 
     Args:
-        facts: The data set.
+        facts: The data set's.
         setting: Resolved.
 
     Returns:
-        The data set's own; `from_scratch` where the setting takes from the network the weights that it could start
-        from; `domainbed_vit` where a preset of DomainBed's trains a network as it trains its ViT.
+        The data set's own traits; `from_scratch` if the network could start from pretrained weights and the setting
+        declines them; `domainbed_vit` if a DomainBed preset trains a network in the way of its ViT.
     """
     name, found = setting.backbone, dict.fromkeys(facts.traits)
     if not setting.pretrained and name not in BUILTIN_BACKBONES:
@@ -179,9 +194,10 @@ def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
 
 
 def resolve_batch_norm(setting: Setting, facts: DatasetFacts) -> Setting:
-    """Return the setting, whose backbone is resolved, with live batch norm where no statistics could be frozen."""
+    """Make batch norm live in a setting (with its backbone resolved) if the network has no statistics to freeze."""
     name, known = setting.backbone, bool(setting.weights)
-    fits = facts.input_kind in takes(name)  # others are refused later, with the reason
+    # A network that doesn't take the inputs is refused later, with the reason.
+    fits = facts.input_kind in takes(name)
     if known or not fits or not starts_without_statistics(name, facts.input_shape, pretrained=setting.pretrained):
         return setting
     return dataclasses.replace(setting, batch_norm="live")
@@ -190,8 +206,8 @@ def resolve_batch_norm(setting: Setting, facts: DatasetFacts) -> Setting:
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
     """Fill in all that a setting leaves open, by the data set and the network.
 
-    Those are steps, evaluation interval, domains in a step, the backbone's own name, how images are resized for it and
-    lie in memory. Batch norm is live where there are no statistics that could be frozen.
+    These are steps, evaluation interval, domains in a step, the backbone's own name, and how images are resized for it
+    and lie in memory. Batch norm becomes live where there are no statistics to freeze.
     """
     length = {"steps": facts.steps, "checkpoint_freq": facts.checkpoint_freq}
     resolved = setting.for_dataset(**length | (dict(facts.of_domainbed) if setting.of_domainbed else {}))

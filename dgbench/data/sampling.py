@@ -1,4 +1,4 @@
-"""Which examples make up a minibatch: a pure function of (seed, view, step), so that resuming replays nothing."""
+"""Draw the examples of a minibatch, as a pure function of (seed, view, step), so that resuming replays nothing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ from dgbench.core.protocol import View
 from dgbench.core.seeding import numpy_stream
 
 _BLOCK = 64
-"""Steps drawn at a time: a generator costs more than the numbers of one step. Part of what a seed means."""
+"""Steps drawn at a time, as making a generator costs more than the numbers of one step. It decides which numbers a step
+gets, so a change of it changes every run."""
 
 
 class Sampler:
-    """`sampler[step]` are the positions (batch_size,) in a view that make up its minibatch of that step.
+    """The draws from one view: `sampler[step]` are the positions (batch_size,), int64, of a step's minibatch.
 
-    Drawn with replacement, as DomainBed's loaders do: each example of the view as often, or with `class_balanced` each
-    class that it holds as often. `labels` (n,) are the view's; `copies` (n,) is how many times each example stands
-    in it, once if not given. Raises `UserError` if n is less than `batch_size`, unless `allow_few`.
+    They are drawn with replacement, as by DomainBed's loaders: each example of the view equally often, or with
+    `class_balanced` each class that the view has.
+
+    Args:
+        labels: (n,), the view's.
+        batch_size: Positions in a minibatch.
+        seed: The run's.
+        view: Part of the key of the draws.
+        class_balanced: Draw a class first, then an example of it.
+        copies: (n,), how often each example is in the view; None: once.
+        allow_few: Accept a view with fewer examples than `batch_size`.
+
+    Raises:
+        UserError: The view has fewer examples than `batch_size`, and `allow_few` is False.
     """
 
     def __init__(
@@ -53,7 +65,9 @@ class Sampler:
         return minibatch
 
     def _draw(self, number: int) -> NDArray[np.int64]:
-        """The positions of `_BLOCK` steps (_BLOCK, batch_size)."""
+        """Return the positions of a block of steps (_BLOCK, batch_size)."""
+        # The calls of `rng`, their order and their shapes define the minibatches of every recorded run: leave them as
+        # they are.
         rng = numpy_stream(self.seed, "batch", str(self.view), number)
         stratum = rng.integers(len(self._sizes), size=(_BLOCK, self.batch_size))
         drawn: NDArray[np.int64] = self._order[self._starts[stratum] + rng.integers(self._sizes[stratum])]

@@ -1,4 +1,4 @@
-"""Which examples of a domain are in which part: as the data set says, or drawn, one by one or by identity."""
+"""Divide the examples of a domain into parts: as the data set was published, or drawn by example or by identity."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from dgbench.core.seeding import seed_hash
 from dgbench.data.dataset import Examples, SplitExamples
 
 Parts = Mapping[str, NDArray[np.int64]]
+"""Part -> positions of its examples, int64."""
 
 NEW_SHARE = Fraction(1, 4)
-"""Of the identities, where every domain shows the same ones."""
+"""Share of the identities in the part `new`, where every domain shows the same identities."""
 
 
 def parts(
@@ -29,18 +30,22 @@ def parts(
     shared_identities: bool = False,
     name: str = "",
 ) -> Parts:
-    """Split one domain: return the indices of each part.
+    """Split one domain into parts, by its trial.
 
-    Examples that have parts keep them. Those with `groups` are split by identity, alike in every domain, the others one
-    by one; where all domains share their identities, a quarter of them is the part `new` before the rest is split.
+    Examples that were published in parts keep them. Those with `groups` are split by identity, alike in every domain;
+    all others one by one. Where all domains share their identities, a quarter of them becomes the part `new` before the
+    rest is split.
 
     Args:
         examples: The domain's.
-        trial: The trial, of which the draw depends.
-        domain_index: The domain's place in the data set, of which it depends too.
+        trial: The trial, which decides the draw.
+        domain_index: Place of the domain in the data set; it decides the draw too, unless identities are split.
         holdout_fraction: Share of the part `out`.
-        shared_identities: Whether all domains show the same identities.
-        name: The domain's, for the message.
+        shared_identities: All domains show the same identities.
+        name: Name of the domain, for messages.
+
+    Returns:
+        Part -> positions of its examples.
 
     Raises:
         UserError: A part that is drawn is empty.
@@ -61,7 +66,12 @@ def parts(
 
 
 def by_domain(examples: SplitExamples, indices: NDArray[np.int64]) -> Mapping[int, NDArray[np.int64]]:
-    """The `indices` of each domain that they mix, by its number there, in ascending order."""
+    """Group positions by the small domain that each example is from: number of the domain, ascending -> its positions.
+
+    Args:
+        examples: Those that the positions count.
+        indices: Positions to group; their order is kept within a domain.
+    """
     domains = examples.domains[indices]
     order = np.argsort(domains, kind="stable")
     numbers, starts = np.unique(domains[order], return_index=True)
@@ -69,18 +79,31 @@ def by_domain(examples: SplitExamples, indices: NDArray[np.int64]) -> Mapping[in
 
 
 def split(n: int, holdout_fraction: float, trial: int, domain_index: int) -> Parts:
-    """DomainBed's split of n examples, bit for bit, in its order; `out` is the first int(n * holdout_fraction)."""
+    """Split n examples as DomainBed does, bit for bit and in its order; `out` is the first int(n * holdout_fraction).
+
+    Args:
+        n: Number of examples.
+        holdout_fraction: Share of `out`.
+        trial: Decides the draw.
+        domain_index: Decides the draw.
+    """
     keys = list(range(n))
+    # A list, and numpy's legacy generator: DomainBed's `split_dataset` shuffles so, and its `out` comes first.
     np.random.RandomState(seed_hash(trial, domain_index)).shuffle(keys)
     cut = int(n * holdout_fraction)
     return {IN: np.array(keys[cut:], np.int64), OUT: np.array(keys[:cut], np.int64)}
 
 
 def split_by_identity(groups: NDArray[np.int64], holdout_fraction: float, trial: int, *, shared: bool = False) -> Parts:
-    """All examples of an identity in one part, in ascending order; identities are split as `is_held_out` says.
+    """Split examples so that all of an identity are in one part, positions ascending; `is_held_out` decides for each.
 
-    With `shared`, `new` is taken first, and `out` is the fraction of what is left.
+    Args:
+        groups: (n,) identity of each example.
+        holdout_fraction: Share of the identities in `out`.
+        trial: Decides the draw.
+        shared: Set the part `new` apart first; `out` is then the fraction of the rest.
     """
+    # By its decimals: the float 0.2 is a little more than 1/5, which would move the ends of the runs below.
     fraction = Fraction(str(holdout_fraction))
     identities, positions = np.unique(groups, return_inverse=True)
     names = identities.tolist()
@@ -92,11 +115,17 @@ def split_by_identity(groups: NDArray[np.int64], holdout_fraction: float, trial:
 
 
 def is_held_out(identity: int, fraction: Fraction, trial: int, part: str = "identity") -> bool:
-    """Whether an identity belongs to a part, which depends on nothing but the arguments.
+    """Decide whether an identity is in a held-out part, by the arguments alone, so that every domain decides alike.
 
-    A domain that lacks some identities thus splits the others as every domain does. Identities are cut into runs of
-    about 1 / fraction neighbours, and one of each run is drawn: of n identities numbered from 0, int(n * fraction) or
-    one more are held out.
+    A domain that lacks some identities therefore splits the others as all domains do. The identities 0, 1, ... are cut
+    into runs of about 1 / fraction neighbors, and one of each run is drawn: of n identities int(n * fraction) or one
+    more are held out.
+
+    Args:
+        identity: Number of the identity.
+        fraction: Share of the identities held out.
+        trial: Decides the draw.
+        part: Name of the part: the draws of two parts are independent.
     """
     if fraction > Fraction(1, 2):
         return not is_held_out(identity, 1 - fraction, trial, part)

@@ -1,6 +1,6 @@
-"""Apply the transforms of `transforms_pil` to bytes by OpenCV: equal up to rounding, ten times as fast.
+"""Apply the transforms of `transforms_pil` to arrays by OpenCV: equal up to rounding, ten times as fast.
 
-Images are (H, W, 3) uint8, RGB. `tests/data/test_transforms_cv2.py` holds each operation to its reference.
+Images are (H, W, 3) uint8, RGB. `tests/data/test_transforms_cv2.py` compares each operation with its reference.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from PIL import Image
 from dgbench.data.transforms_pil import FILTERS, Augmentation
 
 Pixels = NDArray[Any]
-"""(H, W, 3) uint8; OpenCV's own annotations don't tell the type of its arrays."""
+"""(H, W, 3) uint8; typed loosely, since OpenCV's annotations leave the type of its arrays open."""
 
 _MOST_SHRINKING = 1.02
-_TRUNCATES = -0.499  # OpenCV rounds where Pillow truncates
-_HUE_OF_PILLOW = -1  # on average, for the same reason, and because its circle has 255 levels for OpenCV's 256
+"""Largest factor by which a box shrinks that OpenCV may interpolate, without antialiasing."""
+_TRUNCATES = -0.499  # added before OpenCV rounds, so that it truncates as Pillow does
+# On average: Pillow truncates hues that OpenCV rounds, and its circle has 255 levels where OpenCV's has 256.
+_HUE_OF_PILLOW = -1
 
 
 def from_jpeg(content: NDArray[np.uint8]) -> Pixels | None:
-    """Decode the bytes of a JPEG, not turned by its EXIF; None if they can't be decoded."""
+    """Decode the bytes of a JPEG, ignoring its EXIF orientation; return None if they can't be decoded."""
     found = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if found is None else cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
 
 
 def split(image: Pixels, channels: Pixels) -> None:
-    """Write an image to `channels`, (3, H, W) and contiguous."""
+    """Write the channels of an image to `channels`, which is contiguous, (3, H, W) uint8."""
     cv2.split(image, list(channels))
 
 
 def resize(image: Pixels, height: int, width: int, interpolation: str = "bilinear") -> Pixels:
-    """Squash the whole image to `height` x `width`; return the image itself if that is its size."""
+    """Squash the whole image to `height` x `width`; return the image itself if it has that size."""
     if image.shape[:2] == (height, width):
         return image
     return crop(image, (0, 0, image.shape[1], image.shape[0]), height, width, interpolation)
@@ -52,10 +54,10 @@ def augment(
 
     Args:
         image: The original, or a smaller copy of it.
-        drawn: For the size of the original.
-        height: Of the result.
-        width: Of the result.
-        scale: Width and height of `image` by those of the original.
+        drawn: Drawn for the size of the original.
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
+        scale: Width and height of `image` divided by those of the original.
         interpolation: A name in `FILTERS`.
     """
     (left, upper, right, lower), (x, y) = drawn.box, scale
@@ -72,11 +74,18 @@ def augment(
 def crop(
     image: Pixels, box: tuple[float, float, float, float], height: int, width: int, interpolation: str = "bilinear"
 ) -> Pixels:
-    """Squash the box (left, upper, right, lower), in pixels and fractions of them, to `height` x `width`.
+    """Squash a box of the image to `height` x `width`.
 
-    OpenCV interpolates where the box grows; where it shrinks by more than two percent, Pillow does, for OpenCV has no
-    antialiasing for fractions of pixels, and where there are none it takes as long and is further from the reference.
-    Bicubic is always Pillow's, for OpenCV's is another curve.
+    OpenCV interpolates where the box grows. Pillow does where it shrinks by more than two percent: OpenCV has no
+    antialiasing for boxes with fractions of pixels, and for whole ones it takes as long and is further from the
+    reference. Bicubic is always Pillow's, as OpenCV's is another curve.
+
+    Args:
+        image: The image.
+        box: Left, upper, right, lower, in pixels and fractions of them.
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
+        interpolation: A name in `FILTERS`.
     """
     left, upper, right, lower = box
     if interpolation != "bilinear" or max((right - left) / width, (lower - upper) / height) > _MOST_SHRINKING:
@@ -84,8 +93,10 @@ def crop(
     if all(float(edge).is_integer() for edge in box):
         return cv2.resize(image[int(upper) : int(lower), int(left) : int(right)], (width, height))
     x, y = (right - left) / width, (lower - upper) / height
+    # From the center of a pixel of the result to its place in the image, where pixel centers are whole numbers.
     matrix = np.array([[x, 0, left + (x - 1) / 2], [0, y, upper + (y - 1) / 2]])
-    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # of which OpenCV warps three times as many a second
+    # OpenCV warps four channels three times as fast as three.
+    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpAffine(four, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
@@ -108,7 +119,7 @@ def saturation(image: Pixels, factor: float) -> Pixels:
 
 
 def hue(image: Pixels, turn: float) -> Pixels:
-    """Turn every colour around the hue circle by `turn` in [-0.5, 0.5] of a full turn."""
+    """Turn every color around the hue circle by `turn` in [-0.5, 0.5] of a full turn."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8((int(turn * 255) + _HUE_OF_PILLOW) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)

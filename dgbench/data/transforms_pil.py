@@ -1,8 +1,8 @@
-"""Apply DomainBed's image transforms to PIL images: one for evaluation, and one that augments.
+"""Apply DomainBed's image transforms to PIL images: the one for evaluation, and the one that augments.
 
-DomainBed resizes by bilinear interpolation; both also take the backbone's, as torchvision's and timm's transforms do.
-This is the reference for any faster path: each operation equals torchvision's on PIL images of the same parameters.
-What is drawn is kept apart from how it is applied, so that another path can apply the same draws.
+This is the reference for any faster path: each operation equals torchvision's on PIL images with the same parameters.
+Drawing is separate from applying, so that another path can apply the same draws. DomainBed resizes by bilinear
+interpolation; the backbone's own, as torchvision and timm use it, can be chosen instead.
 """
 
 from __future__ import annotations
@@ -17,32 +17,38 @@ from PIL import Image, ImageEnhance
 from dgbench.data.dataset import DOMAINBED, Recipe
 
 CROP_AREA, CROP_RATIO = (0.7, 1.0), (3 / 4, 4 / 3)
+"""Range of a crop's share of the area, and of its width divided by its height."""
 JITTER = 0.3
+"""Largest change of brightness, contrast and saturation as a factor, and of hue as a share of the circle."""
 GRAY_PROBABILITY = 0.1
+"""Probability that an image is turned to gray."""
 _CROP_TRIES = 10
 
 FILTERS: Mapping[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-"""Interpolation -> Pillow's; both antialias."""
+"""Interpolation -> Pillow's filter; both antialias."""
 
 Box = tuple[int, int, int, int]
-"""Left, upper, right, lower, in pixels; the last two are outside."""
+"""Left, upper, right, lower, in pixels; the last two are just outside."""
 
 
 class Augmentation(NamedTuple):
-    """One draw of DomainBed's training transform, for an image of a certain size."""
+    """One draw of DomainBed's training transform, for an image of a given size."""
 
     box: Box
+    """The crop."""
     flip: bool
+    """Mirror left and right."""
     factors: tuple[float, float, float]
-    """Of brightness, contrast and saturation."""
+    """Of brightness, contrast and saturation; 1 changes nothing."""
     turn: float
-    """Of the hue circle."""
+    """Of the hue circle, in [-0.5, 0.5]."""
     order: tuple[int, ...]
-    """Of the colour operations: 0 to 2 as in `factors`, 3 is hue."""
+    """Order of the color operations: 0 to 2 as in `factors`, 3 is hue."""
     gray: bool
+    """Turn to gray at last."""
 
 
 def resize(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
@@ -58,14 +64,14 @@ def augment(
     recipe: Recipe = DOMAINBED,
     interpolation: str = "bilinear",
 ) -> Image.Image:
-    """Apply DomainBed's training transform to an RGB image: resized crop, flip, colour jitter, now and then gray.
+    """Apply DomainBed's training transform to an RGB image: resized crop, flip, color jitter, now and then gray.
 
     Args:
         image: Of any size.
-        height: Of the result.
-        width: Of the result.
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
         rng: Draws the transform.
-        recipe: Whether there is a crop, and whether the image is resized before it.
+        recipe: The operations to draw, and whether the image is resized before the crop.
         interpolation: A name in `FILTERS`.
     """
     if recipe.resize_first:
@@ -79,11 +85,17 @@ def augment(
 
 
 def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOMAINBED) -> Augmentation:
-    """Draw the training transform of an image of that size.
+    """Draw the training transform of an image of a given size.
 
-    Colour factors lie in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3]. The calls of `rng` and their order decide
-    every result: a change of them changes all runs that augment.
+    Color factors are in [0.7, 1.3], turns of the hue circle in [-0.3, 0.3].
+
+    Args:
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        rng: The only source of chance.
+        recipe: Without `crop`, the box is the whole image and nothing is drawn for it.
     """
+    # The calls of `rng` and their order decide the result of every run that augments: a change moves them all.
     box = crop_box(width, height, rng) if recipe.crop else (0, 0, width, height)
     flip = rng.random() < 0.5
     brightness, contrast, saturation = map(float, rng.uniform(1 - JITTER, 1 + JITTER, size=3))
@@ -97,7 +109,7 @@ def draw(width: int, height: int, rng: np.random.Generator, recipe: Recipe = DOM
 def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """Draw a box with a random share of the area, aspect ratio and place, as torchvision's RandomResizedCrop does.
 
-    Where ten draws do not fit into the image, the box is the largest centred one whose ratio is allowed.
+    If ten draws don't fit into the image, the box is the largest centered one of an allowed ratio.
     """
     for _ in range(_CROP_TRIES):
         area = width * height * rng.uniform(*CROP_AREA)
@@ -135,7 +147,7 @@ def saturation(image: Image.Image, factor: float) -> Image.Image:
 
 
 def hue(image: Image.Image, turn: float) -> Image.Image:
-    """Turn every colour around the hue circle by `turn` in [-0.5, 0.5] of a full turn."""
+    """Turn every color around the hue circle by `turn` in [-0.5, 0.5] of a full turn."""
     shift = int(turn * 255)
     h, s, v = image.convert("HSV").split()
     h = h.point([(level + shift) % 256 for level in range(256)])

@@ -17,7 +17,7 @@ _AT_ONCE = 1024  # examples between two reports of progress
 
 
 def bad_examples(dataset: Dataset, progress: ReportProgress) -> Iterator[str]:
-    """Yield, for each example that can't be read, the message that a run would stop with."""
+    """Read every example of a data set, and yield the message of each that can't be read, as a run would raise it."""
     total, done = sum(dataset.counts()), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for domain in dataset.domains:

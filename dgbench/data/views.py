@@ -1,4 +1,9 @@
-"""The data of one run: its views, and the minibatches of each step, which are a function of (run, step) alone."""
+"""Cut a run's data into views, and make the minibatches of each step.
+
+Both are functions of the run alone. Every draw has its own generator, keyed by the run's seed, its purpose, the view
+and the step (`core.seeding`), never a stream that is continued: so a resumed run, or any loader process, makes the same
+minibatch of a step without replaying the steps before.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +26,21 @@ from dgbench.data.sampling import Sampler
 from dgbench.data.splits import by_domain, parts
 
 Minibatch = list[tuple[Tensor, Tensor, Tensor, int]]
-"""One (x, y, positions in the view, number) of each training domain of a step, on the CPU; images as bytes."""
+"""One (x, y, positions in the view, index of the domain) for each training domain of a step, on the CPU, not yet
+prepared: images are bytes."""
 
 
 class ViewData:
-    """A data set's domains cut into views, under a run's trial; nothing is decoded before it is asked for.
+    """The domains of a data set, cut into views as a run's trial has it; inputs are decoded when they are read.
 
-    `trained` is the training run that a merging or adapting `run` stands on: it sees the same data. What algorithms see
-    as training domains are the views of `train`: the fold's, or where such a view is a pool of many domains, a view
-    `official/train:7` of each that it mixes.
+    An algorithm's training domains are the views of `train`. These are the fold's, except where a training view is a
+    pool of many domains (`SplitExamples`): there each domain of the pool is a view of its own, such as
+    `official/train:7`.
+
+    Args:
+        dataset: Open.
+        run: The run; its fold says which domains are read.
+        trained: The training run that a merging or adapting `run` stands on, whose data it shares; None: `run` trains.
     """
 
     def __init__(self, dataset: Dataset, run: Run, trained: Run | None = None) -> None:
@@ -57,7 +68,7 @@ class ViewData:
         )
 
     def _domains(self, view: View) -> tuple[View, ...]:
-        """The training domains of a training view, whose indices are then known."""
+        """Return the training domains of a training view, and record which examples each has."""
         examples = self.examples[view.domain]
         if not isinstance(examples, SplitExamples):
             return (view,)
@@ -67,21 +78,24 @@ class ViewData:
         return tuple(found)
 
     def size(self, view: View) -> int:
-        """Number of examples of a view."""
+        """Return the number of examples of a view."""
         return len(self.indices[view])
 
     def labels(self, view: View) -> NDArray[Any]:
-        """Labels of a view (n,), in its order; (n, ...) where an example has several."""
+        """Return the labels of a view in its order: (n,), or (n, answers) where an example has several."""
         return self.examples[view.domain].labels[self.indices[view]]
 
     def inputs(self, view: View, positions: NDArray[np.int64]) -> Tensor:
-        """Inputs of a view at some positions, for evaluation: clean, unless the preset augments validation views."""
+        """Return the inputs of a view at some positions, for evaluation, as a tensor (B, *input_shape) on the CPU.
+
+        They are not augmented, unless the preset augments validation views as DomainBed does.
+        """
         rng = numpy_stream(self.seed, "validation", str(view), int(positions[0])) if view in self.augmented else None
         return torch.from_numpy(self.examples[view.domain].batch(self.indices[view][positions], rng))
 
     @property
     def in_memory(self) -> bool:
-        """Whether reading clean inputs is hardly more than indexing."""
+        """Return whether reading inputs without augmentation is hardly more than indexing an array."""
         return all(
             isinstance(examples, ArrayExamples) or (isinstance(examples, Cacheable) and examples.mapped)
             for examples in self.examples.values()
@@ -89,10 +103,15 @@ class ViewData:
 
 
 class Minibatches(TorchDataset[Minibatch]):
-    """[step] -> one minibatch of each training domain, in which examples may stand several times (`copies`).
+    """The minibatches of a training run by step: `minibatches[step]` has one for each training domain of the step.
 
-    Where the setting has fewer `domains_per_step` than there are, so many different ones are drawn for each step. Of a
-    domain of a pool there may be fewer examples than a minibatch holds; they are drawn with replacement anyway.
+    If the setting has fewer `domains_per_step` than there are, each step draws that many different ones. A domain of a
+    pool may have fewer examples than a minibatch; all are drawn with replacement.
+
+    Args:
+        data: The run's data.
+        run: The training run.
+        copies: For each training domain (n,), how often each example is in it; empty: once.
     """
 
     def __init__(self, data: ViewData, run: Run, copies: Sequence[Tensor] = ()) -> None:
@@ -115,13 +134,14 @@ class Minibatches(TorchDataset[Minibatch]):
         return [self._of_domain(number, step) for number in self.drawn(step)]
 
     def drawn(self, step: int) -> Sequence[int]:
-        """The numbers of the training domains that a step sees, ascending."""
+        """Return the indices of the training domains that a step sees, ascending."""
         if self.domains_per_step >= len(self.views):
             return range(len(self.views))
         rng = numpy_stream(self.seed, "domains", step)
         return sorted(rng.choice(len(self.views), self.domains_per_step, replace=False).tolist())
 
     def _of_domain(self, number: int, step: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Make the minibatch of one domain; keyed by step, so that it is the same in any process and after a resume."""
         view = self.views[number]
         examples, positions = self.data.examples[view.domain], self._sampler(number)[step]
         chosen = self.data.indices[view][positions]
@@ -145,10 +165,18 @@ class Minibatches(TorchDataset[Minibatch]):
         return self.samplers[number]
 
     def _augments(self, view: View) -> bool:
+        """Return whether the inputs of a view are augmented in training; those in memory never are."""
         return self.augment and not isinstance(self.data.examples[view.domain], ArrayExamples)
 
     def between(self, start: int, end: int, workers: int) -> Iterator[Minibatch]:
-        """The minibatches of `start` to `end - 1`; with `workers`, made ahead by that many processes."""
+        """Yield the minibatches of steps `start` to `end - 1`.
+
+        Args:
+            start: First step.
+            end: Step after the last.
+            workers: Processes that make minibatches ahead; 0, or data in memory without augmentation: this process
+                makes them.
+        """
         if workers == 0 or (self.data.in_memory and not any(map(self._augments, self.views))):
             return (self[step] for step in range(start, end))
         loader: DataLoader[Minibatch] = DataLoader(
