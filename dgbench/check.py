@@ -156,7 +156,7 @@ def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:
 
     yield ""
     for question in QUESTIONS:
-        yield f"{question.name}: {question.asks}"
+        yield f"{question.name}: {question.requirement}"
     asked = sum(len(findings) for findings in answers.values())
     wrong = sum(bool(finding.wrong) for findings in answers.values() for finding in findings)
     yield f"{len(answers)} algorithms on {device}, defaults and {draws} random draws: {asked} answers, {wrong} wrong"

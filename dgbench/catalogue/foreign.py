@@ -50,7 +50,7 @@ class ForeignEntry(CatalogueEntry):
 
     registry: str
     """Dotted name of its fork's registry of hyperparameters; empty if there is none, and then any name is taken."""
-    asked_as: str
+    registered_as: str
     """The name under which the registry knows it: its own, or that of the fork's class that it inherits from."""
     inherits: bool
     """The registry is that of a base class, which doesn't know the hyperparameters that the class adds."""
@@ -88,7 +88,7 @@ class ForeignEntry(CatalogueEntry):
             UserError: The registry fails, there is no batch size, or a hyperparameter that the class reads has no
                 value.
         """
-        space = _space(_ask(self.registry, self.asked_as, dataset, hparams_seed, trial)) if self.registry else ()
+        space = _space(_query(self.registry, self.registered_as, dataset, hparams_seed, trial)) if self.registry else ()
         values = {**resolve(space, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws), **fixed}
         problems = Problems()
         batch_size = values.get("batch_size")
@@ -131,9 +131,9 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
     module = _module_of(file, name)
     cls = _foreign_class(module, file, name)
     own = _registry_of(module, file)
-    registry, asked_as = (own, name) if own else _inherited_registry(cls)
-    space = _space(_ask(registry, asked_as, _LISTED_FOR, 0, 0)) if registry else ()
-    of = "" if own else f" for {asked_as}"
+    registry, registered_as = (own, name) if own else _inherited_registry(cls)
+    space = _space(_query(registry, registered_as, _LISTED_FOR, 0, 0)) if registry else ()
+    of = "" if own else f" for {registered_as}"
     source = f"written for DomainBed, {file}; hyperparameters " + (
         f"as {registry} has and draws them{of}, here those of large images"
         if registry
@@ -149,7 +149,7 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
         checks=False,
         card=card_of(source),
         registry=registry,
-        asked_as=asked_as,
+        registered_as=registered_as,
         inherits=bool(registry) and not own,
         reads=surely_read(cls),
     )
@@ -268,7 +268,7 @@ def _inherited_registry(cls: type) -> tuple[str, str]:
     return "", ""
 
 
-def _ask(registry: str, algorithm: str, dataset: str, hparams_seed: int, trial: int) -> dict[str, Value]:
+def _query(registry: str, algorithm: str, dataset: str, hparams_seed: int, trial: int) -> dict[str, Value]:
     """Call a fork's registry, and return its values as plain Python; raise UserError if it fails.
 
     Seed 0 is `default_hparams`; other seeds are `random_hparams` with DomainBed's stream for that seed and trial.

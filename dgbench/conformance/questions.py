@@ -42,7 +42,7 @@ class Question:
 
     name: str
     """Short name, the column's title."""
-    asks: str
+    requirement: str
     """The property that an algorithm must have, for the user."""
     ask: Callable[[Subject, int, int], str]
     """Called with the subject, the number of training domains and the hyperparameter seed; returns the problem or an

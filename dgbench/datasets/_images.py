@@ -34,7 +34,7 @@ from dgbench.datasets._tree import (
     count_problems,
     domain_problems,
     file_problems,
-    instead,
+    found_in,
     listed,
     missing_classes,
     read_tree,
@@ -109,7 +109,7 @@ class ImageDataset(Dataset):
     """Base of the data sets whose examples are image files.
 
     A subclass declares `card`. It overrides `find` if its files are not in the card's folder as domain/class/image, and
-    `doubts` if it knows more about them than the number of images of each domain.
+    `further_problems` if it knows more about them than the number of images of each domain.
     """
 
     recipe: ClassVar[Recipe] = DOMAINBED
@@ -135,10 +135,10 @@ class ImageDataset(Dataset):
         else:
             root = self.data_dir / self.card.folder
         if not root.is_dir():
-            raise UserError(f"{name} is expected in the folder {root}, which does not exist{instead(root.parent)}")
+            raise UserError(f"{name} is expected in the folder {root}, which does not exist{found_in(root.parent)}")
         return root, read_tree(root, self.card.domains, self.accepted)
 
-    def doubts(self, tree: Tree) -> Iterable[str]:
+    def further_problems(self, tree: Tree) -> Iterable[str]:
         """Yield further problems of the files found, each as a sentence for the user."""
         return ()
 
@@ -168,7 +168,7 @@ class ImageDataset(Dataset):
             *domain_problems(place, tree, self.card.domains),
             *(() if may_lack else class_problems(place, tree, self.card.classes)),
             *count_problems(tree, self.card.counts),
-            *self.doubts(tree),
+            *self.further_problems(tree),
         ):
             problems.add(problem)
         # Counts are checked above, on all files: a published data set with bad images left out is still the published
@@ -177,8 +177,8 @@ class ImageDataset(Dataset):
             tree = without_bad_images(self.root, tree, self.decoding)
         for problem in file_problems(tree, may_lack=may_lack):
             problems.add(problem)
-        for told in self.accepted.describe() if problems.found and self.accepted else ():
-            problems.add(told)
+        for left_out in self.accepted.describe() if problems.found and self.accepted else ():
+            problems.add(left_out)
         problems.raise_if_any()
         self.tree = tree
         self.missing_classes = missing_classes(tree)
@@ -258,12 +258,12 @@ def without_bad_images(root: Path, tree: Tree, decoding: Decoding) -> Tree:
     """
     decoding = replace(decoding, cut_off=())
     files = [file for classes in tree.values() for of_class in classes.values() for file in of_class]
-    bad = [problem for file in files if (problem := _badness(decoding, root / file.path, file.size))]
+    bad = [problem for file in files if (problem := _decoding_error(decoding, root / file.path, file.size))]
     if bad:
         _log.warning("left out %d bad image(s):\n%s", len(bad), "\n".join(bad))
     return {
         domain: {
-            name: tuple(file for file in of_class if not _badness(decoding, root / file.path, file.size))
+            name: tuple(file for file in of_class if not _decoding_error(decoding, root / file.path, file.size))
             for name, of_class in classes.items()
         }
         for domain, classes in tree.items()
@@ -271,7 +271,7 @@ def without_bad_images(root: Path, tree: Tree, decoding: Decoding) -> Tree:
 
 
 @cache
-def _badness(decoding: Decoding, path: Path, size: int) -> str:
+def _decoding_error(decoding: Decoding, path: Path, size: int) -> str:
     """Return why an image can't be decoded, or an empty text. Cached for the process: decoding all files is slow."""
     if size == 0:  # an empty file, or a pipe, whose opening may block for ever
         return printable(f"{path}: it holds nothing")

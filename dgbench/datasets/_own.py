@@ -54,7 +54,7 @@ class OwnImages(ImageDataset):
         """How the files are decoded: transparent images on white, turned as EXIF says with `--exif turn`."""
         return replace(super().decoding, on_white=True, turn=self.exif == "turn")
 
-    def doubts(self, tree: Tree) -> Iterator[str]:
+    def further_problems(self, tree: Tree) -> Iterator[str]:
         """Yield names that are not UTF-8, the way out where a class is missing, and images of unknown range."""
         names = dict.fromkeys((*tree, *(name for classes in tree.values() for name in classes)))
         foreign = [name for name in names if _is_foreign(name)]
@@ -76,9 +76,9 @@ class OwnImages(ImageDataset):
 
     def remarks(self) -> Sequence[str]:
         """List files left out, images that EXIF would turn, missing classes, and files with the same content."""
-        return [*super().remarks(), *self._said_of_files(), *same_bytes(self.root, self.tree)]
+        return [*super().remarks(), *self._file_remarks(), *same_bytes(self.root, self.tree)]
 
-    def _said_of_files(self) -> Iterator[str]:
+    def _file_remarks(self) -> Iterator[str]:
         if self.accepted:
             yield from self.accepted.describe()
         files = [] if self.exif else first_files(self.tree)

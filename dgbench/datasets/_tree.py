@@ -46,7 +46,7 @@ Tree = Mapping[str, Mapping[str, Sequence[ImageFile]]]
 class Accepted:
     """The rule that decides which files count as images, and a record of the files it left out.
 
-    One instance is used for one reading of a folder: `read_tree` calls it for each file, and `told` then reports.
+    One instance is used for one reading of a folder: `read_tree` calls it for each file, and `describe` then reports.
     """
 
     extensions: Sequence[str] = EXTENSIONS
@@ -142,14 +142,14 @@ def domain_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterato
     missing = [domain for domain in expected if domain not in tree]
     surplus = [folder for folder in tree if folder not in expected] if expected else []
     if missing:
-        yield f"{place} lacks the domain(s) {listed(missing)}{instead(place)}"
+        yield f"{place} lacks the domain(s) {listed(missing)}{found_in(place)}"
     if surplus:
         yield f"{place} has the unexpected folder(s) {listed(surplus)}: move them away"
     for domain in expected:
         if domain in tree and not tree[domain]:
             yield f"domain {domain!r} has no folders: images are expected in {place / domain}/CLASS/"
     if not expected and len(tree) < 2:
-        yield f"{place} has {len(tree)} domain(s), there must be at least 2{instead(place)}"
+        yield f"{place} has {len(tree)} domain(s), there must be at least 2{found_in(place)}"
 
 
 def class_problems(place: Path, tree: Tree, expected: Sequence[str]) -> Iterator[str]:
@@ -294,7 +294,7 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def instead(folder: Path) -> str:
+def found_in(folder: Path) -> str:
     """Return `; FOLDER has 'a', 'b'`, listing a folder's sub-folders; empty if the folder doesn't exist."""
     if not folder.is_dir():
         return ""

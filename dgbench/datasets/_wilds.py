@@ -164,7 +164,7 @@ class WildsFiles(Dataset):
         """Return the rows of the tables that are examples, ascending."""
         raise NotImplementedError
 
-    def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
+    def input_errors(self, source: Any, rows: Indices) -> Sequence[str]:
         """Return, for each of `rows`, why its input can't be read, with its name; an empty text if it can.
 
         By default every input can be read: texts, for instance, are in the tables.
@@ -178,7 +178,7 @@ class WildsFiles(Dataset):
             return rows
         key = (type(self).__name__, str(self.data_dir), rows.tobytes())
         if key not in _readable:
-            found = self.troubles(source, rows)
+            found = self.input_errors(source, rows)
             if bad := list(filter(None, found)):
                 _log.warning("left out %d bad image(s):\n%s", len(bad), "\n".join(bad))
             _readable[key] = np.array([not problem for problem in found], bool)
@@ -323,7 +323,7 @@ def _checked(cls: type[WildsFiles], data_dir: Path, scheme: str) -> Any:
     return source
 
 
-def troubles_of(read: Callable[[T], Any], items: Iterable[T]) -> list[str]:
+def read_errors(read: Callable[[T], Any], items: Iterable[T]) -> list[str]:
     """Call `read` with each item, in several threads.
 
     Args:

@@ -20,7 +20,7 @@ from dgbench.data.cache_format import FOLDER, ImageCache
 from dgbench.data.dataset import Examples, Recipe
 from dgbench.data.decoding import Decoding
 from dgbench.datasets._images import ImageExamples
-from dgbench.datasets._wilds import HOST, Indices, WildsDataset, WildsExamples, WildsFiles, troubles_of
+from dgbench.datasets._wilds import HOST, Indices, WildsDataset, WildsExamples, WildsFiles, read_errors
 
 
 class _ImageFiles(WildsFiles):
@@ -57,9 +57,9 @@ class _ImageFiles(WildsFiles):
         """Return the one way of splitting."""
         return ("official",)
 
-    def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
+    def input_errors(self, source: Any, rows: Indices) -> Sequence[str]:
         """Decode the images of those rows, and return why it failed for each."""
-        return troubles_of(self.decoding, (self.folder / file for file in _chosen(self.image_files(source), rows)))
+        return read_errors(self.decoding, (self.folder / file for file in _chosen(self.image_files(source), rows)))
 
     def preload(self) -> None:
         """Let wilds read the tables, and import OpenCV, which reads cached images."""

@@ -104,7 +104,7 @@ class DomainNet(ImageDataset):
 
     cut_off = ("painting",)
 
-    def doubts(self, tree: Tree) -> Iterator[str]:
+    def further_problems(self, tree: Tree) -> Iterator[str]:
         """Yield how to remove the duplicates, if the counts are those of the archives."""
         counts, duplicates, name = self.card.counts, self.card.duplicates, type(self).__name__
         if matching(tree, {"with": {domain: counts[domain] + duplicates[domain] for domain in counts}}):

@@ -18,7 +18,7 @@ class folder(OwnImages):
 
     card = OWN_CARD
 
-    def doubts(self, tree: Tree) -> Iterator[str]:
+    def further_problems(self, tree: Tree) -> Iterator[str]:
         """Yield folders named after splits, and the problems of any own images."""
         yield from split_problems(self.path or self.root, tree)
-        yield from super().doubts(tree)
+        yield from super().further_problems(tree)

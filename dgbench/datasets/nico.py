@@ -42,7 +42,7 @@ class NICOPlusPlus(ImageDataset):
         folder="NICO++",
     )
 
-    def doubts(self, tree: Tree) -> Iterator[str]:
+    def further_problems(self, tree: Tree) -> Iterator[str]:
         """Yield the number of images, if it is not the published total."""
         total = sum(map(count, tree.values()))
         if total != _TOTAL:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import UserError
-from dgbench.datasets._wilds import HOST, Indices, WildsDataset, troubles_of
+from dgbench.datasets._wilds import HOST, Indices, WildsDataset, read_errors
 
 
 class PovertyMap(WildsDataset):
@@ -86,9 +86,9 @@ class PovertyMap(WildsDataset):
                 found[place] = found[place][:, down, right].copy()
         return found
 
-    def troubles(self, source: Any, rows: Indices) -> Sequence[str]:
+    def input_errors(self, source: Any, rows: Indices) -> Sequence[str]:
         """Read the arrays of those rows, and return why it failed for each."""
-        return troubles_of(lambda row: self.inputs(source, np.array([row]), None), rows.tolist())
+        return read_errors(lambda row: self.inputs(source, np.array([row]), None), rows.tolist())
 
     def scores(self, source: Any, predicted: NDArray[Any], rows: Indices) -> dict[str, float]:
         """Return WILDS' correlations and mean squared error; a correlation that is not defined counts as 0."""

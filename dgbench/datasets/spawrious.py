@@ -20,7 +20,7 @@ from dgbench.core.progress import ReportProgress
 from dgbench.data.archives import move_folder_of
 from dgbench.data.dataset import Recipe
 from dgbench.datasets._images import ImageDataset
-from dgbench.datasets._tree import ImageFile, Tree, images_in, instead
+from dgbench.datasets._tree import ImageFile, Tree, found_in, images_in
 
 _CLASSES = ("bulldog", "corgi", "dachshund", "labrador")
 _ORDER = ("bulldog", "dachshund", "labrador", "corgi")  # the order in which challenges name their locations
@@ -107,7 +107,7 @@ class _Spawrious(ImageDataset):
             raise UserError(f"{name} is read from {self.card.folder} under --data_dir, which is not given")
         root = self.data_dir / self.card.folder
         if not root.is_dir():
-            raise UserError(f"{name} is expected in the folder {root}, which does not exist{instead(root.parent)}")
+            raise UserError(f"{name} is expected in the folder {root}, which does not exist{found_in(root.parent)}")
         problems = Problems()
         portions = self.portions()
         files = {

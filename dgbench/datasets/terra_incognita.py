@@ -63,7 +63,7 @@ class TerraIncognita(ImageDataset):
         Archive("eccv_18_annotations.tar.gz", f"{_HOST}eccv_18_annotations.tar.gz"),
     )
 
-    def doubts(self, tree: Tree) -> Iterator[str]:
+    def further_problems(self, tree: Tree) -> Iterator[str]:
         """Yield the counts found, if they are those of neither generation."""
         return generation_problems(tree, self.card.generations)
 
