@@ -128,7 +128,7 @@ def answers_to_weights(subject: Subject, domains: int, seed: int) -> str:
     values = subject.values(seed, plainly)
     wrong = []
     for name in weights:
-        # A third of the weight, or 1 where the weight is 0.
+        # So different that few steps show it.
         other = float(values[name]) / 3 or 1.0
         one, two = (_after(subject.rehearse(domains, seed, plainly | changes)) for changes in ({}, {name: other}))
         if all(torch.equal(one[key], two[key]) for key in one):

@@ -151,9 +151,9 @@ def items_of(openmoji: Iterable[Mapping[str, Any]]) -> tuple[Item, ...]:
             of_class
             and not entry["skintone"]
             and not entry["group"].startswith("extras")
+            and (of_class, name) not in _LEFT_OUT
             # Man and woman variants of an activity are codes with a gender sign and look much like the person's; those
             # that face right are mirrored. Of what remains, `_one_of_each` keeps one variant an identity.
-            and (of_class, name) not in _LEFT_OUT
             and not (of_class == "person" and (_GENDER_SIGNS & set(code.split("-")) or "facing right" in name))
         ):
             found[of_class].append(Item(code, of_class, _identity(of_class, name), name))

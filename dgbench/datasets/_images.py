@@ -244,7 +244,13 @@ class ImageDataset(Dataset):
 
 
 def files_of(tree: Tree, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return the paths of a tree's files, domain after domain and class after class in each of them."""
+    """List the paths of a tree's files in the order in which examples have them.
+
+    Args:
+        tree: The files found.
+        domains: Domains in their order.
+        classes: Classes in their order, within each domain; those that a domain lacks are skipped.
+    """
     return [file.path for domain in domains for name in classes for file in tree[domain].get(name, ())]
 
 
