@@ -100,12 +100,12 @@ class GlyphsFeatures(Dataset):
 
         Args:
             data_dir: The folder in which the data set's own folder is made.
-            sources: One folder of `Glyphs`, or the files and folders that `Glyphs.fetch` takes.
+            sources: One folder of `Glyphs`, or the files and folders that `Glyphs.download` takes.
             progress: Called with the number of images done.
 
         Raises:
             UserError: The weights are not installed or are others, found before anything is drawn; or as
-                `Glyphs.fetch`.
+                `Glyphs.download`.
         """
         _check_weights()
         if len(sources) == 1 and sources[0].name == Glyphs.card.folder:
