@@ -17,7 +17,7 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import KINDS
 from dgbench.core.errors import Problems
-from dgbench.core.wording import unknown, with_article
+from dgbench.core.wording import unknown_name, with_article
 
 TEMPLATES = Path(__file__).with_name("templates")
 """The files that are printed, `KIND.py` each. Their classes are called `MyKind`, their commands name `mine.py`."""
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Print the file of a kind for a name; return 0."""
     args, problems = parser().parse_args(argv), Problems()
     if args.kind not in KINDS:
-        problems.add(unknown("kind", args.kind, KINDS))
+        problems.add(unknown_name("kind", args.kind, KINDS))
     if wrong := wrong_name(args.name):
         problems.add(wrong)
     problems.raise_if_any()
