@@ -15,7 +15,7 @@ from dgbench.plan import planfile
 from dgbench.plan.planfile import PlanTable, read_plan
 from dgbench.report import domainbed
 from dgbench.report.results import Results, Series, read_results
-from dgbench.store.folder import RunFolder
+from dgbench.store.run_folder import RunFolder
 
 FORMATS = ("domainbed",)
 

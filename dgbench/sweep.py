@@ -34,7 +34,8 @@ from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
-from dgbench.store.folder import State, Store
+from dgbench.store.folder import Store
+from dgbench.store.run_folder import State
 
 _LISTED = 20
 """Lines of what will be removed that are printed."""

@@ -32,8 +32,8 @@ from dgbench.report.render import text
 from dgbench.report.results import read_results
 from dgbench.report.select import default_selectors
 from dgbench.report.tables import build
-from dgbench.store.folder import State
 from dgbench.store.lease import INPUT_DAMAGED, TAKEN, Stopped
+from dgbench.store.run_folder import State
 
 PLACE = Path("train_output")
 """Holds the folders of commands that name none."""

@@ -12,8 +12,8 @@ import torch
 from dgbench import cli, train
 from dgbench.execute.training import Training
 from dgbench.plan.planfile import read_plan
-from dgbench.store.folder import RunFolder
 from dgbench.store.lease import Stopped
+from dgbench.store.run_folder import RunFolder
 from tests.support.in_process import records_of
 
 BRIEF = ("--steps", "8", "--checkpoint_freq", "4", "--hparams", '{"batch_size": 16}', "--device", "cpu")

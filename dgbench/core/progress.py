@@ -1,6 +1,6 @@
 """Show the progress of long work on standard error: a bar on a terminal, a line now and then elsewhere.
 
-rich is imported inside functions only: planning imports this module, and importing rich takes longer than planning.
+rich is imported only inside functions: planning imports this module, and importing rich takes longer than planning.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.execute.predictions import save_predictions, selectors_naming
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.networks.network import Network
-from dgbench.store.folder import RunFolder, Store
+from dgbench.store.folder import Store
 from dgbench.store.lease import Lease, Stopped
+from dgbench.store.run_folder import RunFolder
 from dgbench.store.sealed import CorruptFile
 
 T = TypeVar("T")

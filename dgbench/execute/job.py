@@ -42,8 +42,9 @@ from dgbench.core.wording import printable_lines
 from dgbench.execute.context import InputDamaged, RunContext, open_context
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
-from dgbench.store.folder import RunFolder, Store
+from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
+from dgbench.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

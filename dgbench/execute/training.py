@@ -41,8 +41,8 @@ from dgbench.execute.teacher import teacher_of
 from dgbench.methods.algorithm import Algorithm, Batch
 from dgbench.methods.average import Average
 from dgbench.store.files import write_atomic
-from dgbench.store.folder import CHECKPOINT
 from dgbench.store.lease import Stopped
+from dgbench.store.run_folder import CHECKPOINT
 from dgbench.store.sealed import CorruptFile, check_seal, sealed
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from dgbench.core.run import Run
 from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary, What
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
-from dgbench.store.folder import DONE, RunFolder, State, Store
+from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN
+from dgbench.store.run_folder import DONE, RunFolder, State
 
 TICK = 1.0
 """Seconds between two looks at the runs that others execute, and at the cancel marker."""

@@ -24,7 +24,7 @@ from dgbench.plan.declaration import FILE, Declaration, read_declaration, read_s
 from dgbench.plan.planfile import FILE as PLAN
 from dgbench.plan.planfile import read_plan
 from dgbench.store.files import DamagedSweep
-from dgbench.store.folder import CANCEL, RUNS
+from dgbench.store.run_folder import CANCEL, RUNS
 
 
 def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:

@@ -27,8 +27,9 @@ from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
-from dgbench.store.folder import State, Store, model_path
+from dgbench.store.folder import Store
 from dgbench.store.lease import Stopped
+from dgbench.store.run_folder import State, model_path
 
 _JOB = "dgbench.execute.job"
 _PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dgbench.plan.planfile import read_plan
 from dgbench.store.files import refuse_links
-from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.folder import Store
+from dgbench.store.run_folder import RunFolder, State
 
 
 @dataclass(frozen=True)

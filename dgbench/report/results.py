@@ -31,7 +31,8 @@ from dgbench.core.run import ALL_TRIALS, BEST, LAST, evaluated_views
 from dgbench.core.wording import group_values
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
-from dgbench.store.folder import RECORDS, RunFolder, State, Store
+from dgbench.store.folder import Store
+from dgbench.store.run_folder import RECORDS, RunFolder, State
 from dgbench.store.sealed import CorruptFile
 
 

@@ -29,8 +29,8 @@ from dgbench.methods.merger import Merged, Tools
 from dgbench.report.results import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
-from dgbench.store.folder import RunFolder
 from dgbench.store.lease import INPUT_DAMAGED
+from dgbench.store.run_folder import RunFolder
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ROWS = ("ERM", "ERM+DiWA", "ERM+DiWARestricted", "ERM+EoA", "ERM+T3A", "ERM+DiWA+T3A")

@@ -36,8 +36,8 @@ from dgbench.report.results import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
 from dgbench.report.tables import build
-from dgbench.store.folder import RunFolder, State
 from dgbench.store.lease import STOPPED, TAKEN, Lease
+from dgbench.store.run_folder import RunFolder, State
 from tests.support.in_process import execute, execute_all, records_of, sweep_of
 from tests.support.layouts import truncate, write_folders
 from tests.support.places import SHOWN

@@ -25,8 +25,8 @@ from dgbench.execute.models import find_model, predict_with
 from dgbench.execute.training import Training
 from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.algorithm import Algorithm
-from dgbench.store.folder import RunFolder
 from dgbench.store.lease import Stopped
+from dgbench.store.run_folder import RunFolder
 from tests.support.in_process import CPU, Patience, records_of, scores_of, sweep_of, train, training_of
 from tests.support.layouts import write_folders
 

@@ -19,10 +19,11 @@ from dgbench.launchers import driver
 from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary
 from dgbench.launchers.driver import MOST_DAMAGED, drive
 from dgbench.launchers.interrupts import Interrupts
-from dgbench.store.folder import CHECKPOINT, RunFolder, State, Store
+from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, lease_name, mark_released
 from dgbench.store.notes import FREE_KILLS
 from dgbench.store.process import Process
+from dgbench.store.run_folder import CHECKPOINT, RunFolder, State
 
 
 class Cluster(Engine):

@@ -20,8 +20,9 @@ from dgbench.launchers import driver, local
 from dgbench.launchers.base import Event, Slot
 from dgbench.launchers.forkserver import ForkServerDied
 from dgbench.launchers.interrupts import Interrupts
-from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.folder import Store
 from dgbench.store.notes import FREE_KILLS
+from dgbench.store.run_folder import RunFolder, State
 
 Until = Callable[[Callable[[], object]], None]
 Children = Callable[[int], set[int]]

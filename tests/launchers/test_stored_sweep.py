@@ -18,7 +18,8 @@ from dgbench import collect, sweep
 from dgbench.launchers.prepare import reopen
 from dgbench.plan.planfile import read_plan
 from dgbench.report.render import FORMATS
-from dgbench.store.folder import State, Store
+from dgbench.store.folder import Store
+from dgbench.store.run_folder import State
 
 STORED = Path(__file__).with_name("stored_sweep.tar.xz")
 

@@ -14,7 +14,8 @@ from dgbench.core.errors import UserError
 from dgbench.core.run import Run
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
-from dgbench.store.folder import RunFolder, State, Store
+from dgbench.store.folder import Store
+from dgbench.store.run_folder import RunFolder, State
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

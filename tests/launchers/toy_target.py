@@ -13,8 +13,8 @@ import time
 import traceback
 from pathlib import Path
 
-from dgbench.store.folder import RECORDS, RunFolder
 from dgbench.store.lease import STOPPED, TAKEN, Lease, StopSignals
+from dgbench.store.run_folder import RECORDS, RunFolder
 
 
 def note(root: Path, text: str) -> None:

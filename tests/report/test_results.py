@@ -16,7 +16,7 @@ from dgbench.plan.planfile import FORMAT
 from dgbench.report.results import Candidate, Gap, Results, Series, read_results
 from dgbench.report.select import SELECTORS
 from dgbench.report.tables import build
-from dgbench.store.folder import RunFolder
+from dgbench.store.run_folder import RunFolder
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

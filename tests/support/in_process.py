@@ -23,8 +23,8 @@ from dgbench.execute.training import Training
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
-from dgbench.store.folder import RunFolder
 from dgbench.store.lease import Lease, Stopped
+from dgbench.store.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 

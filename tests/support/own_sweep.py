@@ -16,7 +16,7 @@ from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planfile import PlanTable, tabulate, write_plan
 from dgbench.plan.planner import Plan, PlannedPredictor
-from dgbench.store.folder import RunFolder
+from dgbench.store.run_folder import RunFolder
 
 STEPS = (0, 5, 9)
 SUMMARY = {"fingerprint": "f00d", "versions": {"dgbench": "0.1.0", "torch": "2.9"}, "commit": "abc1234"}
