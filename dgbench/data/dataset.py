@@ -248,7 +248,7 @@ class Dataset:
             UserError: The sources are wrong.
             Unreachable: The network or a host fails.
         """
-        # Inside functions, as in `arrange`: HTTP, zip and tar are slow to import, and planning does without them.
+        # Not at the top: HTTP, zip and tar are slow to import, and planning does without them.
         from dgbench.data.archives import unpack_archives
 
         cls.arrange(unpack_archives(cls.archives, data_dir, sources, progress), data_dir / cls.card.folder, progress)
@@ -264,6 +264,6 @@ class Dataset:
             folder: The path to move to, which doesn't exist yet.
             progress: As for `download`.
         """
-        from dgbench.data.archives import move_folder_of
+        from dgbench.data.archives import move_folder_of  # as in `download`
 
         move_folder_of(cls.card.domains, unpacked, folder)
