@@ -195,10 +195,10 @@ class Run:
 
 
 def _hash(fields: Mapping[str, Any]) -> str:
-    # The canonical form: keys sorted at every depth, no white space, floats as the shortest text that reads back to the
-    # same number. orjson writes dataclasses as objects and tuples as arrays, so a run hashes to the same digits whether
-    # built by planning or read from JSON. Ids name the folders of stored sweeps: changing any of this orphans them, and
-    # `tests/core/test_run.py` holds some ids fixed.
+    # The canonical form: no white space, floats as the shortest text that reads back to the same number, arrays for
+    # tuples, objects for dataclasses. Keys of dicts are sorted at every depth; those of dataclasses stay in the order of
+    # their fields, for orjson sorts dicts alone. Ids name the folders of stored sweeps: changing any of this orphans
+    # them, and `tests/core/test_run.py` holds some ids fixed.
     return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:20]
 
 
@@ -206,7 +206,20 @@ def is_json_of(id: str, data: Mapping[str, Any]) -> bool:
     """Return whether `data`, the JSON of a run, belongs to the run with this id."""
     # Hashing the JSON as it stands answers for nearly all runs, and is much faster than building them. JSON that leaves
     # out a field at its default hashes differently until the field is filled in, so a mismatch is checked the long way.
-    return _hash({name: value for name, value in data.items() if name != "id"}) == id or Run.from_json(data).id == id
+    return _hash_stored(data) == id or Run.from_json(data).id == id
+
+
+def _hash_stored(data: Mapping[str, Any]) -> str:
+    """Return the digits of `_hash` for the JSON of a run in the order in which `Run.to_json` writes it."""
+    fields = {name: data[name] for name in sorted(data) if name != "id"}
+    fields["method"] = _with_sorted_hparams(data["method"])
+    fields["averages"] = [_with_sorted_hparams(average) for average in data.get("averages", ())]
+    return hashlib.sha256(orjson.dumps(fields)).hexdigest()[:20]
+
+
+def _with_sorted_hparams(entry: Mapping[str, Any]) -> dict[str, Any]:
+    values = orjson.dumps(entry["hparams"], option=orjson.OPT_SORT_KEYS)
+    return {**entry, "hparams": orjson.Fragment(values)}
 
 
 def run_name(method: str, dataset: str, held_out: Sequence[str], hparams_seed: int, trial: int) -> str:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dgbench.core.protocol import IN, OUT, Fold, View
-from dgbench.core.run import ALL_TRIALS, BEST, LAST, Input, ResolvedEntry, Run, run_name
+from dgbench.core.run import ALL_TRIALS, BEST, LAST, Input, ResolvedEntry, Run, is_json_of, run_name
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import PRESETS, Setting
 
@@ -102,6 +102,18 @@ def test_json_gives_an_equal_run() -> None:
     assert Run.from_json(plain) == RUN
     assert Run.from_json(plain).id == RUN.id == plain["id"]
     assert RUN.name == "Toy Data [c] hparams 1 trial 2"
+
+
+def test_stored_json_is_checked_without_building_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = orjson.loads(orjson.dumps(RUN.to_json()))
+    del short["setting"]["momentum"]
+    assert is_json_of(RUN.id, short), "a field at its default may be left out"
+    monkeypatch.delattr(Run, "from_json")  # slow: it would be most of the time of reading a sweep
+    for run in (RUN, *(variant for _, variant in variants())):
+        plain = orjson.loads(orjson.dumps(run.to_json()))
+        assert is_json_of(run.id, plain)
+    with pytest.raises(AttributeError, match="from_json"):
+        is_json_of(RUN.id, {**RUN.to_json(), "trial": 3})
 
 
 def test_another_format_is_refused() -> None:
