@@ -196,7 +196,7 @@ class Run:
 
 def _hash(fields: Mapping[str, Any]) -> str:
     # The canonical form: no white space, floats as the shortest text that reads back to the same number, arrays for
-    # tuples, objects for dataclasses. Keys of dicts are sorted at every depth; those of dataclasses stay in the order of
+    # tuples, objects for dataclasses. Keys of dicts are sorted at every depth; those of dataclasses keep the order of
     # their fields, for orjson sorts dicts alone. Ids name the folders of stored sweeps: changing any of this orphans
     # them, and `tests/core/test_run.py` holds some ids fixed.
     return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:20]
