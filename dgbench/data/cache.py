@@ -1,7 +1,7 @@
 """Read caches of decoded images, and build those that are missing or damaged.
 
-`open_images` is the door for runs, `build_cache` for a launch that will start many, `verify_caches` for `download
---verify`. OpenCV and Pillow are imported inside functions: planning imports this module and does without them.
+Runs call `open_images`, a launch `build_cache` before it starts them, and the command `download` `verify_caches`.
+Imports OpenCV and Pillow only inside functions: planning imports this module and does without them.
 """
 
 from __future__ import annotations
