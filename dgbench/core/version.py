@@ -1,3 +1,3 @@
 """Hold the version of dgbench, which runs record and tables print."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
