@@ -22,8 +22,8 @@ class NICOPlusPlus(ImageDataset):
     """Photos of sixty classes: six domains, surroundings such as autumn, dim light, grass, rock or water.
 
     The public training part of track 1 of the NICO challenge: 88,866 images of any size. This total is checked, as the
-    number of images of each domain is not published. Unpack it by hand: the folder `train` of `public_dg_0416` is
-    renamed `NICO++`. DomainBed doesn't have it.
+    number of images of each domain is not published. `download` can't fetch it: get it with a browser and name the
+    files by `--from`; the folder `train` of `public_dg_0416` becomes `NICO++`. DomainBed doesn't have it.
 
     Reference:
         Zhang, He, Xu, Yu, Shen and Cui, "NICO++: Towards Better Benchmarking for Domain Generalization", CVPR 2023.

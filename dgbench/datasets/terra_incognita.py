@@ -29,7 +29,7 @@ class TerraIncognita(ImageDataset):
     results on the same generation only.
 
     A frame may show two kinds of animals. As in DomainBed, it then lies in two class folders: one image with two
-    labels, of which one may be trained on and the other tested (1 file of location_43, 3 of location_46).
+    labels, of which one may lie in training and the other in validation (1 file of location_43, 3 of location_46).
 
     Reference:
         Beery, Van Horn and Perona, "Recognition in Terra Incognita", ECCV 2018.
