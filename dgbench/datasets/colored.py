@@ -31,6 +31,7 @@ def colored(images: Images, digits: Labels, miscoloured: float, seed: int) -> tu
     Returns:
         Inputs (n, 2, H, W), with the image in the channel of its color and zeros in the other, and binary labels (n,).
     """
+    # The word names a stream of random numbers: spelled otherwise, it would draw other data.
     rng = numpy_stream(seed, "colour", miscoloured)
     labels = (digits < 5) ^ (rng.random(len(digits)) < _LABEL_NOISE)
     colours = labels ^ (rng.random(len(digits)) < miscoloured)
