@@ -7,14 +7,15 @@ import importlib
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from dgbench.__main__ import COMMANDS
+from dgbench.__main__ import COMMANDS, OF_SWEEPS
 from docs._pages.docstrings import inline, table
 
 
 def pages() -> dict[str, str]:
     """Return the path in docs/ -> Markdown of the page of each command, and of their list."""
     found = {f"commands/{name}.md": _page(importlib.import_module(f"dgbench.{name}").parser()) for name in COMMANDS}
-    rows = [(f"[`dgbench {name}`]({name}.md)", inline(text)) for name, text in COMMANDS.items()]
+    short = [(f"[`dgbench {name}`](sweep.md#{name})", inline(text)) for name, text in OF_SWEEPS.items()]
+    rows = [*short, *((f"[`dgbench {name}`]({name}.md)", inline(text)) for name, text in COMMANDS.items())]
     found["commands/index.md"] = "\n\n".join(
         [
             "# Commands",

@@ -60,7 +60,7 @@ def _attribute_docstrings() -> dict[str, str]:
 def _sweeps(root: Path) -> str:
     sections = [
         "# Sweeps",
-        "Declarations of sweeps that come with dgbench: launch one by `dgbench sweep launch --sweep NAME`.",
+        "Declarations of sweeps that come with dgbench: launch one by `dgbench launch DIR --sweep NAME`.",
     ]
     folder = next(place for place in (root / "dgbench" / "sweeps", root / "sweeps") if place.is_dir())
     for file in sorted(folder.glob("*.toml")):
