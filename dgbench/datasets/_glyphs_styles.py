@@ -91,7 +91,7 @@ def _icons(icons: bytes, chars: bytes) -> Draw:
         icon = of_set["icons"][names[item.code]]
         width, height = icon.get("width", of_set["width"]), icon.get("height", of_set["height"])
         head = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return _rasterised(f'<svg {head} viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
+        return _rasterize(f'<svg {head} viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
 
     return draw
 
@@ -99,7 +99,7 @@ def _icons(icons: bytes, chars: bytes) -> Draw:
 def _drawings(files: Mapping[str, bytes]) -> Draw:
     """Return a function that draws items from SVG files named by their code."""
     by_code = {without_fe0f(name.removesuffix(".svg")): content for name, content in files.items() if "/" not in name}
-    return lambda item: _rasterised(by_code[item.code].decode())
+    return lambda item: _rasterize(by_code[item.code].decode())
 
 
 def _pictures(files: Mapping[str, bytes]) -> Draw:
@@ -116,7 +116,7 @@ def _pictures(files: Mapping[str, bytes]) -> Draw:
     return draw
 
 
-def _rasterised(svg: str) -> NDArray[np.uint8]:
+def _rasterize(svg: str) -> NDArray[np.uint8]:
     """Draw an SVG at (SIDE, SIDE, 3) on white, without the machine's fonts, so that all machines draw the same."""
     import resvg_py
 

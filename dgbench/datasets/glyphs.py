@@ -29,7 +29,7 @@ _DESIGNS = {
     "twemoji": "flat, by Twitter and other contributors: CC BY 4.0",
     "flu_3d": "rendered in 3-D, by Microsoft: MIT",
     "om_black": "line art, by the OpenMoji project: CC BY-SA 4.0",
-    "om_color": "outlined and coloured, by the OpenMoji project: CC BY-SA 4.0",
+    "om_color": "outlined and colored, by the OpenMoji project: CC BY-SA 4.0",
     "flu_hc": "thick black ink, by Microsoft: MIT",
 }
 """Domain -> its look, designer and license."""
@@ -38,9 +38,7 @@ _FOUR = ("noto", "twemoji", "flu_3d", "om_black")
 
 def _licence(domains: Sequence[str]) -> str:
     terms = "; ".join(f"{domain}: {_DESIGNS[domain]}" for domain in domains)
-    return (
-        f"{terms}. You fetch the images from their publishers; who passes them on must name the authors and the terms"
-    )
+    return f"{terms}. You fetch the images from their publishers; to pass them on, name the authors and the terms"
 
 
 class Glyphs(Dataset):
@@ -67,7 +65,7 @@ class Glyphs(Dataset):
         classes=CLASSES,
         counts=dict.fromkeys(_FOUR, _TOTAL),
         folder="Glyphs",
-        note="drawn styles on white, no photographs. Line art (om_black) is by far the hardest, coloured styles are "
+        note="drawn styles on white, no photographs. Line art (om_black) is by far the hardest, colored styles are "
         "alike: with frozen ImageNet features, 8, 6, 7 and 36 points of accuracy are lost against a model that was "
         "shown the tested style. Some identities are near duplicates, mostly faces",
         traits=("few_examples", "small_images"),
