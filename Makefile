@@ -3,7 +3,7 @@
 # make fuzz         many more random mistakes of users than the tests try: make fuzz FUZZ=400 TESTS="-k folders"
 # make mutants      change a module in one place after another, and print what its tests don't notice:
 #                   make mutants MODULE=FILE TESTS="FILE FOLDER" (default: those in the mirrored place) MOST=40 (default: all)
-# make check        set up, lint, type-check, and hold packages to their layers
+# make check        set up, lint, type-check, hold packages to their layers and links of pages to their targets
 # make docs         set up, build the documentation into site/, without a network; a broken link is an error
 # make docs-serve   set up, show it at a local address while its pages change
 
@@ -38,7 +38,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py -m "not slow"
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

@@ -14,8 +14,13 @@ from dgbench.catalogue.catalogue import Catalogue
 from docs._pages import commands, entries, settings
 
 ROOT = Path(__file__).parents[2]
-HOMES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""File of the repository -> its page; those of results/ keep their names."""
+HOMES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "results": "results/index.md",
+}
+"""File or folder of the repository -> its page; the files of results/ keep their names."""
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -32,9 +37,8 @@ def make_pages() -> dict[str, str]:
     """Return the path in docs/ -> Markdown of each page."""
     results = [f"results/{file.name}" for file in sorted((ROOT / "results").glob("*.md"))]
     homes = {**HOMES, **{file: file for file in results}}
-    pages = {
-        page: relinked((ROOT / file).read_text(), file, page) for file, page in homes.items() if (ROOT / file).exists()
-    }
+    files = {file: page for file, page in homes.items() if (ROOT / file).is_file()}
+    pages = {page: relinked((ROOT / file).read_text(), file, page) for file, page in files.items()}
     listed = [f"* [{PurePosixPath(page).stem}]({PurePosixPath(page).name})" for page in results]
     pages["results/index.md"] = "\n".join(
         ["# Results", "", "Tables of sweeps that were run, and measurements.", "", *listed]

@@ -65,7 +65,8 @@ class Block:
 
     @property
     def head(self) -> str:
-        return self.code.strip().partition("\n")[0]
+        """Its first line, without a comment at the end."""
+        return self.code.strip().partition("\n")[0].partition(" #")[0].strip()
 
     @property
     def commands(self) -> str:
