@@ -1,4 +1,4 @@
-"""Files that are whole or as before: written beside, then renamed."""
+"""Write files that are either whole or as before, and read JSON whose damage is reported by name."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ from dgbench.store.sealed import CorruptFile
 
 
 class DamagedSweep(UserError):
-    """A file of a sweep is damaged: its content is not the written one."""
+    """A file of a sweep's folder is damaged; the message names it and the command that mends it."""
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write `content` (bytes, or a function that writes to a file) to `path`: all of it, or as before.
+    """Write `content` to `path` so that, whatever happens, the file is either complete or as it was before.
 
-    Raises OSError (disk full, read-only, ...) with `path` untouched.
+    Args:
+        path: The file to make or replace.
+        content: Bytes, or a function that writes to an open file.
+
+    Raises:
+        OSError: The disk is full, read-only, ...; `path` is untouched.
     """
+    # In the same folder, because a rename is atomic only within a file system; under a random name, because two
+    # processes may write the same path. The content is synced before the rename: a file system may otherwise write the
+    # new name to disk first, and a power failure would leave an empty file under it. The folder is not synced: if the
+    # rename is lost, the old file is still whole.
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(beside, "xb") as file:
@@ -39,13 +48,13 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
     except BaseException as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # as of a write to a full disk
+        if isinstance(error, OSError) and error.filename is None:  # a failed write or sync names no file
             error.filename = str(path)
         raise
 
 
 def write_json(path: Path, data: object) -> None:
-    """`write_atomic` of readable JSON."""
+    """Write `data` to `path` as indented JSON, by `write_atomic`."""
     write_atomic(path, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
@@ -54,7 +63,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        CorruptFile: There is something else, with its name and what is wrong: a disk, or a person, changed it.
+        CorruptFile: The file can't be read or holds something else; the message names it and the damage.
     """
     try:
         content = path.read_bytes()
@@ -71,7 +80,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def making_sense_of(path: Path) -> Iterator[None]:
-    """Raise `CorruptFile`, with the file's name, where its content makes a block of code fail."""
+    """Raise CorruptFile with the file's name if the block fails on the file's content."""
     try:
         yield
     except (UserError, CorruptFile):
@@ -83,16 +92,16 @@ def making_sense_of(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading_sweep_json(root: Path, name: str, version: int, mend: str) -> Iterator[dict[str, Any]]:
-    """Read a JSON file of a sweep's folder, for a block that makes sense of it.
+    """Read a JSON file of a sweep's folder and yield its fields without `format`, for a block that interprets them.
 
     Args:
         root: The sweep's folder.
-        name: The file's.
+        name: The file's name.
         version: The format that is read.
-        mend: The way out if the file is damaged.
+        mend: How to mend the sweep if the file is damaged, for the message.
 
     Raises:
-        DamagedSweep: The file is damaged, or the block can't make sense of it.
+        DamagedSweep: The file is damaged, or the block can't interpret it.
         UserError: There is no such file, or it has another format.
     """
     try:
@@ -111,14 +120,14 @@ def reading_sweep_json(root: Path, name: str, version: int, mend: str) -> Iterat
 
 
 def refuse_links(*folders: Path) -> None:
-    """Raise `UserError` if one of these folders, in which something is to be removed, is a link to another place."""
+    """Raise UserError if one of these folders, from which something will be removed, is a link to another place."""
     for folder in folders:
         if folder.is_symlink():
             raise UserError(f"{folder} is a link, and nothing is removed through one: do it in {folder.resolve()}")
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file, a folder with its contents, or a link, but not the target of a link."""
+    """Remove a file, a folder with its content, or a link but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,9 +1,14 @@
-"""The sweep folder is the truth: a run's state follows from the names in its folder, whoever wrote them and whoever
-died meanwhile. Everything is written beside and renamed, `done` last.
+"""Read the state of a sweep from its folder, the only place where any state is kept.
 
-<root>/sweep.json  cancel  runs/<id>/
-    run.json  lease-0001 lease-0001.released ...  checkpoint.pt  models/  progress.json
-    records.jsonl  times.jsonl  log.txt  failed-0001.json ...  killed-0002.json  lost-0001.json ...  done
+* `sweep.json`: the request, see `plan.declaration`.
+* `plan.json`: the runs that answer it, see `plan.planfile`.
+* `cancel`: marker of the last request to stop, if there was one.
+* `runs/<id>/`: a folder for each run that was begun, see `store.run_folder`.
+
+There is no server and no database. Launchers, workers and `status` on any number of machines look at the same folder
+and come to the same conclusions, because the state of a run follows from names of files alone, each file appears whole
+by rename, and a lease (`store.lease`) lets one process at a time execute a run. `launchers.reconcile` compares these
+states with the plan and executes the rest; `report.results` reads the records of runs that are `DONE`.
 """
 
 from __future__ import annotations
@@ -24,9 +29,15 @@ from dgbench.store.run_folder import CANCEL, RUN, RUNS, RunFolder, State
 
 
 class Store:
-    """A sweep's folder. `ttl`: seconds without a sign of life after which a process elsewhere counts as gone."""
+    """A sweep's folder, opened by every command that reads or executes runs. It holds no state in memory."""
 
     def __init__(self, root: Path, ttl: float = TTL) -> None:
+        """Open the folder at `root`, which need not exist.
+
+        Args:
+            root: The sweep's folder.
+            ttl: Seconds without a sign of life after which a process on another machine counts as gone.
+        """
         self.root = root
         self.runs_dir = root / RUNS
         self.ttl = ttl
@@ -36,11 +47,14 @@ class Store:
         return RunFolder(self.root, id, self.ttl)
 
     def ids(self) -> list[str]:
-        """List the runs that were begun, sorted: folders, and no links, whose names have the form of an id."""
+        """Return the ids of all runs that were begun, sorted.
+
+        Links are left out: what they lead to lies outside the sweep, and could be removed by commands that tidy up.
+        """
         return [entry.name for entry in self._entries() if _is_run_folder(entry)]
 
     def unknown_entries(self) -> list[Path]:
-        """List entries among the runs that are no run: other names, files, links, folders of other content."""
+        """Return entries of `runs/` that are no run: other names, files, links, folders with other content."""
         return [Path(entry.path) for entry in self._entries() if not (_is_run_folder(entry) and _holds_run(entry))]
 
     def _entries(self) -> list[os.DirEntry[str]]:
@@ -50,12 +64,15 @@ class Store:
             return sorted(entries, key=lambda entry: entry.name)
 
     def states(self, ids: Iterable[str], retries: int, *, thorough: bool = False) -> dict[str, State]:
-        """Read the state of each run. Where nothing can be written, this machine's clock stands for the file server's.
+        """Return the state of each run.
+
+        The file server's time is read once for all runs, and only if a lease on another machine must be dated. Where
+        nothing can be written, this machine's clock stands for it.
 
         Args:
             ids: The runs.
             retries: How many times a run may fail and be tried again.
-            thorough: Whether to look into the files, too, of runs that are not under way: some may be `DAMAGED`.
+            thorough: Also read the files of runs that are not under way; some may then be `DAMAGED`.
         """
 
         @lru_cache(maxsize=1)
@@ -72,11 +89,11 @@ class Store:
         return states
 
     def request_cancel(self) -> None:
-        """Ask whoever executes runs of this sweep, anywhere, to save and stop."""
+        """Make all processes that execute runs of this sweep, on any machine, save their state and stop."""
         write_atomic(self.root / CANCEL, uuid.uuid4().hex.encode())
 
     def cancel_mark(self) -> tuple[int, bytes] | None:
-        """Identify the last `request_cancel`: a launch is cancelled when this changes while it works."""
+        """Return the identity of the last `request_cancel`: a launch is canceled if this changes while it works."""
         return cancel_mark(self.root / CANCEL)
 
 
@@ -85,6 +102,6 @@ def _is_run_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _holds_run(entry: os.DirEntry[str]) -> bool:
-    """Decide whether a folder holds a run, or no more than one that was killed at once leaves."""
+    """Return whether a folder holds a run, or no more than a run leaves that was killed right after its first claim."""
     names = os.listdir(entry.path)
     return RUN in names or all(leases.is_lease(name) for name in names)

@@ -1,8 +1,16 @@
-"""Leases: which process executes a run. Each attempt has a number, and each number is claimed once, ever, by the one
-process that manages to create its file; lease K+1 may be claimed only by who judged K stale or released.
+"""Grant leases: the right of one process to execute a run, on any machine that sees the sweep's folder.
 
-Lease files are never renamed or removed (a release is a second, empty file beside), for a number that became free
-again could be claimed by somebody who made up his mind long ago.
+Each attempt at a run has a number, and the process that manages to create the file `lease-<number>` holds that lease.
+Lease K+1 may be claimed only by a process that found K released or stale. The holder touches its file every few
+seconds; a holder on the same machine is looked up in the process table, one elsewhere is stale when the file has not
+been touched for `TTL` seconds.
+
+Lease files are never renamed or removed, and a release is a second, empty file beside. If a number became free again, a
+process that listed the folder long ago, and decided then to claim that number, could still succeed and execute the run
+beside its rightful holder.
+
+Only creation has to be atomic across machines, which NFS guarantees for hard links; file locks are not needed. Times
+are compared only with the file server's clock, because the clocks of machines may differ by more than a lease lasts.
 """
 
 from __future__ import annotations
@@ -26,36 +34,43 @@ import orjson
 from dgbench.store.process import Process, file_clock, machine
 
 TTL = 60.0
-"""Seconds without a sign of life after which a process of another machine counts as gone; on NFS use 180 or more."""
+"""Seconds without a sign of life after which a process on another machine counts as gone. NFS clients cache file times
+for up to a minute by default, so use 180 or more there.
+"""
 
 BEAT = 3.0
 """Seconds between two signs of life."""
 
 PROGRESS = "progress.json"
+"""Name of the file with the steps made so far and the steps in all."""
 
 _LEASE = re.compile(r"lease-(\d+)(\.released)?")
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and nothing of it is half-done."""
+    """Raised when a run stops at the request of a signal or a cancel, with its state saved and nothing half-done."""
 
 
 class LeaseLost(RuntimeError):
-    """Somebody else took the run over while this process gave no sign of life; it must not write any more."""
+    """Raised when another process has taken the run over while this one seemed dead; it must write nothing more."""
 
 
 def lease_name(number: int) -> str:
-    """The file name of a lease; with `.released` after it, that of its release."""
+    """Return the file name of a lease; its release has `.released` appended."""
     return f"lease-{number:04d}"
 
 
 def is_lease(name: str) -> bool:
-    """Decide whether a file of that name is a lease, or the release of one."""
+    """Return whether a file of this name is a lease, or the release of one."""
     return _LEASE.fullmatch(name) is not None
 
 
 def newest(names: Iterable[str]) -> tuple[int, bool]:
-    """From the names in a run's folder: the highest lease number (0 if there is none), and whether it is released."""
+    """Return the highest lease number and whether that lease is released; 0 if there is none.
+
+    Args:
+        names: The names in a run's folder.
+    """
     highest, released = 0, False
     for name in names:
         if match := _LEASE.fullmatch(name):
@@ -68,17 +83,17 @@ def newest(names: Iterable[str]) -> tuple[int, bool]:
 
 
 def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> bool:
-    """Whether the process that claimed this lease, which is not released, is still at work.
+    """Return whether the process that claimed an unreleased lease is still at work.
 
-    On the holder's own machine, the process itself is looked up; from elsewhere, the age of its last sign of life
-    decides. A sign dated further in the future than a holder may be silent is none: no clock but the file server's
-    dates it, so it was copied or set, and would hold the run until that date.
+    On the holder's own machine its process is looked up, and elsewhere the age of its last sign of life decides. A sign
+    that is dated in the future by more than `ttl` does not count: only the file server's clock dates signs, so the file
+    was copied or its date was set, and it would block the run until that date.
 
     Args:
-        folder: The run's.
-        number: Of the lease.
-        ttl: Seconds without a sign of life after which a holder elsewhere counts as gone.
-        now: Gives the file server's time; asked only where age decides.
+        folder: The run's folder.
+        number: Number of the lease.
+        ttl: Seconds without a sign of life after which a holder on another machine counts as gone.
+        now: Returns the file server's time in seconds; called only if age decides.
     """
     path = folder / lease_name(number)
     holder = _holder(path)
@@ -93,7 +108,7 @@ def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> 
 
 
 def _holder(path: Path) -> Process | None:
-    """Read the holder of a lease; None if the file is gone, or is none of ours: then its age alone decides."""
+    """Return the holder of a lease; None if the file is gone or can't be parsed, so that its age alone decides."""
     try:
         fields = orjson.loads(path.read_bytes())
         return Process(str(fields["host"]), str(fields["boot"]), int(fields["pid"]), int(fields["started"]))
@@ -102,7 +117,13 @@ def _holder(path: Path) -> Process | None:
 
 
 def number_of(folder: Path, pid: int, after: int) -> int | None:
-    """The newest lease above `after` that process `pid` of this machine claimed."""
+    """Return the number of the newest lease that process `pid` of this machine claimed; None if it has none.
+
+    Args:
+        folder: The run's folder.
+        pid: The process.
+        after: Leases up to this number are older than the process and are not looked at.
+    """
     highest, _ = newest(os.listdir(folder))
     for number in range(highest, after, -1):
         holder = _holder(folder / lease_name(number))
@@ -112,15 +133,15 @@ def number_of(folder: Path, pid: int, after: int) -> int | None:
 
 
 def mark_released(folder: Path, number: int) -> None:
-    """Say that whoever held this lease has stopped; harmless if said before."""
+    """Record that the holder of this lease has stopped, whether or not it was recorded before."""
     (folder / f"{lease_name(number)}.released").touch()
 
 
 def cancel_mark(path: Path) -> tuple[int, bytes] | None:
-    """Identify the present state of a cancel marker; None if there is none.
+    """Return the identity of a cancel marker's content and date; None if there is no marker.
 
-    A cancel is a change of this, never a date later than another: a marker that was copied, or written while a clock
-    was wrong, may be dated years ahead.
+    A cancel is a change of this identity, never a date later than another: a marker that was copied, or written while a
+    clock was wrong, may be dated years ahead.
     """
     try:
         return path.stat().st_mtime_ns, path.read_bytes()
@@ -129,20 +150,22 @@ def cancel_mark(path: Path) -> tuple[int, bytes] | None:
 
 
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C instead of ending the process. Enter it before claiming a lease.
+    """Context manager that records SIGTERM and Ctrl-C instead of letting them end the process.
 
-    A signal between the claim and its answer would leave a lease that other machines believe until its time is over.
+    Enter it before claiming a lease: a signal between the claim and the first step would otherwise leave a lease that
+    other machines believe until its time is over.
     """
 
     def __init__(self) -> None:
         self.came = False
-        """Whether there was a signal."""
+        """Whether a signal has come."""
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has it for jobs in the background
+                # A shell starts background jobs with SIGINT ignored, and nohup does likewise: leave it ignored.
+                if signal.getsignal(number) is not signal.SIG_IGN:
                     self._old[number] = signal.signal(number, self._note)
         return self
 
@@ -151,7 +174,10 @@ class StopSignals:
             signal.signal(*self._old.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.came and number == signal.SIGINT:  # who insists does not wait for the end of a step
+        # The first signal is answered at the end of a step. A second Ctrl-C means that the user won't wait for that; a
+        # second SIGTERM may be a scheduler that repeats itself, so it changes nothing.
+        """Handle a signal: record the first, and let a second Ctrl-C interrupt at once."""
+        if self.came and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.came = True
 
@@ -167,15 +193,15 @@ def claim(
     """Take the next lease of a run's folder.
 
     Args:
-        folder: The run's.
-        done: A file whose existence says that there is nothing to claim; None: claim in any case.
+        folder: The run's folder.
+        done: A file whose existence means that there is nothing to claim; None: claim in any case.
         cancel: The sweep's cancel marker.
-        ttl: Seconds without a sign of life after which a holder elsewhere counts as gone.
-        now: Gives the file server's time; None: ask in `folder`.
-        stops: The signals that ask the holder to stop; None: none do.
+        ttl: Seconds without a sign of life after which a holder on another machine counts as gone.
+        now: Returns the file server's time in seconds; None: ask the server through `folder`.
+        stops: Signals that ask the holder to stop; None: there are none.
 
     Returns:
-        The lease; None if another process holds the newest or was faster, or `done` exists.
+        The lease; None if another process holds the newest or was faster, or if `done` exists.
     """
     names = os.listdir(folder)
     if done and done.name in names:
@@ -186,21 +212,23 @@ def claim(
     lease = Lease(folder, number + 1, cancel, ttl, stops or StopSignals())
     if not _create(lease.path):
         return None
-    if done and done.exists():  # finished between the listing and the claim
+    # Another process may have finished the run and released its lease between the listing and the claim. Whoever holds
+    # the newest lease sees a final state, so this second look settles it.
+    if done and done.exists():
         lease.release()
         return None
     return lease
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a hard link on file systems without them, such as FAT and some network file systems."""
 
 
 def _create(path: Path) -> bool:
-    """Make the file of a lease, whole from its first moment; return False if it exists.
-
-    It is written beside and linked: were it made empty and filled then, a death in between would leave a lease
-    without a holder, which all believe until its time is over.
-    """
+    """Create the file of a lease with its content; return False if it exists."""
+    # Written beside and then linked, so that the lease appears with its content. If it were created empty and filled
+    # afterwards, a process killed in between would leave a lease without a holder, and every machine, this one too,
+    # would have to wait until its time is over. `link` fails if the name exists, where a rename would replace it.
     content = orjson.dumps(asdict(Process.current()))
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -208,13 +236,15 @@ def _create(path: Path) -> bool:
         try:
             os.link(beside, path)
         except FileExistsError:
-            return beside.stat().st_nlink == 2  # NFS may do it, lose its answer, and fail at the second try
+            # NFS may make the link, lose the answer, repeat the request and report that the name exists. The number of
+            # links to our own file is the truth: 2 means that the lease is ours.
+            return beside.stat().st_nlink == 2
         except OSError as error:
-            if error.errno not in _NO_LINKS:  # as of FAT, and of some network file systems
+            if error.errno not in _NO_LINKS:
                 raise
             return _create_exclusively(path, content)
         return True
-    except FileNotFoundError:  # a quicker one has tidied `beside` away, or the folder is gone
+    except FileNotFoundError:  # a faster process has claimed the run and removed `beside`, or the folder is gone
         return False
     finally:
         with suppress(OSError):
@@ -222,6 +252,7 @@ def _create(path: Path) -> bool:
 
 
 def _create_exclusively(path: Path, content: bytes) -> bool:
+    """Create the file of a lease where hard links are not supported; return False if it exists."""
     try:
         with path.open("xb") as file:
             file.write(content)
@@ -231,22 +262,23 @@ def _create_exclusively(path: Path, content: bytes) -> bool:
 
 
 class Lease:
-    """The right to execute a run. As a context manager it gives signs of life until it ends.
+    """The right to execute a run, made by `claim`. As a context manager it gives signs of life until it is left.
 
-    with StopSignals() as stops:
-        lease = folder.claim(stops)
-        with lease:
-            for step in ...:
-                lease.beat(step, steps)
-                if lease.stop_requested: ...
+    Example:
+        with StopSignals() as stops:
+            lease = folder.claim(stops)
+            with lease:
+                for step in ...:
+                    lease.beat(step, steps)
+                    if lease.stop_requested: ...
     """
 
     def __init__(self, folder: Path, number: int, cancel: Path, ttl: float, stops: StopSignals) -> None:
         self.folder = folder
         self.number = number
-        """Counts the attempts at this run, from 1."""
+        """Number of the attempt at this run, from 1."""
         self.lost = False
-        """True once somebody else may have taken the run over; leave without writing anything."""
+        """True once another process may have taken the run over: stop without writing anything."""
         self.path = folder / lease_name(number)
         self._next = folder / lease_name(number + 1)
         self._cancel, self._ttl, self._stops = cancel, ttl, stops
@@ -259,15 +291,22 @@ class Lease:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether to save and leave: SIGTERM or Ctrl-C came, the sweep was cancelled, or the lease is lost."""
+        """Whether to save and stop: a signal came, the sweep was canceled, or the lease is lost."""
         return self._stops.came or self._cancelled or self.lost
 
     def beat(self, step: int, steps: int) -> None:
-        """Tell how far the run is; costs nothing, the heartbeat writes it down."""
+        """Report the run's progress, at no cost: the next sign of life writes it.
+
+        Args:
+            step: Steps made.
+            steps: Steps in all.
+        """
         self._steps = (step, steps)
 
     def confirm(self) -> None:
-        """Raise `LeaseLost` if somebody else took the run over: call before writing what others will believe."""
+        """Raise LeaseLost if another process has taken the run over; call it before writing results."""
+        # The heartbeat notices a takeover only every few seconds, and not at all while the process is suspended, so the
+        # folder itself is looked at. Any successor must have claimed the next number.
         self.lost = self.lost or self._next.exists() or not self.path.exists()
         if self.lost:
             raise LeaseLost(f"{self.path}: another process took this run over")
@@ -283,7 +322,7 @@ class Lease:
         self.release()
 
     def release(self) -> None:
-        """End the lease, so that the run may be claimed again at once; harmless if ended before."""
+        """End the lease, so that the run may be claimed again at once; harmless if it has ended."""
         self._ended.set()
         if self._thread:
             self._thread.join(timeout=BEAT)
@@ -291,29 +330,31 @@ class Lease:
         mark_released(self.folder, self.number)
 
     def _beats(self) -> None:
+        """Give signs of life until the lease ends, in a thread beside the work."""
         while not self._ended.is_set():
             self._sign_of_life()
             self._ended.wait(BEAT)
 
     def _sign_of_life(self) -> None:
+        """Touch the lease, look for a cancel and for a successor, and write the progress."""
         try:
-            os.utime(self.path)
+            os.utime(self.path)  # without a time to set, so that NFS servers set theirs
             self._touched = time.monotonic()
         except FileNotFoundError:
             self.lost = True
-        except OSError:  # a file server that is away for less than the TTL harms nobody
+        except OSError:  # a file server may be away for less than the TTL: until then the lease stays valid
             self.lost = self.lost or time.monotonic() - self._touched > self._ttl
         self.lost = self.lost or self._next.exists()
         self._cancelled = self._cancelled or cancel_mark(self._cancel) not in (None, self._mark)
         if self._steps != self._written and not self.lost:
-            with suppress(OSError):  # for people to look at; the run does without
+            with suppress(OSError):  # only displays read it
                 (self.folder / PROGRESS).write_bytes(orjson.dumps(self._steps))
                 self._written = self._steps
 
 
 TAKEN = 75
-"""Exit code of a process that left because somebody else executes the run, or has finished it."""
+"""Exit code of a process that left because another one executes the run, or has finished it."""
 STOPPED = 76
-"""Exit code of a process that was asked to stop, and saved its state."""
+"""Exit code of a process that stopped on request, and saved its state."""
 INPUT_DAMAGED = 77
-"""Exit code of a process that found a run which it reads damaged, and had that begin anew."""
+"""Exit code of a process that found one of its run's inputs damaged, and reset that input so that it begins anew."""

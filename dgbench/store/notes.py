@@ -1,6 +1,7 @@
-"""Notes in a run's folder: how it finished, attempts that failed or were killed, work that was lost.
+"""Write and read notes in a run's folder: how it finished, attempts that failed or were killed, work that was lost.
 
-failed-0001.json  failed-0002.final.json  killed-0003.json  forgiven-0004.json  lost-0001.json
+Files: `failed-0001.json`, `failed-0002.final.json`, `killed-0003.json`, `forgiven-0004.json`, `lost-0001.json`. Name
+and number say all that the run's state depends on, so states are found without opening a file.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dgbench.store.files import making_sense_of, read_object, write_json
 from dgbench.store.sealed import CorruptFile
 
 FREE_KILLS = 3
-"""How many kills from outside use up no retry; further ones do, for what has a run killed may be the run itself."""
+"""Kills from outside that use up no retry. Further ones do, since a run that is killed again and again may be the cause
+itself, by the memory it takes.
+"""
 
 UNMENDED = "not tried again by itself: mend that, then `dgbench sweep retry`"
-"""What is said of a run whose failure is final."""
+"""Outlook of a run whose failure is final, for messages."""
 
 _FAILED = re.compile(r"(?P<kind>failed|killed)-(?P<number>\d+)(?P<final>\.final)?\.json")
 _SUMMARY = {"records": int, "sha256": str, "fingerprint": str, "versions": dict, "commit": str, "sources": dict}
@@ -28,36 +31,36 @@ _LOST = re.compile(r"lost-(?P<number>\d+)\.json")
 
 @dataclass(frozen=True)
 class Failures:
-    """The failures of a run that count, by the names of their files."""
+    """The failures of a run that count, read from the names of their files."""
 
     files: tuple[str, ...]
-    """Oldest first."""
+    """File names, oldest first."""
     own: int
-    """How many the run has caused itself."""
+    """Number of failures that the run caused itself."""
     kills: int
-    """How many came from outside."""
+    """Number of attempts that were killed from outside."""
     final: bool
-    """Whether one of them is such that trying again can't mend it."""
+    """Whether another attempt can't mend one of them."""
 
     @staticmethod
     def among(names: Iterable[str]) -> Failures:
-        """Find those among the names in a run's folder."""
+        """Find the failures among the names in a run's folder."""
         found = _matches(names, _FAILED)
         kills = sum(match["kind"] == "killed" for match in found)
         final = any(match["final"] for match in found)
         return Failures(tuple(match[0] for match in found), len(found) - kills, kills, final)
 
     def exhausted(self, retries: int) -> bool:
-        """Decide whether the run has failed for good, if it may fail `retries` times and be tried again."""
+        """Return whether the run has failed for good, if it may fail `retries` times and be tried again."""
         return self.final or self.own + max(0, self.kills - FREE_KILLS) > retries
 
     @property
     def attempts(self) -> set[int]:
-        """List the numbers of the attempts that failed."""
+        """Numbers of the attempts that failed."""
         return {int(match["number"]) for match in _matches(self.files, _FAILED)}
 
     def outlook(self, retries: int | None) -> str:
-        """Describe whether there will be another attempt; empty where `retries` is None."""
+        """Return words on the chance of another attempt; empty if `retries` is None and none is ruled out."""
         if self.final:
             return UNMENDED
         if self.files[-1].startswith("killed"):
@@ -66,32 +69,41 @@ class Failures:
 
 
 def write_failure(folder: Path, info: Mapping[str, Any], number: int, *, final: bool, killed: bool) -> None:
-    """Write the note on a failed attempt, as `RunFolder.fail` says."""
+    """Write the note on a failed attempt; for the arguments see `RunFolder.fail`."""
     name = f"killed-{number:04d}.json" if killed else f"failed-{number:04d}{'.final' if final else ''}.json"
     write_json(folder / name, {"attempt": number, **info})
 
 
 def clear_failures(folder: Path, failures: Failures) -> None:
-    """Rename notes on failures so that they no longer count."""
+    """Rename the notes on failures to `forgiven-...`, which no longer count."""
     for name in failures.files:
         (folder / name).rename(folder / re.sub("^[a-z]+", "forgiven", name))
 
 
 def write_restart(folder: Path, names: Iterable[str], info: Mapping[str, Any]) -> None:
-    """Write a note on lost work, beside those among `names`."""
+    """Write the next note on lost work.
+
+    Args:
+        folder: The run's folder.
+        names: The names in it.
+        info: `why`, `log`.
+    """
     found = _matches(names, _LOST)
     write_json(folder / f"lost-{int(found[-1]['number']) + 1 if found else 1:04d}.json", info)
 
 
 def restart_notes(names: Iterable[str]) -> list[str]:
-    """List the notes on lost work among the names in a run's folder, oldest first."""
+    """Return the names of the notes on lost work, oldest first."""
     return [match[0] for match in _matches(names, _LOST)]
 
 
 def read_summary(done: Path) -> dict[str, Any] | None:
-    """Read how a run finished: None if there is no such file; raise `CorruptFile` if it is damaged.
+    """Read the summary of a finished run from its `done`; None if there is no such file.
 
-    What an earlier version didn't say is empty.
+    Fields that an earlier version did not write are empty.
+
+    Raises:
+        CorruptFile: The file is damaged.
     """
     try:
         summary = {"fingerprint": "", "versions": {}, "commit": "", "sources": {}, **read_object(done)}
@@ -105,7 +117,7 @@ def read_summary(done: Path) -> dict[str, Any] | None:
 
 
 def read_note(path: Path, field: str) -> dict[str, Any]:
-    """Read a note, which must have `field`; the damage stands in `field` if there is any."""
+    """Read a note; if it is damaged or lacks `field`, `field` holds the message that says so."""
     try:
         note = read_object(path)
     except (CorruptFile, FileNotFoundError) as error:
@@ -114,5 +126,6 @@ def read_note(path: Path, field: str) -> dict[str, Any]:
 
 
 def _matches(names: Iterable[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
+    """Return the matches of `pattern` among `names`, by ascending number."""
     found = [match for name in names if (match := pattern.fullmatch(name))]
     return sorted(found, key=lambda match: int(match["number"]))

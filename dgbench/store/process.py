@@ -1,4 +1,4 @@
-"""Processes, named so that no later one is mistaken for them, and the clock of the server of files."""
+"""Identify processes across machines and reboots, and read the clock of a file server."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process so named that no later one is mistaken for it."""
+    """A process, identified so that no later one is mistaken for it: pids are reused, start times are not."""
 
     host: str
+    """Name of its machine."""
     boot: str
-    """Identity of the running kernel and of the pid namespace; empty where the system doesn't tell."""
+    """Identity of the running kernel and of the pid namespace; empty if the system has no /proc."""
     pid: int
+    """Process id in that namespace."""
     started: int
-    """Clock ticks between boot and the start of the process; 0 where the system doesn't tell."""
+    """Clock ticks between boot and the start of the process; 0 if the system has no /proc."""
 
     @staticmethod
     def current() -> Process:
-        """This process."""
+        """Return the calling process."""
         host, boot = machine()
         return Process(host, boot, os.getpid(), start_time(os.getpid()) or 0)
 
     def alive(self) -> bool | None:
-        """Whether it still exists; None if it runs on another machine or in another container."""
+        """Return whether the process still exists; None if that can't be seen from this machine or container."""
         if not self.boot or not self.started or (self.host, self.boot) != machine():
             return None
+        # The signal alone is not enough: a zombie answers it but has no start time, and a later process with the same
+        # pid has another start time.
         started = start_time(self.pid)
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # another user's, whose /proc entry may be hidden
+        except PermissionError:  # another user's process, whose /proc entry may be hidden (hidepid)
             return None if started is None else started == self.started
         return started == self.started
 
 
 @lru_cache(maxsize=1)
 def machine() -> tuple[str, str]:
-    """Return host name and `Process.boot` of this machine."""
+    """Return the host name and `Process.boot` of this machine."""
+    # Containers on one machine share a kernel but number their processes apart, so the pid namespace belongs to it.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return socket.gethostname(), f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -52,16 +57,25 @@ def machine() -> tuple[str, str]:
 
 
 def start_time(pid: int) -> int | None:
-    """Read when a process started; None if it doesn't exist, is a zombie, or the system has no /proc."""
+    """Return the clock ticks from boot to a process's start; None if it is gone or a zombie, or without /proc."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
+    # Field 2, the program's name in parentheses, may itself hold spaces and parentheses: count from the last `)`. State
+    # is then field 3, and the start time field 22.
     state, *fields = text.rpartition(")")[2].split()
     return None if state in "ZX" else int(fields[18])
 
 
 def file_clock(folder: Path) -> float:
-    """The time by the clock of whoever serves `folder`, in seconds; OSError if nothing can be written there."""
+    """Return the time in seconds by the clock of the server that holds `folder`.
+
+    A new file's modification time is set by the server, so it can be compared with that of any other file there; this
+    machine's clock can't.
+
+    Raises:
+        OSError: Nothing can be written in `folder`.
+    """
     with tempfile.TemporaryFile(dir=folder) as touched:
         return os.fstat(touched.fileno()).st_mtime

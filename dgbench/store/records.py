@@ -1,4 +1,4 @@
-"""The records of a run: whole lines of JSON, which are believed if they are what the run finished with."""
+"""Append the records of a run, one line of JSON each, and read back those that the run finished with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from dgbench.store.sealed import CorruptFile
 
 
 def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add records: all of them, or none and OSError. They are on the disk when this returns."""
+    """Append all records and sync them to disk, or raise OSError and append none."""
+    # O_APPEND: a process that lost its lease may still write, and must not overwrite lines of its successor.
+    # O_NOFOLLOW: a link in place of the file would lead the write to a place outside the sweep.
     data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     try:
@@ -31,7 +33,16 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def truncate(path: Path, size: int, sha256: str = "") -> None:
-    """Go back to the first `size` bytes; raise `CorruptFile` if there are fewer, or others than `sha256` says."""
+    """Cut the file back to its first `size` bytes.
+
+    Args:
+        path: The records.
+        size: In bytes.
+        sha256: Hash that these bytes must have; empty: don't compare.
+
+    Raises:
+        CorruptFile: There are fewer bytes, or the hash differs.
+    """
     data = read_bytes(path)
     if len(data) < size:
         raise CorruptFile(f"{path} has {len(data)} bytes, the checkpoint has seen {size}")
@@ -46,7 +57,7 @@ def truncate(path: Path, size: int, sha256: str = "") -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read the content as it is; nothing if there is no file."""
+    """Return the content of a file; empty if there is none."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -56,18 +67,18 @@ def read_bytes(path: Path) -> bytes:
 def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, Any]], int]:
     """Read the records that a run finished with.
 
-    A process that lost the run while it was writing may have left torn lines among them, which are cut off.
+    A process that lost its lease while writing may have left torn lines among them, which are cut off.
 
     Args:
-        path: The file.
-        count: How many records there were.
-        sha256: Of their lines.
+        path: The records.
+        count: Their number, for the message.
+        sha256: Hash of their lines.
 
     Returns:
-        The records, and the number of lines that were cut off.
+        The records, and the number of torn lines that were cut off.
 
     Raises:
-        CorruptFile: Without torn lines the file is not what it was, or it can't be read.
+        CorruptFile: The file can't be read, or even without torn lines its hash differs.
     """
     try:
         data = read_bytes(path)
@@ -75,6 +86,8 @@ def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, A
         data = b""
     lines = [line for line in data.split(b"\n") if line]
     torn = 0
+    # The hash of the whole file settles nearly every case. If it differs, only lines that parse are kept: they must
+    # then give the very hash that `done` holds, so a torn line is forgiven and a changed or missing record is not.
     if hashlib.sha256(data).hexdigest() != sha256:
         whole = [line for line in lines if _is_record(line)]
         if hashlib.sha256(b"".join(line + b"\n" for line in whole)).hexdigest() != sha256:

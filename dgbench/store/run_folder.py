@@ -9,7 +9,7 @@ A run's folder is `<root>/runs/<id>/`. Its files:
 * `records.jsonl`, `times.jsonl`: evaluations, and for each execution its duration and machine.
 * `log.txt`: output of all attempts.
 * `failed-0001.json`, `killed-0002.json`, `lost-0001.json`, ...: notes on attempts, see `store.notes`.
-* `done`: written last; names the number and the hash of the records, so that they can be trusted.
+* `done`: written last, with the number and the hash of the records, so that they can be trusted.
 
 No state is stored as such, because the process that would have to update it may be killed at any moment. Whole files
 appear by rename, and `done` comes after everything it vouches for. A process may therefore stop anywhere: the names
@@ -39,36 +39,62 @@ from dgbench.store.process import file_clock
 from dgbench.store.sealed import CorruptFile
 
 RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
+"""Names in a sweep's folder (`RUNS`, `CANCEL`) and in a run's."""
 CHECKPOINT = "checkpoint.pt"
+"""Name of the file from which an unfinished run resumes."""
 
 _FILES = {RUN, RECORDS, DONE, CHECKPOINT, leases.PROGRESS, "log.txt", "times.jsonl"}
+"""Names that must be files; a folder in place of one is damage."""
 
 
 class State(str, Enum):
-    """What is known about a run, from its folder alone."""
+    """State of a run, as its folder shows it."""
 
     MISSING = "missing"
-    """Nobody has begun it."""
+    """Not begun."""
     WAITING = "waiting"
-    """Begun, not finished, and nobody executes it now."""
+    """Begun and not finished, and no process executes it now."""
     RUNNING = "running"
+    """A process holds its lease."""
     FAILED = "failed"
-    """Failed more often than it may be retried, or in a way that trying again can't mend."""
+    """Failed more often than it may be retried, or in a way that another attempt can't mend."""
     DAMAGED = "damaged"
-    """A file that others believe is not what was written; only a look into the files tells (`RunFolder.damage`)."""
+    """A file that results depend on has changed; found only by reading files (`RunFolder.damage`)."""
     DONE = "done"
+    """Finished: its records and models may be read."""
 
 
 def model_path(folder: Path, predictor: str, which: str) -> Path:
-    """Where a run's folder holds the weights of a predictor, if they were kept; `which` is `run.BEST` or `run.LAST`."""
+    """Return the path of a predictor's weights in a run's folder; the file exists only if they were kept.
+
+    Args:
+        folder: The run's folder.
+        predictor: `run.MODEL`, or the name of an average.
+        which: `run.BEST` or `run.LAST`.
+    """
     return folder / "models" / f"{predictor}.{which}.safetensors"
 
 
 class RunFolder:
-    """All that is known about one run. Who executes the run holds its lease; only `fail` is for others too."""
+    """The folder of one run. All of its state is on disk, so instances are cheap and may be made anywhere.
+
+    Reading methods may be called at any time by any process. Methods that write records, checkpoints or results are for
+    the process that holds the run's lease (`claim`), except for `create` and `fail`, which any process may call;
+    methods that remove something take the lease themselves.
+    """
 
     def __init__(self, root: Path, id: str, ttl: float = TTL) -> None:
-        if not is_run_id(id):  # it becomes part of paths, of such that are removed too
+        """Open the folder of run `id`, which need not exist.
+
+        Args:
+            root: The sweep's folder.
+            id: The run's id.
+            ttl: Seconds without a sign of life after which a process on another machine counts as gone.
+
+        Raises:
+            ValueError: `id` has not the form of a run's id.
+        """
+        if not is_run_id(id):  # it becomes part of paths, some of which are removed: `../..` must not get that far
             raise ValueError(f"{id!r} is no run's id")
         self.id = id
         self.path = root / RUNS / id
@@ -79,14 +105,19 @@ class RunFolder:
         self._root = root
 
     def create(self, run: Run) -> None:
-        """Make the folder and `run.json`; harmless if they exist."""
+        """Make the folder and `run.json`, unless they exist."""
         assert run.id == self.id
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / RUN).exists():
             write_json(self.path / RUN, run.to_json())
 
     def run(self) -> Run:
-        """Read the requested run; raise FileNotFoundError before it is begun, `CorruptFile` if it is damaged."""
+        """Read the run from `run.json`.
+
+        Raises:
+            FileNotFoundError: The run was not begun.
+            CorruptFile: The file is damaged, or holds another run than the folder's name.
+        """
         data = self._run_json()
         with making_sense_of(self.path / RUN):
             return Run.from_json(data)
@@ -100,9 +131,9 @@ class RunFolder:
         return data
 
     def damage(self) -> str:
-        """Describe the damage to files of a run that is not under way; empty if there is none.
+        """Return the first damage found in the files of a run that is not under way; empty if there is none.
 
-        The first damage is named. Failures and leases are not among it: what can't be read of them is told otherwise.
+        Notes on failures and leases are not examined: readers of those cope with damage by themselves.
         """
         try:
             if self.finished() is None and (self.path / RUN).exists():
@@ -113,20 +144,22 @@ class RunFolder:
         return ""
 
     def _check_files(self) -> None:
-        """Raise `CorruptFile` if a folder lies where a file should."""
+        """Raise CorruptFile if a folder lies where a file should."""
         with os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name in _FILES and not entry.is_file():
                     raise CorruptFile(f"{entry.path} is damaged: it is no file")
 
     def finished(self) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
-        """Read all that others believe of a finished run; None before it has finished.
+        """Read the results of a run and verify them, if it has finished.
 
         Returns:
-            What `finish` wrote, the records, and the number of torn lines among them that were cut off.
+            The summary that `finish` wrote, the records, and the number of torn lines among them that were cut off;
+            None if
+            the run has not finished.
 
         Raises:
-            CorruptFile: A file is not what was written.
+            CorruptFile: A file differs from the one that was written.
         """
         summary = self.summary()
         if summary is None:
@@ -139,10 +172,13 @@ class RunFolder:
         return summary, records, torn
 
     def state(self, retries: int, now: Callable[[], float] | None = None) -> State:
-        """What the folder says, given that a run may fail `retries` times and be tried again.
+        """Return the run's state, from one listing of the folder and, if a lease is open, a look at that lease.
 
-        One listing, and a look at the newest lease if it is not released. `now` gives the file server's time.
+        Args:
+            retries: How many times the run may fail and be tried again.
+            now: Returns the file server's time in seconds; None: ask the server through this folder.
         """
+        # `done` outranks an open lease: between writing `done` and releasing the lease a process may have been killed.
         names = self._names()
         if DONE in names:
             return State.DONE
@@ -163,12 +199,15 @@ class RunFolder:
         except FileNotFoundError:
             return []
 
-    # -- who executes it ------------------------------------------------------------------------------------------
+    # -- execution ------------------------------------------------------------------------------------------------
 
     def claim(self, stops: StopSignals | None = None) -> Lease | None:
-        """Take the right to execute the run, which `stops` may ask to end; None if it is done or another has it.
+        """Take the lease that gives the right to execute the run; None if the run is done or another process holds it.
 
-        Needs `create` before.
+        Call `create` first.
+
+        Args:
+            stops: Signals by which the holder may be asked to stop; None: there are none.
         """
         lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl, stops=stops)
         if lease:
@@ -176,7 +215,9 @@ class RunFolder:
         return lease
 
     def _remove_temporary_files(self) -> None:
-        """Remove what earlier attempts were writing when they were killed (failures are others' to write)."""
+        """Remove half-written files that killed attempts left."""
+        # The lease is held by now, so no process is writing these any more. Notes on failures are the exception: a
+        # launcher writes them without a lease, and may be about to rename one.
         for folder in (self.path, self.models):
             if folder.is_symlink() or not folder.is_dir():
                 continue
@@ -187,7 +228,7 @@ class RunFolder:
                         remove_path(Path(entry))
 
     def progress(self) -> tuple[int, int] | None:
-        """Steps made and steps in all, a few seconds old; None if nothing is known."""
+        """Return (steps made, steps in all), a few seconds old; None if they are unknown."""
         try:
             step, steps = orjson.loads((self.path / leases.PROGRESS).read_bytes())
         except (OSError, ValueError, TypeError):
@@ -197,58 +238,77 @@ class RunFolder:
     # -- records --------------------------------------------------------------------------------------------------
 
     def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add records: all of them, or none and OSError. They are on the disk when this returns."""
+        """Append all records to `records.jsonl` and sync them to disk, or raise OSError and append none."""
         records_file.append(self.path / RECORDS, records)
 
     def mark_records(self) -> tuple[int, str]:
-        """Count the bytes of the records so far, and take their sha256, for a checkpoint to remember."""
+        """Return the size in bytes and the sha256 of the records so far, to be stored in a checkpoint."""
         data = records_file.read_bytes(self.path / RECORDS)
         return len(data), hashlib.sha256(data).hexdigest()
 
     def truncate_records(self, size: int, sha256: str = "") -> None:
-        """Go back to the bytes that a checkpoint remembers; raise `CorruptFile` if there are fewer, or others."""
+        """Cut the records back to the size stored in a checkpoint.
+
+        Args:
+            size: In bytes, from `mark_records`.
+            sha256: From `mark_records`; empty: don't compare.
+
+        Raises:
+            CorruptFile: There are fewer bytes, or the hash differs.
+        """
         records_file.truncate(self.path / RECORDS, size, sha256)
 
-    # -- how it ended ---------------------------------------------------------------------------------------------
+    # -- endings --------------------------------------------------------------------------------------------------
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Say, last of all, that the run is done; the number of records and their sha256 are added."""
+        """Write `done`, with the number and the sha256 of the records added to `summary`: the last write of a run."""
         data = records_file.read_bytes(self.path / RECORDS)
         sha256 = hashlib.sha256(data).hexdigest()
         write_json(self.path / DONE, {**summary, "records": data.count(b"\n"), "sha256": sha256})
 
     def remove_checkpoint(self) -> None:
-        """Remove the checkpoint of a run that is done; harmless if it is gone."""
+        """Remove the checkpoint, if there is one."""
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """Read the summary of `finish`, None before; missing fields are empty; raise `CorruptFile` if it is damaged."""
+        """Read the summary that `finish` wrote; None if the run has not finished.
+
+        Fields that an earlier version did not write are empty.
+
+        Raises:
+            CorruptFile: `done` is damaged.
+        """
         return notes.read_summary(self.path / DONE)
 
     def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:
         """Record that an attempt failed.
 
+        Any process may call this: one that was killed can't, and the launcher that saw it end does.
+
         Args:
             info: `exit`, `error`, `traceback`, `log`.
-            number: The attempt's, which is that of its lease.
-            final: Trying again can't mend it: the run stays failed until the failure is forgiven.
+            number: Number of the attempt, which is its lease's.
+            final: Another attempt can't mend it, so the run stays failed until `clear_failures`.
             killed: A signal from outside ended it; the first `FREE_KILLS` of these use up no retry.
         """
         notes.write_failure(self.path, info, number, final=final, killed=killed)
 
     def failures(self) -> list[dict[str, Any]]:
-        """Read the failures that count, oldest first; of one that can't be read, this is the error."""
+        """Read the notes on failures that count, oldest first.
+
+        A note that can't be read is replaced by one whose error says so.
+        """
         return [notes.read_note(self.path / name, "error") for name in Failures.among(self._names()).files]
 
     def failed_attempts(self) -> set[int]:
-        """List the numbers of the attempts whose failures count."""
+        """Return the numbers of the attempts whose failures count."""
         return Failures.among(self._names()).attempts
 
     def reason(self, retries: int | None = None) -> str:
-        """Word the last failure: its error, how it stands with another attempt, and where the log is.
+        """Return a line on the last failure: its error, the chance of another attempt, and the path of the log.
 
         Args:
-            retries: How many times the run may fail and be tried again; None: don't count.
+            retries: How many times the run may fail and be tried again; None: leave the count out.
         """
         found = Failures.among(self._names())
         if not found.files:
@@ -257,29 +317,27 @@ class RunFolder:
         return f"{error} ({'; '.join(filter(None, (found.outlook(retries), f'log: {self.log_path}')))})"
 
     def clear_failures(self) -> int:
-        """Let the failures so far no longer count; return their number."""
+        """Make all failures so far no longer count, and return their number."""
         failures = Failures.among(self._names())
         notes.clear_failures(self.path, failures)
         return len(failures.files)
 
     def record_restart(self, why: str) -> None:
-        """Record that what the attempts so far had done can't be used, so that the run begins anew."""
+        """Record that the work of all attempts so far is unusable, so that the run starts from its first step."""
         notes.write_restart(self.path, self._names(), {"why": why, "log": str(self.log_path)})
 
     def restarts(self) -> list[dict[str, Any]]:
-        """Read the records of `lose`, oldest first."""
+        """Read the notes of `record_restart`, oldest first."""
         return [notes.read_note(self.path / name, "why") for name in notes.restart_notes(self._names())]
 
     def reset(self, *, done_too: bool = False) -> bool:
-        """Remove all but `run.json` and the leases, as if nothing had happened.
-
-        The leases stay, for their numbers must not be claimed twice.
+        """Remove all but `run.json` and the leases, so that the run can be executed anew.
 
         Args:
-            done_too: Whether to remove the results of a run that is done, too.
+            done_too: Remove the results of a run that is done, too.
 
         Returns:
-            False, with nothing removed, if another process executes the run, or it is done.
+            False, with nothing removed, if another process executes the run, or if it is done.
 
         Raises:
             UserError: The folder is a link, or lies behind one.
@@ -291,12 +349,12 @@ class RunFolder:
         return lease is not None
 
     def begin_anew(self, why: str) -> None:
-        """Remove the results of a run, done though it is, as `reset` does, and record why."""
+        """Remove the results of a run even if it is done, as `reset` does, and record why."""
         if self.reset(done_too=True):
             self.record_restart(why)
 
     def repair(self, run: Run) -> bool:
-        """Remove everything of a run whose files are damaged but its leases, and write `run.json` anew, as `reset`."""
+        """Remove everything of a damaged run but its leases, and write `run.json` anew; return as `reset` does."""
         lease = self._claim_for_removal(done_too=True)
         if lease:
             self._clear()
@@ -306,15 +364,17 @@ class RunFolder:
         return lease is not None
 
     def remove(self) -> bool:
-        """Remove the folder of a run, done or not, as `reset` does; return whether it was removed."""
+        """Remove the folder of a run even if it is done; return False if another process executes the run."""
         lease = self._claim_for_removal(done_too=True)
         if lease:
+            # Leases go last: while any file is left, no other process can claim the run and begin in the middle.
+            # `rmtree` removes links themselves and not their targets.
             self._clear()
-            shutil.rmtree(self.path)  # which follows no links
+            shutil.rmtree(self.path)
         return lease is not None
 
     def remove_models(self) -> bool:
-        """Remove the weights of a run that is done; return False if they are gone, or the run is not done."""
+        """Remove the weights of a run that is done; return False if there are none or the run is not done."""
         lease = self._claim_for_removal(done_too=True)
         if not lease:
             return False
@@ -327,15 +387,18 @@ class RunFolder:
             lease.release()
 
     def has_models(self) -> bool:
-        """Decide whether the run's own folder, and not a link, holds weights."""
+        """Return whether the run's own folder holds weights; a link to a folder elsewhere does not count."""
         return self.models.is_dir() and not self.models.is_symlink()
 
     def _claim_for_removal(self, done_too: bool) -> Lease | None:
+        """Take the lease before a removal; None if another process holds it, or the run is done and must stay."""
         refuse_links(self.path.parent, self.path)
         return leases.claim(self.path, None if done_too else self.path / DONE, self._root / CANCEL, self.ttl)
 
     def _clear(self) -> None:
+        """Remove all but `run.json` and the leases."""
         with os.scandir(self.path) as entries:
             found = [entry for entry in entries if entry.name != RUN and not leases.is_lease(entry.name)]
-        for entry in sorted(found, key=lambda entry: entry.name != DONE):  # first what says that the rest is whole
+        # `done` goes first: it vouches for the others, and this process may be killed after any removal.
+        for entry in sorted(found, key=lambda entry: entry.name != DONE):
             remove_path(Path(entry))
