@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import Reader, blocks
 from tests.support.places import ROOT
 
 pytestmark = pytest.mark.slow
@@ -86,3 +87,12 @@ def test_a_shipped_sweep_is_launched_by_its_name(installed: Path, tmp_path: Path
     said = run(installed / "dgbench", "launch", "runs/quick", "--sweep", "quickstart", "--dry_run", where=tmp_path)
     assert "\n252 runs\n" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(600)
+def test_every_command_of_the_readme_works(installed: Path, tmp_path: Path) -> None:
+    reader = Reader(tmp_path / "reader", checkout=False, python=str(installed / "python"))
+    followed = [block for block in blocks((ROOT / "README.md").read_text()) if block.is_followed and not block.skip]
+    assert len(followed) >= 2
+    for block in followed:
+        reader.follow(block)

@@ -114,11 +114,13 @@ class Reader:
     """Someone who follows one page from its top, in a folder that holds nothing but small data.
 
     `data/PACS`, `data/birds` and `data/birds.csv` lie there, and `/data` stands for that folder. With `checkout`, the
-    repository's own folders are there too.
+    repository's own folders are there too. Commands are run by `python`, which finds the repository's package, or if it
+    is another interpreter than this one, the package that is installed for it.
     """
 
-    def __init__(self, folder: Path, checkout: bool) -> None:
+    def __init__(self, folder: Path, checkout: bool, python: str = sys.executable) -> None:
         self.folder = folder
+        self._package = str(ROOT) if python == sys.executable else ""
         self.module = ModuleType("page_under_test")
         self._bin = folder.parent / f"{folder.name}-bin"
         self._bin.mkdir()
@@ -128,7 +130,7 @@ class Reader:
                 (folder / name).symlink_to(ROOT / name)
         for name, module in (("dgbench", "-m dgbench"), ("python", ""), ("python3", "")):
             shim = self._bin / name
-            shim.write_text(_SHIM.format(first=name.rstrip("3"), python=sys.executable, module=module))
+            shim.write_text(_SHIM.format(first=name.rstrip("3"), python=python, module=module))
             shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
 
     @contextmanager
@@ -157,7 +159,7 @@ class Reader:
         env = {
             **os.environ,
             "PATH": f"{self._bin}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": self._package,
             "TEST_FLAGS": flags,
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
