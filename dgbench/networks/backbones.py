@@ -1,6 +1,7 @@
-"""Which network a name stands for on some inputs, what it takes and what it has; `network` builds them.
+"""Resolve names of backbones, and look up which inputs a network takes and which needs it meets, without building it.
 
-Imports timm, transformers and torch only inside functions, for names other than ours: planning does without them.
+`network` builds them. Imports timm, transformers and torch only inside functions, and for names other than the built-in
+ones: planning does without them.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
+"""Names that stand for a network which the inputs decide."""
 EMBEDDING = "embedding"
-"""What a network has of which is known what layers read the input."""
+"""Fact about a network: it is known which of its layers read the input."""
 EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
-"""What timm calls those layers, in transformers, ConvNeXts, ResNets and EfficientNets."""
+"""timm's names of those layers, in transformers, ConvNeXts, ResNets and EfficientNets."""
 
 
 class BuiltinBackbone(NamedTuple):
-    """What is known of a network of ours without building it. All of them start from scratch."""
+    """Facts about one of dgbench's own networks, all of which start from scratch."""
 
     takes: tuple[str, ...]
-    """Kinds of inputs, of `cards.INPUTS`."""
+    """Kinds of inputs, keys of `cards.INPUTS`."""
     has: frozenset[str]
-    """What methods may need of a network, of `cards.NEEDS`."""
+    """Keys of `cards.NEEDS` that it meets."""
     needs: tuple[Need, ...] = ()
-    """What it needs of the setting."""
+    """Needs that the setting must meet."""
     inner_maps_from: int = 0
-    """Least side of images with which it has `inner_maps`; 0: it never has."""
+    """Least side of images for which it has `inner_maps`; 0: it never has."""
 
 
 _MAPS = frozenset({"feature_maps", "inner_maps", "convolutions"})
@@ -52,21 +54,24 @@ BUILTIN_BACKBONES: Mapping[str, BuiltinBackbone] = {
         (Need("eager", why="sees other numbers of atoms in each minibatch, and would be compiled anew for each"),),
     ),
 }
-"""Our networks; `Linear` is a classifier alone, and it and `MLP` take an image as one vector."""
+"""Name -> facts about dgbench's own networks. `Linear` is a classifier alone; it and `MLP` take an image as one vector.
+"""
 SMALL = tuple(BUILTIN_BACKBONES)
+"""Names of dgbench's own networks."""
 _LARGE = {
     "auto": "resnet50.tv_in1k",
     "domainbed-2020": "resnet50.tv_in1k",
     "domainbed-2024": "resnet50.ram_in1k",
 }
+"""Alias -> the network that it stands for on large images."""
 _INTERPOLATION = {"resnet50.tv_in1k": "bilinear", "resnet50.ram_in1k": "bicubic"}
-"""timm's for the networks of aliases, so that planning does without timm."""
+"""timm's interpolation for the networks of aliases, repeated so that planning does without timm."""
 
 
 def check_backbone(name: str) -> None:
-    """Raise `UserError` with the nearest if no network has that name, or timm no weights of that tag.
+    """Raise `UserError`, with the nearest name, if no network has that name or timm no weights of that tag.
 
-    Language models aren't asked for: whether there is one of that name, its hub knows.
+    Names of language models are accepted unchecked: only their hub knows them.
     """
     if name in (*ALIASES, *SMALL, *_LARGE.values()):
         return
@@ -82,7 +87,11 @@ def check_backbone(name: str) -> None:
 
 
 def is_language_model(name: str) -> bool:
-    """Whether a name may be one: a folder's with a slash in it, `owner/name` on the hub, or begun by a kind of them."""
+    """Return whether a name may be a language model's.
+
+    It is if it has a slash (a folder, or `owner/name` on the hub), or begins with a kind that transformers knows
+    (`bert-`).
+    """
     if "/" in name:
         return True
     kind, dash, _ = name.partition("-")
@@ -94,10 +103,18 @@ def is_language_model(name: str) -> bool:
 
 
 def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
-    """The network's own name; an alias is resolved by the inputs, as DomainBed does.
+    """Return the network's own name: an alias is resolved by the inputs, as DomainBed does.
 
-    Vectors: `MLP`. Graphs: `GIN`. Images of 28 x 28: `MNIST_CNN`, others under 112 pixels: `SmallCNN`, larger: the
-    alias's ResNet-50. Raises `UserError` for texts and sequences, whose language models nothing tells apart.
+    Vectors get `MLP`, graphs `GIN`, images of 28 x 28 `MNIST_CNN`, other images below 112 pixels `SmallCNN`, and larger
+    ones the alias's ResNet-50.
+
+    Args:
+        name: A network's name, or one of `ALIASES`.
+        kind: Kind of the inputs, a key of `cards.INPUTS`.
+        input_shape: Shape of one input, without the batch axis.
+
+    Raises:
+        UserError: An alias on texts or sequences: no language model is the obvious one.
     """
     if name not in ALIASES:
         return name
@@ -112,16 +129,21 @@ def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
 
 
 def takes(name: str) -> tuple[str, ...]:
-    """The kinds of inputs (`cards.INPUTS`) that the network of that name (no alias) takes."""
+    """Return the kinds of inputs (`cards.INPUTS`) that a network takes, by its own name."""
     if name in BUILTIN_BACKBONES:
         return BUILTIN_BACKBONES[name].takes
     return ("texts", "sequences") if is_language_model(name) else ("images",)
 
 
 def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
-    """What of `cards.NEEDS` the network of that name (no alias) has not, for such inputs; and `EMBEDDING`.
+    """Return the keys of `cards.NEEDS`, and `EMBEDDING`, that a network does not meet on such inputs.
 
-    Raises `UserError` if it can't take them.
+    Args:
+        name: Of the network; no alias.
+        input_shape: Shape of one input, without the batch axis.
+
+    Raises:
+        UserError: The network can't take the inputs.
     """
     if name in BUILTIN_BACKBONES:
         least = BUILTIN_BACKBONES[name].inner_maps_from
@@ -133,28 +155,31 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
 
 
 def drops_features(name: str) -> bool:
-    """Whether DomainBed has dropout between the features of a network of that name (no alias) and its classifier.
+    """Return whether DomainBed has dropout between the features of such a network and its classifier.
 
-    It has behind those of its ResNets and its ViT, of which timm's networks take the place; not in its `MNIST_CNN`.
+    It has in its ResNets and its ViT, which correspond to timm's networks, and not in its `MNIST_CNN`.
     """
     return name not in BUILTIN_BACKBONES and not is_language_model(name)
 
 
 def starts_without_statistics(name: str, input_shape: Sequence[int], *, pretrained: bool) -> bool:
-    """Whether the network of that name (no alias) has batch norm, and no weights whose statistics come with them.
+    """Return whether a network has batch norm, but no pretrained weights that bring running statistics.
 
     Args:
-        name: Its name.
-        input_shape: The inputs, which it takes.
-        pretrained: Whether it starts from weights that its name stands for, where there are such.
+        name: Of the network; no alias.
+        input_shape: Shape of one input, which it takes.
+        pretrained: It starts from the pretrained weights of its name, if there are any.
     """
     return (name in BUILTIN_BACKBONES or not pretrained) and "batch_norm" not in lacking(name, input_shape)
 
 
 def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
-    """Raise `UserError` if the network of that name (no alias) can't take inputs of that kind and shape.
+    """Raise `UserError` if a network can't take inputs of a kind and shape.
 
-    Without a `kind`, they are of one that the network takes and that has so many axes.
+    Args:
+        name: Of the network; no alias.
+        input_shape: Shape of one input, without the batch axis.
+        kind: A key of `cards.INPUTS`; empty: the first kind with as many axes, preferably one that the network takes.
     """
     known = takes(name)
     kind = kind or next((other for other in (*known, *INPUTS) if len(input_shape) == INPUTS[other]), "inputs")
@@ -169,9 +194,15 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
 
 
 def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = None) -> Any:
-    """timm's network of that name without its classifier, for images (C, H, W); with timm's own `weights` in a file.
+    """Build timm's network of that name without its classifier, for images (C, H, W).
 
-    Those that are made for images of one size are made for this one; timm then resamples what depends on it.
+    Networks made for images of one size are made for this size; timm then resamples the weights that depend on it, such
+    as positions.
+
+    Args:
+        name: timm's, with or without a tag.
+        input_shape: (C, H, W).
+        weights: File of timm's weights to start from; None: random weights.
     """
     import timm
 
@@ -184,24 +215,27 @@ def timm_model(name: str, input_shape: Sequence[int], weights: Path | None = Non
 
 @dataclass(frozen=True)
 class TimmFacts:
-    """What is known of a network of timm once an image has passed through one without memory."""
+    """Facts about a network of timm, found by passing one image through it without memory."""
 
     width: int
-    """How many features it makes. What timm calls `num_features` is another number where the network ends in a hidden
-    layer (MobileNetV3, VGG)."""
+    """Number of features. timm's `num_features` is another number where the network ends in a hidden layer
+    (MobileNetV3, VGG)."""
     lacking: frozenset[str]
-    """What of `cards.NEEDS` it has not."""
+    """Keys of `cards.NEEDS`, and `EMBEDDING`, that it does not meet."""
 
 
 @cache
 def inspect_timm_model(name: str, input_shape: tuple[int, ...]) -> TimmFacts:
-    """Look at timm's network of that name, for a fraction of a second; raises `UserError` if it can't take images so.
+    """Return the facts about timm's network of a name, within a second; raise `UserError` if it can't take the images.
 
-    It is never called in earnest, so the caller's random numbers are left alone.
+    Args:
+        name: timm's, with or without a tag.
+        input_shape: (C, H, W) of the images.
     """
     import torch
 
     outputs: dict[str, Any] = {}
+    # On the meta device nothing is computed. Building a network still draws, so the caller's generator is put back.
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         try:
             model = timm_model(name, input_shape).eval()
@@ -219,7 +253,10 @@ def inspect_timm_model(name: str, input_shape: tuple[int, ...]) -> TimmFacts:
 
 
 def _stage_of(output: Any, channels: int) -> tuple[str, int]:
-    """`maps` of (B, C, H, W), `tokens` of (B, n, C), or nothing that methods know to read; and how many positions."""
+    """Return the form of a stage's output and its number of positions.
+
+    The form is `maps` for (B, C, H, W), `tokens` for (B, n, C), and empty for any other, which methods can't read.
+    """
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) == 4 and shape[1] == channels:
         return "maps", shape[2] * shape[3]
@@ -227,12 +264,14 @@ def _stage_of(output: Any, channels: int) -> tuple[str, int]:
 
 
 def _lacking_of(model: Any, stages: Sequence[tuple[str, int]]) -> frozenset[str]:
+    """Return the facts that a network of timm lacks, given the form and positions of each stage."""
     from torch import nn
 
     from dgbench.networks.norms import batch_norms, norms
 
     kinds = {kind for kind, _ in stages}
-    listed = getattr(model, "feature_info", None)  # of some networks, of which HRNet, timm lists modules that are none
+    # Of some networks (HRNet) timm lists stages that are no modules.
+    listed = getattr(model, "feature_info", None)
     inner = [child for name, child in model.named_children() if name not in EMBEDDINGS]
     has_all = {
         "batch_norm": bool(batch_norms(model)),
@@ -248,6 +287,7 @@ def _lacking_of(model: Any, stages: Sequence[tuple[str, int]]) -> frozenset[str]
 
 
 def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
+    """Word the refusal of images that a network can't take."""
     import timm
 
     facts = timm.get_pretrained_cfg(name)
@@ -259,9 +299,9 @@ def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
 
 
 def check_weights(name: str) -> None:
-    """Raise `UserError` if there are no pretrained weights for the network of that name (no alias); ours need none.
+    """Raise `UserError` if there are no pretrained weights for a network; built-in networks need none.
 
-    Of language models their hub knows.
+    Language models are accepted unchecked: only their hub knows.
     """
     if name in (*SMALL, *_LARGE.values()) or is_language_model(name):
         return
@@ -276,9 +316,9 @@ def check_weights(name: str) -> None:
 
 
 def interpolation_of(name: str) -> str:
-    """`bilinear` or `bicubic`: how images were resized for the weights of the network of that name (no alias).
+    """Return `bilinear` or `bicubic`: how images were resized for the weights of a network.
 
-    It is timm's for the tag of the name, pretrained or not; bilinear for networks that timm doesn't know.
+    It is timm's value for the tag of the name, pretrained or not; bilinear for networks that timm doesn't have.
     """
     if name in SMALL or is_language_model(name):
         return "bilinear"
@@ -291,9 +331,10 @@ def interpolation_of(name: str) -> str:
 
 
 def normalisation_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation of each channel that the network's weights were made with; None: pixels stay in [0, 1].
+    """Return mean and deviation of each channel, as a network's weights were made with; None: pixels stay in [0, 1].
 
-    They are timm's for the tag of the name, pretrained or not; images of other than three channels have none.
+    They are timm's values for the tag of the name, pretrained or not. Built-in networks have none, nor have images of
+    other than three channels.
     """
     if name in SMALL or channels != 3:
         return None

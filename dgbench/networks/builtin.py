@@ -1,4 +1,4 @@
-"""Small networks, built from scratch: classifiers, convolutional networks for small images, a multilayer perceptron."""
+"""Build the small networks that start from scratch: classifiers, convolutional networks for small images, an MLP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from torch import nn
 
 
 def classifier(num_features: int, num_classes: int, *, nonlinear: bool) -> nn.Module:
-    """Linear, or DomainBed's three layers (n, n/2, n/4)."""
+    """Build the classifier: one linear layer, or DomainBed's nonlinear one of widths n, n/2, n/4.
+
+    Args:
+        num_features: n.
+        num_classes: Outputs.
+        nonlinear: Build the second.
+    """
     if not nonlinear:
         return nn.Linear(num_features, num_classes)
     half, quarter = num_features // 2, num_features // 4
@@ -16,7 +22,11 @@ def classifier(num_features: int, num_classes: int, *, nonlinear: bool) -> nn.Mo
 
 
 def mnist_cnn(channels: int) -> tuple[nn.Module, int]:
-    """DomainBed's network for 28 x 28: four 3 x 3 convolutions, each with ReLU and then group norm of 8 groups."""
+    """Build DomainBed's network for 28 x 28: four 3 x 3 convolutions, each with ReLU and then group norm of 8 groups.
+
+    Returns:
+        The network and its number of features, 128.
+    """
     layers: list[nn.Module] = []
     for width_in, width, stride in ((channels, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)):
         layers += [nn.Conv2d(width_in, width, 3, stride, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
@@ -24,9 +34,16 @@ def mnist_cnn(channels: int) -> tuple[nn.Module, int]:
 
 
 def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
-    """For images between 8 x 8 and 96 x 96: 3 x 3 convolutions that halve the image down to 4 x 4 or less.
+    """Build a network for images from 8 x 8 to 96 x 96: 3 x 3 convolutions that halve them down to 4 x 4 or less.
 
-    The first has 32 filters, 16 for images up to 16 x 16; each halving doubles them, up to 128.
+    The first has 32 filters, or 16 for images up to 16 x 16; each halving doubles them, up to 128.
+
+    Args:
+        channels: Of the images.
+        size: Shorter side of the images, in pixels.
+
+    Returns:
+        The network and its number of features.
     """
     layers: list[nn.Module] = []
     width_in, width = channels, 32 if size > 16 else 16
@@ -38,7 +55,11 @@ def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
 
 
 def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, int]:
-    """For vectors: `depth` linear layers of `width`, ReLU between them."""
+    """Build a network for vectors: `depth` linear layers of `width`, with ReLU between them.
+
+    Returns:
+        The network and its number of features.
+    """
     layers: list[nn.Module] = [nn.Linear(num_inputs, width)]
     for _ in range(depth - 1):
         layers += [nn.ReLU(), nn.Linear(width, width)]

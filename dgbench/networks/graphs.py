@@ -1,12 +1,13 @@
-"""Molecules as graphs: tables of integers, which data sets give, and the graph network that reads them.
+"""Represent molecules as tables of integers, which data sets return, and define the graph network that reads them.
 
-A molecule is a table of int16 with `COLUMNS` columns: a row (ATOM, nine features) for each atom, then a row (BOND,
-atom, atom, three features) for each bond, filled up by zeros, then rows of zeros. Features are numbers of categories,
-as the Open Graph Benchmark has them. All tables of a data set have as many rows, so that minibatches can be joined like
-any others; the network packs the atoms of a minibatch on the device, and computes on no zeros.
+A molecule is an int16 table with `COLUMNS` columns: a row (ATOM, nine features) for each atom, then a row (BOND, atom,
+atom, three features) for each bond, padded with zeros, then rows of zeros. Features are numbers of categories, as in
+the Open Graph Benchmark. All tables of a data set have as many rows, so that minibatches can be joined like any others;
+the network packs the atoms of a minibatch on the device, and computes nothing for padding.
 
-PyTorch Geometric and ogb have such networks. They are what the tests compare with, not what is used: each process that
-makes a `MessagePassing` leaves a file in the temporary folder, and `import ogb` asks the network for a newer version.
+PyTorch Geometric and ogb have such networks. Tests compare with theirs, but they are not used: every process that makes
+a `MessagePassing` leaves a file in the temporary folder, and `import ogb` connects to the network to look for a newer
+version.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from torch import Tensor, nn
 from dgbench.core.errors import UserError
 
 ATOM, BOND = 1, 2
+"""First column of a row: atom or bond; 0 is padding."""
 ATOM_FEATURES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
-"""How many of element, chirality, degree, charge, hydrogens, radical electrons, hybridisation; aromatic, in a ring."""
+"""Categories of each feature of an atom: element, chirality, degree, charge, hydrogens, radical electrons,
+hybridization; aromatic, in a ring."""
 BOND_FEATURES = (5, 6, 2)
-"""How many of kind, stereochemistry; conjugated."""
+"""Categories of each feature of a bond: kind, stereochemistry; conjugated."""
 COLUMNS = 1 + len(ATOM_FEATURES)
+"""Columns of a table."""
 _FIRST, _SECOND, _FEATURES = 1, 2, slice(3, 3 + len(BOND_FEATURES))
-"""Columns of a bond."""
+"""Columns of a bond: its two atoms, and its features."""
 
 
 def tables(
@@ -39,10 +43,14 @@ def tables(
     bond_counts: NDArray[np.int64],
     rows: int,
 ) -> NDArray[np.int16]:
-    """(B, rows, COLUMNS): B molecules' tables, none of which has more atoms and bonds than rows.
+    """Return the tables of B molecules, (B, rows, COLUMNS) int16.
 
-    `atoms` (n, 9) of all molecules one after another, `atom_counts` (B,) of each; `bonds` (m, 5), each told once: its
-    two atoms, counted from 0 in each molecule, then its features; `bond_counts` (B,).
+    Args:
+        atoms: (n, 9), features of the atoms of all molecules, one molecule after another.
+        atom_counts: (B,), atoms of each molecule.
+        bonds: (m, 5), each bond once: its two atoms, counted from 0 in each molecule, and its features.
+        bond_counts: (B,), bonds of each molecule.
+        rows: Rows of a table: no fewer than the atoms and bonds of any molecule.
     """
     found = np.zeros((len(atom_counts), rows, COLUMNS), np.int16)
     for what, values, counts, before in (
@@ -50,6 +58,7 @@ def tables(
         (BOND, bonds, bond_counts, atom_counts),
     ):
         molecule = np.repeat(np.arange(len(counts)), counts)
+        # Row in its own table: place among the values, less the values of earlier molecules, after the atoms for bonds.
         row = np.arange(len(values)) + np.repeat(before - np.cumsum(counts) + counts, counts)
         found[molecule, row, 0] = what
         found[molecule, row, 1 : 1 + values.shape[1]] = values
@@ -57,24 +66,24 @@ def tables(
 
 
 class Graphs(NamedTuple):
-    """A minibatch of B molecules as one graph of n atoms; each of the m bonds goes both ways."""
+    """A minibatch of B molecules as one graph of n atoms, whose m bonds go both ways; `graphs` makes it."""
 
     atoms: Tensor
-    """(n, 9), their features."""
+    """(n, 9), features of the atoms."""
     molecule: Tensor
-    """(n,), which molecule an atom is of."""
+    """(n,), molecule of each atom."""
     sizes: Tensor
-    """(B,), how many atoms a molecule has."""
+    """(B,), atoms of each molecule."""
     bonds: Tensor
-    """(m, 3), their features; both ways are alike."""
+    """(m, 3), features of the bonds, alike in both directions."""
     source: Tensor
-    """(2m,), the atom that a bond comes from: all of them one way, then all the other."""
+    """(2m,), the atom that a bond comes from: all bonds in one direction, then all in the other."""
     target: Tensor
-    """(2m,), the atom that it goes to."""
+    """(2m,), the atom that a bond goes to."""
 
 
 def graphs(x: Tensor) -> Graphs:
-    """One graph of tables (B, rows, COLUMNS); how large it is, the device has to tell, which makes the caller wait."""
+    """Join tables (B, rows, COLUMNS) to one graph, whose size is read from the device, so that the caller waits."""
     kinds, rows = x[..., 0], x.flatten(0, 1)
     is_atom = kinds == ATOM
     atoms, bonds = is_atom.flatten().nonzero().squeeze(1), (kinds == BOND).flatten().nonzero().squeeze(1)
@@ -93,7 +102,7 @@ def graphs(x: Tensor) -> Graphs:
 
 
 def gin(input_shape: Sequence[int]) -> tuple[nn.Module, int]:
-    """The graph network for tables of that shape, and its number of features; raises `UserError` for other columns."""
+    """Build the graph network, and return its number of features too; raise `UserError` for tables of other columns."""
     if input_shape[1] != COLUMNS:
         raise UserError(f"backbone 'GIN' reads tables of {COLUMNS} columns, and these have {input_shape[1]}")
     network = GIN()
@@ -101,15 +110,24 @@ def gin(input_shape: Sequence[int]) -> tuple[nn.Module, int]:
 
 
 class GIN(nn.Module):
-    """Graph isomorphism network with a virtual node, as OGB and WILDS train it on molecules; (B, 300) of tables.
+    """Graph isomorphism network with a virtual node, as OGB and WILDS train it on molecules: tables to (B, 300).
 
-    h_0 = the sum of an atom's embeddings, v_0 learnt; then, in each of five layers l, with h'_l = h_l + v_l,
-    h_(l+1) = relu(MLP((1 + eps) h'_l + sum over bonds of relu(h'_l of the neighbour + the bond's embeddings))), without
-    relu in the last, and v_(l+1) = MLP(v_l + sum over atoms of h'_l). Features are the mean of h_5 over atoms. Each MLP
-    has a hidden layer twice as wide, and batch norm after both of its linear layers; dropout follows each layer.
+    h_0 is the sum of an atom's embeddings, and v_0 is learned. In each of five layers l, with h'_l = h_l + v_l,
 
-    Xu et al., "How Powerful are Graph Neural Networks?", ICLR 2019; Hu et al., "Strategies for Pre-training Graph
-    Neural Networks", ICLR 2020 (bonds); Hu et al., "Open Graph Benchmark", NeurIPS 2020 (the virtual node).
+        h_(l+1) = relu(MLP((1 + eps) h'_l + sum over bonds of relu(h'_l of the neighbor + the bond's embeddings)))
+        v_(l+1) = MLP(v_l + sum over atoms of h'_l)
+
+    without relu in the last. Features are the mean of h_5 over atoms. Each MLP has a hidden layer twice as wide, and
+    batch norm after both of its linear layers; dropout follows each layer.
+
+    References:
+        Xu et al., "How Powerful are Graph Neural Networks?", ICLR 2019; Hu et al., "Strategies for Pre-training Graph
+        Neural Networks", ICLR 2020 (bonds); Hu et al., "Open Graph Benchmark", NeurIPS 2020 (the virtual node).
+
+    Args:
+        width: Features of an atom, and of a molecule.
+        depth: Number of layers.
+        dropout: Probability.
     """
 
     def __init__(self, width: int = 300, depth: int = 5, dropout: float = 0.5) -> None:
@@ -123,15 +141,15 @@ class GIN(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.feature_info = [{"module": f"layers.{i}"} for i in range(depth)]
-        """Its stages, as timm's networks tell theirs."""
+        """Its stages, in the form that timm's networks list theirs."""
 
     @property
     def embedder(self) -> nn.Module:
-        """The layer that gives each atom its vector."""
+        """Return the layer that gives each atom its vector."""
         return self.atoms
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return (B, width) for tables (B, rows, COLUMNS)."""
         of = graphs(x)
         h, v = self.atoms(of.atoms), self.virtual.expand(len(x), -1)
         for layer, update in zip(self.layers, self.updates, strict=False):
@@ -143,7 +161,7 @@ class GIN(nn.Module):
 
 
 class Layer(nn.Module):
-    """What atoms hear from their neighbours, through an MLP: (n, width) to (n, width)."""
+    """One round of messages from neighbors, through an MLP: (n, width) to (n, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -152,13 +170,13 @@ class Layer(nn.Module):
         self.mlp = _mlp(width)
 
     def forward(self, h: Tensor, of: Graphs) -> Tensor:
-        """See the class."""
+        """Return the new (n, width) of atoms h (n, width) in the graph `of`."""
         heard = (h.index_select(0, of.source) + self.bonds(of.bonds).repeat(2, 1)).relu()
         return self.mlp((1 + self.eps) * h + _sums(heard, of.target, len(h)))  # type: ignore[no-any-return]
 
 
 class Embeddings(nn.Module):
-    """The sum of a vector for each feature: (n, features), int64, to (n, width)."""
+    """The sum of one learned vector for each feature: (n, features), int64, to (n, width)."""
 
     def __init__(self, categories: Sequence[int], width: int) -> None:
         super().__init__()
@@ -167,12 +185,13 @@ class Embeddings(nn.Module):
             nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
+        """Return (n, width) for (n, features)."""
         found: Tensor = reduce(torch.add, (table(one) for table, one in zip(self.of, features.unbind(1), strict=True)))
         return found
 
 
 def _mlp(width: int) -> nn.Sequential:
+    """Build a linear layer to twice the width and one back, each with batch norm, ReLU between."""
     return nn.Sequential(
         nn.Linear(width, 2 * width),
         nn.BatchNorm1d(2 * width),
@@ -183,8 +202,6 @@ def _mlp(width: int) -> nn.Sequential:
 
 
 def _sums(values: Tensor, groups: Tensor, count: int) -> Tensor:
-    """(count, C): the sum of the rows of `values` (n, C) whose number in `groups` (n,) is 0, 1, ...
-
-    `index_add` and `index_select` are each other's derivatives, so methods may differentiate twice.
-    """
+    """Return (count, C): the sums of the rows of `values` (n, C) by their number in `groups` (n,), int64."""
+    # `index_add` and `index_select` are each other's derivatives, so methods may differentiate twice.
     return values.new_zeros(count, values.shape[1]).index_add(0, groups, values)

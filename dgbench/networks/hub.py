@@ -1,8 +1,10 @@
-"""Hugging Face's hub: what is in this machine's cache of it nobody is asked for; all else is fetched into it once.
+"""Read pretrained weights and language models from this machine's copy of their hub, downloading missing files once.
 
-The cache is `~/.cache/huggingface`, or what the environment's HF_HOME names: machines that share that folder share what
-is in it. `launch` fetches before any run starts, so that runs need no network.
-Imports torch, timm and huggingface_hub only inside functions: planning asks this module, and does without them.
+The copy is the cache of Hugging Face's client, `~/.cache/huggingface` or the folder that HF_HOME names: machines that
+share the folder share its content. If a file is cached, no request is made. A launch downloads before any run starts,
+so that runs need no network.
+
+Imports torch, timm and huggingface_hub only inside functions: planning imports this module and does without them.
 """
 
 from __future__ import annotations
@@ -18,22 +20,26 @@ from dgbench.core.errors import UserError
 from dgbench.networks.backbones import check_weights
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-"""What the weights of a network of timm are called there, the better one first."""
+"""Names of the weights of a timm network on the hub, the preferred one first."""
 _ANSWERS_WITHIN = 10.0
-"""Seconds after which the hub counts as unreachable; its own loaders try again for a minute."""
+"""Seconds after which the hub counts as unreachable; its own loaders keep trying for a minute."""
 _SILENT_FOR = 60.0
-"""Seconds without a byte after which another host counts as gone."""
+"""Seconds without a byte after which any other host counts as gone."""
 
 
 def timm_file(name: str) -> Path:
-    """The file with timm's pretrained weights for the network of that name; raises `UserError` with the ways out."""
+    """Return the file with timm's pretrained weights of a network, downloaded first if need be.
+
+    Raises:
+        UserError: It can't be had; with the ways out.
+    """
     import timm
 
     check_weights(name)
     facts: Any = timm.get_pretrained_cfg(name)
     try:
         return _of_hub(facts.hf_hub_id) if facts.hf_hub_id else _of_host(facts.url)
-    except Exception as error:  # huggingface_hub's, those of the client that it asks by, the operating system's
+    except Exception as error:  # of huggingface_hub, of its HTTP client, of the operating system
         why = str(error).partition("\n")[0]
         raise UserError(
             f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {why}). Fetch them once "
@@ -43,13 +49,18 @@ def timm_file(name: str) -> Path:
 
 
 def from_hub(load: Callable[..., Any], name: str) -> Any:
-    """What a loader of transformers, `load(name, local_files_only=...)`, makes of a folder or a name on the hub.
+    """Return the result of a loader of transformers, from a folder, the cache, or at last the hub.
 
-    Raises OSError with the reason in one line.
+    Args:
+        load: Called as `load(name, local_files_only=...)`.
+        name: Of a folder, or of a repository on the hub.
+
+    Raises:
+        OSError: With the reason in one line.
     """
     try:
         return load(name, local_files_only=True)
-    except Exception as error:  # of many kinds where a file lacks
+    except Exception as error:  # of many kinds where a file is missing
         if Path(name).is_dir():
             raise OSError(str(error).partition("\n")[0]) from error
     from huggingface_hub import model_info
@@ -62,7 +73,12 @@ def from_hub(load: Callable[..., Any], name: str) -> Any:
 
 
 def cached_file(name: str, file: str) -> Path | None:
-    """That file of a folder, or of what is cached of a name on the hub; None if it isn't there."""
+    """Return the path of a file in a folder, or in the cached copy of a repository; None if it isn't there.
+
+    Args:
+        name: Of the folder or repository.
+        file: Name of the file in it.
+    """
     if Path(name).is_dir():
         return Path(name, file) if Path(name, file).is_file() else None
     from huggingface_hub import try_to_load_from_cache
@@ -72,6 +88,7 @@ def cached_file(name: str, file: str) -> Path | None:
 
 
 def _of_hub(repository: str) -> Path:
+    """Return the weights in a repository, from the cache or downloaded into it."""
     from huggingface_hub import hf_hub_download, model_info
 
     for file in _FILES:
@@ -85,16 +102,18 @@ def _of_hub(repository: str) -> Path:
 
 
 def _of_host(url: str) -> Path:
-    """Of the few whose weights are not on the hub: where PyTorch keeps what it fetches."""
+    """Return the weights at a URL, for the few networks that are not on the hub, in PyTorch's own cache."""
     import torch
 
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    named = re.search(r"-([0-9a-f]{8,})\.", path.name)  # by PyTorch's custom the name holds the begin of the hash
+    # PyTorch's convention: the name holds the first digits of the sha256, which the download is checked by.
+    named = re.search(r"-([0-9a-f]{8,})\.", path.name)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENT_FOR)  # PyTorch gives none, and would wait for ever for a host that fell silent
+    # PyTorch sets no timeout, and would wait for ever for a host that fell silent.
+    socket.setdefaulttimeout(_SILENT_FOR)
     try:
         torch.hub.download_url_to_file(url, str(path), named and named[1], progress=sys.stderr.isatty())
     finally:

