@@ -66,12 +66,15 @@ class DatasetFacts:
     """The facts of a data set, read from its card and files: all that planning, selection and tables know of it."""
 
     name: str
+    """Name as the user gave it, with a path where it carries one."""
     domains: tuple[str, ...]
     """In the order of the tables."""
     counts: tuple[int, ...]
     """Examples of each domain, in the order of `domains`."""
     num_classes: int
+    """Classes, or questions of an example."""
     input_shape: tuple[int, ...]
+    """Shape of one input, without the batch axis."""
     traits: tuple[str, ...]
     """Names by which hyperparameter spaces vary (`small_images`, `few_examples`, ...)."""
     steps: int

@@ -36,7 +36,14 @@ def split(image: Pixels, channels: Pixels) -> None:
 
 
 def resize(image: Pixels, height: int, width: int, interpolation: str = "bilinear") -> Pixels:
-    """Squash the whole image to `height` x `width`; return the image itself if it has that size."""
+    """Squash the whole image to `height` x `width`; return the image itself if it has that size.
+
+    Args:
+        image: The image.
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
+        interpolation: A name in `FILTERS`.
+    """
     if image.shape[:2] == (height, width):
         return image
     return crop(image, (0, 0, image.shape[1], image.shape[0]), height, width, interpolation)

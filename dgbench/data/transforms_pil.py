@@ -52,7 +52,14 @@ class Augmentation(NamedTuple):
 
 
 def resize(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> Image.Image:
-    """Squash the whole image to `height` x `width`, with antialiasing."""
+    """Squash the whole image to `height` x `width`, with antialiasing.
+
+    Args:
+        image: The image.
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
+        interpolation: A name in `FILTERS`.
+    """
     return image.resize((width, height), FILTERS[interpolation])
 
 
@@ -110,6 +117,11 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """Draw a box with a random share of the area, aspect ratio and place, as torchvision's RandomResizedCrop does.
 
     If ten draws don't fit into the image, the box is the largest centered one of an allowed ratio.
+
+    Args:
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        rng: Draws area and ratio, up to ten times, then the place.
     """
     for _ in range(_CROP_TRIES):
         area = width * height * rng.uniform(*CROP_AREA)

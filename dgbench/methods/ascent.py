@@ -50,7 +50,13 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def scale_to_length(tensors: list[Tensor], length: float | Tensor, eps: float = 1e-12) -> list[Tensor]:
-    """Return the tensors, as one vector v, scaled to a length: `length * v / (||v|| + eps)`."""
+    """Return the tensors, as one vector v, scaled to a length: `length * v / (||v|| + eps)`.
+
+    Args:
+        tensors: v, as one vector.
+        length: A number, or a scalar tensor on their device.
+        eps: Keeps the division finite where v is 0.
+    """
     factor: Tensor = length / (global_norm(tensors) + eps)
     return list(torch._foreach_mul(tensors, factor))
 
@@ -71,7 +77,13 @@ def scale_to_adaptive_length(
 
 
 def adaptive_scales(module: nn.Module, parameters: list[Tensor], eta: float) -> list[Tensor]:
-    """Return ASAM's T for each parameter: |w| + eta if its name in `module` contains "weight", otherwise 1."""
+    """Return ASAM's T for each parameter: |w| + eta if its name in `module` contains "weight", otherwise 1.
+
+    Args:
+        module: The module that the parameters belong to.
+        parameters: w, each a parameter of the module.
+        eta: Keeps the scales above 0 where weights are 0.
+    """
     weights = {id(parameter) for name, parameter in module.named_parameters() if "weight" in name}
     return [p.detach().abs().add_(eta) if id(p) in weights else torch.ones_like(p) for p in parameters]
 
@@ -80,6 +92,11 @@ def orthogonal_part(tensors: list[Tensor], to: list[Tensor], eps: float = 1e-12)
     """Return `tensors`, as one vector v, without the part along `to`, w; all of v where w is 0.
 
     It is v - c ||v|| w / (||w|| + eps), where c = <v, w> / (||v|| ||w|| + eps).
+
+    Args:
+        tensors: v, as one vector.
+        to: w, as one vector, parallel to `tensors`.
+        eps: Keeps the divisions finite.
     """
     length, along = global_norm(tensors), global_norm(to)
     product = torch.stack([part.sum() for part in torch._foreach_mul(tensors, to)]).sum()
@@ -133,7 +150,13 @@ def gradients_in_place(parameters: list[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def displaced_parameters(module: nn.Module, parameters: list[Tensor], by: list[Tensor]) -> Iterator[None]:
-    """Displace `parameters` within the block; batch norm then normalizes by the batch, but remembers nothing of it."""
+    """Displace `parameters` within the block; batch norm then normalizes by the batch, but remembers nothing of it.
+
+    Args:
+        module: Its batch norm is the one meant.
+        parameters: Changed in place, and bit for bit the same after the block.
+        by: Their displacements.
+    """
     with torch.no_grad():
         # Copied back at the end: subtracting the displacement would leave a rounding error in each step.
         saved = [parameter.clone() for parameter in parameters]

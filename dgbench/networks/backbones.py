@@ -1,7 +1,7 @@
 """Resolve names of backbones, and look up which inputs a network takes and which needs it meets, without building it.
 
-`network` builds them. Imports timm, transformers and torch only inside functions, and for names other than the built-in
-ones: planning does without them.
+`network` builds them. Imports timm, transformers and torch only inside functions, and only for names of their networks:
+planning does without them.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ BUILTIN_BACKBONES: Mapping[str, BuiltinBackbone] = {
         (Need("eager", why="sees other numbers of atoms in each minibatch, and would be compiled anew for each"),),
     ),
 }
-"""Name -> facts about dgbench's own networks. `Linear` is a classifier alone; it and `MLP` take an image as one vector.
-"""
+"""dgbench's own networks by name. `Linear` is a classifier alone; it and `MLP` take an image as one vector."""
 SMALL = tuple(BUILTIN_BACKBONES)
 """Names of dgbench's own networks."""
 _LARGE = {

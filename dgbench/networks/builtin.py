@@ -57,8 +57,13 @@ def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
 def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, int]:
     """Build a network for vectors: `depth` linear layers of `width`, with ReLU between them.
 
+    Args:
+        num_inputs: Numbers of an input.
+        width: Outputs of each layer.
+        depth: Number of layers.
+
     Returns:
-        The network and its number of features.
+        The network and its number of features, `width`.
     """
     layers: list[nn.Module] = [nn.Linear(num_inputs, width)]
     for _ in range(depth - 1):

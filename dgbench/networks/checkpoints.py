@@ -1,8 +1,8 @@
 """Find a network's tensors in a checkpoint, under all names and at any depth that other projects nest them.
 
 A file is flattened to names with dots: `{"teacher": {"backbone.conv1.weight": ...}}` has the tensor
-`teacher.backbone.conv1.weight`. The names that the network itself has then show the prefix below which it is:
-`teacher.backbone.`. So the formats of DINO, MoCo, WILDS, DomainBed, Lightning and others need no table.
+`teacher.backbone.conv1.weight`. The network's own names, `conv1.weight` and so on, then show the prefix below which it
+is: `teacher.backbone.`. So the formats of DINO, MoCo, WILDS, DomainBed, Lightning and others need no table.
 
 Imports torch only inside functions, so that commands can name a file without it.
 """
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SECOND = {"student", "encoder_k", "momentum_encoder", "target_encoder", "target_network", "ema", "model_ema"}
+_SECOND |= {"state_dict_ema"}
 """Words in the prefix of a network that is beside the intended one: a teacher's student, the slow copy of a fast
 network."""
-_SECOND |= {"state_dict_ema"}
-"""Words of networks that lie beside the one that is meant: a teacher's student, the slow copy of a fast network."""
 _CONTAINERS = ("state_dict", "model_state_dict", "model_dict", "model", "teacher", "algorithm")
 """Names of dicts that hold a network's tensors, in checkpoints with other content beside them."""
 _WRAPPERS = (*_CONTAINERS, "module", "_orig_mod", "network", "backbone", "encoder")

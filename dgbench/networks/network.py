@@ -281,6 +281,9 @@ def make_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool =
 
     Returns:
         The featurizer and its number of features.
+
+    Raises:
+        UserError: The name is unknown, the network can't take the inputs, or the weights can't be had.
     """
     check_backbone(name)
     check_inputs(name, input_shape)
