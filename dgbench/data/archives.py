@@ -116,7 +116,7 @@ def extract(archive: Path, folder: Path, progress: ReportProgress, *, limit: int
         for name, content in _members(archive):
             target = _target(archive, folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
+            with target.open("xb") as file:  # x: a second member of the same name is an error
                 while chunk := content.read(_CHUNK):
                     done += len(chunk)
                     if done > limit:

@@ -69,9 +69,15 @@ EncodedImage = tuple[int, int, bytes]
 
 
 def build(cache: ImageCache) -> None:
-    """Build a cache, or wait while another process does; raise as `open_images` does."""
+    """Build a cache, or wait while another process does.
+
+    Raises:
+        UserError: An image can't be decoded, or the folder is full or can't be written to.
+        Stopped: A signal asked this process to stop; the next one continues from the blocks that are written.
+    """
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
+        # So that the first wait is reported at once, and later ones every `INTERVAL` seconds.
         printed = -INTERVAL
         while CacheIndex.read(cache.folder) is None:
             with StopSignals() as stops:
@@ -85,6 +91,7 @@ def build(cache: ImageCache) -> None:
                 print_line(f"{cache.name}: waiting for another process that decodes its images into {cache.folder}")
             time.sleep(_WAIT)
     except LeaseLost:
+        # While this process gave no sign of life, another took over: wait for it, or take over in turn.
         build(cache)
     except OSError as error:
         _refuse(cache, error)
@@ -153,6 +160,7 @@ def kept(path: Path, image: Image.Image, index: CacheIndex) -> EncodedImage:
         return *image.size, content
     small = image if scale == 1 else image.resize((width, height), Image.Resampling.BICUBIC)
     file = io.BytesIO()
+    # 4:4:4 keeps color at full resolution; the default would halve it.
     small.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4")
     return *image.size, file.getvalue()
 

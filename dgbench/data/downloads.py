@@ -137,6 +137,7 @@ def _request_until_whole(url: str, part: _PartialFile, progress: ReportProgress,
 def _request_rest(url: str, part: _PartialFile, progress: ReportProgress, timeout: float) -> None:
     """Send one request for the missing bytes; raise `_Broken` if fewer come than were announced."""
     begin = part.size
+    # Not compressed on the way: ranges, lengths and hashes are of the file itself.
     headers = {"User-Agent": "dgbench", "Accept-Encoding": "identity"}
     if begin:
         # If-Range has the host send the whole file (status 200, not 206) where its content has another tag by now.

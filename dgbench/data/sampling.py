@@ -51,6 +51,7 @@ class Sampler:
         self.view = view
         positions = np.arange(len(labels)) if copies is None else np.repeat(np.arange(len(labels)), copies)
         strata = labels[positions] if class_balanced else np.zeros(len(positions), np.int64)
+        # Stable, so that the positions of a class stay ascending: their order is a part of what a seed means.
         self._order: NDArray[np.int64] = positions[np.argsort(strata, kind="stable")]
         self._sizes = np.unique(strata, return_counts=True)[1]
         self._starts = np.cumsum(self._sizes) - self._sizes

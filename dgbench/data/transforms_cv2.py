@@ -116,6 +116,7 @@ def brightness(image: Pixels, factor: float) -> Pixels:
 
 def contrast(image: Pixels, factor: float) -> Pixels:
     """Blend with the image's mean gray level: 0 is that level, 1 the image."""
+    # Rounded, as Pillow rounds the mean level.
     level = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
     return cv2.addWeighted(image, factor, image, 0, level * (1 - factor) + _TRUNCATES)
 

@@ -160,6 +160,7 @@ def saturation(image: Image.Image, factor: float) -> Image.Image:
 
 def hue(image: Image.Image, turn: float) -> Image.Image:
     """Turn every color around the hue circle by `turn` in [-0.5, 0.5] of a full turn."""
+    # 255 steps around the circle and truncated, as torchvision does, although there are 256 levels.
     shift = int(turn * 255)
     h, s, v = image.convert("HSV").split()
     h = h.point([(level + shift) % 256 for level in range(256)])

@@ -90,6 +90,7 @@ class ViewData:
 
         They are not augmented, unless the preset augments validation views as DomainBed does.
         """
+        # Keyed by the batch's first position: evaluated again in the same batches, a view is augmented alike.
         rng = numpy_stream(self.seed, "validation", str(view), int(positions[0])) if view in self.augmented else None
         return torch.from_numpy(self.examples[view.domain].batch(self.indices[view][positions], rng))
 
@@ -181,7 +182,7 @@ class Minibatches(TorchDataset[Minibatch]):
             return (self[step] for step in range(start, end))
         loader: DataLoader[Minibatch] = DataLoader(
             self,
-            batch_size=None,
+            batch_size=None,  # an item is a whole minibatch already
             sampler=range(start, end),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),

@@ -181,6 +181,7 @@ class Embeddings(nn.Module):
     def __init__(self, categories: Sequence[int], width: int) -> None:
         super().__init__()
         self.of = nn.ModuleList(nn.Embedding(count, width) for count in categories)
+        # As OGB's encoders are initialized.
         for table in self.of:
             nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
 

@@ -44,6 +44,7 @@ class TextFeaturizer(nn.Module):
         states: Tensor = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
         if self.reads_both_ways:
             return states[:, 0]
+        # The last token that counts: padding follows the text.
         return states[torch.arange(len(x), device=x.device), mask.sum(1) - 1]
 
 

@@ -86,6 +86,7 @@ def load(featurizer: nn.Module, tensors: Mapping[str, Tensor], source: str, chan
     if facts is None:
         featurizer.load_state_dict(tensors)
     else:
+        # timm's own loader, as it also adapts the first layer to other channels.
         from timm.models import load_pretrained
 
         load_pretrained(featurizer, {**facts, "state_dict": tensors}, num_classes=0, in_chans=channels)
@@ -163,5 +164,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Viewed as bytes, since numpy has no bfloat16.
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
