@@ -105,7 +105,7 @@ def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterato
 
 
 def _member(context: RunContext, source: Input) -> Member:
-    """Describe an input run's best model to a merger; its weights are read when they are asked for."""
+    """Describe an input run's best model to a merger; its weights are read when the merger wants them."""
     saved = context.find_input_model(source, BEST)
     return Member(
         source.run,

@@ -30,14 +30,14 @@ STRENGTHS = np.logspace(-7, 2, 10)
 _ITERATIONS = 200
 """Most iterations of one fit."""
 _WAIT = 0.5
-"""Seconds between two checks whether the run is asked to stop."""
+"""Seconds between two checks whether the run is to stop."""
 
 
 class Interruptible(Protocol):
     """Type of `RunContext.interruptible`: passes items on until the run is asked to stop."""
 
     def __call__(self, parts: Iterable[T], /) -> Iterator[T]:
-        """Yield the items; raise `Stopped` before one if the run is asked to stop."""
+        """Yield the items; raise `Stopped` before one if the run is to stop."""
         ...
 
 
@@ -82,7 +82,7 @@ def fit_classifier(
 
 
 def _wait_for(work: Callable[[], object], interruptible: Interruptible) -> None:
-    """Call `work` in a thread, and stop waiting for it when the run is asked to stop.
+    """Call `work` in a thread, and stop waiting for it when the run is to stop.
 
     A fit may take minutes, and scikit-learn can't be interrupted. An abandoned thread ends with the process.
     """

@@ -186,7 +186,7 @@ class Results:
         return tuple(dict.fromkeys(domain for domain in others if domain not in tested))
 
     def pairs(self, dataset: str, position: int) -> tuple[tuple[View, int], ...]:
-        """Return, for a fold that holds out one domain, what leave-one-domain-out selection reads.
+        """Return the (view, fold) pairs that leave-one-domain-out selection reads for a fold.
 
         Args:
             dataset: The fold's data set.
@@ -194,7 +194,7 @@ class Results:
 
         Returns:
             For each training domain its test view, and the fold that holds it out together with the fold's own test
-            domain. Empty if one of these folds is not planned, or the fold holds out several domains.
+            domain. Empty if one of these folds is not planned, or this fold holds out several domains.
         """
         fold = self.folds[position]
         if len(fold.held_out) != 1:
