@@ -84,10 +84,10 @@ def overhead(steps: int, rounds: int) -> None:
 def take(run: Training, minibatches: Minibatches, steps: int) -> None:
     """So many steps on, to the last of what they do on the device."""
     run.algorithm.train()
-    start = run.progress.step
+    start = run.loop.step
     for step in range(start, start + steps):
         run._step(step, minibatches[step])
-    run.progress.sums["loss"].item()
+    run.loop.sums["loss"].item()
 
 
 def resnet18() -> Weights:

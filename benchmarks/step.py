@@ -50,10 +50,10 @@ def main() -> None:
         total.item()
 
     def dgbench() -> None:
-        start = ours.progress.step
+        start = ours.loop.step
         for step in range(start, start + args.steps):
             ours._step(step, minibatches[step])
-        (ours.progress.sums["loss"]).item()
+        (ours.loop.sums["loss"]).item()
 
     ours.algorithm.train()
     bare()

@@ -98,12 +98,12 @@ class RunContext:
         begin_with = self._fit if begin else None
         return build_algorithm(self.trained, self.catalogue, task, self.device, self.site.backbone_weights, begin_with)
 
-    def interruptible(self, parts: Iterable[T]) -> Iterator[T]:
+    def interruptible(self, items: Iterable[T]) -> Iterator[T]:
         """Yield the items of an iterable, and raise `Stopped` before the next once the lease asks to stop."""
-        for part in parts:
+        for item in items:
             if self.lease and self.lease.stop_requested:
                 raise Stopped
-            yield part
+            yield item
 
     def predict_batches(
         self,
@@ -150,7 +150,7 @@ class RunContext:
     def measure(
         self,
         predictor: str,
-        shown: Callable[[View], Iterable[PredictedBatch]],
+        batches_of: Callable[[View], Iterable[PredictedBatch]],
         *,
         step: int,
         last: bool,
@@ -162,7 +162,7 @@ class RunContext:
 
         Args:
             predictor: Its name, part of the names of files with logits.
-            shown: Gives a view's batches, an iterable that is read once.
+            batches_of: Gives a view's batches, an iterable that is read once.
             step: The step after which the model was taken.
             last: Whether it is the last model of its predictor.
             named: State of `predictions.selectors_naming` over the predictor's models; updated.
@@ -171,7 +171,7 @@ class RunContext:
             View as text -> name of a score -> value.
         """
         logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
-        scores = score_views(shown, self.data, self.run.views, logits)
+        scores = score_views(batches_of, self.data, self.run.views, logits)
         if logits is not None:
             by = selectors_naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
             names = [f"{predictor}.{name}" for name in by]
@@ -231,8 +231,8 @@ def open_context(
     Raises:
         UserError: Everything that is wrong with the data, or this machine lacks the device.
     """
-    how = run.setting
-    dataset = open_dataset(run.dataset, site, catalogue, how.image_size, how.backbone, how.interpolation)
+    setting = run.setting
+    dataset = open_dataset(run.dataset, site, catalogue, setting.image_size, setting.backbone, setting.interpolation)
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
     device = pick_device(site.device)

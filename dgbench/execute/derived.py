@@ -57,8 +57,8 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
     seed_everything(context.device, context.run.seed, "merge")
     if cls.card.ensemble:
         chosen = merger.ensemble(members)
-        shown = partial(_averaged, context, algorithm, chosen)
-        _record(context, last, shown, {}, {"members": [member.run for member in chosen]}, last=True)
+        batches_of = partial(_averaged, context, algorithm, chosen)
+        _record(context, last, batches_of, {}, {"members": [member.run for member in chosen]}, last=True)
         return
     tools = MergeTools(context, algorithm).tools()
     keep = context.kept(MODEL)
@@ -67,9 +67,9 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
     last = first + merger.choices - 1
     for step, merged in enumerate(merger.candidates(members, tools), first):
         weights = with_statistics(context, algorithm, merged.weights)
-        shown = partial(context.predict_batches, predict_with(algorithm, weights))
+        batches_of = partial(context.predict_batches, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
-        accuracy = _record(context, step, shown, named, by, last=step == last)
+        accuracy = _record(context, step, batches_of, named, by, last=step == last)
         if BEST in keep and (step == first or nan_as_worst(accuracy) > best):
             save_model(context.folder.path, MODEL, BEST, weights, step, accuracy)
         if LAST in keep and step == last:
@@ -92,8 +92,8 @@ def execute_adapt(context: RunContext, algorithm: Algorithm) -> None:
         # A file holds what prediction reads; other tensors of the algorithm are not needed any more.
         algorithm.load_state_dict(saved.load(context.device), strict=False)
         algorithm.eval()
-        shown = partial(_adapted, context, lambda: cls(copy.deepcopy(algorithm.network), hparams))
-        _record(context, step, shown, named, last=step == max(models))
+        batches_of = partial(_adapted, context, lambda: cls(copy.deepcopy(algorithm.network), hparams))
+        _record(context, step, batches_of, named, last=step == max(models))
 
 
 def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -118,7 +118,7 @@ def _member(context: RunContext, source: Input) -> Member:
 def _record(
     context: RunContext,
     step: int,
-    shown: Callable[[View], Iterable[PredictedBatch]],
+    batches_of: Callable[[View], Iterable[PredictedBatch]],
     named: dict[str, float],
     extra: dict[str, Any] | None = None,
     *,
@@ -128,7 +128,7 @@ def _record(
 
     `extra` are further fields of the record; for the other arguments see `RunContext.measure`.
     """
-    scores = context.measure(MODEL, shown, step=step, last=last, named=named)
+    scores = context.measure(MODEL, batches_of, step=step, last=last, named=named)
     context.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
     return mean_score(scores, context.run.validation, context.data.card.metric) if context.run.validation else math.nan
 
@@ -145,13 +145,13 @@ def _averaged(
     # Whole groups, so that splitting the view into batches doesn't split what is predicted together.
     each = max(together, each - each % together)
     models: Iterable[Predict] = (predict_with(algorithm, member.load()) for member in members)
-    parts = [positions]
+    chunks = [positions]
     if len(positions) * context.data.outputs > HELD:
-        models, parts = list(models), np.split(positions, range(each, len(positions), each))
-    for part in parts:
+        models, chunks = list(models), np.split(positions, range(each, len(positions), each))
+    for chunk in chunks:
         total: list[PredictedBatch] = []
         for predict in models:
-            for i, (where, logits) in enumerate(context.predict_batches(predict, view, order=part)):
+            for i, (where, logits) in enumerate(context.predict_batches(predict, view, order=chunk)):
                 if i == len(total):
                     total.append((where, to_float64(logits)))
                 else:

@@ -57,21 +57,21 @@ class _PrintableFormatter(logging.Formatter):
         return printable_lines(super().format(record))
 
 
-def preload(wanted: dict[str, Any]) -> None:
+def preload(shared: dict[str, Any]) -> None:
     """Import the entries and open the data sets of a sweep once, in the process that its runs are forked from.
 
     Args:
-        wanted: `site` (a `Site` as JSON), `names` (algorithms and averages), and `datasets`, a list of (name, image
+        shared: `site` (a `Site` as JSON), `names` (algorithms and averages), and `datasets`, a list of (name, image
             size, backbone, interpolation) as `open_dataset` takes them.
     """
-    site = Site.from_json(wanted["site"])
+    site = Site.from_json(shared["site"])
     catalogue = shared_catalogue(site.include)
-    for name in wanted["names"]:
+    for name in shared["names"]:
         entry = catalogue.entries[name]
         _as_imported(entry.file)
         entry.load()
-    for dataset, *how in wanted["datasets"]:
-        open_dataset(dataset, site, catalogue, *how).preload()
+    for dataset, *reading in shared["datasets"]:
+        open_dataset(dataset, site, catalogue, *reading).preload()
     # Their answers are cached: a forked run starts no git and reads no package metadata.
     versions()
     commit()
@@ -129,14 +129,14 @@ def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease,
         store.folder(error.run).begin_anew(str(error))
         return INPUT_DAMAGED
     except (Exception, SystemExit) as error:  # SystemExit: a method that calls sys.exit(0) has not succeeded
-        told = isinstance(error, UserError)
-        if told:  # written for the user; a traceback adds nothing
+        user_error = isinstance(error, UserError)
+        if user_error:  # written for the user; a traceback adds nothing
             log.error("failed: %s", error)
         else:
             log.exception("failed")
         error_line = f"{type(error).__name__}: {error}"
         info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
-        folder.fail(info, lease.number, final=told)  # a second attempt would meet the same files
+        folder.fail(info, lease.number, final=user_error)  # a second attempt would meet the same files
         return 1
     return 0
 

@@ -32,16 +32,16 @@ from dgbench.store.sealed import check_safetensors, sealed_safetensors
 log = logging.getLogger(__name__)
 
 
-def build(catalogue: Catalogue, kind: str, part: ResolvedEntry) -> Any:
+def build(catalogue: Catalogue, kind: str, entry: ResolvedEntry) -> Any:
     """Return the class of a catalogue entry, and its resolved hyperparameters as an instance of the class's `Hparams`.
 
     Args:
         catalogue: Finds the class.
         kind: `algorithm`, `average`, `merger` or `adapter`.
-        part: The entry's name and values.
+        entry: The entry's name and values.
     """
-    cls = catalogue.get(kind, part.name).load()
-    return cls, cls.Hparams(**part.hparams)
+    cls = catalogue.get(kind, entry.name).load()
+    return cls, cls.Hparams(**entry.hparams)
 
 
 def build_algorithm(
@@ -107,9 +107,9 @@ def _match_memory_format(algorithm: Algorithm, weights: Mapping[str, Tensor]) ->
     own = {**dict(algorithm.named_parameters()), **dict(algorithm.named_buffers())}
     found = {}
     for name, tensor in weights.items():
-        mine = own[name].detach()
-        same = tensor.device == mine.device and tensor.stride() == mine.stride()
-        found[name] = tensor if same else torch.empty_like(mine, dtype=tensor.dtype).copy_(tensor)
+        target = own[name].detach()
+        same = tensor.device == target.device and tensor.stride() == target.stride()
+        found[name] = tensor if same else torch.empty_like(target, dtype=tensor.dtype).copy_(tensor)
     return found
 
 

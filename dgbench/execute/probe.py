@@ -36,7 +36,7 @@ _WAIT = 0.5
 class Interruptible(Protocol):
     """Type of `RunContext.interruptible`: passes items on until the run is asked to stop."""
 
-    def __call__(self, parts: Iterable[T], /) -> Iterator[T]:
+    def __call__(self, items: Iterable[T], /) -> Iterator[T]:
         """Yield the items; raise `Stopped` before one if the run is to stop."""
         ...
 

@@ -73,25 +73,25 @@ class LoopState:
 class Training:
     """A training run under way; `job.execute` makes one and calls `execute` once.
 
-    Between two steps the algorithm, the averages and `progress` are all that the rest of the run depends on. A
+    Between two steps the algorithm, the averages and `loop` are all that the rest of the run depends on. A
     checkpoint holds these three.
     """
 
     def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
-        assert context.lease, "who trains holds the run's lease"
+        assert context.lease, "training needs the lease of the run"
         self.context, self.algorithm, self.lease = context, algorithm, context.lease
         self.run, self.folder, self.data = context.run, context.folder, context.data
         self.site, self.device = context.site, context.device
         self.teacher = teacher_of(context) if context.run.inputs else None
         self.averages: dict[str, Average] = {}
-        for part in context.run.averages:
-            cls, hparams = build(context.catalogue, "average", part)
-            self.averages[part.name] = cls(hparams)
+        for entry in context.run.averages:
+            cls, hparams = build(context.catalogue, "average", entry)
+            self.averages[entry.name] = cls(hparams)
         self.keep = {name: context.kept(name) for name in (MODEL, *self.averages)}
         self.best_kept = [name for name, models in self.keep.items() if BEST in models]
         self.best_kept += ["predictions"] * self.site.save_predictions
         self.checkpoint = self.folder.path / CHECKPOINT
-        self.progress = LoopState()
+        self.loop = LoopState()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
         self.saved_at = time.monotonic()
 
@@ -106,7 +106,7 @@ class Training:
         steps = self.run.setting.steps
         pauses = ((self.algorithm.survey_at, self._survey), (self.algorithm.validate_at, self._validate))
         self.algorithm.train()
-        if self.progress.step == 0:
+        if self.loop.step == 0:
             for average in self.averages.values():
                 average.begin(self.algorithm.predictor_tensors(), steps)
         try:
@@ -114,38 +114,38 @@ class Training:
             self._after_step()
             # The sort is stable: at the same step, a survey comes before a validation.
             for pause, look in sorted(pauses, key=lambda pair: pair[0]):
-                if self.progress.step <= pause < steps:
+                if self.loop.step <= pause < steps:
                     self._train(pause)
                     look()
             self._train(steps)
         except Stopped:
             self.lease.confirm()
-            if self.progress.step > 0:
+            if self.loop.step > 0:
                 self._save()
             raise
 
     def _train(self, end: int) -> None:
         """Make all steps before `end`."""
-        minibatches = Minibatches(self.data, self.run, self.progress.copies)
-        batches = minibatches.between(self.progress.step, end, self.site.workers)
-        for step, minibatch in enumerate(self.context.interruptible(batches), self.progress.step):
+        minibatches = Minibatches(self.data, self.run, self.loop.copies)
+        batches = minibatches.between(self.loop.step, end, self.site.workers)
+        for step, minibatch in enumerate(self.context.interruptible(batches), self.loop.step):
             self._step(step, minibatch)
             self.lease.beat(step + 1, self.run.setting.steps)
             self._after_step()
 
     def _after_step(self) -> None:
         """Evaluate if an evaluation is due; save a checkpoint then, and when the last one is old."""
-        evaluated = self.progress.due
+        evaluated = self.loop.due
         if evaluated:
             self.lease.confirm()
-            self._evaluate(self.progress.step - 1)
+            self._evaluate(self.loop.step - 1)
         if evaluated or time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
             self.lease.confirm()
             self._save()
 
     def _survey(self) -> None:
         """Show the algorithm its logits on all training examples, clean, unless it has had its survey."""
-        if self.progress.copies:
+        if self.loop.copies:
             return
         predict, views = predict_with(self.algorithm), self.data.train
         logits = [
@@ -153,12 +153,12 @@ class Training:
         ]
         labels = [torch.from_numpy(self.data.labels(view)) for view in views]
         seed_everything(self.device, self.run.seed, "survey")
-        self.progress.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
+        self.loop.copies = [copies.cpu() for copies in self.algorithm.survey(logits, labels)]
         self.algorithm.train()
 
     def _validate(self) -> None:
         """Pass the algorithm its validation score at a step without an evaluation; nothing is recorded."""
-        step, views = self.progress.step - 1, self.run.fold.validation
+        step, views = self.loop.step - 1, self.run.fold.validation
         if step >= 0 and step not in self.evaluation_steps:
             seed_everything(self.device, self.run.seed, step, MODEL)
             scores = score_views(partial(self.context.predict_batches, predict_with(self.algorithm)), self.data, views)
@@ -173,7 +173,7 @@ class Training:
 
     def _step(self, step: int, minibatch: Minibatch) -> None:
         """Make one step: the algorithm's update, sums of its logged scalars, and the averages' look at the weights."""
-        algorithm, progress = self.algorithm, self.progress
+        algorithm, loop = self.algorithm, self.loop
         # The batches first, then the seed: drawn numbers may not depend on the teacher or on how inputs are prepared.
         batches = [self._batch(*tensors) for tensors in minibatch]
         seed_everything(self.device, self.run.seed, step)
@@ -181,9 +181,9 @@ class Training:
         algorithm.lr_scale = math.prod(average.lr_factor(step) for average in self._feeding_back())
         for name, value in algorithm.logged_update(batches).items():
             # Summed on the device: `.item()` would make the step wait for it.
-            progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
-            progress.summed[name] = progress.summed.get(name, 0) + 1
-        progress.step, progress.due = step + 1, step in self.evaluation_steps
+            loop.sums[name] = loop.sums[name] + value if name in loop.sums else value
+            loop.summed[name] = loop.summed.get(name, 0) + 1
+        loop.step, loop.due = step + 1, step in self.evaluation_steps
         if self.averages:
             weights = algorithm.predictor_tensors()
             for average in self.averages.values():
@@ -192,13 +192,13 @@ class Training:
     def _evaluate(self, step: int) -> None:
         """Measure the live model and the averages that yield one after `step`, and append their records.
 
-        If the run is stopped meanwhile, `progress` keeps the finished measurements.
+        If the run is stopped meanwhile, `loop` keeps the finished measurements.
         """
         last = step + 1 == self.run.setting.steps
-        progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
-        if not progress.measured:
+        loop, validation, metric = self.loop, self.run.fold.validation, self.data.card.metric
+        if not loop.measured:
             self._evaluate_live(step, last)
-        known = {record["predictor"] for record in progress.measured}
+        known = {record["predictor"] for record in loop.measured}
         for name, average in self.averages.items():
             if name not in known and (last or average.card.when == "always"):
                 weights = average.weights()
@@ -206,12 +206,12 @@ class Training:
                     if average.card.batch_norm == "measured":
                         weights = with_statistics(self.context, self.algorithm, weights)
                     views = self._measure(step, name, weights, last)
-                    progress.measured.append({"step": step, "predictor": name, "views": views})
+                    loop.measured.append({"step": step, "predictor": name, "views": views})
         # Records first, checkpoint after (in `_after_step`): a kill in between costs a repetition, as the older
         # checkpoint cuts these records off again.
-        self.folder.append_records(progress.measured)
-        mean = mean_score(progress.measured[0]["views"], validation, metric)
-        progress.due, progress.measured = False, []
+        self.folder.append_records(loop.measured)
+        mean = mean_score(loop.measured[0]["views"], validation, metric)
+        loop.due, loop.measured = False, []
         self.algorithm.validated(mean)
         # After the records, which describe the weights that the step left.
         self._feed_back()
@@ -219,11 +219,11 @@ class Training:
 
     def _evaluate_live(self, step: int, last: bool) -> None:
         """Measure the live model, and pass its validation scores to the averages."""
-        progress, validation, metric = self.progress, self.run.fold.validation, self.data.card.metric
+        loop, validation, metric = self.loop, self.run.fold.validation, self.data.card.metric
         scores = self._measure(step, MODEL, None, last)
-        train = {name: (total / progress.summed[name]).item() for name, total in sorted(progress.sums.items())}
-        progress.sums, progress.summed = {}, {}
-        progress.measured.append({"step": step, "predictor": MODEL, "views": scores, "train": train})
+        train = {name: (total / loop.summed[name]).item() for name, total in sorted(loop.sums.items())}
+        loop.sums, loop.summed = {}, {}
+        loop.measured.append({"step": step, "predictor": MODEL, "views": scores, "train": train})
         losses, values = ({view.domain: scores[str(view)][what] for view in validation} for what in ("loss", metric))
         log.info("step %d: %s in validation %.4f", step, metric, mean_score(scores, validation, metric))
         for average in self.averages.values():
@@ -248,15 +248,13 @@ class Training:
         predict = predict_with(self.algorithm, weights)
         # By predictor, so that a score doesn't depend on which others were measured before it, as after a resume.
         seed_everything(self.device, self.run.seed, step, predictor)
-        shown = partial(self.context.predict_batches, predict)
-        scores = self.context.measure(predictor, shown, step=step, last=last, named=self.progress.named)
+        batches_of = partial(self.context.predict_batches, predict)
+        scores = self.context.measure(predictor, batches_of, step=step, last=last, named=self.loop.named)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
-            if BEST in keep and (
-                predictor not in self.progress.best or nan_as_worst(score) > self.progress.best[predictor]
-            ):
-                self.progress.best[predictor] = nan_as_worst(score)
+            if BEST in keep and (predictor not in self.loop.best or nan_as_worst(score) > self.loop.best[predictor]):
+                self.loop.best[predictor] = nan_as_worst(score)
                 save_model(self.folder.path, predictor, BEST, tensors, step, score)
             if LAST in keep and last:
                 save_model(self.folder.path, predictor, LAST, tensors, step, score)
@@ -267,7 +265,7 @@ class Training:
         state = {
             "algorithm": self.algorithm.training_state(),
             "averages": {name: average.state() for name, average in self.averages.items()},
-            "progress": vars(self.progress),
+            "progress": vars(self.loop),
             "records": self.folder.mark_records(),
             "keep": self.best_kept,
         }
@@ -302,10 +300,10 @@ class Training:
         self.algorithm.load_training_state(state["algorithm"])
         for name, average in self.averages.items():
             average.load(state["averages"][name])
-        self.progress = LoopState(**state["progress"])
+        self.loop = LoopState(**state["progress"])
         # As it stood when the checkpoint was written: an evaluation that is due may let hooks read it.
-        self.algorithm.step = max(0, self.progress.step - 1)
-        log.info("resumed at step %d", self.progress.step)
+        self.algorithm.step = max(0, self.loop.step - 1)
+        log.info("resumed at step %d", self.loop.step)
 
     def _begin_anew(self) -> None:
         """Drop the checkpoint and all records."""

@@ -136,10 +136,10 @@ def test_an_ensemble_whose_logits_are_too_many_to_hold_is_the_same(
     copy = copied(sweep, tmp_path)
     ensemble, held = the(copy, "EoA"), 16 * 10
     before, logits = records_of(folder(copy, ensemble)), predictions(copy, ensemble)
-    for module in ("derived", "evaluate"):  # MARK
+    for module in ("derived", "evaluate"):
         monkeypatch.setattr(f"dgbench.execute.{module}.HELD", held)
     sizes: list[int] = []
-    monkeypatch.setattr("dgbench.execute.derived.exact", lambda z: sizes.append(z.numel()) or to_float64(z))
+    monkeypatch.setattr("dgbench.execute.derived.to_float64", lambda z: sizes.append(z.numel()) or to_float64(z))
     again(copy, ensemble)
     assert max(sizes) == held
     (record,), (expected,) = records_of(folder(copy, ensemble)), before

@@ -164,8 +164,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(algorithm: str, tmp_pat
     for stop_after in (1, 3, 7, 13, 19, 20):
         stopped = training_of(cut, cut.plan.runs[0], BOTH)
         assert train(stopped, stop_after)
-        assert stopped.progress.step == stop_after
-        assert stopped.progress.due is (stop_after != 3), "an evaluation that is due does not hold it up"
+        assert stopped.loop.step == stop_after
+        assert stopped.loop.due is (stop_after != 3), "an evaluation that is due does not hold it up"
     last = training_of(cut, cut.plan.runs[0], BOTH)
     assert not train(last)
     assert files(last.folder) == files(undisturbed.folder)
@@ -207,8 +207,8 @@ def test_a_run_that_was_stopped_within_evaluations_goes_on_as_if_it_was_not(
         try:
             training.execute()
         except Stopped:
-            if training.progress.due:
-                within.add(len(training.progress.measured))
+            if training.loop.due:
+                within.add(len(training.loop.measured))
         else:
             break
     assert within >= {0, 1, 2}, "within the live model's, before and within that of averages"
@@ -259,7 +259,7 @@ def test_a_checkpoint_is_made_at_each_evaluation_and_every_so_many_minutes(
         step(self, number, minibatch)
 
     def spy(self: Training) -> None:
-        saved.append(self.progress.step)
+        saved.append(self.loop.step)
         save(self)
 
     monkeypatch.setattr(Training, "_step", one_minute)
