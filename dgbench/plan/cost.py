@@ -1,4 +1,4 @@
-"""What a plan costs before it is launched: runs, optimizer steps, images trained on and evaluated."""
+"""Estimate the cost of a plan before it is launched, and refuse plans whose data are too small or outputs too large."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from dgbench.data.splits import NEW_SHARE
 from dgbench.plan.planner import Plan
 
 _MOST_SAVED = 2**34
-"""Bytes of logits that a run may save, which it holds until then."""
+"""Most bytes of logits that a run may save; it holds them in memory until they are written."""
 
 
 @dataclass
 class Cost:
-    """Sums over the runs of a plan."""
+    """Sums over all runs of a plan."""
 
     runs: Counter[tuple[str, str]]
-    """(kind, method) -> runs."""
+    """(kind, method) -> number of runs."""
     steps: int = 0
+    """Optimizer steps."""
     passes: float = 0.0
-    """Examples trained on, each counted as many times as its method's forward and backward passes cost, where one
-    forward and one backward (twice the forward) count 1."""
+    """Examples trained on, weighted by the passes of their method so that ERM's count 1. A forward pass counts 1/3 and
+    a backward pass 2/3.
+    """
     evaluated: int = 0
-    """Examples predicted, each predictor and evaluation counted, as if no run's best model were its last."""
+    """Examples predicted, over all predictors and evaluations. A model that is both best and last counts twice."""
     kept: int = 0
     """Models whose weights stay on disk."""
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield the sums as lines for people."""
         total = sum(self.runs.values())
         yield f"{total:,} runs"
         for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
@@ -48,17 +50,25 @@ class Cost:
 
 
 def _amount(number: float) -> str:
+    """Format a large number, in millions from 1e6."""
     return f"{number / 1e6:,.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
 def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> Cost:
-    """The cost of all runs of a plan; to `save_models` is to keep all, not those alone that runs read."""
+    """Return the cost of all runs of a plan.
+
+    Args:
+        plan: The plan.
+        catalogue: Holds the methods' cards.
+        save_models: Every model is kept, not only those that other runs read.
+    """
     cost = Cost(Counter())
     sizes: dict[tuple[str, int], int] = {}
     for run in plan.runs:
         cost.runs[run.kind, run.method.name] += 1
         read = plan.read_by_others.get(run.id, {})
         cost.kept += _models(run, catalogue) if save_models else sum(map(len, read.values()))
+        # By identity of the fold, which is slow to hash: a plan may have a million runs and has few folds.
         place = (run.dataset, id(run.fold))
         if place not in sizes:
             sizes[place] = _evaluated_examples(plan.datasets[run.dataset], run)
@@ -68,6 +78,7 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> C
             domains = plan.datasets[run.dataset].domains_in_step(run.fold, run.setting)
             examples = domains * int(run.method.hparams["batch_size"]) * run.setting.steps
             cost.steps += run.setting.steps
+            # A backward pass computes gradients of both weights and activations, so it costs about two forward passes.
             cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
             cost.evaluated += views * _predictions(run, catalogue)
         else:
@@ -76,25 +87,35 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> C
 
 
 def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:
+    """Return the number of examples in the views that a run evaluates."""
     return sum(view_size(facts, view, run.setting.holdout_fraction) for view in run.views)
 
 
 def _predictions(run: Run, catalogue: Catalogue) -> int:
-    """How many predictors are evaluated along a training run, over all its evaluations."""
+    """Return how many predictors are evaluated along a training run, over all its evaluations."""
     evaluations = run.setting.evaluations
     always = [catalogue.get("average", part.name).card.when == "always" for part in run.averages]
     return evaluations + sum(evaluations if each else 1 for each in always)
 
 
 def _models(run: Run, catalogue: Catalogue) -> int:
-    """How many models a run has: the best and the last of each predictor that has weights of its own."""
+    """Return the number of models of a run: best and last of each predictor that has weights."""
     if run.kind == "train":
         return 2 * (1 + len(run.averages))
     return 2 if run.kind == "merge" and not catalogue.get("merger", run.method.name).card.ensemble else 0
 
 
 def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
-    """Number of examples of a view, but for data sets whose groups decide the split, where it is near this."""
+    """Return the number of examples of a view.
+
+    It is exact unless groups decide the split (the data set's examples share identities, patients, ...), where it is
+    close.
+
+    Args:
+        facts: Facts of the data set.
+        view: The view.
+        holdout_fraction: Share of each domain that is its `out` part.
+    """
     if facts.parts:
         return facts.parts[str(view)]
     n = facts.counts[facts.domains.index(view.domain)]
@@ -103,15 +124,15 @@ def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
         if view.part == NEW:
             return new
         n -= new
+    # Truncated as in `data.splits`, so that the estimate is exact for domains without groups.
     out = int(n * holdout_fraction)
     return n - out if view.part == IN else out
 
 
 def refuse_small_domains(plan: Plan) -> None:
-    """Refuse domains that are too small for the holdout, and batches larger than the training part of a domain.
+    """Raise UserError for domains too small for the holdout, and for batches larger than a domain's training part.
 
-    Each domain is named once. Of the domains of a pool there may be fewer examples than in a batch: that is what such
-    data are like.
+    Each domain is listed once. Pooled data sets are exempt: many of their domains hold fewer examples than a batch.
     """
     batches: dict[tuple[str, int], tuple[Run, int]] = {}
     for run in plan.runs:
@@ -134,7 +155,7 @@ def refuse_small_domains(plan: Plan) -> None:
 
 
 def _too_small_to_split(plan: Plan) -> Iterator[str]:
-    """Yield domains of which a part that is drawn would hold nothing; a run refuses them whatever it reads of them."""
+    """Yield domains whose split would leave a part empty; runs refuse those even if they never read that part."""
     domains = {
         (run.dataset, view.domain, run.setting.holdout_fraction): None
         for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values()
@@ -155,7 +176,7 @@ def _too_small_to_split(plan: Plan) -> Iterator[str]:
 
 
 def refuse_large_predictions(plan: Plan) -> None:
-    """Refuse to save the logits of runs that evaluate more of them than a machine holds, naming each data set once."""
+    """Raise UserError if runs would save more logits than a machine can hold; each data set is listed once."""
     most: dict[str, int] = {}
     for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values():
         facts = plan.datasets[run.dataset]

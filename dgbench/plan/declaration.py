@@ -1,6 +1,6 @@
-"""The declaration of a sweep, ready for planning, and its file `sweep.json`.
+"""Hold the declaration of a sweep, the input of planning, and write and read it as `sweep.json`.
 
-A sweep folder holds one `Declaration`: its setting and overrides never change, its requests grow with every launch.
+A sweep folder holds one `Declaration`. Its setting and overrides never change, and its requests grow with every launch.
 """
 
 from __future__ import annotations
@@ -24,41 +24,65 @@ from dgbench.plan.request import Overrides, Request
 from dgbench.store.files import reading_sweep_json, write_json
 
 FILE = "sweep.json"
+"""Name of the file in the sweep's folder."""
 FORMAT = 1
+"""Version of the file's format."""
 MEND = "remove it, and launch with the words of the first launch again: what is done stays"
-"""The way out when the file is damaged."""
+"""Advice in the message about a damaged file."""
 _PROTOCOLS: Mapping[str, type[Protocol]] = {
     cls.name: cls for cls in (LeaveOneDomainOut, SingleSource, AllDomains, Explicit, FixedSplit)
 }
+"""Name -> class of each protocol."""
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """A sweep as flags and files declare it, checked as far as that needs no data."""
+    """A sweep as flags and files declare it, checked as far as that is possible without the data."""
 
     setting: Setting
+    """Setting of all runs, before data sets fill it in."""
     overrides: Overrides
+    """Changes to hyperparameters."""
     requests: tuple[Request, ...]
+    """The launches so far, at least one."""
 
     @property
     def protocol(self) -> str:
-        """Return the name of its protocol; a sweep has one."""
+        """Name of the protocol, which all requests share."""
         return self.requests[0].protocol.name
 
     @property
     def validation(self) -> str:
-        """Return the validation set of data with splits of their own, `ood` or `id`; empty for all other data."""
+        """`ood` or `id` for data published with fixed splits (see `FixedSplit`); empty for all other data."""
         protocol = self.requests[0].protocol
         return protocol.validation if isinstance(protocol, FixedSplit) else ""
 
     def plan(self, facts: Mapping[str, DatasetFacts], catalogue: Catalogue) -> Plan:
-        """Plan everything that it requests."""
+        """Plan everything that is requested.
+
+        Args:
+            facts: Data set -> its facts, for every data set of the requests.
+            catalogue: Holds the entries that the rows are made of.
+
+        Raises:
+            UserError: Something can't be done; the message lists all problems.
+        """
         return plan(self.requests, facts, self.setting, catalogue, self.overrides)
 
     def extended_with(self, other: Declaration, root: Path) -> Declaration:
-        """Add the requests of another; raises `UserError` if that would train the same things in another way."""
+        """Return the declaration with the requests of another added.
+
+        Args:
+            other: The declaration of a later launch.
+            root: The sweep's folder, for messages.
+
+        Raises:
+            UserError: The other has another setting, protocol or overrides, so that its numbers could not share a
+                table.
+        """
         problems = Problems()
         mine, theirs = dataclasses.asdict(self.setting), dataclasses.asdict(other.setting)
+        # A sweep that began with an explicit value is continued by a launch that doesn't mention it.
         theirs |= {name: mine[name] for name in LEFT_OPEN if theirs[name] == "auto"}
         for name in (name for name in mine if mine[name] != theirs[name]):
             here, asked = (
@@ -78,7 +102,7 @@ class Declaration:
 
 
 def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
-    """Write `sweep.json`."""
+    """Write `sweep.json` to the sweep's folder `root`, with the options of this machine beside the declaration."""
     draws = {name: str(draw) for name, draw in declaration.overrides.draws.items()}
     content = {
         "format": FORMAT,
@@ -98,7 +122,7 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
 
 
 def read_site(root: Path) -> Site:
-    """Read the options of this machine as of the last launch; raises `UserError` as `read_declaration`."""
+    """Read the machine's options of the last launch; errors are those of `read_declaration`."""
     with reading_sweep_json(root, FILE, FORMAT, MEND) as data:
         return Site.from_json(data["site"])
 
@@ -110,16 +134,17 @@ def read_declaration(
 
     Args:
         root: The sweep's folder.
-        catalogue: What rows name; by default the package's and the included files'.
-        include: Files to include beside those of the last launch.
+        catalogue: Holds the entries that rows name; None: the package's and the included files'.
+        include: Files to include besides those of the last launch.
 
     Returns:
-        The declaration, and the options of this machine as of the last launch.
+        The declaration, and the machine's options of the last launch.
 
     Raises:
         UserError: There is no such file, it has another format, or it is damaged.
     """
     with reading_sweep_json(root, FILE, FORMAT, MEND) as data:
+        # The site comes first: its included files may define the entries that rows name.
         site = Site.from_json(data["site"]).including(include)
         catalogue = catalogue or Catalogue(site.include)
         data["overrides"]["draws"] = {name: Draw.parse(text) for name, text in data["overrides"]["draws"].items()}

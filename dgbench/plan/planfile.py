@@ -1,7 +1,7 @@
-"""The plan as the sweep folder keeps it, so that tables need neither the catalogue nor the data that made it.
+"""Write and read `plan.json`, the plan in a form that selection and tables can read without the catalogue or the data.
 
-`plan.json` is a table: each fold once, each run a row of numbers that point at folds and inputs, each cell of a result
-table a list of (run, predictor).
+The file is a table: each fold once, each run a row of numbers that point at folds and inputs, each cell of a result
+table a list of (run, predictor). Hyperparameters are left out; they are in each run's `run.json`.
 """
 
 from __future__ import annotations
@@ -26,42 +26,48 @@ if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
     from dgbench.plan.request import Overrides
 
 FILE = "plan.json"
+"""Name of the file in the sweep's folder."""
 FORMAT = 2
+"""Version of the file's format."""
 
 
 class PlannedRun(NamedTuple):
-    """A run without its hyperparameters; `fold` and `inputs` are positions in the plan's `folds` and `runs`."""
+    """A run of a plan without its hyperparameters."""
 
     id: str
     kind: str
     method: str
     dataset: str
     fold: int
+    """Position in `PlanTable.folds`."""
     hparams_seed: int
     trial: int
     inputs: tuple[int, ...]
+    """Positions in `PlanTable.runs`; each is below the run's own."""
 
 
 _KINDS = (str, str, str, str, int, int, int, tuple)
-"""Types of a `PlannedRun`'s values."""
+"""Types of the values of a `PlannedRun`."""
 
 
 @dataclass(frozen=True)
 class PlanTable:
-    """What selection and tables read of a plan."""
+    """A plan as a table, made by `tabulate` or `read_plan`: all that `report` reads of it."""
 
     protocol: str
+    """Name of the protocol."""
     setting: Setting
+    """The sweep's setting, before data sets filled it in."""
     rows: tuple[str, ...]
     datasets: Mapping[str, DatasetFacts]
     folds: tuple[Fold, ...]
     runs: tuple[PlannedRun, ...]
     cells: Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
-    """(row, data set) -> positions in `runs`, each with the name of the predictor."""
+    """(row, data set) -> (position in `runs`, name of the predictor) of each candidate."""
     provenance: Provenance = field(default_factory=Provenance)
 
     def name(self, run: PlannedRun) -> str:
-        """Name a run for people, as `Run.name` does."""
+        """Return the name of a run for people, which equals `Run.name`."""
         return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
 
 
@@ -70,9 +76,9 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
 
     Args:
         plan: The plan.
-        setting: The sweep's, before data sets filled it in.
-        protocol: Its name.
-        overrides: The sweep's changes to hyperparameter spaces, which its provenance lists.
+        setting: The sweep's setting, before data sets filled it in.
+        protocol: The protocol's name.
+        overrides: Changes to hyperparameters, which are listed in the provenance; None: none.
     """
     departures = (
         f"{name} {value[:12] if name == 'weights' else value}" for name, value in setting.departures().items()
@@ -96,12 +102,13 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
         key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
         for key, candidates in plan.candidates.items()
     }
+    # Departures belong to the sweep, not to any row, so planning doesn't know them and they are added to its facts now.
     provenance = replace(plan.provenance, asked=(*departures, *(overrides.describe() if overrides else ())))
     return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, provenance)
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
-    """Write `plan.json` whole."""
+    """Write `plan.json` to the sweep's folder `root`."""
     content = {"format": FORMAT, **fields_of(table)}
     content["runs"] = [list(run) for run in table.runs]
     content["cells"] = [[row, dataset, cell] for (row, dataset), cell in table.cells.items()]
@@ -110,7 +117,11 @@ def write_plan(root: Path, table: PlanTable) -> None:
 
 
 def read_plan(root: Path) -> PlanTable:
-    """Read `plan.json`; raise `UserError` if the folder holds no sweep, or one of another format, or it is damaged."""
+    """Read `plan.json` of the sweep's folder `root`.
+
+    Raises:
+        UserError: The folder holds no sweep, or one of another format, or the file is damaged.
+    """
     with reading_sweep_json(root, FILE, FORMAT, "`dgbench sweep retry` writes it anew") as data:
         data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
         data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
@@ -121,7 +132,9 @@ def read_plan(root: Path) -> PlanTable:
 
 
 def _check(table: PlanTable) -> None:
-    """Raise ValueError for a plan that was not written by dgbench: other names, positions out of range, circles."""
+    """Raise ValueError for a table that dgbench didn't write: names that are no ids, positions out of range, cycles."""
+    # The file may have been edited, or come from elsewhere with a published sweep. Ids become parts of paths, and
+    # readers index by positions without checks. Inputs that must come before their run rule out cycles.
     for position, run in enumerate(table.runs):
         if not is_run_id(run.id):
             raise ValueError(f"{run.id!r} is no run's id")

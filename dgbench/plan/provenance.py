@@ -1,4 +1,4 @@
-"""The facts about a plan that tables print beside their numbers."""
+"""Hold the facts about a plan that tables print beside their numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Provenance:
-    """How the rows of a plan differ from plain models of the preset, in words; made with the plan, handed on whole."""
+    """Differences between the rows of a plan and plain models of the preset, in words; made with the plan."""
 
     shown: Mapping[str, str] = field(default_factory=dict)
-    """Row -> what of the held-out domain its predictors are shown beside the input to predict; rows without: none."""
+    """Row -> the data of the held-out domain that its predictors see besides the input to predict. Rows without any are
+    left out.
+    """
     taught: Mapping[str, str] = field(default_factory=dict)
-    """Row -> the row whose models taught its runs, with its backbone where that is another; rows without: none."""
+    """Row -> the row that taught its runs, with its backbone if that is another. Untaught rows are left out."""
     asked: tuple[str, ...] = ()
-    """What the sweep's runs have otherwise than preset and search spaces say, each in words: `steps 300`."""
+    """Departures of the sweep's runs from the preset and the declared search spaces, each in words: `steps 300`."""

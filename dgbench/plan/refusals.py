@@ -1,8 +1,9 @@
-"""Refuses what can't be planned: every problem of a request at once, before any work starts.
+"""Refuse requests that can't be planned: raise one UserError with every problem, before any work starts.
 
-What methods and settings need is data (`Need`, `_OF_SETTING`), compared with what the data set, the network and the
-setting lack. Rules on which runs may be merged, and on teachers, are functions. `_RULES` names them all. Whether runs
-are evaluated on what others trained on is asked of the plan itself, see `plan.unseen`.
+Needs of methods and of settings are data (`Need` on cards, `_OF_SETTING` in this module), which one loop compares with
+the facts that data set, network and setting lack. Other rules, on mergers and teachers for example, are functions that
+yield problems; `_RULES` lists them. One check needs the plan itself, and is in `plan.unseen`: whether runs are
+evaluated on examples that they, or their inputs, were trained on.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ _OF_SETTING: Mapping[tuple[str, Value, str], str] = {
         "which layers of backbone {backbone!r} read the input is not known, so on {dataset} freeze can't be 'embedding'"
     ),
 }
-"""(Field of the setting, value, what that needs) -> the problem where it is lacking."""
+"""(field of the setting, value, the need of that value) -> the message if the need is not met."""
 
 _MOST_EVALUATIONS = 100_000
-"""Of a run; each is a line of its records."""
+"""Most evaluations of a run; each adds a line to its records."""
 
 
 def refuse_too_many(
     requests: Sequence[Request], facts: Mapping[str, DatasetFacts], settings: Mapping[str, Setting]
 ) -> None:
-    """Refuse numbers of runs, and of evaluations of a run, that could not even be planned in reasonable time.
+    """Raise UserError if there are more runs, or evaluations of a run, than can be planned in reasonable time.
 
-    Comes first: all other refusals and the plan itself go through every draw. Arguments are as for `refuse`.
+    This must come first: other checks, and planning itself, go through every draw. Arguments are those of `refuse`.
     """
     problems = Problems()
     for request, name in ((asked, name) for asked in requests for name in asked.datasets):
         folds, setting = 0, settings[name]
-        with suppress(UserError):  # a protocol that the data can't follow is for `refuse` to tell
+        with suppress(UserError):  # a protocol that the data can't follow is reported by `refuse`
             folds = len(facts[name].folds(request.protocol))
         runs = len(request.rows) * folds * len(request.trials) * len(request.hparams_seeds)
         if runs > MOST_RUNS:
@@ -80,17 +81,17 @@ def refuse(
     catalogue: Catalogue,
     values: Values,
 ) -> None:
-    """Refuse everything that can't be planned, in one message.
+    """Raise UserError with everything in the requests that can't be planned.
 
     Args:
-        requests: The launches, whose rows and data sets are known.
+        requests: The launches; their rows and data sets are known to exist.
         facts: Data set -> its facts.
         settings: Data set -> the setting of its runs, resolved.
         catalogue: Holds the entries that the rows are made of.
-        values: Gives an entry its values; raises `UserError` where they are wrong.
+        values: Returns an entry with its values; raises UserError if they are invalid.
 
     Raises:
-        UserError: Every problem, each once.
+        UserError: There are problems; each is listed once.
     """
     problems = Problems()
     for request in requests:
@@ -102,7 +103,7 @@ def refuse(
 
 @dataclass(frozen=True)
 class _Request:
-    """The rows of one request on one data set, whose setting is resolved."""
+    """One request restricted to one data set, with the setting resolved: the input of every rule."""
 
     request: Request
     facts: DatasetFacts
@@ -111,6 +112,7 @@ class _Request:
     values: Values
 
     def algorithm(self, row: Row) -> CatalogueEntry:
+        """Return the entry of a row's algorithm."""
         return self.catalogue.get("algorithm", row.algorithm)
 
     def entries(self) -> list[CatalogueEntry]:
@@ -119,27 +121,28 @@ class _Request:
         return [self.catalogue.get(kind, name) for kind, name in names]
 
     def mergers(self) -> list[tuple[Row, Any]]:
-        """Return the rows that merge, each with the merger's card."""
+        """Return (row, card of its merger) for each row that merges."""
         return [(row, self.catalogue.get("merger", row.merger).card) for row in self.request.rows if row.merger]
 
     def draw(self, entry: CatalogueEntry) -> list[Mapping[str, Value]]:
-        """Return an entry's hyperparameters, of each draw; raises `UserError` at the first whose values are wrong."""
+        """Return an entry's hyperparameters in each draw; raise UserError at the first draw with invalid values."""
         draws = product(self.request.hparams_seeds, self.request.trials)
         where = (entry.kind, entry.name, self.facts.name, self.setting)
         return [self.values(*where, seed, trial).hparams for seed, trial in draws]
 
     def drawn(self, entry: CatalogueEntry) -> list[Mapping[str, Value]]:
-        """Return the same, or none where some are wrong: `_wrong_values` yields why."""
+        """Return the same, or none if any values are invalid, which `_invalid_values` reports."""
         with suppress(UserError):
             return self.draw(entry)
         return []
 
 
 Rule = Callable[[_Request], Iterator[str]]
-"""Yields problems; where it raises `UserError`, that holds further ones."""
+"""Yields the problems of a request. A UserError that it raises counts as further problems."""
 
 
 def _collect(problems: Problems, asked: _Request, rules: Iterable[Rule]) -> None:
+    """Add the problems that the rules find."""
     for rule in rules:
         with problems.collecting():
             for problem in rule(asked):
@@ -147,7 +150,7 @@ def _collect(problems: Problems, asked: _Request, rules: Iterable[Rule]) -> None
 
 
 def _unfit_protocol(asked: _Request) -> Iterator[str]:
-    """Yield why the data set can't follow the protocol."""
+    """Yield the reasons why the data set can't follow the protocol."""
     try:
         asked.facts.folds(asked.request.protocol)
     except UserError as error:
@@ -155,15 +158,16 @@ def _unfit_protocol(asked: _Request) -> Iterator[str]:
 
 
 def _too_few_domains(asked: _Request) -> Iterator[str]:
-    """Yield algorithms that need more training domains than some fold has; none where there are no folds."""
+    """Yield algorithms that need more training domains than some fold has; none if the protocol yields no folds."""
     with suppress(UserError):
         yield from _too_few(asked, asked.facts.folds(asked.request.protocol))
 
 
 def _too_few(asked: _Request, folds: Sequence[Fold]) -> Iterator[str]:
+    """Yield the problems of `_too_few_domains`, given the folds."""
     facts, setting = asked.facts, asked.setting
     fewest = min(facts.domains_in_step(fold, setting) for fold in folds)
-    # Of the folds of a protocol, some may hold out two domains at once, which one of its options leaves out.
+    # Folds with a pair of test domains have one training domain less. If single folds would do, name the way out.
     alone = [facts.domains_in_step(fold, setting) for fold in folds if len(fold.held_out) == 1]
     for row in asked.request.rows:
         entry = asked.algorithm(row)
@@ -180,7 +184,7 @@ def _too_few(asked: _Request, folds: Sequence[Fold]) -> Iterator[str]:
 
 
 def _domains_needed(entry: CatalogueEntry, drawn: Iterable[Mapping[str, Value]]) -> tuple[str, int]:
-    """Return an algorithm's name with the values that need most training domains, and how many those are."""
+    """Return (name, n): the most training domains that any draw needs, and the entry's name with its values there."""
     who, most = entry.name, int(entry.card.min_domains)
     for hparams, need in product(drawn, needs_of(entry.card)):
         if need.what == DOMAINS and holds(need.when, hparams):
@@ -194,6 +198,7 @@ def _domains_needed(entry: CatalogueEntry, drawn: Iterable[Mapping[str, Value]])
 
 
 def _unfit_mergers(asked: _Request) -> Iterator[str]:
+    """Yield mergers whose members would not start alike, or would be too few."""
     setting = asked.setting
     for row, card in asked.mergers():
         alike = f"{row.name} averages weights of runs of all trials, which must start alike;"
@@ -212,7 +217,7 @@ def _unfit_mergers(asked: _Request) -> Iterator[str]:
 
 
 def _unfit_setting(asked: _Request) -> Iterator[str]:
-    """Yield values of the setting that the data set or the network can't follow, whatever the rows."""
+    """Yield values of the setting that the data set or the network can't follow with any row."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
     for need in BUILTIN_BACKBONES[backbone].needs if backbone in BUILTIN_BACKBONES else ():
         if need.what in lacks:
@@ -223,7 +228,7 @@ def _unfit_setting(asked: _Request) -> Iterator[str]:
 
 
 def _unmet_needs(asked: _Request) -> Iterator[str]:
-    """Yield the needs of methods that are not met, though some draw of their values has them."""
+    """Yield needs of methods that are not met although some draw has them."""
     lacks = asked.facts.lacking(asked.setting)
     for entry in asked.entries():
         for need in needs_of(entry.card):
@@ -233,14 +238,18 @@ def _unmet_needs(asked: _Request) -> Iterator[str]:
 
 
 def _unmet(who: str, need: Need, dataset: str) -> str:
+    """Word an unmet need of a method or network."""
     if need.what == EAGER:
         return f"{who} can't be trained with compile true: it {need.why}"
     return f"{who} needs {NEEDS[need.what]}, which it would not have on {dataset}"
 
 
 def _unfit_together(asked: _Request) -> Iterator[str]:
-    """Yield algorithms that can't follow the setting, averages that can't feed back into them, and adapters that would
-    need more of them than they show."""
+    """Yield rows whose parts can't be combined with each other or with the setting.
+
+    These are algorithms that refuse the setting, averages that can't feed back into the algorithm, and adapters that
+    need features of an algorithm that has only predictions.
+    """
     for row in asked.request.rows:
         entry = asked.algorithm(row)
         yield from entry.refusals(asked.setting)
@@ -255,7 +264,7 @@ def _unfit_together(asked: _Request) -> Iterator[str]:
 
 
 def _invalid_values(asked: _Request) -> Iterator[str]:
-    """Yield the problems of each entry's values, of the first of its draws that has any."""
+    """Yield, for each entry, the problems of its first draw with invalid values."""
     problems = Problems()
     for entry in asked.entries():
         with problems.collecting():
@@ -264,7 +273,7 @@ def _invalid_values(asked: _Request) -> Iterator[str]:
 
 
 def _batches_of_one(asked: _Request) -> Iterator[str]:
-    """Yield algorithms that would have batch norm take the statistics of a single example."""
+    """Yield algorithms whose batch norm would take statistics of a single example."""
     if asked.setting.batch_norm != "live" or "batch_norm" in asked.facts.lacking(asked.setting):
         return
     for row in asked.request.rows:
@@ -277,9 +286,10 @@ def _batches_of_one(asked: _Request) -> Iterator[str]:
 
 
 def _unfit_teachers(asked: _Request) -> Iterator[str]:
-    """Yield the problems of the rows that the runs of others stand on; those must follow the setting as well."""
+    """Yield the problems of rows that teach others; their runs have to be possible too."""
     for row in asked.request.rows:
         entry, problems, setting = asked.algorithm(row), Problems(), asked.setting
+        # One draw will do: `teacher` and `teacher_backbone` name rows and networks, and declare no draws.
         for hparams in asked.drawn(entry)[:1] if entry.card.taught else ():
             with problems.collecting():
                 below = setting_below(hparams, asked.facts, asked.setting)
@@ -296,6 +306,7 @@ def _unfit_teachers(asked: _Request) -> Iterator[str]:
 
 
 def _no_teachers(asked: _Request) -> Iterator[str]:
+    """Yield rows that can't be teachers at all."""
     for row in asked.request.rows:
         if row.adapter:
             yield f"an adapter learns from what it is shown, so {row.name!r} can't be a teacher"
@@ -310,8 +321,9 @@ _RULES: tuple[Rule, ...] = (
     *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together, _batches_of_one),
     *(_unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
 )
-"""Whatever can be wrong with rows on a data set, in the order in which it is told."""
+"""All rules for rows on a data set, in the order in which their problems are listed."""
 _RULES_OF_TEACHERS: tuple[Rule, ...] = (
     *(_no_teachers, _too_few_domains, _unfit_mergers),
     *(_invalid_values, _unfit_together, _unmet_needs),
 )
+"""Rules for teachers' rows. Those on protocol and setting are left out, since the students' rows obey them already."""

@@ -1,4 +1,4 @@
-"""Requests, the changes to hyperparameters that go with them, and the values that both give an entry."""
+"""Define requests, and the changes to hyperparameters that hold for a whole sweep."""
 
 from __future__ import annotations
 
@@ -16,33 +16,41 @@ from dgbench.core.space import Draw, Value
 from dgbench.data.facts import DatasetFacts, resolve_batch_norm, traits_of
 
 Values = Callable[[str, str, str, Setting, int, int], ResolvedEntry]
-"""Kind and name of an entry, data set, its setting (resolved), hyperparameter seed, trial -> entry with its values."""
+"""(kind of an entry, its name, data set, resolved setting, hyperparameter seed, trial) -> the entry with its values."""
 
 
 MOST_RUNS = 1_000_000
-"""Of one request on one data set. Planning so many takes a minute; the largest published sweep has 58,800."""
+"""Most runs of one request on one data set. Planning so many takes a minute; the largest published sweep has 58,800."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One `launch`: rows x data sets x folds x trials x hyperparameter seeds."""
+    """One launch: rows x data sets x folds x trials x hyperparameter seeds.
+
+    The requests of a sweep are planned as one, so a relaunch with more rows or trials adds to the runs that exist.
+    """
 
     rows: tuple[Row, ...]
+    """Rows of the tables."""
     datasets: tuple[str, ...]
+    """Names of data sets."""
     protocol: Protocol
+    """Yields the folds of each data set."""
     hparams_seeds: tuple[int, ...]
+    """Hyperparameter seeds; 0 stands for the defaults."""
     trials: tuple[int, ...]
+    """Trials, counted from 0."""
 
 
 def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Setting) -> Setting:
-    """Return the setting of the runs that an algorithm's run stands on (`stands_on`), by its hyperparameters.
+    """Return the setting of the runs that teach an algorithm's run, given the student's hyperparameters.
 
-    It differs in the network alone, where `teacher_backbone` names another: a teacher is shown the same images.
+    Only the network may differ, where `teacher_backbone` names another: both see the same images.
 
     Args:
-        hparams: The hyperparameters of the run above.
-        facts: Its data set, which says what `auto` stands for.
-        setting: Its own setting, resolved.
+        hparams: Hyperparameters of the student's run.
+        facts: Facts of its data set, which resolve the backbone `auto`.
+        setting: The student's setting, resolved.
     """
     backbone = facts.network(str(hparams["teacher_backbone"]) or setting.backbone)
     if backbone == setting.backbone:
@@ -52,29 +60,32 @@ def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Se
 
 @dataclass(frozen=True)
 class Overrides:
-    """Changes to the hyperparameter spaces that hold for a whole sweep."""
+    """Changes to hyperparameters that hold for a whole sweep, from `--hparams` and from a sweep file's `[space]`."""
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Values for every algorithm that has the name, whatever the hyperparameter seed."""
+    """Hyperparameter -> value at every seed, for all algorithms that have it."""
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The same for one entry: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
+    """Entry -> the same for this entry alone: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
-    """Distributions in place of the declared ones, for every algorithm that has the name."""
+    """Hyperparameter -> distribution in place of the declared one, for all algorithms that have it."""
 
     def resolve(
         self, entry: CatalogueEntry, facts: DatasetFacts, setting: Setting, seed: int, trial: int
     ) -> ResolvedEntry:
-        """Return an entry with its values of one draw; overrides of all algorithms touch only names that it has.
+        """Return an entry with its values of one draw.
+
+        `fixed` and `draws` apply to algorithms, and there to the names that the algorithm has; `parts` applies to any
+        entry.
 
         Args:
             entry: The algorithm, average, merger or adapter.
-            facts: The data set, by whose name and traits defaults and draws vary.
-            setting: Its setting, resolved, by whose network they vary too.
+            facts: Facts of the data set, by whose name and traits defaults and draws vary.
+            setting: Its resolved setting, by whose network they vary too.
             seed: The hyperparameter seed.
-            trial: The trial, of which draws depend as well.
+            trial: The trial; each draws afresh.
 
         Raises:
-            UserError: Values that were overridden don't go together with the others.
+            UserError: An overridden value conflicts with the others.
         """
         of_all = self if entry.kind == "algorithm" else Overrides()
         fixed = {name: value for name, value in of_all.fixed.items() if entry.takes(name)}
@@ -82,12 +93,13 @@ class Overrides:
         fixed |= self.parts.get(entry.name, {})
         traits = traits_of(facts, setting)
         hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
+        # The check may import the entry's class, and torch with it. Values from its own space need none.
         if fixed or draws:
             entry.check(hparams)
         return ResolvedEntry(entry.name, hparams)
 
     def describe(self) -> Iterator[str]:
-        """Each in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
+        """Yield each change in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
         yield from (f"{name} {value}" for name, value in self.fixed.items())
         yield from (f"{entry} {name} {value}" for entry, own in self.parts.items() for name, value in own.items())
         yield from (f"{name} ~ {draw}" for name, draw in self.draws.items())

@@ -1,8 +1,9 @@
-"""Check for every run of a plan that its evaluated examples are unseen, by its own training and by that of the runs
-below it: merged members, teachers, adapted models, and the inputs of any further kind of run.
+"""Check that runs are evaluated on unseen examples: on none that they, or the runs below them, were trained on.
 
-The answer follows from how examples are dealt to domains and divided into parts (`data.splits`), so that no kind of run
-needs a rule of its own.
+The runs below a run are its inputs, their inputs and so on: merged members, teachers, adapted models. Each was trained
+on some views, whose examples depend on how a trial divides domains into parts and, for data that are drawn, on a seed.
+`may_share` decides from these alone whether two views can hold the same example. New kinds of runs need no rule: it is
+enough that they name their inputs.
 """
 
 from __future__ import annotations
@@ -17,36 +18,42 @@ from dgbench.data.facts import DatasetFacts
 
 
 class Draw(NamedTuple):
-    """The trial and seed that decide which examples the views of a run hold."""
+    """The numbers that decide which examples the views of a run hold."""
 
     trial: int
+    """Trial, which seeds the split of domains into parts."""
     data_seed: int
-    """0 of data that draw nothing."""
+    """Seed of data sets that draw noise or membership; 0 for all other data."""
 
 
 class Trained(NamedTuple):
-    """The views that a run was trained on, or that the linear probe was fitted to that it started from."""
+    """One training that a run depends on: its own, that of a run below it, or that of a linear probe."""
 
     views: tuple[View, ...]
+    """Views that it was trained on."""
     draw: Draw
+    """The numbers that decided their examples."""
     probe: bool = False
-    """Whether it is a probe that all trials share, who validate on some of its examples: see `Setting`."""
+    """Whether it is a linear probe shared by all trials, some of whose examples validate in other trials by design (see
+    `Setting.classifier_init`).
+    """
 
 
 _Seen: TypeAlias = tuple[View, Draw, Trained]
+"""A view that is evaluated, its draw, and a training on some of the same examples."""
 
 
 def examples_of(run: Run, facts: DatasetFacts) -> Draw:
-    """Return the draw that decides which examples the views of a training run hold."""
+    """Return the draw that decides the examples of a training run's views."""
     return Draw(run.trial, run.data_seed if GENERATED in facts.traits else 0)
 
 
 def may_share(facts: DatasetFacts, one: tuple[View, Draw], other: tuple[View, Draw]) -> bool:
-    """Return whether two views, each under its draw, can hold the same example, or the same identity."""
+    """Return whether two views, each with its draw, can hold the same example or the same identity."""
     (view, draw), (other_view, other_draw) = one, other
     if draw.data_seed != other_draw.data_seed:
         return True  # each deals the examples of all domains anew
-    if facts.parts:  # whose domains are ways of splitting the same examples, alike in all trials
+    if facts.parts:  # the domains are ways of splitting the same examples, and no trial changes them
         divided_alike = view.domain == other_view.domain
     elif view.domain != other_view.domain and not facts.shared_identities:
         return False
@@ -58,11 +65,11 @@ def may_share(facts: DatasetFacts, one: tuple[View, Draw], other: tuple[View, Dr
 def seen_before(
     runs: Iterable[Run], cells: Iterable[tuple[str, Run]], facts: Mapping[str, DatasetFacts]
 ) -> Iterator[str]:
-    """Yield a problem for each row with a run evaluated on examples that it, or a run below it, trained on.
+    """Yield one problem for each row and data set with runs that are evaluated on examples seen in training.
 
     Args:
-        runs: Those of a plan, each after its inputs.
-        cells: Row and run of each predictor that may stand in a table.
+        runs: All runs of a plan, each after its inputs.
+        cells: (row, run) of each predictor that may stand in a table.
         facts: Data set -> its facts.
     """
     found, told = _seen(runs, facts), set[tuple[str, str]]()
@@ -73,10 +80,7 @@ def seen_before(
 
 
 def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _Seen]:
-    """Return run id -> a view that it is evaluated on, its draw, and a training on some of the same examples.
-
-    Runs that are evaluated on nothing seen are left out.
-    """
+    """Return run id -> the first view whose evaluation holds examples that were trained on; other runs are left out."""
     draws: dict[str, Draw] = {}
     trained: dict[str, frozenset[Trained]] = {}
     known: dict[tuple[object, ...], _Seen | None] = {}
@@ -88,10 +92,12 @@ def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _
             if run.setting.classifier_init == "linear_probe" and run.setting.init == "sweep":
                 below |= {Trained(run.fold.train, examples_of(run.probed, facts[run.dataset]), probe=True)}
         else:
-            # It is evaluated on the data of the first run that it stands on, divided by its own trial.
+            # A merge or adapt run is evaluated on the data of its first input, divided by its own trial.
             own, below = Draw(run.trial, draws[run.inputs[0].run].data_seed), frozenset()
         draws[run.id] = own
         trained[run.id] = below.union(*(trained[source.run] for source in run.inputs))
+        # Thousands of runs share a fold and a trial, so the answer is looked up. Folds are compared by identity, since
+        # hashing their views costs more than the answer; equal folds that are two objects only miss a look-up.
         asked = (run.dataset, id(run.fold), own, trained[run.id])
         if asked not in known:
             known[asked] = _first_seen(run, own, trained[run.id], facts[run.dataset])
@@ -101,17 +107,18 @@ def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _
 
 
 def _first_seen(run: Run, own: Draw, trained: Iterable[Trained], facts: DatasetFacts) -> _Seen | None:
+    """Return the first view of a run that shares examples with a training, or None."""
     for view in evaluated_views(run.fold, run.trial):
         for training in sorted(trained):
             if training.probe and view in run.fold.source_val:
-                continue
+                continue  # documented and accepted: validation of a shared probe is optimistic, its test is not
             if any(may_share(facts, (view, own), (other, training.draw)) for other in training.views):
                 return view, own, training
     return None
 
 
 def _why(run: Run, facts: DatasetFacts, view: View, own: Draw, training: Trained) -> str:
-    """Explain why examples of a view are seen, and the way out."""
+    """Explain why examples of a view were seen, and how to avoid it."""
     if own.data_seed != training.draw.data_seed:
         alike = "sweep" if own.trial != training.draw.trial else "trial"
         below = "the linear probe that all trials share has" if training.probe else "runs that it stands on have"
