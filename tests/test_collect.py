@@ -63,19 +63,20 @@ def test_every_format(own: Path, name: str, capsys: pytest.CaptureFixture[str]) 
     assert "leave-one-domain-out cross-validation" not in said
 
 
-def test_folders_are_plain_arguments_and_several_are_collected_in_turn(
-    own: Path, foreign: Path, capsys: pytest.CaptureFixture[str]
+def test_folders_are_plain_arguments_and_several_make_one_table(
+    own: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    single = []
-    for folder in (own, foreign):
-        assert main([str(folder), "--selector", "oracle"]) == 0
-        single.append(capsys.readouterr().out)
-    assert main([str(own), str(foreign), "--selector", "oracle"]) == 0
-    assert capsys.readouterr().out == f"======== {own}\n{single[0]}\n======== {foreign}\n{single[1]}"
-    assert main([str(own), str(foreign), "--selector", "oracle", "--format", "markdown"]) == 0
-    assert capsys.readouterr().out.startswith(f"## {own}\n\n### ")
+    assert main([str(own), "--selector", "oracle"]) == 0
+    single = capsys.readouterr().out
+    (tmp_path / "b").mkdir()
+    OWN["make"](tmp_path / "b", dataset="PACS", domains=("a", "b", "c"))
+    assert main([str(own), str(tmp_path / "b"), "--selector", "oracle", "--strict"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Total records: 216\n")
+    assert single.split("\n#")[0].split("\n\n")[1] in said, "a data set of one folder has the table that it had alone"
+    assert f"# folders: {own}: ERM, ERM+SWAD, ERM+DiWA; {tmp_path / 'b'}: ERM, ERM+SWAD, ERM+DiWA\n" in said
     assert cli.run(main, [str(own), str(foreign), "--format", "csv"]) == 2
-    assert capsys.readouterr().err == "dgbench: error: --format csv holds one sweep: collect 2 folders one by one\n"
+    assert "error: the folders differ in preset: domainbed-2020 in " in capsys.readouterr().err
 
 
 def test_output_goes_to_a_file(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +119,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
         "dgbench: error: unknown selector 'orakle': did you mean 'oracle'?",
         "dgbench: error: unknown format 'latx': did you mean 'latex'?",
         f"dgbench: error: --output {gone / 'x'}: there is no folder {gone}",
-        f"dgbench: error: --input_dir {gone}: there is no such folder",
+        f"dgbench: error: {gone}: there is no such folder",
     ]
 
 

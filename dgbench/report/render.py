@@ -37,6 +37,7 @@ SIGNATURE_LINES = (
     "hparams, runs, diverged, merged",
     "evaluated steps",
     "shown of the test domain",
+    "folders",
     "data, commit, methods from",
 )
 """Keys of the signature that share a line; all others share the last."""

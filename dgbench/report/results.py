@@ -26,8 +26,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Fold, View
-from dgbench.core.run import ALL_TRIALS, BEST, LAST, evaluated_views
+from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL, evaluated_views
 from dgbench.core.wording import group_values
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
@@ -56,6 +57,10 @@ class Series:
     """
     adapted: bool = False
     """Whether its models are adapted from another run's best and last, in this order, or from one that is both."""
+    predictor: str = MODEL
+    """Name of the predictor: `MODEL`, or that of an average."""
+    others: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Further metric, `loss` among them -> (steps, views). Empty unless `read_results` was asked for all metrics."""
 
     @property
     def places(self) -> Mapping[int | str, int]:
@@ -160,6 +165,10 @@ class Results:
     """Data set -> name of its metric, where that is not accuracy."""
     missing_classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """Data set -> domain -> classes without an example in it, on which it neither trains nor is scored."""
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    """Field of the sweep's `Setting` -> value; empty for DomainBed's folders."""
+    folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
 
     def metric(self, dataset: str) -> str:
         """Return the name of a data set's metric."""
@@ -214,21 +223,25 @@ class Results:
         return any(trial == ALL_TRIALS for _, trial in spots)
 
 
-def read_results(root: Path | str) -> Results:
+def read_results(root: Path | str, *, all_metrics: bool = False) -> Results:
     """Read a sweep folder of dgbench.
+
+    Args:
+        root: The folder.
+        all_metrics: Whether to keep every metric of the records in `Series.others`; tables need the data set's alone.
 
     Raises:
         UserError: The folder holds no sweep, or its plan can't be read.
     """
     root = Path(root)
-    return _Reader(root, read_plan(root)).read()
+    return _Reader(root, read_plan(root), all_metrics).read()
 
 
 class _Reader:
     """Reader of one sweep folder of dgbench, with its findings so far."""
 
-    def __init__(self, root: Path, table: PlanTable) -> None:
-        self.root, self.table = root, table
+    def __init__(self, root: Path, table: PlanTable, all_metrics: bool) -> None:
+        self.root, self.table, self.all_metrics = root, table, all_metrics
         self.notes: list[str] = []
         self.records = 0
         self.origin = Origin(fingerprints={name: Counter() for name in table.datasets})
@@ -281,6 +294,7 @@ class _Reader:
             provenance=table.provenance,
             origin=self.origin,
             notes=tuple(self.notes),
+            setting=fields_of(table.setting),
         )
 
     def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:
@@ -352,8 +366,18 @@ class _Reader:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
-        adapted = run.kind == "adapt"
-        return Series(run.id, self.steps.setdefault(steps, steps), views, values, diverged, adapted)
+        others = _other_metrics(mine, names, metric) if self.all_metrics else {}
+        steps, adapted = self.steps.setdefault(steps, steps), run.kind == "adapt"
+        return Series(run.id, steps, views, values, diverged, adapted, predictor, others)
+
+
+def _other_metrics(
+    records: Sequence[Mapping[str, Any]], views: Sequence[str], metric: str
+) -> dict[str, NDArray[np.float64]]:
+    """Return each further metric of some records -> its values, (records, views), NaN where a record lacks it."""
+    scores = [[record["views"][view] for view in views] for record in records]
+    names = (name for name in scores[-1][-1] if name not in (metric, "n"))
+    return {name: np.array([[s.get(name) for s in line] for line in scores], dtype=np.float64) for name in names}
 
 
 def _diverged(record: Mapping[str, Any], metric: str) -> bool:

@@ -46,6 +46,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "diverged": _diverged(results, selector, datasets),
         "shown of the test domain": _alike(results.provenance.shown),
         "taught by": _alike(results.provenance.taught),
+        "folders": "; ".join(f"{folder}: {', '.join(rows)}" for folder, rows in results.folders.items()),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
             f"{dataset} {'|'.join(fingerprint[:12] for fingerprint in found)}"

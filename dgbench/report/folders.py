@@ -1,0 +1,238 @@
+"""Open the folders of sweeps, each by itself or several as one result.
+
+Rows of several folders stand in one table only if everything that decides a number is equal: `combine` refuses folders
+whose protocols, settings or runs differ, and names each difference. What differs without deciding whether numbers may
+be compared (commits, machines, draws) is told below the table as for a single folder.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.protocol import Fold
+from dgbench.core.wording import group_values, printable
+from dgbench.plan import planfile
+from dgbench.plan.provenance import Provenance
+from dgbench.report import domainbed
+from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot, read_results
+
+
+def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
+    """Read the results in a sweep's folder, dgbench's or DomainBed's.
+
+    Args:
+        root: The folder.
+        all_metrics: As for `read_results`.
+
+    Raises:
+        UserError: The folder holds neither.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder")
+    if (root / planfile.FILE).exists():
+        return read_results(root, all_metrics=all_metrics)
+    if domainbed.is_sweep(root):
+        return domainbed.read_sweep(root)
+    raise UserError(f"{root} holds no sweep: neither a {planfile.FILE} nor folders with {domainbed.RECORDS} in them")
+
+
+def open_each(roots: Iterable[Path | str], *, all_metrics: bool = False) -> dict[str, Results]:
+    """Read several folders; return folder -> results. Raises `UserError` with everything that is wrong at once."""
+    problems, found = Problems(), {}
+    for root in roots:
+        with problems.collecting():
+            found[str(root)] = open_results(root, all_metrics=all_metrics)
+    problems.raise_if_any()
+    return found
+
+
+def combine(parts: Mapping[str, Results]) -> Results:
+    """Join the results of several folders: all of their rows, data sets, folds, trials and draws.
+
+    A run that is in several folders counts once: the first folder's, unless it is finished only in a later one.
+
+    Args:
+        parts: Folder -> its results. With a single one, that is returned as it is.
+
+    Raises:
+        UserError: The folders differ in what decides a number; each difference is named, with both values.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    problems = list(_differences(parts))
+    folds: dict[str, dict[Fold, int]] = {}
+    for part in parts.values():
+        for dataset, positions in part.datasets.items():
+            known = folds.setdefault(dataset, {})
+            for position in positions:
+                known.setdefault(part.folds[position], len(known))
+    starts = dict(zip(folds, np.cumsum([0, *map(len, folds.values())]).tolist(), strict=False))
+    places = {(name, fold): starts[name] + i for name, known in folds.items() for fold, i in known.items()}
+    joined = _Joined(places)
+    for folder, part in parts.items():
+        joined.add(folder, part)
+    problems += joined.conflicts()
+    if problems:
+        raise UserError(*problems, "folders that differ make no common table: collect them one by one")
+    first = next(iter(parts.values()))
+    return replace(
+        first,
+        rows=tuple(dict.fromkeys(row for part in parts.values() for row in part.rows)),
+        datasets={name: tuple(starts[name] + i for i in known.values()) for name, known in folds.items()},
+        folds=tuple(fold for known in folds.values() for fold in known),
+        candidates=joined.candidates,
+        records=sum(part.records for part in parts.values()),
+        members=_union(part.members for part in parts.values()),
+        pooled=frozenset[str]().union(*(part.pooled for part in parts.values())),
+        adapted=frozenset[str]().union(*(part.adapted for part in parts.values())),
+        provenance=_provenance({folder: part.provenance for folder, part in parts.items()}),
+        origin=_origin([part.origin for part in parts.values()]),
+        notes=(*joined.notes, *(_placed(folder, note) for folder, part in parts.items() for note in part.notes)),
+        metrics=_union(part.metrics for part in parts.values()),
+        missing_classes=_union(part.missing_classes for part in parts.values()),
+        folders={folder: part.rows for folder, part in parts.items()},
+    )
+
+
+def _placed(folder: str, note: str) -> str:
+    """Return a note with the folder that it is about."""
+    warning = WARNING if note.startswith(WARNING) else ""
+    return f"{warning}{printable(folder)}: {note.removeprefix(warning)}"
+
+
+def _differences(parts: Mapping[str, Results]) -> Iterator[str]:
+    """Yield each difference in what decides numbers: `steps: 300 in runs/a, 5001 in runs/b`."""
+    described = {folder: dict(_deciding(part)) for folder, part in parts.items()}
+    for name in dict.fromkeys(name for described_part in described.values() for name in described_part):
+        values = group_values((str(found[name]), folder) for folder, found in described.items() if name in found)
+        if len(values) > 1:
+            told = ", ".join(
+                f"{value or 'none'} in {', '.join(map(printable, folders))}" for value, folders in values.items()
+            )
+            yield f"the folders differ in {name}: {told}"
+
+
+def _deciding(part: Results) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) for everything that must be equal where two folders both have it."""
+    yield "protocol", part.protocol
+    yield "preset", part.preset
+    yield from ((name, value) for name, value in part.setting.items() if name != "preset")
+    for dataset in part.datasets:
+        yield f"the metric of {dataset}", part.metric(dataset)
+        for argument, values in part.origin.arguments.get(dataset, {}).items():
+            yield f"{argument} of {dataset}", " or ".join(sorted(values))
+    for row in part.rows:
+        yield f"the number of runs that {row} merges", part.members.get(row, "")
+        yield f"what {row} is shown of the test domain", part.provenance.shown.get(row, "")
+        yield f"what teaches {row}", part.provenance.taught.get(row, "")
+
+
+class _Joined:
+    """The candidates of several folders, joined one folder after the other."""
+
+    def __init__(self, places: Mapping[tuple[str, Fold], int]) -> None:
+        self.candidates: dict[tuple[str, str], dict[Spot, dict[int, Candidate]]] = {}
+        self.notes: list[str] = []
+        self._places = places
+        """(data set, fold) -> index of the fold among all."""
+        self._owners: dict[tuple[str, str], str] = {}
+        """(row, data set) -> the first folder that has it."""
+        self._clashes: Counter[tuple[str, str, str, str]] = Counter()
+        self._repeats: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, folder: str, part: Results) -> None:
+        """Add a folder's candidates to those that are there."""
+        for (row, dataset), spots in part.candidates.items():
+            mine = self.candidates.setdefault((row, dataset), {})
+            owner = self._owners.setdefault((row, dataset), folder)
+            for (position, trial), seeds in spots.items():
+                place = self._places[dataset, part.folds[position]]
+                there = mine.setdefault((place, trial), {})
+                for seed, candidate in seeds.items():
+                    known = there.get(seed)
+                    if known is None or self._is_news(known, candidate, (row, dataset, owner, folder)):
+                        there[seed] = candidate
+
+    def _is_news(self, known: Candidate, other: Candidate, where: tuple[str, str, str, str]) -> bool:
+        """Return whether a candidate replaces the known one: it is finished, and the known one isn't."""
+        if known.run != other.run and not _alike(known, other):
+            self._clashes[where] += 1
+        elif isinstance(known, Series) and isinstance(other, Series) and not _alike(known, other):
+            self._repeats[where[1:]] += 1
+        return isinstance(known, Gap) and isinstance(other, Series)
+
+    def conflicts(self) -> Iterator[str]:
+        """Yield the rows that are in two folders with different runs; put those of equal runs among the notes."""
+        for (dataset, owner, folder), n in self._repeats.items():
+            self.notes.append(
+                f"{WARNING}{n} predictors on {dataset} are in {printable(owner)} and {printable(folder)} "
+                "with other values; the former count"
+            )
+        for (row, dataset, owner, folder), n in self._clashes.items():
+            yield (
+                f"{row} on {dataset} is in {printable(owner)} and {printable(folder)}, "
+                f"and {n} of its runs differ: hyperparameters, averages or steps of the data set are others"
+            )
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    """Return whether two candidates say the same, or one of them is an inferred run without a name."""
+    if isinstance(one, Gap) or isinstance(other, Gap):
+        return "" in (one.run, other.run)
+    return (
+        one.steps == other.steps
+        and one.views == other.views
+        and np.array_equal(one.values, other.values, equal_nan=True)
+    )
+
+
+def _union(mappings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join mappings; the first counts where several have a key."""
+    found: dict[str, Any] = {}
+    for mapping in mappings:
+        found = {**found, **{key: value for key, value in mapping.items() if key not in found}}
+    return found
+
+
+def _provenance(parts: Mapping[str, Provenance]) -> Provenance:
+    """Join what folders say of their rows; what isn't asked for in all of them stands with the folder."""
+    asked = group_values((what, folder) for folder, part in parts.items() for what in part.asked)
+    told = (
+        what if len(by) == len(parts) else f"{what} (in {', '.join(map(printable, by))})" for what, by in asked.items()
+    )
+    return Provenance(
+        shown=_union(part.shown for part in parts.values()),
+        taught=_union(part.taught for part in parts.values()),
+        asked=tuple(told),
+    )
+
+
+def _origin(parts: Sequence[Origin]) -> Origin:
+    """Add up the runs of several folders by what made them."""
+    return Origin(
+        fingerprints=_summed(part.fingerprints for part in parts),
+        versions=sum((part.versions for part in parts), Counter()),
+        commits=sum((part.commits for part in parts), Counter()),
+        sources=_summed(part.sources for part in parts),
+        machines=sum((part.machines for part in parts), Counter()),
+        arguments={
+            dataset: _summed(part.arguments.get(dataset, {}) for part in parts)
+            for dataset in dict.fromkeys(dataset for part in parts for dataset in part.arguments)
+        },
+    )
+
+
+def _summed(parts: Iterable[Mapping[str, Counter[str]]]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    for part in parts:
+        for key, counts in part.items():
+            found[key] = found.get(key, Counter()) + counts
+    return found
