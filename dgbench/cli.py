@@ -20,6 +20,7 @@ from dgbench.core.wording import printable_lines, shorten, unknown_name
 WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
 
+_EXAMPLES = "examples:"
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
@@ -53,6 +54,13 @@ class _Folder(argparse.Action):
         return found if self.several else found[0]
 
 
+class _Help(argparse.HelpFormatter):
+    """The layout of `--help`: prose is wrapped, examples keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes `--input_dir` and `--input-dir` alike and raises `UserError`, never exits.
 
@@ -60,7 +68,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _Help, **kwargs})
         self._negative_number_matcher = re.compile(r"-\.?\d")  # domains may be called -90%
 
     def add_folder(self, name: str, help: str, *, several: bool = False) -> None:
@@ -116,7 +124,7 @@ def examples(doc: str) -> str:
     """
     # Not by their indentation, which Python 3.13 strips where all lines but the first share it.
     found = (line.strip() for line in doc.splitlines())
-    return "\n".join(["examples:", *(f"  {line}" for line in found if line.startswith("dgbench "))])
+    return "\n".join([_EXAMPLES, *(f"  {line}" for line in found if line.startswith("dgbench "))])
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -1,197 +1,306 @@
-"""`dgbench list algorithms | averages | mergers | adapters | datasets | sweeps`: what there is, from the cards."""
+"""Print what there is: a line each, or everything about those that are named.
+
+dgbench list algorithms --search sharp
+dgbench list algorithms SAM VREx
+dgbench list settings precision
+dgbench list backbones --search convnext
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.describe import algorithm_facts, describe
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, DatasetCard, needs_of, with_values
-from dgbench.core.errors import UserError
-from dgbench.core.grid import pipes
-from dgbench.core.space import Draw, Space, Value
+from dgbench.core import setting
+from dgbench.core.cards import NEEDS
+from dgbench.core.errors import Problems, UserError
+from dgbench.core.grid import columns, pipes
+from dgbench.core.setting import FIELD_NAMES, PRESETS
+from dgbench.core.wording import unknown_name, with_article
 
 KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
 
 _WIDTH = 110
-"""Characters of a line of names."""
+"""Characters of a line of many names."""
 _ESCAPED = str.maketrans({"|": "\\|", "*": "\\*", "<": "&lt;"})
 
 
+class Item(NamedTuple):
+    """One thing that can be listed."""
+
+    summary: str
+    details: Callable[[], Iterable[str]]
+    """Called if it is named."""
+
+
+Items = Mapping[str, Item]
+"""By name, in the order of the list."""
+
+
 def parser() -> cli.Parser:
-    """The flags of the command."""
-    found = cli.Parser(prog="dgbench list", description=__doc__.partition(":")[2].strip())
-    found.add_argument("what", choices=[*KINDS, "sweeps"], metavar="|".join([*KINDS, "sweeps"]))
+    """Declare the arguments of the command."""
+    found = cli.Parser(prog="dgbench list", description=__doc__.partition("\n")[0], epilog=cli.examples(__doc__))
+    found.add_argument("what", metavar="WHAT", help=f"one of {', '.join((*KINDS, *_OTHERS))}")
+    found.add_argument("names", nargs="*", metavar="NAME", help="print everything about these")
+    found.add_argument("--search", metavar="WORD", help="only those that mention it; also timm's backbones")
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries; FILE:NAME")
-    found.add_argument("--markdown", action="store_true", help="one table row an entry")
-    found.add_argument("--sweeps_dir", type=Path, help="folder of TOML files, in place of those shipped")
+    found.add_argument("--markdown", action="store_true", help="a Markdown table of algorithms, ..., datasets")
+    found.add_argument("--sweeps_dir", type=Path, help="folder of TOML files, in place of the shipped sweeps")
     return found
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the list; returns 0."""
+    """Print the list; return 0."""
     args = parser().parse_args(argv)
+    if args.what not in (*KINDS, *_OTHERS):
+        raise UserError(unknown_name("list", args.what, (*KINDS, *_OTHERS)))
     catalogue = Catalogue(args.include or ())
-    if args.what == "sweeps":
-        lines = _sweeps(args.sweeps_dir, catalogue)
+    if args.markdown:
+        if args.what not in KINDS:
+            raise UserError(f"--markdown makes tables of {', '.join(KINDS)}, not of {args.what}")
+        lines = _table(args.what, catalogue.of_kind(KINDS[args.what]).values())
     else:
-        entries = catalogue.of_kind(KINDS[args.what]).values()
-        lines = (
-            _table(args.what, entries) if args.markdown else (line for entry in entries for line in _describe(entry))
-        )
+        lines = _listed(args, _OTHERS.get(args.what, _entries)(args, catalogue))
     for line in lines:
         print(line)
     return 0
 
 
-def _describe(entry: CatalogueEntry) -> Iterator[str]:
-    facts: dict[str, Callable[[CatalogueEntry], Iterator[str]]] = {
-        "dataset": _dataset_facts,
-        "algorithm": _algorithm_facts,
-    }
-    yield entry.name
-    yield f"    {entry.summary}"
-    if entry.card.paper:
-        yield f"    {entry.card.paper}"
-    yield from (f"    {line}" for line in facts.get(entry.kind, _other_facts)(entry))
-    yield from (f"    {line}" for line in _space(entry.space))
-    yield ""
+def _listed(args: Any, items: Items) -> Iterator[str]:
+    """Yield the details of the named items, or a line of each that the search finds."""
+    if args.names:
+        problems = Problems()
+        for name in (name for name in args.names if name not in items):
+            problems.add(unknown_name(f"name in the list of {args.what}", name, items))
+        problems.raise_if_any()
+        for name in dict.fromkeys(args.names):
+            yield name
+            yield from (f"    {line}".rstrip() for line in items[name].details())
+            yield ""
+        return
+    word = (args.search or "").casefold()
+    found = [[name, item.summary] for name, item in items.items() if word in f"{name} {item.summary}".casefold()]
+    if not found:  # a word of papers or docstrings, then
+        texts = ((name, item.summary, "\n".join(item.details())) for name, item in items.items())
+        found = [[name, summary] for name, summary, text in texts if word in text.casefold()]
+    if not found:
+        raise UserError(f"--search {args.search}: nothing in the list of {args.what} mentions it")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in columns(found):
+        yield line.rstrip() if width is None or len(line.rstrip()) <= width else f"{line[: width - 1]}…"
+
+
+def _entries(args: Any, catalogue: Catalogue) -> Items:
+    kind = KINDS[args.what]
+    problems = Problems()
+    for name in args.names:
+        if (other := catalogue.entries.get(name)) and other.kind != kind:
+            problems.add(f"{name} is {with_article(other.kind)}: dgbench list {other.kind}s {name}")
+    problems.raise_if_any()
+    return {name: Item(entry.summary, partial(describe, entry)) for name, entry in catalogue.of_kind(kind).items()}
 
 
 def _table(what: str, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
-    """A Markdown table: for methods objective and paper, for algorithms also cost and notes, for data sets source."""
+    """Make a Markdown table: of methods with their papers, of algorithms also cost and notes, of data sets sources."""
     rows = [[what, "what it is", "from", *(["passes", "notes"] if what == "algorithms" else [])]]
     for entry in entries:
         rows.append([entry.name, entry.summary, entry.card.source if what == "datasets" else entry.card.paper])
         if what == "algorithms":
-            _, *notes = _algorithm_facts(entry)
+            _, *notes = algorithm_facts(entry)
             rows[-1] += [f"{entry.card.forwards:g} + {entry.card.backwards:g}", "; ".join(notes)]
     return pipes(rows, ["---"] * len(rows[0]), lambda cell: cell.translate(_ESCAPED))
 
 
-def _algorithm_facts(entry: CatalogueEntry) -> Iterator[str]:
-    card = entry.card
-    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
-    needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
-    needs += [NEEDS[need.what] + with_values(need.when) for need in needs_of(card) if need.what not in (DOMAINS, EAGER)]
-    if needs:
-        yield f"needs {' and '.join(needs)}"
-    if card.transductive:
-        yield "transductive: a prediction depends on the other inputs predicted with it"
-    for what, why in card.no_feedback.items():
-        yield f"no average can set {FEEDBACK[what]}: it {why}"
-    if card.syncs:
-        yield f"a step waits for the device: {card.syncs}"
-    if card.unlike_domainbed:
-        yield f"DomainBed's: {card.unlike_domainbed}"
-    if card.experimental:
-        yield f"experimental: {card.experimental}"
+def _sweeps(args: Any, catalogue: Catalogue) -> Items:
+    """List the sweep files of the package, or of a folder."""
+    from dgbench.plan.asking import read_sweep_file, shipped_sweeps  # planning imports much that other lists don't need
 
-
-def _other_facts(entry: CatalogueEntry) -> Iterator[str]:
-    card = entry.card
-    if entry.kind == "average":
-        when = "at every evaluation" if card.when == "always" else "when training is over"
-        yield f"evaluated: {when}; cost: {card.copies:g} copies of the model in memory"
-        if card.feeds_back:
-            yield f"changes {' and '.join(FEEDBACK[what] for what in card.feeds_back)}, so it watches a run of its own"
-    elif entry.kind == "merger":
-        result = "several networks, logits averaged" if card.ensemble else "one network"
-        models = f"models averaged by {card.average}" if card.average else "models at their best validation"
-        runs = "each run by itself" if card.each else f"at least {card.min_members} runs of a trial"
-        yield f"merges: {runs}, of {models}, into {result}"
-    else:
-        yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
-
-
-def _dataset_facts(entry: CatalogueEntry) -> Iterator[str]:
-    card = entry.card
-    yield f"domains: {', '.join(card.domains) or 'the folders or values found'}"
-    classes = f"{len(card.classes)} classes" if card.classes else "classes as found"
-    shape = " x ".join(map(str, card.input_shape))
-    yield f"{classes}; {card.input_kind} {shape}; {card.steps} steps, evaluated every {card.checkpoint_freq}"
-    if card.of_domainbed:
-        steps, every = (card.of_domainbed.get(name, getattr(card, name)) for name in ("steps", "checkpoint_freq"))
-        yield f"under the domainbed presets {steps} steps, evaluated every {every}"
-    if card.parts or card.counts:
-        yield f"examples: {_counts(card.parts or card.counts)}"
-    for name, counts in card.generations.items():
-        yield f"examples: {_counts(counts)}: {name}"
-    yield f"protocol: {_protocol(card)}"
-    if card.unsupported:
-        yield f"not supported: {card.unsupported}"
-    yield f"from: {card.source}"
-    if card.mirrors:
-        yield f"or from: {', '.join(card.mirrors)}"
-    yield f"licence: {card.licence}"
-    if card.folder:
-        yield f"lies in: DATA_DIR/{card.folder}"
-    for file, why in card.known_bad.items():
-        yield f"known: {file}: {why}"
-    if card.note:
-        yield f"note: {card.note}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return f"{sum(counts.values()):,} ({', '.join(f'{n:,}' for n in counts.values())})"
-
-
-def _protocol(card: DatasetCard) -> str:
-    if card.parts:
-        folds = f" in {len(card.domains)} folds" if len(card.domains) > 1 else ""
-        return f"its own split into {', '.join(card.parts)}{folds}; scored by {card.metric}"
-    if card.tested:
-        return f"{' and '.join(card.tested)} is tested, the others train; scored by {card.metric}"
-    return f"leave one domain out; scored by {card.metric}"
-
-
-def _space(space: Space) -> Iterator[str]:
-    for spec in space:
-        help_text = f"  ({spec.help})" if spec.help else ""
-        options = f"{{{', '.join(map(str, spec.options))}}}" if spec.options else spec.within
-        within = f" in {options}" if options else ""
-        yield f"{spec.name} = {_choice(spec.default, spec.draw)}{within}{help_text}"
-        for trait, (default, draw) in spec.variants.items():
-            yield f"    {trait}: {_choice(default, draw)}"
-
-
-def _choice(default: Value, draw: Draw | None) -> str:
-    return f"{default} ~ {draw}" if draw else str(default)
-
-
-def _sweeps(folder: Path | None, catalogue: Catalogue) -> Iterator[str]:
-    """Yield a block of lines for each sweep file, of the package or of a folder."""
-    from dgbench.plan.asking import shipped_sweeps  # planning takes long to import, and the other lists do without
-
+    folder = args.sweeps_dir
     if folder is not None and not folder.is_dir():
         raise UserError(f"--sweeps_dir {folder}: there is no such folder")
     files = shipped_sweeps() if folder is None else {str(file): file for file in sorted(folder.glob("*.toml"))}
-    for name, file in files.items():
-        yield name
-        for line in takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines()):
-            yield f"    {line.lstrip('# ')}"
-        yield from (f"    {line}" for line in _requests(file, catalogue))
-        yield ""
+    return {name: _sweep(file, read_sweep_file(file), catalogue) for name, file in files.items()}
 
 
-def _requests(file: Path, catalogue: Catalogue) -> Iterator[str]:
-    """Yield lines on the rows, data sets and training runs that a sweep file asks for, as far as it says them."""
-    from dgbench.plan.asking import count_training_runs, declare, read_sweep_file  # as above
+def _sweep(file: Path, asked: Mapping[str, Any], catalogue: Catalogue) -> Item:
+    from dgbench.plan.asking import count_training_runs, declare  # as in `_sweeps`
 
-    asked = read_sweep_file(file)
-    for key in ("algorithms", "datasets"):
-        if names := asked.get(key):
-            yield from textwrap.wrap(f"{key}: {', '.join(names)}", _WIDTH, subsequent_indent="    ")
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    comment = [line.lstrip("# ") for line in lines]
+    rows, datasets, runs = asked.get("algorithms", ()), asked.get("datasets", ()), None
     with suppress(UserError):  # a file may leave to flags what counting needs
         runs = count_training_runs(declare(asked, catalogue)[0], catalogue)
-        yield from [f"training runs: {runs:,}"] if runs else []
+    counts = [
+        f"{len(rows)} row{'s' if len(rows) != 1 else ''}",
+        datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets",
+        *([f"{runs:,} training runs"] if runs else []),
+    ]
 
+    def details() -> Iterator[str]:
+        yield from comment
+        for key, names in (("algorithms", rows), ("datasets", datasets)):
+            yield from textwrap.wrap(f"{key}: {', '.join(names)}", _WIDTH, subsequent_indent="    ") if names else ()
+        if runs:
+            yield f"training runs: {runs:,}"
+        yield f"file: {file}"
+
+    return Item(f"{', '.join(counts)}. {' '.join(comment[:1])}", details)
+
+
+def _backbones(args: Any, catalogue: Catalogue) -> Items:
+    """List our networks and the names that stand for others; of timm's those that are named or searched for."""
+    from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES
+
+    asked = [name for name in args.names if name not in (*ALIASES, *BUILTIN_BACKBONES)]
+    found = {name: Item(summary, partial(list, [summary])) for name, summary in _aliases().items()}
+    for name, facts in BUILTIN_BACKBONES.items():
+        found[name] = Item(f"ours, takes {' or '.join(facts.takes)}", partial(_backbone, name))
+    if args.search or asked:
+        import timm  # with torch, so only where its networks are looked for
+
+        tagged = timm.list_models(f"*{args.search}*", pretrained=True) if args.search else []
+        for name in dict.fromkeys((*tagged, *asked)):
+            if config := timm.get_pretrained_cfg(name):
+                size = " x ".join(map(str, config.input_size))
+                weights = "pretrained" if config.has_weights else "without weights"
+                found[name] = Item(f"timm's, {weights}, for images of {size}", partial(_backbone, name))
+    if not args.search and not args.names:
+        found["..."] = Item("every network of timm, `--search` finds them, and language models of a hub", lambda: ())
+    return found
+
+
+def _aliases() -> dict[str, str]:
+    """Return what each alias stands for, by the kind of inputs."""
+    from dgbench.networks.backbones import ALIASES, resolve_backbone
+
+    shapes = {
+        "vectors": ("vectors", (1,)),
+        "graphs": ("graphs", (1, 1)),
+        "images of 28 x 28": ("images", (1, 28, 28)),
+        "images under 112 pixels": ("images", (3, 64, 64)),
+        "larger images": ("images", (3, 224, 224)),
+    }
+    return {
+        name: ", ".join(f"{resolve_backbone(name, *shape)} for {what}" for what, shape in shapes.items())
+        for name in ALIASES
+    }
+
+
+def _backbone(name: str) -> Iterator[str]:
+    """Yield what a network takes, and what methods may need that it has not."""
+    from dgbench.networks.backbones import BUILTIN_BACKBONES, interpolation_of, lacking, takes
+
+    shape: tuple[int, ...] = (3, 64, 64)
+    yield f"takes {' or '.join(takes(name))}"
+    if name not in BUILTIN_BACKBONES:
+        import timm  # as in `_backbones`
+
+        if config := timm.get_pretrained_cfg(name):
+            shape = tuple(config.input_size)
+            yield f"made for images of {' x '.join(map(str, shape))}, resized by {interpolation_of(name)} interpolation"
+            yield f"pretrained weights: {config.hf_hub_id or config.url or 'yes' if config.has_weights else 'none'}"
+    missing = [NEEDS[need] for need in sorted(lacking(name, shape)) if need in NEEDS]
+    yield f"has not what some methods need: {'; '.join(missing)}" if missing else "has what every method needs"
+
+
+def _selectors(args: Any, catalogue: Catalogue) -> Items:
+    """List the ways of choosing models."""
+    from dgbench.report.select import SELECTORS, Selector  # imports numpy, which the other lists do without
+
+    def details(selector: Selector) -> Iterator[str]:
+        yield f"in tables: {selector.label}"
+        yield f"reads {selector.reads.format(metric='accuracy')}"
+        yield f"of a training run: {selector.steps}; of a run that adapts: {selector.of_adapted}"
+        yield ""
+        yield from inspect.cleandoc(type(selector).__doc__ or "").splitlines()
+
+    return {
+        name: Item(f"reads {found.reads.format(metric='accuracy')}, {found.steps}", partial(details, found))
+        for name, found in SELECTORS.items()
+    }
+
+
+def _presets(args: Any, catalogue: Catalogue) -> Items:
+    """List the presets, each with what it sets otherwise than the default one."""
+    default = PRESETS["dgbench"]
+
+    def changes(name: str) -> list[str]:
+        values = ((field, getattr(PRESETS[name], field)) for field in FIELD_NAMES)
+        return [f"{field} {value}" for field, value in values if value != getattr(default, field)]
+
+    def details(name: str) -> Iterator[str]:
+        yield from columns([[field, str(getattr(PRESETS[name], field))] for field in FIELD_NAMES])
+
+    return {
+        name: Item(", ".join(changes(name)) or "the default: `dgbench list settings`", partial(details, name))
+        for name in PRESETS
+    }
+
+
+def _settings(args: Any, catalogue: Catalogue) -> Items:
+    """List the fields of a setting, each with its default and meaning."""
+    meanings = attribute_docs(Path(setting.__file__).read_text(encoding="utf-8"), "Setting")
+    hints = get_type_hints(setting.Setting, include_extras=True)
+
+    def details(name: str) -> Iterator[str]:
+        yield from meanings.get(name, "").splitlines()
+        yield f"values: {_values(hints[name])}"
+        yield from (f"in the preset {preset}: {getattr(PRESETS[preset], name)!r}" for preset in PRESETS)
+
+    found = {}
+    for name in FIELD_NAMES:
+        first = re.split(r"(?<=\.)\s", meanings.get(name, ""), maxsplit=1)[0]
+        found[name] = Item(
+            f"{getattr(PRESETS['dgbench'], name)!r:<12}{' '.join(first.split())}", partial(details, name)
+        )
+    return found
+
+
+def _values(hint: Any) -> str:
+    """Return what a field of a setting may be: `fp32, bf16`, or its type."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else str(kind.__name__)
+
+
+def attribute_docs(source: str, name: str) -> dict[str, str]:
+    """Return the strings below the fields of a class, by field, each without its indentation.
+
+    Args:
+        source: Text of the module that defines the class.
+        name: The class.
+    """
+    (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
+    docs = dict[str, str]()
+    for field, below in zip(found.body, found.body[1:], strict=False):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=field_name)), ast.Expr(value=ast.Constant(value=str(text))):
+                first, *rest = text.strip().splitlines()
+                docs[field_name] = "\n".join([first, *textwrap.dedent("\n".join(rest)).splitlines()])
+    return docs
+
+
+_OTHERS: Mapping[str, Callable[[Any, Catalogue], Items]] = {
+    "sweeps": _sweeps,
+    "backbones": _backbones,
+    "selectors": _selectors,
+    "presets": _presets,
+    "settings": _settings,
+}
+"""What else than entries of a catalogue is listed."""
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -81,7 +81,13 @@ def test_importing_the_package_does_nothing() -> None:
         ["list", "--help"],
         ["list", "algorithms"],
         ["list", "datasets"],
+        ["list", "algorithms", "SAM"],
         ["list", "sweeps"],
+        ["list", "backbones"],
+        ["list", "selectors"],
+        ["list", "presets"],
+        ["list", "settings"],
+        ["new", "algorithm", "Mine"],
     ],
     ids=" ".join,
 )

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
+from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.list import KINDS, main
+from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES
+from dgbench.report.select import SELECTORS
 from tests.support.places import SWEEPS
 
 
@@ -16,18 +20,96 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("what", KINDS)
-def test_every_entry_is_listed_with_its_objective_paper_and_hyperparameters(
+def test_every_entry_is_listed_in_a_line(what: str, capsys: pytest.CaptureFixture[str], catalogue: Catalogue) -> None:
+    entries = catalogue.of_kind(KINDS[what])
+    width = max(map(len, entries))
+    assert listed(capsys, what).splitlines() == [f"{name:<{width}}  {entry.summary}" for name, entry in entries.items()]
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_what_is_named_is_described_in_full(
     what: str, capsys: pytest.CaptureFixture[str], catalogue: Catalogue
 ) -> None:
-    blocks = {block.partition("\n")[0]: block for block in listed(capsys, what).strip().split("\n\n")}
     entries = catalogue.of_kind(KINDS[what])
-    assert list(blocks) == list(entries)
+    said = listed(capsys, what, *entries)
     for name, entry in entries.items():
-        assert f"\n    {entry.summary}\n" in blocks[name]
-        assert entry.card.paper in blocks[name]
+        block = said[said.index(f"\n{name}\n" if not said.startswith(name) else name) :]
+        assert f"\n    {entry.card.paper}" in block
+        assert entry.card.link in block
+        for line in filter(None, entry.doc.splitlines()):
+            assert f"\n    {line}\n" in block
         for spec in entry.space:
-            assert f"\n    {spec.name} = {spec.default}" in blocks[name]
-            assert spec.draw is None or f"~ {spec.draw}" in blocks[name]
+            assert f"\n        {spec.name} = {spec.default}" in block
+            assert spec.draw is None or f"~ {spec.draw}" in block
+
+
+def test_a_line_is_cut_to_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = listed(capsys, "mergers").splitlines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    cut = listed(capsys, "mergers").splitlines()
+    assert cut == [line if len(line) <= 60 else line[:59] + "…" for line in whole]
+    assert any(line.endswith("…") for line in cut)
+
+
+def test_a_search_looks_into_names_and_lines_and_then_into_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    def found(*words: str) -> list[str]:
+        return [line.split()[0] for line in listed(capsys, *words).splitlines()]
+
+    assert found("averages", "--search", "swa") == ["SWA", "SWAD"]
+    assert found("adapters", "--search", "PROTOTYPES") == ["T3A"]
+    assert found("adapters", "--search", "Iwasawa") == ["T3A"], "its paper"
+    assert {"SAM", "ASAM", "GSAM"} <= set(found("algorithms", "--search", "sharpness"))
+    with pytest.raises(UserError, match="--search nowhere: nothing in the list of mergers mentions it"):
+        main(["mergers", "--search", "nowhere"])
+
+
+def test_backbones_are_ours_and_those_of_timm_that_are_searched_for(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = listed(capsys, "backbones").splitlines()
+    assert [line.split()[0] for line in ours] == [*ALIASES, *BUILTIN_BACKBONES, "..."]
+    assert "MLP for vectors" in ours[0]
+    said = listed(capsys, "backbones", "--search", "resnet18")
+    assert "\nresnet18.a1_in1k " in said
+    assert "timm's, pretrained, for images of 3 x 224 x 224\n" in said
+    assert "MLP" not in said
+    said = listed(capsys, "backbones", "MLP", "resnet18.a3_in1k")
+    assert "MLP\n    takes vectors or images\n    has not what some methods need: a network with batch norm; " in said
+    assert "    made for images of 3 x 160 x 160, resized by bicubic interpolation\n" in said
+    assert "    pretrained weights: timm/resnet18.a3_in1k\n    has what every method needs\n" in said
+    with pytest.raises(UserError, match="unknown name in the list of backbones 'MLQ': did you mean 'MLP'"):
+        main(["backbones", "MLQ"])
+
+
+def test_selectors_presets_and_settings_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [line.split()[0] for line in listed(capsys, "selectors").splitlines()] == list(SELECTORS)
+    assert "    in tables: test-domain validation set (oracle)\n    reads labelled data" in listed(
+        capsys, "selectors", "oracle"
+    )
+    first, *others = listed(capsys, "presets").splitlines()
+    assert first == "dgbench         the default: `dgbench list settings`"
+    assert all("ddof 0" in line for line in others)
+    assert "    batch_norm            live\n" in listed(capsys, "presets", "domainbed-2024")
+    lines = listed(capsys, "settings").splitlines()
+    assert [line.split()[0] for line in lines] == list(FIELD_NAMES)
+    for name, line in zip(FIELD_NAMES, lines, strict=True):
+        assert line.split()[1] == repr(getattr(PRESETS["dgbench"], name))
+        assert len(line.split()) > 4, f"{name} has no meaning"
+    said = listed(capsys, "settings", "optimizer", "steps")
+    assert "    values: adam, adamw, sgd\n    in the preset dgbench: 'adam'\n" in said
+    assert "    values: int\n" in said
+
+
+def test_the_wrong_kind_is_told_with_the_right_one() -> None:
+    with pytest.raises(UserError) as caught:
+        main(["algorithms", "SWAD", "PACS", "SAM"])
+    assert caught.value.problems == (
+        "SWAD is an average: dgbench list averages SWAD",
+        "PACS is a dataset: dgbench list datasets PACS",
+    )
+    with pytest.raises(UserError, match="unknown name in the list of mergers 'DiVA': did you mean 'DiWA'"):
+        main(["mergers", "DiVA"])
+    with pytest.raises(UserError, match="--markdown makes tables of algorithms"):
+        main(["selectors", "--markdown"])
 
 
 @pytest.mark.parametrize(
@@ -62,8 +144,10 @@ def test_every_entry_is_listed_with_its_objective_paper_and_hyperparameters(
         ),
     ],
 )
-def test_what_is_said_of_each_kind(what: str, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    said = listed(capsys, what).splitlines()
+def test_what_is_said_of_each_kind(
+    what: str, lines: list[str], capsys: pytest.CaptureFixture[str], catalogue: Catalogue
+) -> None:
+    said = listed(capsys, what, *catalogue.of_kind(KINDS[what])).splitlines()
     for line in lines:
         assert f"    {line}" in said
 
@@ -75,8 +159,7 @@ def test_a_data_set_with_splits_of_its_own_says_so(tmp_path: Path, capsys: pytes
         "class Split(Dataset):\n    'Cut.'\n    card = DatasetCard(source='sky', licence='free', "
         "input_shape=(3, 8, 8), domains=('official',), parts={'train': 5, 'test': 2}, metric='F1')\n"
     )
-    said = listed(capsys, "datasets", "--include", str(file))
-    assert "\nSplit\n" in said
+    said = listed(capsys, "datasets", "Split", "--include", str(file))
     assert "    protocol: its own split into train, test; scored by F1\n" in said
 
 
@@ -87,7 +170,7 @@ def test_included_files_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture
         "class Stars(Dataset):\n    'Bright.'\n    card = DatasetCard(source='sky', licence='free', "
         "input_shape=(3, 8, 8))\n"
     )
-    assert "\nStars\n    Bright.\n" in listed(capsys, "datasets", "--include", str(file))
+    assert [line for line in listed(capsys, "datasets", "--include", str(file)).splitlines() if "Bright." in line]
 
 
 def test_sweeps_are_listed_with_what_their_files_say_first_and_ask_for(
@@ -97,9 +180,14 @@ def test_sweeps_are_listed_with_what_their_files_say_first_and_ask_for(
         '# Second.\n# More.\nalgorithms = ["ERM", "SAM"]\ndatasets = ["RotatedDigits"]\nn_trials = 1\n# not this\n'
     )
     (tmp_path / "a.toml").write_text("n_trials = 1\n")
-    assert listed(capsys, "sweeps", "--sweeps_dir", str(tmp_path)) == (
-        f"{tmp_path}/a.toml\n\n{tmp_path}/b.toml\n    Second.\n    More.\n    algorithms: ERM, SAM\n"
-        "    datasets: RotatedDigits\n    training runs: 840\n\n"
+    where = ["--sweeps_dir", str(tmp_path)]
+    assert [line.split(maxsplit=1)[1] for line in listed(capsys, "sweeps", *where).splitlines()] == [
+        "0 rows, 0 data sets.",
+        "2 rows, RotatedDigits, 840 training runs. Second.",
+    ]
+    assert listed(capsys, "sweeps", f"{tmp_path}/b.toml", *where) == (
+        f"{tmp_path}/b.toml\n    Second.\n    More.\n    algorithms: ERM, SAM\n    datasets: RotatedDigits\n"
+        f"    training runs: 840\n    file: {tmp_path}/b.toml\n\n"
     )
 
 
@@ -107,12 +195,10 @@ def test_the_shipped_sweeps_are_listed_from_any_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = listed(capsys, "sweeps")
-    assert {file.stem for file in SWEEPS.glob("*.toml")} == {block.split("\n")[0] for block in said.split("\n\n")} - {
-        ""
-    }
-    assert "\npacs\n    PACS (9,991 images" in said
-    assert "    training runs: 1,920\n" in said
+    lines = listed(capsys, "sweeps").splitlines()
+    assert [line.split()[0] for line in lines] == sorted(file.stem for file in SWEEPS.glob("*.toml"))
+    (pacs,) = (line for line in lines if line.startswith("pacs "))
+    assert pacs.split(maxsplit=1)[1].startswith("12 rows, PACS, 1,920 training runs. PACS (9,991 images")
 
 
 def test_what_there_is_none_of_is_refused(tmp_path: Path) -> None:

@@ -88,4 +88,4 @@ def test_every_command_is_a_module_to_run() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dgbench.list", "algorithms"], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert "\nERM\n" in f"\n{done.stdout}"
+    assert "\nERM " in f"\n{done.stdout}"

@@ -80,7 +80,7 @@ def test_the_console_command_lists_the_catalogue(installed: Path, tmp_path: Path
     assert "RotatedDigits" in said
     assert "PACS" in said
     assert "DiWA" in run(installed / "dgbench", "list", "mergers", where=tmp_path)
-    assert "\npacs\n" in run(installed / "dgbench", "list", "sweeps", where=tmp_path)
+    assert "\npacs " in run(installed / "dgbench", "list", "sweeps", where=tmp_path)
 
 
 def test_a_shipped_sweep_is_launched_by_its_name(installed: Path, tmp_path: Path) -> None:

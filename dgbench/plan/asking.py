@@ -55,7 +55,7 @@ _SWEEPS = Path(__file__).parents[1] / "sweeps"
 
 def shipped_sweeps() -> dict[str, Path]:
     """Return the sweep files that the package ships, by name, sorted."""
-    return {file.stem: file for file in sorted(_SWEEPS.glob("*.toml"))}
+    return {file.stem: file for file in sorted(_SWEEPS.glob("*.toml"), key=lambda file: file.stem)}
 
 
 def find_sweep(word: str | Path) -> Path:
