@@ -108,7 +108,7 @@ def test_links_of_the_files_at_the_root_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", TEXT)
 def test_files_that_a_page_names_exist(name: str) -> None:
     for path in re.findall(r"`((?:dgbench|examples|tests|benchmarks|docs|\.ci)/[\w./-]+)`", TEXT[name]):
-        assert (ROOT / path).exists(), f"{name}: {path}"
+        assert (ROOT / path).exists() or "NAME" in path, f"{name}: {path}"
 
 
 def test_every_public_name_is_in_the_reference_once() -> None:

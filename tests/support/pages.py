@@ -26,15 +26,18 @@ _FENCE = re.compile(
 )
 _COMMENT = re.compile(r"<!-- test: (.*?) -->", re.DOTALL)
 _TITLE = re.compile(r'title="([^"]+)"')
+_OF_LAUNCH = re.compile(r"--(?:n_(?:hparams|trials)(?:_from)? \S+|single_test_envs|test_envs \S+)")
+"""Flags that `train` doesn't have."""
 _LINKED = ("benchmarks", "dgbench", "examples", "sweeps", "tests", "Makefile", "pyproject.toml")
 
 _SHIM = """\
 #!/bin/bash
 # Stands for `dgbench` or `python`: adds the flags of the block under test to commands that train.
 case "{first} $*" in
-    "dgbench train "*|"dgbench launch "*|"dgbench sweep launch "*) extra=$TEST_FLAGS ;;
-    "python -m dgbench train "*|"python -m dgbench launch "*|"python -m dgbench sweep launch "*) extra=$TEST_FLAGS ;;
-    "python -m dgbench.train "*|"python -m dgbench.launch "*|"python -m dgbench.sweep launch "*) extra=$TEST_FLAGS ;;
+    "dgbench train "*|"python -m dgbench train "*|"python -m dgbench.train "*) extra=$TRAIN_FLAGS ;;
+    "dgbench launch "*|"python -m dgbench launch "*) extra=$LAUNCH_FLAGS ;;
+    "dgbench sweep launch "*|"python -m dgbench sweep launch "*) extra=$LAUNCH_FLAGS ;;
+    "python -m dgbench.sweep launch "*) extra=$LAUNCH_FLAGS ;;
     *) extra="" ;;
 esac
 eval "set -- \\"\\$@\\" $extra"
@@ -160,7 +163,8 @@ class Reader:
             **os.environ,
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "PYTHONPATH": self._package,
-            "TEST_FLAGS": flags,
+            "LAUNCH_FLAGS": flags,
+            "TRAIN_FLAGS": _OF_LAUNCH.sub("", flags),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }
