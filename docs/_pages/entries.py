@@ -302,7 +302,7 @@ def _file(entry: CatalogueEntry) -> str:
 
 
 def index(kind: str, entries: Mapping[str, CatalogueEntry]) -> str:
-    """List all entries of a kind in a table that readers can sort, and what DomainBed's versions do instead."""
+    """List all entries of a kind in a table that readers can sort, with the departures of DomainBed's versions."""
     _, title, text = KINDS[kind]
     columns = {"algorithm": ("passes", "domains ≥"), "dataset": ("domains", "classes", "examples", "inputs")}.get(
         kind, ()
