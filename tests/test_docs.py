@@ -17,7 +17,7 @@ import pytest
 import dgbench
 from docs._pages.docstrings import escaped, parse
 from docs._pages.hooks import relinked
-from tests.support.pages import PAGES, Block, Reader, blocks, headings, links
+from tests.support.pages import FENCE, PAGES, Block, Reader, blocks, headings, links
 from tests.support.places import ROOT
 
 TEXT = {name: (ROOT / name).read_text() for name in PAGES}
@@ -53,6 +53,13 @@ def test_a_block_that_no_test_executes(block: Block) -> None:
 def test_the_blocks_that_no_test_executes_were_reviewed() -> None:
     found = {name: tuple(block.head for block in own if block.skip) for name, own in BLOCKS.items()}
     assert {name: heads for name, heads in found.items() if heads} == SKIPPED
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_commands_stand_in_fenced_blocks(name: str) -> None:
+    assert (
+        re.findall(r"^(?: {4,}|\t)\$? ?(?:dgbench|python3?|pip|make) .*", FENCE.sub("", TEXT[name]), re.MULTILINE) == []
+    )
 
 
 def test_comments_say_how_a_block_is_tested() -> None:

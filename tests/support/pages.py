@@ -19,7 +19,7 @@ from tests.support.places import ROOT
 
 _FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 PAGES = tuple(str(file.relative_to(ROOT)) for file in _FILES if file.exists())
-_FENCE = re.compile(
+FENCE = re.compile(
     r"(?P<comments>(?:^[ ]*<!-- test: .*? -->\n+)*)"
     r"^(?P<indent>[ ]*)```(?P<language>\w*)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$",
     re.MULTILINE | re.DOTALL,
@@ -86,7 +86,7 @@ class Block:
 
 def blocks(text: str) -> Iterator[Block]:
     """Yield the blocks of a page in order; raises ValueError for a comment that says nothing known."""
-    for match in _FENCE.finditer(text):
+    for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("indent")) + 1
         said = dict[str, str]()
         first = []
@@ -196,7 +196,7 @@ def write_data(folder: Path) -> None:
 
 def headings(text: str) -> set[str]:
     """Return the anchors that GitHub gives the headings of a page."""
-    without_code = _FENCE.sub("", text)
+    without_code = FENCE.sub("", text)
     found, seen = set(), dict[str, int]()
     for title in re.findall(r"^#{1,6} (.+?)\s*#*$", without_code, re.MULTILINE):
         shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()
@@ -208,7 +208,7 @@ def headings(text: str) -> set[str]:
 
 def links(text: str) -> list[str]:
     """Return the targets of the links and pictures of a page."""
-    without_code = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", text))
+    without_code = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
     return re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", without_code) + re.findall(
         r'(?:src|href)="([^"]+)"', without_code
     )
