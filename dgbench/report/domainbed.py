@@ -207,7 +207,7 @@ class _Reader:
         except (IndexError, KeyError, TypeError):
             self.notes.append(f"{printable(folder.name)}: no record of a run, left out")
             return
-        if wrong := self._misfit(args, records[0]):
+        if wrong := self._refusal(args, records[0]):
             self.notes.append(f"{printable(folder.name)}: {wrong}, left out")
             return
         candidate = self._candidate(folder, args, records)
@@ -215,8 +215,8 @@ class _Reader:
         other = self.found.get(args)
         if isinstance(other, Series):
             differ = [name for name, value in arguments.items() if value != self.arguments[args][name]]
-            warning, said = (WARNING, f" with another {', '.join(differ)}") if differ else ("", "")
-            self.notes.append(f"{warning}{printable(folder.name)} repeats the run in {other.run}{said}, left out")
+            warning, difference = (WARNING, f" with another {', '.join(differ)}") if differ else ("", "")
+            self.notes.append(f"{warning}{printable(folder.name)} repeats the run in {other.run}{difference}, left out")
         else:
             self.found[args] = candidate
             self.arguments[args] = arguments
@@ -235,7 +235,7 @@ class _Reader:
                 self.notes.append(f"{printable(folder.name)}: {len(lines) - len(records)} torn lines, cut off")
         return records
 
-    def _misfit(self, args: RunArgs, record: Mapping[str, Any]) -> str:
+    def _refusal(self, args: RunArgs, record: Mapping[str, Any]) -> str:
         """Return why a run has no place in tables; empty if it has one."""
         seen = [int(found[1]) for key in record if (found := _ACCURACY.fullmatch(key))]
         domains = self._domains(args.dataset, max(seen, default=-1) + 1)
@@ -303,10 +303,10 @@ class _Reader:
         positions: dict[str, dict[frozenset[int], int]] = {}
         protocols: dict[str, None] = {}
         for name in datasets:
-            protocol, asked = self._asked(name)
+            protocol, test_envs = self._infer_protocol(name)
             protocols[protocol] = None
-            positions[name] = {envs: len(folds) + i for i, envs in enumerate(asked)}
-            folds += (self._fold(name, envs) for envs in asked)
+            positions[name] = {envs: len(folds) + i for i, envs in enumerate(test_envs)}
+            folds += (self._fold(name, envs) for envs in test_envs)
         arguments = {name: self._values(name) for name in datasets}
         return Results(
             protocol=", ".join(protocols),
@@ -315,7 +315,7 @@ class _Reader:
             rows=rows,
             datasets={name: tuple(places.values()) for name, places in positions.items()},
             folds=tuple(folds),
-            candidates=dict(self._grid(positions)),
+            candidates=dict(self._arrange(positions)),
             records=self.records,
             origin=Origin(arguments=arguments),
             provenance=Provenance(asked=tuple(_departures(arguments.values()))),
@@ -327,7 +327,7 @@ class _Reader:
         counted = [args for args, found in self.found.items() if args.dataset == dataset and isinstance(found, Series)]
         return {name: Counter(self.arguments[args][name] for args in counted) for name in ARGUMENTS}
 
-    def _asked(self, dataset: str) -> tuple[str, list[frozenset[int]]]:
+    def _infer_protocol(self, dataset: str) -> tuple[str, list[frozenset[int]]]:
         """Infer a data set's protocol, and the sets of test domains that it asks for, in the order of our own sweeps.
 
         These are the sets that some row has a run of, and, if leave-one-domain-out selection was meant, the further
@@ -342,15 +342,15 @@ class _Reader:
             protocol = SingleSource.name if one_source else Explicit.name
             return protocol, sorted(begun, key=lambda envs: sorted(every - envs if one_source else envs))
         pairs = {pair for pair in map(frozenset, combinations(every, 2)) if pair & alone}
-        asked = begun | pairs if begun & pairs else begun
+        planned = begun | pairs if begun & pairs else begun
         for envs in sorted(begun - pairs, key=lambda envs: (len(envs), sorted(envs))):
             if len(envs) > 1:
                 why = "neither was held out alone" if len(envs) == 2 else "others hold out one domain alone"
                 held_out = "+".join(self._fold(dataset, envs).held_out)
                 self.notes.append(f"{dataset}: no table reads the runs of [{held_out}], as {why}")
-        return LeaveOneDomainOut.name, sorted(asked, key=lambda envs: (len(envs), sorted(envs)))
+        return LeaveOneDomainOut.name, sorted(planned, key=lambda envs: (len(envs), sorted(envs)))
 
-    def _grid(
+    def _arrange(
         self, positions: Mapping[str, Mapping[frozenset[int], int]]
     ) -> Iterator[tuple[tuple[str, str], dict[Spot, dict[int, Candidate]]]]:
         """Yield (row, data set) and its candidates, a gap where there is no run."""
@@ -369,10 +369,10 @@ class _Reader:
 
 def _arguments(args: Mapping[str, Any]) -> dict[str, str]:
     """Return each of `ARGUMENTS` as text, its default where the folder is of a version without it."""
-    return {name: _written(args.get(name, default)) for name, default in ARGUMENTS.items()}
+    return {name: _as_text(args.get(name, default)) for name, default in ARGUMENTS.items()}
 
 
-def _written(value: object) -> str:
+def _as_text(value: object) -> str:
     """Return a value as text."""
     return "default" if value is None else str(value)
 
@@ -381,7 +381,7 @@ def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str
     """Yield the arguments that aren't the default in some run, with all their values: `steps 100 or None`."""
     every = [(name, value) for counts in arguments for name, values in counts.items() for value in values]
     for name, values in group_values(dict.fromkeys(every)).items():
-        if set(values) - {_written(ARGUMENTS[name])}:
+        if set(values) - {_as_text(ARGUMENTS[name])}:
             yield f"{name} {' or '.join(values)}"
 
 

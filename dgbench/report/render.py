@@ -100,12 +100,12 @@ def as_csv(report: Report) -> str:
                 numbers = ["", "", ""] if found is None else [found.mean, found.error, found.n]
                 where = [table.selector.name, table.dataset or "Averages", table.metric, row, cell.column]
                 marks = [int(cell.partial), int(cell.diverged), len(cell.gaps)]
-                said = _one_line(table.signature)
-                writer.writerow([*map(_inert, where), *numbers, *marks, _inert(said)])
+                facts = _one_line(table.signature)
+                writer.writerow([*map(_escape_formula, where), *numbers, *marks, _escape_formula(facts)])
     return file.getvalue()
 
 
-def _inert(text: str) -> str:
+def _escape_formula(text: str) -> str:
     """Escape a text so that a spreadsheet shows it and doesn't evaluate it.
 
     A text that begins as a formula does gets a leading apostrophe; a domain may be named `+90%`. Control characters, a
@@ -166,14 +166,14 @@ def _below(table: Table) -> Iterator[str]:
     yield from _lines(table.signature)
     yield f"reads: {table.reads}"
     if table.in_domain:
-        told = ", ".join(f"{row} {100 * accuracy:.1f}" for row, accuracy in table.in_domain.items())
-        yield f"in-domain {table.metric} of what was chosen (training domains' validation parts): {told}"
-    yield from _first(table.notes)
+        values = ", ".join(f"{row} {100 * accuracy:.1f}" for row, accuracy in table.in_domain.items())
+        yield f"in-domain {table.metric} of what was chosen (training domains' validation parts): {values}"
+    yield from _first_notes(table.notes)
 
 
 def closing(report: Report) -> Iterator[str]:
     """Yield the printable lines below all tables."""
-    yield from map(printable, (*report.absent, *_first(report.notes)))
+    yield from map(printable, (*report.absent, *_first_notes(report.notes)))
 
 
 def _cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
@@ -183,7 +183,7 @@ def _cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
     return [[printable(text) for text in row] for row in (["Algorithm", *table.columns], *texts)]
 
 
-def _first(notes: Sequence[str]) -> Iterator[str]:
+def _first_notes(notes: Sequence[str]) -> Iterator[str]:
     """Yield the first notes, then a line that counts the others."""
     yield from notes[:MOST_NOTES]
     if len(notes) > MOST_NOTES:
@@ -215,7 +215,7 @@ def _cell(cell: Cell, gaps: dict[Gap, int]) -> dict[str, Any]:
         "diverged": cell.diverged,
         "gaps": [gaps.setdefault(gap, len(gaps)) for gap in cell.gaps],
         "trials": [
-            {"trial": trial, "pick": outcome.pick, "complete": outcome.complete, "asked": outcome.asked}
+            {"trial": trial, "pick": outcome.pick, "complete": outcome.complete, "asked": outcome.planned}
             for trial, outcome in cell.trials.items()
         ],
     }

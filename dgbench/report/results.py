@@ -250,17 +250,17 @@ class _Reader:
     def read(self) -> Results:
         """Read every planned run once, finished ones first."""
         # Rows share runs: each is read once, for all predictors that some row needs of it.
-        wanted = group_values(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
+        needed = group_values(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
         found: dict[tuple[int, str], Candidate] = {}
         undone = []
-        for position, predictors in wanted.items():
+        for position, predictors in needed.items():
             candidates = self._finished(position, predictors)
             if candidates is None:
                 undone.append(position)
             else:
                 found.update({(position, name): candidate for name, candidate in candidates.items()})
         for position, gap in self._unfinished(undone):
-            found.update({(position, name): gap for name in wanted[position]})
+            found.update({(position, name): gap for name in needed[position]})
         return self._results(found)
 
     def _results(self, found: Mapping[tuple[int, str], Candidate]) -> Results:
@@ -275,7 +275,7 @@ class _Reader:
                 folds[dataset][run.fold] = None
                 spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
         members = group_values(
-            (row, n) for (row, _), cell in table.cells.items() for i, _ in cell if (n := _merged(table, i))
+            (row, n) for (row, _), cell in table.cells.items() for i, _ in cell if (n := _count_members(table, i))
         )
         return Results(
             protocol=table.protocol,
@@ -353,16 +353,16 @@ class _Reader:
         views = evaluated_views(self.table.folds[run.fold], run.trial)
         names = [str(view) for view in views]
         try:
-            mine = [record for record in records if record["predictor"] == predictor]
-            steps = tuple(record["step"] for record in mine)
+            own_records = [record for record in records if record["predictor"] == predictor]
+            steps = tuple(record["step"] for record in own_records)
             metric = self.table.datasets[run.dataset].metric
-            rows = [[record["views"][name][metric] for name in names] for record in mine]
+            rows = [[record["views"][name][metric] for name in names] for record in own_records]
             values = np.array(rows, dtype=np.float64)  # JSON's null, for NaN and infinity, becomes NaN
             ordered = all(earlier < later for earlier, later in pairwise(steps))
-            diverged = bool(mine) and _diverged(mine[-1], metric)
+            diverged = bool(own_records) and _diverged(own_records[-1], metric)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
-        if not mine:
+        if not own_records:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
@@ -392,9 +392,9 @@ def _pools(table: PlanTable, run: PlannedRun) -> bool:
     return run.kind == "merge" and {table.runs[i].hparams_seed for i in run.inputs} != {run.hparams_seed}
 
 
-def _merged(table: PlanTable, position: int) -> int:
+def _count_members(table: PlanTable, position: int) -> int:
     """Return the number of runs that a run's model, or the one it adapts, is merged from; 0 if it isn't merged."""
     run = table.runs[position]
     if run.kind == "adapt":
-        return _merged(table, run.inputs[0])
+        return _count_members(table, run.inputs[0])
     return len(run.inputs) if run.kind == "merge" else 0

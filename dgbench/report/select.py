@@ -79,7 +79,7 @@ class Outcome:
     """The best of the seeds that could be rated; None if none could."""
     complete: int
     """Number of hyperparameter seeds that could be rated."""
-    asked: int
+    planned: int
     """Number of hyperparameter seeds that the sweep should have."""
     gaps: tuple[Gap, ...]
     """The runs that the other seeds lack; with any, `pick` may not be the choice of the complete sweep."""
@@ -158,10 +158,10 @@ class Selector(ABC):
             trial: The trial.
         """
         best: Pick | None = None
-        complete, asked, gaps = 0, 0, []
+        complete, planned, gaps = 0, 0, []
         for seed in sorted(results.at(row, dataset, (fold, trial))):
             rated = self.rate(results, row, dataset, fold, trial, seed)
-            asked += rated != []
+            planned += rated != []
             if isinstance(rated, list):
                 gaps += rated
                 continue
@@ -169,7 +169,7 @@ class Selector(ABC):
             # `>=`: of seeds that tie the highest wins, as in DomainBed.
             if best is None or rated.value >= best.value:
                 best = rated
-        return Outcome(best, complete, asked, tuple(dict.fromkeys(gaps)))
+        return Outcome(best, complete, planned, tuple(dict.fromkeys(gaps)))
 
 
 class _OneRun(Selector):
@@ -205,13 +205,13 @@ class _OneRun(Selector):
         series = results.at(row, dataset, (fold, trial))[seed]
         if isinstance(series, Gap):
             return [series]
-        here = results.folds[fold]
+        own_fold = results.folds[fold]
         if trial == ALL_TRIALS:
-            return Pick.of(series, here, seed, len(series.steps) - 1, math.nan)
-        values = [nan_as_worst(value) for value in series.mean(self.views(here)).tolist()]
+            return Pick.of(series, own_fold, seed, len(series.steps) - 1, math.nan)
+        values = [nan_as_worst(value) for value in series.mean(self.views(own_fold)).tolist()]
         # argmax returns the earliest of steps that tie, as in DomainBed.
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
-        return Pick.of(series, here, seed, place, values[place])
+        return Pick.of(series, own_fold, seed, place, values[place])
 
 
 class TrainingDomain(_OneRun):
@@ -301,10 +301,10 @@ class LeaveOneDomainOutSelection(Selector):
                 pairs.append((view, run))
         if isinstance(single, Gap) or gaps:
             return gaps
-        here = results.folds[fold]
+        own_fold = results.folds[fold]
         why = "it and the runs with two test domains were evaluated at no common step"
-        apart = Gap(single.run, row, dataset, here.held_out, seed, trial, "damaged", why)
-        return self._best_step(seed, here, single, pairs) or [apart]
+        unmatched = Gap(single.run, row, dataset, own_fold.held_out, seed, trial, "damaged", why)
+        return self._best_step(seed, own_fold, single, pairs) or [unmatched]
 
     @staticmethod
     def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Pick | None:

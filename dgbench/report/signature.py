@@ -27,7 +27,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         datasets: The data sets that the table is over.
     """
     metrics = {results.metric(dataset) for dataset in datasets}
-    models = {row: _models(results, selector, row, datasets) for row in results.rows}
+    models = {row: _count_models(results, selector, row, datasets) for row in results.rows}
     fields = {
         "protocol": results.protocol,
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
@@ -44,8 +44,8 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "evaluated steps": _evaluated(results, selector, models),
         "runs": _runs(results, selector, datasets),
         "diverged": _diverged(results, selector, datasets),
-        "shown of the test domain": _alike(results.provenance.shown),
-        "taught by": _alike(results.provenance.taught),
+        "shown of the test domain": _join_rows(results.provenance.shown),
+        "taught by": _join_rows(results.provenance.taught),
         "folders": "; ".join(f"{folder}: {', '.join(rows)}" for folder, rows in results.folders.items()),
         "merged": ", ".join(f"{row} from {n}" for row, n in results.members.items()),
         "data": ", ".join(
@@ -82,34 +82,34 @@ def disagreements(results: Results, datasets: Sequence[str]) -> tuple[str, ...]:
         arguments = results.origin.arguments.get(name, {})
         found += [(f"with different {argument} on {name}", counts) for argument, counts in arguments.items()]
     return tuple(
-        f"{WARNING}its runs were made {what}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
-        for what, counts in found
+        f"{WARNING}its runs were made {differing}: " + ", ".join(f"{value} ({n} runs)" for value, n in counts.items())
+        for differing, counts in found
         if len(counts) > 1
     )
 
 
-def lacking(gaps: Iterable[Gap]) -> Iterator[str]:
+def describe_gaps(gaps: Iterable[Gap]) -> Iterator[str]:
     """Yield lines that name every run without a result, similar ones together.
 
     A line reads `ERM [C] [L], trials 0-2, hparams 3: failed (out of memory)`.
     """
     by_fold = group_values(((gap.method, gap.state, gap.why, gap.held_out), gap) for gap in gaps)
     folds = group_values(
-        ((method, state, why, _draws(own)), f"[{'+'.join(held_out)}]")
+        ((method, state, why, _describe_draws(own)), f"[{'+'.join(held_out)}]")
         for (method, state, why, held_out), own in by_fold.items()
     )
     for (method, state, why, draws), names in folds.items():
         yield f"{method} {' '.join(names)}, {draws}: {state}{f' ({why})' if why else ''}"
 
 
-def _draws(gaps: Sequence[Gap]) -> str:
+def _describe_draws(gaps: Sequence[Gap]) -> str:
     """Name the hyperparameter seeds of gaps by trial, joining trials that lack the same seeds."""
     by_trial = group_values((gap.trial, gap.hparams_seed) for gap in gaps)
     trials = group_values((format_ranges(seeds), trial) for trial, seeds in by_trial.items())
-    return "; ".join(f"{_trials_alike(alike)} hparams {seeds}" for seeds, alike in trials.items())
+    return "; ".join(f"{_describe_trials(alike)} hparams {seeds}" for seeds, alike in trials.items())
 
 
-def _trials_alike(trials: Sequence[int]) -> str:
+def _describe_trials(trials: Sequence[int]) -> str:
     """Name some trials, or all of them for runs that merge trials."""
     if ALL_TRIALS in trials:
         return "all trials"
@@ -140,22 +140,22 @@ def _of_all_trials(results: Results, datasets: Sequence[str]) -> str:
 
 def _diverged(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
     """Count, by row, the runs that ended with a loss or metric that is NaN or infinite."""
-    told = []
+    texts = []
     for row in results.rows:
-        read = [c for dataset in datasets for c in _read(results, selector, row, dataset)]
+        read = [c for dataset in datasets for c in _read_candidates(results, selector, row, dataset)]
         ended = {candidate.run: candidate.diverged for candidate in read if isinstance(candidate, Series)}
         if any(ended.values()):
-            told.append((f"{sum(ended.values())} of {len(ended)} runs", row))
-    return "; ".join(f"{said} ({', '.join(rows)})" for said, rows in group_values(told).items())
+            texts.append((f"{sum(ended.values())} of {len(ended)} runs", row))
+    return "; ".join(f"{text} ({', '.join(rows)})" for text, rows in group_values(texts).items())
 
 
-def _alike(told: Mapping[str, str]) -> str:
+def _join_rows(texts: Mapping[str, str]) -> str:
     """Format {row: text} as `row1, row2: text; ...`, joining rows of equal text."""
-    rows = group_values((what, row) for row, what in told.items())
-    return "; ".join(f"{', '.join(names)}: {what}" for what, names in rows.items())
+    rows = group_values((text, row) for row, text in texts.items())
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in rows.items())
 
 
-def _models(
+def _count_models(
     results: Results, selector: Selector, row: str, datasets: Sequence[str]
 ) -> Mapping[tuple[str, int, int, int], int]:
     """Return (data set, fold, trial, hyperparameter seed) -> number of models compared, 0 if a run is lacking."""
@@ -169,69 +169,69 @@ def _models(
     return found
 
 
-Models: TypeAlias = Mapping[str, Mapping[tuple[str, int, int, int], int]]
-"""Row -> the result of `_models`."""
+ModelCounts: TypeAlias = Mapping[str, Mapping[tuple[str, int, int, int], int]]
+"""Row -> the result of `_count_models`."""
 
 
-def _trials(results: Results, datasets: Sequence[str], models: Models) -> str:
+def _trials(results: Results, datasets: Sequence[str], models: ModelCounts) -> str:
     """List each row's trials; a trial counts if every column has a hyperparameter seed to choose in it."""
-    told = []
+    texts = []
     for row, found in models.items():
         columns = group_values(((trial, dataset, fold), n) for (dataset, fold, trial, _), n in found.items())
-        asked = {trial for trial, *_ in columns} - {ALL_TRIALS}
-        lacking = {trial for (trial, *_), n in columns.items() if not any(n)}
-        if asked:
-            told.append((_complete(asked - lacking, asked, counted=True), row))
-    return by_row(told)
+        planned = {trial for trial, *_ in columns} - {ALL_TRIALS}
+        incomplete = {trial for (trial, *_), n in columns.items() if not any(n)}
+        if planned:
+            texts.append((_complete(planned - incomplete, planned, counted=True), row))
+    return by_row(texts)
 
 
-def _repeated(models: Models) -> bool:
+def _repeated(models: ModelCounts) -> bool:
     """Return whether some row has several trials, so that there is an error to explain."""
     return any(len({trial for _, _, trial, _ in found}) > 1 for found in models.values())
 
 
-def _hparams(results: Results, models: Models) -> str:
+def _hparams(results: Results, models: ModelCounts) -> str:
     """List the hyperparameter seeds that selection chooses among: those that are complete in all columns and trials."""
-    told = []
+    texts = []
     for row, found in models.items():
-        asked = {seed for *_, seed in found}
-        lacking = {seed for (*_, seed), n in found.items() if not n}
-        if asked:
+        planned = {seed for *_, seed in found}
+        incomplete = {seed for (*_, seed), n in found.items() if not n}
+        if planned:
             merged = row in results.pooled
-            told.append(("all of them merged" if merged else _complete(asked - lacking, asked), row))
-    return by_row(told)
+            texts.append(("all of them merged" if merged else _complete(planned - incomplete, planned), row))
+    return by_row(texts)
 
 
-def _complete(done: Set[int], asked: Set[int], *, counted: bool = False) -> str:
+def _complete(done: Set[int], planned: Set[int], *, counted: bool = False) -> str:
     """Write numbers in short: `0-2`, or `3 (0-2)` if counted, or `0 complete of 0-2` if some aren't done."""
-    whole = f"{len(asked)} ({format_ranges(asked)})" if counted else format_ranges(asked)
+    whole = f"{len(planned)} ({format_ranges(planned)})" if counted else format_ranges(planned)
     found = str(len(done)) if counted else format_ranges(done) or "none"
-    return whole if done == asked else f"{found} complete of {whole}"
+    return whole if done == planned else f"{found} complete of {whole}"
 
 
-def _evaluated(results: Results, selector: Selector, models: Models) -> str:
+def _evaluated(results: Results, selector: Selector, models: ModelCounts) -> str:
     """Count the models of a run that the selector compares, by row if rows differ."""
-    told = []
+    texts = []
     for row, found in models.items():
         if counts := set(found.values()) - {0}:
-            shown = (
+            counted = (
                 f"last of {format_ranges(counts)}" if selector.last_only and max(counts) > 1 else format_ranges(counts)
             )
             both = "best model and last" if max(counts) > 1 else "best model, which is the last"
-            told.append((f"{shown}: {both}" if row in results.adapted else shown, row))
-    return by_row(told)
+            texts.append((f"{counted}: {both}" if row in results.adapted else counted, row))
+    return by_row(texts)
 
 
-def by_row(told: Iterable[tuple[str, str]]) -> str:
+def by_row(pairs: Iterable[tuple[str, str]]) -> str:
     """Join (text, row) pairs as `text1 (row1, row2); text2 (row3)`.
 
     A text that holds for all rows stands alone, without their names.
     """
-    rows = group_values(told)
-    return "; ".join(told if len(rows) == 1 else f"{told} ({', '.join(names)})" for told, names in rows.items())
+    rows = group_values(pairs)
+    return "; ".join(text if len(rows) == 1 else f"{text} ({', '.join(names)})" for text, names in rows.items())
 
 
-def _read(results: Results, selector: Selector, row: str, dataset: str) -> Iterator[Candidate]:
+def _read_candidates(results: Results, selector: Selector, row: str, dataset: str) -> Iterator[Candidate]:
     """Yield the candidates of a row that the selector reads."""
     read = set(selector.folds_read(results, dataset))
     for (fold, _), seeds in results.candidates.get((row, dataset), {}).items():
@@ -244,7 +244,7 @@ def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
     gaps: dict[object, str] = {}
     for dataset in datasets:
         for row in results.rows:
-            for candidate in _read(results, selector, row, dataset):
+            for candidate in _read_candidates(results, selector, row, dataset):
                 if isinstance(candidate, Gap):
                     gaps[candidate.run or candidate] = candidate.state
                 else:

@@ -25,7 +25,7 @@ from dgbench.core.stats import Estimate, average, estimate
 from dgbench.core.wording import group_values
 from dgbench.report.results import WARNING, Gap, Results
 from dgbench.report.select import Outcome, Selector
-from dgbench.report.signature import by_row, disagreements, lacking, signature
+from dgbench.report.signature import by_row, describe_gaps, disagreements, signature
 
 AVERAGE = "Avg"
 """Name of the last column, DomainBed's."""
@@ -141,8 +141,8 @@ def build(
         if len(set(metrics.values())) == 1:
             tables.append(_averages(results, selector, made))
         elif made:
-            told = ", ".join(f"{dataset} {metric}" for dataset, metric in metrics.items())
-            absent.append(f"{selector.name}: no averages over data sets of different metrics ({told})")
+            named = ", ".join(f"{dataset} {metric}" for dataset, metric in metrics.items())
+            absent.append(f"{selector.name}: no averages over data sets of different metrics ({named})")
     return Report(tuple(tables), results.records, tuple(absent), results.notes)
 
 
@@ -172,7 +172,7 @@ def _dataset_table(results: Results, selector: Selector, dataset: str, partial: 
         notes=(*disagreements(results, [dataset]), *_notes(rows)),
         in_domain=_in_domain(rows),
         metric=results.metric(dataset),
-        reads=_reads(results, selector, [dataset]),
+        reads=_describe_reading(results, selector, [dataset]),
     )
 
 
@@ -219,14 +219,14 @@ def _cell(results: Results, selector: Selector, row: str, dataset: str, column: 
     return Cell(name, number, gaps, {} if domain else outcomes, any(pick.diverged for pick in picks), domain)
 
 
-def _whole(cells: Iterable[Cell]) -> list[Cell]:
+def _without_single_domains(cells: Iterable[Cell]) -> list[Cell]:
     """Return the cells without those of one test domain of several, whose mean has a cell too."""
     return [cell for cell in cells if not cell.domain]
 
 
 def _mean_cell(cells: Sequence[Cell]) -> Cell:
     """Return the plain mean over folds or data sets, without an error; no number unless all have one."""
-    cells = _whole(cells)
+    cells = _without_single_domains(cells)
     means = [cell.estimate.mean for cell in cells if cell.estimate]
     number = Estimate(average(means), None, len(means)) if len(means) == len(cells) else None
     return Cell(AVERAGE, number, _gaps(cells), diverged=_any_diverged(cells))
@@ -237,7 +237,7 @@ def _any_diverged(cells: Iterable[Cell]) -> bool:
     return any(cell.diverged for cell in cells)
 
 
-def _reads(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
+def _describe_reading(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
     """Describe the records that the selector read, with the choices that went before."""
     rows = [row for row in results.rows if any(results.candidates.get((row, dataset)) for dataset in datasets)]
     models = by_row((selector.models_read(results, row, datasets), row) for row in rows)
@@ -254,7 +254,10 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
     datasets = [table.dataset for table in tables]
     rows = {}
     for row in results.rows:
-        cells = [_over_domains(table.dataset, _whole(table.rows[row][:-1]), results.ddof) for table in tables]
+        cells = [
+            _over_domains(table.dataset, _without_single_domains(table.rows[row][:-1]), results.ddof)
+            for table in tables
+        ]
         rows[row] = (*cells, _mean_cell(cells))
     return Table(
         dataset="",
@@ -262,9 +265,9 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
         columns=(*datasets, AVERAGE),
         rows=rows,
         signature=signature(results, selector, datasets),
-        notes=(*disagreements(results, datasets), *_mark(rows)),
+        notes=(*disagreements(results, datasets), *_explain_marks(rows)),
         metric=tables[0].metric,
-        reads=_reads(results, selector, datasets),
+        reads=_describe_reading(results, selector, datasets),
     )
 
 
@@ -283,28 +286,28 @@ def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
     return Cell(dataset, number, _gaps(cells), diverged=_any_diverged(cells))
 
 
-def _mark(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+def _explain_marks(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     """Explain those marks that occur in the rows."""
-    shown = [cell for cells in rows.values() for cell in cells if cell.estimate]
-    if any(cell.partial for cell in shown):
+    numbers = [cell for cells in rows.values() for cell in cells if cell.estimate]
+    if any(cell.partial for cell in numbers):
         yield "* stands on less than was asked for: on complete hyperparameter seeds and trials alone"
-    if any(cell.diverged for cell in shown):
+    if any(cell.diverged for cell in numbers):
         yield "! stands on a chosen run that diverged: it ended with a loss or metric that is no number"
 
 
 def _notes(rows: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     """Yield the notes of a table: marks, the runs behind partial numbers, and by row the runs without a result."""
-    yield from _mark(rows)
+    yield from _explain_marks(rows)
     for row, cell in ((row, cell) for row, cells in rows.items() for cell in cells):
         if cell.partial and cell.trials:
             complete = sum(outcome.complete for outcome in cell.trials.values())
-            asked = sum(outcome.asked for outcome in cell.trials.values())
+            planned = sum(outcome.planned for outcome in cell.trials.values())
             trials = sum(outcome.pick is not None for outcome in cell.trials.values())
             yield (
-                f"{row} {cell.column}*: {complete} of {asked} hyperparameter draws, "
+                f"{row} {cell.column}*: {complete} of {planned} hyperparameter draws, "
                 f"{trials} of {len(cell.trials)} trials, {shortfall(cell.gaps)}"
             )
     # Rows often lack the same runs, as the averages of a training run do: one line for all of them.
     for gaps, names in group_values((_gaps(cells), row) for row, cells in rows.items()).items():
-        for line in lacking(gaps):
+        for line in describe_gaps(gaps):
             yield f"{', '.join(names)} {'lacks' if len(names) == 1 else 'lack'} {line}"

@@ -226,7 +226,7 @@ def test_unfinished_runs_are_gaps_and_never_count(tmp_path: Path) -> None:
     assert isinstance(gap, Gap)
     assert (gap.state, gap.run, gap.held_out, gap.hparams_seed, gap.trial) == ("unfinished", "run0", ("C",), 0, 0)
     outcome = SELECTORS["oracle"].choose(results, "ERM", "VLCS", 0, 0)
-    assert (outcome.complete, outcome.asked, outcome.gaps) == (1, 2, (gap,))
+    assert (outcome.complete, outcome.planned, outcome.gaps) == (1, 2, (gap,))
     assert "1 run unfinished" in tables(tmp_path)
 
 

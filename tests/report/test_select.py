@@ -117,7 +117,7 @@ def test_leave_one_domain_out_reads_the_pairs() -> None:
     )
     outcome = choose("leave-one-domain-out", found)
     assert outcome.pick == Pick(1, 20, "run0.1", 0.55, 0.6, in_domain=0.0)
-    assert (outcome.complete, outcome.asked) == (2, 2)
+    assert (outcome.complete, outcome.planned) == (2, 2)
 
 
 def test_leave_one_domain_out_takes_the_earliest_step_and_the_highest_seed_that_tie() -> None:
@@ -199,7 +199,7 @@ def test_gaps_are_told_and_the_rest_is_still_chosen_from() -> None:
     found = results({(A, 0): {0: {"b_out": [0, 0.5, 0], "a_in": [0, 0.3, 0]}, 1: gap(A, 1, "failed"), 2: gap(A, 2)}})
     outcome = choose("training-domain", found)
     assert outcome.gaps == (gap(A, 1, "failed"), gap(A, 2))
-    assert (outcome.complete, outcome.asked) == (1, 3)
+    assert (outcome.complete, outcome.planned) == (1, 3)
     assert outcome.pick
     assert outcome.pick.score == 0.3
 
@@ -220,7 +220,7 @@ def test_seeds_that_were_never_asked_for_with_two_test_domains_are_no_gaps() -> 
     one = {"a_in": [0.1, 0.2, 0.3]}
     found = results({(A, 0): {0: one, 1: one}, (AB, 0): {0: {"b_in": [1, 1, 1]}}, (AC, 0): {0: {"c_in": [1, 1, 1]}}})
     outcome = choose("leave-one-domain-out", found)
-    assert (outcome.complete, outcome.asked, outcome.gaps) == (1, 1, ())
+    assert (outcome.complete, outcome.planned, outcome.gaps) == (1, 1, ())
     assert outcome.pick
     assert outcome.pick.hparams_seed == 0
 

@@ -15,7 +15,7 @@ from dgbench.core.wording import format_ranges
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import Candidate, Gap, Origin, Results, Series
 from dgbench.report.select import SELECTORS, TrainingDomain
-from dgbench.report.signature import disagreements, lacking, signature
+from dgbench.report.signature import describe_gaps, disagreements, signature
 from dgbench.report.tables import build
 
 
@@ -31,7 +31,7 @@ def test_numbers_in_short() -> None:
 def test_the_exact_runs_that_are_lacking() -> None:
     gaps = [gap(fold, seed, trial) for fold in "ab" for trial in (0, 2) for seed in (0, 1, 5)]
     gaps += [gap("ab", 4, 1), gap("b", 3, 0, "failed", "out of memory")]
-    assert list(lacking(gaps)) == [
+    assert list(describe_gaps(gaps)) == [
         "ERM [a] [b], trials 0, 2 hparams 0-1, 5: missing",
         "ERM [a+b], trial 1 hparams 4: missing",
         "ERM [b], trial 0 hparams 3: failed (out of memory)",
@@ -39,7 +39,9 @@ def test_the_exact_runs_that_are_lacking() -> None:
 
 
 def test_trials_that_lack_different_seeds_stand_apart() -> None:
-    assert list(lacking([gap("a", 0, 0), gap("a", 1, 1)])) == ["ERM [a], trial 0 hparams 0; trial 1 hparams 1: missing"]
+    assert list(describe_gaps([gap("a", 0, 0), gap("a", 1, 1)])) == [
+        "ERM [a], trial 0 hparams 0; trial 1 hparams 1: missing"
+    ]
 
 
 def test_runs_that_disagree_are_warned_of() -> None:
