@@ -366,7 +366,7 @@ class _Reader:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:
             return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
-        others = _other_metrics(mine, names, metric) if self.all_metrics else {}
+        others = _other_metrics(own_records, names, metric) if self.all_metrics else {}
         steps, adapted = self.steps.setdefault(steps, steps), run.kind == "adapt"
         return Series(run.id, steps, views, values, diverged, adapted, predictor, others)
 
