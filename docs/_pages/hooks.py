@@ -39,6 +39,7 @@ def make_pages() -> dict[str, str]:
     homes = {**HOMES, **{file: file for file in results}}
     files = {file: page for file, page in homes.items() if (ROOT / file).is_file()}
     pages = {page: relinked((ROOT / file).read_text(), file, page) for file, page in files.items()}
+    pages["index.md"] = "---\nhide: [navigation]\n---\n" + pages["index.md"]
     listed = [f"* [{PurePosixPath(page).stem}]({PurePosixPath(page).name})" for page in results]
     pages["results/index.md"] = "\n".join(
         ["# Results", "", "Tables of sweeps that were run, and measurements.", "", *listed]
