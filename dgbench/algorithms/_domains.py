@@ -24,7 +24,7 @@ def pooled_features(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
     return features
 
 
-def places(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
+def domain_indices(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
     """Return the index of each minibatch's domain among all training domains (E,), int64.
 
     A step may show only some of the domains; what a method keeps per domain (weights, moving averages) is read and
@@ -37,7 +37,7 @@ def places(algorithm: Algorithm, batches: Sequence[Batch]) -> Tensor:
     return torch.tensor([batch.domain for batch in batches], device=device)
 
 
-def parts(pooled: Tensor, batches: Sequence[Batch]) -> list[Tensor]:
+def split_by_domain(pooled: Tensor, batches: Sequence[Batch]) -> list[Tensor]:
     """Split the rows of the concatenated minibatches by domain.
 
     Args:
@@ -69,10 +69,12 @@ def feature_losses(algorithm: Algorithm, features: Sequence[Tensor], batches: Se
         features: (B, num_features) of each domain, after dropout, in the order of `batches`.
         batches: The minibatches, which have the labels.
     """
-    return losses_of(algorithm, parts(algorithm.network.classifier(torch.cat(list(features))), batches), batches)
+    return losses_of(
+        algorithm, split_by_domain(algorithm.network.classifier(torch.cat(list(features))), batches), batches
+    )
 
 
-def descend_penalised(algorithm: Algorithm, nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:
+def descend_penalized(algorithm: Algorithm, nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:
     """Take one optimizer step along the gradient of `nll + weight * penalty`.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalised, feature_losses
+from dgbench.algorithms._domains import descend_penalized, feature_losses
 from dgbench.algorithms._moments import coral, mmd
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -29,7 +29,7 @@ def _update(
     first = torch.cat([z[:cut] for z, cut in zip(features, cuts, strict=True)])
     second = torch.cat([z[cut:] for z, cut in zip(features, cuts, strict=True)])
     penalty = distance([first, second]) if min(len(first), len(second)) > 1 else nll.new_zeros(())
-    return descend_penalised(method, nll, penalty, weight)
+    return descend_penalized(method, nll, penalty, weight)
 
 
 class CausIRL_CORAL(Algorithm):

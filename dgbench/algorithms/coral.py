@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalised, feature_losses
+from dgbench.algorithms._domains import descend_penalized, feature_losses
 from dgbench.algorithms._moments import coral
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -55,4 +55,4 @@ class CORAL(Algorithm):
         """Take one step, with one forward and one backward pass."""
         features = self.domain_features(batches)
         nll = feature_losses(self, features, batches).mean()
-        return descend_penalised(self, nll, coral(features), self.hparams.mmd_gamma)
+        return descend_penalized(self, nll, coral(features), self.hparams.mmd_gamma)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithms._domains import places
+from dgbench.algorithms._domains import domain_indices
 from dgbench.algorithms._head import moments, per_example
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power, uniform
@@ -89,7 +89,7 @@ class Fishr(Algorithm):
             means, squares = moments(layer.rows(start, end) for layer in layers)
             variances.append(torch.cat(squares) - torch.cat(means).square())
             start = end
-        penalty = self._penalty(torch.stack(variances), places(self, batches))
+        penalty = self._penalty(torch.stack(variances), domain_indices(self, batches))
         loss = nll + (self.hparams.fishr_lambda if self.step >= annealed else 0.0) * penalty
         self.descend(loss)
         return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import feature_losses, places
+from dgbench.algorithms._domains import domain_indices, feature_losses
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
@@ -60,7 +60,7 @@ class GroupDRO(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step of the domains' weights, then one of the network."""
         losses = feature_losses(self, self.domain_features(batches), batches)
-        there = places(self, batches)
+        there = domain_indices(self, batches)
         gains = self.hparams.groupdro_eta * losses.detach()
         # Domains that this step doesn't show gain nothing; the normalization is over all.
         self.log_q.copy_(self.log_q.index_add(0, there, gains).log_softmax(dim=0))

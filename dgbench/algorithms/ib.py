@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalised, losses_of, parts, pooled_features
+from dgbench.algorithms._domains import descend_penalized, losses_of, pooled_features, split_by_domain
 from dgbench.algorithms._moments import variance
 from dgbench.algorithms.irm import IRM, irm_penalty
 from dgbench.core.cards import AlgorithmCard
@@ -74,9 +74,9 @@ class IB_ERM(Algorithm):
             # As in DomainBed: moments gathered without the penalty would give the first steps with it a wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
         features = pooled_features(self, batches)
-        nll = losses_of(self, parts(self.network.classifier(features), batches), batches).mean()
+        nll = losses_of(self, split_by_domain(self.network.classifier(features), batches), batches).mean()
         weight = self.hparams.ib_lambda if self.step >= annealed else 0.0
-        return descend_penalised(self, nll, bottleneck(parts(features, batches)), weight)
+        return descend_penalized(self, nll, bottleneck(split_by_domain(features, batches)), weight)
 
 
 class IB_IRM(Algorithm):
@@ -127,10 +127,10 @@ class IB_IRM(Algorithm):
         if self.step in (irm_annealed, ib_annealed):
             self.optimizer = self.new_optimizer(self.parameters())
         features = pooled_features(self, batches)
-        logits = parts(self.network.classifier(features), batches)
+        logits = split_by_domain(self.network.classifier(features), batches)
         nll = losses_of(self, logits, batches).mean()
         irm = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
-        ib = bottleneck(parts(features, batches))
+        ib = bottleneck(split_by_domain(features, batches))
         loss = nll + (self.hparams.irm_lambda if self.step >= irm_annealed else 1.0) * irm
         loss = loss + (self.hparams.ib_lambda if self.step >= ib_annealed else 0.0) * ib
         self.descend(loss)

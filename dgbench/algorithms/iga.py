@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dgbench.algorithms._domains import descend_penalised
+from dgbench.algorithms._domains import descend_penalized
 from dgbench.algorithms._gradients import of_each_domain
 from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
@@ -65,4 +65,4 @@ class IGA(Algorithm):
             losses, _, gradients = of_each_domain(self, batches, differentiable=True)
         # The mean is a constant: the terms of its gradient, sum_e (g_e - mean), are 0.
         spread = torch.stack([(g - g.detach().mean(dim=0)).square().sum() for g in gradients]).sum()
-        return descend_penalised(self, losses.mean(), spread, self.hparams.penalty)
+        return descend_penalized(self, losses.mean(), spread, self.hparams.penalty)

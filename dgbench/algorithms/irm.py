@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalised, losses_of, parts
+from dgbench.algorithms._domains import descend_penalized, losses_of, split_by_domain
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
@@ -83,7 +83,7 @@ class IRM(Algorithm):
             # As in DomainBed: moments gathered under the old weight would give the first steps under the new one a
             # wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
-        logits = parts(self(torch.cat([b.x for b in batches])), batches)
+        logits = split_by_domain(self(torch.cat([b.x for b in batches])), batches)
         penalty = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
         weight = self.hparams.irm_lambda if self.step >= annealed else 1.0
-        return descend_penalised(self, losses_of(self, logits, batches).mean(), penalty, weight)
+        return descend_penalized(self, losses_of(self, logits, batches).mean(), penalty, weight)

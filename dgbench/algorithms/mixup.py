@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta
 
-from dgbench.algorithms._domains import parts
+from dgbench.algorithms._domains import split_by_domain
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
@@ -68,7 +68,7 @@ class Mixup(Algorithm):
             x = share * one.x[:n] + (1 - share) * other.x[:n]
             blends.append(Batch(x, one.y[:n], one.positions[:n], one.domain))
             partners.append(other.y[:n])
-        logits = parts(self.network.classifier(torch.cat(self.domain_features(blends))), blends)
+        logits = split_by_domain(self.network.classifier(torch.cat(self.domain_features(blends))), blends)
         terms = [
             share * self.criterion(z, blend.y) + (1 - share) * self.criterion(z, y)
             for z, blend, y, share in zip(logits, blends, partners, shares, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalised, feature_losses
+from dgbench.algorithms._domains import descend_penalized, feature_losses
 from dgbench.algorithms._moments import mmd
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -56,4 +56,4 @@ class MMD(Algorithm):
         """Take one step on the losses and the discrepancy of all pairs of domains."""
         features = self.domain_features(batches)
         nll = feature_losses(self, features, batches).mean()
-        return descend_penalised(self, nll, mmd(features), self.hparams.mmd_gamma)
+        return descend_penalized(self, nll, mmd(features), self.hparams.mmd_gamma)

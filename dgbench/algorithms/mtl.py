@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import places
+from dgbench.algorithms._domains import domain_indices
 from dgbench.algorithms._networks import rebuilt
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
@@ -97,7 +97,7 @@ class MTL(Algorithm):
         # The second half of each row is the embedding for prediction; training replaces it by the domain's own.
         features = [z[:, : len(network.embedding)] for z in self.domain_features(batches)]
         means = torch.stack([z.mean(dim=0) for z in features])
-        there = places(self, batches)
+        there = domain_indices(self, batches)
         embeddings = ema * means + (1 - ema) * self.embeddings[there]
         rows = torch.cat([m.expand_as(z) for m, z in zip(embeddings, features, strict=True)])
         logits = network.classifier(torch.cat([torch.cat(features), rows], dim=1)).split([len(z) for z in features])

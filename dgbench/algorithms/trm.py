@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dgbench.algorithms._domains import places
+from dgbench.algorithms._domains import domain_indices
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam, power
@@ -98,7 +98,7 @@ class TRM(Algorithm):
         nll = F.cross_entropy(self.network.classifier(features), y)
         loss, logged = nll, {"nll": nll.detach()}
         if self.step >= self.hparams.iters:
-            transfer = self._transfer_risk(features, y, [len(b.y) for b in batches], places(self, batches))
+            transfer = self._transfer_risk(features, y, [len(b.y) for b in batches], domain_indices(self, batches))
             loss, logged["transfer"] = nll + transfer, transfer.detach()
         self.descend(loss)
         return {"loss": loss.detach(), **logged}
