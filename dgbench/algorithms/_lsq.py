@@ -51,8 +51,8 @@ class Quantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights that the convolution uses."""
         scale = self.scale.view(-1, *[1] * (weight.dim() - 1))
-        quantised: Tensor = _Rounded.apply(weight, scale, self.low, self.high)
-        return torch.where(self.on > 0, quantised, weight)
+        quantized: Tensor = _Rounded.apply(weight, scale, self.low, self.high)
+        return torch.where(self.on > 0, quantized, weight)
 
 
 class _Rounded(torch.autograd.Function):

@@ -21,8 +21,8 @@ def variance(x: Tensor) -> Tensor:
 
 def covariance(x: Tensor) -> Tensor:
     """Return the unbiased covariance (d, d) of the columns of rows (n, d); that of a single row is 0."""
-    centred = x - x.mean(dim=0)
-    return centred.T @ centred / max(len(x) - 1, 1)
+    centered = x - x.mean(dim=0)
+    return centered.T @ centered / max(len(x) - 1, 1)
 
 
 def coral(sets: Sequence[Tensor]) -> Tensor:

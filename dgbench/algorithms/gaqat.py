@@ -71,7 +71,7 @@ class GAQAT(QTDoG):
     def build(self) -> None:
         """Give every convolution that learns a quantizer, and a memory of the signs of its scales' gradients."""
         super().build()
-        self.memory = [(quantizer.scale, _Disorder(quantizer.scale)) for _, quantizer in self.quantised]
+        self.memory = [(quantizer.scale, _Disorder(quantizer.scale)) for _, quantizer in self.quantized]
         self.disorders = nn.ModuleList(disorder for _, disorder in self.memory)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:

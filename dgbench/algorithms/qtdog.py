@@ -59,8 +59,8 @@ class QTDoG(Algorithm):
 
     def build(self) -> None:
         """Give every convolution that learns a quantizer, still switched off; raise UserError if there is none."""
-        self.quantised = add_quantizers(self.network, self.hparams.bits)
-        if not self.quantised:
+        self.quantized = add_quantizers(self.network, self.hparams.bits)
+        if not self.quantized:
             raise UserError(f"{type(self).__name__} quantises convolutions that learn, and this network has none")
 
     def build_optimizers(self) -> None:
@@ -68,7 +68,7 @@ class QTDoG(Algorithm):
 
         Until the quantizers are switched on, the scales have a derivative of 0 and stay.
         """
-        scales = [quantizer.scale for _, quantizer in self.quantised]
+        scales = [quantizer.scale for _, quantizer in self.quantized]
         theirs = {id(scale) for scale in scales}
         others = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, "weight_decay": 0.0}]
@@ -76,7 +76,7 @@ class QTDoG(Algorithm):
 
     def begin(self) -> None:
         """Switch the quantizers on, with scales fitted to the weights, and start a fresh optimizer."""
-        for convolution, quantizer in self.quantised:
+        for convolution, quantizer in self.quantized:
             quantizer.start(convolution.weight)
         self.build_optimizers()
 

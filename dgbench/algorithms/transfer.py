@@ -106,17 +106,17 @@ class Transfer(Algorithm):
         """Climb from the classifier to the h of the largest gap within the ball, and keep it as the adversary."""
         h = self.hparams
         names = [name for name, _ in self.adversary.named_parameters()]
-        centre = [p.detach() for p in self.network.classifier.parameters()]
-        found = [p.clone() for p in centre]
+        center = [p.detach() for p in self.network.classifier.parameters()]
+        found = [p.clone() for p in center]
         for _ in range(h.d_steps_per_g):
             found = [p.requires_grad_() for p in found]
             gap = self._gap(dict(zip(names, found, strict=True)), features, batches)
             gradients = torch.autograd.grad(gap, found)
             with torch.no_grad():
                 climbed = torch._foreach_add(found, gradients, alpha=h.lr_d * h.t_lambda)
-                away = torch._foreach_sub(climbed, centre)
+                away = torch._foreach_sub(climbed, center)
                 # Back onto the ball's surface along the ray from its center, if the step has left the ball.
                 inside = (h.delta / global_norm(list(away))).clamp(max=1)
-                found = list(torch._foreach_add(centre, torch._foreach_mul(away, inside)))
+                found = list(torch._foreach_add(center, torch._foreach_mul(away, inside)))
         with torch.no_grad():
             torch._foreach_copy_(list(self.adversary.parameters()), found)

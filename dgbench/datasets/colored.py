@@ -9,34 +9,34 @@ from dgbench.core.cards import GENERATED, DatasetCard
 from dgbench.core.seeding import numpy_stream
 from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
 
-_MISCOLOURED = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
+_MISCOLORED = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
 """Domain -> probability that the color is not that of the label."""
 _CLASSES = ("5 to 9", "0 to 4")
 _LABEL_NOISE = 0.25
 """Probability that a label is flipped: shape alone predicts 75 % at best, less than color does in training."""
 
 
-def colored(images: Images, digits: Labels, miscoloured: float, seed: int) -> tuple[NDArray[np.uint8], Labels]:
+def colored(images: Images, digits: Labels, miscolored: float, seed: int) -> tuple[NDArray[np.uint8], Labels]:
     """Color digits in a way that predicts their noisy binary labels.
 
     The label is 1 for digits below 5, flipped with probability 0.25; the color is the label, flipped with probability
-    `miscoloured`. Both flips depend on `seed` and `miscoloured` alone.
+    `miscolored`. Both flips depend on `seed` and `miscolored` alone.
 
     Args:
         images: (n, H, W).
         digits: (n,), 0 to 9.
-        miscoloured: Probability that the color is not that of the label.
+        miscolored: Probability that the color is not that of the label.
         seed: Seed of the flips.
 
     Returns:
         Inputs (n, 2, H, W), with the image in the channel of its color and zeros in the other, and binary labels (n,).
     """
     # The word names a stream of random numbers: spelled otherwise, it would draw other data.
-    rng = numpy_stream(seed, "colour", miscoloured)
+    rng = numpy_stream(seed, "colour", miscolored)
     labels = (digits < 5) ^ (rng.random(len(digits)) < _LABEL_NOISE)
-    colours = labels ^ (rng.random(len(digits)) < miscoloured)
+    colors = labels ^ (rng.random(len(digits)) < miscolored)
     inputs = np.zeros((len(images), 2, *images.shape[1:]), np.uint8)
-    inputs[np.arange(len(images)), colours.astype(np.intp)] = images
+    inputs[np.arange(len(images)), colors.astype(np.intp)] = images
     return inputs, labels.astype(np.int64)
 
 
@@ -59,7 +59,7 @@ class ColoredDigits(DigitDataset):
         paper="after Arjovsky et al., Invariant Risk Minimization, arXiv:1907.02893",
         link="https://arxiv.org/abs/1907.02893",
         input_shape=(2, 8, 8),
-        domains=tuple(_MISCOLOURED),
+        domains=tuple(_MISCOLORED),
         classes=_CLASSES,
         counts={"+90%": 599, "+80%": 599, "-90%": 599},
         traits=("few_examples", "small_images", GENERATED),
@@ -69,7 +69,7 @@ class ColoredDigits(DigitDataset):
 
     def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
         """Draw noisy labels and colors."""
-        return colored(images, labels, _MISCOLOURED[domain], seed)
+        return colored(images, labels, _MISCOLORED[domain], seed)
 
 
 class ColoredMNIST(DigitDataset):
@@ -95,7 +95,7 @@ class ColoredMNIST(DigitDataset):
         paper="Arjovsky et al., Invariant Risk Minimization, arXiv:1907.02893",
         link="https://arxiv.org/abs/1907.02893",
         input_shape=(2, 28, 28),
-        domains=tuple(_MISCOLOURED),
+        domains=tuple(_MISCOLORED),
         classes=_CLASSES,
         counts={"+90%": 23_334, "+80%": 23_333, "-90%": 23_333},
         folder="MNIST/raw",
@@ -106,4 +106,4 @@ class ColoredMNIST(DigitDataset):
 
     def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
         """Draw noisy labels and colors."""
-        return colored(images, labels, _MISCOLOURED[domain], seed)
+        return colored(images, labels, _MISCOLORED[domain], seed)

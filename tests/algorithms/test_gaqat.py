@@ -29,7 +29,7 @@ class Reference:
     """Signs are kept in lists; the quantisation itself is what QT-DoG's tests are about."""
 
     def __init__(self, toy: SimpleNamespace, algorithm: GAQAT) -> None:
-        self.signs: list[list[Tensor]] = [[] for _ in algorithm.quantised]
+        self.signs: list[list[Tensor]] = [[] for _ in algorithm.quantized]
         self.frozen = [False] * len(self.signs)
         self.history: list[list[bool]] = []
         self.make = lambda network, scales: self.optimizer_of(toy, algorithm, network, scales)

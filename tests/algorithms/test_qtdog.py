@@ -87,24 +87,24 @@ def test_equals_a_plain_loop_across_the_quantisation(toy: SimpleNamespace, norm:
 
 
 def test_before_the_quantisation_it_is_erm(toy: SimpleNamespace, optimizer: str) -> None:
-    quantised = toy.make(QTDoG, images=True, optimizer=optimizer, q_steps=9)
+    quantized = toy.make(QTDoG, images=True, optimizer=optimizer, q_steps=9)
     erm = toy.make(ERM, images=True, optimizer=optimizer)
-    scales = [quantizer.scale.clone() for _, quantizer in quantised.quantised]
+    scales = [quantizer.scale.clone() for _, quantizer in quantized.quantized]
     for step in range(3):
-        toy.take(quantised, step)
+        toy.take(quantized, step)
         toy.take(erm, step)
     plain = [erm.network.featurizer[i] for i in (0, 2)]
-    for (convolution, quantizer), other, scale in zip(quantised.quantised, plain, scales, strict=True):
+    for (convolution, quantizer), other, scale in zip(quantized.quantized, plain, scales, strict=True):
         assert torch.equal(convolution.weight, other.weight)
         assert torch.equal(quantizer.scale, scale)
-    assert torch.equal(quantised.network.classifier.weight, erm.network.classifier.weight)
+    assert torch.equal(quantized.network.classifier.weight, erm.network.classifier.weight)
 
 
 def test_weights_take_few_values_and_the_others_many(toy: SimpleNamespace) -> None:
     algorithm = toy.make(QTDoG, images=True, **OPTIONS)
     for step in range(5):
         toy.take(algorithm, step)
-    for convolution, quantizer in algorithm.quantised:
+    for convolution, quantizer in algorithm.quantized:
         levels = convolution.weight / quantizer.scale[:, None, None, None]
         torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-12)
         assert levels.min() >= LOW
@@ -182,7 +182,7 @@ def test_what_is_frozen_is_not_quantised(toy: SimpleNamespace) -> None:
     algorithm = QTDoG(plain.network, QTDoG.Hparams(lr=1e-2, **OPTIONS), plain.task, plain.setting).train()
     for step in range(4):
         toy.take(algorithm, step)
-    assert [convolution for convolution, _ in algorithm.quantised] == [free]
+    assert [convolution for convolution, _ in algorithm.quantized] == [free]
     assert torch.equal(frozen.weight, before)
 
 

@@ -120,20 +120,20 @@ def test_rotated_digits_keep_their_labels() -> None:
     )
 
 
-@pytest.mark.parametrize("miscoloured", [0.1, 0.2, 0.9])
-def test_colours_and_labels_have_the_stated_noise(miscoloured: float) -> None:
+@pytest.mark.parametrize("miscolored", [0.1, 0.2, 0.9])
+def test_colors_and_labels_have_the_stated_noise(miscolored: float) -> None:
     n = 20_000
     digits = np.arange(n) % 10
     images = np.full((n, 2, 3), 7, np.uint8)
-    inputs, labels = colored(images, digits, miscoloured, seed=0)
+    inputs, labels = colored(images, digits, miscolored, seed=0)
     assert np.array_equal(inputs.sum(1), images)
     assert np.all((inputs.max((2, 3)) > 0).sum(1) == 1)
     colours = inputs[:, 1].max((1, 2)) > 0
     noisy, off = labels != (digits < 5), colours != labels
     tolerance = 5 * 0.5 / n**0.5
     assert abs(noisy.mean() - 0.25) < tolerance
-    assert abs(off.mean() - miscoloured) < tolerance
-    assert abs(off[noisy].mean() - miscoloured) < 2 * tolerance
+    assert abs(off.mean() - miscolored) < tolerance
+    assert abs(off[noisy].mean() - miscolored) < 2 * tolerance
     assert abs((digits[labels == 1] < 5).mean() - 0.75) < 2 * tolerance
 
 
