@@ -128,8 +128,8 @@ def test_colors_and_labels_have_the_stated_noise(miscolored: float) -> None:
     inputs, labels = colored(images, digits, miscolored, seed=0)
     assert np.array_equal(inputs.sum(1), images)
     assert np.all((inputs.max((2, 3)) > 0).sum(1) == 1)
-    colours = inputs[:, 1].max((1, 2)) > 0
-    noisy, off = labels != (digits < 5), colours != labels
+    colors = inputs[:, 1].max((1, 2)) > 0
+    noisy, off = labels != (digits < 5), colors != labels
     tolerance = 5 * 0.5 / n**0.5
     assert abs(noisy.mean() - 0.25) < tolerance
     assert abs(off.mean() - miscolored) < tolerance
@@ -137,11 +137,11 @@ def test_colors_and_labels_have_the_stated_noise(miscolored: float) -> None:
     assert abs((digits[labels == 1] < 5).mean() - 0.75) < 2 * tolerance
 
 
-def test_colour_domains_have_the_signs_of_their_names() -> None:
+def test_color_domains_have_the_signs_of_their_names() -> None:
     for domain, agreement in (("+90%", 0.9), ("+80%", 0.8), ("-90%", 0.1)):
         examples = ColoredDigits().examples(domain, 0)
-        colours = examples.inputs[:, 1].max((1, 2)) > 0
-        assert abs((colours == examples.labels).mean() - agreement) < 0.1
+        colors = examples.inputs[:, 1].max((1, 2)) > 0
+        assert abs((colors == examples.labels).mean() - agreement) < 0.1
 
 
 def test_fingerprints_tell_data_sets_apart_and_nothing_else() -> None:
