@@ -69,9 +69,8 @@ def feature_losses(algorithm: Algorithm, features: Sequence[Tensor], batches: Se
         features: (B, num_features) of each domain, after dropout, in the order of `batches`.
         batches: The minibatches, which have the labels.
     """
-    return losses_of(
-        algorithm, split_by_domain(algorithm.network.classifier(torch.cat(list(features))), batches), batches
-    )
+    logits = algorithm.network.classifier(torch.cat(list(features)))
+    return losses_of(algorithm, split_by_domain(logits, batches), batches)
 
 
 def descend_penalized(algorithm: Algorithm, nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:
