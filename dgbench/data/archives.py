@@ -92,7 +92,7 @@ def _check_sources(published: Mapping[str, Archive], sources: Sequence[Path], pr
         elif expected and source.is_file() and (md5 := hash_of(source, progress)) != expected:
             problems.add(
                 f"{source} is not the published {source.name}: its MD5 is {md5}, not {expected}; get it again, or if "
-                "you packed it yourself give it another name: names and counts are checked all the same"
+                "you packed it yourself give it another name: names and counts are checked anyway"
             )
     problems.raise_if_any()
 
@@ -240,7 +240,7 @@ def move_folder_of(names: Sequence[str], place: Path, target: Path) -> None:
         holding = [folder for folder in layer if all((folder / name).is_dir() for name in names)]
         if len(holding) > 1:
             found = ", ".join(str(folder.relative_to(place)) for folder in holding)
-            raise UserError(f"several folders hold the domains {', '.join(names)}: {found}; give the one that counts")
+            raise UserError(f"several folders hold the domains {', '.join(names)}: {found}; give the one to use")
         if holding:
             target.parent.mkdir(parents=True, exist_ok=True)
             holding[0].rename(target)
@@ -248,4 +248,4 @@ def move_folder_of(names: Sequence[str], place: Path, target: Path) -> None:
         best = max([best, *([n for n in names if (folder / n).is_dir()] for folder in layer)], key=len)
         layer = [child for folder in layer for child in sorted(folder.iterdir()) if child.is_dir()][:1000]
     missing = [name for name in names if name not in best]
-    raise UserError(f"no folder in what was given holds the domains {', '.join(names)}: {', '.join(missing)} lack")
+    raise UserError(f"no folder given holds the domains {', '.join(names)}: missing {', '.join(missing)}")

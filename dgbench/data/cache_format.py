@@ -158,7 +158,7 @@ def find_damage(folder: Path, index: CacheIndex, most: int | None = None) -> str
     for name, size in expected.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            return f"{path} is damaged: it has not {size:,} bytes"
+            return f"{path} is damaged: it does not have {size:,} bytes"
     chosen = set(range(blocks))
     if most is not None and blocks > most:
         # Not drawn by a run's seed: each run looks at other blocks, so that many runs together look at all.

@@ -149,7 +149,7 @@ def _request_rest(url: str, part: _PartialFile, progress: ReportProgress, timeou
             begin = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
             part.remove()
-            raise _Broken("the host sends another part of the file than it was asked for")
+            raise _Broken("the host sends another part of the file than was requested")
         if begin == 0:
             part.remove()
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""

@@ -140,8 +140,8 @@ class Foreign(Algorithm):
         """Restore the result of `training_state`; warn of parts that the class made in training and now lacks."""
         for lost in restore_state(self.inner, state["inner"]):
             log.warning(
-                "%s made %s in training; unless it makes that anew before it reads it, it now goes on otherwise than "
-                "without the interruption",
+                "%s made %s in training, which could not be restored: unless the class makes it again before reading "
+                "it, the run now differs from one without the interruption",
                 type(self).__name__,
                 lost,
             )

@@ -245,7 +245,7 @@ def inspect_timm_model(name: str, input_shape: tuple[int, ...]) -> TimmFacts:
             raise UserError(_refused(name, input_shape, str(error).partition("\n")[0])) from error
     if features.dim() != 2:
         found = " x ".join(map(str, features.shape[1:]))
-        raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector: it is no classifier's")
+        raise UserError(f"backbone {name!r} gives {found} numbers an image, not a vector, so it is no featurizer")
     infos = getattr(model, "feature_info", ())
     stages = [_stage_of(outputs.get(info["module"]), info["num_chs"]) for info in infos]
     return TimmFacts(int(features.shape[1]), _lacking_of(model, stages))

@@ -96,8 +96,8 @@ def _with_objects(content: bytes, path: Path) -> str:
     safe = path.with_name(f"{path.stem}-tensors.pth")
     command = f'python -c "{_TO_SAFE}" {shlex.quote(str(path))} {shlex.quote(str(safe))}'
     return (
-        f"--backbone_weights {path} holds Python objects{names}, which may run anybody's code when they are read. If "
-        f"you trust where it is from, write its tensors to a file that is safe, and give that: {command}"
+        f"--backbone_weights {path} holds Python objects{names}, which can run any code when they are read. If you "
+        f"trust its source, write its tensors to a safe file, and give that one: {command}"
     )
 
 

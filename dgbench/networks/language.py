@@ -141,7 +141,7 @@ def language_model(name: str, input_shape: Sequence[int], *, pretrained: bool = 
         raise UserError(f"backbone {name!r} reads texts of at most {longest} tokens, and these have {length}")
     if sequences and _reads_both_ways(config):
         raise UserError(
-            f"backbone {name!r} reads both ways, so it would see the tokens that it is asked for: name a causal "
+            f"backbone {name!r} reads both ways, so it would see the tokens that it must predict: name a causal "
             "language model"
         )
     model = model.float()  # files may hold half precision; the setting decides precision

@@ -265,8 +265,8 @@ def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setti
     """Return a language model's output layer; None if the setting wants another classifier."""
     if featurizer.vocabulary != num_classes:
         raise UserError(
-            f"backbone {setting.backbone!r} knows {featurizer.vocabulary:,} tokens, and these data are of "
-            f"{num_classes:,}: name the model that they are made for"
+            f"backbone {setting.backbone!r} has {featurizer.vocabulary:,} tokens, and these data have "
+            f"{num_classes:,}: name the model that they were made for"
         )
     return None if setting.nonlinear_classifier else featurizer.output
 

@@ -125,7 +125,7 @@ def match_tensors(
     if foreign:
         problems.add(f"{source} holds {describe_tensors(whole)}")
     if surplus := [name for name in tensors if name not in own]:
-        problems.add(f"{source} has what the backbone has not: {', '.join(surplus)}")
+        problems.add(f"{source} has tensors that the backbone lacks: {', '.join(surplus)}")
     for name in own:
         if name in tensors and own[name].shape != tensors[name].shape and name not in adapted:
             problems.add(f"{source}: {name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}")

@@ -201,7 +201,7 @@ def test_the_folder_of_the_domains_is_found_wherever_it_is(wrapped: str, tmp_pat
 
 def test_domains_that_are_nowhere_or_twice_are_told(tmp_path: Path) -> None:
     (tmp_path / "x" / "art").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds the domains art, photo: photo lack"):
+    with pytest.raises(UserError, match="holds the domains art, photo: missing photo"):
         move_folder_of(("art", "photo"), tmp_path, tmp_path / "out")
     (tmp_path / "y" / "art").mkdir(parents=True)
     with pytest.raises(UserError, match="several folders hold the domains art: x, y"):

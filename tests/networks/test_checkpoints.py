@@ -52,7 +52,7 @@ def test_pickled_objects_are_refused_and_the_command_makes_a_safe_file(cases: Ca
     (problem,) = caught.value.problems
     assert problem.isprintable()
     assert ("argparse.Namespace" if name == "with_namespace" else "timm.models.resnet.ResNet") in problem
-    words = shlex.split(problem.partition("give that: ")[2])
+    words = shlex.split(problem.partition("give that one: ")[2])
     assert words[0] == "python"
     subprocess.run([sys.executable, *words[1:]], check=True, env={"PYTHONWARNINGS": "ignore"})
     found, expected = started_from(tmp_path / f"{name} of ours-tensors.pth"), plain(cases)

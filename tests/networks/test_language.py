@@ -151,9 +151,9 @@ def test_other_classifiers_of_sequences_and_precision(tmp_path: Path) -> None:
 
 
 def test_what_can_not_read_sequences_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="knows 30 tokens, and these data are of 50,001: name the model"):
+    with pytest.raises(UserError, match="has 30 tokens, and these data have 50,001: name the model"):
         build_network((LENGTH,), 50_001, setting(backbone=saved_causal(tmp_path / "gpt")))
-    with pytest.raises(UserError, match="reads both ways, so it would see the tokens that it is asked for"):
+    with pytest.raises(UserError, match="reads both ways, so it would see the tokens that it must predict"):
         sequences(saved("bert", tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"could not be had .* or name a folder that holds it \(\./folder\)$"):

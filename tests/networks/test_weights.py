@@ -105,7 +105,7 @@ def test_everything_that_does_not_match_is_told_at_once(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "w.pth")
     assert refused(tmp_path / "w.pth") == (
         "the file of --backbone_weights lacks layer1.0.conv1.weight, layer4.1.bn2.bias",
-        "the file of --backbone_weights has what the backbone has not: extra.weight",
+        "the file of --backbone_weights has tensors that the backbone lacks: extra.weight",
         "the file of --backbone_weights: layer2.0.bn1.weight is (3,), not (128,)",
     )
 
