@@ -49,15 +49,15 @@ class Moments(NamedTuple):
     squares: list[Tensor]
 
 
-def linear_head(network: Network, who: str) -> nn.Linear:
+def linear_head(network: Network, method: str) -> nn.Linear:
     """Return the network's classifier; raise `UserError` unless it is one linear layer.
 
     Args:
         network: The network to look at.
-        who: Name of the method, for the message.
+        method: Its name, for the message.
     """
     if not isinstance(network.classifier, nn.Linear):
-        raise UserError(f"{who} needs a linear classifier: leave nonlinear_classifier off")
+        raise UserError(f"{method} needs a linear classifier: leave nonlinear_classifier off")
     return network.classifier
 
 

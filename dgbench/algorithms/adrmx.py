@@ -111,13 +111,13 @@ class ADRMX(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step of the discriminator or of everything else, whichever has its turn."""
         x, y, domains = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches]), domain_labels(batches)
-        adversarys = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
+        train_discriminator = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
         # The discriminator's gradient stops at its inputs, so in its turn the featurizers need no graph.
-        with torch.set_grad_enabled(not adversarys):
+        with torch.set_grad_enabled(not train_discriminator):
             label, domain = (net.dropout(net.features(x)) for net in (self.network, self.domain_network))
             nll = F.cross_entropy(self.network.classifier(label), y)
         disc_loss = F.cross_entropy(self.discriminator(label - domain), domains)
-        if adversarys:
+        if train_discriminator:
             self.disc_optimizer.zero_grad(set_to_none=True)
             disc_loss.backward()  # type: ignore[no-untyped-call]
             self.disc_optimizer.step()

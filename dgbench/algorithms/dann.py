@@ -116,13 +116,13 @@ class DANN(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step of the discriminator or of the network, whichever has its turn."""
         y = torch.cat([b.y for b in batches])
-        adversarys = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
+        train_discriminator = is_discriminators_turn(self.step, self.hparams.d_steps_per_g_step)
         # The discriminator's gradient stops at its inputs, so in its turn the featurizer needs no graph.
-        with torch.set_grad_enabled(not adversarys):
+        with torch.set_grad_enabled(not train_discriminator):
             features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
             nll = self.criterion(self.network.classifier(features), y)
-        disc_loss = self._adversarys_loss(self.judged(features, y), y, domain_labels(batches))
-        if adversarys:
+        disc_loss = self._discriminator_loss(self.judged(features, y), y, domain_labels(batches))
+        if train_discriminator:
             self.disc_optimizer.zero_grad(set_to_none=True)
             disc_loss.backward()  # type: ignore[no-untyped-call]
             self.disc_optimizer.step()
@@ -138,17 +138,17 @@ class DANN(Algorithm):
         """Reduce the discriminator's losses of the examples (n,) to one."""
         return losses.mean()
 
-    def _adversarys_loss(self, shown: Tensor, y: Tensor, domains: Tensor) -> Tensor:
+    def _discriminator_loss(self, inputs: Tensor, y: Tensor, domains: Tensor) -> Tensor:
         """Compute the discriminator's loss, with the gradient penalty if it has a weight."""
         penalized = self.hparams.grad_penalty != 0
         # In the discriminator's turn the features have no graph, but the penalty differentiates with respect to them.
-        if penalized and not shown.requires_grad:
-            shown.requires_grad_()
-        losses = F.cross_entropy(self.discriminator(shown), domains, reduction="none")
+        if penalized and not inputs.requires_grad:
+            inputs.requires_grad_()
+        losses = F.cross_entropy(self.discriminator(inputs), domains, reduction="none")
         loss = self.weighed(losses, y)
         if penalized:
             # The sum's gradient at an example's features is that of the example's own loss.
-            (gradients,) = torch.autograd.grad(losses.sum(), shown, create_graph=True)
+            (gradients,) = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
             loss = loss + self.hparams.grad_penalty * gradients.square().sum(dim=1).mean()
         return loss
 

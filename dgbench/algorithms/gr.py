@@ -85,26 +85,26 @@ class GR(Algorithm):
             return self._by_double_backward(batches)
         step = self.hparams.epsilon if self.hparams.form == "forward" else -self.hparams.epsilon
         loss = self.joint_loss(batches)
-        parameters, here = gradient(loss, self.parameters())
-        _, there = backward_at(self, batches, parameters, list(torch._foreach_mul(here, step)))
-        # In place: `there` is what lies in `.grad`, and becomes the gradient of the objective.
-        torch._foreach_sub_(there, here)
-        torch._foreach_mul_(there, self.hparams.gamma / step)
-        torch._foreach_add_(there, here)
+        parameters, gradients = gradient(loss, self.parameters())
+        _, displaced = backward_at(self, batches, parameters, list(torch._foreach_mul(gradients, step)))
+        # In place: `displaced` is what lies in `.grad`, and becomes the gradient of the objective.
+        torch._foreach_sub_(displaced, gradients)
+        torch._foreach_mul_(displaced, self.hparams.gamma / step)
+        torch._foreach_add_(displaced, gradients)
         self.optimizer.step()
-        return self._logged(loss, here)
+        return self._logged(loss, gradients)
 
     def _by_double_backward(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             loss = self.joint_loss(batches)
-            _, here = gradient(loss, self.parameters(), create_graph=True)
-            self.descend(loss + self.hparams.gamma / 2 * _squared_norm(here))
-        return self._logged(loss, here)
+            _, gradients = gradient(loss, self.parameters(), create_graph=True)
+            self.descend(loss + self.hparams.gamma / 2 * _squared_norm(gradients))
+        return self._logged(loss, gradients)
 
-    def _logged(self, loss: Tensor, here: list[Tensor]) -> Mapping[str, Tensor]:
+    def _logged(self, loss: Tensor, gradients: list[Tensor]) -> Mapping[str, Tensor]:
         """Return the scalars to log, with the penalty computed from the gradient at the weights."""
-        penalty = self.hparams.gamma / 2 * _squared_norm(here).detach()
+        penalty = self.hparams.gamma / 2 * _squared_norm(gradients).detach()
         return {"loss": loss.detach() + penalty, "nll": loss.detach(), "penalty": penalty}
 
 

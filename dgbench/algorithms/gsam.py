@@ -73,9 +73,9 @@ class GSAM(Algorithm):
         floor = self.hparams.rho_floor
         rho = self.hparams.rho * (floor + (1 - floor) * self.setting.lr_factor(self.step))
         loss = self.joint_loss(batches)
-        parameters, here = gradient(loss, self.parameters())
-        uphill, there = backward_at(self, batches, parameters, scale_to_length(here, rho))
-        # In place: `there`, the gradient uphill, is what lies in `.grad`.
-        torch._foreach_sub_(there, orthogonal_part(here, to=there), alpha=self.hparams.alpha)
+        parameters, gradients = gradient(loss, self.parameters())
+        uphill, displaced = backward_at(self, batches, parameters, scale_to_length(gradients, rho))
+        # In place: `displaced`, the gradients uphill, are what lies in `.grad`.
+        torch._foreach_sub_(displaced, orthogonal_part(gradients, to=displaced), alpha=self.hparams.alpha)
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

@@ -64,10 +64,10 @@ class SAGM(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step, for two forward and two backward passes over the same minibatches."""
         loss = self.joint_loss(batches)
-        parameters, here = gradient(loss, self.parameters())
-        factor = self.hparams.rho / (global_norm(here) + 1e-12) - self.hparams.alpha
-        uphill, there = backward_at(self, batches, parameters, list(torch._foreach_mul(here, factor)))
+        parameters, gradients = gradient(loss, self.parameters())
+        factor = self.hparams.rho / (global_norm(gradients) + 1e-12) - self.hparams.alpha
+        uphill, displaced = backward_at(self, batches, parameters, list(torch._foreach_mul(gradients, factor)))
         # In place: these tensors are the `.grad` that the optimizer reads.
-        torch._foreach_lerp_(there, here, 0.5)
+        torch._foreach_lerp_(displaced, gradients, 0.5)
         self.optimizer.step()
         return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

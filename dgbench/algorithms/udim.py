@@ -218,13 +218,13 @@ class UDIMTransductive(UDIM):
         """Return gradients as UDIM's; if there is batch norm, from one pass for each domain over x and x~ together."""
         if not self.has_batch_norm:
             return super().compared(batches, layers, moved)
-        network, here, there = self.network, list[Tensor](), list[Tensor]()
+        network, original, displaced = self.network, list[Tensor](), list[Tensor]()
         for batch, x in zip(batches, torch.split(moved, [len(b.y) for b in batches]), strict=True):
             features = network.dropout(network.features(torch.cat([batch.x, x])))
-            here.append(features[: len(x)])
-            there.append(features[len(x) :])
+            original.append(features[: len(x)])
+            displaced.append(features[len(x) :])
         y = torch.cat([b.y for b in batches])
-        one, other = (per_example(network.classifier, torch.cat(parts), y)[1] for parts in (here, there))
+        one, other = (per_example(network.classifier, torch.cat(found), y)[1] for found in (original, displaced))
         return one, other
 
 
@@ -238,11 +238,11 @@ def _inconsistency(sizes: Sequence[int], layers: Sequence[Layer], moved_layers: 
     """
     total, start = [], 0
     for size in sizes:
-        here = moments(layer.rows(start, start + size) for layer in layers)
-        there = moments(layer.rows(start, start + size) for layer in moved_layers)
-        mean, moved_mean = torch.cat(here.means), torch.cat(there.means)
+        original = moments(layer.rows(start, start + size) for layer in layers)
+        displaced = moments(layer.rows(start, start + size) for layer in moved_layers)
+        mean, moved_mean = torch.cat(original.means), torch.cat(displaced.means)
         # v~ - v, that is E[(q~ - E q)^2] - E[(q - E q)^2], from means and mean squares alone.
-        gap = torch.cat(there.squares) - torch.cat(here.squares) - 2 * mean * (moved_mean - mean)
-        total += [gap.square().mean() / 4, *(square.mean() for square in there.squares)]
+        gap = torch.cat(displaced.squares) - torch.cat(original.squares) - 2 * mean * (moved_mean - mean)
+        total += [gap.square().mean() / 4, *(square.mean() for square in displaced.squares)]
         start += size
     return torch.stack(total).sum()

@@ -172,25 +172,27 @@ def card_of(source: str) -> AlgorithmCard:
 
 def _foreign_class(module: str, file: Path, name: str) -> Any:
     """Import a class written for DomainBed; raise UserError if that fails or the class is no such one."""
-    said = f"--include {file}:{name}"
+    option = f"--include {file}:{name}"
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # is_available() must not spoil CUDA for forked runs
     try:
         source = import_source(module, file)
     except Exception as error:
-        what = module or file.name
+        imported = module or file.name
         raise UserError(
-            f"{said}: importing {what} failed: {type(error).__name__}: {error}{_hint(error, file)}"
+            f"{option}: importing {imported} failed: {type(error).__name__}: {error}{_hint(error, file)}"
         ) from error
     if module and Path(source.__file__).resolve() != file:
-        raise UserError(f"{said}: {module} is {source.__file__} here; put the folder of the other first on PYTHONPATH")
+        raise UserError(
+            f"{option}: {module} is {source.__file__} here; put the folder of the other first on PYTHONPATH"
+        )
     classes = {key: value for key, value in vars(source).items() if isinstance(value, type)}
     if name not in classes:
-        raise UserError(f"{said}: {unknown_name('class', name, classes)}")
-    _check_contract(classes[name], said)
+        raise UserError(f"{option}: {unknown_name('class', name, classes)}")
+    _check_contract(classes[name], option)
     return classes[name]
 
 
-def _check_contract(cls: Any, said: str) -> None:
+def _check_contract(cls: Any, option: str) -> None:
     """Raise UserError for a class without the methods and signatures of DomainBed's classes."""
     from torch import nn  # the class that is checked has imported it already
 
@@ -204,7 +206,7 @@ def _check_contract(cls: Any, said: str) -> None:
     if not problems and not accepts(cls.update, cls, []):
         problems.append(_unlike_domainbeds(inspect.signature(cls.update)))
     if problems:
-        raise UserError(*(f"{said}: a class for DomainBed {problem}" for problem in problems))
+        raise UserError(*(f"{option}: a class for DomainBed {problem}" for problem in problems))
 
 
 def _unlike_domainbeds(update: inspect.Signature) -> str:
@@ -285,16 +287,16 @@ def _query(registry: str, algorithm: str, dataset: str, hparams_seed: int, trial
     return {key: _plain(value, f"{called} gives {key!r}") for key, value in items}
 
 
-def _plain(value: Any, said: str) -> Any:
+def _plain(value: Any, origin: str) -> Any:
     """Turn a value into one that JSON keeps; raise UserError if there is none."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple):
-        return [_plain(item, said) for item in value]
+        return [_plain(item, origin) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{said} the value {value!r}, which JSON can't keep")
+        raise UserError(f"{origin} the value {value!r}, which JSON can't keep")
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise UserError(f"{said} a {type(value).__name__}, which JSON can't keep")
+        raise UserError(f"{origin} a {type(value).__name__}, which JSON can't keep")
     return value
 
 

@@ -291,13 +291,13 @@ def costs_what_it_says(subject: Subject, domains: int, seed: int) -> str:
         rehearsal.algorithm.update(batches)
     rows = steps * sum(len(batch.y) for batch in batches)
     wrong = []
-    for what, counted, said in (
+    for what, counted, stated in (
         ("forward", tally.forwards / rows, subject.card.forwards),
         ("backward", tally.backwards / rows, subject.card.backwards),
     ):
         # Cards are rounded to one decimal place.
-        if abs(counted - said) > 0.051:
-            wrong.append(f"{counted:.2f} {what} passes, the card says {said:g}")
+        if abs(counted - stated) > 0.051:
+            wrong.append(f"{counted:.2f} {what} passes, the card says {stated:g}")
     return ", ".join(wrong)
 
 

@@ -238,8 +238,8 @@ class ImageDataset(Dataset):
         for domain in sorted(self.domains):
             for name in sorted(self.tree[domain]):
                 for file in sorted(self.tree[domain][name]):
-                    said = "\0".join((domain, name, file.path, f"{file.size}\n"))
-                    digest.update(said.encode("utf-8", "surrogateescape"))  # names are bytes, maybe not UTF-8
+                    line = "\0".join((domain, name, file.path, f"{file.size}\n"))
+                    digest.update(line.encode("utf-8", "surrogateescape"))  # names are bytes, maybe not UTF-8
         return digest.hexdigest()
 
 

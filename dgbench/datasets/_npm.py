@@ -139,9 +139,9 @@ def _fetch(packages: Sequence[Package], downloads: Path) -> None:
         ) from None
     missing = [package.spec for package in packages if not (downloads / package.file_name).is_file()]
     if done.returncode or missing:
-        said = " ".join(done.stdout.split())[-500:] or "it says nothing"
+        output = " ".join(done.stdout.split())[-500:] or "it says nothing"
         raise Unreachable(
-            f"npm did not get {', '.join(missing or specs)}: {said}. Try again, or do this elsewhere: {by_hand}"
+            f"npm did not get {', '.join(missing or specs)}: {output}. Try again, or do this elsewhere: {by_hand}"
         )
     wrong = [package for package in packages if not _is_right(package, downloads / package.file_name)]
     for package in wrong:

@@ -153,11 +153,11 @@ def same_bytes(root: Path, tree: Tree) -> Iterator[str]:
             if len({place for place, _ in twins}) > 1
         ]
     if alike:
-        shown = [f"{_quoted(twins[0][1])} and {_quoted(_elsewhere(twins))}" for twins in alike]
-        more = f", and {len(shown) - 3:,} more" if len(shown) > 3 else ""
+        pairs = [f"{_quoted(twins[0][1])} and {_quoted(_elsewhere(twins))}" for twins in alike]
+        more = f", and {len(pairs) - 3:,} more" if len(pairs) > 3 else ""
         yield (
             f"the same bytes lie in two domains or classes, {len(alike):,} time(s), so that what is tested may have "
-            f"been trained on: {', '.join(shown[:3])}{more}"
+            f"been trained on: {', '.join(pairs[:3])}{more}"
         )
 
 
