@@ -23,6 +23,11 @@ class Doc:
     sections: dict[str, str] = field(default_factory=dict)
     """Title (`Reference`, `Departures from the paper`) -> text."""
 
+    @property
+    def whole(self) -> str:
+        """The summary and the text."""
+        return f"{self.summary}\n\n{self.text}".strip()
+
 
 def parse(docstring: str) -> Doc:
     """Split a docstring at its titles; the text is taken for Markdown if it has a formula or a `Reference:`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def page(entry: CatalogueEntry, shared: Space) -> str:
     doc = parse(entry.doc)
     sections = [f"# {entry.name}", doc.summary, doc.text, table(("", ""), list(_facts(entry)), "facts")]
     sections += _sections(doc)
-    sections += _hyperparameters(entry.space, shared)
+    sections += _hyperparameters(entry, shared)
     if entry.kind == "dataset":
         sections += _contents(entry)
     code = f"<div data-search-exclude markdown>\n\n```python\n{Path(entry.file).read_text()}```\n\n</div>"
@@ -96,19 +97,12 @@ def paper(card: Card, *, short: bool = False) -> str:
 
 def _algorithm(entry: CatalogueEntry) -> Facts:
     card = entry.card
-    passes = f"{card.forwards:g} forward and {card.backwards:g} backward passes"
-    yield (
-        "Cost",
-        f"{'one forward and one backward pass' if (card.forwards, card.backwards) == (1, 1) else passes} a step",
-    )
+    plural = "pass" if (card.forwards, card.backwards) == (1, 1) else "passes"
+    yield "Cost", f"{card.forwards:g} forward and {card.backwards:g} backward {plural} a step"
     yield from _needs(entry)
     if card.penalties:
-        base = (
-            ""
-            if card.base is None
-            else f"; at 0 what remains is {card.base or 'ERM'}{escaped(with_values(card.without))}"
-        )
-        yield "Penalties", ", ".join(f"`{name}`" for name in card.penalties) + base
+        base = f"; at 0 {card.base or 'ERM'} remains{escaped(with_values(card.without))}"
+        yield "Penalties", ", ".join(f"`{name}`" for name in card.penalties) + (base if card.base is not None else "")
     if card.taught:
         yield "Teacher", "learns from the logits of another row's best model, named by `teacher`"
     if card.transductive:
@@ -269,16 +263,26 @@ def _contents(entry: CatalogueEntry) -> list[str]:
     return found
 
 
-def _hyperparameters(space: Space, shared: Space) -> list[str]:
-    own = [spec for spec in space if spec not in shared]
-    inherited = [spec for spec in space if spec in shared]
-    found = ["## Hyperparameters"] if space else []
+def _hyperparameters(entry: CatalogueEntry, shared: Space) -> list[str]:
+    own = [spec for spec in entry.space if spec not in shared]
+    inherited = [spec for spec in entry.space if spec in shared]
+    found = ["## Hyperparameters"] if entry.space else []
     if own:
-        found.append(_space(own))
+        found += [_hparams_docstring(entry), _space(own)]
     if inherited:
         names = ", ".join(spec.name for spec in inherited)
         found.append(f'??? note "Those of every algorithm: {names}"\n\n{indented(_space(inherited))}')
     return found
+
+
+def _hparams_docstring(entry: CatalogueEntry) -> str:
+    """Read the docstring of the entry's `Hparams` from its file: it says whose the defaults and draws are."""
+    for node in ast.walk(ast.parse(Path(entry.file).read_text())):
+        if isinstance(node, ast.ClassDef) and node.name == entry.name:
+            for inner in node.body:
+                if isinstance(inner, ast.ClassDef) and inner.name == "Hparams":
+                    return parse(ast.get_docstring(inner) or "").whole
+    return ""
 
 
 def _space(space: list[HparamSpec]) -> str:
