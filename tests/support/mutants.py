@@ -1,7 +1,7 @@
 """Change a module in one small place at a time, and see whether its tests notice.
 
     make mutants MODULE=dgbench/core/space.py [TESTS="tests/core/test_space.py tests/plan"] [MOST=40]
-    python tests/support/mutants.py dgbench/core/space.py [--tests tests/core/test_space.py] [--every 3] [--most 40]
+    python tests/support/mutants.py FILE [--tests tests/core/test_space.py] [--every 3] [--most 40] [--lines 38 40]
 
 Works on a copy of the working tree in a temporary folder, so that the tree itself is never broken. The tests run one
 mutant after another, on one core, each in a fork of a process that has imported torch. A mutant that the tests don't
@@ -119,11 +119,15 @@ def main() -> int:
     )
     parser.add_argument("--every", type=int, default=1, help="take each Nth mutant alone")
     parser.add_argument("--most", type=int, default=10**9, help="stop after so many mutants")
+    parser.add_argument(
+        "--lines", nargs="+", type=int, help="take the mutants of these lines alone: those that survived"
+    )
     args = parser.parse_args()
     module = args.module.resolve().relative_to(ROOT) if args.module.is_absolute() else args.module
     tests = args.tests or mirrored_tests(module)
     _get_ready()
     chosen = list(mutants((ROOT / module).read_text()))[:: args.every][: args.most]
+    chosen = [mutant for mutant in chosen if args.lines is None or mutant[0] in args.lines]
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*_cache*"))
