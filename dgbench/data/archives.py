@@ -191,7 +191,7 @@ def _target(archive: Path, folder: Path, name: str) -> Path:
 
 
 def _begin_of(file: Path) -> str:
-    """Describe the begin of a file that is no archive."""
+    """Describe the beginning of a file that is no archive."""
     with file.open("rb") as opened:
         begin = opened.read(64)
     # zipfile knows a zip file by the index at its end, which a download that was cut short lacks.

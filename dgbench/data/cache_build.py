@@ -221,7 +221,6 @@ class _Files:
         sizes = read_sizes(folder)
         # A power cut may leave zeros at the end of a file whose length was written before its content.
         count = int(np.cumprod(sizes[:, 2] > 0).sum())
-        """Images written, in whole blocks."""
         count = min(count // BLOCK, os.fstat(self._sums).st_size // SUM) * BLOCK
         self.count = count
         """Images that are written, in whole blocks."""

@@ -35,8 +35,8 @@ FOLDER = ".dgbench-cache"
 LARGEST_OWN, LARGEST = 30 * 10**9, 10 * 10**9
 """Most bytes of a cache of images in their own size, and of squashed images; beyond, JPEGs are kept.
 
-A JPEG of a larger size preserves more of an image than squashed bytes, but less than the image itself: so that gets the
-larger limit.
+A JPEG of a larger size preserves more of an image than squashed bytes, but less than the image itself, which therefore
+has the larger limit.
 """
 VERSION = 3
 """Version of the format and of the decoding; a new one makes new caches."""

@@ -51,6 +51,7 @@ class ViewData:
         fraction, shared = run.setting.holdout_fraction, dataset.card.shared_identities
         needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
         self.examples = {d: dataset.examples(d, (trained or run).data_seed) for d in dataset.domains if d in needed}
+        """Domain -> its examples, for the domains that the fold uses."""
         if run.setting.cache == "auto":
             self.examples = {d: e.cached() if isinstance(e, Cacheable) else e for d, e in self.examples.items()}
         self.indices = {
@@ -60,12 +61,15 @@ class ViewData:
                 examples, run.trial, dataset.domains.index(domain), fraction, shared_identities=shared, name=domain
             ).items()
         }
+        """View -> positions of its examples in the domain; the order is the view's."""
         self.train = tuple(domain for view in run.fold.train for domain in self._domains(view))
+        """Views of the training domains, in the order of an algorithm's minibatches."""
         self.augmented = (
             frozenset(run.fold.source_val)
             if run.setting.augmentation and run.setting.validation_augmented
             else frozenset[View]()
         )
+        """Views whose inputs are augmented in evaluation, as DomainBed's presets have it."""
 
     def _domains(self, view: View) -> tuple[View, ...]:
         """Return the training domains of a training view, and record which examples each has."""
@@ -119,6 +123,7 @@ class Minibatches(TorchDataset[Minibatch]):
         self.data = data
         self.views = data.train
         self.pooled = data.train != run.fold.train
+        """True if training views are pools of many domains."""
         self.seed = run.seed
         self.steps = run.setting.steps
         self.augment = run.setting.augmentation
@@ -127,6 +132,7 @@ class Minibatches(TorchDataset[Minibatch]):
         self.balanced = run.setting.class_balanced
         self.copies = [of_view.numpy() for of_view in copies]
         self.samplers: dict[int, Sampler] = {}
+        """Index of a training domain -> its sampler, made when it is first drawn from."""
 
     def __len__(self) -> int:
         return self.steps

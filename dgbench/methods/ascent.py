@@ -1,4 +1,4 @@
-"""Take gradients away from the current weights, as SAM and its kin do, and come back exactly.
+"""Compute gradients at other points than the current weights, as SAM and its kin do, and come back exactly.
 
 A method finds a `gradient` at the weights, makes a displacement of it (`scale_to_length` and others), and calls
 `backward_at` for the gradient at the displaced weights. That leaves its result in `.grad`, which a method may change in

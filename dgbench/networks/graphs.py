@@ -2,8 +2,8 @@
 
 A molecule is an int16 table with `COLUMNS` columns: a row (ATOM, nine features) for each atom, then a row (BOND, atom,
 atom, three features) for each bond, padded with zeros, then rows of zeros. Features are numbers of categories, as in
-the Open Graph Benchmark. All tables of a data set have as many rows, so that minibatches can be joined like any others;
-the network packs the atoms of a minibatch on the device, and computes nothing for padding.
+the Open Graph Benchmark. All tables of a data set have the same number of rows, so that minibatches can be joined like
+any others; the network packs the atoms of a minibatch on the device, and computes nothing for padding.
 
 PyTorch Geometric and ogb have such networks. Tests compare with theirs, but they are not used: every process that makes
 a `MessagePassing` leaves a file in the temporary folder, and `import ogb` connects to the network to look for a newer
@@ -50,7 +50,7 @@ def tables(
         atom_counts: (B,), atoms of each molecule.
         bonds: (m, 5), each bond once: its two atoms, counted from 0 in each molecule, and its features.
         bond_counts: (B,), bonds of each molecule.
-        rows: Rows of a table: no fewer than the atoms and bonds of any molecule.
+        rows: Rows of a table: at least the atoms plus the bonds of any molecule.
     """
     found = np.zeros((len(atom_counts), rows, COLUMNS), np.int16)
     for what, values, counts, before in (
