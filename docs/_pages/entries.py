@@ -20,14 +20,37 @@ KINDS = {
     "algorithm": (
         "algorithms",
         "Algorithms",
-        "An algorithm trains one model on minibatches, one from each training domain.",
+        "An algorithm trains one model on minibatches, one from each training domain. Passes are examples that go forward "
+        "+ backward through the featurizer in a step, by those of the minibatches. The title of a column sorts by it.",
     ),
-    "average": ("averages", "Averages", "An average watches a run's weights along its training: `ERM+SWAD`."),
-    "merger": ("mergers", "Mergers", "A merger makes one predictor of finished runs: `ERM+DiWA`."),
-    "adapter": ("adapters", "Adapters", "An adapter changes a trained model at test time, without labels: `ERM+T3A`."),
-    "dataset": ("datasets", "Data sets", "Data in domains, each with classes that the others have too."),
+    "average": (
+        "averages",
+        "Averages",
+        "An average watches a run's weights along its training, as in `ERM+SWAD` ([names of rows](../rows.md)). Those that "
+        "change the training have a run of their own; all others watch the run that `ERM` trains anyway. Copies are "
+        "models held in memory.",
+    ),
+    "merger": (
+        "mergers",
+        "Mergers",
+        "A merger makes one predictor of finished runs, as in `ERM+DiWA` ([names of rows](../rows.md)). Merged are models "
+        "at their best validation accuracy, or those of the average in the column `of`.",
+    ),
+    "adapter": (
+        "adapters",
+        "Adapters",
+        "An adapter predicts a test domain's inputs batch by batch and may change the model by them, without labels, as "
+        "in `ERM+T3A` ([names of rows](../rows.md)). Passes are forward + backward, for each test batch; some adapters "
+        "are shown the training data first.",
+    ),
+    "dataset": (
+        "datasets",
+        "Data sets",
+        "A data set has several domains with the same classes, or splits of its own. Where a cell is empty your files "
+        "decide. How to get them: [data](../data.md).",
+    ),
 }
-"""Kind -> folder of its pages, title and first line of the index."""
+"""Kind -> folder of its pages, title and first paragraph of the index."""
 
 
 def pages(catalogue: Catalogue) -> dict[str, str]:
@@ -308,19 +331,16 @@ def _file(entry: CatalogueEntry) -> str:
 def index(kind: str, entries: Mapping[str, CatalogueEntry]) -> str:
     """List all entries of a kind in a table that readers can sort, with the departures of DomainBed's versions."""
     _, title, text = KINDS[kind]
-    columns = {"algorithm": ("passes", "domains ≥"), "dataset": ("domains", "classes", "examples", "inputs")}.get(
-        kind, ()
-    )
     rows = []
     for name, entry in entries.items():
-        cells = (f"[{name}]({name}.md)", parse(entry.doc).summary, paper(entry.card, short=True))
-        rows.append((*cells, *_columns(entry)))
-    sections = [
-        "---\nhide: [toc]\n---",
-        f"# {title}",
-        text,
-        table(("name", "idea" if kind != "dataset" else "content", "paper", *columns), rows, "sortable"),
-    ]
+        cells = {
+            "name": f"[{name}]({name}.md)",
+            "idea": parse(entry.doc).summary,
+            "paper": paper(entry.card, short=True),
+        }
+        rows.append({**cells, **_columns(entry)})
+    listed = table(tuple(rows[0]), [tuple(row.values()) for row in rows], "sortable")
+    sections = ["---\nhide: [toc]\n---", f"# {title}", text, listed]
     departing = [entry for entry in entries.values() if getattr(entry.card, "unlike_domainbed", "")]
     if departing:
         departures = [(f"[{entry.name}]({entry.name}.md)", inline(entry.card.unlike_domainbed)) for entry in departing]
@@ -332,16 +352,27 @@ def index(kind: str, entries: Mapping[str, CatalogueEntry]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _columns(entry: CatalogueEntry) -> tuple[str, ...]:
+def _columns(entry: CatalogueEntry) -> dict[str, str]:
+    """Return further columns of the index: title -> cell."""
     card = entry.card
-    if entry.kind == "algorithm":
-        return f"{card.forwards:g} + {card.backwards:g}", str(card.min_domains)
-    if entry.kind == "dataset":
-        counts = card.parts or card.counts
-        return (
-            str(len(card.domains) or ""),
-            str(len(card.classes) or ""),
-            f"{sum(counts.values()):,}" if counts else "",
-            card.input_kind,
-        )
-    return ()
+    match entry.kind:
+        case "algorithm":
+            return {"passes": f"{card.forwards:g} + {card.backwards:g}", "domains ≥": str(card.min_domains)}
+        case "average":
+            evaluated = "each time" if card.when == "always" else "at the end"
+            return {"evaluated": evaluated, "own run": "yes" if card.feeds_back else "", "copies": f"{card.copies:g}"}
+        case "merger":
+            return {"of": card.average, "result": "ensemble" if card.ensemble else "network"}
+        case "adapter":
+            return {
+                "passes": f"{card.forwards:g} + {card.backwards:g}",
+                "training data": "yes" if card.needs_source else "",
+            }
+        case _:
+            counts = card.parts or card.counts
+            return {
+                "domains": str(len(card.domains) or ""),
+                "classes": str(len(card.classes) or ""),
+                "examples": f"{sum(counts.values()):,}" if counts else "",
+                "inputs": card.input_kind,
+            }
