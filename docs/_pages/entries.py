@@ -20,28 +20,29 @@ KINDS = {
     "algorithm": (
         "algorithms",
         "Algorithms",
-        "An algorithm trains one model on minibatches, one from each training domain. Passes are examples that go forward "
-        "+ backward through the featurizer in a step, by those of the minibatches. The title of a column sorts by it.",
+        "An algorithm trains one model on minibatches, one from each training domain. Passes are examples that go "
+        "forward + backward through the featurizer in a step, by those of the minibatches. "
+        "The title of a column sorts by it.",
     ),
     "average": (
         "averages",
         "Averages",
-        "An average watches a run's weights along its training, as in `ERM+SWAD` ([names of rows](../rows.md)). Those that "
-        "change the training have a run of their own; all others watch the run that `ERM` trains anyway. Copies are "
-        "models held in memory.",
+        "An average watches a run's weights along its training, as in `ERM+SWAD` ([names of rows](../rows.md)). Those "
+        "that change the training have a run of their own; all others watch the run that `ERM` trains anyway. "
+        "Copies are models held in memory.",
     ),
     "merger": (
         "mergers",
         "Mergers",
-        "A merger makes one predictor of finished runs, as in `ERM+DiWA` ([names of rows](../rows.md)). Merged are models "
-        "at their best validation accuracy, or those of the average in the column `of`.",
+        "A merger makes one predictor of finished runs, as in `ERM+DiWA` ([names of rows](../rows.md)). Merged are "
+        "models at their best validation accuracy, or those of the average in the column `of`.",
     ),
     "adapter": (
         "adapters",
         "Adapters",
-        "An adapter predicts a test domain's inputs batch by batch and may change the model by them, without labels, as "
-        "in `ERM+T3A` ([names of rows](../rows.md)). Passes are forward + backward, for each test batch; some adapters "
-        "are shown the training data first.",
+        "An adapter predicts a test domain's inputs batch by batch and may change the model by them, without labels, "
+        "as in `ERM+T3A` ([names of rows](../rows.md)). Passes are forward + backward, for each test batch; "
+        "some adapters are shown the training data first.",
     ),
     "dataset": (
         "datasets",
