@@ -4,7 +4,7 @@
 
 Photographs are cropped from the two that scikit-learn brings along and written as JPEGs, of 227 x 227 (like PACS) and
 of 1024 x 747 (like TerraIncognita). Rates are by processor time and measured in turn, so that a busy machine matters
-little. dgbench hands on bytes, which a device normalises: the second ratio is with normalisation on the same core. Aim:
+little. dgbench hands on bytes, which a device normalizes: the second ratio is with normalization on the same core. Aim:
 9 times as fast at 227 x 227 and 22 times at 1024 x 747; 4 workers hold at most 1 GB beyond the cache.
 """
 

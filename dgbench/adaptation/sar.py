@@ -92,7 +92,7 @@ class SAR(Adapter):
         self._parameters = scales_and_shifts(_lower_norms(network, self.hparams.top))
         if not self._parameters:
             raise UserError(
-                "SAR learns the scales and shifts of normalisation layers, and below its top this network has none: "
+                "SAR learns the scales and shifts of normalization layers, and below its top this network has none: "
                 "train another backbone, such as resnet18, or lower SAR's top"
             )
         self._initial = [parameter.detach().clone() for parameter in self._parameters]

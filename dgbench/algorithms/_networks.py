@@ -27,5 +27,5 @@ def rebuilt(kind: type[N], plain: Network, num_features: int, num_classes: int, 
     Returns:
         The network, which shares the featurizer with `plain`.
     """
-    normalisation = (plain.mean.flatten().tolist(), plain.std.flatten().tolist()) if plain.normalises else None
-    return kind(plain.featurizer, num_features, num_classes, setting, plain.dropout.p, normalisation)
+    normalization = (plain.mean.flatten().tolist(), plain.std.flatten().tolist()) if plain.normalizes else None
+    return kind(plain.featurizer, num_features, num_classes, setting, plain.dropout.p, normalization)

@@ -16,7 +16,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.networks.backbones import normalisation_of
+from dgbench.networks.backbones import normalization_of
 from dgbench.networks.network import Network, build_network
 
 
@@ -120,9 +120,9 @@ class ARM(Algorithm):
         channels, height, width = input_shape
         plain = build_network((channels + 1, height, width), num_classes, setting, hparams.resnet_dropout)
         # Images are normalized as for any network; the context, which is no image, is not.
-        normalisation = normalisation_of(setting.backbone, channels)
+        normalization = normalization_of(setting.backbone, channels)
         network = ContextNetwork(
-            plain.featurizer, plain.num_features, num_classes, setting, plain.dropout.p, normalisation
+            plain.featurizer, plain.num_features, num_classes, setting, plain.dropout.p, normalization
         )
         network.context = context_net(channels, hparams.context_width).to(memory_format=network.memory_format)
         network.support = hparams.batch_size

@@ -61,7 +61,7 @@ class QTDoG(Algorithm):
         """Give every convolution that learns a quantizer, still switched off; raise UserError if there is none."""
         self.quantized = add_quantizers(self.network, self.hparams.bits)
         if not self.quantized:
-            raise UserError(f"{type(self).__name__} quantises convolutions that learn, and this network has none")
+            raise UserError(f"{type(self).__name__} quantizes convolutions that learn, and this network has none")
 
     def build_optimizers(self) -> None:
         """Create one optimizer, in which the scales have no weight decay.

@@ -68,7 +68,7 @@ class SAMON(Algorithm):
         # A layer's own parameters alone: timm's norms also hold their activation, which may have some.
         affine = [p for layer in norms(self) for p in layer.parameters(recurse=False) if p.requires_grad]
         if not affine:
-            raise UserError("SAMON displaces the normalisation layers that learn, and this network has none")
+            raise UserError("SAMON displaces the normalization layers that learn, and this network has none")
         parameters, ascent = gradient(loss, affine)
         uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho, eps=1e-16))
         self.optimizer.step()

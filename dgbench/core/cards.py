@@ -113,7 +113,7 @@ NEEDS: Mapping[str, str] = {
     "random_classifier": "a classifier that starts at random",
     "learning_features": "a featurizer that learns",
     "batch_norm": "a network with batch norm",
-    "norm": "a network with normalisation layers",
+    "norm": "a network with normalization layers",
     "classes": "labels that are classes",
     "every_class": "every class in every domain",
     "images": "inputs that are images",

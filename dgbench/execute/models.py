@@ -68,7 +68,7 @@ def build_algorithm(
     cls, hparams = build(catalogue, "algorithm", run.method)
     setting = with_weights_file(run.setting, weights_file)
     network = cls.make_network(task.input_shape, task.num_classes, hparams, setting).to(device)
-    network.normalises = network.normalises and not task.normalised
+    network.normalizes = network.normalizes and not task.normalised
     network.freeze(run.setting.freeze)
     if begin:
         begin(network)

@@ -358,7 +358,7 @@ class Algorithm(nn.Module):
             input_shape or self.task.input_shape, self.task.num_classes, self.hparams, self.setting
         )
         # The inputs of a batch have passed through `prepare` of the run's own network, which normalized them.
-        network.normalises = False
+        network.normalizes = False
         return network.to(next(self.network.buffers()).device)
 
     def joint_loss(self, batches: Sequence[Batch]) -> Tensor:

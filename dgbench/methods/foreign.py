@@ -38,8 +38,8 @@ class Inputs(Network):
         # Not Network's, which would build a classifier. The attributes below are those of a Network that `prepare`,
         # `train` and the engine read.
         nn.Module.__init__(self)
-        self.normalises = len(input_shape) == 3 and input_shape[0] == 3
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.normalises else ((0.0,), (1.0,))
+        self.normalizes = len(input_shape) == 3 and input_shape[0] == 3
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.normalizes else ((0.0,), (1.0,))
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.memory_format = torch.channels_last if setting.channels_last is True else torch.contiguous_format

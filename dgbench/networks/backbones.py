@@ -329,7 +329,7 @@ def interpolation_of(name: str) -> str:
     return str(facts.interpolation) if facts else "bilinear"
 
 
-def normalisation_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalization_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and deviation of each channel, as a network's weights were made with; None: pixels stay in [0, 1].
 
     They are timm's values for the tag of the name, pretrained or not. Built-in networks have none, nor have images of

@@ -25,7 +25,7 @@ from dgbench.networks.backbones import (
     drops_features,
     inspect_timm_model,
     is_language_model,
-    normalisation_of,
+    normalization_of,
     timm_model,
 )
 from dgbench.networks.builtin import classifier, mlp, mnist_cnn, small_cnn
@@ -51,7 +51,7 @@ class Network(nn.Module):
         num_classes: Logits of an example.
         setting: Decides precision, batch norm, memory order, compilation and the form of the classifier.
         dropout: Probability, between features and classifier.
-        normalisation: Mean and deviation of each channel; None: inputs are not normalized.
+        normalization: Mean and deviation of each channel; None: inputs are not normalized.
         head: The classifier; None: a new one as the setting has it.
     """
 
@@ -67,7 +67,7 @@ class Network(nn.Module):
         num_classes: int,
         setting: Setting,
         dropout: float = 0.0,
-        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         head: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -80,10 +80,10 @@ class Network(nn.Module):
         self.precision = setting.precision
         self.frozen_batch_norm = setting.batch_norm == "frozen"
         # Not persistent: they follow from the backbone's name, so files and averages of weights do without them.
-        mean, std = normalisation or ((0.0,), (1.0,))
+        mean, std = normalization or ((0.0,), (1.0,))
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self.normalises = normalisation is not None
+        self.normalizes = normalization is not None
         """True if `prepare` normalizes; the engine sets it to False for data that come normalized."""
         self.frozen: list[nn.Module] = []
         """Modules that do not train, see `freeze`."""
@@ -180,14 +180,14 @@ class Network(nn.Module):
         return found
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return inputs as the network takes them: uint8 images become floats in [0, 1], normalized if `normalises`.
+        """Return inputs as the network takes them: uint8 images become floats in [0, 1], normalized if `normalizes`.
 
         Args:
             x: (B, ...) on the device, as the data set gives them.
         """
         if x.dtype == torch.uint8:
             x = x.to(self.mean.dtype).div_(255)
-        x = (x - self.mean) / self.std if self.normalises else x
+        x = (x - self.mean) / self.std if self.normalizes else x
         return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
 
     def features(self, x: Tensor) -> Tensor:
@@ -255,10 +255,10 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
         # Kept by the featurizer, around which methods may build networks of their own.
         vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
     head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
-    normalisation = normalisation_of(name, input_shape[0]) if len(input_shape) == 3 else None
+    normalization = normalization_of(name, input_shape[0]) if len(input_shape) == 3 else None
     if setting.of_domainbed and not drops_features(name):
         dropout = 0.0  # the run has a value nonetheless, drawn as DomainBed draws it
-    return Network(featurizer, width, num_classes, setting, dropout, normalisation, head)
+    return Network(featurizer, width, num_classes, setting, dropout, normalization, head)
 
 
 def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setting) -> nn.Module | None:

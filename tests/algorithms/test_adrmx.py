@@ -131,7 +131,7 @@ def test_what_predicts_is_the_label_network_with_a_nonlinear_classifier(toy: Sim
     algorithm = toy.make(Toy, **VALUES)
     assert set(algorithm.predictor_tensors()) == {f"network.{name}" for name in algorithm.network.state_dict()}
     assert algorithm.domain_network.classifier[-1].out_features == 3
-    assert not algorithm.domain_network.normalises
+    assert not algorithm.domain_network.normalizes
 
 
 def test_weight_decay_is_not_used(toy: SimpleNamespace) -> None:

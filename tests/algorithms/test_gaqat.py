@@ -119,7 +119,7 @@ def test_impossible_values_are_refused(toy: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="gaqat_interval must be at least 1") as caught:
         GAQAT.Hparams(gaqat_interval=0, rho=-1.0, bits=1)
     assert len(caught.value.problems) == 3
-    with pytest.raises(UserError, match="GAQAT quantises convolutions"):
+    with pytest.raises(UserError, match="GAQAT quantizes convolutions"):
         toy.make(GAQAT)
 
 

@@ -90,7 +90,7 @@ def test_a_run_gets_a_network_for_twice_the_features() -> None:
     assert network.dropout.p == 0.1
     photographs = MTL.make_network((3, 64, 64), 5, hparams, setting(backbone="resnet18", pretrained=False))
     torch.testing.assert_close(photographs.mean.flatten(), torch.tensor(IMAGENET_MEAN))
-    assert photographs.normalises
+    assert photographs.normalizes
 
 
 def test_impossible_weights_are_refused() -> None:

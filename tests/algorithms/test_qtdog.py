@@ -190,7 +190,7 @@ def test_impossible_values_are_refused(toy: SimpleNamespace) -> None:
     with pytest.raises(UserError, match=r"bits must lie in \[2, 16\]") as caught:
         QTDoG.Hparams(q_steps=-1, bits=1)
     assert len(caught.value.problems) == 2
-    with pytest.raises(UserError, match="QTDoG quantises convolutions"):
+    with pytest.raises(UserError, match="QTDoG quantizes convolutions"):
         toy.make(QTDoG)
 
 

@@ -81,7 +81,7 @@ def test_where_no_normalisation_learns_it_is_refused(toy: SimpleNamespace) -> No
     frozen = toy.make(SAMON, norm="live")
     frozen.network.featurizer[1].requires_grad_(False)
     for algorithm in (frozen, toy.make(SAMON)):
-        with pytest.raises(UserError, match="normalisation layers that learn, and this network has none"):
+        with pytest.raises(UserError, match="normalization layers that learn, and this network has none"):
             algorithm.update(toy.batches(0))
 
 

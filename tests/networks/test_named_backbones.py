@@ -60,7 +60,7 @@ def test_it_has_weights_and_is_fed_as_they_were_made(name: str) -> None:
         made = build_network(SHAPE, CLASSES, setting(backbone=name, pretrained=False))
     facts: Any = timm.get_pretrained_cfg(name)
     assert made.num_features == WIDTHS[name]
-    assert made.normalises
+    assert made.normalizes
     assert (len(facts.mean), len(facts.std), facts.interpolation in ("bilinear", "bicubic")) == (3, 3, True)
 
 

@@ -105,7 +105,7 @@ def test_an_adapter_has_it_normalise_by_the_test_batch() -> None:
 # -- planning -----------------------------------------------------------------------------------------------------
 
 WITHOUT = {"vgg11": (3, 32, 32), "dm_nfnet_f0": (3, 32, 32)}
-"""Networks of timm's without any normalisation layer."""
+"""Networks of timm's without any normalization layer."""
 ON_NORMS, ON_BATCH_NORM = ("SAMON", "SAR"), ("TENT", "BNAdapt")
 OWN_NORMS = {
     "convnext_atto_rms": "RmsNorm2d",
@@ -123,7 +123,7 @@ def problems(make_plan: MakePlan, *rows: str, **how: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", WITHOUT)
 def test_methods_of_norms_are_refused_where_there_is_none(name: str, make_plan: MakePlan) -> None:
     found = problems(make_plan, *ON_NORMS, *ON_BATCH_NORM, how=setting(backbone=name), input_shape=WITHOUT[name])
-    none, no_batch_norm = "normalisation layers", "batch norm"
+    none, no_batch_norm = "normalization layers", "batch norm"
     expected = {"SAMON": none, "SAR": none, "TENT with adapts 'batch_norm'": no_batch_norm, "BNAdapt": no_batch_norm}
     assert sorted(found) == sorted(
         f"{who} needs a network with {what}, which it would not have on Toy" for who, what in expected.items()
@@ -134,7 +134,7 @@ def test_sam_on_is_refused_where_no_norm_learns(make_plan: MakePlan) -> None:
     (found,) = problems(make_plan, "SAMON", how=setting(freeze="featurizer"))
     assert found.startswith("SAMON needs a featurizer that learns")
     (found,) = problems(make_plan, "SAMON", input_kind="vectors", input_shape=(9,))
-    assert found.startswith("SAMON needs a network with normalisation layers")
+    assert found.startswith("SAMON needs a network with normalization layers")
 
 
 def test_methods_of_stages_are_refused_where_timm_lists_some_that_the_network_lacks(make_plan: MakePlan) -> None:

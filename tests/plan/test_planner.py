@@ -446,7 +446,7 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
         ("TENT", {}, {"backbone": "convnext_atto"}, " with adapts 'batch_norm' needs a network with batch norm"),
         ("TENT", {"adapts": "head"}, {"backbone": "convnext_atto"}, ""),
         ("BNAdapt", {}, {"backbone": "resnet18"}, ""),
-        ("SAR", {}, {"backbone": "vgg11"}, " needs a network with normalisation layers"),
+        ("SAR", {}, {"backbone": "vgg11"}, " needs a network with normalization layers"),
     ],
 )  # fmt: skip
 def test_what_can_not_follow_a_setting_is_refused_and_nothing_else(
