@@ -161,7 +161,7 @@ def test_a_number_is_the_name_of_a_domain_that_has_it(
     code, output, errors = planned(capfd, tmp_path / "out", data, "--test_envs", asked, "--single_test_envs")
     if tested is None:
         assert code == 2
-        assert "no domain is called 0, and domains are called by numbers here: there are 1, 2, 3" in errors
+        assert "no domain is called 0, and the domains have numbers for names: there are 1, 2, 3" in errors
     else:
         assert code == 0
         assert f"folder:numeric_names: tested are {tested}\n" in output

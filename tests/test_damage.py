@@ -188,7 +188,7 @@ def test_a_damaged_declaration_is_named_and_made_again_by_the_first_launch(
         (lambda plan: plan["cells"].append("ab"), "not enough values to unpack"),
         (lambda plan: plan.pop("folds"), "folds"),
         (lambda plan: plan.update(setting=[]), "setting: Setting is made from an object"),
-        (lambda plan: plan["setting"].update(steps="many"), "setting: steps: 'many' is no int"),
+        (lambda plan: plan["setting"].update(steps="many"), "setting: steps: 'many' is not int"),
         (lambda plan: plan.update(format="x"), "format"),
         (lambda plan: plan.update(more=1), "more"),
     ],

@@ -94,7 +94,7 @@ def check_precision(setting: Setting, device: torch.device) -> None:
     else:
         return
     raise UserError(
-        f"precision 'bf16' would be imitated, for {lacks}: leave it out, or say --device cuda if the runs go to GPUs "
+        f"precision 'bf16' would be emulated, because {lacks}: leave it out, or give --device cuda if runs go to GPUs "
         "that have it"
     )
 

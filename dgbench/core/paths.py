@@ -26,7 +26,7 @@ def check_path(path: str | Path, what: str) -> None:
         for whole in (os.path.abspath(path), os.path.realpath(path)):
             # Python decodes a byte of a file name that is not UTF-8 as a lone surrogate in this range.
             if any("\udc80" <= char <= "\udcff" for char in whole):
-                raise UserError(f"{what} {printable(whole)} is no UTF-8: rename what is called so")
+                raise UserError(f"{what} {printable(whole)} is not UTF-8: rename the file or folder")
         os.lstat(path)
     except UserError:
         raise

@@ -67,7 +67,7 @@ def _scalar_builder(kinds: tuple[type, ...]) -> Callable[[Any], Any]:
 
     def build_scalar(value: Any) -> Any:
         if type(value) not in allowed:
-            raise TypeError(f"{value!r} is no {words}")
+            raise TypeError(f"{value!r} is not {words}")
         return value
 
     return build_scalar
@@ -100,14 +100,14 @@ def _fixed_tuple_builder(builders: list[Callable[[Any], Any]]) -> Callable[[Any]
 
 def _array(values: Any) -> Any:
     if not isinstance(values, list | tuple):
-        raise TypeError(f"{values!r} is no array")
+        raise TypeError(f"{values!r} is not an array")
     return values
 
 
 def _mapping_builder(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def build_mapping(values: Any) -> Any:
         if not isinstance(values, Mapping):
-            raise TypeError(f"{values!r} is no object")
+            raise TypeError(f"{values!r} is not an object")
         return {key: _at(str(key), build, value) for key, value in values.items()}
 
     return build_mapping

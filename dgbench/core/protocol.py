@@ -169,7 +169,7 @@ class SingleSource:
         _check(self.name, domains, parts)
         sources = [domain for domain in _chosen(self.only, domains) if domain not in tested]
         if not sources:
-            raise UserError(f"{', '.join(tested)} is there to be tested, not to train")
+            raise UserError(f"{', '.join(tested)} can only be tested, and no other domain is left to train on")
         for source in sources:
             yield _fold([source], tested or [domain for domain in domains if domain != source])
 
@@ -247,7 +247,7 @@ class FixedSplit:
     def folds(self, domains: Sequence[str], *, parts: Sequence[str] = (), tested: Sequence[str] = ()) -> Iterator[Fold]:
         """Yield a fold for each way of splitting."""
         if not parts:
-            raise UserError("the data set has no splits of its own")
+            raise UserError("the data set has no fixed splits")
         if VALIDATION[self.validation] not in parts:
             raise UserError(f"--validation {self.validation}: the data set has no such part ({', '.join(parts)})")
         ood = self.validation == "ood"
@@ -267,12 +267,12 @@ def _check(
 ) -> None:
     """Raise UserError if the data set has no domains to divide, or if a training-only domain would be tested."""
     if parts:
-        raise UserError(f"the data set has splits of its own ({', '.join(parts)}), so {name} can't be had of it")
+        raise UserError(f"the data set has fixed splits ({', '.join(parts)}), so protocol {name} doesn't apply")
     if len(domains) < 2:
         raise UserError(f"{name} needs at least 2 domains, there is {len(domains)}")
     if tested and (wrong := [domain for domain in _chosen(asked, domains) if domain not in tested] if asked else []):
         raise UserError(
-            f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} made to be trained on; "
+            f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} for training only; "
             f"only {', '.join(tested)} can be tested"
         )
 
@@ -292,7 +292,7 @@ def _chosen(names: Sequence[str], domains: Sequence[str]) -> list[str]:
         elif name in numbers:
             chosen.append(numbers[name])
         elif name.isdecimal():
-            why = "domains are called by numbers here" if misleading else f"numbers go from 0 to {len(domains) - 1}"
+            why = "the domains have numbers for names" if misleading else f"numbers go from 0 to {len(domains) - 1}"
             raise UserError(f"no domain is called {name}, and {why}: there are {', '.join(domains)}")
         else:
             raise UserError(unknown_name("domain", name, domains))

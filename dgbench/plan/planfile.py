@@ -137,7 +137,7 @@ def _check(table: PlanTable) -> None:
     # readers index by positions without checks. Inputs that must come before their run rule out cycles.
     for position, run in enumerate(table.runs):
         if not is_run_id(run.id):
-            raise ValueError(f"{run.id!r} is no run's id")
+            raise ValueError(f"{run.id!r} is not the id of a run")
         if run.dataset not in table.datasets or run.fold not in range(len(table.folds)):
             raise ValueError(f"run {run.id} has no data set or fold in it")
         if not all(type(value) is kind for value, kind in zip(run, _KINDS, strict=True)):

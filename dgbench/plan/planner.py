@@ -3,16 +3,16 @@
 A launch reaches this module as follows. `asking` makes a `Declaration` from flags and sweep files: rows, data sets, a
 protocol, seeds and trials, a setting. `data.facts` opens the data sets and notes their facts. `plan` then refuses what
 can't be done (`refusals`, `unseen`) and builds the runs. `planfile` writes the result to the sweep's folder, and
-`launchers.reconcile` executes the runs that the folder lacks. Planning reads no file and imports no torch, so the same
-request gives the same runs, with the same ids, on any machine.
+`launchers.reconcile` executes the runs that the folder lacks. Planning depends on its arguments alone: the same request
+gives the same runs, with the same ids, on any machine.
 
 Rows share runs. `ERM`, `ERM+SWAD` and `ERM+T3A` all stand on the same ERM run for each (data set, fold, trial,
 hyperparameter seed): averages watch that training together, and mergers and adapters read its models. The planner
 therefore works in this order: collect the grid of cells over all requests (`_grid`); find out which averages watch each
-algorithm (`_watch`), since a run must list all of them; then, for each cell, make the training runs that don't exist
-yet (`_trained`) and derive merge and adapt runs from them (`_candidates`). An average that changes the training it
-watches can't share a run and gets its own. A distilling algorithm's runs read the runs of its teacher's row, which are
-made by the same functions.
+algorithm (`_watch`), since they are part of a run and of its id; then, for each cell, make the training runs that don't
+exist yet (`_trained`) and derive merge and adapt runs from them (`_candidates`). An average that changes the training
+it watches can't share a run and gets its own. A distilling algorithm's runs read the runs of its teacher's row, which
+are made by the same functions.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ class _Planner:
 def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Sort runs by their distance from runs without inputs; within one distance their order stays.
 
-    Every run of a level can be executed while others of it run, so a launch that follows this order seldom has to wait.
+    Runs of equal distance don't depend on each other, so a launch that follows this order seldom has to wait.
     """
     level: dict[str, int] = {}
     for run in runs:

@@ -27,7 +27,8 @@ MOST_RUNS = 1_000_000
 class Request:
     """One launch: rows x data sets x folds x trials x hyperparameter seeds.
 
-    The requests of a sweep are planned as one, so a relaunch with more rows or trials adds to the runs that exist.
+    The requests of a sweep are planned as one, so a launch that asks for more trials or methods adds to the runs that
+    exist. An average is part of the runs that it watches: asking for one later makes those runs anew, under new ids.
     """
 
     rows: tuple[Row, ...]

@@ -79,7 +79,7 @@ class RunFolder:
     """The folder of one run. All of its state is on disk, so instances are cheap and may be made anywhere.
 
     Reading methods may be called at any time by any process. Methods that write records, checkpoints or results are for
-    the process that holds the run's lease (`claim`), except for `create` and `fail`, which any process may call;
+    the process that holds the run's lease (`claim`), except for `create`, `fail` and `clear_failures`;
     methods that remove something take the lease themselves.
     """
 
@@ -92,10 +92,10 @@ class RunFolder:
             ttl: Seconds without a sign of life after which a process on another machine counts as gone.
 
         Raises:
-            ValueError: `id` has not the form of a run's id.
+            ValueError: `id` does not have the form of a run's id.
         """
         if not is_run_id(id):  # it becomes part of paths, some of which are removed: `../..` must not get that far
-            raise ValueError(f"{id!r} is no run's id")
+            raise ValueError(f"{id!r} is not the id of a run")
         self.id = id
         self.path = root / RUNS / id
         self.models = self.path / "models"
@@ -148,7 +148,7 @@ class RunFolder:
         with os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name in _FILES and not entry.is_file():
-                    raise CorruptFile(f"{entry.path} is damaged: it is no file")
+                    raise CorruptFile(f"{entry.path} is damaged: it is not a file")
 
     def finished(self) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
         """Read the results of a run and verify them, if it has finished.

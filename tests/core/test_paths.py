@@ -36,10 +36,10 @@ def test_a_path_that_is_no_utf8_is_refused_wherever_that_comes_from(
     foreign.mkdir()
     (tmp_path / "link").symlink_to(foreign)
     for path in (foreign / "new", tmp_path / "link"):
-        with pytest.raises(UserError, match=r"--flag .*/caf\\xe9.* is no UTF-8: rename what is called so"):
+        with pytest.raises(UserError, match=r"--flag .*/caf\\xe9.* is not UTF-8: rename the file or folder"):
             check_path(path, "--flag")
     monkeypatch.chdir(foreign)
-    with pytest.raises(UserError, match=r"caf\\xe9/new is no UTF-8"):
+    with pytest.raises(UserError, match=r"caf\\xe9/new is not UTF-8"):
         check_path("new", "--flag")
 
 

@@ -70,19 +70,19 @@ def test_other_fields_are_refused(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
-        ({"top": {"name": 3}}, "top: name: 3 is no str"),
-        ({"top": {"name": "a", "sizes": "12"}}, "top: sizes: '12' is no array"),
-        ({"top": {"name": "a", "sizes": [1, True]}}, "top: sizes: True is no int"),
-        ({"leaves": {}}, "leaves: {} is no array"),
-        ({"leaves": None}, "leaves: None is no array"),
-        ({"by_name": []}, "by_name: [] is no object"),
+        ({"top": {"name": 3}}, "top: name: 3 is not str"),
+        ({"top": {"name": "a", "sizes": "12"}}, "top: sizes: '12' is not an array"),
+        ({"top": {"name": "a", "sizes": [1, True]}}, "top: sizes: True is not int"),
+        ({"leaves": {}}, "leaves: {} is not an array"),
+        ({"leaves": None}, "leaves: None is not an array"),
+        ({"by_name": []}, "by_name: [] is not an object"),
         ({"by_name": {"d": [1]}}, "by_name: d: [1] has 1 values, not 2"),
-        ({"by_name": {"d": [1.5, None]}}, "by_name: d: 1.5 is no bool or int or str"),
-        ({"pairs": [[1, 2]]}, "pairs: 2 is no str"),
-        ({"other": 3}, "other: 3 is no NoneType"),
+        ({"by_name": {"d": [1.5, None]}}, "by_name: d: 1.5 is not bool or int or str"),
+        ({"pairs": [[1, 2]]}, "pairs: 2 is not str"),
+        ({"other": 3}, "other: 3 is not NoneType"),
         ({"other": []}, "other: Leaf is made from an object"),
         ({"kind": "ash"}, "kind: 'ash' is none of 'oak', 'elm'"),
-        ({"lists": {"f": [None]}}, "lists: f: None is no int"),
+        ({"lists": {"f": [None]}}, "lists: f: None is not int"),
     ],
 )
 def test_values_of_other_types_are_refused_with_their_place(changes: dict[str, Any], place: str) -> None:
@@ -98,7 +98,7 @@ class Share:
 
 def test_an_int_is_a_fine_float_and_a_bool_is_not() -> None:
     assert from_plain(Share, {"size": 1}) == Share(1)
-    with pytest.raises(TypeError, match="True is no float"):
+    with pytest.raises(TypeError, match="True is not float"):
         from_plain(Share, {"size": True})
 
 

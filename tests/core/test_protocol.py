@@ -214,10 +214,10 @@ def test_a_fixed_split_is_validated_on_one_part_alone() -> None:
 
 
 def test_data_with_and_without_splits_of_their_own_are_told_apart() -> None:
-    with pytest.raises(UserError, match="has no splits of its own"):
+    with pytest.raises(UserError, match="has no fixed splits"):
         list(FixedSplit().folds(DOMAINS))
     for protocol in (LeaveOneDomainOut(), SingleSource(), AllDomains(), Explicit((), ("photo",))):
-        words = f"splits of its own (train, val), so {protocol.name} can't be had"
+        words = f"fixed splits (train, val), so protocol {protocol.name} doesn't apply"
         with pytest.raises(UserError, match=re.escape(words)):
             list(protocol.folds(DOMAINS, parts=("train", "val")))
 
@@ -234,11 +234,11 @@ def test_only_domains_that_may_be_tested_are_held_out() -> None:
     assert [(fold.training_domains, fold.held_out) for fold in singles] == [
         ((source,), ("photo",)) for source in ("art", "cartoon", "sketch")
     ]
-    with pytest.raises(UserError, match="photo is there to be tested, not to train"):
+    with pytest.raises(UserError, match="photo can only be tested, and no other domain is left to train on"):
         list(SingleSource(only=("photo",)).folds(DOMAINS, tested=tested))
     only = ("art", "photo")
     for protocol in (LeaveOneDomainOut(only=only), AllDomains(only), Explicit((), only)):
-        with pytest.raises(UserError, match="art is made to be trained on; only photo can be tested"):
+        with pytest.raises(UserError, match="art is for training only; only photo can be tested"):
             list(protocol.folds(DOMAINS, tested=tested))
     assert [fold.held_out for fold in Explicit((), ("photo",)).folds(DOMAINS, tested=tested)] == [("photo",)]
 
@@ -262,7 +262,7 @@ def test_a_number_is_a_name_or_a_place_and_never_both(domains: tuple[str, ...], 
 @pytest.mark.parametrize("asked", ["0", "01", "4"])
 def test_where_domains_are_called_by_numbers_there_are_no_places(asked: str) -> None:
     with pytest.raises(
-        UserError, match=f"no domain is called {asked}, and domains are called by numbers here: .* 1, 2"
+        UserError, match=f"no domain is called {asked}, and the domains have numbers for names: .* 1, 2"
     ):
         list(LeaveOneDomainOut(pairs=False, only=(asked,)).folds(("1", "2", "3")))
 

@@ -164,13 +164,13 @@ def test_ids_in_the_plan_that_are_no_ids_are_refused(root: Path, id: Any) -> Non
     plan = orjson.loads((root / FILE).read_bytes())
     plan["runs"][0][0] = id
     (root / FILE).write_bytes(orjson.dumps(plan))
-    with pytest.raises(UserError, match=r"plan\.json is damaged: .* is no run's id"):
+    with pytest.raises(UserError, match=r"plan\.json is damaged: .* is not the id of a run"):
         read_plan(root)
 
 
 @pytest.mark.parametrize("id", ["../../thesis", "/tmp", "..", "", "abc", UNASKED + "\n"])
 def test_no_folder_is_made_of_another_name_than_an_id(root: Path, id: str) -> None:
-    with pytest.raises(ValueError, match="is no run's id"):
+    with pytest.raises(ValueError, match="is not the id of a run"):
         Store(root).folder(id)
 
 
@@ -179,5 +179,5 @@ def test_a_run_that_stands_on_a_path_is_refused(root: Path) -> None:
     data = orjson.loads((root / "runs" / id / "run.json").read_bytes())
     data["inputs"][0]["run"] = "../../thesis"
     run = Run.from_json(data)
-    with pytest.raises(ValueError, match="is no run's id"):
+    with pytest.raises(ValueError, match="is not the id of a run"):
         Store(root).folder(run.inputs[0].run)

@@ -142,8 +142,8 @@ def test_methods_of_stages_are_refused_where_timm_lists_some_that_the_network_la
     assert {"stages", "stage_modules"} <= lacking("hrnet_w18_small", (3, 64, 64))
     found = problems(make_plan, "SAR", "MIRO", "MixStyle", "ERM", how=how, input_shape=(3, 64, 64))
     assert found == (
-        "SAR needs a backbone of which is known which modules are its stages, which it would not have on Toy",
-        "MIRO needs a backbone of which is known what passes between its stages, which it would not have on Toy",
+        "SAR needs a backbone whose stages are known modules, which it would not have on Toy",
+        "MIRO needs a backbone whose features between stages are known, which it would not have on Toy",
         "MixStyle needs images and a convolutional backbone with maps of several positions before its last stage, "
         "which it would not have on Toy",
     )

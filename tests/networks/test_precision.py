@@ -45,7 +45,7 @@ def test_a_cpu_that_would_imitate_bf16_is_refused(
     if fine:
         check_precision(BF16, CPU)
     else:
-        with pytest.raises(UserError, match="this CPU has neither avx512_bf16 nor AMX: leave it out, or say --device"):
+        with pytest.raises(UserError, match="this CPU has neither avx512_bf16 nor AMX: leave it out, or give --device"):
             check_precision(BF16, CPU)
 
 
@@ -67,7 +67,7 @@ def test_a_gpu_that_would_imitate_bf16_is_refused(fine: bool, monkeypatch: pytes
 def test_bf16_is_refused_before_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    with pytest.raises(UserError, match="precision 'bf16' would be imitated"):
+    with pytest.raises(UserError, match="precision 'bf16' would be emulated"):
         sweep_of(tmp_path / "sweep", "ERM", setting={"precision": "bf16"})
     assert not (tmp_path / "sweep").exists()
 

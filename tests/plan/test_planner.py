@@ -442,7 +442,7 @@ def test_what_a_method_needs_of_the_network_is_asked_for_before_anything_runs(ma
         ("GR", {"form": "forward"}, {"compile": True}, ""),
         ("DSU", {}, {"backbone": "vit_small_patch14_dinov2"}, " needs images and a convolutional backbone"),
         ("MIRO", {}, {"backbone": "vit_small_patch14_dinov2"}, ""),
-        ("MIRO", {}, {"backbone": "swin_tiny_patch4_window7_224"}, " needs a backbone of which is known what passes"),
+        ("MIRO", {}, {"backbone": "swin_tiny_patch4_window7_224"}, " needs a backbone whose features between"),
         ("TENT", {}, {"backbone": "convnext_atto"}, " with adapts 'batch_norm' needs a network with batch norm"),
         ("TENT", {"adapts": "head"}, {"backbone": "convnext_atto"}, ""),
         ("BNAdapt", {}, {"backbone": "resnet18"}, ""),
