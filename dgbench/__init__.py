@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from dgbench.methods.merger import Merger as Merger
     from dgbench.methods.merger import Tools as Tools
     from dgbench.networks.network import Network as Network
+    from dgbench.report.frames import SweepResults as SweepResults
+    from dgbench.report.frames import load_results as load_results
     from dgbench.report.results import Results as Results
     from dgbench.report.results import read_results as read_results
 
@@ -70,6 +72,7 @@ _PUBLIC = {
     "methods.average": ("Average", "RunningMean", "Weights"),
     "methods.merger": ("Member", "Merged", "Merger", "Tools"),
     "networks.network": ("Network",),
+    "report.frames": ("SweepResults", "load_results"),
     "report.results": ("Results", "read_results"),
 }
 """Module -> public names in it, as the imports above have them for type checkers."""

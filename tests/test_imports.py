@@ -21,7 +21,7 @@ from tests.support.places import ROOT
 
 PACKAGE = ROOT / "dgbench"
 CATALOGUES = ("algorithms", "averaging", "merging", "adaptation", "datasets")
-HEAVY = ("torch", "torchvision", "timm", "sklearn", "dgbench.networks.network")
+HEAVY = ("torch", "torchvision", "timm", "sklearn", "pandas", "scipy", "dgbench.networks.network")
 WATCHED = """
 import json, sys
 from dgbench.__main__ import main

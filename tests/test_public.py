@@ -47,7 +47,7 @@ def test_each_public_name_is_the_one_that_type_checkers_see() -> None:
 
 
 def test_names_that_need_no_torch_come_without_it() -> None:
-    light = "Catalogue, AlgorithmCard, Dataset, UserError, hparam, uniform, setting, read_results"
+    light = "Catalogue, AlgorithmCard, Dataset, UserError, hparam, uniform, setting, read_results, load_results"
     assert in_another_process(f"import sys; from dgbench import {light}; print('torch' in sys.modules)") == "False"
 
 

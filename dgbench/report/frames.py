@@ -1,0 +1,287 @@
+"""Give the results of sweep folders as frames of pandas, for notebooks and for what is drawn and tested from them.
+
+    results = dgbench.load_results("runs/a", "runs/b")
+    results.table("training-domain").pivot(index="row", columns="column", values="mean")
+
+The numbers are those of `dgbench collect`: frames are made from the same `Results`, by the same selectors and cells.
+Text columns with few values are categories in the order of the tables, so that sorting and pivoting keep that order.
+pandas is imported only inside functions, because this file is also imported where no frame is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import View
+from dgbench.report.folders import combine, open_each
+from dgbench.report.results import Results, Series
+from dgbench.report.run_frames import add_hparams, runs_frame
+from dgbench.report.select import Outcome, Selector, default_selectors, selectors
+from dgbench.report.tables import Columns, Report, build, shortfall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AVERAGES = "Averages"
+"""What stands for the data set in those lines of a table's frame that are averages over data sets."""
+
+
+def load_results(*folders: Path | str) -> SweepResults:
+    """Read sweep folders, dgbench's or DomainBed's, finished or not, as one result.
+
+    Args:
+        *folders: One folder or more. Rows of several stand in common tables, as in `dgbench collect A B`.
+
+    Returns:
+        The results, of which each attribute and method gives a frame.
+
+    Raises:
+        UserError: A folder holds no sweep, or folders differ in what decides a number; each difference is named.
+    """
+    if not folders:
+        raise UserError("load_results() takes the folder of a sweep, or several")
+    parts = open_each(folders, all_metrics=True)
+    return SweepResults(parts, combine(parts))
+
+
+class SweepResults:
+    """The results of one or several sweep folders as frames of pandas; made by `load_results`.
+
+    It holds what was read when it was made: load again to see runs that finished since. Accuracies in `records` and
+    `picks` lie in [0, 1] as in the folder; those of `table` are in percent, as printed.
+    """
+
+    def __init__(self, parts: Mapping[str, Results], results: Results) -> None:
+        self.parts = parts
+        """Folder -> its own results."""
+        self.results = results
+        """The results of all folders together, as selectors and tables take them."""
+
+    def __repr__(self) -> str:
+        runs = {candidate.run for *_, candidate in _finished(self.results)}
+        rows, sets = len(self.results.rows), len(self.results.datasets)
+        return f"<{len(runs)} finished runs of {', '.join(self.parts)}: {rows} rows on {sets} data sets>"
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """Every value that finished runs recorded, one a line.
+
+        Columns:
+            row, dataset, held_out, run, predictor, domain, part, metric (category): `held_out` joins several domains
+                by `+`; `metric` is the data set's own first, then `loss` and others where they were recorded.
+            trial, hparams_seed, step (int32): trial -1 is a merger of all trials.
+            value (float64): NaN where the value was no number.
+        """
+        return _records(self.results)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """Every run that the sweeps ask for, one a line, finished or not.
+
+        Columns:
+            folder, run, kind, method, dataset, held_out, state, why (category or str): `why` is the error of a run
+                that failed or is damaged.
+            trial, hparams_seed (int64).
+            seconds, peak_bytes (float64), host, device (str): of its last execution; missing before it is finished.
+            hparams.NAME, hparams.AVERAGE.NAME, setting.NAME: each hyperparameter of the method and of its averages,
+                and each field of the run's setting; missing before it is begun, and where a run has none of this name.
+                Integers are Int64, other numbers float64, yes and no boolean, all else str.
+        """
+        return runs_frame(self.parts)
+
+    def picks(self, selector: str | None = None) -> pd.DataFrame:
+        """Return what a selector chose, one line for each row, data set, fold and trial.
+
+        Args:
+            selector: Its name; None for the first of `dgbench collect`.
+
+        Returns:
+            A frame with the columns row, dataset, held_out, run, predictor (category or str; `run` is empty where no
+            draw is complete), trial (int64), hparams_seed, step (Int64), score, in_domain, value (float64: on the test
+            views, on the training domains' validation parts, and what it was chosen by), diverged (bool), complete,
+            asked, lacking (int64: draws that could be scored, draws that the sweep should have, and runs that the
+            others lack), and `hparams.NAME` for each hyperparameter of the chosen runs.
+        """
+        import pandas as pd
+
+        chosen = self._selector(selector)
+        frame = pd.DataFrame.from_records(list(_picks(self.results, chosen)), columns=_PICK_COLUMNS)
+        frame = _categorical(frame, self.results)
+        frame = frame.astype({"hparams_seed": "Int64", "step": "Int64"} | dict.fromkeys(_PICK_NUMBERS, "float64"))
+        return add_hparams(frame, self.parts)
+
+    def table(self, selector: str | None = None, *, partial: bool = False, columns: Columns = "domain") -> pd.DataFrame:
+        """Return the tables of `dgbench collect` under one selector, a cell a line, in percent.
+
+        Args:
+            selector: Its name; None for the first of `dgbench collect`.
+            partial: Whether incomplete cells have a number, as with `--partial`.
+            columns: As `--columns`.
+
+        Returns:
+            A frame with the columns dataset, row, column (category; data set `Averages` is the table over data sets,
+            column `Avg` the mean over columns), mean, error (float64; NaN where there is none), n (int64: trials, and
+            for averages the means that they are over), partial, diverged (bool), lacking (int64: runs that the cell
+            lacks) and why (str: why there is no number). `attrs` has the lines below the tables.
+        """
+        import pandas as pd
+
+        report = self.report(selector, partial=partial, columns=columns)
+        frame = pd.DataFrame.from_records(list(_cells(report)), columns=_CELL_COLUMNS)
+        names = [table.dataset or AVERAGES for table in report.tables]
+        frame["dataset"] = pd.Categorical(frame["dataset"], categories=list(dict.fromkeys(names)), ordered=True)
+        frame["row"] = pd.Categorical(frame["row"], categories=list(self.results.rows), ordered=True)
+        frame["column"] = pd.Categorical(frame["column"], categories=list(dict.fromkeys(frame["column"])), ordered=True)
+        frame = frame.astype({"mean": "float64", "error": "float64", "n": "int64", "lacking": "int64"})
+        frame.attrs["signatures"] = [{"dataset": n, **t.signature} for n, t in zip(names, report.tables, strict=True)]
+        frame.attrs["notes"] = [*(note for table in report.tables for note in table.notes), *report.notes]
+        return frame
+
+    def report(self, selector: str | None = None, *, partial: bool = False, columns: Columns = "domain") -> Report:
+        """Return the tables under one selector as `dgbench collect` builds them, with all that stands below them."""
+        chosen = self._selector(selector)
+        report = build(self.results, [chosen], partial, columns)
+        if not report.tables:
+            raise UserError(*report.absent)
+        return report
+
+    def _selector(self, name: str | None) -> Selector:
+        """Return the selector of this name, or the first of the default ones."""
+        (chosen, *_) = selectors([name]) if name else default_selectors(self.results)
+        return chosen
+
+
+_PICK_COLUMNS = (
+    "row", "dataset", "held_out", "trial", "hparams_seed", "step", "run", "predictor", "score", "in_domain", "value",
+    "diverged", "complete", "asked", "lacking",
+)  # fmt: skip
+_PICK_NUMBERS = ("score", "in_domain", "value")
+_CELL_COLUMNS = ("dataset", "row", "column", "mean", "error", "n", "partial", "diverged", "lacking", "why")
+_RECORD_HEADS = ("row", "dataset", "held_out", "trial", "hparams_seed", "run", "predictor")
+"""The columns of the records' frame in which all records of a series agree."""
+_RECORD_NAMES = ("row", "dataset", "held_out", "run", "predictor", "domain", "part", "metric")
+"""The columns of the records' frame that are categories."""
+
+
+def held_out_name(held_out: Sequence[str]) -> str:
+    """Return the name of a fold's held-out domains in frames."""
+    return "+".join(held_out)
+
+
+def _finished(results: Results) -> Iterator[tuple[str, str, int, int, int, Series]]:
+    """Yield (row, data set, fold, trial, hyperparameter seed, series) for each predictor of a finished run."""
+    for (row, dataset), spots in results.candidates.items():
+        for (position, trial), seeds in spots.items():
+            for seed, candidate in seeds.items():
+                if isinstance(candidate, Series):
+                    yield row, dataset, position, trial, seed, candidate
+
+
+class _Codes(dict[str, int]):
+    """Names numbered in the order in which they are first asked for: the codes and categories of a column."""
+
+    def __missing__(self, name: str) -> int:
+        return self.setdefault(name, len(self))
+
+
+def _records(results: Results) -> pd.DataFrame:
+    """Make the frame of `SweepResults.records`: columns of codes, never a Python object a value."""
+    import pandas as pd
+
+    codes = {name: _Codes() for name in _RECORD_NAMES}
+    for row in results.rows:  # in the order of the tables, also those without a finished run
+        _ = codes["row"][row]
+    blocks: dict[tuple[Any, ...], NDArray[np.int32]] = {}
+    heads, tails, values = [], [], []
+    for row, dataset, position, trial, seed, series in _finished(results):
+        metrics = (results.metric(dataset), *series.others)
+        key = series.steps, series.views, metrics
+        if key not in blocks:  # most series share steps and views, so their codes are made once
+            blocks[key] = _block(*key, codes)
+        held_out = codes["held_out"][held_out_name(results.folds[position].held_out)]
+        run, predictor = codes["run"][series.run], codes["predictor"][series.predictor]
+        heads.append((codes["row"][row], codes["dataset"][dataset], held_out, trial, seed, run, predictor))
+        tails.append(blocks[key])
+        values.append(np.stack([series.values, *series.others.values()], axis=-1).ravel())
+    sizes = [len(value) for value in values]
+    head = np.array(heads, dtype=np.int32).reshape(-1, len(_RECORD_HEADS))
+    columns = dict(zip(_RECORD_HEADS, (np.repeat(column, sizes) for column in head.T), strict=True))
+    tail = np.concatenate([np.empty((4, 0), np.int32), *tails], axis=1)
+    columns |= dict(zip(("step", "domain", "part", "metric"), tail, strict=True))
+    frame: dict[str, Any] = {**columns, "value": np.concatenate([np.empty(0), *values])}
+    for name, known in codes.items():
+        frame[name] = pd.Categorical.from_codes(frame[name], categories=list(known), ordered=True)
+    return pd.DataFrame(frame, copy=False)
+
+
+def _block(
+    steps: Sequence[int], views: Sequence[View], metrics: Sequence[str], codes: Mapping[str, _Codes]
+) -> NDArray[np.int32]:
+    """Return step and codes of domain, part and metric, (4, values), for the values of a series in C order."""
+    lines = [
+        (step, codes["domain"][view.domain], codes["part"][view.part], codes["metric"][metric])
+        for step in steps
+        for view in views
+        for metric in metrics
+    ]
+    return np.array(lines, dtype=np.int32).T
+
+
+def _picks(results: Results, selector: Selector) -> Iterator[tuple[Any, ...]]:
+    """Yield the lines of `SweepResults.picks`, in the order of the tables."""
+    for dataset in results.datasets:
+        if selector.unavailable(results, dataset):
+            continue
+        for row in results.rows:
+            for position in results.reported(dataset):
+                held_out = held_out_name(results.folds[position].held_out)
+                spots = results.candidates.get((row, dataset), {})
+                for trial in sorted(trial for fold, trial in spots if fold == position):
+                    outcome = selector.choose(results, row, dataset, position, trial)
+                    series = _chosen(results, row, dataset, (position, trial), outcome)
+                    yield row, dataset, held_out, trial, *_pick(outcome, series)
+
+
+def _chosen(results: Results, row: str, dataset: str, spot: tuple[int, int], outcome: Outcome) -> Series | None:
+    """Return the series that was chosen at a spot."""
+    candidate = results.at(row, dataset, spot)[outcome.pick.hparams_seed] if outcome.pick else None
+    return candidate if isinstance(candidate, Series) else None
+
+
+def _pick(outcome: Outcome, series: Series | None) -> tuple[Any, ...]:
+    """Return the columns of a pick from the hyperparameter seed on."""
+    counts = outcome.complete, outcome.asked, len(outcome.gaps)
+    pick = outcome.pick
+    if pick is None or series is None:
+        return None, None, "", "", None, None, None, False, *counts
+    found = pick.hparams_seed, pick.step, pick.run, series.predictor, pick.score, pick.in_domain, pick.value
+    return *found, pick.diverged, *counts
+
+
+def _cells(report: Report) -> Iterator[tuple[Any, ...]]:
+    """Yield the lines of `SweepResults.table`."""
+    for table in report.tables:
+        for row, cells in table.rows.items():
+            for cell in cells:
+                found = cell.estimate
+                numbers = (found.mean, found.error, found.n) if found else (None, None, 0)
+                why = "" if found else shortfall(cell.gaps)
+                marks = cell.partial, cell.diverged, len(cell.gaps), why
+                yield table.dataset or AVERAGES, row, cell.column, *numbers, *marks
+
+
+def _categorical(frame: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Make categories of the columns row, dataset and held_out, in the order of the tables."""
+    import pandas as pd
+
+    folds: Iterable[str] = (held_out_name(fold.held_out) for fold in results.folds)
+    orders = {"row": results.rows, "dataset": tuple(results.datasets), "held_out": tuple(dict.fromkeys(folds))}
+    made = {name: pd.Categorical(frame[name], categories=list(order), ordered=True) for name, order in orders.items()}
+    return frame.assign(**made)
