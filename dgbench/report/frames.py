@@ -106,7 +106,7 @@ class SweepResults:
             A frame with the columns row, dataset, held_out, run, predictor (category or str; `run` is empty where no
             draw is complete), trial (int64), hparams_seed, step (Int64), score, in_domain, value (float64: on the test
             views, on the training domains' validation parts, and what it was chosen by), diverged (bool), complete,
-            asked, lacking (int64: draws that could be scored, draws that the sweep should have, and runs that the
+            planned, lacking (int64: draws that could be rated, draws that the sweep should have, and runs that the
             others lack), and `hparams.NAME` for each hyperparameter of the chosen runs.
         """
         import pandas as pd
@@ -160,7 +160,7 @@ class SweepResults:
 
 _PICK_COLUMNS = (
     "row", "dataset", "held_out", "trial", "hparams_seed", "step", "run", "predictor", "score", "in_domain", "value",
-    "diverged", "complete", "asked", "lacking",
+    "diverged", "complete", "planned", "lacking",
 )  # fmt: skip
 _PICK_NUMBERS = ("score", "in_domain", "value")
 _CELL_COLUMNS = ("dataset", "row", "column", "mean", "error", "n", "partial", "diverged", "lacking", "why")
@@ -257,7 +257,7 @@ def _chosen(results: Results, row: str, dataset: str, spot: tuple[int, int], out
 
 def _pick(outcome: Outcome, series: Series | None) -> tuple[Any, ...]:
     """Return the columns of a pick from the hyperparameter seed on."""
-    counts = outcome.complete, outcome.asked, len(outcome.gaps)
+    counts = outcome.complete, outcome.planned, len(outcome.gaps)
     pick = outcome.pick
     if pick is None or series is None:
         return None, None, "", "", None, None, None, False, *counts

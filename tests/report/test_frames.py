@@ -162,7 +162,7 @@ def test_picks_say_everything_that_was_chosen(own: Path) -> None:
     frame = dgbench.load_results(own).picks()
     assert len(frame) == 3 * 3 * 3
     columns = "row dataset held_out trial hparams_seed step run predictor score in_domain value"
-    assert list(frame.columns) == f"{columns} diverged complete asked lacking hparams.lr".split()
+    assert list(frame.columns) == f"{columns} diverged complete planned lacking hparams.lr".split()
     assert dict(frame.dtypes.astype(str))["step"] == "Int64"
     trained = frame[frame.row != "ERM+DiWA"]
     assert (trained["hparams.lr"] == 1e-3).all()
@@ -206,7 +206,7 @@ def test_an_incomplete_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         lines = collected(capsys, str(tmp_path), "--selector", "training-domain", *words)
         assert_same_digits(results.table("training-domain", partial=partial), lines)
     (line,) = results.picks().query("row == 'ERM' and held_out == '+90%' and trial == 0").itertuples()
-    assert (line.complete, line.asked, line.lacking, line.hparams_seed) == (1, 2, 1, 0)
+    assert (line.complete, line.planned, line.lacking, line.hparams_seed) == (1, 2, 1, 0)
     for run in (tmp_path / "runs").iterdir():
         shutil.rmtree(run)
     results = dgbench.load_results(tmp_path)
