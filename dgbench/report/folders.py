@@ -1,8 +1,8 @@
 """Open the folders of sweeps, each by itself or several as one result.
 
 Rows of several folders stand in one table only if everything that decides a number is equal: `combine` refuses folders
-whose protocols, settings or runs differ, and names each difference. What differs without deciding whether numbers may
-be compared (commits, machines, draws) is told below the table as for a single folder.
+whose protocols, settings or runs differ, and names each difference. Differences that leave numbers comparable (commits,
+machines, draws) are printed below the table, as for a single folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
 
 
 def open_each(roots: Iterable[Path | str], *, all_metrics: bool = False) -> dict[str, Results]:
-    """Read several folders; return folder -> results. Raises `UserError` with everything that is wrong at once."""
+    """Read several folders.
+
+    Returns:
+        Folder -> results.
+
+    Raises:
+        UserError: Everything that is wrong with any of them.
+    """
     problems, found = Problems(), {}
     for root in roots:
         with problems.collecting():
@@ -54,51 +61,51 @@ def open_each(roots: Iterable[Path | str], *, all_metrics: bool = False) -> dict
     return found
 
 
-def combine(parts: Mapping[str, Results]) -> Results:
+def combine(results: Mapping[str, Results]) -> Results:
     """Join the results of several folders: all of their rows, data sets, folds, trials and draws.
 
     A run that is in several folders counts once: the first folder's, unless it is finished only in a later one.
 
     Args:
-        parts: Folder -> its results. With a single one, that is returned as it is.
+        results: Folder -> its results. With a single one, that is returned as it is.
 
     Raises:
         UserError: The folders differ in what decides a number; each difference is named, with both values.
     """
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    problems = list(_differences(parts))
+    if len(results) == 1:
+        return next(iter(results.values()))
+    problems = list(_differences(results))
     folds: dict[str, dict[Fold, int]] = {}
-    for part in parts.values():
-        for dataset, positions in part.datasets.items():
+    for found in results.values():
+        for dataset, positions in found.datasets.items():
             known = folds.setdefault(dataset, {})
             for position in positions:
-                known.setdefault(part.folds[position], len(known))
+                known.setdefault(found.folds[position], len(known))
     starts = dict(zip(folds, np.cumsum([0, *map(len, folds.values())]).tolist(), strict=False))
     places = {(name, fold): starts[name] + i for name, known in folds.items() for fold, i in known.items()}
     joined = _Joined(places)
-    for folder, part in parts.items():
-        joined.add(folder, part)
+    for folder, found in results.items():
+        joined.add(folder, found)
     problems += joined.conflicts()
     if problems:
         raise UserError(*problems, "folders that differ make no common table: collect them one by one")
-    first = next(iter(parts.values()))
+    first = next(iter(results.values()))
     return replace(
         first,
-        rows=tuple(dict.fromkeys(row for part in parts.values() for row in part.rows)),
+        rows=tuple(dict.fromkeys(row for found in results.values() for row in found.rows)),
         datasets={name: tuple(starts[name] + i for i in known.values()) for name, known in folds.items()},
         folds=tuple(fold for known in folds.values() for fold in known),
         candidates=joined.candidates,
-        records=sum(part.records for part in parts.values()),
-        members=_union(part.members for part in parts.values()),
-        pooled=frozenset[str]().union(*(part.pooled for part in parts.values())),
-        adapted=frozenset[str]().union(*(part.adapted for part in parts.values())),
-        provenance=_provenance({folder: part.provenance for folder, part in parts.items()}),
-        origin=_origin([part.origin for part in parts.values()]),
-        notes=(*joined.notes, *(_placed(folder, note) for folder, part in parts.items() for note in part.notes)),
-        metrics=_union(part.metrics for part in parts.values()),
-        missing_classes=_union(part.missing_classes for part in parts.values()),
-        folders={folder: part.rows for folder, part in parts.items()},
+        records=sum(found.records for found in results.values()),
+        members=_union(found.members for found in results.values()),
+        pooled=frozenset[str]().union(*(found.pooled for found in results.values())),
+        adapted=frozenset[str]().union(*(found.adapted for found in results.values())),
+        provenance=_provenance({folder: found.provenance for folder, found in results.items()}),
+        origin=_origin([found.origin for found in results.values()]),
+        notes=(*joined.notes, *(_placed(folder, note) for folder, found in results.items() for note in found.notes)),
+        metrics=_union(found.metrics for found in results.values()),
+        missing_classes=_union(found.missing_classes for found in results.values()),
+        folders={folder: found.rows for folder, found in results.items()},
     )
 
 
@@ -108,31 +115,29 @@ def _placed(folder: str, note: str) -> str:
     return f"{warning}{printable(folder)}: {note.removeprefix(warning)}"
 
 
-def _differences(parts: Mapping[str, Results]) -> Iterator[str]:
-    """Yield each difference in what decides numbers: `steps: 300 in runs/a, 5001 in runs/b`."""
-    described = {folder: dict(_deciding(part)) for folder, part in parts.items()}
-    for name in dict.fromkeys(name for described_part in described.values() for name in described_part):
+def _differences(results: Mapping[str, Results]) -> Iterator[str]:
+    """Yield each difference that decides numbers, as `the folders differ in steps: 300 in runs/a, 5001 in runs/b`."""
+    described = {folder: dict(_deciding(found_in)) for folder, found_in in results.items()}
+    for name in dict.fromkeys(name for found in described.values() for name in found):
         values = group_values((str(found[name]), folder) for folder, found in described.items() if name in found)
         if len(values) > 1:
-            told = ", ".join(
-                f"{value or 'none'} in {', '.join(map(printable, folders))}" for value, folders in values.items()
-            )
-            yield f"the folders differ in {name}: {told}"
+            each = (f"{value or 'none'} in {', '.join(map(printable, folders))}" for value, folders in values.items())
+            yield f"the folders differ in {name}: {', '.join(each)}"
 
 
-def _deciding(part: Results) -> Iterator[tuple[str, Any]]:
+def _deciding(results: Results) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) for everything that must be equal where two folders both have it."""
-    yield "protocol", part.protocol
-    yield "preset", part.preset
-    yield from ((name, value) for name, value in part.setting.items() if name != "preset")
-    for dataset in part.datasets:
-        yield f"the metric of {dataset}", part.metric(dataset)
-        for argument, values in part.origin.arguments.get(dataset, {}).items():
+    yield "protocol", results.protocol
+    yield "preset", results.preset
+    yield from ((name, value) for name, value in results.setting.items() if name != "preset")
+    for dataset in results.datasets:
+        yield f"the metric of {dataset}", results.metric(dataset)
+        for argument, values in results.origin.arguments.get(dataset, {}).items():
             yield f"{argument} of {dataset}", " or ".join(sorted(values))
-    for row in part.rows:
-        yield f"the number of runs that {row} merges", part.members.get(row, "")
-        yield f"what {row} is shown of the test domain", part.provenance.shown.get(row, "")
-        yield f"what teaches {row}", part.provenance.taught.get(row, "")
+    for row in results.rows:
+        yield f"the number of runs that {row} merges", results.members.get(row, "")
+        yield f"what {row} is shown of the test domain", results.provenance.shown.get(row, "")
+        yield f"what teaches {row}", results.provenance.taught.get(row, "")
 
 
 class _Joined:
@@ -148,18 +153,18 @@ class _Joined:
         self._clashes: Counter[tuple[str, str, str, str]] = Counter()
         self._repeats: Counter[tuple[str, str, str]] = Counter()
 
-    def add(self, folder: str, part: Results) -> None:
+    def add(self, folder: str, results: Results) -> None:
         """Add a folder's candidates to those that are there."""
-        for (row, dataset), spots in part.candidates.items():
-            mine = self.candidates.setdefault((row, dataset), {})
+        for (row, dataset), spots in results.candidates.items():
+            joined = self.candidates.setdefault((row, dataset), {})
             owner = self._owners.setdefault((row, dataset), folder)
             for (position, trial), seeds in spots.items():
-                place = self._places[dataset, part.folds[position]]
-                there = mine.setdefault((place, trial), {})
+                place = self._places[dataset, results.folds[position]]
+                by_seed = joined.setdefault((place, trial), {})
                 for seed, candidate in seeds.items():
-                    known = there.get(seed)
+                    known = by_seed.get(seed)
                     if known is None or self._is_news(known, candidate, (row, dataset, owner, folder)):
-                        there[seed] = candidate
+                        by_seed[seed] = candidate
 
     def _is_news(self, known: Candidate, other: Candidate, where: tuple[str, str, str, str]) -> bool:
         """Return whether a candidate replaces the known one: it is finished, and the known one isn't."""
@@ -184,7 +189,7 @@ class _Joined:
 
 
 def _alike(one: Candidate, other: Candidate) -> bool:
-    """Return whether two candidates say the same, or one of them is an inferred run without a name."""
+    """Return whether two candidates have the same values, or one of them is an inferred run without an id."""
     if isinstance(one, Gap) or isinstance(other, Gap):
         return "" in (one.run, other.run)
     return (
@@ -202,21 +207,23 @@ def _union(mappings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _provenance(parts: Mapping[str, Provenance]) -> Provenance:
-    """Join what folders say of their rows; what isn't asked for in all of them stands with the folder."""
-    asked = group_values((what, folder) for folder, part in parts.items() for what in part.asked)
-    told = (
-        what if len(by) == len(parts) else f"{what} (in {', '.join(map(printable, by))})" for what, by in asked.items()
+def _provenance(provenances: Mapping[str, Provenance]) -> Provenance:
+    """Join the provenance of folders; a departure that only some folders have is followed by their names."""
+    folders_of = group_values((text, folder) for folder, provenance in provenances.items() for text in provenance.asked)
+    everywhere = len(provenances)
+    departures = (
+        text if len(folders) == everywhere else f"{text} (in {', '.join(map(printable, folders))})"
+        for text, folders in folders_of.items()
     )
     return Provenance(
-        shown=_union(part.shown for part in parts.values()),
-        taught=_union(part.taught for part in parts.values()),
-        asked=tuple(told),
+        shown=_union(provenance.shown for provenance in provenances.values()),
+        taught=_union(provenance.taught for provenance in provenances.values()),
+        asked=tuple(departures),
     )
 
 
 def _origin(parts: Sequence[Origin]) -> Origin:
-    """Add up the runs of several folders by what made them."""
+    """Add up the runs of several folders by their data, code and hardware."""
     return Origin(
         fingerprints=_summed(part.fingerprints for part in parts),
         versions=sum((part.versions for part in parts), Counter()),
@@ -231,6 +238,7 @@ def _origin(parts: Sequence[Origin]) -> Origin:
 
 
 def _summed(parts: Iterable[Mapping[str, Counter[str]]]) -> dict[str, Counter[str]]:
+    """Add up counters by key."""
     found: dict[str, Counter[str]] = {}
     for part in parts:
         for key, counts in part.items():
