@@ -64,6 +64,7 @@ def evaluate(
         if len(predicted) == 0:
             predicted = np.empty(labels.shape, found.dtype)
         predicted[positions] = found
+    # Not `n`: an example may have several labels, or none that is known.
     answers = int(criterion.answered(torch.from_numpy(labels)).sum())
     scores = {"loss": float(losses.sum()) / max(1, answers), "n": len(labels)}
     if kind == "classification":
@@ -130,6 +131,7 @@ def predict_batches(
     batch_size = batch_size or examples_per_batch(data)
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
+        # From inputs of earlier batches alone: in its own batch, an example would meet itself.
         again = order[: min(start, batch_size - len(positions))] if fill else order[:0]
         logits = predict(data.inputs(view, np.concatenate([positions, again])).to(device)).float()
         yield positions, logits[: len(positions)]

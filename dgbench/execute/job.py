@@ -1,6 +1,7 @@
 """Execute one run of a sweep in one process, from the claim of its lease to the file `done`.
 
-A launcher starts `run_job` in a process for each run. A run passes these stages, in this order:
+A launcher starts a process for each run, which calls `run_job`; `dgbench train` calls it in its own process. A run
+passes these stages, in this order:
 
     claim the lease -> open the data -> train | merge | adapt -> append records -> write `done`, last
 
@@ -68,6 +69,7 @@ def preload(shared: dict[str, Any]) -> None:
     catalogue = shared_catalogue(site.include)
     for name in shared["names"]:
         entry = catalogue.entries[name]
+        # Hashed before the import, so that `done` names the code that runs.
         _as_imported(entry.file)
         entry.load()
     for dataset, *reading in shared["datasets"]:

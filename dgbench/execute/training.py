@@ -88,12 +88,15 @@ class Training:
             cls, hparams = build(context.catalogue, "average", entry)
             self.averages[entry.name] = cls(hparams)
         self.keep = {name: context.kept(name) for name in (MODEL, *self.averages)}
+        """Predictor -> which of its models are saved."""
         self.best_kept = [name for name, models in self.keep.items() if BEST in models]
         self.best_kept += ["predictions"] * self.site.save_predictions
+        """What is saved of the best models so far; a checkpoint of a launch that saved less can't be continued."""
         self.checkpoint = self.folder.path / CHECKPOINT
         self.loop = LoopState()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
         self.saved_at = time.monotonic()
+        """When the last checkpoint was written, by the monotonic clock."""
 
     def execute(self) -> None:
         """Train to the last step.
@@ -113,19 +116,22 @@ class Training:
             # A resumed run may owe an evaluation, in which it was stopped.
             self._after_step()
             # The sort is stable: at the same step, a survey comes before a validation.
-            for pause, look in sorted(pauses, key=lambda pair: pair[0]):
+            for pause, action in sorted(pauses, key=lambda pair: pair[0]):
                 if self.loop.step <= pause < steps:
                     self._train(pause)
-                    look()
+                    action()
             self._train(steps)
         except Stopped:
+            # A lost lease asks to stop, too, and then another process writes the checkpoint.
             self.lease.confirm()
+            # Before the first step there is nothing to save.
             if self.loop.step > 0:
                 self._save()
             raise
 
     def _train(self, end: int) -> None:
         """Make all steps before `end`."""
+        # Made anew after a survey, which changes what they are drawn from.
         minibatches = Minibatches(self.data, self.run, self.loop.copies)
         batches = minibatches.between(self.loop.step, end, self.site.workers)
         for step, minibatch in enumerate(self.context.interruptible(batches), self.loop.step):
