@@ -213,6 +213,7 @@ class _Reader:
         candidate = self._candidate(folder, args, records)
         arguments = _arguments(records[0]["args"])
         other = self.found.get(args)
+        # Two folders may hold one run, as after a copy: the first that is done counts.
         if isinstance(other, Series):
             differ = [name for name, value in arguments.items() if value != self.arguments[args][name]]
             warning, difference = (WARNING, f" with another {', '.join(differ)}") if differ else ("", "")
@@ -298,6 +299,7 @@ class _Reader:
         if self.silent:
             self.notes.append(f"{self.silent} folders hold no {RECORDS}: which runs they are for is not known")
         rows = _ordered({args.algorithm for args in self.found}, ALGORITHMS)
+        # DomainBed's order of rows and columns, whatever the folders are named.
         datasets = _ordered({args.dataset for args in self.found}, ENVIRONMENTS)
         folds: list[Fold] = []
         positions: dict[str, dict[frozenset[int], int]] = {}

@@ -246,6 +246,7 @@ class _Reader:
         self.records = 0
         self.origin = Origin(fingerprints={name: Counter() for name in table.datasets})
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
+        """Each series of steps once: most runs share one."""
 
     def read(self) -> Results:
         """Read every planned run once, finished ones first."""
@@ -311,6 +312,8 @@ class _Reader:
     def _unfinished(self, positions: Sequence[int]) -> Iterable[tuple[int, Gap]]:
         """Yield (position, gap) for runs that aren't done, each with its state and reason."""
         store = Store(self.root)
+        # No retries: what has failed is a failure, though a launch might try again. Thorough: `finished` found no
+        # `done`, other files may be damaged nevertheless.
         states = store.states((self.table.runs[position].id for position in positions), retries=0, thorough=True)
         for position in positions:
             id = self.table.runs[position].id

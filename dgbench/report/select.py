@@ -206,6 +206,7 @@ class _OneRun(Selector):
         if isinstance(series, Gap):
             return [series]
         own_fold = results.folds[fold]
+        # One model of all trials: there is nothing to choose, and no view that its members haven't trained on.
         if trial == ALL_TRIALS:
             return Pick.of(series, own_fold, seed, len(series.steps) - 1, math.nan)
         values = [nan_as_worst(value) for value in series.mean(self.views(own_fold)).tolist()]
@@ -317,7 +318,7 @@ class LeaveOneDomainOutSelection(Selector):
         for match, place in single.places.items():
             if all(match in table for table in tables):
                 value = nan_as_worst(float(np.mean([table[match] for table in tables])))
-                if best is None or value > best[0]:
+                if best is None or value > best[0]:  # the earliest of steps that tie
                     best = value, place
         return Pick.of(single, fold, seed, best[1], best[0]) if best else None
 

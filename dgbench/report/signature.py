@@ -177,6 +177,7 @@ def _trials(results: Results, datasets: Sequence[str], models: ModelCounts) -> s
     """List each row's trials; a trial counts if every column has a hyperparameter seed to choose in it."""
     texts = []
     for row, found in models.items():
+        # By column: a trial in which one column has nothing to choose from is not complete.
         columns = group_values(((trial, dataset, fold), n) for (dataset, fold, trial, _), n in found.items())
         planned = {trial for trial, *_ in columns} - {ALL_TRIALS}
         incomplete = {trial for (trial, *_), n in columns.items() if not any(n)}
@@ -246,6 +247,8 @@ def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
         for row in results.rows:
             for candidate in _read_candidates(results, selector, row, dataset):
                 if isinstance(candidate, Gap):
+                    # Rows share runs, which count once. Runs inferred from a DomainBed folder have no id: the gap
+                    # stands for itself.
                     gaps[candidate.run or candidate] = candidate.state
                 else:
                     counted.add(candidate.run)

@@ -138,6 +138,7 @@ def build(
         made = [_dataset_table(results, selector, dataset, partial, columns == "domain") for dataset in able]
         tables += made
         metrics = {table.dataset: table.metric for table in made}
+        # A mean of accuracies and, say, correlations would have no meaning.
         if len(set(metrics.values())) == 1:
             tables.append(_averages(results, selector, made))
         elif made:
