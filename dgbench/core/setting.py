@@ -35,34 +35,39 @@ class Setting:
     """Options of training and evaluation that hold for every run of a sweep, made by `setting` and checked there.
 
     Bounds stand beside the types, as `Annotated` limits. A 0 or `auto` left by the user stands for the data set's or
-    the network's value until planning fills it in.
+    the network's value until planning fills it in (`for_dataset`). The first sentence below each field is a line of
+    `list settings`, and the whole text is its description.
     """
 
     preset: str
     """Name of the preset that it started from, a key of `PRESETS`."""
     steps: Annotated[int, interval("[1, inf)")] = 0
-    """Optimizer steps; 0 stands for the data set's number until `for_dataset` fills it in."""
+    """Optimizer steps; 0 stands for the data set's number."""
     checkpoint_freq: Annotated[int, interval("[1, inf)")] = 0
-    """Steps between evaluations (at 0, f, 2f, ... and the last step); 0 stands for the data set's number."""
+    """Steps between evaluations; 0 stands for the data set's number. Models are evaluated at steps 0, f, 2f and so on,
+    and at the last one.
+    """
     holdout_fraction: Annotated[float, _SHARE] = 0.2
     """Share of each domain's examples that is its `out` part."""
     backbone: str = "auto"
-    """Name of a network (`list backbones` shows them); `auto` is the one that fits the data set's inputs."""
+    """Name of the network; `auto` is the one that fits the data set's inputs. `list backbones` shows all."""
     pretrained: bool = True
     """Whether timm's networks and language models start from pretrained weights; built-in networks never do."""
     weights: Annotated[str, _SHA256] = ""
-    """Sha256 of the file that a pretrained network starts from; empty for the weights that its name stands for. The
-    file's path on each machine is `Site.backbone_weights`.
+    """Sha256 of the file that a pretrained network starts from; empty: the weights that its name stands for. Give the
+    file by `--backbone_weights`, on each machine by its own path.
     """
     image_size: Annotated[int, _SIDE] = 0
     """Side in pixels of the square that images are resized to; 0 stands for the data set's size."""
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
-    """Filter for resizing image files, and their crops in augmentation. `auto` takes the one that timm's configuration
-    gives for the backbone's weights, bilinear where it gives none. DomainBed's is bilinear for every network.
+    """Filter for resizing images: `auto` is the one that the backbone's weights were trained with. That is what timm's
+    configuration says, and bilinear where it says nothing. Crops in augmentation are resized by the same filter.
+    DomainBed's is bilinear for every network.
     """
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """`frozen`: running statistics stay as they are and the affine part trains (DomainBed's paper). `live`: they follow
-    the data. A network that starts without statistics (`pretrained` false, `GIN`) is live under either.
+    """Running statistics of batch norm: `frozen` as they were before training (DomainBed's paper), or `live`. Where
+    they are frozen, the affine part still trains. A network that starts without statistics (`pretrained` false, `GIN`)
+    is live under either.
     """
     nonlinear_classifier: bool = False
     """Replace the linear classifier by DomainBed's three-layer one."""
@@ -73,12 +78,13 @@ class Setting:
     class_balanced: bool = False
     """Draw training examples so that the classes of a domain are equally likely."""
     domains_per_step: Annotated[int, interval("[0, inf)")] = 0
-    """Number of training domains whose minibatches make up a step, drawn anew for each; 0 stands for the data set's
-    number, which is all of them unless it has very many.
+    """Number of training domains in a step, drawn anew for each; 0 stands for the data set's number. That is all of
+    them, unless the data set has very many.
     """
     cache: Literal["auto", "off"] = "auto"
-    """Source of the pixels of image files. `auto` decodes each image once into a cache shared by all runs and augments
-    its bytes in batches. `off` decodes and augments each image by Pillow every time, as DomainBed does.
+    """Source of pixels: `auto` decodes each image once, into a cache that all runs share; `off` decodes it each time.
+    With `auto`, the bytes in the cache are augmented in batches. `off` decodes and augments each image by Pillow, as
+    DomainBed does.
     """
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimizer of every algorithm that doesn't build its own."""
@@ -89,44 +95,40 @@ class Setting:
     warmup_steps: Annotated[int, interval("[0, inf)")] = 0
     """Steps in which learning rates rise linearly to their full value, before the schedule begins."""
     clip_norm: Annotated[float, interval("[0, inf]")] = 0.0
-    """Largest Euclidean norm of a gradient, all parameters of an optimizer as one vector; longer ones are scaled down.
-    0: no limit.
+    """Largest Euclidean norm of an optimizer step's gradient; longer ones are scaled down; 0: no limit. All parameters
+    of the optimizer count as one vector.
     """
     freeze: Literal["none", "embedding", "featurizer"] = "none"
-    """Layers that stay as they were initialized: those that read the input (`embedding`), or all but the classifier
-    (`featurizer`).
-    """
+    """Layers that don't train: those that read the input (`embedding`), or all but the classifier (`featurizer`)."""
     classifier_init: Literal["random", "linear_probe"] = "random"
-    """`linear_probe` fits the classifier to the initial features by logistic regression before the first step. With
-    `init` `sweep` it is fitted to the training examples of trial 0, some of which validate in other trials.
+    """Start of the classifier: at random, or fitted to the initial features by logistic regression (`linear_probe`).
+    With `init` `sweep` the probe is fitted to the training examples of trial 0, some of which validate in other trials.
     """
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` computes the forward pass in bfloat16 where PyTorch's autocast does."""
+    """Precision of the featurizer: `bf16` runs it under PyTorch's autocast, with weights in float32."""
     channels_last: Literal["auto", True, False] = "auto"
-    """Keep images and convolutions in the memory order that many processors and GPUs convolve faster. `auto` does so
-    where the whole network convolves. Rounding differs between the orders, so a run's id holds the choice; DomainBed's
-    networks keep PyTorch's default order.
+    """Keep images and convolutions in the memory order that many processors convolve faster; `auto`: if it pays. `auto`
+    does so where the whole network convolves. Rounding differs between the orders, so a run's id holds the choice;
+    DomainBed's networks keep PyTorch's default order.
     """
     compile: bool = False
     """Train with a featurizer compiled by `torch.compile`; evaluation uses the one that was not compiled."""
     init: Literal["trial", "run", "sweep"] = "trial"
-    """Runs that share initial weights. `trial`: all runs of a trial, as averaging weights across runs requires. `run`:
-    none, as in DomainBed. `sweep`: all runs of all trials.
+    """Runs that start from the same weights: those of a `trial`, all of the `sweep`, or none (`run`, as in DomainBed).
+    Averaging weights across runs requires that they start alike.
     """
     data_order: Literal["paired", "run"] = "paired"
-    """`paired`: runs that differ in the algorithm alone see the same minibatches. `run`: they don't, because the seed
-    is DomainBed's, which mixes in the algorithm's name; the order drawn from it is not DomainBed's.
+    """Order of minibatches: `paired` is the same for runs that differ in the algorithm alone; `run` differs. The seed
+    of `run` is DomainBed's, which mixes in the algorithm's name; the order drawn from it is not DomainBed's.
     """
     generated_data: Literal["trial", "run", "sweep"] = "trial"
-    """Runs that share the draws of data sets that draw noise or membership. `trial`: all runs of a trial. `run`: none,
-    as in DomainBed. `sweep`: all runs of all trials.
+    """Runs that share generated data: those of a `trial`, all of the `sweep`, or none (`run`, as in DomainBed). It
+    matters for data sets that draw noise, or the membership of domains.
     """
     evaluate: Literal["selectors", "all"] = "selectors"
-    """`selectors` evaluates only the views that some selector may read; `all` the training views too."""
+    """Views to evaluate: those that some `selectors` read, or `all`, which adds the training views."""
     ddof: Literal[0, 1] = 1
-    """Delta degrees of freedom of the standard deviation in error bars: 1 gives the usual standard error, 0 is
-    DomainBed's.
-    """
+    """Delta degrees of freedom of the standard deviation in error bars: 1 is the usual, 0 is DomainBed's."""
 
     def for_dataset(self, steps: int, checkpoint_freq: int) -> Setting:
         """Return the setting with the data set's steps and evaluation interval where its own are 0."""
