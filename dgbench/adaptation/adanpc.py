@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dgbench.core.cards import AdapterCard
 from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
-from dgbench.methods.neighbours import scores
+from dgbench.methods.neighbors import scores
 from dgbench.networks.network import Network
 
 

@@ -15,7 +15,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm, Batch
-from dgbench.methods.neighbours import scores
+from dgbench.methods.neighbors import scores
 
 _FIRST_TEMPERATURE = 1.0
 

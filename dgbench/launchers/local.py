@@ -24,7 +24,7 @@ GRACE = 10.0
 
 
 def make_slots(jobs: int, gpus: Sequence[str] = (), jobs_per_gpu: int = 1) -> list[Slot]:
-    """Return `jobs` slots, or as many as the GPUs have room for; neighbours on different GPUs, the cores divided."""
+    """Return `jobs` slots, or as many as the GPUs have room for; neighbors on different GPUs, the cores divided."""
     count = min(jobs, len(gpus) * jobs_per_gpu) if gpus else jobs
     threads = max(1, usable_cores() // count)
     return [Slot(index, gpus[index % len(gpus)] if gpus else None, threads) for index in range(count)]
