@@ -1,7 +1,10 @@
-"""`dgbench check [NAME | file.py | file.py:Name] ...`: hold algorithms to what every algorithm must do.
+"""Hold algorithms to what every algorithm must do, and print a matrix of algorithms and questions.
 
-Prints a matrix, one row an algorithm and one column a question, then everything that is wrong; exit code 1 if
-anything is.
+    dgbench check mine.py
+    dgbench check mine.py:Mine ERM --draws 5
+    dgbench check --all --jobs 4
+
+Everything that is wrong is printed below the matrix; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ Answers = Mapping[str, "Sequence[Finding]"]
 
 def parser() -> cli.Parser:
     """The flags of the command."""
-    found = cli.Parser(prog="dgbench check", description="Hold algorithms to what every algorithm must do.")
+    found = cli.Parser(prog="dgbench check", doc=__doc__)
     found.add_argument("what", nargs="*", metavar="NAME|FILE", help="algorithms, or files that hold some")
     found.add_argument("--all", action="store_true", help="every algorithm of the catalogue")
     found.add_argument("--draws", type=int, default=2, help="random hyperparameters beside the defaults (2)")

@@ -67,9 +67,22 @@ class Parser(argparse.ArgumentParser):
     Flags are not abbreviated. Unknown flags are reported all at once, each with the nearest that exists.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _Help, **kwargs})
+    def __init__(self, *args: Any, doc: str | None = None, **kwargs: Any) -> None:
+        """Make a parser.
+
+        Args:
+            args: As for argparse.
+            doc: A docstring. `--help` begins with its first paragraph, and ends with its lines that are commands.
+            kwargs: As for argparse.
+        """
+        told = {"description": doc.partition("\n\n")[0], "epilog": examples(doc)} if doc else {}
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _Help, **told, **kwargs})
         self._negative_number_matcher = re.compile(r"-\.?\d")  # domains may be called -90%
+
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """Return the group of arguments with that heading in `--help`, a new one at the first call."""
+        found = next((group for group in self._action_groups if group.title == title), None)
+        return found or self.add_argument_group(title)
 
     def add_folder(self, name: str, help: str, *, several: bool = False) -> None:
         """Declare a sweep's folder, which is given as a plain argument or by its flag.
@@ -80,6 +93,7 @@ class Parser(argparse.ArgumentParser):
             help: What `--help` says of it.
             several: Whether several folders may be given.
         """
+        self.usage = f"%(prog)s DIR{' ...' if several else ''} [options]"
         many: dict[str, Any] = {"nargs": "+"} if several else {}
         words: dict[str, Any] = {"flag": name, "prog": self.prog, "several": several}
         plain = self.add_argument("folder", nargs="*", action=_Folder, metavar="DIR", help=help, **words)
@@ -123,8 +137,8 @@ def examples(doc: str) -> str:
     'examples:\\n  dgbench do'
     """
     # Not by their indentation, which Python 3.13 strips where all lines but the first share it.
-    found = (line.strip() for line in doc.splitlines())
-    return "\n".join([_EXAMPLES, *(f"  {line}" for line in found if line.startswith("dgbench "))])
+    found = [f"  {line.strip()}" for line in doc.splitlines() if line.strip().startswith("dgbench ")]
+    return "\n".join([_EXAMPLES, *found]) if found else ""
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

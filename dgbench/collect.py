@@ -1,4 +1,9 @@
-"""Print the tables of sweeps, finished or not, made by dgbench or by DomainBed."""
+"""Print the tables of sweeps, finished or not, made by dgbench or by DomainBed.
+
+dgbench collect runs/mine
+dgbench collect runs/mine runs/theirs --selector training-domain
+dgbench collect runs/mine --format latex --output table.tex
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from dgbench.store.files import write_atomic
 
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
-    found = cli.Parser(prog="dgbench collect", description=__doc__)
+    found = cli.Parser(prog="dgbench collect", doc=__doc__)
     found.add_folder("input_dir", "folders of sweeps, dgbench's or DomainBed's; several make one table", several=True)
     found.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
     found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")

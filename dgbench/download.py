@@ -1,4 +1,8 @@
-"""`dgbench download NAME --data_dir DIR`: fetch a data set, organise the files that you have, or check what is there.
+"""Fetch a data set, organize the files that you have, or check what is there.
+
+    dgbench download PACS --data_dir data
+    dgbench download PACS --data_dir data --from PACS.zip
+    dgbench download PACS --data_dir data --verify
 
 A folder appears under DIR only when it is whole and has passed the checks that opening it makes. Fetching that was
 interrupted goes on where it stopped when the same command is given again.
@@ -37,7 +41,7 @@ _READING = ("allow_missing_classes", "exif", "max_image_pixels")
 
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
-    found = cli.Parser(prog="dgbench download", description=__doc__.partition(":")[2].strip())
+    found = cli.Parser(prog="dgbench download", doc=__doc__)
     found.add_argument("name", metavar="NAME", help="a data set, as `dgbench list datasets` prints it")
     found.add_argument("--data_dir", type=Path, help="folder that holds the data sets")
     how = found.add_mutually_exclusive_group()
@@ -50,7 +54,7 @@ def parser() -> cli.Parser:
     )
     found.add_argument("--cache_dir", type=Path, help="with --verify: where decoded images are kept, if not beside")
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further data sets")
-    add_options(found, (OPTIONS[name] for name in _READING))
+    add_options(found, {"how files are read": tuple(OPTIONS[name] for name in _READING)})
     return found
 
 

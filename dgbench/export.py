@@ -1,4 +1,7 @@
-"""Write a sweep's finished runs in the format of another suite."""
+"""Write a sweep's finished runs in the format of another suite.
+
+dgbench export runs/mine --format domainbed --output_dir exported
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ FORMATS = ("domainbed",)
 
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
-    found = cli.Parser(prog="dgbench export", description=__doc__)
+    found = cli.Parser(prog="dgbench export", doc=__doc__)
     found.add_folder("input_dir", "the sweep's folder")
     found.add_argument("--output_dir", type=Path, required=True, help="folder to write to: new, or empty")
     found.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")

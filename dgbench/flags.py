@@ -1,26 +1,29 @@
-"""The flags of a launch, made of its options, and what they say, each part in the form that its reader takes."""
+"""Make the flags of a launch from its options, and read their values in the form that each reader takes."""
 
 from __future__ import annotations
 
 import json
 import os
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dgbench.cli import Parser
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_folder, check_path
 from dgbench.core.site import Site
 from dgbench.core.wording import shorten
 from dgbench.networks.weights import hash_weights_file
-from dgbench.plan.options import OPTIONS, Option
+from dgbench.plan.changes import read_changes, refuse_conflicts
+from dgbench.plan.options import OPTIONS, Groups
 
 
-def add_options(parser: ArgumentParser, options: Iterable[Option]) -> None:
-    """Add the flags of these options to a parser."""
-    for option in options:
-        parser.add_argument(f"--{option.name}", **option.argument)
+def add_options(parser: Parser, groups: Groups) -> None:
+    """Add the flags of options to a parser, each group below its heading."""
+    for title, options in groups.items():
+        for option in options:
+            parser.group(title).add_argument(f"--{option.name}", **option.argument)
 
 
 def _given(args: Namespace, part: str) -> dict[str, Any]:
@@ -52,7 +55,16 @@ def asked_of(args: Namespace) -> dict[str, Any]:
             raise UserError("--hparams is not JSON: it is nested too deeply") from None
         if not isinstance(asked["hparams"], dict):
             raise UserError(f'--hparams is a JSON object like {{"lr": 0.001}}, not {shorten(args.hparams, 100)}')
-    return asked
+    return asked | _changes(args, setting, asked.get("hparams", {}))
+
+
+def _changes(args: Namespace, setting: Mapping[str, Any], hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what flags alone may say; raise `UserError` where they contradict the others."""
+    found = _given(args, "flags")
+    if "set" in found:
+        found["set"] = read_changes(found["set"])
+    refuse_conflicts(found.get("set", {}), setting, hparams)
+    return found
 
 
 def places_of(args: Namespace) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import unknown_name, with_article
+from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
 
 KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
 
@@ -53,7 +54,7 @@ Items = Mapping[str, Item]
 
 def parser() -> cli.Parser:
     """Declare the arguments of the command."""
-    found = cli.Parser(prog="dgbench list", description=__doc__.partition("\n")[0], epilog=cli.examples(__doc__))
+    found = cli.Parser(prog="dgbench list", doc=__doc__)
     found.add_argument("what", metavar="WHAT", help=f"one of {', '.join((*KINDS, *_OTHERS))}")
     found.add_argument("names", nargs="*", metavar="NAME", help="print everything about these")
     found.add_argument("--search", metavar="WORD", help="only those that mention it; also timm's backbones")
@@ -163,8 +164,6 @@ def _sweep(file: Path, asked: Mapping[str, Any], catalogue: Catalogue) -> Item:
 
 def _backbones(args: Any, catalogue: Catalogue) -> Items:
     """List our networks and the names that stand for others; of timm's those that are named or searched for."""
-    from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES
-
     asked = [name for name in args.names if name not in (*ALIASES, *BUILTIN_BACKBONES)]
     found = {name: Item(summary, partial(list, [summary])) for name, summary in _aliases().items()}
     for name, facts in BUILTIN_BACKBONES.items():
@@ -185,8 +184,6 @@ def _backbones(args: Any, catalogue: Catalogue) -> Items:
 
 def _aliases() -> dict[str, str]:
     """Return what each alias stands for, by the kind of inputs."""
-    from dgbench.networks.backbones import ALIASES, resolve_backbone
-
     shapes = {
         "vectors": ("vectors", (1,)),
         "graphs": ("graphs", (1, 1)),
@@ -202,8 +199,6 @@ def _aliases() -> dict[str, str]:
 
 def _backbone(name: str) -> Iterator[str]:
     """Yield what a network takes, and what methods may need that it has not."""
-    from dgbench.networks.backbones import BUILTIN_BACKBONES, interpolation_of, lacking, takes
-
     shape: tuple[int, ...] = (3, 64, 64)
     yield f"takes {' or '.join(takes(name))}"
     if name not in BUILTIN_BACKBONES:

@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def parser() -> cli.Parser:
     """Declare the arguments of the command."""
-    found = cli.Parser(prog="dgbench new", description=__doc__.partition("\n")[0])
+    found = cli.Parser(prog="dgbench new", doc=__doc__)
     found.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
     found.add_argument("name", metavar="NAME", help="the class, and how rows or --datasets name it")
     return found

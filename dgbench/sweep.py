@@ -32,7 +32,7 @@ from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.asking import merge_flags_over_file, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
-from dgbench.plan.options import ASKING, EXECUTING, OPTIONS, SETTING
+from dgbench.plan.options import EXECUTING, LAUNCH, OPTIONS
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
@@ -43,31 +43,34 @@ _LISTED = 20
 
 def parser() -> cli.Parser:
     """Declare the flags of all subcommands."""
-    top = cli.Parser(prog="dgbench sweep", description=__doc__.partition("\n")[0])
+    top = cli.Parser(prog="dgbench sweep", doc=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {name: commands.add_parser(name, prog=f"dgbench {name}", help=text) for name, text in OF_SWEEPS.items()}
+    made: dict[str, cli.Parser] = {
+        name: commands.add_parser(name, prog=f"dgbench {name}", help=text, doc=_CALLS[name].__doc__)
+        for name, text in OF_SWEEPS.items()
+    }
     for command in made.values():
         command.add_folder("output_dir", "the sweep's folder")
-    launch = made["launch"]
-    launch.add_argument(
-        "--sweep",
-        type=Path,
-        metavar="NAME|FILE",
-        help="a shipped sweep, or a TOML file; flags win over it",
+    made["launch"].group("which runs").add_argument(
+        "--sweep", type=Path, metavar="NAME|FILE", help="a shipped sweep, or a TOML file; flags win over it"
     )
-    add_options(launch, (*ASKING, *SETTING, *EXECUTING))
-    launch.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
-    launch.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
+    add_options(made["launch"], LAUNCH)
+    output = made["launch"].group("output")
+    output.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
+    output.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
     moved = {
         "data_dir": "where the data lie now, if they moved",
         "cache_dir": "where decoded images are to be kept now",
         "include": "where included files lie now, if they moved",
     }
-    add_options(made["retry"], (*(replace(OPTIONS[name], help=text) for name, text in moved.items()), *EXECUTING))
-    made["status"].add_argument("--json", action="store_true", help="one JSON object a run")
+    places = tuple(replace(OPTIONS[name], help=text) for name, text in moved.items())
+    add_options(made["retry"], {"data": places, "this machine": EXECUTING})
+    made["status"].group("output").add_argument("--json", action="store_true", help="one JSON object a run")
     asking = {"launch": "launching", "retry": "running files", "delete_incomplete": "removing", "prune": "removing"}
     for name, doing in asking.items():
-        made[name].add_argument("--skip_confirmation", action="store_true", help=f"don't ask before {doing}")
+        made[name].group("output").add_argument(
+            "--skip_confirmation", action="store_true", help=f"don't ask before {doing}"
+        )
     return top
 
 
@@ -78,6 +81,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _launch(args: Any) -> int:
+    """Start, resume or finish a sweep; without a request, go on with that of its folder.
+
+    dgbench launch runs/quick --sweep quickstart
+    dgbench launch runs/mine --algorithms ERM SAM+SWAD ERM+T3A --datasets PACS --data_dir data --quick
+    dgbench launch runs/mine --algorithms ERM --datasets folder:/data/birds --set lr=1e-4 precision=bf16 --dry_run
+    dgbench launch runs/mine
+    """
     if (args.output_dir / FILE).is_file() and not _may_run_files(args):
         return 1
     catalogue, problems = Catalogue(args.include or ()), Problems()
@@ -119,6 +129,11 @@ def _tested(runs: Iterable[Run]) -> Iterable[str]:
 
 
 def _retry(args: Any) -> int:
+    """Let runs that failed, or whose files are damaged, run again, and launch.
+
+    dgbench retry runs/mine
+    dgbench retry runs/mine --data_dir /new/place
+    """
     jobs = jobs_of(args)
     if not _may_run_files(args):
         return 1
@@ -189,6 +204,11 @@ def _describe(run: Run) -> dict[str, Any]:
 
 
 def _status(args: Any) -> int:
+    """Print how many runs of each method are in which state, and why runs failed.
+
+    dgbench status runs/mine
+    dgbench status runs/mine --json
+    """
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), retries=0, thorough=True)
     if args.json:
@@ -216,6 +236,10 @@ def _status(args: Any) -> int:
 
 
 def _cancel(args: Any) -> int:
+    """Ask the processes that execute runs of a sweep, on any machine, to save and stop.
+
+    dgbench cancel runs/mine
+    """
     read_plan(args.output_dir)
     Store(args.output_dir).request_cancel()
     print(f"asked: running runs save and stop within seconds; to go on: {go_on(args.output_dir)}")
@@ -223,6 +247,10 @@ def _cancel(args: Any) -> int:
 
 
 def _delete_incomplete(args: Any) -> int:
+    """Remove the files of unfinished runs, so that they start anew, except runs under way.
+
+    dgbench delete_incomplete runs/mine
+    """
     names = {run.id: name for run, name in _named(read_plan(args.output_dir))}
     unfinished = incomplete(args.output_dir)
     _list("begins anew: ", (names[id] for id in unfinished))
@@ -235,6 +263,10 @@ def _delete_incomplete(args: Any) -> int:
 
 
 def _prune(args: Any) -> int:
+    """Remove weights that no unfinished run reads, and runs that the sweep no longer asks for.
+
+    dgbench prune runs/mine
+    """
     if read_site(args.output_dir).save_models and not args.skip_confirmation:
         raise UserError(f"{args.output_dir} was launched with --save_models: say --skip_confirmation to remove them")
     found = prunable(args.output_dir)

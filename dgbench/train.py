@@ -1,9 +1,11 @@
-"""One run by hand, in this process: what it logs, on stderr, is what there is to see; the table goes to stdout.
+"""Train one run in this process and print its table, with what it logs on standard error.
 
-    python -m dgbench.train --algorithm VREx --dataset RotatedDigits --test 75
+    dgbench train --algorithm VREx --dataset RotatedDigits --test 75
+    dgbench train --algorithm SAM+SWAD --dataset folder:/data/birds --test sketch --backbone resnet18 --steps 500
+    dgbench train --include mine.py --algorithm Mine --dataset RotatedDigits --test 75 --set lr=1e-3
 
-The output folder is a sweep of one run: `collect` reads it, the same command resumes it. Where no folder is named, each
-command has its own; in one that is named, another command adds to it.
+The output folder is a sweep of one run: `collect` reads it, the same command resumes it. Without `--output_dir`, each
+command has a folder of its own; in a folder that is named, another command adds to it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from dgbench.flags import add_options, asked_of, run_of, site_of
 from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.options import DEVICE, ONE_RUN, SETTING
+from dgbench.plan.options import OPTIONS, TRAIN
 from dgbench.report.render import text
 from dgbench.report.results import read_results
 from dgbench.report.select import default_selectors
@@ -41,20 +43,22 @@ PLACE = Path("train_output")
 
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
-    found = cli.Parser(prog="dgbench train", description=__doc__.partition("\n")[0])
-    found.add_argument("--algorithm", required=True, metavar="NAME", help="ALGORITHM[+AVERAGE][+ADAPTER]")
-    found.add_argument(
-        "--dataset", required=True, metavar="NAME", help="a name, folder:/path, or csv:/path/to/file.csv"
-    )
-    found.add_argument(
+    found = cli.Parser(prog="dgbench train", doc=__doc__)
+    found.usage = "%(prog)s --algorithm NAME --dataset NAME [--test DOMAIN ...] [options]"
+    which = found.group("which run")
+    which.add_argument("--algorithm", required=True, metavar="NAME", help="ALGORITHM[+AVERAGE][+ADAPTER]")
+    which.add_argument("--dataset", required=True, metavar="NAME", help=OPTIONS["datasets"].help)
+    which.add_argument(
         "--test",
         nargs="+",
         default=(),
         metavar="DOMAIN",
         help="held-out domains, by name or number (of own splits: which)",
     )
-    add_options(found, (*ONE_RUN, *SETTING, *DEVICE))
-    found.add_argument("--output_dir", type=Path, help=f"(default: one of its own in {PLACE})")
+    add_options(found, TRAIN)
+    found.group("output").add_argument(
+        "--output_dir", type=Path, metavar="DIR", help=f"(default: one of its own in {PLACE})"
+    )
     return found
 
 

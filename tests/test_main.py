@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -70,3 +73,32 @@ def test_every_command_speaks_one_dialect(command: str) -> None:
     assert isinstance(module.parser(), cli.Parser)
     with pytest.raises(UserError):  # which `cli.run` alone tells
         module.main(["--no_such_flag"])
+
+
+HELPS = [[name] for name in (*console.OF_SWEEPS, *console.COMMANDS)]
+
+
+@pytest.mark.parametrize("words", [[], *HELPS], ids=" ".join)
+def test_help_ends_with_examples_that_parse(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        console.dispatch([*words, "--help"])
+    _, found, examples = capsys.readouterr().out.partition("\nexamples:\n")
+    assert found
+    lines = [re.split(r"\s{3,}", line.strip())[0] for line in examples.splitlines() if line.startswith("  dgbench ")]
+    assert lines
+    for line in lines:
+        _, name, *rest = shlex.split(line.partition(" > ")[0])
+        module, given = ("sweep", [name, *rest]) if name in console.OF_SWEEPS else (name, rest)
+        assert importlib.import_module(f"dgbench.{module}").parser().parse_args(given)
+
+
+@pytest.mark.parametrize("command", ["launch", "train"])
+def test_help_groups_the_options_of_a_launch(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        console.dispatch([command, "--help"])
+    titles = [line for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"\w[\w ]*:", line)]
+    which = ["positional arguments:", "options:", "which runs:", "how they train:"]
+    assert titles == [
+        *(which if command == "launch" else ["options:", "which run:", "how it trains:"]),
+        *("data:", "this machine:", "output:", "examples:"),
+    ]

@@ -30,6 +30,7 @@ from dgbench.core.wording import format_value, unknown_name, with_article
 from dgbench.data.facts import DatasetFacts, facts_of, resolve_setting
 from dgbench.networks.backbones import check_backbone
 from dgbench.networks.start import check_start
+from dgbench.plan.changes import apply_changes
 from dgbench.plan.declaration import Declaration
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import MOST_RUNS, Overrides, Request
@@ -49,6 +50,8 @@ KEYS = {option.name: option.type for option in OPTIONS.values() if option.part =
 _FOLD = ("train_domains", "val_domains", "test_domains")
 """Lists of domains that spell out one fold."""
 _PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
+_NOT_QUICK = ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials")
+"""Keys whose values `quick` stands for."""
 _TABLES = ("setting", "hparams")
 _SWEEPS = Path(__file__).parents[1] / "sweeps"
 
@@ -110,7 +113,9 @@ def read_sweep_file(word: str | Path) -> dict[str, Any]:
 
 def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the values of flags over those of a sweep file, name by name in `setting` and `hparams`."""
-    said = {**flags.get("hparams", {}), **flags.get("setting", {})}
+    said = {**flags.get("hparams", {}), **flags.get("setting", {}), **flags.get("set", {})}
+    if flags.get("quick"):
+        asked = {key: value for key, value in asked.items() if key not in _NOT_QUICK}
     below = {key: {name: value for name, value in asked.get(key, {}).items() if name not in said} for key in _TABLES}
     return {**asked, **flags, **{key: {**below[key], **flags.get(key, {})} for key in _TABLES}}
 
@@ -132,7 +137,8 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
         paths = split_datasets(asked.get("datasets", ()), catalogue)
     changes = dict(asked.get("setting", {}))
     with problems.collecting():
-        overrides, from_hparams = _overrides(asked.get("hparams", {}), asked.get("space", {}), rows, catalogue)
+        hparams = apply_changes(asked.get("hparams", {}), asked.get("set", {}), rows, catalogue)
+        overrides, from_hparams = _overrides(hparams, asked.get("space", {}), rows, catalogue)
         changes = from_hparams | changes
     with problems.collecting():
         seeds, trials = _seeds(asked)
@@ -149,7 +155,14 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
 def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
     """Return hyperparameter seeds and trials; raises `UserError` where there are none, wrong ones or too many."""
     problems = Problems()
-    for name in ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials"):
+    if asked.get("quick"):
+        if given := [f"--{name}" for name in _NOT_QUICK if name in asked]:
+            problems.add(
+                f"--quick is one run of each row in each fold, with its defaults: leave out {', '.join(given)}"
+            )
+        problems.raise_if_any()
+        return range(1), range(1)
+    for name in _NOT_QUICK:
         if wrong := OPTIONS[name].problem(asked.get(name, 0)):
             problems.add(wrong)
     problems.raise_if_any()
@@ -253,7 +266,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
         if only:
             raise UserError("--single_source tests all domains but the one that trains: leave out --test_envs")
         return SingleSource()
-    return LeaveOneDomainOut(pairs="single_test_envs" not in said, only=only)
+    return LeaveOneDomainOut(pairs="single_test_envs" not in said and not asked.get("quick"), only=only)
 
 
 def _overrides(
@@ -277,7 +290,7 @@ def _overrides(
     for name, value in hparams.items():
         if isinstance(value, Mapping):
             if name not in entries:
-                problems.add(unknown_name("entry in --hparams", name, entries))
+                problems.add(unknown_name("entry in --hparams or --set", name, entries))
                 continue
             with problems.collecting():
                 check_fixed(entries[name].space, value, name, more=entries[name].open)
@@ -290,7 +303,12 @@ def _overrides(
         if name in FIELD_NAMES:
             changes[name] = value
         elif name not in fixed:
-            problems.add(unknown_name("hyperparameter", name, [*spaces, *FIELD_NAMES]))
+            owners = [entry.name for entry in entries.values() if entry.kind != "algorithm" and entry.takes(name)]
+            problems.add(
+                f"{name} is a hyperparameter of {owners[0]}: --set {owners[0]}.{name}={format_value(value)}"
+                if owners
+                else unknown_name("hyperparameter", name, [*spaces, *FIELD_NAMES])
+            )
     draws: dict[str, Draw] = {}
     with problems.collecting():
         draws = _draws(space, spaces)

@@ -1,7 +1,9 @@
-"""The options of a launch. Each is declared once: `flags` makes its flag, `asking` reads its key in a sweep file."""
+"""Declare every option of a launch once: `flags` makes its flag, `asking` reads its key in a sweep file."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +17,10 @@ class Option:
     """One option, given by `--name`."""
 
     name: str
-    part: Literal["asked", "setting", "site", "launch", "run"]
-    """What its value is part of: what a sweep file may say (`asked`, also its table `setting`), the machine's `Site`,
-    how `launch` executes, or which run `train` makes by hand."""
+    part: Literal["asked", "flags", "setting", "site", "launch", "run"]
+    """What its value is part of: a request for runs (`asked`: a sweep file may say it too; `flags`: it may not), the
+    setting (also a table of sweep files), the machine's `Site`, how `launch` executes, or which run `train` makes.
+    """
     type: type
     """Of the value, as in a sweep file. Flags of a list take several words, those of a bool none."""
     help: str
@@ -35,15 +38,23 @@ class Option:
     @property
     def argument(self) -> dict[str, Any]:
         """Make the arguments of `ArgumentParser.add_argument`. A flag that is not given is None, or its default."""
+        if self.type is bool and self.part == "setting":  # a preset may have either value
+            return {"action": argparse.BooleanOptionalAction, "default": None, "help": self.help}
         if self.type is bool:
             return {"action": "store_true", "default": None, "help": self.help}
-        words = {"nargs": "+" if self.type is list else None, "type": self.type if self.type in (int, float) else str}
+        words: dict[str, Any] = {
+            "nargs": "+" if self.type is list else None,
+            "type": self.type if self.type in (int, float) else str,
+        }
+        if self.type is list and self.part == "flags":  # what is said later does not unsay it
+            words["action"] = "extend"
         return {**words, "choices": self.choices, "default": self.default, "help": self.help, "metavar": self.metavar}
 
 
-ASKING = (
+REQUEST = (
     Option("algorithms", "asked", list, "rows: ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]", "NAME"),
     Option("datasets", "asked", list, "names, folder:/path, or csv:/path/to/file.csv", "NAME"),
+    Option("quick", "flags", bool, "a first look: default hyperparameters, one trial, no pairs of test domains"),
     Option("n_hparams", "asked", int, "end of the range of hyperparameter seeds (20)", "N"),
     Option("n_hparams_from", "asked", int, "its start (0, which is the defaults)", "N", within="[0, inf)"),
     Option("n_trials", "asked", int, "end of the range of independent repetitions (3)", "N"),
@@ -56,20 +67,38 @@ ASKING = (
     Option("val_domains", "asked", list, "one fold spelled out: these validate", "DOMAIN"),
     Option("test_domains", "asked", list, "one fold spelled out: these are tested", "DOMAIN"),
 )
-"""What is to be known: methods, data, protocol, search."""
+"""Methods, data, protocol and search."""
 
-_INCLUDED = "Python files with algorithms, data sets, ...; FILE:NAME is a class written for DomainBed"
-SETTING = (
+TRAINING = (
     Option("preset", "asked", str, f"one of {', '.join(PRESETS)}"),
-    Option("steps", "setting", int, "optimizer steps (default: the data set's own)"),
+    Option("steps", "setting", int, "optimizer steps (default: the data set's own)", "STEPS"),
     Option("checkpoint_freq", "setting", int, "steps between evaluations", "STEPS"),
+    Option("backbone", "setting", str, "network: one of `dgbench list backbones`, or any of timm", "NAME"),
+    Option("pretrained", "setting", bool, "start timm's networks from pretrained weights (the default), or not"),
+    Option("image_size", "setting", int, "side of images in pixels (default: the data set's own)", "PIXELS"),
+    Option("precision", "setting", str, "numbers of the forward pass (fp32)", "fp32|bf16"),
+    Option("optimizer", "setting", str, "of methods that bring none of their own (adam)", "adam|adamw|sgd"),
+    Option("schedule", "setting", str, "course of the learning rates (constant)", "constant|cosine"),
+    Option("compile", "setting", bool, "train with a featurizer compiled by torch.compile"),
     Option("holdout_fraction", "setting", float, "share of a domain that validates (.2)", "SHARE"),
     Option(
         "validation", "asked", str, "own splits: validate on further domains (ood) or on those that train", "ood|id"
     ),
     Option("evaluate", "setting", str, "selectors (what a selector may read), or all", "VIEWS"),
-    Option("hparams", "asked", dict, 'fixed values: \'{"lr": 1e-3, "NAME": {...}}\'', "JSON"),
-    Option("data_dir", "site", Path, "folder that holds the data sets"),
+    Option(
+        "set",
+        "flags",
+        list,
+        "any setting or hyperparameter, also ENTRY.NAME=VALUE",
+        "NAME=VALUE",
+    ),
+    Option("hparams", "asked", dict, 'the same as JSON: \'{"lr": 1e-3, "NAME": {...}}\'', "JSON"),
+)
+"""How every run is trained and evaluated."""
+
+_INCLUDED = "Python files with algorithms, data sets, ...; FILE:NAME is a class written for DomainBed"
+DATA = (
+    Option("data_dir", "site", Path, "folder that holds the data sets", "DIR"),
     Option("include", "site", list, _INCLUDED, "FILE"),
     Option("cache", "setting", str, "keep decoded images for all runs, or decode them always", "auto|off"),
     Option("cache_dir", "site", Path, "where to keep them (.dgbench-cache beside the data)", "DIR"),
@@ -77,13 +106,17 @@ SETTING = (
     Option("allow_missing_classes", "site", bool, "take own data of which a domain lacks a class"),
     Option("exif", "site", str, "turn own images as their EXIF says (keep: as stored)", choices=("keep", "turn")),
     Option("max_image_pixels", "site", int, "largest image (default: Pillow's limit)", "N", within="[1, inf)"),
-    Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
-    Option("save_predictions", "site", bool, "keep logits of the models that selectors name"),
 )
-"""How every run is trained and evaluated, from which data, and what is kept of it."""
+"""Which files are read, and how."""
 
 DEVICE = (
-    Option("device", "site", str, "(default: auto)", choices=("auto", "cpu", "cuda", "mps")),
+    Option(
+        "device",
+        "site",
+        str,
+        "where to compute (auto: on GPUs, if any)",
+        choices=("auto", "cpu", "cuda", "mps"),
+    ),
     Option("workers", "site", int, "processes a run that decode images (0)", "N", within="[0, inf)"),
     Option("backbone_weights", "site", Path, "what the backbone starts from: .safetensors, or tensors in .pth", "FILE"),
 )
@@ -95,15 +128,41 @@ EXECUTING = (
     Option("retries", "launch", int, "times that a failed run runs again (1)", "N", default=1, within="[0, inf)"),
     *DEVICE,
 )
-"""How to execute. Nothing here changes a result, but for last digits: runs at once share the cores, and sums over fewer
-threads are rounded otherwise."""
+"""How to execute. Nothing in it changes a result, but for last digits: runs at once share the cores, and sums over
+fewer threads are rounded otherwise.
+"""
+
+OUTPUT = (
+    Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
+    Option("save_predictions", "site", bool, "keep logits of the models that selectors name"),
+)
+"""What is kept of a run beside its records."""
 
 ONE_RUN = (
     Option("hparams_seed", "run", int, "draw of hyperparameters (0: the defaults)", "N", default=0, within="[0, inf)"),
     Option("trial_seed", "run", int, "which split and initial weights (0)", "N", default=0, within="[0, inf)"),
-    Option("threads", "run", int, "threads (default: one a core)", "N", within="[1, inf)"),
 )
-"""Which run `train` makes by hand, and on how many threads."""
+"""Which run `train` makes."""
 
-OPTIONS = {option.name: option for option in (*ASKING, *SETTING, *EXECUTING, *ONE_RUN)}
+THREADS = (Option("threads", "run", int, "threads (default: one a core)", "N", within="[1, inf)"),)
+
+OPTIONS = {option.name: option for option in (*REQUEST, *TRAINING, *DATA, *EXECUTING, *OUTPUT, *ONE_RUN, *THREADS)}
 """All options by name."""
+
+Groups = Mapping[str, tuple[Option, ...]]
+"""Heading in `--help` -> the options below it."""
+
+LAUNCH: Groups = {
+    "which runs": REQUEST,
+    "how they train": TRAINING,
+    "data": DATA,
+    "this machine": EXECUTING,
+    "output": OUTPUT,
+}
+TRAIN: Groups = {
+    "which run": ONE_RUN,
+    "how it trains": TRAINING,
+    "data": DATA,
+    "this machine": (*THREADS, *DEVICE),
+    "output": OUTPUT,
+}

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from PIL import Image
 from dgbench import cli, download
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
+from dgbench.cli import Parser
 from dgbench.core import progress
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import UserError
@@ -394,8 +394,8 @@ def test_the_user_names_the_folder(root: Path, tmp_path: Path) -> None:
 
 
 def test_flags_say_where_and_whether(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parser = ArgumentParser()
-    add_options(parser, OPTIONS.values())
+    parser = Parser()
+    add_options(parser, {"all": tuple(OPTIONS.values())})
     monkeypatch.chdir(tmp_path)
     args = parser.parse_args(["--cache", "off", "--cache_dir", "new/c"])
     assert asked_of(args)["setting"] == {"cache": "off"}

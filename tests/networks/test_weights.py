@@ -280,7 +280,7 @@ def test_loading_changes_nothing_if_something_is_wrong() -> None:
 
 def flags(*words: str) -> Any:
     parser = Parser()
-    add_options(parser, OPTIONS.values())
+    add_options(parser, {"all": tuple(OPTIONS.values())})
     return parser.parse_args(words)
 
 

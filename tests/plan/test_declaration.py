@@ -36,7 +36,7 @@ BASIC = {"algorithms": ["ERM"], "datasets": ["RotatedDigits"]}
 
 def flags(*words: str) -> Any:
     parser = Parser()
-    add_options(parser, OPTIONS.values())
+    add_options(parser, {"all": tuple(OPTIONS.values())})
     return parser.parse_args(words)
 
 
@@ -331,7 +331,7 @@ def test_all_that_is_wrong_with_hparams_is_told_at_once(catalogue: Catalogue) ->
         "unknown hyperparameter 'rho'",
         "unknown hyperparameter of SWAD 'tolerance'",
         "SWAD",
-        "unknown entry in --hparams 'SAM'",
+        "unknown entry in --hparams or --set 'SAM'",
         "unknown hyperparameter 'stepz'",
     ]
     assert found[8].startswith("[space] lr: cannot read the draw 'U(1'")

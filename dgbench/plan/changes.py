@@ -1,0 +1,115 @@
+"""Give the texts of `--set NAME=VALUE` the types of the settings and hyperparameters that they name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import Row
+from dgbench.core.errors import Problems
+from dgbench.core.setting import FIELD_NAMES, Setting
+from dgbench.core.wording import shorten
+
+
+def read_changes(words: Iterable[str]) -> dict[str, str]:
+    """Split words `NAME=VALUE`.
+
+    Returns:
+        Name -> text of its value. A name is a setting's, a hyperparameter's, or `ENTRY.HYPERPARAMETER`.
+
+    Raises:
+        UserError: Words have another form, or give a name two values.
+    """
+    problems, found = Problems(), dict[str, str]()
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (equals and name):
+            problems.add(f"--set {shorten(word, 100)}: write NAME=VALUE")
+        elif found.setdefault(name, text) != text:
+            problems.add(f"--set gives {name} twice: {found[name]} and {text}")
+    problems.raise_if_any()
+    return found
+
+
+def refuse_conflicts(changes: Mapping[str, str], setting: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
+    """Raise `UserError` with each name to which flags give two values.
+
+    Args:
+        changes: Those of `--set`, by name.
+        setting: Values of flags such as `--precision`, by field.
+        hparams: The object of `--hparams`.
+    """
+    nested = {
+        f"{entry}.{name}": value
+        for entry, own in hparams.items()
+        if isinstance(own, Mapping)
+        for name, value in own.items()
+    }
+    said = {
+        "--hparams": {**hparams, **nested},
+        "--set": changes,
+        **{f"--{name}": {name: value} for name, value in setting.items()},
+    }
+    problems, first = Problems(), dict[str, tuple[str, Any]]()
+    for flag, values in said.items():
+        for name, value in values.items():
+            before, other = first.setdefault(name, (flag, value))
+            if other != value and str(other) != str(value):
+                problems.add(f"{name} is given twice: {shorten(str(other), 100)} by {before}, {value} by {flag}")
+    problems.raise_if_any()
+
+
+def apply_changes(
+    hparams: Mapping[str, Any], changes: Mapping[str, str], rows: Sequence[Row], catalogue: Catalogue
+) -> dict[str, Any]:
+    """Return hyperparameters, as `--hparams` has them, with typed `changes` in place of values of the same names.
+
+    A text that is no value of the type stays a text, and names that nothing has stay too: both are refused later,
+    where `--hparams` is checked.
+    """
+    found = dict(hparams)
+    algorithms = [catalogue.get("algorithm", name) for name in dict.fromkeys(row.algorithm for row in rows)]
+    for name, text in changes.items():
+        owner, dot, own_name = name.rpartition(".")
+        if dot:
+            entry = catalogue.entries.get(owner)
+            own = found[owner] if isinstance(found.get(owner), Mapping) else {}
+            specs = entry.space if entry else ()
+            found[owner] = {**own, own_name: _typed(text, _types(own_name, specs))}
+        else:
+            found[name] = _typed(text, _types(name, [spec for entry in algorithms for spec in entry.space]))
+    return found
+
+
+_Type = tuple[str, Sequence[Any]]
+"""Name of a type, and the values that it is limited to, if any."""
+
+
+def _types(name: str, specs: Iterable[Any]) -> _Type | None:
+    """Return the type of a hyperparameter, or else of a setting of that name, or None if neither has it."""
+    for spec in specs:
+        if spec.name == name:
+            return spec.type, spec.options
+    if name not in FIELD_NAMES:
+        return None
+    hint = get_type_hints(Setting, include_extras=True)[name]
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return ("", get_args(kind)) if get_origin(kind) is Literal else (kind.__name__, ())
+
+
+def _typed(text: str, wanted: _Type | None) -> Any:
+    if wanted is None:  # a class of another suite may take any name
+        with suppress(ValueError):
+            return json.loads(text)
+        return text
+    kind, options = wanted
+    for option in options:
+        if text.lower() == str(option).lower():
+            return option
+    with suppress(ValueError):
+        if kind in ("int", "float"):
+            return {"int": int, "float": float}[kind](text)
+    return {"true": True, "false": False}.get(text.lower(), text) if kind == "bool" else text
