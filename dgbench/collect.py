@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -33,6 +34,11 @@ def parser() -> cli.Parser:
         choices=get_args(Columns),
         default="domain",
         help="of folds with several test domains: each domain and their mean (domain, the default), or the mean (fold)",
+    )
+    found.add_argument(
+        "--beside",
+        choices=["published"],
+        help="set published numbers of a like protocol beside these, and say why others are left out",
     )
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
@@ -59,6 +65,11 @@ def main(argv: Sequence[str]) -> int:
     problems.raise_if_any()
     results = combine(parts)
     report = build(results, chosen or default_selectors(results), args.partial, args.columns)
+    if args.beside:
+        # Imported on demand: TOML files are read only if asked for.
+        from dgbench.report.published import beside, read_blocks
+
+        report = replace(report, sections=beside(report, results, read_blocks()))
     if args.strict and report.warnings:
         ways = "make them anew alike, put them into folders of their own, or leave out --strict"
         raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")

@@ -206,17 +206,23 @@ def resolve_batch_norm(setting: Setting, facts: DatasetFacts) -> Setting:
     return dataclasses.replace(setting, batch_norm="live")
 
 
+def length_and_network(setting: Setting, facts: DatasetFacts) -> Setting:
+    """Fill in the steps, the evaluation interval and the backbone's own name, which tables need; imports no timm."""
+    length = {"steps": facts.steps, "checkpoint_freq": facts.checkpoint_freq}
+    resolved = setting.for_dataset(**length | (dict(facts.of_domainbed) if setting.of_domainbed else {}))
+    return dataclasses.replace(resolved, backbone=facts.network(setting.backbone))
+
+
 def resolve_setting(setting: Setting, facts: DatasetFacts) -> Setting:
     """Fill in all that a setting leaves open, by the data set and the network.
 
     These are steps, evaluation interval, domains in a step, the backbone's own name, and how images are resized for it
     and lie in memory. Batch norm becomes live where there are no statistics to freeze.
     """
-    length = {"steps": facts.steps, "checkpoint_freq": facts.checkpoint_freq}
-    resolved = setting.for_dataset(**length | (dict(facts.of_domainbed) if setting.of_domainbed else {}))
-    backbone = facts.network(setting.backbone)
+    resolved = length_and_network(setting, facts)
+    backbone = resolved.backbone
     domains = setting.domains_per_step or facts.domains_per_step
     own = interpolation_of(backbone) if setting.interpolation == "auto" else setting.interpolation
     last = facts.convolves(backbone) if setting.channels_last == "auto" else setting.channels_last
-    changes = {"backbone": backbone, "domains_per_step": domains, "interpolation": own, "channels_last": last}
+    changes = {"domains_per_step": domains, "interpolation": own, "channels_last": last}
     return resolve_batch_norm(dataclasses.replace(resolved, **changes), facts)  # type: ignore[arg-type]

@@ -105,6 +105,7 @@ def combine(results: Mapping[str, Results]) -> Results:
         notes=(*joined.notes, *(_placed(folder, note) for folder, found in results.items() for note in found.notes)),
         metrics=_union(found.metrics for found in results.values()),
         missing_classes=_union(found.missing_classes for found in results.values()),
+        settings=_union(found.settings for found in results.values()),
         folders={folder: found.rows for folder, found in results.items()},
     )
 

@@ -18,7 +18,7 @@ import orjson
 from dgbench.core.grid import columns, pipes
 from dgbench.core.wording import printable
 from dgbench.report.results import Gap
-from dgbench.report.tables import Cell, Report, Table
+from dgbench.report.tables import Cell, Report, Section, Table
 
 MOST_NOTES = 20
 """Most notes printed below a table; JSON has all of them."""
@@ -53,6 +53,10 @@ def text(report: Report) -> str:
         parts.append(f"\n-------- {printable(table.title)}\n")
         parts += [f"{line} \n" for line in columns(_cells(table), COLUMN_WIDTH if table.dataset else AVERAGES_WIDTH)]
         parts += [f"# {line}\n" for line in below(table)]
+    for section in report.sections:
+        parts.append(f"\n-------- {printable(section.title)}\n")
+        parts += [f"{line.rstrip()}\n" for line in columns(_texts(section)) if section.cells]
+        parts += [f"# {printable(line)}\n" for line in section.below]
     parts += [f"\n{line}" for line in closing(report)]
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -64,6 +68,11 @@ def markdown(report: Report) -> str:
         parts.append(f"### {_escape_markdown(printable(table.title))}\n")
         parts += pipes(_cells(table, "±"), [" --- ", *(" ---: " for _ in table.columns)], _escape_markdown)
         parts += ["", *(f"- {_escape_markdown(line)}" for line in below(table)), ""]
+    for section in report.sections:
+        parts.append(f"### {_escape_markdown(printable(section.title))}\n")
+        if cells := _texts(section, "±"):
+            parts += [*pipes(cells, [" --- ", *(" ---: " for _ in cells[0][1:])], _escape_markdown), ""]
+        parts += [*(f"- {_escape_markdown(printable(line))}" for line in section.below), ""]
     parts += [f"- {_escape_markdown(line)}" for line in closing(report)]
     return "\n".join(parts).rstrip("\n") + "\n"
 
@@ -140,6 +149,7 @@ def as_json(report: Report) -> str:
         "records": report.records,
         "tables": tables,
         "gaps": list(gaps),
+        "sections": [{"title": section.title, **section.content} for section in report.sections],
         "absent": report.absent,
         "notes": report.notes,
     }
@@ -181,6 +191,11 @@ def _cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
     rows = table.rows.items()
     texts = ([row, *(str(cell).replace("+/-", plus_minus) for cell in cells)] for row, cells in rows)
     return [[printable(text) for text in row] for row in (["Algorithm", *table.columns], *texts)]
+
+
+def _texts(section: Section, plus_minus: str = "+/-") -> list[list[str]]:
+    """Return the printable texts of a section, its header first."""
+    return [[printable(text.replace("+/-", plus_minus)) for text in row] for row in section.cells]
 
 
 def _first_notes(notes: Sequence[str]) -> Iterator[str]:

@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL, evaluated_views
+from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
+from dgbench.data.facts import length_and_network
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
 from dgbench.store.folder import Store
@@ -167,6 +169,8 @@ class Results:
     """Data set -> domain -> classes without an example in it, on which it neither trains nor is scored."""
     setting: Mapping[str, Any] = field(default_factory=dict)
     """Field of the sweep's `Setting` -> value; empty for DomainBed's folders."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """Data set -> the setting with its steps and network; empty for DomainBed's folders."""
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
 
@@ -296,6 +300,7 @@ class _Reader:
             origin=self.origin,
             notes=tuple(self.notes),
             setting=fields_of(table.setting),
+            settings={name: length_and_network(table.setting, facts) for name, facts in table.datasets.items()},
         )
 
     def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:

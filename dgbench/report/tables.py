@@ -17,7 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -94,6 +94,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A further table of texts, which stands below the others."""
+
+    title: str
+    cells: tuple[tuple[str, ...], ...]
+    """The header, then a row a line; empty if it is made of lines alone."""
+    below: tuple[str, ...]
+    """The lines below."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """The same as values, for JSON."""
+
+
+@dataclass(frozen=True)
 class Report:
     """All tables of a sweep, made by `build`."""
 
@@ -105,6 +118,8 @@ class Report:
     """Tables that can't be made, each with the reason."""
     notes: tuple[str, ...]
     """Findings in the folder."""
+    sections: tuple[Section, ...] = ()
+    """What else was asked for, such as published numbers."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -256,8 +271,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
     rows = {}
     for row in results.rows:
         cells = [
-            _over_domains(table.dataset, _without_single_domains(table.rows[row][:-1]), results.ddof)
-            for table in tables
+            over_domains(table.dataset, _without_single_domains(table.rows[row][:-1]), results.ddof) for table in tables
         ]
         rows[row] = (*cells, _mean_cell(cells))
     return Table(
@@ -272,7 +286,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
     )
 
 
-def _over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
+def over_domains(dataset: str, cells: Sequence[Cell], ddof: int) -> Cell:
     """Average over test domains in each trial, then over the trials that have a score on every domain."""
     if any(cell.estimate is None for cell in cells):
         return Cell(dataset, None, _gaps(cells))
