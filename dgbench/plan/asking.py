@@ -1,4 +1,9 @@
-"""From the values of a TOML file, of flags, or of both (flags win) to a declaration that can be planned."""
+"""Turn the values of flags and sweep files into a declaration, and open its data sets.
+
+Both sources are merged to one mapping by the keys of `KEYS`, in which flags win (`merge_flags_over_file`). `declare`
+checks all that can be checked without data, by names and cards; `open_facts` then opens the data. Each collects all
+problems before it raises, so a user sees at once everything that has to be changed.
+"""
 
 from __future__ import annotations
 
@@ -46,26 +51,29 @@ KEYS = {option.name: option.type for option in OPTIONS.values() if option.part =
     "setting": dict,
     "space": dict,
 }
-"""What a sweep file may say; flags of the same names win over it."""
+"""Key that a sweep file may hold -> its type. A flag of the same name wins over it."""
 _FOLD = ("train_domains", "val_domains", "test_domains")
-"""Lists of domains that spell out one fold."""
+"""Keys that list the domains of one explicit fold."""
 _PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
+"""Keys that choose a protocol."""
 _NOT_QUICK = ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials")
-"""Keys whose values `quick` stands for."""
+"""Keys that `quick` gives values to."""
 _TABLES = ("setting", "hparams")
+"""Keys whose values are merged name by name."""
 _SWEEPS = Path(__file__).parents[1] / "sweeps"
+"""Folder of the sweep files that the package ships."""
 
 
 def shipped_sweeps() -> dict[str, Path]:
-    """Return the sweep files that the package ships, by name, sorted."""
+    """Return name -> file of the sweeps that the package ships, sorted by name."""
     return {file.stem: file for file in sorted(_SWEEPS.glob("*.toml"), key=lambda file: file.stem)}
 
 
 def find_sweep(word: str | Path) -> Path:
-    """Return the file that `--sweep` names: a path, or the name of a sweep that the package ships.
+    """Return the file that `--sweep` means: a path, or the name of a sweep that the package ships.
 
     Raises:
-        UserError: There is neither such a file nor a sweep of that name; with the nearest name.
+        UserError: There is neither; the message has the nearest name.
     """
     path, shipped = Path(word), shipped_sweeps()
     if path.exists():
@@ -85,10 +93,10 @@ def read_sweep_file(word: str | Path) -> dict[str, Any]:
         word: Its path, or the name of a sweep that the package ships.
 
     Returns:
-        Values by the keys of `KEYS`.
+        Key -> value, by the keys of `KEYS`.
 
     Raises:
-        UserError: There is no such file, it can't be read, or keys are unknown or of the wrong type: all of them.
+        UserError: There is no such file, it can't be read, or keys are unknown or of the wrong type; all are listed.
     """
     path = find_sweep(word)
     try:
@@ -112,7 +120,14 @@ def read_sweep_file(word: str | Path) -> dict[str, Any]:
 
 
 def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the values of flags over those of a sweep file, name by name in `setting` and `hparams`."""
+    """Merge the values of flags over those of a sweep file; `setting` and `hparams` are merged name by name.
+
+    Args:
+        asked: Values of the sweep file, by `KEYS`.
+        flags: Values of the flags that were given.
+    """
+    # A field of the setting may be given in `setting`, in `hparams` or by `--set`. A flag that names it must win over
+    # the file in whichever table the file has it, so the name is removed from both.
     said = {**flags.get("hparams", {}), **flags.get("setting", {}), **flags.get("set", {})}
     if flags.get("quick"):
         asked = {key: value for key, value in asked.items() if key not in _NOT_QUICK}
@@ -121,10 +136,13 @@ def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) ->
 
 
 def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration, dict[str, str]]:
-    """Make a declaration of values by `KEYS`; return it and the paths of its data sets.
+    """Make a declaration from values by `KEYS`.
+
+    Returns:
+        The declaration, and data set -> path for the data sets that were named with a path.
 
     Raises:
-        UserError: With everything that is wrong, as far as it can be checked without the data.
+        UserError: The values are wrong, as far as that can be seen without the data; all problems are listed.
     """
     problems, paths = Problems(), dict[str, str]()
     rows: tuple[Row, ...] = ()
@@ -153,7 +171,7 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
 
 
 def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
-    """Return hyperparameter seeds and trials; raises `UserError` where there are none, wrong ones or too many."""
+    """Return the hyperparameter seeds and the trials; raise UserError if either range is empty, invalid or too long."""
     problems = Problems()
     if asked.get("quick"):
         if given := [f"--{name}" for name in _NOT_QUICK if name in asked]:
@@ -175,6 +193,7 @@ def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
     if not trials:
         problems.add(f"--n_trials {trials.stop} leaves no trial: it ends a range from {trials.start}")
     problems.raise_if_any()
+    # Before the ranges become tuples: a range takes no memory however long it is.
     if (runs := (seeds[-1] - seeds[0] + 1) * (trials[-1] - trials[0] + 1)) > MOST_RUNS:
         raise UserError(
             f"--n_trials and --n_hparams ask for {runs:,} runs of each row in each fold, more than {MOST_RUNS:,}"
@@ -183,10 +202,10 @@ def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
 
 
 def count_training_runs(declaration: Declaration, catalogue: Catalogue) -> int | None:
-    """Count the training runs that a declaration asks for, by the cards of its data sets alone.
+    """Return the number of training runs that a declaration comes to, from the cards of its data sets alone.
 
     Returns:
-        Their number; None where only planning can say it: the files decide the domains, or a row is taught by another.
+        The number; None if only planning can tell, because files decide the domains or a row has a teacher.
 
     Raises:
         UserError: A data set can't follow the protocol.
@@ -213,7 +232,16 @@ def count_training_runs(declaration: Declaration, catalogue: Catalogue) -> int |
 
 
 def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> dict[str, DatasetFacts]:
-    """Open every data set and derive its facts; raises `UserError` with everything wrong with any."""
+    """Open every data set and return its facts by name.
+
+    Args:
+        declaration: The sweep's declaration.
+        site: Paths and device of this machine.
+        catalogue: Holds the data sets.
+
+    Raises:
+        UserError: A data set, the network or the device has a problem; all of them are listed.
+    """
     problems, facts = Problems(), dict[str, DatasetFacts]()
     if declaration.setting.precision != "fp32":
         with problems.collecting():
@@ -230,9 +258,10 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
 
 
 def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Protocol:
-    """Choose the protocol of the request, or else that of the data sets.
+    """Return the protocol that the keys choose, or the fixed split if the data sets have one.
 
-    Raises `UserError` if they have several, or if keys contradict each other.
+    Raises:
+        UserError: The data sets need different protocols, or keys contradict each other.
     """
     said = [key for key in _PROTOCOL_KEYS if asked.get(key)]
     only, train, val, test = (tuple(map(str, asked.get(key, ()))) for key in ("test_envs", *_FOLD))
@@ -272,9 +301,9 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
 def _overrides(
     hparams: Mapping[str, Any], space: Mapping[str, Any], rows: Sequence[Row], catalogue: Catalogue
 ) -> tuple[Overrides, dict[str, Any]]:
-    """Split `--hparams` into hyperparameters of algorithms, of other entries, and changes of the setting.
+    """Split `--hparams` into hyperparameters of algorithms, those of other entries, and changes of the setting.
 
-    A name that algorithms and the setting have in common is said of both.
+    A name that both an algorithm and the setting have changes both.
     """
     problems = Problems()
     rows = [*rows, *_teachers(rows, hparams, catalogue)]
@@ -312,13 +341,14 @@ def _overrides(
     draws: dict[str, Draw] = {}
     with problems.collecting():
         draws = _draws(space, spaces)
+    # Without valid rows every name is unknown. The problems of the rows are reported by the caller, and suffice.
     if rows:
         problems.raise_if_any()
     return Overrides(fixed, parts, draws), changes
 
 
 def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Row]:
-    """Yield the rows that teach others, but for wrong ones, which planning refuses."""
+    """Yield the rows that teach others, but for invalid ones, which planning refuses."""
     for row in rows:
         own = hparams.get(row.algorithm)
         values = {spec.name: spec.default for spec in catalogue.get("algorithm", row.algorithm).space}
@@ -329,7 +359,7 @@ def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalo
 def _problems_of(
     name: str, value: object, spaces: Mapping[str, Mapping[str, HparamSpec]], takes_any: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the problems of a value for each algorithm that declares the name, and for those that take any name."""
+    """Yield the problems of a value, for each algorithm that declares the name and for those that take any name."""
     for owners, wrong in _find_problems(check_value, spaces.get(name, {}), value):
         yield f"{owners}: {name} {wrong}"
     if takes_any and (undeclared := check_undeclared(value)):
@@ -339,7 +369,7 @@ def _problems_of(
 def _find_problems(
     check: Callable[[HparamSpec, T], str | None], specs: Mapping[str, HparamSpec], value: T
 ) -> Iterator[tuple[str, str]]:
-    """Check a value for each of several methods; yield (methods, problem), those with one problem together."""
+    """Yield (names, problem) of a value for several methods, grouped by problem."""
     owners: dict[str, list[str]] = {}
     for name, spec in specs.items():
         if wrong := check(spec, value):
@@ -348,7 +378,11 @@ def _find_problems(
 
 
 def _draws(space: Mapping[str, Any], spaces: Mapping[str, Mapping[str, HparamSpec]]) -> dict[str, Draw]:
-    """Parse the distributions of a sweep file; each must draw values that the hyperparameter may have."""
+    """Parse the distributions of a sweep file, by hyperparameter.
+
+    Raises:
+        UserError: A name or a distribution is invalid, or values that it draws are.
+    """
     problems, draws = Problems(), dict[str, Draw]()
     for name, text in space.items():
         if name not in spaces:

@@ -1,4 +1,4 @@
-"""Give the texts of `--set NAME=VALUE` the types of the settings and hyperparameters that they name."""
+"""Convert the texts of `--set NAME=VALUE` to the types of the settings and hyperparameters that they name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dgbench.core.wording import shorten
 
 
 def read_changes(words: Iterable[str]) -> dict[str, str]:
-    """Split words `NAME=VALUE`.
+    """Split words of the form `NAME=VALUE`.
 
     Returns:
-        Name -> text of its value. A name is a setting's, a hyperparameter's, or `ENTRY.HYPERPARAMETER`.
+        Name -> text of its value. A name is that of a setting or hyperparameter, or `ENTRY.HYPERPARAMETER`.
 
     Raises:
-        UserError: Words have another form, or give a name two values.
+        UserError: Words have another form, or give one name two values.
     """
     problems, found = Problems(), dict[str, str]()
     for word in words:
@@ -35,10 +35,10 @@ def read_changes(words: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_conflicts(changes: Mapping[str, str], setting: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
-    """Raise `UserError` with each name to which flags give two values.
+    """Raise UserError if flags give a name two values.
 
     Args:
-        changes: Those of `--set`, by name.
+        changes: Values of `--set`, by name.
         setting: Values of flags such as `--precision`, by field.
         hparams: The object of `--hparams`.
     """
@@ -65,10 +65,15 @@ def refuse_conflicts(changes: Mapping[str, str], setting: Mapping[str, Any], hpa
 def apply_changes(
     hparams: Mapping[str, Any], changes: Mapping[str, str], rows: Sequence[Row], catalogue: Catalogue
 ) -> dict[str, Any]:
-    """Return hyperparameters, as `--hparams` has them, with typed `changes` in place of values of the same names.
+    """Return hyperparameters as `--hparams` holds them, with typed `changes` replacing values of the same names.
 
-    A text that is no value of the type stays a text, and names that nothing has stay too: both are refused later,
-    where `--hparams` is checked.
+    Invalid texts stay as they are, and so do unknown names; both are refused later, where `--hparams` is checked.
+
+    Args:
+        hparams: The object of `--hparams`.
+        changes: Values of `--set`, by name.
+        rows: Rows whose algorithms may declare the names.
+        catalogue: Holds the entries of the rows.
     """
     found = dict(hparams)
     algorithms = [catalogue.get("algorithm", name) for name in dict.fromkeys(row.algorithm for row in rows)]
@@ -85,11 +90,11 @@ def apply_changes(
 
 
 _Type = tuple[str, Sequence[Any]]
-"""Name of a type, and the values that it is limited to, if any."""
+"""Name of a type, and the values that it is limited to; empty if it isn't."""
 
 
 def _types(name: str, specs: Iterable[Any]) -> _Type | None:
-    """Return the type of a hyperparameter, or else of a setting of that name, or None if neither has it."""
+    """Return the type of the hyperparameter or else the setting with this name; None if there is neither."""
     for spec in specs:
         if spec.name == name:
             return spec.type, spec.options
@@ -101,6 +106,7 @@ def _types(name: str, specs: Iterable[Any]) -> _Type | None:
 
 
 def _typed(text: str, wanted: _Type | None) -> Any:
+    """Convert a text to a type, or leave it as it is if it doesn't fit."""
     if wanted is None:  # a class of another suite may take any name
         with suppress(ValueError):
             return json.loads(text)

@@ -14,30 +14,35 @@ from dgbench.core.setting import PRESETS
 
 @dataclass(frozen=True)
 class Option:
-    """One option, given by `--name`."""
+    """An option of the command line, given by `--name`, and mostly also a key of sweep files."""
 
     name: str
     part: Literal["asked", "flags", "setting", "site", "launch", "run"]
-    """What its value is part of: a request for runs (`asked`: a sweep file may say it too; `flags`: it may not), the
-    setting (also a table of sweep files), the machine's `Site`, how `launch` executes, or which run `train` makes.
+    """The object that its value becomes part of: a request for runs (`asked` if sweep files may hold it too, else
+    `flags`), the setting (a table of sweep files), the machine's `Site`, the way `launch` executes, or the run that
+    `train` makes.
     """
     type: type
-    """Of the value, as in a sweep file. Flags of a list take several words, those of a bool none."""
+    """Type of the value, as in a sweep file. Flags of type list take several words, those of type bool none."""
     help: str
+    """One line for `--help`."""
     metavar: str | None = None
+    """Placeholder for the value in `--help`; None: argparse's."""
     choices: tuple[str, ...] | None = None
+    """The values that are allowed; None: any of the type."""
     default: int | None = None
+    """Value without the flag; None leaves it out, so that a sweep file or a preset decides."""
     within: str = ""
     """The interval that a number must lie in: `[1, inf)`; empty: any number."""
 
     def problem(self, value: object) -> str | None:
-        """Describe the problem with a value beyond its type, with the option's name; None if it is fine."""
+        """Return the problem with a value beyond its type, with the option's name; None if it is valid."""
         wrong = find_problem(value, "any", (interval(self.within),) if self.within else ())
         return wrong and f"--{self.name} {wrong}"
 
     @property
     def argument(self) -> dict[str, Any]:
-        """Make the arguments of `ArgumentParser.add_argument`. A flag that is not given is None, or its default."""
+        """Keyword arguments for `ArgumentParser.add_argument`. Without the flag the value is the option's default."""
         if self.type is bool and self.part == "setting":  # a preset may have either value
             return {"action": argparse.BooleanOptionalAction, "default": None, "help": self.help}
         if self.type is bool:
@@ -46,7 +51,7 @@ class Option:
             "nargs": "+" if self.type is list else None,
             "type": self.type if self.type in (int, float) else str,
         }
-        if self.type is list and self.part == "flags":  # what is said later does not unsay it
+        if self.type is list and self.part == "flags":  # a second `--set` adds to the first
             words["action"] = "extend"
         return {**words, "choices": self.choices, "default": self.default, "help": self.help, "metavar": self.metavar}
 
@@ -67,7 +72,7 @@ REQUEST = (
     Option("val_domains", "asked", list, "one fold spelled out: these validate", "DOMAIN"),
     Option("test_domains", "asked", list, "one fold spelled out: these are tested", "DOMAIN"),
 )
-"""Methods, data, protocol and search."""
+"""Options that choose methods, data, protocol and search."""
 
 TRAINING = (
     Option("preset", "asked", str, f"one of {', '.join(PRESETS)}"),
@@ -94,7 +99,7 @@ TRAINING = (
     ),
     Option("hparams", "asked", dict, 'the same as JSON: \'{"lr": 1e-3, "NAME": {...}}\'', "JSON"),
 )
-"""How every run is trained and evaluated."""
+"""Options of the training and evaluation of every run."""
 
 _INCLUDED = "Python files with algorithms, data sets, ...; FILE:NAME is a class written for DomainBed"
 DATA = (
@@ -107,7 +112,7 @@ DATA = (
     Option("exif", "site", str, "turn own images as their EXIF says (keep: as stored)", choices=("keep", "turn")),
     Option("max_image_pixels", "site", int, "largest image (default: Pillow's limit)", "N", within="[1, inf)"),
 )
-"""Which files are read, and how."""
+"""Options that choose the files to read, and how."""
 
 DEVICE = (
     Option(
@@ -120,7 +125,7 @@ DEVICE = (
     Option("workers", "site", int, "processes a run that decode images (0)", "N", within="[0, inf)"),
     Option("backbone_weights", "site", Path, "what the backbone starts from: .safetensors, or tensors in .pth", "FILE"),
 )
-"""What a run computes on, and from which files beside the data."""
+"""Options for the device of a run, and for files that it needs besides the data."""
 
 EXECUTING = (
     Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", within="[1, inf)"),
@@ -128,26 +133,27 @@ EXECUTING = (
     Option("retries", "launch", int, "times that a failed run runs again (1)", "N", default=1, within="[0, inf)"),
     *DEVICE,
 )
-"""How to execute. Nothing in it changes a result, but for last digits: runs at once share the cores, and sums over
-fewer threads are rounded otherwise.
+"""Options of execution, which change no result but for the last digits: runs at the same time share the cores, and sums
+over fewer threads are rounded otherwise.
 """
 
 OUTPUT = (
     Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
     Option("save_predictions", "site", bool, "keep logits of the models that selectors name"),
 )
-"""What is kept of a run beside its records."""
+"""Options on files that a run keeps besides its records."""
 
 ONE_RUN = (
     Option("hparams_seed", "run", int, "draw of hyperparameters (0: the defaults)", "N", default=0, within="[0, inf)"),
     Option("trial_seed", "run", int, "which split and initial weights (0)", "N", default=0, within="[0, inf)"),
 )
-"""Which run `train` makes."""
+"""Options that choose the run that `train` makes."""
 
 THREADS = (Option("threads", "run", int, "threads (default: one a core)", "N", within="[1, inf)"),)
+"""Option of `train` alone: a sweep shares the cores among its runs."""
 
 OPTIONS = {option.name: option for option in (*REQUEST, *TRAINING, *DATA, *EXECUTING, *OUTPUT, *ONE_RUN, *THREADS)}
-"""All options by name."""
+"""Name -> option."""
 
 Groups = Mapping[str, tuple[Option, ...]]
 """Heading in `--help` -> the options below it."""
@@ -159,6 +165,7 @@ LAUNCH: Groups = {
     "this machine": EXECUTING,
     "output": OUTPUT,
 }
+"""Options of `launch`."""
 TRAIN: Groups = {
     "which run": ONE_RUN,
     "how it trains": TRAINING,
@@ -166,3 +173,4 @@ TRAIN: Groups = {
     "this machine": (*THREADS, *DEVICE),
     "output": OUTPUT,
 }
+"""Options of `train`."""
