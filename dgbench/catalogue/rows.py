@@ -75,7 +75,7 @@ def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def stands_on(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue) -> tuple[Row, ...]:
+def teacher_rows(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue) -> tuple[Row, ...]:
     """Return the rows whose models a training run reads: its teacher's, if the algorithm is taught, else none.
 
     Args:

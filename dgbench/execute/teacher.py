@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgbench.catalogue.rows import is_ensemble, stands_on
+from dgbench.catalogue.rows import is_ensemble, teacher_rows
 from dgbench.core.run import BEST, Input
 from dgbench.core.stats import nan_as_worst
 from dgbench.execute.context import RunContext
@@ -20,7 +20,7 @@ def teacher_of(context: RunContext) -> Callable[[Tensor], Tensor]:
     If the teacher's row is an ensemble, the logits are the mean over all the run's inputs. Otherwise the teacher is the
     input with the best validation score, the last of those that tie, as a selector would choose.
     """
-    (row,) = stands_on(context.run.method.name, context.run.method.hparams, context.catalogue)
+    (row,) = teacher_rows(context.run.method.name, context.run.method.hparams, context.catalogue)
     found = [(source, context.find_input_model(source, BEST)) for source in context.run.inputs]
     if not is_ensemble(row, context.catalogue):
         found = [max(reversed(found), key=lambda one: nan_as_worst(one[1].accuracy))]

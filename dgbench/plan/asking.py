@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import Row, parse_rows, stands_on
+from dgbench.catalogue.rows import Row, parse_rows, teacher_rows
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
@@ -353,7 +353,7 @@ def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalo
         own = hparams.get(row.algorithm)
         values = {spec.name: spec.default for spec in catalogue.get("algorithm", row.algorithm).space}
         with suppress(UserError):
-            yield from stands_on(row.algorithm, {**values, **(own if isinstance(own, Mapping) else {})}, catalogue)
+            yield from teacher_rows(row.algorithm, {**values, **(own if isinstance(own, Mapping) else {})}, catalogue)
 
 
 def _problems_of(

@@ -25,7 +25,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import Row, is_ensemble, stands_on
+from dgbench.catalogue.rows import Row, is_ensemble, teacher_rows
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
@@ -202,7 +202,7 @@ class _Planner:
         hparams = self.values("algorithm", row.algorithm, dataset, self.settings[dataset], seed, trial).hparams
         return [
             (below, setting_below(hparams, self.facts[dataset], self.settings[dataset]))
-            for below in stands_on(row.algorithm, hparams, self.catalogue)
+            for below in teacher_rows(row.algorithm, hparams, self.catalogue)
         ]
 
     def _watch(self, grid: Mapping[tuple[Row, str], Spots]) -> dict[str, str]:

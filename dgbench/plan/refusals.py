@@ -17,7 +17,7 @@ from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.catalogue.rows import Row, stands_on
+from dgbench.catalogue.rows import Row, teacher_rows
 from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
@@ -298,7 +298,7 @@ def _unfit_teachers(asked: _Request) -> Iterator[str]:
                     check_start(below, asked.facts.input_shape, "", asked.facts.input_kind)
                     setting = below
             with problems.collecting():
-                teachers = stands_on(entry.name, hparams, asked.catalogue)
+                teachers = teacher_rows(entry.name, hparams, asked.catalogue)
                 request = dataclasses.replace(asked.request, rows=teachers)
                 teaching = dataclasses.replace(asked, request=request, setting=setting)
                 _collect(problems, teaching, _RULES_OF_TEACHERS)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import ORDER, Row, is_ensemble, parse_row, parse_rows, stands_on
+from dgbench.catalogue.rows import ORDER, Row, is_ensemble, parse_row, parse_rows, teacher_rows
 from dgbench.core.errors import UserError
 
 
@@ -118,10 +118,10 @@ def test_a_name_is_read_or_refused_whatever_its_words(words: list[str], catalogu
 
 
 def test_a_student_stands_on_the_row_that_its_hyperparameters_name_and_others_on_none(catalogue: Catalogue) -> None:
-    assert stands_on("KD", {"teacher": "SAM+SWAD"}, catalogue) == (Row("SAM+SWAD", "SAM", "SWAD"),)
-    assert stands_on("ERM", {"teacher": "SAM+SWAD"}, catalogue) == ()
+    assert teacher_rows("KD", {"teacher": "SAM+SWAD"}, catalogue) == (Row("SAM+SWAD", "SAM", "SWAD"),)
+    assert teacher_rows("ERM", {"teacher": "SAM+SWAD"}, catalogue) == ()
     with pytest.raises(UserError, match="unknown algorithm 'SMA2': did you mean 'SMA'"):
-        stands_on("KD", {"teacher": "SMA2"}, catalogue)
+        teacher_rows("KD", {"teacher": "SMA2"}, catalogue)
 
 
 def test_an_ensemble_is_what_its_merger_says(catalogue: Catalogue) -> None:
