@@ -32,7 +32,7 @@ class Batches:
     def __init__(self) -> None:
         self._before: Tensor | None = None
 
-    def joined(self, x: Tensor) -> Tensor:
+    def join_single(self, x: Tensor) -> Tensor:
         """Return the inputs to pass through the network for a batch.
 
         Args:

@@ -51,4 +51,4 @@ class BNAdapt(Adapter):
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return logits (B, classes), each of which depends on the whole batch."""
-        return self.network(self._batches.joined(x))[-len(x) :]  # type: ignore[no-any-return]
+        return self.network(self._batches.join_single(x))[-len(x) :]  # type: ignore[no-any-return]

@@ -106,7 +106,7 @@ class SAR(Adapter):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits (B, classes) from before learning from the batch."""
-        inputs = self._batches.joined(x)
+        inputs = self._batches.join_single(x)
         logits = self.network(inputs)[-len(x) :]
         entropy = entropies(logits)
         limit = self.hparams.margin * math.log(logits.shape[1])

@@ -76,7 +76,7 @@ class TENT(Adapter):
 
     def __init__(self, network: Network, hparams: Any) -> None:
         super().__init__(network.eval().requires_grad_(False), hparams)
-        self._parameters = self._learning()
+        self._parameters = self._select_parameters()
         if not self._parameters:
             raise UserError(
                 "TENT learns the scales and shifts of batch norm, and this network has none: train another backbone, "
@@ -90,7 +90,7 @@ class TENT(Adapter):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits (B, classes) from before the last step that the batch teaches."""
-        inputs = self._batches.joined(x)
+        inputs = self._batches.join_single(x)
         if self.hparams.episodic:
             self._begin_anew()
         for _ in range(self.hparams.steps):
@@ -101,7 +101,7 @@ class TENT(Adapter):
             self._optimizer.step()
         return logits.detach()  # type: ignore[no-any-return]
 
-    def _learning(self) -> list[Tensor]:
+    def _select_parameters(self) -> list[Tensor]:
         """Return the tensors that learn, after the changes to the network that `adapts` needs."""
         network = self.network
         if self.hparams.adapts == "head":

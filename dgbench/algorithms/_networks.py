@@ -14,7 +14,7 @@ from dgbench.networks.network import Network
 N = TypeVar("N", bound=Network)
 
 
-def rebuilt(kind: type[N], plain: Network, num_features: int, num_classes: int, setting: Setting) -> N:
+def rebuild(kind: type[N], plain: Network, num_features: int, num_classes: int, setting: Setting) -> N:
     """Build a network of another class around a plain network's featurizer, with a new classifier.
 
     Args:

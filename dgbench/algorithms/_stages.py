@@ -25,14 +25,14 @@ NOT_COMPILED = Need(
 
 
 @contextmanager
-def through_stages(network: Network, function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+def replace_stage_outputs(network: Network, function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
     """Replace the output x of each stage i by `function(i, x)` within the block; None keeps it."""
-    with through(network.stages, function):
+    with replace_outputs(network.stages, function):
         yield
 
 
 @contextmanager
-def through(modules: Iterable[nn.Module], function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+def replace_outputs(modules: Iterable[nn.Module], function: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
     """Replace the output x of each module i by `function(i, x)` within the block; None keeps it."""
 
     def hook(i: int) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
@@ -62,12 +62,12 @@ def map_shapes(network: Network, input_shape: Sequence[int], method: str) -> lis
     """
     shapes: dict[int, tuple[int, ...]] = {}
 
-    def look(i: int, x: Tensor) -> None:
+    def record(i: int, x: Tensor) -> None:
         shapes[i] = tuple(x.shape[1:])
 
     training, device = network.training, next(network.parameters()).device
     network.eval()
-    with torch.no_grad(), through_stages(network, look):
+    with torch.no_grad(), replace_stage_outputs(network, record):
         network.features(torch.zeros(1, *input_shape, device=device))
     network.train(training)
     found = []
@@ -99,7 +99,7 @@ def style(x: Tensor) -> tuple[Tensor, Tensor]:
 
     The variance is unbiased. Both are at least in float32: half precision would lose the deviations between examples.
     """
-    found: tuple[Tensor, Tensor] = _Style.apply(_wide(x))
+    found: tuple[Tensor, Tensor] = _Style.apply(_at_least_float32(x))
     return found
 
 
@@ -126,7 +126,7 @@ class _Style(torch.autograd.Function):
         return torch.addcmul(by_mean / positions - factor * mean, x, factor)
 
 
-def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
+def replace_style(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
     """Return feature maps `x` (B, C, H, W) with their style replaced.
 
     Args:
@@ -139,32 +139,32 @@ def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) 
     """
     # (x - m) / s * s' + m', as one multiplication and one addition over the maps.
     factor = new[1] / old[1]
-    return torch.addcmul(new[0] - old[0] * factor, _wide(x), factor).to(x.dtype)
+    return torch.addcmul(new[0] - old[0] * factor, _at_least_float32(x), factor).to(x.dtype)
 
 
-def _wide(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     """Return `x` at least in float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def spread(statistic: Tensor) -> Tensor:
+def batch_deviation(statistic: Tensor) -> Tensor:
     """Return sqrt(variance + 1e-6) over the minibatch of a statistic (B, C, 1, 1), as (1, C, 1, 1); unbiased."""
     return (statistic.var(dim=0, keepdim=True) + 1e-6).sqrt()
 
 
-def jittered(x: Tensor, old: tuple[Tensor, Tensor], spreads: tuple[Tensor, Tensor]) -> Tensor:
+def jitter_style(x: Tensor, old: tuple[Tensor, Tensor], deviations: tuple[Tensor, Tensor]) -> Tensor:
     """Return feature maps `x` (B, C, H, W) with Gaussian noise on their style, drawn for each example and channel.
 
     Args:
         x: The feature maps.
         old: Their style, as `style` gives it.
-        spreads: Standard deviations of the noise on the means and on the deviations, each (1, C, 1, 1).
+        deviations: Standard deviations of the noise on the means and on the deviations, each (1, C, 1, 1).
     """
     mean, std = old
-    new_mean = mean + torch.randn_like(mean) * spreads[0]
-    return restyled(x, old, (new_mean, std + torch.randn_like(std) * spreads[1]))
+    new_mean = mean + torch.randn_like(mean) * deviations[0]
+    return replace_style(x, old, (new_mean, std + torch.randn_like(std) * deviations[1]))
 
 
-def coin() -> float:
+def draw_uniform() -> float:
     """Draw a number in [0, 1) from torch's global generator of the CPU: the step need not wait for the device."""
     return float(torch.rand(1).numpy()[0])

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgbench.algorithms._stages import NOT_COMPILED, coin, jittered, spread, style, styled_stages, through_stages
+from dgbench.algorithms._stages import (
+    NOT_COMPILED,
+    batch_deviation,
+    draw_uniform,
+    jitter_style,
+    replace_stage_outputs,
+    style,
+    styled_stages,
+)
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
@@ -103,13 +111,14 @@ class ASA(Algorithm):
             learned = self.mean_spreads[self.place[i]], self.std_spreads[self.place[i]]
             if begin:
                 with torch.no_grad():
-                    learned[0].copy_(spread(mean))
-                    learned[1].copy_(spread(std))
+                    learned[0].copy_(batch_deviation(mean))
+                    learned[1].copy_(batch_deviation(std))
             # A third each: the maps stay, the learned spreads, DSU's spreads.
-            drawn = coin()
+            drawn = draw_uniform()
             if drawn < 1 / 3:
                 return None
-            return jittered(x, (mean, std), learned if drawn < 2 / 3 else (spread(mean), spread(std)))
+            deviations = learned if drawn < 2 / 3 else (batch_deviation(mean), batch_deviation(std))
+            return jitter_style(x, (mean, std), deviations)
 
-        with through_stages(self.network, change):
+        with replace_stage_outputs(self.network, change):
             return self.joint_loss(batches)

@@ -121,7 +121,7 @@ class DANN(Algorithm):
         with torch.set_grad_enabled(not train_discriminator):
             features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
             nll = self.criterion(self.network.classifier(features), y)
-        disc_loss = self._discriminator_loss(self.judged(features, y), y, domain_labels(batches))
+        disc_loss = self._discriminator_loss(self.discriminator_inputs(features, y), y, domain_labels(batches))
         if train_discriminator:
             self.disc_optimizer.zero_grad(set_to_none=True)
             disc_loss.backward()  # type: ignore[no-untyped-call]
@@ -130,11 +130,11 @@ class DANN(Algorithm):
             self.descend(nll - self.hparams.dann_lambda * disc_loss)
         return {"loss": nll.detach(), "disc_loss": disc_loss.detach()}
 
-    def judged(self, features: Tensor, y: Tensor) -> Tensor:
+    def discriminator_inputs(self, features: Tensor, y: Tensor) -> Tensor:
         """Return the discriminator's inputs (n, num_features) for features and classes."""
         return features
 
-    def weighed(self, losses: Tensor, y: Tensor) -> Tensor:
+    def reduce_losses(self, losses: Tensor, y: Tensor) -> Tensor:
         """Reduce the discriminator's losses of the examples (n,) to one."""
         return losses.mean()
 
@@ -145,7 +145,7 @@ class DANN(Algorithm):
         if penalized and not inputs.requires_grad:
             inputs.requires_grad_()
         losses = F.cross_entropy(self.discriminator(inputs), domains, reduction="none")
-        loss = self.weighed(losses, y)
+        loss = self.reduce_losses(losses, y)
         if penalized:
             # The sum's gradient at an example's features is that of the example's own loss.
             (gradients,) = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
@@ -193,12 +193,12 @@ class CDANN(DANN):
         super().build()
         self.class_embeddings = nn.Embedding(self.task.num_classes, self.network.num_features)
 
-    def judged(self, features: Tensor, y: Tensor) -> Tensor:
+    def discriminator_inputs(self, features: Tensor, y: Tensor) -> Tensor:
         """Return the features (n, num_features) plus the embeddings of the classes."""
         embedded: Tensor = self.class_embeddings(y)
         return features + embedded
 
-    def weighed(self, losses: Tensor, y: Tensor) -> Tensor:
+    def reduce_losses(self, losses: Tensor, y: Tensor) -> Tensor:
         """Return the mean over classes of each one's mean loss; a class without examples counts as 0."""
         of_class = (y[:, None] == torch.arange(self.task.num_classes, device=y.device)).to(losses.dtype)
         per_class: Tensor = of_class / of_class.sum(dim=0).clamp(min=1)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithms._stages import NOT_COMPILED, coin, jittered, spread, style, styled_stages, through_stages
+from dgbench.algorithms._stages import (
+    NOT_COMPILED,
+    batch_deviation,
+    draw_uniform,
+    jitter_style,
+    replace_stage_outputs,
+    style,
+    styled_stages,
+)
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
@@ -63,11 +71,11 @@ class DSU(Algorithm):
         """Return the mean loss over the concatenated minibatches, with changed styles."""
 
         def change(i: int, x: Tensor) -> Tensor | None:
-            if i not in self.changed or coin() >= self.hparams.dsu_p:
+            if i not in self.changed or draw_uniform() >= self.hparams.dsu_p:
                 return None
             mean, std = style(x)
             factor = self.hparams.dsu_factor
-            return jittered(x, (mean, std), (factor * spread(mean), factor * spread(std)))
+            return jitter_style(x, (mean, std), (factor * batch_deviation(mean), factor * batch_deviation(std)))
 
-        with through_stages(self.network, change):
+        with replace_stage_outputs(self.network, change):
             return self.joint_loss(batches)

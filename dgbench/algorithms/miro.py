@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._stages import through
+from dgbench.algorithms._stages import replace_outputs
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
@@ -129,7 +129,7 @@ def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     def keep(i: int, stage: Tensor) -> None:
         maps[i] = stage
 
-    with through(hooked(network), keep):
+    with replace_outputs(hooked(network), keep):
         features = network.features(x)
     # Some patch embeddings give (B, H, W, C): flattened, these are tokens like those of the later blocks.
     if maps[0].dim() == 4 and maps[len(maps) - 1].dim() == 3:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._stages import NOT_COMPILED, coin, restyled, style, styled_stages, through_stages
+from dgbench.algorithms._stages import (
+    NOT_COMPILED,
+    draw_uniform,
+    replace_stage_outputs,
+    replace_style,
+    style,
+    styled_stages,
+)
 from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
@@ -86,9 +93,9 @@ class MixStyle(Algorithm):
         sizes = [len(b.y) for b in batches]
 
         def mix(i: int, x: Tensor) -> Tensor | None:
-            return self._mixed(x, sizes) if i in self.mixed and coin() < self.hparams.mixstyle_p else None
+            return self._mixed(x, sizes) if i in self.mixed and draw_uniform() < self.hparams.mixstyle_p else None
 
-        with through_stages(self.network, mix):
+        with replace_stage_outputs(self.network, mix):
             return self.joint_loss(batches)
 
     def _mixed(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -101,7 +108,7 @@ class MixStyle(Algorithm):
         else:
             partner = foreign(sizes, x.device)
         new = (torch.lerp(mean[partner], mean, share), torch.lerp(std[partner], std, share))
-        return restyled(x, (mean, std), new)
+        return replace_style(x, (mean, std), new)
 
 
 def foreign(sizes: Sequence[int], device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgbench.algorithms._domains import domain_indices
-from dgbench.algorithms._networks import rebuilt
+from dgbench.algorithms._networks import rebuild
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam
@@ -85,7 +85,7 @@ class MTL(Algorithm):
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
         """Return a network whose classifier takes twice the features of the backbone."""
         plain = build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
-        return rebuilt(MarginalNetwork, plain, 2 * plain.num_features, num_classes, setting)
+        return rebuild(MarginalNetwork, plain, 2 * plain.num_features, num_classes, setting)
 
     def build(self) -> None:
         """Create the embeddings of the training domains, which begin at 0."""

@@ -69,13 +69,13 @@ class RSC(Algorithm):
         logits = classifier(features)
         slopes = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), features)[0]
         with torch.no_grad():
-            muted = _largest(slopes, self.hparams.rsc_f_drop_factor)
+            muted = _mark_largest(slopes, self.hparams.rsc_f_drop_factor)
             change = logits.softmax(dim=1) - classifier(features.masked_fill(muted, 0)).softmax(dim=1)
             change = change.gather(1, labels[:, None]).squeeze(1)
-            return muted & _largest(change, self.hparams.rsc_b_drop_factor)[:, None]
+            return muted & _mark_largest(change, self.hparams.rsc_b_drop_factor)[:, None]
 
 
-def _largest(values: Tensor, share: float) -> Tensor:
+def _mark_largest(values: Tensor, share: float) -> Tensor:
     """Mark the values at or above the 1 - share quantile of the last dimension; none if the share is 0."""
     if share == 0:
         return torch.zeros_like(values, dtype=torch.bool)

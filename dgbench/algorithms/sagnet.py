@@ -75,18 +75,18 @@ class SagNet(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take three steps: content, style, adversary."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
-        loss = F.cross_entropy(self.network.classifier(restyled(self._features(x))), y)
+        loss = F.cross_entropy(self.network.classifier(randomize_style(self._features(x))), y)
         self.descend(loss)
 
         features = self._features(x)
         # Detached: this step moves the style network alone. The adversarial step goes through the same features.
-        style_loss = F.cross_entropy(self.style(refilled(features.detach())), y)
+        style_loss = F.cross_entropy(self.style(randomize_content(features.detach())), y)
         self.style_optimizer.zero_grad(set_to_none=True)
         style_loss.backward()  # type: ignore[no-untyped-call]
         self.style_optimizer.step()
 
         # With the uniform distribution over classes as target.
-        adversarial = -self.style(refilled(features)).log_softmax(dim=1).mean()
+        adversarial = -self.style(randomize_content(features)).log_softmax(dim=1).mean()
         self.descend(self.hparams.sag_w_adv * adversarial)
         return {"loss": loss.detach(), "style_loss": style_loss.detach(), "adversarial": adversarial.detach()}
 
@@ -95,23 +95,23 @@ class SagNet(Algorithm):
         return features
 
 
-def restyled(features: Tensor) -> Tensor:
+def randomize_style(features: Tensor) -> Tensor:
     """Return each row's content in a style between its own and another row's: (B, num_features) to the same shape."""
-    content, mean, variance = _parted(features)
+    content, mean, variance = _split_style(features)
     share, other = torch.rand_like(mean), torch.randperm(len(features), device=features.device)
     mean = torch.lerp(mean[other], mean, share)
     variance = torch.lerp(variance[other], variance, share)
     return content * (variance + _EPS).sqrt() + mean
 
 
-def refilled(features: Tensor) -> Tensor:
+def randomize_content(features: Tensor) -> Tensor:
     """Return another row's content, held constant, in each row's own style: (B, num_features) to the same shape."""
-    content, mean, variance = _parted(features)
+    content, mean, variance = _split_style(features)
     other = torch.randperm(len(features), device=features.device)
     return content[other].detach() * (variance + _EPS).sqrt() + mean
 
 
-def _parted(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split_style(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return content, mean and variance of each row; the variance is unbiased."""
     variance, mean = torch.var_mean(features, dim=1, keepdim=True)
     return (features - mean) / (variance + _EPS).sqrt(), mean, variance

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._networks import rebuilt
+from dgbench.algorithms._networks import rebuild
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam, power, uniform
@@ -92,7 +92,7 @@ class URM(Algorithm):
     def make_network(cls, input_shape: Sequence[int], num_classes: int, hparams: Any, setting: Setting) -> Network:
         """Return the network with the activation after its featurizer."""
         plain = build_network(input_shape, num_classes, setting, hparams.resnet_dropout)
-        network = rebuilt(BoundedNetwork, plain, plain.num_features, num_classes, setting)
+        network = rebuild(BoundedNetwork, plain, plain.num_features, num_classes, setting)
         network.output = hparams.urm_generator_output
         return network
 
@@ -113,9 +113,9 @@ class URM(Algorithm):
         weight = self.hparams.urm_adv_lambda
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         nll = F.cross_entropy(self.network.classifier(features), torch.cat([b.y for b in batches]))
-        judged = self.discriminator(features)
+        logits = self.discriminator(features)
         # The network wants its features taken for noise, whose label is 1.
-        penalty = F.binary_cross_entropy_with_logits(judged, torch.ones_like(judged))
+        penalty = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
         self.descend(nll + weight * penalty)
 
         features = features.detach()

@@ -71,7 +71,7 @@ class FisherMerging(Merger):
         for member in members:
             weights = member.load()
             plain.add(weights)
-            fisher = self._counted(member.run, tools.fisher(weights, self.hparams.examples))
+            fisher = self._floored(member.run, tools.fisher(weights, self.hparams.examples))
             for name, tensor in fisher.items():
                 if name in total:
                     # mean += (F / sum of F so far) (theta - mean): this leaves a tensor that is equal in all members
@@ -82,7 +82,7 @@ class FisherMerging(Merger):
                     total[name], mean[name] = tensor, weights[name].clone()
         return {**plain.mean, **mean}
 
-    def _counted(self, run: str, fisher: Weights) -> Weights:
+    def _floored(self, run: str, fisher: Weights) -> Weights:
         """Return the Fisher information as it counts: at least the floor, and scaled."""
         # If all Fisher information is 0, the least number stands for it, and all parameters count alike.
         length = torch.stack([tensor.norm() for tensor in fisher.values()]).norm().clamp(min=_LEAST)

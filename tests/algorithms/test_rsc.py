@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.rsc import RSC, _largest
+from dgbench.algorithms.rsc import RSC, _mark_largest
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
 
@@ -58,9 +58,9 @@ def test_mutes_the_features_that_favour_the_label(toy: SimpleNamespace) -> None:
 
 def test_largest() -> None:
     values = torch.tensor([[1.0, 4.0, 2.0, 3.0, 0.0]])
-    assert _largest(values, 0.0).tolist() == [[False] * 5]
-    assert _largest(values, 0.5).tolist() == [[False, True, True, True, False]]
-    assert _largest(values, 0.1).tolist() == [[False, True, False, False, False]]
+    assert _mark_largest(values, 0.0).tolist() == [[False] * 5]
+    assert _mark_largest(values, 0.5).tolist() == [[False, True, True, True, False]]
+    assert _mark_largest(values, 0.1).tolist() == [[False, True, False, False, False]]
 
 
 @pytest.mark.parametrize("none_of", ["rsc_f_drop_factor", "rsc_b_drop_factor"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms.sagnet import SagNet, refilled, restyled
+from dgbench.algorithms.sagnet import SagNet, randomize_content, randomize_style
 from dgbench.methods.algorithm import Batch
 
 WEIGHT = 0.7
@@ -86,17 +86,17 @@ def test_a_nonlinear_style_network_equals_a_plain_loop(toy: SimpleNamespace) -> 
 
 def test_restyling_keeps_content_and_refilling_keeps_style() -> None:
     z = torch.randn(6, 40) * torch.rand(6, 1) + torch.randn(6, 1)
-    r = restyled(z)
+    r = randomize_style(z)
     torch.testing.assert_close(F.normalize(r - r.mean(1, True)), F.normalize(z - z.mean(1, True)))
     assert not torch.allclose(r.mean(1), z.mean(1))
-    torch.testing.assert_close(refilled(z).mean(1), z.mean(1))
-    torch.testing.assert_close(refilled(z).var(1), z.var(1), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(randomize_content(z).mean(1), z.mean(1))
+    torch.testing.assert_close(randomize_content(z).var(1), z.var(1), rtol=1e-2, atol=1e-3)
 
 
 def test_random_content_is_held_constant() -> None:
     """The gradient of a row that lends its content goes through its own style alone, which has two dimensions."""
     z = torch.randn(5, 40, requires_grad=True)
-    (refilled(z) * torch.randn(5, 40)).sum().backward()
+    (randomize_content(z) * torch.randn(5, 40)).sum().backward()
     own = torch.stack([torch.ones(5, 40), z.detach()], dim=2)
     fit = torch.linalg.lstsq(own, z.grad[:, :, None]).solution
     torch.testing.assert_close((own @ fit)[:, :, 0], z.grad)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dgbench.algorithms._stages import map_shapes, restyled, spread, style, through_stages
+from dgbench.algorithms._stages import batch_deviation, map_shapes, replace_stage_outputs, replace_style, style
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
 
@@ -19,7 +19,7 @@ def test_outputs_are_replaced_in_order_and_none_keeps_them(toy: SimpleNamespace)
         seen.append((i, out.clone()))
         return 2 * out if i == 0 else None
 
-    with through_stages(network, double_first):
+    with replace_stage_outputs(network, double_first):
         changed = network(x)
     assert [i for i, _ in seen] == [0, 1]
     first = network.stages[0]
@@ -38,7 +38,7 @@ def test_hooks_are_removed_after_an_error(toy: SimpleNamespace) -> None:
     def fails(i: int, out: torch.Tensor) -> None:
         raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError, match="out of memory"), through_stages(network, fails):
+    with pytest.raises(RuntimeError, match="out of memory"), replace_stage_outputs(network, fails):
         network(torch.randn(1, 2, 6, 6))
     network(torch.randn(1, 2, 6, 6))
     assert not any(stage._forward_hooks for stage in network.stages)
@@ -65,9 +65,9 @@ def test_style_and_spread() -> None:
     torch.testing.assert_close(mean.flatten(1), flat.sum(2) / 8)
     torch.testing.assert_close(std.flatten(1), (((flat - mean.flatten(2)) ** 2).sum(2) / 7 + 1e-6).sqrt())
     centred = mean - mean.mean(0, keepdim=True)
-    torch.testing.assert_close(spread(mean), ((centred**2).sum(0, keepdim=True) / 4 + 1e-6).sqrt())
-    torch.testing.assert_close(restyled(x, (mean, std), (mean, std)), x, rtol=0, atol=1e-14)
-    new_mean, new_std = style(restyled(x, (mean, std), (mean + 1, 2 * std)))
+    torch.testing.assert_close(batch_deviation(mean), ((centred**2).sum(0, keepdim=True) / 4 + 1e-6).sqrt())
+    torch.testing.assert_close(replace_style(x, (mean, std), (mean, std)), x, rtol=0, atol=1e-14)
+    new_mean, new_std = style(replace_style(x, (mean, std), (mean + 1, 2 * std)))
     torch.testing.assert_close(new_mean, mean + 1)
     torch.testing.assert_close(new_std, 2 * std, rtol=1e-5, atol=0)
 
@@ -91,4 +91,4 @@ def test_half_precision_keeps_its_type_and_its_statistics() -> None:
     mean, std = style(x)
     assert mean.dtype == std.dtype == torch.float32
     torch.testing.assert_close(mean, x.double().mean((2, 3), keepdim=True).float())
-    assert restyled(x, (mean, std), (mean, std)).dtype == torch.bfloat16
+    assert replace_style(x, (mean, std), (mean, std)).dtype == torch.bfloat16

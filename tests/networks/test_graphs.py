@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._stages import through_stages
+from dgbench.algorithms._stages import replace_stage_outputs
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.datasets import _wilds_patches as patches
@@ -200,7 +200,7 @@ def test_its_size_is_that_of_ogb() -> None:
 
 def test_everything_learns_and_stages_are_layers() -> None:
     made, seen = network().train(), list[tuple[int, ...]]()
-    with through_stages(made, lambda i, x: seen.append((i, *x.shape))):
+    with replace_stage_outputs(made, lambda i, x: seen.append((i, *x.shape))):
         made(molecules()).square().sum().backward()
     assert seen == [(i, sum(SIZES), 300) for i in range(5)]
     silent = [name for name, parameter in made.named_parameters() if parameter.grad is None]

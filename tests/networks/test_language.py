@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dgbench.algorithms._stages import through_stages
+from dgbench.algorithms._stages import replace_stage_outputs
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.networks.backbones import check_backbone, check_inputs, is_language_model
@@ -87,7 +87,7 @@ def test_weights_are_those_of_the_folder_or_drawn(kind: str, tmp_path: Path) -> 
 def test_all_parameters_learn_and_stages_are_layers(kind: str, tmp_path: Path) -> None:
     made = network(saved(kind, tmp_path)).train()
     seen: list[tuple[int, ...]] = []
-    with through_stages(made, lambda i, x: seen.append((i, *x.shape))):
+    with replace_stage_outputs(made, lambda i, x: seen.append((i, *x.shape))):
         made(texts()).square().sum().backward()
     assert seen == [(i, 2, LENGTH, 16) for i in range(2)]
     assert all(parameter.grad is not None for parameter in made.parameters())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgbench.algorithms._stages import through_stages
+from dgbench.algorithms._stages import replace_stage_outputs
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.networks.builtin import classifier
@@ -224,7 +224,7 @@ def test_the_stages_of_timms_networks_are_those_that_it_names(backbone: str) -> 
     names = {module: name for name, module in made.featurizer.named_modules()}
     assert [names[stage] for stage in made.stages] == STAGES[backbone]
     seen: dict[int, Tensor] = {}
-    with torch.no_grad(), through_stages(made, lambda i, x: seen.update({i: x})):
+    with torch.no_grad(), replace_stage_outputs(made, lambda i, x: seen.update({i: x})):
         made.features(torch.rand(2, 3, 64, 64))
     infos: Any = made.featurizer.feature_info
     for i, info in enumerate(infos):

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._networks import rebuilt
+from dgbench.algorithms._networks import rebuild
 from dgbench.algorithms.erm import ERM
 from dgbench.cli import Parser
 from dgbench.core.errors import UserError
@@ -239,7 +239,7 @@ def test_each_network_of_a_process_knows_its_own_start_whatever_is_built_around_
     starts = [network.started_from for network in made]
     assert starts == [digest(network.featurizer.state_dict()) for network in made]
     assert starts[0] != starts[1]
-    for network in (rebuilt(Network, made[0], made[0].num_features, 5, setting()), copy.deepcopy(made[0])):
+    for network in (rebuild(Network, made[0], made[0].num_features, 5, setting()), copy.deepcopy(made[0])):
         with torch.no_grad():
             next(network.featurizer.parameters()).add_(1)
         assert network.started_from == starts[0], "whatever has become of the weights"
