@@ -249,3 +249,9 @@ def test_a_valley_ends_for_good() -> None:
     """A low loss behind a high one, in what is left in the queue at the end, is not added."""
     losses = [1.0, 1.0, 1.0, *[9.0] * 6, 1.0]
     assert set(weights(losses)) <= {0, 1, 2}
+
+
+def test_a_loss_at_the_threshold_before_convergence_is_admissible() -> None:
+    losses = [4.0, 3.0, 2.0, 1.0, 1.0, 1.0, *[9.0] * 6]  # the threshold is 1 * (1 + 1), the loss of segment 2
+    assert weights(losses, tolerance_ratio=1.0) == shares(simulate_official(losses, 3, 6, 1.0))
+    assert 3 in weights(losses, tolerance_ratio=1.0)
