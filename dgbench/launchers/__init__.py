@@ -1,5 +1,9 @@
-"""From a folder as it is to a folder as asked: plans a launch, finds missing runs, starts processes, shows progress.
+"""Plan a launch, compare it with a sweep's folder, and execute the runs that are missing.
 
-Imports `plan` and the packages below it; names `execute` by text, for processes of their own.
-Read first: `prepare`, `reconcile`, then `driver`, and `local`, the engine that it calls.
+`prepare` makes a `Sweep` of a request; `reconcile` holds what a sweep does; `driver` decides which run starts next and
+judges those that ended, through the protocol `Engine` of `base`; `local` is the engine on this machine, over the
+processes of `forkserver`. `interrupts`, `progress` and `tidy` answer signals, show progress, and remove files.
+
+May import `plan` and the packages below it; names `execute` as text, for processes of its own.
+Read first: `prepare`, `reconcile`, then `driver`, and `local`.
 """

@@ -1,6 +1,7 @@
-"""What the driver of a launch, its engines, and its displays share: the protocol of an engine, and what is reported.
+"""Define the types that the driver of a launch shares with its engines and displays.
 
-Read `Engine` first, then `driver`, which calls it, and `local`, which is one.
+`Engine` is the protocol that the driver calls: local processes implement it (`local`), and so may a cluster's queue.
+`Event` and `Summary` are reported by the driver, during a launch and after it.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from dgbench.core.run import Run
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of an attempt at a run, as far as its engine knows; its outcome stands in the run's folder."""
+    """The end of an attempt at a run, as its engine saw it. Whether the run succeeded is read from the run's folder."""
 
     id: str
-    """The run."""
+    """Id of the run."""
     status: int
     """Exit code, or the negated number of the signal that ended it."""
     lease: int | None = None
     """Number of the lease that the attempt claimed; None if it claimed none, or the engine cannot know."""
     stopped: bool = False
-    """Whether it was asked to stop, or was lost with its machine: that is no failure and uses up no retry."""
+    """Whether it got a request to stop, or was lost with its machine; neither is a failure or uses up a retry."""
     timeout: float | None = None
-    """Seconds that it was allowed, if it was killed for taking longer."""
+    """The limit in seconds that it exceeded, if it was killed for that; None otherwise."""
     seconds: float = 0.0
-    """Seconds that it took."""
+    """Wall-clock duration in seconds."""
     out_of_memory: bool = False
-    """Whether the system killed processes for lack of memory meanwhile, which may have been this one."""
+    """Whether the system killed processes for lack of memory during the attempt; this may have been one of them."""
 
 
 class Engine(Protocol):
-    """Starts runs, reports which attempts ended, and stops them: all that the driver of a launch asks for.
+    """A place where runs execute: it starts attempts at runs, reports those that ended, and stops them.
 
-    An engine judges nothing: whether a run succeeded is written in its folder. Its processes may be on other machines,
+    An engine judges nothing, because the truth about a run is in its folder. Its processes may be on other machines,
     under process ids that mean nothing on this one.
     """
 
@@ -49,12 +50,12 @@ class Engine(Protocol):
     def wait(self, timeout: float) -> Sequence[Ended]:
         """Return the attempts that ended, each once, after `timeout` seconds at most.
 
-        Return as soon as there are any, or a signal came to this process. An attempt that cannot be asked about, for
-        instance because a controller is down, has not ended.
+        Return earlier as soon as an attempt ends or a signal reaches this process. While an engine can't find out
+        about an attempt, for instance because a cluster's controller is down, the attempt counts as running.
         """
 
     def cancel(self) -> None:
-        """Ask each attempt to save and leave, and see to it that each ends; `wait` reports them as stopped."""
+        """Request that each attempt save its state and exit, and make sure that it ends; `wait` reports it as stopped."""
 
     def kill(self) -> None:
         """End every attempt now."""
@@ -69,7 +70,7 @@ class Slot:
 
     index: int
     gpu: str | None
-    """What CUDA_VISIBLE_DEVICES is set to; None where runs execute on the CPU."""
+    """Value of CUDA_VISIBLE_DEVICES for its runs; None where runs execute on the CPU."""
     threads: int
     """Threads that a run may use, so that all slots together use each core once."""
 
@@ -79,19 +80,19 @@ What = Literal["found", "started", "done", "retry", "failed", "blocked", "elsewh
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a run, or about once a second nothing (`tick`).
+    """A change of one run during a launch, or the pulse of about once a second (`tick`), for displays.
 
-    `found`: was done before. `retry`: failed, and is tried again. `failed`: failed for good. `blocked`: needs a run
-    that failed for good. `elsewhere`: another launcher executes it. `stopped`: its process was asked to stop, and left.
-    `stopping`: the launcher was asked to stop.
+    `found`: was done before the launch. `retry`: failed and is tried again. `failed`: failed for good. `blocked`: needs
+    a run that failed for good. `elsewhere`: another launcher executes it. `stopped`: its process stopped on request and
+    saved its state. `stopping`: the launch itself stops.
     """
 
     what: What
     run: Run | None = None
     detail: str = ""
-    """Why, with the path of the log."""
+    """The reason, with the path of the log; empty where the kind of event says all."""
     seconds: float = 0.0
-    """How long a finished run took here."""
+    """Duration of a run that this launch finished, in seconds; 0 for other events."""
 
 
 Observer = Callable[[Event], None]
@@ -99,32 +100,32 @@ Observer = Callable[[Event], None]
 
 @dataclass
 class Summary:
-    """What a launch came to, by run id. All of it is done if nothing else is named."""
+    """The outcome of a launch: each run's id is in exactly one of `found`, `done`, `failed`, `blocked` and `left`."""
 
     found: list[str] = field(default_factory=list)
-    """Done before."""
+    """Runs that were done before."""
     done: list[str] = field(default_factory=list)
-    """Finished during this launch, here or by another launcher."""
+    """Runs finished during this launch, by it or by another one."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Failed for good, with the reason."""
+    """Run id -> reason, of runs that failed for good."""
     blocked: dict[str, str] = field(default_factory=dict)
-    """Not executed, for a run that they need failed for good."""
+    """Run id -> reason, of runs that were not executed because a run that they read failed for good."""
     left: list[str] = field(default_factory=list)
-    """Neither, because the launch was stopped."""
+    """Runs without an outcome, because the launch was stopped."""
     stopped: str = ""
-    """What stopped the launch (`SIGINT`, `SIGTERM`, `cancel`); empty if nothing did."""
+    """Cause of a stop: `SIGINT`, `SIGTERM` or `cancel`; empty if the launch came to its end."""
     executed: int = 0
-    """Attempts started here."""
+    """Number of attempts that this launch started."""
     taken_over: int = 0
-    """Attempts that went on where one ended that nobody had a verdict on, such as those of a killed launcher."""
+    """Number of attempts that took over an unfinished one, such as those of a launcher that was killed."""
     elapsed: float = 0.0
-    """Seconds."""
+    """Wall-clock duration of the launch in seconds."""
     most: int = 0
-    """Attempts that were under way at one time, at most."""
+    """Largest number of attempts that ran at the same time."""
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many runs ended in which way."""
+        """Count the runs by outcome."""
         return {
             "done": len(self.found) + len(self.done),
             "failed": len(self.failed),

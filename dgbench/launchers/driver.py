@@ -1,5 +1,9 @@
-"""A launch: which runs are ready, elsewhere, or settled. What happened to a run is read from its folder, so several
-launches may work on one sweep: each starts what nobody executes and looks again at the rest.
+"""Execute the unfinished runs of a sweep through an engine, each after the runs that it reads.
+
+A launch keeps no truth of its own. It reads the outcome of each attempt from the run's folder, and claims nothing: the
+process that executes a run takes the run's lease, and exits at once if another process holds it. Several launches, on
+one or more machines, may therefore work on the same sweep. Each starts the runs that no process executes, and looks
+again at the others once a second.
 """
 
 from __future__ import annotations
@@ -22,12 +26,13 @@ from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN
 from dgbench.store.run_folder import DONE, RunFolder, State
 
 TICK = 1.0
-"""Seconds between two looks at the runs that others execute, and at the cancel marker."""
+"""Seconds between two looks at the runs that other launches execute, and at the mark of `cancel`."""
 
 MOST_DAMAGED = 3
-"""How often a run may find an input damaged, so that this is made again; then it has failed."""
+"""Number of times that a run may find an input damaged and have it made again; once more is a failure."""
 
 _TAIL = 4000  # characters of the log that a failure keeps
+# Signals of people, batch systems and machines that shut down. A crash has others (SIGSEGV, SIGABRT, SIGBUS).
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -43,14 +48,17 @@ def drive(
 
     Args:
         store: The sweep's folder.
-        runs: In the order in which they start, except that what a run needs comes before it.
-        engine: Nothing is submitted to it yet.
-        retries: How many times a run that failed is tried again in all.
-        interrupts: The first signal has running runs save their state, the second kills them.
+        runs: The planned runs in the order in which they start; a run comes after those that it reads.
+        engine: An engine without attempts. It is closed on return, also after an exception.
+        retries: Number of times that a failed run is tried again, over all launches.
+        interrupts: Counts signals: after the first, running runs save their state; after the second, they are killed.
         observer: Called with every `Event`.
 
+    Returns:
+        The outcome of each run.
+
     Raises:
-        OSError: The sweep folder cannot be written. The engine is closed then, as after any exception of its own.
+        OSError: The sweep folder cannot be written.
     """
     began = time.monotonic()
     with closing(engine):
@@ -64,21 +72,26 @@ def drive(
 
 
 class _Launch:
+    """The state of one launch. Each run of `open` is ready, running, elsewhere, or waits for its inputs."""
+
     def __init__(self, store: Store, runs: Sequence[Run], engine: Engine, retries: int, observer: Observer) -> None:
         self.store, self.engine, self.retries, self.observer = store, engine, retries, observer
         self.runs = list(runs)
         self.index = {run.id: i for i, run in enumerate(runs)}
         self.open = set(self.index)
-        """What is not settled; of it, `ready`, `running` and `elsewhere`, and what waits for its inputs."""
+        """Ids of the runs without an outcome yet."""
         self.ready: list[int] = []
-        """A heap, so that runs start in their order."""
+        """Places of runs in `runs`; a heap, so that runs start in the order of the plan."""
         self.running: dict[str, bool] = {}
-        """What was submitted and has not ended; whether it goes on where an attempt ended without a verdict."""
+        """Id of each run that the engine executes -> whether its attempt takes over an unreleased lease."""
         self.elsewhere: set[str] = set()
+        """Ids of runs that other launches execute, or that just left the engine without an outcome."""
         self.missing_inputs: dict[str, set[str]] = {}
+        """Run id -> ids of the runs that it reads and that are not done."""
         self.needed_by: dict[str, list[str]] = {}
+        """Run id -> ids of the runs that wait for it."""
         self.damaged = Counter[str]()
-        """How often a run has found damaged what it reads."""
+        """Run id -> number of times that it found an input damaged."""
         self.summary = Summary()
         self.looked = self.ticked = 0.0
         self.mark = store.cancel_mark()
@@ -166,7 +179,8 @@ class _Launch:
                 leases.mark_released(folder.path, ended.lease)
             self.emit("elsewhere" if ended.status == TAKEN else "stopped", ended.id)
             self.elsewhere.add(ended.id)
-            self.looked = time.monotonic()  # not at once: who has it may be about to say so
+            # Look a tick later: the process that holds the run may be about to write its outcome.
+            self.looked = time.monotonic()
         elif ended.status == INPUT_DAMAGED and self.damaged[ended.id] < MOST_DAMAGED:
             self.damaged[ended.id] += 1
             if ended.lease is not None:
@@ -180,7 +194,7 @@ class _Launch:
             self.look(ended.id, state)
 
     def wait_for_inputs(self, id: str) -> None:
-        """Put back a run of which an input is no longer done, and the input before it."""
+        """Have damaged inputs of a run made again before the run itself."""
         run = self.runs[self.index[id]]
         states = self.store.states({source.run for source in run.inputs}, self.retries)
         missing = {other for other, state in states.items() if state is not State.DONE}
@@ -202,7 +216,7 @@ class _Launch:
                 restarts = self.store.folder(other).restarts()
                 self.emit("retry", other, f"begins anew: {restarts[-1]['why'] if restarts else 'its results are gone'}")
                 self.look(other, states[other])
-        if not missing:  # another process was quicker, and has made it again
+        if not missing:  # another process has made it again meanwhile
             heapq.heappush(self.ready, self.index[id])
 
     def look_elsewhere(self) -> None:
@@ -213,7 +227,7 @@ class _Launch:
                 self.look(id, state)
 
     def look(self, id: str, state: State) -> None:
-        """Place a run that the engine doesn't have by its state."""
+        """Sort a run that the engine doesn't execute by the state of its folder."""
         if state is State.RUNNING:
             if id not in self.elsewhere:
                 self.elsewhere.add(id)
@@ -230,7 +244,7 @@ class _Launch:
     def done(self, id: str, seconds: float = 0.0) -> None:
         self.open.discard(id)
         self.summary.done.append(id)
-        self.store.folder(id).remove_checkpoint()  # which a run that was killed behind `done` could not
+        self.store.folder(id).remove_checkpoint()  # left behind if the run was killed right after it wrote `done`
         self.emit("done", id, seconds=seconds)
         for dependent in self.needed_by.get(id, ()):
             missing = self.missing_inputs[dependent]
@@ -259,7 +273,7 @@ class _Launch:
 def record_failure(folder: RunFolder, ended: Ended) -> None:
     """Record a failed attempt and free its lease; do nothing if another process holds the run."""
     number = ended.lease
-    if number is None:  # it died before it claimed; the failure needs a number of its own
+    if number is None:  # The process died before it claimed the run, and a failure is filed under a lease's number.
         lease = folder.claim()
         if lease is None:
             return

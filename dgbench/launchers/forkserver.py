@@ -1,17 +1,18 @@
-"""A process that has imported everything, and forks once for each run: torch is loaded once a machine, a run starts
-in a tenth of a second, and a run that dies takes nothing with it.
+"""Fork a process for each run from one server that has imported torch.
 
-The launcher starts `python -m dgbench.launchers.forkserver` and exchanges tuples with it:
-to the server    (target, modules, hook, argument) once, then ("fork", id, job, env, log) and ("signal", id, number)
-from the server  ("ready",) once, then (id, pid, exit code or -signal) when a run has ended
+A run then starts in a tenth of a second instead of eight, shares the memory of imported modules, and takes nothing
+with it when it dies. The launcher starts `python -m dgbench.launchers.forkserver` and sends it tuples over a socket:
 
-Launcher, server and runs die in this order, each within moments of the one before: by PR_SET_PDEATHSIG on Linux. On
-other systems the server leaves when the connection closes and kills its runs; if the server is killed there, runs go
-on. The server has one thread and never touches CUDA, which are the conditions for forking it.
+* to the server: `(target, modules, hook, argument)` once, then `("fork", id, job, env, log)`, `("signal", id, number)`;
+* from the server: `("ready",)` once, then `(id, pid, exit code or -signal)` for each run that ended.
 
-The fork server of `multiprocessing` starts a run no faster and lacks what a sweep needs: it dies, and every run with
-it, when a fork fails for lack of memory; it swallows failed imports, calls no hook, and imports the launcher's main
-module again in every run.
+No process outlives the one that started it. On Linux the kernel sees to that (`PR_SET_PDEATHSIG`): when the launcher
+dies, so does the server, and then each run. On other systems the server notices the closed connection and kills its
+runs; if the server itself is killed there, runs go on. The server has a single thread and never initializes CUDA;
+after either, a forked child could not use torch safely.
+
+The fork server of `multiprocessing` was tried. It starts a run no faster; it dies with every run when one fork fails
+for lack of memory; it ignores imports that fail, calls no hook, and imports the launcher's main module in every run.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ _SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_
 
 
 class ForkServerDied(RuntimeError):
-    """The server is gone; the message holds what it said last."""
+    """The server process ended; the message holds the end of its output."""
 
 
 class ForkServer:
-    """The launcher's side. Start it in a thread that outlives it: the server dies with the thread that started it."""
+    """The launcher's end of the connection. Make it in a thread that outlives it.
+
+    `PR_SET_PDEATHSIG` acts when the thread that started a process ends, not when its process does.
+    """
 
     def __init__(
         self, target: str, modules: Sequence[str] = (), hook: str | None = None, argument: object = None
@@ -54,9 +58,9 @@ class ForkServer:
 
         Args:
             target: "module:function", called in a process of its own with each job; it returns the exit code.
-            modules: Imported in the server, once.
+            modules: Names of modules that the server imports before it forks.
             hook: "module:function", called in the server with `argument` after the imports.
-            argument: Anything that pickle takes without importing anything.
+            argument: Made of builtin types, so that unpickling it imports nothing before `modules` are.
 
         Raises:
             ForkServerDied: An import or the hook failed; the message holds the traceback.
@@ -71,13 +75,13 @@ class ForkServer:
                 stdout=self._output,
                 stderr=self._output,
                 env={**os.environ, **_SINGLE_THREAD},
-                start_new_session=True,  # Ctrl-C is the launcher's to answer
+                start_new_session=True,  # a terminal sends Ctrl-C to its whole session; only the launcher answers it
             )
         try:
             self._send(target, modules, hook, argument)
             self.receive()
         except BaseException:
-            self.process.kill()  # while it imports, it hears nothing
+            self.process.kill()  # while it imports, it reads no message
             self.close()
             raise
 
@@ -90,7 +94,7 @@ class ForkServer:
         self._send("fork", id, job, env, log)
 
     def signal(self, id: str, number: int) -> None:
-        """Send a signal to a run's process; nothing happens if it is gone."""
+        """Send a signal to a run's process; do nothing if the process has ended."""
         self._send("signal", id, number)
 
     def _send(self, *message: object) -> None:
@@ -100,10 +104,14 @@ class ForkServer:
             raise self._died() from None
 
     def receive(self) -> Any:
-        """Wait for the next message: id, process id and status of a run that ended; raises `ForkServerDied`."""
+        """Wait for the next message and return it: (id, process id, status) of a run that ended.
+
+        Raises:
+            ForkServerDied: The server ended.
+        """
         try:
             return self._connection.recv()
-        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
+        except (EOFError, OSError):  # OSError: the server was killed in the middle of a message
             raise self._died() from None
 
     def _died(self) -> ForkServerDied:
@@ -136,14 +144,20 @@ def die_with_parent(parent: int) -> None:
 
 
 class _Server:
+    """The server's end of the connection, with the processes that it forked."""
+
     def __init__(self, launcher: Connection, target: Callable[[Any], Any]) -> None:
         self.launcher, self.target = launcher, target
         self.runs: dict[str, int] = {}
-        """The process of each run that is executed, by the run's id; each is a child that was not reaped."""
+        """Run id -> process id. Each is a child that was not waited for, so the id can't belong to another process."""
         self.child_ended = SignalSocket([signal.SIGCHLD], lambda number, frame: None)
 
     def serve(self) -> None:
-        """Obey the launcher until it is gone, which raises EOFError or ConnectionError."""
+        """Obey the launcher until the connection closes.
+
+        Raises:
+            EOFError, ConnectionError: The launcher closed the connection, or died.
+        """
         while True:
             ready = wait([self.launcher.fileno(), self.child_ended.fileno()])
             if self.child_ended.fileno() in ready:
@@ -171,7 +185,7 @@ class _Server:
             os.kill(self.runs[id], number)
 
     def reap(self) -> None:
-        """Tell the launcher how those ended that did."""
+        """Report the processes that ended to the launcher."""
         self.child_ended.clear()
         for id, pid in list(self.runs.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -199,18 +213,18 @@ class _Server:
             with suppress(BaseException):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(code)  # nothing of the server's that runs at exit may run here
+            os._exit(code)  # not sys.exit: handlers that the server registered must not run in its child
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill the remaining processes."""
         for pid in self.runs.values():
             os.kill(pid, signal.SIGKILL)
             _kill_group(pid)
 
 
 def _kill_group(pid: int) -> None:
-    """Kill processes that a run started and left behind."""
-    with suppress(ProcessLookupError, PermissionError):  # it may not have made its group yet
+    """Kill the processes that a run started and left behind, such as loader workers."""
+    with suppress(ProcessLookupError, PermissionError):  # the run may have died before its `setsid`
         os.killpg(pid, signal.SIGKILL)
 
 
@@ -239,10 +253,11 @@ def main(file: int, parent: int) -> None:
     if hook:
         try:
             resolve_name(hook)(argument)
-        except UserError as error:  # in the user's words, to which a traceback adds nothing
+        except UserError as error:  # its message is written for users; a traceback would add nothing
             sys.exit(str(error))
     server = _Server(launcher, resolve_name(target))
-    gc.freeze()  # a run's garbage collector need not touch, and so copy, what all share
+    # The garbage collector writes into the objects that it visits, and each write would copy a page that runs share.
+    gc.freeze()
     try:
         launcher.send(("ready",))
         server.serve()

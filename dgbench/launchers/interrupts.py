@@ -1,4 +1,7 @@
-"""Signals that a loop answers when it is ready to, instead of wherever they interrupt it."""
+"""Let a loop answer signals at a place of its own choosing, instead of wherever they interrupt it.
+
+Python runs handlers in the main thread alone. In other threads these classes can be made, and never see a signal.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 
 class SignalSocket:
-    """Something to wait for beside files: readable once one of some signals came. Only the main thread hears any."""
+    """A socket that becomes readable when one of some signals comes, to be waited for beside other connections."""
 
     def __init__(self, numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> None:
         """Install `handler` for the signals `numbers`, until `close` restores the former handlers."""
@@ -21,7 +24,7 @@ class SignalSocket:
             end.setblocking(False)
         self._old: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            # A handler alone does not do: a signal that comes just before the wait begins would be noticed after it.
+            # A handler alone is not enough: a signal that comes just before a wait begins would be noticed after it.
             self._old_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
             self._old = {number: signal.signal(number, handler) for number in numbers}
 
@@ -30,7 +33,7 @@ class SignalSocket:
         return self._read.fileno()
 
     def clear(self) -> None:
-        """Make it unreadable again."""
+        """Discard the notes of past signals, so that the socket is not readable until the next."""
         with suppress(BlockingIOError):
             self._read.recv(1 << 16)
 
@@ -45,12 +48,15 @@ class SignalSocket:
 
 
 class Interrupts(SignalSocket):
-    """Notes SIGINT and SIGTERM instead of dying of them; the third raises KeyboardInterrupt."""
+    """Count SIGINT and SIGTERM instead of dying of them; raise KeyboardInterrupt at the third.
+
+    Used as a context manager, which restores the former handlers.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.name = ""
-        """The first signal that came."""
+        """Name of the first signal; empty before."""
         super().__init__((signal.SIGINT, signal.SIGTERM), self._note)
 
     def __enter__(self) -> Interrupts:
@@ -62,5 +68,5 @@ class Interrupts(SignalSocket):
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         self.name = self.name or signal.Signals(number).name
-        if self.count > 2:  # not even the server's start, or a dead disk, holds who insists
+        if self.count > 2:  # whoever insists gets out, even of a server that starts or a disk that hangs
             raise KeyboardInterrupt

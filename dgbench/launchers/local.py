@@ -1,4 +1,4 @@
-"""Runs on this machine: a process a run, forked from one server into slots."""
+"""Execute runs on this machine, one process a run, in slots that share out GPUs and cores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ GRACE = 10.0
 
 
 def make_slots(jobs: int, gpus: Sequence[str] = (), jobs_per_gpu: int = 1) -> list[Slot]:
-    """Return `jobs` slots, or as many as the GPUs have room for; neighbors on different GPUs, the cores divided."""
+    """Make the slots of a launch; consecutive ones are on different GPUs, and the cores are divided among them.
+
+    Args:
+        jobs: Number of slots; at most `jobs_per_gpu` on each GPU where there are any.
+        gpus: Values for CUDA_VISIBLE_DEVICES, one a GPU; empty: runs execute on the CPU.
+        jobs_per_gpu: Number of runs that share a GPU.
+    """
     count = min(jobs, len(gpus) * jobs_per_gpu) if gpus else jobs
     threads = max(1, usable_cores() // count)
     return [Slot(index, gpus[index % len(gpus)] if gpus else None, threads) for index in range(count)]
@@ -37,12 +43,12 @@ class _Attempt:
     slot: Slot
     server: ForkServer
     before: int
-    """The newest lease when it was started; its own is higher."""
+    """Number of the run's newest lease when the process started; its own is higher."""
     started: float
     deadline: float
-    """When it is killed, by `time.monotonic`."""
+    """Time by `time.monotonic` at which it is killed."""
     oom_kills: int
-    """How many processes the system had killed for lack of memory when it was started."""
+    """Number of processes that the system had killed for lack of memory when it started."""
     stopped: bool = False
     expired: bool = False
     """Whether it was killed at its deadline."""
@@ -50,21 +56,21 @@ class _Attempt:
 
 @dataclass
 class LocalSlots(Engine):
-    """At most one process a slot, from a server that starts with the first.
+    """An engine that runs at most one process a slot. The fork server starts with the first run.
 
-    Each process calls the server's target with what `make_job` gives; it claims the run and leaves with 0, `TAKEN`,
-    `STOPPED`, or a failure. If the server can't be started or is killed, methods raise `ForkServerDied`.
+    Each process calls the server's target with the job that `make_job` made; it claims the run and exits with 0,
+    `TAKEN`, `STOPPED`, or a failure. Methods raise `ForkServerDied` if the server can't be started or was killed.
     """
 
     store: Store
     slots: Sequence[Slot]
     make_job: Callable[[Run, Slot], Mapping[str, Any]]
     start_server: Callable[[], ForkServer]
-    """Called once, if anything is to be executed."""
+    """Called once, before the first run; never if there is none."""
     interrupts: Interrupts
-    """What ends `wait` early."""
+    """Signals that end `wait` early."""
     timeout: float | None = None
-    """Seconds that an attempt may take."""
+    """Limit of an attempt in seconds; None: none."""
     _server: ForkServer | None = field(default=None, init=False)
     _attempts: dict[str, _Attempt] = field(default_factory=dict, init=False)
 
@@ -89,7 +95,7 @@ class LocalSlots(Engine):
             server.start(run.id, self.make_job(run, slot), env, str(folder.log_path))
 
     def cancel(self) -> None:
-        """Ask each process to save and leave; `wait` kills those that have not within `GRACE`."""
+        """Request that each process save its state and exit; `wait` kills those that take longer than `GRACE`."""
         self._stop(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -103,7 +109,7 @@ class LocalSlots(Engine):
             attempt.server.signal(id, number)
 
     def wait(self, timeout: float) -> list[Ended]:
-        """Return the attempts that ended, after `timeout` seconds at most; kill those over their time."""
+        """Return the attempts that ended, after `timeout` seconds at most; kill those that are past their deadline."""
         until = min([time.monotonic() + timeout, *(attempt.deadline for attempt in self._attempts.values())])
         sources = [source.fileno() for source in (self.interrupts, self._server) if source]
         ready = wait(sources, max(0.0, until - time.monotonic()))
@@ -123,7 +129,7 @@ class LocalSlots(Engine):
         return Ended(id, status, lease, attempt.stopped, timeout, time.monotonic() - attempt.started, starved)
 
     def close(self) -> None:
-        """Ask remaining runs to save and leave, and end the server."""
+        """Request that remaining runs save their state and exit, then end the server."""
         if self._server:
             with suppress(ForkServerDied):
                 self.cancel()

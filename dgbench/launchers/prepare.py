@@ -1,6 +1,6 @@
-"""From what was asked for to a planned sweep: the whole way of a launch, until the first thing is written.
+"""Turn a request into a planned `Sweep`, or refuse it with all that is wrong; nothing is written.
 
-asked for -> declared -> joined to what the folder holds -> facts of the data -> plan -> refusals -> sweep
+request -> declaration -> joined to the folder's own -> facts of the data -> plan -> checks -> Sweep
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
 
     Args:
         root: The sweep's folder: one that exists is extended.
-        asked: Values by the keys of a sweep file.
-        site: This machine; the paths of data sets are filled in.
+        asked: Values by the keys of a sweep file (`plan.asking.KEYS`).
+        site: The options of this machine; the paths of data sets are filled in.
         catalogue: The catalogue with the files that `site` includes.
 
     Raises:
@@ -55,12 +55,12 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
 
 
 def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
-    """Plan the sweep that a folder holds again.
+    """Plan a sweep again from the declaration in its folder; write nothing.
 
     Args:
         root: The sweep's folder.
-        include: Where included files lie now that are gone from where they were.
-        moved: Fields of the sweep's site that have changed.
+        include: Present paths of included files that have moved.
+        moved: Fields of the sweep's `Site` -> new values.
 
     Raises:
         UserError: With everything that is wrong, as far as it can be checked.
@@ -90,7 +90,7 @@ def _planned(
 
 
 def _problems_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
-    """List the problems with files of data sets whose names are right."""
+    """List the problems with the files of data sets, of those whose names are valid."""
     problems = Problems()
     for text in asked.get("datasets", ()):
         with suppress(UserError):
@@ -102,7 +102,7 @@ def _problems_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalog
 
 
 def _refuse_other_content(root: Path) -> None:
-    """Refuse a place that holds no sweep but something else, or that can't be made."""
+    """Raise UserError if the folder holds other files than a sweep's, or can't be made."""
     if root.exists() and not root.is_dir():
         raise UserError(f"--output_dir {root} is a file: use a new folder")
     check_folder(root, "--output_dir")
@@ -113,7 +113,7 @@ def _refuse_other_content(root: Path) -> None:
 
 
 def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
-    """Refuse data sets whose files have changed since the sweep was begun."""
+    """Raise UserError if the files of a data set have changed since the sweep was begun."""
     begun = (root / FILE).exists() or (root / RUNS).exists()
     before, problems = read_plan(root).datasets if begun else {}, Problems()
     for name, found in facts.items():

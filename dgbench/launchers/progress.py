@@ -28,18 +28,18 @@ _AT_ONCE = ("retry", "failed", "blocked", "stopping")
 
 
 class Tally:
-    """Counts a launch's runs by state, and estimates the time left from runs of the same kind and method."""
+    """Counts of a launch's runs by state, with an estimate of the time left from runs of the same kind and method."""
 
     def __init__(self, store: Store, runs: Sequence[Run], jobs: int) -> None:
         self.store, self.jobs = store, jobs
         self.where = {run.id: "waiting" for run in runs}
         self.running: dict[str, tuple[Run, float]] = {}
-        """By id: what is executed here, and since when by `time.monotonic`."""
+        """Run id -> start by `time.monotonic`, of the runs that this launch executes."""
         self._left = Counter((run.kind, run.method.name) for run in runs)
         self._took: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def add(self, event: Event) -> None:
-        """Take one event into account."""
+        """Update the counts by one event."""
         run = event.run
         if run is None:
             return
@@ -56,14 +56,14 @@ class Tally:
                 self._took[run.kind, run.method.name].append(event.seconds)
 
     def counts(self) -> str:
-        """Say how many runs are where: what is done always, the rest only if there is any."""
+        """Format the number of runs in each state; done always, the other states where there are any."""
         count = Counter(self.where.values())
         parts = [f"{count['done']}/{len(self.where)} done"]
         places = ("running", "elsewhere", "failed", "blocked", "waiting")
         return ", ".join(parts + [f"{count[place]} {place}" for place in places if count[place]])
 
     def eta(self) -> float | None:
-        """Estimate the seconds to the end; None before the first run has finished on this machine."""
+        """Estimate the seconds to the end of the launch; None before the first run has finished on this machine."""
         took = {group: fmean(seconds) for group, seconds in self._took.items()}
         if not took:
             return None
@@ -75,7 +75,7 @@ class Tally:
         return work / self.jobs
 
     def furthest(self) -> str:
-        """Word the progress of the run of this launch that is nearest to its end; empty if none executes."""
+        """Format the progress of the run that is nearest to its end; empty if none executes."""
         steps = {id: self.store.folder(id).progress() or (0, 0) for id in self.running}
         if not steps:
             return ""
@@ -84,7 +84,7 @@ class Tally:
         return f"{self.running[id][0].name}: " + (f"step {step:,} of {of:,}" if of else "before its first step")
 
     def line(self) -> str:
-        """Join counts and the estimate."""
+        """Format the counts and the time left in one line."""
         eta = self.eta()
         return self.counts() + (f", {format_duration(eta)} left" if eta else "")
 
@@ -106,7 +106,7 @@ def _table(tally: Tally) -> RenderableType:
 
 
 def _lines(tally: Tally, console: Console) -> Callable[[], None]:
-    """Print counts when they have changed, and after a long time without a change how far a run is."""
+    """Print counts when they have changed; after a long time without a change, the progress of a run."""
     last_time, last_line = time.monotonic(), ""
 
     def show() -> None:
@@ -123,7 +123,7 @@ def _lines(tally: Tally, console: Console) -> Callable[[], None]:
 
 
 def _pictures(tally: Tally, live: Live) -> Callable[[], None]:
-    """Renew the table, but not for each of thousands of runs that are found done at once."""
+    """Update the table on the terminal, but not for each of thousands of runs that were done before."""
     shown = 0.0
 
     def show() -> None:
@@ -137,7 +137,7 @@ def _pictures(tally: Tally, live: Live) -> Callable[[], None]:
 
 @contextmanager
 def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | None = None) -> Iterator[Observer]:
-    """Display a launch until the end of the block.
+    """Display the progress of a launch until the end of the block.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
     most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.

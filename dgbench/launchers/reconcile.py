@@ -1,6 +1,10 @@
-"""From what a folder should hold, and what it holds, to what is left to do: the engine behind `sweep`.
+"""Compare the runs that a sweep should have with those in its folder, and execute the difference.
 
-Looking changes nothing; `Sweep.write` records what was asked for, `Sweep.execute` does it. `prepare` makes sweeps.
+A `Sweep` pairs a plan with a folder; `launchers.prepare` makes it. Its methods are the steps of `dgbench launch`:
+`states` and `remarks` look and change nothing, `ensure_inputs` downloads weights and vocabularies, `write` records the
+declaration and the plan, `execute` executes every run that is not done. Each may be called again at any time, because
+the state of a run is read from the folder, never remembered. The same launch therefore starts, resumes and finishes a
+sweep, and a second one beside it is harmless.
 """
 
 from __future__ import annotations
@@ -33,13 +37,13 @@ from dgbench.store.run_folder import State, model_path
 
 _JOB = "dgbench.execute.job"
 _PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
-"""Imported once, before forking; but for the first, what torch imports at the first optimizer and the first saving,
-which takes longer than many a run."""
+"""Modules that the fork server imports. Those after the first are imported by torch when it makes its first optimizer
+or saves its first file, which would take longer in each run than many a run itself."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep folder, and all that it should hold; `prepare` makes it."""
+    """A sweep's folder together with everything that it should hold. `launchers.prepare` makes it."""
 
     root: Path
     declaration: Declaration
@@ -50,7 +54,7 @@ class Sweep:
 
     @property
     def store(self) -> Store:
-        """The folder's runs."""
+        """Return the access to the folder's runs."""
         return Store(self.root)
 
     def states(self, retries: int) -> dict[str, State]:
@@ -58,7 +62,7 @@ class Sweep:
         return self.store.states((run.id for run in self.plan.runs), retries)
 
     def job(self, run: Run, slot: Slot) -> dict[str, Any]:
-        """Make the argument of `dgbench.execute.job.run_job`, which a process of its own or this one calls."""
+        """Make the argument of `dgbench.execute.job.run_job` for a run in a slot, as plain values."""
         return {
             "root": str(self.root),
             "id": run.id,
@@ -68,7 +72,10 @@ class Sweep:
         }
 
     def without_weights(self) -> tuple[Run, ...]:
-        """Find finished runs that lack models that an unfinished one reads, and so on down: they must run again."""
+        """Return the finished runs that must run again, because models that unfinished runs read are gone.
+
+        A run that must run again reads its own inputs again, so the search goes from the last runs to the first.
+        """
         states = self.states(0)
         wanted: dict[str, set[tuple[str, str]]] = {}
         found = []
@@ -83,10 +90,16 @@ class Sweep:
         return tuple(found)
 
     def ensure_inputs(self, retries: int = 0) -> None:
-        """Download, before any run starts, the files of hubs that unfinished runs need: weights, vocabularies.
+        """Download the weights and vocabularies that unfinished runs need, before any of them starts.
 
-        It is fetched once and found by all runs, also on other machines that share the hub's cache (HF_HOME). Raises
-        `UserError` with everything that can't be had; writes nothing to the sweep's folder.
+        The files go to the hub's cache, where runs find them, also on machines that share it (HF_HOME). Nothing is
+        written to the sweep's folder.
+
+        Args:
+            retries: Number of times that a failed run is tried again; decides which runs are unfinished.
+
+        Raises:
+            UserError: Files could not be downloaded; names all of them.
         """
         if all(state is State.DONE for state in self.states(retries).values()) and not self.without_weights():
             return
@@ -100,7 +113,11 @@ class Sweep:
         problems.raise_if_any()
 
     def write(self) -> None:
-        """Write declaration and plan; make runs whose weights are read, but gone, run again."""
+        """Write the declaration and the plan to the folder, and reset the runs of `without_weights`.
+
+        Raises:
+            UserError: The folder can't be made.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -108,13 +125,13 @@ class Sweep:
         declaration = self.declaration
         table = tabulate(self.plan, declaration.setting, declaration.protocol, declaration.overrides)
         write_plan(self.root, table)
-        write_declaration(self.root, self.declaration, self.site)  # last: who finds it finds the plan too
+        write_declaration(self.root, self.declaration, self.site)  # last: a folder with a declaration has a plan
         for run in self.without_weights():
             print(f"{run.name} did not keep the weights that others read now: it runs again")
             self.store.folder(run.id).reset(done_too=True)
 
     def repair(self) -> int:
-        """Let failed runs run again, and make those anew whose files are damaged; return how many there are."""
+        """Clear the failures of failed runs and reset damaged ones; return the number of runs that may run again."""
         states = self.store.states((run.id for run in self.plan.runs), 0, thorough=True)
         mended = 0
         for run in self.plan.runs:
@@ -127,8 +144,20 @@ class Sweep:
         return mended
 
     def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
-        """Execute unfinished runs on this machine; return 0 if all are done then, else 1."""
-        # Not at the top: only who executes needs multiprocessing and rich, which take long to import.
+        """Execute the unfinished runs on this machine.
+
+        Args:
+            jobs: Number of runs at once; None: one a core, or `jobs_per_gpu` on each GPU.
+            jobs_per_gpu: Number of runs that share a GPU.
+            retries: Number of times that a failed run is tried again.
+
+        Returns:
+            The exit code: 0 if all runs are done afterwards, else 1.
+
+        Raises:
+            UserError: The device is `cuda` and this machine has no visible GPU.
+        """
+        # Not at the top: multiprocessing and rich take long to import, and only executing needs them.
         from dgbench.launchers.driver import drive
         from dgbench.launchers.forkserver import ForkServer, ForkServerDied
         from dgbench.launchers.interrupts import Interrupts
@@ -195,7 +224,7 @@ class Sweep:
         return sorted({(name, how.image_size, how.backbone, how.interpolation) for name, how in asked})
 
     def _preloaded(self) -> dict[str, Any]:
-        """Make the argument of `dgbench.execute.job.preload`, which the process calls that runs are forked from."""
+        """Make the argument of `dgbench.execute.job.preload`, which the fork server calls before the first run."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
         return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}
 
@@ -206,7 +235,7 @@ def go_on(root: Path) -> str:
 
 
 def _held(dataset: Dataset) -> str:
-    """Summarise the contents of a data set: domains with their counts, the first few classes."""
+    """Summarize a data set in a line: its domains with their counts, and the first few classes."""
     counts = [f"{printable(name)} {n:,}" for name, n in zip(dataset.domains, dataset.counts(), strict=True)]
     classes = [printable(name) for name in dataset.classes]
     found = f"{sum(dataset.counts()):,} examples in {len(counts)} domain(s): {_first(counts, 12)}"

@@ -14,14 +14,14 @@ from dgbench.store.run_folder import RunFolder, State
 
 @dataclass(frozen=True)
 class Prunable:
-    """List the files of a sweep's folder that `prune` would remove, and those it would leave."""
+    """The files of a sweep's folder that `prune` would remove, and those it would leave; made by `prunable`."""
 
     runs: tuple[RunFolder, ...]
     """Runs that the plan no longer has."""
     weights: tuple[RunFolder, ...]
     """Finished runs with weights that no unfinished run reads."""
     left: tuple[Path, ...]
-    """What lies among the runs and is none."""
+    """Entries among the runs that are not runs; they are left and named."""
 
     def lines(self) -> Iterator[str]:
         """Yield lines that describe the planned removal."""
