@@ -45,5 +45,5 @@ class Arcs(Dataset):
         return [self.card.counts[domain] for domain in self.domains]
 
     def fingerprint(self) -> str:
-        """Return a hash of what the data are: equal on two machines exactly if results may be compared."""
+        """Return a hash of the data: equal on two machines exactly if results may be compared."""
         return hashlib.sha256(b"Arcs, version 1").hexdigest()

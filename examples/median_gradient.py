@@ -20,7 +20,7 @@ class MedianGradient(Algorithm):
     card = AlgorithmCard(paper="none: an example", min_domains=2, backwards=3)  # one pass back a domain, of three
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Change the model once; return what is worth logging."""
+        """Change the model once and return the values to log."""
         losses = self.domain_losses(batches)  # (domains,), in one forward pass
         parameters = [p for p in self.parameters() if p.requires_grad]
         gradients = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]

@@ -34,7 +34,7 @@ class TwoRates(Algorithm):
         self.fast = self.new_optimizer(self.network.classifier.parameters(), lr=self.hparams.ratio * self.hparams.lr)
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Change the model once; return what is worth logging."""
+        """Change the model once and return the values to log."""
         loss = self.joint_loss(batches)
         self.slow.zero_grad()
         self.fast.zero_grad()

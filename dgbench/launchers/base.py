@@ -50,12 +50,12 @@ class Engine(Protocol):
     def wait(self, timeout: float) -> Sequence[Ended]:
         """Return the attempts that ended, each once, after `timeout` seconds at most.
 
-        Return earlier as soon as an attempt ends or a signal reaches this process. While an engine can't find out
-        about an attempt, for instance because a cluster's controller is down, the attempt counts as running.
+        Return earlier as soon as an attempt ends or a signal reaches this process. While an engine can't find out about
+        an attempt, for instance because a cluster's controller is down, the attempt counts as running.
         """
 
     def cancel(self) -> None:
-        """Request that each attempt save its state and exit, and make sure that it ends; `wait` reports it as stopped."""
+        """Request that each attempt save its state and exit, and see that it does; `wait` reports it as stopped."""
 
     def kill(self) -> None:
         """End every attempt now."""

@@ -46,6 +46,6 @@ class MyAverage(Average):
         return {"step": self.step, "mean": self.mean.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore the state that `state` returned."""
         self.step = state["step"]
         self.mean.load(state["mean"])
