@@ -29,7 +29,7 @@ Answers = Mapping[str, "Sequence[Finding]"]
 
 
 def parser() -> cli.Parser:
-    """The flags of the command."""
+    """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench check", doc=__doc__)
     found.add_argument("what", nargs="*", metavar="NAME|FILE", help="algorithms, or files that hold some")
     found.add_argument("--all", action="store_true", help="every algorithm of the catalogue")

@@ -131,10 +131,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def examples(doc: str) -> str:
-    """Return the lines of a docstring that are commands under a heading, as `--help` ends with them.
+    r"""Return the lines of a docstring that are commands under a heading, as `--help` ends with them.
 
-    >>> examples("Do it.\\n\\n    dgbench do\\n\\nMore.")
-    'examples:\\n  dgbench do'
+    >>> examples("Do it.\n\n    dgbench do\n\nMore.")
+    'examples:\n  dgbench do'
     """
     # Not by their indentation, which Python 3.13 strips where all lines but the first share it.
     found = [f"  {line.strip()}" for line in doc.splitlines() if line.strip().startswith("dgbench ")]

@@ -1,4 +1,4 @@
-"""An algorithm for dgbench. It is found by `--include`:
+"""An algorithm for dgbench. It is found by `--include`.
 
 dgbench check mine.py
 dgbench train --include mine.py --algorithm MyAlgorithm --dataset RotatedDigits --test 75

@@ -1,4 +1,4 @@
-"""A weight average for dgbench. It watches any algorithm's run, by the name behind the `+`:
+"""A weight average for dgbench. It watches any algorithm's run, by the name behind the `+`.
 
 dgbench train --include mine.py --algorithm ERM+MyAverage --dataset RotatedDigits --test 75
 """
