@@ -268,23 +268,23 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
     own = [name for name, card in cards.items() if card.parts]
     if others := [name for name in cards if name not in own] if own else []:
         raise UserError(
-            f"a sweep has one protocol: {', '.join(own)} can only be had in splits of their own, {', '.join(others)} "
-            "not; launch them as two sweeps, in two folders"
+            f"a sweep has one protocol: {', '.join(own)} with fixed splits and {', '.join(others)} without need two; "
+            "launch two sweeps, in two folders"
         )
     if own and said:
         wrong = ", ".join(f"--{key}" for key in said)
-        raise UserError(f"{', '.join(own)} can only be had in splits of their own: leave out {wrong}")
+        raise UserError(f"{', '.join(own)} with fixed splits leaves no choice of protocol: leave out {wrong}")
     if own:
         validation = asked.get("validation", FixedSplit.validation)
         if validation not in VALIDATION:
             raise UserError(unknown_name("--validation", validation, VALIDATION))
         return FixedSplit(only, validation)
     if "validation" in asked:
-        raise UserError(f"--validation is for data with splits of their own, which {', '.join(cards)} has not")
+        raise UserError(f"--validation is for data with fixed splits, which {', '.join(cards)} lacks")
     if train or val or test:
         if only or not set(said) <= set(_FOLD):
             raise UserError(
-                "--train_domains, --val_domains and --test_domains say it all: leave out the other protocol flags"
+                "--train_domains, --val_domains and --test_domains give the whole fold: leave out the other flags"
             )
         return Explicit(train, test, val)
     if "all_domains" in said:

@@ -170,10 +170,10 @@ def test_tables_select_on_val_first_and_say_what_they_measure(
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ({"single_test_envs": True}, "can only be had in splits of their own: leave out --single_test_envs"),
+        ({"single_test_envs": True}, "with fixed splits leaves no choice of protocol: leave out --single_test_envs"),
         ({"test_domains": ["val"]}, "leave out --test_domains"),
         ({"test_envs": ["hospital"]}, "unknown domain"),
-        ({"datasets": ["TinyCamelyon", "RotatedDigits"]}, "RotatedDigits not; launch them as two sweeps"),
+        ({"datasets": ["TinyCamelyon", "RotatedDigits"]}, "RotatedDigits without need two; launch two sweeps"),
         ({"setting": {"domains_per_step": 1}}, "CORAL needs at least 2 training domains in a step"),
     ],
 )
@@ -235,7 +235,7 @@ def test_what_is_validated_on_is_refused_where_it_can_not_be_had(data_dir: Path,
     told = problems(tmp_path, data_dir, "ERM", dataset="TinyComments", validation="id")
     assert told == ("TinyComments: --validation id: the data set has no such part (train, val, test)",)
     told = problems(tmp_path, data_dir, "ERM", dataset="TinyHospitals", validation="ood")
-    assert told == ("--validation is for data with splits of their own, which TinyHospitals has not",)
+    assert told == ("--validation is for data with fixed splits, which TinyHospitals lacks",)
     sweep_of(tmp_path, data_dir, "ERM")
     assert problems(tmp_path, data_dir, "ERM", validation="id") == (
         f"{tmp_path} holds a sweep with --validation ood, not id: use another folder",
@@ -303,7 +303,7 @@ def test_pooled_hospitals_are_left_out_one_by_one(data_dir: Path, tmp_path: Path
     }
     assert sweep.declaration.protocol == LeaveOneDomainOut.name
     told = problems(tmp_path / "both", data_dir, "ERM", datasets=["TinyCamelyon", "TinyHospitals"])
-    assert any("launch them as two sweeps" in problem for problem in told)
+    assert any("launch two sweeps, in two folders" in problem for problem in told)
 
 
 @pytest.mark.slow
