@@ -26,6 +26,7 @@ from dgbench.core.run import Run
 from dgbench.core.site import split_include
 from dgbench.core.wording import group_values, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
+from dgbench.launchers.estimate import estimate
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
@@ -103,6 +104,8 @@ def _launch(args: Any) -> int:
     if args.dry_run:
         print(*cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines(), sep="\n")
         return 0
+    slots = sweep.slots(jobs["jobs"], jobs["jobs_per_gpu"])
+    print(*estimate(sweep, slots, jobs["retries"], rehearse=_asks(args)), sep="\n", flush=True)
     if _asks(args) and not _agreed_to_launch(sweep, jobs["retries"]):
         return 1
     return _execute(sweep, jobs)
@@ -143,6 +146,7 @@ def _retry(args: Any) -> int:
 
 
 def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
+    print(f"preparing {len(sweep.plan.runs):,} runs in {sweep.root}", flush=True)  # what follows may take a while
     sweep.ensure_inputs(jobs["retries"])
     sweep.write()
     return sweep.execute(**jobs)

@@ -16,8 +16,8 @@ from dgbench.core.wording import format_duration, printable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-INTERVAL = 5.0
-"""Shortest time between two plain lines, in seconds."""
+INTERVAL = 60.0
+"""Shortest time between two plain lines, in seconds: logs of a cluster's jobs are read later, and long."""
 
 
 class ReportProgress(Protocol):
@@ -51,7 +51,11 @@ def shown_progress(about: str = "") -> Iterator[ReportProgress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(about)
+        lines = _Lines(about)
+        try:
+            yield lines
+        finally:
+            lines.end()
         return
     words = TextColumn("{task.description}", markup=False)  # markup would read [x] as a style and :cat: as a picture
     columns = (words, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
@@ -71,24 +75,33 @@ def _bars(about: str, bar: Progress) -> ReportProgress:
     return report
 
 
-def _lines(about: str) -> ReportProgress:
-    """Return a callback that prints a line at most every `INTERVAL` seconds, with the time left at the pace so far."""
-    first: dict[str, tuple[int, float]] = {}
-    printed = time.monotonic()
+class _Lines:
+    """A callback that prints a line at most every `INTERVAL` seconds, and at the end the last state of all work."""
 
-    def report(what: str, done: int, total: int) -> None:
-        nonlocal printed
+    def __init__(self, about: str) -> None:
+        self.about = about
+        self.printed = time.monotonic()
+        self.first: dict[str, tuple[int, float]] = {}
+        """Work -> number finished at its first report, and when that came."""
+        self.owed: dict[str, str] = {}
+        """Work -> its latest line that was not printed."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         # Resumed work starts at a `done` above 0 that took no time now, so the pace counts from the first report.
-        begun, since = first.setdefault(what, (done, now))
-        if now - printed >= INTERVAL:
-            printed = now
-            left = (now - since) / (done - begun) * (total - done) if begun < done < total else 0
-            print_line(
-                f"{about}{_count(done, total)} {what}" + (f", {format_duration(left)} left" if left >= 1 else "")
-            )
+        begun, since = self.first.setdefault(what, (done, now))
+        left = (now - since) / (done - begun) * (total - done) if begun < done < total else 0
+        self.owed[what] = f"{self.about}{_count(done, total)} {what}" + (
+            f", {format_duration(left)} left" if left >= 1 else ""
+        )
+        if now - self.printed >= INTERVAL:
+            self.printed = now
+            print_line(self.owed.pop(what))
 
-    return report
+    def end(self) -> None:
+        """Print the lines that are owed."""
+        for line in self.owed.values():
+            print_line(line)
 
 
 def _count(done: int, total: int) -> str:

@@ -20,9 +20,6 @@ from dgbench.core.wording import format_duration, printable
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
 
-LONG = 60.0
-"""Seconds after which a plain line comes even if no run has begun or ended, and says how far one is."""
-
 _MOST_ROWS = 20  # running runs that the table shows
 _AT_ONCE = ("retry", "failed", "blocked", "stopping")
 
@@ -106,16 +103,19 @@ def _table(tally: Tally) -> RenderableType:
 
 
 def _lines(tally: Tally, console: Console) -> Callable[[], None]:
-    """Print counts when they have changed; after a long time without a change, the progress of a run."""
-    last_time, last_line = time.monotonic(), ""
+    """Print counts at once, then every `INTERVAL` seconds; where they have not changed, with how far a run is."""
+    last_time, last_line = -float("inf"), ""
 
     def show() -> None:
         nonlocal last_time, last_line
-        line, now = tally.line(), time.monotonic()
-        if now - last_time >= INTERVAL and line != last_line:
+        now = time.monotonic()
+        if now - last_time < INTERVAL:
+            return
+        line = tally.line()
+        if line != last_line:
             last_time, last_line = now, line
             console.out(line, highlight=False)
-        elif now - last_time >= LONG and (far := tally.furthest()):
+        elif far := tally.furthest():
             last_time = now
             console.out(f"{line}; {far}", highlight=False)
 
@@ -124,7 +124,7 @@ def _lines(tally: Tally, console: Console) -> Callable[[], None]:
 
 def _pictures(tally: Tally, live: Live) -> Callable[[], None]:
     """Update the table on the terminal, but not for each of thousands of runs that were done before."""
-    shown = 0.0
+    shown = -1.0
 
     def show() -> None:
         nonlocal shown
@@ -140,8 +140,8 @@ def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | No
     """Display the progress of a launch until the end of the block.
 
     On a terminal: the runs that execute here with step and time, counts, time left. Elsewhere: a line of counts at
-    most every `INTERVAL` seconds, and one with a run's step every `LONG` seconds in which nothing begins or ends.
-    Failures are shown at once, with reason and log; the last line says how it ended.
+    once and then every `INTERVAL` seconds, with a run's step if nothing has begun or ended since the last. Failures are
+    shown at once, with reason and log; the last line says how it ended.
 
     Args:
         store: The runs' folders.
@@ -163,5 +163,6 @@ def progress(store: Store, runs: Sequence[Run], jobs: int, console: Console | No
 
     with Live(console=console, auto_refresh=False, transient=True) as live:  # which writes to terminals alone
         show = _pictures(tally, live) if console.is_terminal else _lines(tally, console)
+        show()  # before the first run, which may wait many seconds for torch to be imported
         yield observe
     console.out(tally.counts(), highlight=False)

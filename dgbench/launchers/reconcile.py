@@ -107,7 +107,7 @@ class Sweep:
         for dataset, setting in dict.fromkeys((run.dataset, run.setting) for run in self.plan.runs):
             with problems.collecting():
                 ensure_weights(setting, self.plan.datasets[dataset].input_shape)
-        for _, opened in self._datasets():
+        for _, opened in self.datasets():
             with problems.collecting():
                 opened.ensure_vocabulary()
         problems.raise_if_any()
@@ -161,23 +161,20 @@ class Sweep:
         from dgbench.launchers.driver import drive
         from dgbench.launchers.forkserver import ForkServer, ForkServerDied
         from dgbench.launchers.interrupts import Interrupts
-        from dgbench.launchers.local import LocalSlots, make_slots
+        from dgbench.launchers.local import LocalSlots
         from dgbench.launchers.progress import progress
 
-        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
-        if self.site.device == "cuda" and not gpus:
-            raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
+        slots = self.slots(jobs, jobs_per_gpu)
         if any(state is not State.DONE for state in self.states(retries).values()):
             try:
                 self.build_caches()
             except Stopped:
                 print(f"stopped while images are decoded; to go on: {go_on(self.root)}")
                 return 1
-        jobs = jobs or len(gpus) * jobs_per_gpu or usable_cores()
-        with progress(self.store, self.plan.runs, jobs) as observer, Interrupts() as interrupts:
+        with progress(self.store, self.plan.runs, len(slots)) as observer, Interrupts() as interrupts:
             engine = LocalSlots(
                 self.store,
-                make_slots(jobs, gpus, jobs_per_gpu),
+                slots,
                 make_job=self.job,
                 start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
                 interrupts=interrupts,
@@ -192,9 +189,26 @@ class Sweep:
             print(f"to go on: {go_on(self.root)}")
         return 0 if summary.counts["done"] == len(self.plan.runs) else 1
 
+    def slots(self, jobs: int | None, jobs_per_gpu: int) -> list[Slot]:
+        """Return the places of this machine where runs execute at once.
+
+        Args:
+            jobs: Their number; None: one a GPU slot, or one a core.
+            jobs_per_gpu: Most of them on one GPU.
+
+        Raises:
+            UserError: The site says `cuda`, and there is no GPU.
+        """
+        from dgbench.launchers.local import make_slots  # with multiprocessing, as in `execute`
+
+        gpus = visible_gpus() if self.site.device in ("auto", "cuda") else []
+        if self.site.device == "cuda" and not gpus:
+            raise UserError("--device cuda: this machine shows no GPU (nvidia-smi -L, CUDA_VISIBLE_DEVICES)")
+        return make_slots(jobs or len(gpus) * jobs_per_gpu or usable_cores(), gpus, jobs_per_gpu)
+
     def remarks(self) -> Iterator[str]:
         """Yield the contents of the data sets, warnings of methods changed since, and remarks on the files."""
-        datasets = dict(self._datasets())  # one that is opened in several ways has the same files in each
+        datasets = dict(self.datasets())  # one that is opened in several ways has the same files in each
         for name, dataset in datasets.items():
             yield printable(f"{name}: {_held(dataset)}")
         changed = Counter[str]()
@@ -211,10 +225,11 @@ class Sweep:
     def build_caches(self) -> None:
         """Decode images that runs share before any of them waits for it; raise `UserError` with those that can't be."""
         if self.declaration.setting.cache == "auto":
-            for _, dataset in self._datasets():
+            for _, dataset in self.datasets():
                 build_cache(dataset)
 
-    def _datasets(self) -> Iterator[tuple[str, Dataset]]:
+    def datasets(self) -> Iterator[tuple[str, Dataset]]:
+        """Yield each data set of the runs by its name, opened; one name may come in several sizes."""
         for name, size, backbone, interpolation in self._opened():
             yield name, open_dataset(name, self.site, self.catalogue, size, backbone, interpolation)
 

@@ -21,18 +21,37 @@ def test_away_from_a_terminal_a_line_is_printed_now_and_then(
     assert capsys.readouterr().err == "1,000 of 2,000 images\n12,345 bytes\n"
 
 
+def test_the_last_line_of_each_work_is_always_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> None:
+        with shown_progress("PACS ") as progress:
+            for done in range(5):
+                progress("bytes", done, 0)
+                progress("images", done, 9)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stopped()
+    assert [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "PACS 4 bytes",
+        "PACS 4 of 9 images",
+    ]
+    with shown_progress("PACS ") as progress:
+        progress("images", 9, 9)
+    assert capsys.readouterr().err == "PACS 9 of 9 images\n"
+
+
 def test_a_line_begins_with_what_it_is_about_and_ends_with_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now)
     with shown_progress("folder:cat: [red] ") as progress:
-        for seconds, done in ((0, 500), (4, 600), (6, 1000), (8, 1100), (20, 1990), (30, 2000)):
+        for seconds, done in ((0, 500), (48, 600), (72, 1000), (96, 1100), (240, 1990), (250, 2000)):
             now = 1000.0 + seconds
             progress("images decoded", done, 2000)
     assert capsys.readouterr().err.splitlines() == [
-        "folder:cat: [red] 1,000 of 2,000 images decoded, 0:12 left",
-        "folder:cat: [red] 1,990 of 2,000 images decoded",
+        "folder:cat: [red] 1,000 of 2,000 images decoded, 2:24 left",
+        "folder:cat: [red] 1,990 of 2,000 images decoded, 0:02 left",
         "folder:cat: [red] 2,000 of 2,000 images decoded",
     ]
 
