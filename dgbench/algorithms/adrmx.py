@@ -168,7 +168,7 @@ def sup_con(features: Tensor, y: Tensor) -> Tensor:
     # 1/2 is DomainBed's weight of both the same domain and other domains; beside `_EPS` it changes the value.
     weights = (z @ z.T / _TEMPERATURE).exp() / 2 * other
     shares = weights / (weights.sum(dim=1, keepdim=True) + _EPS)
-    alike = (y[:, None] == y) & other
-    counts = alike.sum(dim=1)
-    means = ((shares + _EPS).log() * alike).sum(dim=1) / counts.clamp(min=1)
+    same_class = (y[:, None] == y) & other
+    counts = same_class.sum(dim=1)
+    means = ((shares + _EPS).log() * same_class).sum(dim=1) / counts.clamp(min=1)
     return -means.sum() / ((counts > 0).sum() + 1)

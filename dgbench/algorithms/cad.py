@@ -82,25 +82,25 @@ class CAD(Algorithm):
         z = self.project(features)
         z = F.normalize(z, dim=1) if h.is_normalized else z
         other = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
-        alike = (y[:, None] == y) & other
-        wanted = ((domains[:, None] == domains) ^ h.is_flipped) & other
-        among, counts = self.compared(alike, other, wanted)
-        # An example without a wanted neighbor has an empty sum, whose log would be minus infinity.
-        counts = counts & (wanted & among).any(dim=1)
+        same_class = (y[:, None] == y) & other
+        targeted = ((domains[:, None] == domains) ^ h.is_flipped) & other
+        among, counts = self.compared(same_class, other, targeted)
+        # An example without a targeted neighbor has an empty sum, whose log would be minus infinity.
+        counts = counts & (targeted & among).any(dim=1)
         similarity = z @ z.T / h.temperature
-        log_share = _log_sum(similarity, wanted & among, counts) - _log_sum(similarity, among, counts)
+        log_share = _log_sum(similarity, targeted & among, counts) - _log_sum(similarity, among, counts)
         mean = (log_share * counts).sum() / counts.sum().clamp(min=1)
         return (-mean if h.is_flipped else mean) * (h.temperature / BASE_TEMPERATURE)
 
-    def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def compared(self, same_class: Tensor, other: Tensor, targeted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the masks of the comparisons (n, n), j of each example i, and of the examples that count (n,).
 
         Args:
-            alike: (n, n), whether j is another example of i's class.
+            same_class: (n, n), whether j is another example of i's class.
             other: (n, n), whether j is not i.
-            wanted: (n, n), whether j is of a domain whose share the penalty is about.
+            targeted: (n, n), whether j is of a domain whose share the penalty is about.
         """
-        return other, alike.any(dim=1)
+        return other, same_class.any(dim=1)
 
 
 class CondCAD(CAD):
@@ -130,9 +130,9 @@ class CondCAD(CAD):
         needs=("classes",),
     )
 
-    def compared(self, alike: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare with examples of the same class; count those examples of whose class a wanted domain has one."""
-        return alike, (alike & wanted).any(dim=1)
+    def compared(self, same_class: Tensor, other: Tensor, targeted: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare with examples of the same class; count those examples of whose class a targeted domain has one."""
+        return same_class, (same_class & targeted).any(dim=1)
 
 
 def _log_sum(similarity: Tensor, of: Tensor, rows: Tensor) -> Tensor:

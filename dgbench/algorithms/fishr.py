@@ -94,16 +94,16 @@ class Fishr(Algorithm):
         self.descend(loss)
         return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
 
-    def _penalty(self, variances: Tensor, there: Tensor) -> Tensor:
+    def _penalty(self, variances: Tensor, domains: Tensor) -> Tensor:
         """Update the moving averages and return the penalty, a scalar.
 
         Args:
             variances: Variances now of the step's domains (E, P).
-            there: Indices of these domains among all training domains (E,).
+            domains: Indices of these domains among all training domains (E,).
         """
         ema = self.hparams.ema
-        averaged = ema * self.variances[there] + (1 - ema) * variances
+        averaged = ema * self.variances[domains] + (1 - ema) * variances
         # The past is a constant: a graph through it would grow from step to step.
-        self.variances[there] = averaged.detach()
+        self.variances[domains] = averaged.detach()
         averaged = averaged / (1 - ema)
         return (averaged - averaged.mean(dim=0)).square().mean()

@@ -60,10 +60,10 @@ class GroupDRO(Algorithm):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step of the domains' weights, then one of the network."""
         losses = feature_losses(self, self.domain_features(batches), batches)
-        there = domain_indices(self, batches)
+        domains = domain_indices(self, batches)
         gains = self.hparams.groupdro_eta * losses.detach()
         # Domains that this step doesn't show gain nothing; the normalization is over all.
-        self.log_q.copy_(self.log_q.index_add(0, there, gains).log_softmax(dim=0))
-        loss = losses @ self.log_q[there].exp()
+        self.log_q.copy_(self.log_q.index_add(0, domains, gains).log_softmax(dim=0))
+        loss = losses @ self.log_q[domains].exp()
         self.descend(loss)
         return {"loss": loss.detach(), "nll": losses.detach().mean()}

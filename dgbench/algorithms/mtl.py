@@ -97,13 +97,13 @@ class MTL(Algorithm):
         # The second half of each row is the embedding for prediction; training replaces it by the domain's own.
         features = [z[:, : len(network.embedding)] for z in self.domain_features(batches)]
         means = torch.stack([z.mean(dim=0) for z in features])
-        there = domain_indices(self, batches)
-        embeddings = ema * means + (1 - ema) * self.embeddings[there]
+        domains = domain_indices(self, batches)
+        embeddings = ema * means + (1 - ema) * self.embeddings[domains]
         rows = torch.cat([m.expand_as(z) for m, z in zip(embeddings, features, strict=True)])
         logits = network.classifier(torch.cat([torch.cat(features), rows], dim=1)).split([len(z) for z in features])
         losses = torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
         with torch.no_grad():
-            self.embeddings[there] = embeddings
+            self.embeddings[domains] = embeddings
             network.embedding.copy_(self.embeddings.mean(dim=0))
         self.descend(losses.sum())
         return {"loss": losses.detach().mean()}

@@ -69,8 +69,8 @@ class QTDoG(Algorithm):
         Until the quantizers are switched on, the scales have a derivative of 0 and stay.
         """
         scales = [quantizer.scale for _, quantizer in self.quantized]
-        theirs = {id(scale) for scale in scales}
-        others = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
+        scale_ids = {id(scale) for scale in scales}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in scale_ids]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, "weight_decay": 0.0}]
         self.optimizer = self.new_optimizer(groups)
 

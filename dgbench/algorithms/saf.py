@@ -92,8 +92,8 @@ class SAF(Algorithm):
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
         # Each example has a ring of `past_epochs` slots; the one that its next logits go into holds its oldest.
         slots = self.draws[rows] % self.hparams.past_epochs
-        held = begun(self, batches) & (self.draws[rows] >= self.hparams.past_epochs)
-        penalty = divergence(logits, self.past[rows, slots], held, self.hparams.temperature)
+        counted = begun(self, batches) & (self.draws[rows] >= self.hparams.past_epochs)
+        penalty = divergence(logits, self.past[rows, slots], counted, self.hparams.temperature)
         self._write(rows, slots, logits.detach())
         loss = nll + self.hparams.saf_lambda * penalty
         self.descend(loss)
@@ -171,8 +171,10 @@ class MESA(Algorithm):
     @torch.no_grad()
     def _follow(self) -> None:
         pairs = list(zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True))
-        floats = [(mine, new) for mine, new in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [new for _, new in floats], 1 - self.hparams.mesa_decay)
+        floats = [(average, new) for average, new in pairs if average.is_floating_point()]
+        torch._foreach_lerp_(
+            [average for average, _ in floats], [new for _, new in floats], 1 - self.hparams.mesa_decay
+        )
 
 
 def begun(method: Algorithm, batches: Sequence[Batch]) -> Tensor:
@@ -196,14 +198,14 @@ def begun(method: Algorithm, batches: Sequence[Batch]) -> Tensor:
     )
 
 
-def divergence(logits: Tensor, past: Tensor, held: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(past || present), averaged over all examples, of which those not `held` count 0.
+def divergence(logits: Tensor, past: Tensor, counted: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(past || present), averaged over all examples, of which those not `counted` count 0.
 
     Args:
         logits: Present logits (B, classes).
         past: Past logits (B, classes), constant.
-        held: Mask (B,) of the examples that the term holds to their past.
+        counted: Mask (B,) of the examples that the term holds to their past.
         temperature: T, by which both are divided.
     """
     now, then = (F.log_softmax(z / temperature, dim=1) for z in (logits, past))
-    return temperature**2 * (F.kl_div(now, then, reduction="none", log_target=True).sum(dim=1) * held).mean()
+    return temperature**2 * (F.kl_div(now, then, reduction="none", log_target=True).sum(dim=1) * counted).mean()

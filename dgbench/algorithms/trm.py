@@ -103,16 +103,16 @@ class TRM(Algorithm):
         self.descend(loss)
         return {"loss": loss.detach(), **logged}
 
-    def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int], there: Tensor) -> Tensor:
+    def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int], domains: Tensor) -> Tensor:
         """Return the mean over q in TRM's objective; moves the domains' classifiers and alpha."""
         own = _Regression(torch.split(features, sizes), torch.split(y, sizes), self.task.num_classes)
-        own_weights, own_biases, alpha = self.weights[there], self.biases[there], self.alpha[there][:, there]
+        own_weights, own_biases, alpha = self.weights[domains], self.biases[domains], self.alpha[domains][:, domains]
         alpha = alpha / alpha.sum(dim=1, keepdim=True)
         if self.setting.class_balanced:
             assert isinstance(self.network.classifier, nn.Linear)
             own_weights.copy_(self.network.classifier.weight.detach().expand_as(own_weights))
         own.fit(own_weights, own_biases)
-        self.weights[there], self.biases[there] = own_weights, own_biases
+        self.weights[domains], self.biases[domains] = own_weights, own_biases
 
         # A leaf by which R_q is differentiated; the features stay in the graph, so that the risk also trains the
         # featurizer.
@@ -124,7 +124,7 @@ class TRM(Algorithm):
         (others,) = torch.autograd.grad(weighted.sum(), weights, retain_graph=True)
         v = own.inverse_hessian(others, own_weights, own_biases)
         alignment = own.alignment(v, own_weights, own_biases)
-        self.alpha[there[:, None], there] = alpha * torch.exp(self.hparams.groupdro_eta * weighted.detach())
+        self.alpha[domains[:, None], domains] = alpha * torch.exp(self.hparams.groupdro_eta * weighted.detach())
         return (weighted.sum() - self.hparams.cos_lambda * alignment) / len(sizes)
 
 

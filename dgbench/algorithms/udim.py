@@ -140,10 +140,10 @@ class UDIM(SAM):
         moved = self.perturbed(x, loss + self.hparams.rho * global_norm(g))
         inconsistency = _inconsistency([len(b.y) for b in batches], *self.compared(batches, layers, moved))
         # Taken at the weights themselves; only the gradient of L is taken at theta + eps, below.
-        _, alike = gradient(inconsistency, parameters)
+        _, penalty_gradients = gradient(inconsistency, parameters)
         ascent = scale_to_length([part.detach() for part in g], self.hparams.rho)
         uphill, descent = backward_at(self, batches, parameters, ascent)
-        torch._foreach_add_(descent, alike, alpha=self.hparams.udim_lambda)
+        torch._foreach_add_(descent, penalty_gradients, alpha=self.hparams.udim_lambda)
         self.optimizer.step()
         loss = loss.detach()
         return {"loss": loss, "sharpness": uphill - loss, "inconsistency": inconsistency.detach()}

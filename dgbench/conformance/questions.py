@@ -194,13 +194,13 @@ def predicts_alone(subject: Subject, domains: int, seed: int) -> str:
     rehearsal = subject.rehearse(domains, seed)
     rehearsal.until(SHORT)
     x = torch.cat([x for x, _ in rehearsal.unseen])[::5]
-    together = rehearsal.predict(x)
-    if not torch.equal(together, rehearsal.predict(x)):
+    jointly = rehearsal.predict(x)
+    if not torch.equal(jointly, rehearsal.predict(x)):
         return "the same inputs are predicted differently the second time"
     # The same inputs in reverse and in batches of 1, 7 and the rest: other neighbors, other positions, other batch
     # sizes.
-    apart = torch.cat([rehearsal.predict(part) for part in torch.split(x.flip(0), [1, 7, len(x) - 8])]).flip(0)
-    depends = not torch.allclose(together, apart, rtol=1e-9, atol=1e-9)
+    separately = torch.cat([rehearsal.predict(part) for part in torch.split(x.flip(0), [1, 7, len(x) - 8])]).flip(0)
+    depends = not torch.allclose(jointly, separately, rtol=1e-9, atol=1e-9)
     if depends and not subject.card.transductive:
         return "a prediction depends on the rest of its batch, and the card does not say transductive"
     return ""
@@ -325,8 +325,8 @@ def takes_inputs(subject: Subject, domains: int, seed: int) -> str:
 def _trained(subject: Subject, world: World, values: Mapping[str, Any], domains: int) -> str:
     """Train in a world for a few steps; return the problem found, or an empty text."""
     try:
-        rehearsal = subject.rehearse_on(world.material(domains), values, world.how, [4] * domains)
-        return _not_finite(rehearsal, rehearsal.until(world.how.steps))
+        rehearsal = subject.rehearse_on(world.material(domains), values, world.setting, [4] * domains)
+        return _not_finite(rehearsal, rehearsal.until(world.setting.steps))
     except Exception as error:
         return _raised(error)
 

@@ -110,22 +110,24 @@ class Subject:
             uneven: Give minibatches different sizes, and let the last domain lack a class.
             **changes: Fields of the setting that differ from the rehearsal's.
         """
-        how = setting(**{"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **changes})
+        resolved = setting(**{"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **changes})
         sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
         seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
-        given = Material(SHAPE, CLASSES, "classification", seen, [_domain(i, 1) for i in range(domains)])
-        return self.rehearse_on(given, self.values(seed, fixed), how, sizes)
+        material = Material(SHAPE, CLASSES, "classification", seen, [_domain(i, 1) for i in range(domains)])
+        return self.rehearse_on(material, self.values(seed, fixed), resolved, sizes)
 
-    def rehearse_on(self, given: Material, values: Mapping[str, Any], how: Setting, sizes: Sequence[int]) -> Rehearsal:
+    def rehearse_on(
+        self, material: Material, values: Mapping[str, Any], resolved: Setting, sizes: Sequence[int]
+    ) -> Rehearsal:
         """Make a rehearsal on given data, before its first step.
 
         Args:
-            given: The data.
+            material: The data.
             values: All hyperparameters.
-            how: The setting, resolved.
+            resolved: The setting, with all of its values.
             sizes: Examples of each domain's minibatches.
         """
-        return Rehearsal(self.entry.load(), values, how, given, sizes, self.device)
+        return Rehearsal(self.entry.load(), values, resolved, material, sizes, self.device)
 
 
 class Rehearsal:
@@ -139,8 +141,8 @@ class Rehearsal:
         self,
         cls: type[Algorithm],
         values: Mapping[str, Any],
-        how: Setting,
-        given: Material,
+        resolved: Setting,
+        material: Material,
         sizes: Sequence[int],
         device: torch.device,
     ) -> None:
@@ -149,21 +151,21 @@ class Rehearsal:
         Args:
             cls: The algorithm.
             values: All of its hyperparameters.
-            how: The setting, resolved.
-            given: The data.
+            resolved: The setting, with all of its values.
+            material: The data.
             sizes: Examples of each domain's minibatches.
             device: Where it trains.
         """
         self.device, self.sizes = device, sizes
-        self.task, self.seen, self.unseen = given.task, given.seen, given.unseen
+        self.task, self.seen, self.unseen = material.task, material.seen, material.unseen
         self.copies = [torch.ones(len(y), dtype=torch.int64) for _, y in self.seen]
-        counts = tuple(_counts(y, given) for _, y in self.seen)
+        counts = tuple(_counts(y, material) for _, y in self.seen)
         torch.manual_seed(0)
         hparams = cls.Hparams(**values)
-        network = cls.make_network(given.shape, given.outputs, hparams, how).to(device)
-        network.freeze(how.freeze)
-        task = Task(given.shape, given.outputs, counts, given.task)
-        self.algorithm = cls(network, hparams, task, how).to(device)
+        network = cls.make_network(material.shape, material.outputs, hparams, resolved).to(device)
+        network.freeze(resolved.freeze)
+        task = Task(material.shape, material.outputs, counts, material.task)
+        self.algorithm = cls(network, hparams, task, resolved).to(device)
         self.algorithm.train()
         self.step = 0
 

@@ -53,7 +53,7 @@ class World:
     """Shape of one input."""
     outputs: int
     """Number of classes or questions, or 1 for a number."""
-    how: Setting
+    setting: Setting
     """The setting, with the network."""
 
     @property
@@ -64,7 +64,7 @@ class World:
     @property
     def lacks(self) -> frozenset[str]:
         """The needs of methods that the world doesn't meet, of `cards.NEEDS`."""
-        return lacking(self.kind, self.shape, self.task, self.how)
+        return lacking(self.kind, self.shape, self.task, self.setting)
 
     def material(self, domains: int) -> Material:
         """Return inputs (EXAMPLES, *shape) and labels of `domains` training domains, the same at each call."""
@@ -92,8 +92,8 @@ def worlds() -> Iterator[list[World]]:
 
 def _world(kind: str, task: str, shape: tuple[int, ...], outputs: int, backbone: str) -> World:
     steps = _FEW_STEPS if backbone == "GIN" else _STEPS
-    how = setting(steps=steps, backbone=backbone, pretrained=False, batch_norm="live")
-    return World(kind, task, shape, outputs, how)
+    resolved = setting(steps=steps, backbone=backbone, pretrained=False, batch_norm="live")
+    return World(kind, task, shape, outputs, resolved)
 
 
 def _of_language_models(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], int, str]]:

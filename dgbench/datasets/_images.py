@@ -93,14 +93,14 @@ class ImageExamples:
         recipe, rng = self.recipe or DOMAINBED, rng if self.recipe else None
         if self.images:
             return self.images.batch(self.rows[indices], self.height, self.width, rng, recipe)
-        how = self.cache.interpolation
+        interpolation = self.cache.interpolation
         inputs = np.empty((len(indices), 3, self.height, self.width), np.uint8)
         for row, index in enumerate(indices):
             image = self.cache.decode(self.root / self.files[index])
             if rng is None:
-                image = resize(image, self.height, self.width, how)
+                image = resize(image, self.height, self.width, interpolation)
             else:
-                image = augment(image, self.height, self.width, rng, recipe, how)
+                image = augment(image, self.height, self.width, rng, recipe, interpolation)
             inputs[row] = np.asarray(image).transpose(2, 0, 1)
         return inputs
 

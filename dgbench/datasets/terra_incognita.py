@@ -90,30 +90,30 @@ class TerraIncognita(ImageDataset):
         if not annotations:
             return super().arrange(unpacked, folder, progress)
         images = {path.name: path for path in unpacked.rglob("*.jpg")}
-        wanted = sorted({place for file in annotations for place in _places(file)})
-        missing = [name for _, _, name in wanted if name not in images]
-        counts = Counter(domain for domain, _, name in wanted if name in images)
+        listed = sorted({place for file in annotations for place in _places(file)})
+        missing = [name for _, _, name in listed if name not in images]
+        counts = Counter(domain for domain, _, name in listed if name in images)
         # Annotations may list images that the archive lacks: that is fine if those found make up a known generation.
         if missing and dict(counts) not in map(dict, cls.card.generations.values()):
             raise UserError(
-                f"{len(missing):,} of the {len(wanted):,} images that the annotations list are not among those given, "
+                f"{len(missing):,} of the {len(listed):,} images that the annotations list are not among those given, "
                 f"such as {missing[0]}: both archives are needed, {' and '.join(a.name for a in cls.archives)}"
             )
-        for done, (domain, name, image) in enumerate(wanted, 1):
+        for done, (domain, name, image) in enumerate(listed, 1):
             if image in images:
                 target = folder / domain / name / image
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # Linked, not moved: an image with two labels is needed twice.
                 link_or_copy(images[image], target)
-            progress("images sorted", done, len(wanted))
+            progress("images sorted", done, len(listed))
         return None
 
 
 def _places(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield domain, class and file name of each image of the four places, from annotations in COCO's format.
 
-    An image with annotations of two classes is yielded for both, as DomainBed has it; `wanted` is a set, so one with
-    two annotations of the same class counts once.
+    An image with annotations of two classes is yielded for both, as DomainBed has it. One with two annotations of the
+    same class is yielded twice; `arrange` takes it once.
     """
     try:
         content: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())

@@ -15,7 +15,7 @@ def test_each_kind_of_input_and_of_label_has_a_world_whose_network_reads_it() ->
         for world in found:
             x, y = world.material(1).seen[0]
             assert x.shape[1:] == world.shape
-            logits = build_network(world.shape, world.outputs, world.how)(x)
+            logits = build_network(world.shape, world.outputs, world.setting)(x)
             assert CRITERIA[world.task].mean(logits, y).isfinite()
             assert logits.dtype == torch.float32
 
