@@ -16,11 +16,15 @@ from typing import get_args
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown_name
+from dgbench.report.comparison import statistics_sections
 from dgbench.report.folders import combine, open_each
 from dgbench.report.render import FORMATS
 from dgbench.report.select import SELECTORS, default_selectors, selectors
 from dgbench.report.tables import Columns, build
 from dgbench.store.files import write_atomic
+
+_WITH_STATISTICS = ("text", "markdown", "json")
+"""Formats that have a place for statistics."""
 
 
 def parser() -> cli.Parser:
@@ -40,6 +44,14 @@ def parser() -> cli.Parser:
         choices=["published"],
         help="set published numbers of a like protocol beside these, and say why others are left out",
     )
+    found.add_argument(
+        "--statistics",
+        nargs="?",
+        const="",
+        metavar="ROW",
+        help="for each data set also: intervals over trials, and differences from a row (default: the first) "
+        f"within trials; in formats {', '.join(_WITH_STATISTICS)}",
+    )
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
         "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
@@ -57,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
         chosen = selectors(args.selector)
     if args.format not in FORMATS:
         problems.add(unknown_name("format", args.format, FORMATS))
+    if args.statistics is not None and args.format not in _WITH_STATISTICS:
+        problems.add(f"--statistics goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}")
     if args.output and not args.output.parent.is_dir():
         problems.add(f"--output {args.output}: there is no folder {args.output.parent}")
     parts = {}
@@ -70,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
         from dgbench.report.published import beside, read_blocks
 
         report = replace(report, sections=beside(report, results, read_blocks()))
+    if args.statistics is not None:
+        further = statistics_sections(report, results, args.statistics or None)
+        report = replace(report, sections=(*further, *report.sections))
     if args.strict and report.warnings:
         ways = "make them anew alike, put them into folders of their own, or leave out --strict"
         raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")

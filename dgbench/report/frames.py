@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import View
+from dgbench.report import study_frames
 from dgbench.report.folders import combine, open_each
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
@@ -143,6 +144,75 @@ class SweepResults:
         frame.attrs["signatures"] = [{"dataset": n, **t.signature} for n, t in zip(names, report.tables, strict=True)]
         frame.attrs["notes"] = [*(note for table in report.tables for note in table.notes), *report.notes]
         return frame
+
+    def compare(self, first: str, second: str, selector: str | None = None) -> pd.DataFrame:
+        """Compare two rows within trials and folds, the first minus the second, in percentage points.
+
+        Returns:
+            A line for each data set, with the columns dataset (str), difference, low, high (float64: the mean over
+            folds and trials, with Student's 95 % interval over trials), bootstrap_low, bootstrap_high (float64: trials
+            resampled within folds), p, p_holm (float64: Wilcoxon's test over fold x trial, and corrected over data
+            sets), pairs, trials (int64), refused (str: why there is no interval: fewer than 3 trials have none).
+        """
+        return study_frames.comparison(self.results, self._selector(selector), first, second)
+
+    def statistics(self, selector: str | None = None, *, reference: str | None = None) -> pd.DataFrame:
+        """Return what `dgbench collect --statistics` prints, a line for each data set and row, in percent.
+
+        Args:
+            selector: Its name; None for the first of `dgbench collect`.
+            reference: The row that others are compared with; None for the first.
+
+        Returns:
+            A frame with the columns dataset, row (str), mean, low, high (float64: of the mean over folds, with its
+            interval over trials), trials (int64), delta, delta_low, delta_high, p_holm (float64: against the
+            reference), tied (bool: with the best), settled_by (float64: trials that find a difference of a point),
+            worst, across (float64: lowest fold, and standard deviation over folds), candidates (int64), lost (float64:
+            against the oracle), refused (str).
+        """
+        return study_frames.statistics(self.results, self._selector(selector), reference)
+
+    def ranks(self, selector: str | None = None) -> pd.DataFrame:
+        """Rank the rows over data sets, or over the folds of a single one, by several rules; the best mean rank first.
+
+        Returns:
+            A frame with the columns row (str), mean_score, mean_rank, borda, copeland, minimax, bradley_terry (float64)
+            and kemeny (Int64: the place in Kemeny's order; missing above 10 rows). Rows without a complete trial
+            everywhere are left out. `attrs` has voters, friedman (with the critical difference), groups (rows that the
+            critical difference doesn't part), winners (by rule) and notes.
+        """
+        return study_frames.ranking(self.results, self._selector(selector))
+
+    def selection(self, *names: str) -> pd.DataFrame:
+        """Return what selectors lost at each row, data set, fold and trial, in percent.
+
+        Args:
+            *names: Selectors; without any, those of `dgbench collect`.
+
+        Returns:
+            A frame with the columns selector, row, dataset, held_out (str), trial (int64), score, oracle, best, lost
+            (float64): the score of the selector's choice, that of the oracle's choice, the best of all models that
+            were evaluated, and oracle - score.
+        """
+        return study_frames.selection(self.results, selectors(names) or default_selectors(self.results))
+
+    def correlations(self) -> pd.DataFrame:
+        """Return how validation and test accuracy go together over all runs and steps of each row and fold.
+
+        Returns:
+            A frame with the columns row, dataset, held_out (str), pearson, spearman (float64), models (int64), refused
+            (str: why there is no correlation).
+        """
+        return study_frames.correlations(self.results)
+
+    def search(self, selector: str | None = None) -> pd.DataFrame:
+        """Return what a search with 1 to n draws would have reported, exactly, over all subsets of the draws.
+
+        Returns:
+            A frame with the columns row, dataset, held_out (str), draws (int64), mean, std (float64: expected score in
+            percent, and its standard deviation over subsets; means over trials), trials (int64).
+        """
+        return study_frames.search(self.results, self._selector(selector))
 
     def report(self, selector: str | None = None, *, partial: bool = False, columns: Columns = "domain") -> Report:
         """Return the tables under one selector as `dgbench collect` builds them, with all that stands below them."""
