@@ -32,7 +32,7 @@ Scores = Mapping[int, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What a row of a data set's table is worth, and against the reference row. Scores are shares, not percent."""
+    """Statistics of one row of a data set's table, alone and against the reference row; shares, not percent."""
 
     row: str
     average: Interval
@@ -158,7 +158,7 @@ def _delta(own: Scores, theirs: Scores) -> Paired | None:
 
 
 def _tied(scores: Mapping[str, Scores]) -> set[str]:
-    """Return the rows that can't be told from the best, of those that have the trials that most rows have."""
+    """Return the rows that are tied with the best, compared on the trials that all rows have."""
     if not scores:
         return set()
     common = set.intersection(*(set(own) for own in scores.values()))

@@ -1,4 +1,4 @@
-"""Give the results of sweep folders as frames of pandas, for notebooks and for what is drawn and tested from them.
+"""Give the results of sweep folders as frames of pandas, for notebooks, plots and tests.
 
     results = dgbench.load_results("runs/a", "runs/b")
     results.table("training-domain").pivot(index="row", columns="column", values="mean")
@@ -98,7 +98,7 @@ class SweepResults:
         return runs_frame(self.parts)
 
     def picks(self, selector: str | None = None) -> pd.DataFrame:
-        """Return what a selector chose, one line for each row, data set, fold and trial.
+        """Return the choices of a selector, one line for each row, data set, fold and trial.
 
         Args:
             selector: Its name; None for the first of `dgbench collect`.
@@ -157,7 +157,7 @@ class SweepResults:
         return study_frames.comparison(self.results, self._selector(selector), first, second)
 
     def statistics(self, selector: str | None = None, *, reference: str | None = None) -> pd.DataFrame:
-        """Return what `dgbench collect --statistics` prints, a line for each data set and row, in percent.
+        """Return the statistics of `dgbench collect --statistics`, a line for each data set and row, in percent.
 
         Args:
             selector: Its name; None for the first of `dgbench collect`.
@@ -184,7 +184,7 @@ class SweepResults:
         return study_frames.ranking(self.results, self._selector(selector))
 
     def selection(self, *names: str) -> pd.DataFrame:
-        """Return what selectors lost at each row, data set, fold and trial, in percent.
+        """Return the accuracy that selectors lost at each row, data set, fold and trial, in percent.
 
         Args:
             *names: Selectors; without any, those of `dgbench collect`.
@@ -206,7 +206,7 @@ class SweepResults:
         return study_frames.correlations(self.results)
 
     def search(self, selector: str | None = None) -> pd.DataFrame:
-        """Return what a search with 1 to n draws would have reported, exactly, over all subsets of the draws.
+        """Return the expected result of a search with 1 to n draws, exactly, over all subsets of the draws.
 
         Returns:
             A frame with the columns row, dataset, held_out (str), draws (int64), mean, std (float64: expected score in
@@ -255,7 +255,7 @@ def _finished(results: Results) -> Iterator[tuple[str, str, int, int, int, Serie
 
 
 class _Codes(dict[str, int]):
-    """Names numbered in the order in which they are first asked for: the codes and categories of a column."""
+    """Names numbered in the order of their first use: the codes and categories of a column."""
 
     def __missing__(self, name: str) -> int:
         return self.setdefault(name, len(self))

@@ -107,7 +107,7 @@ def _state(candidate: Candidate | None, state: State | None) -> str:
 
 
 def _run_json(place: Path) -> dict[str, Any]:
-    """Read what a run was asked for; empty before it is begun, and if its file is damaged."""
+    """Read the JSON of a run; return an empty one before it is begun, and if its file is damaged."""
     try:
         return read_object(place / RUN)
     except (FileNotFoundError, CorruptFile):

@@ -1,4 +1,4 @@
-"""Put model selection itself under the microscope: what a selector loses, and what searching more would have found.
+"""Measure model selection itself: the accuracy that a selector loses, and the gain of searching more.
 
 A selector is as good as its scores agree with the test domain. These functions measure that: accuracy lost against the
 oracle, correlation of validation and test accuracy over all models that were evaluated, and the expected result of a
@@ -21,7 +21,7 @@ from dgbench.report.select import SELECTORS, Oracle, Pick, Selector
 
 @dataclass(frozen=True)
 class Loss:
-    """What a selector's choice scored at one spot, beside the oracle's choice and the best that there was."""
+    """Scores of a selector's choice at one spot, of the oracle's choice, and of the best model that there was."""
 
     row: str
     dataset: str
@@ -36,7 +36,7 @@ class Loss:
 
 
 def losses(results: Results, selector: Selector, dataset: str) -> Iterator[Loss]:
-    """Yield what a selector lost for each row, fold and trial of a data set at which both it and the oracle chose."""
+    """Yield the loss at each row, fold and trial of a data set at which both the selector and the oracle chose."""
     oracle = SELECTORS[Oracle.name]
     if selector.unavailable(results, dataset) or oracle.unavailable(results, dataset):
         return
@@ -119,7 +119,7 @@ def _scores(series: Series, fold: Fold) -> tuple[NDArray[np.float64], NDArray[np
 
 @dataclass(frozen=True)
 class Curve:
-    """What a search with 1, 2, ... n draws would have reported, over all subsets of the draws that there are."""
+    """Results of a search with 1 to n draws, over all subsets of the draws that there are."""
 
     mean: NDArray[np.float64]
     """(n,): expected score for each number of draws."""

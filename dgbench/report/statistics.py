@@ -27,7 +27,7 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with what ± stands for; in the unit of the values that it was made from."""
+    """A mean with an interval around it, in the unit of the values; made by the functions of `ERRORS`."""
 
     mean: float
     """NaN without any value, or if some value is."""
@@ -110,7 +110,7 @@ ERRORS: Mapping[str, Callable[[ArrayLike], Interval]] = {
 
 @dataclass(frozen=True)
 class Paired:
-    """What the differences between two rows say: the first minus the second, in the unit of the scores."""
+    """The comparison of two rows by their differences, first minus second, in the unit of the scores."""
 
     difference: float
     """Mean over folds and trials."""
@@ -160,7 +160,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def tied_with_best(scores: ArrayLike) -> NDArray[np.bool_]:
-    """Return which rows can't be told from the best one.
+    """Return for each row whether it is tied with the best one.
 
     Args:
         scores: (rows, trials, folds).

@@ -1,4 +1,4 @@
-"""Make frames of what a sweep says about its rows and about selection: comparisons, ranks, losses, searches.
+"""Make frames of studies of a sweep's rows and of selection: comparisons, ranks, losses, searches.
 
 pandas is imported only inside functions, because this file is also imported where no frame is made.
 """
