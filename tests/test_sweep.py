@@ -192,6 +192,33 @@ def test_on_a_terminal_it_asks_first_unless_told_not_to(tmp_path: Path, monkeypa
     assert answers == []
 
 
+def test_something_is_shown_as_soon_as_a_launch_is_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+
+    def confirm(question: str) -> str:
+        shown.append(capsys.readouterr().out)
+        return "y"
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", confirm)
+    monkeypatch.setattr(Sweep, "ensure_inputs", lambda self, retries: shown.append(capsys.readouterr().out))
+    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
+    root = tmp_path / "sweep"
+    assert cli.run(main, ["launch", str(root), *digits("ERM", "ERM+DiWA")]) == 0
+    before, after = shown
+    lines = before.splitlines()
+    assert lines[0].startswith("RotatedDigits: 1,797 examples in 6 domain(s): ")
+    assert lines[1:4] == [
+        "RotatedDigits: tested are 75",
+        "runs: 3 of 3 are left (2 train, 1 merge)",
+        "time: unknown until runs finish",
+    ]
+    assert lines[4].startswith("disk: 2 models kept; ")
+    assert after == f"preparing 3 runs in {root}\n"
+
+
 def test_files_that_a_folder_names_are_asked_about_before_they_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
