@@ -31,10 +31,10 @@ COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "export": "write a sweep as a folder that DomainBed's collector reads",
     "train": "train one run, in this process, and print its table",
-    "list": "print what algorithms, averages, mergers, adapters, data sets and sweeps there are",
-    "download": "fetch a data set, organise files that you have, or check what is there",
+    "list": "algorithms, averages, mergers, adapters, data sets, sweeps, backbones, selectors, settings",
+    "download": "fetch a data set, organize files that you have, or check those in its folder",
     "new": "print a file to start from: an algorithm, average, merger, adapter or data set of yours",
-    "check": "hold algorithms, ours or yours, to what every algorithm must do",
+    "check": "check algorithms, ours or yours, against the rules that hold for every algorithm",
     "sweep": "the commands above `collect`, by one name: `dgbench sweep launch`",
 }
 """Name of a module in `dgbench` -> what `--help` says of its command."""

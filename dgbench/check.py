@@ -1,4 +1,4 @@
-"""Hold algorithms to what every algorithm must do, and print a matrix of algorithms and questions.
+"""Check algorithms against the rules that hold for every algorithm, and print a matrix of algorithms and questions.
 
     dgbench check mine.py
     dgbench check mine.py:Mine ERM --draws 5
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
 
 Answers = Mapping[str, "Sequence[Finding]"]
-"""Algorithm -> its findings."""
+"""Findings by algorithm."""
 
 
 def parser() -> cli.Parser:
@@ -41,7 +41,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Examine, print; returns 0 if nothing is wrong."""
+    """Examine algorithms and print the matrix; return 0, or 1 if anything is wrong."""
     args = parser().parse_args(argv)
     files = [word for word in args.what if _is_file(word)]
     catalogue = Catalogue(files)
@@ -85,7 +85,7 @@ def _lies_in(file: str, word: str) -> bool:
 def _examined(
     names: Sequence[str], files: Sequence[str], device: str, draws: int, jobs: int
 ) -> Iterator[tuple[str, list[Finding]]]:
-    """In the order of the names; with several jobs, a process each, and who is done is told on the way."""
+    """Yield each name with its findings, in the order of the names; with several jobs, each in a process of its own."""
     if jobs == 1:
         for name in names:
             yield name, examined(name, files, device, draws)
@@ -100,7 +100,14 @@ def _examined(
 
 
 def examined(name: str, files: Sequence[str], device: str, draws: int) -> list[Finding]:
-    """All findings on one algorithm."""
+    """Return all findings on one algorithm.
+
+    Args:
+        name: The algorithm's.
+        files: Included files, one of which may define it.
+        device: Name of a torch device.
+        draws: Number of random draws of hyperparameters, beside the defaults.
+    """
     # torch, and all that imports it, are not for `--help` nor for wrong names.
     import torch
 
@@ -124,21 +131,21 @@ def _cells(answers: Answers) -> Iterator[list[str]]:
 
 
 def _format_problems(answers: Answers) -> Iterator[str]:
-    """Each thing that is wrong with an algorithm once, with all the cases in which it is."""
+    """Yield each problem of an algorithm once, with all cases in which it occurs."""
     for name, findings in answers.items():
         for wrong, found in group_values((finding.wrong, finding) for finding in findings if finding.wrong).items():
             yield f"\n{name}: {_where(found)}: {wrong}"
 
 
 def _where(findings: Sequence[Finding]) -> str:
-    """Questions and cases of findings, short: `learns, moves (1-3 domains, defaults, draws 1-2); json (3 domains)`."""
+    """Format questions and cases of findings: `learns, moves (1-3 domains, defaults, draws 1-2); json (3 domains)`."""
     cases = group_values((finding.question, finding) for finding in findings)
     questions = group_values((_cases(found), question) for question, found in cases.items())
     return "; ".join(f"{', '.join(names)} ({told})" for told, names in questions.items())
 
 
 def _cases(findings: Sequence[Finding]) -> str:
-    """Numbers of domains with which the same draws went wrong, together."""
+    """Format the numbers of domains of findings, grouped by the draws that went wrong with them."""
     seeds = group_values((finding.domains, finding.seed) for finding in findings)
     domains = group_values((_draws(own), number) for number, own in seeds.items())
     return "; ".join(

@@ -179,7 +179,7 @@ class _Printable:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write the text, whatever it holds."""
+        """Write a text with its control characters escaped."""
         return self._stream.write(printable_lines(text))
 
     def __getattr__(self, name: str) -> Any:

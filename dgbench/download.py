@@ -1,4 +1,4 @@
-"""Fetch a data set, organize the files that you have, or check what is there.
+"""Fetch a data set, organize files that you have, or check those in its folder.
 
     dgbench download PACS --data_dir data
     dgbench download PACS --data_dir data --from PACS.zip
@@ -36,7 +36,7 @@ from dgbench.plan.options import OPTIONS
 from dgbench.store.files import refuse_links
 
 _READING = ("allow_missing_classes", "exif", "max_image_pixels")
-"""How to read the files that are checked; bad images are what is looked for."""
+"""Options of reading that apply to the check; images that can't be decoded are its findings."""
 
 
 def parser() -> cli.Parser:
@@ -59,7 +59,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fetch, organise, check or mend; return 0, or 1 if images can't be decoded."""
+    """Fetch, organize, check or mend a data set; return 0, or 1 if images can't be decoded."""
     args = parser().parse_args(argv)
     catalogue = Catalogue(args.include or ())
     [(name, path)] = split_datasets([args.name], catalogue).items()
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(cls: type[Dataset], args: Any) -> None:
-    """Refuse what can't be done, before anything is touched."""
+    """Raise UserError for a request that can't be met, before any file is touched."""
     problems = Problems()
     if cls.card.path:
         problems.add(f"{cls.__name__} reads your own files; there is nothing to download")
@@ -115,7 +115,7 @@ def _provide(cls: type[Dataset], data_dir: Path, sources: Sequence[Path], progre
 def _staged(
     cls: type[Dataset], data_dir: Path, staging: Path, sources: Sequence[Path], progress: ReportProgress
 ) -> Dataset:
-    """Fetch into a folder of its own, check there, and move to where it belongs in one step."""
+    """Make a data set's folder in `staging`, check it there, and move it to its place in one step."""
     folder = data_dir / cls.card.folder
     try:
         cls.download(staging, [source.resolve() for source in sources], progress)
@@ -135,7 +135,7 @@ def _staged(
 
 
 def _elsewhere(cls: type[Dataset], data_dir: Path) -> Iterator[str]:
-    """Yield other places of the data, and the command that organises files from there."""
+    """Yield other places of the data, and the command that organizes files from there."""
     card: DatasetCard = cls.card
     files = " ".join(archive.name for archive in cls.archives) or "FILE"
     yield f"{cls.__name__} is published at {card.source}"
@@ -176,7 +176,7 @@ def _staging(data_dir: Path, folder: str) -> Iterator[Path]:
 
 
 def _clear(staging: Path) -> None:
-    """Remove all but what was fetched."""
+    """Remove everything but downloaded files."""
     for path in staging.iterdir():
         if path.is_symlink() or not path.is_dir():
             path.unlink()
@@ -185,7 +185,7 @@ def _clear(staging: Path) -> None:
 
 
 def _remove_duplicates(cls: type[Dataset], data_dir: Path, listed: Path) -> int:
-    """Delete the listed files, say how many were there, and check what is left."""
+    """Delete the listed files, print how many there were, and open the data set without them."""
     folder = data_dir / cls.card.folder
     if not folder.is_dir():
         raise UserError(f"{cls.__name__} is expected in the folder {folder}, which does not exist")
@@ -198,7 +198,7 @@ def _remove_duplicates(cls: type[Dataset], data_dir: Path, listed: Path) -> int:
 
 
 def _verify(dataset: Dataset, progress: ReportProgress) -> int:
-    """Decode everything and check caches of it, for data that open without a problem."""
+    """Decode every example, and check the caches, of a data set that opened without a problem."""
     bad = list(bad_examples(dataset, progress))
     caches, damaged = verify_caches(dataset)
     _tell(dataset, dataset.path or (dataset.data_dir or Path()) / dataset.card.folder)

@@ -59,7 +59,7 @@ def asked_of(args: Namespace) -> dict[str, Any]:
 
 
 def _changes(args: Namespace, setting: Mapping[str, Any], hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect what flags alone may say; raise `UserError` where they contradict the others."""
+    """Collect the options that sweep files can't give; raise UserError where they contradict other flags."""
     found = _given(args, "flags")
     if "set" in found:
         found["set"] = read_changes(found["set"])

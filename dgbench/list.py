@@ -1,4 +1,4 @@
-"""Print what there is: a line each, or everything about those that are named.
+"""List algorithms, data sets, settings and more, a line each, or describe those that are named.
 
 dgbench list algorithms --search sharp
 dgbench list algorithms SAM VREx
@@ -183,7 +183,7 @@ def _backbones(args: Any, catalogue: Catalogue) -> Items:
 
 
 def _aliases() -> dict[str, str]:
-    """Return what each alias stands for, by the kind of inputs."""
+    """Return the networks that each alias stands for, by the kind of inputs."""
     shapes = {
         "vectors": ("vectors", (1,)),
         "graphs": ("graphs", (1, 1)),
@@ -198,7 +198,7 @@ def _aliases() -> dict[str, str]:
 
 
 def _backbone(name: str) -> Iterator[str]:
-    """Yield what a network takes, and what methods may need that it has not."""
+    """Yield lines on a network: its inputs, its weights, and the needs of methods that it doesn't meet."""
     shape: tuple[int, ...] = (3, 64, 64)
     yield f"takes {' or '.join(takes(name))}"
     if name not in BUILTIN_BACKBONES:
@@ -230,7 +230,7 @@ def _selectors(args: Any, catalogue: Catalogue) -> Items:
 
 
 def _presets(args: Any, catalogue: Catalogue) -> Items:
-    """List the presets, each with what it sets otherwise than the default one."""
+    """List the presets, each with the fields in which it differs from the default one."""
     default = PRESETS["dgbench"]
 
     def changes(name: str) -> list[str]:
@@ -266,7 +266,7 @@ def _settings(args: Any, catalogue: Catalogue) -> Items:
 
 
 def _values(hint: Any) -> str:
-    """Return what a field of a setting may be: `fp32, bf16`, or its type."""
+    """Return the values that a field of a setting may have, `fp32, bf16`, or its type."""
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     return ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else str(kind.__name__)
 

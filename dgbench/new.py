@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def wrong_name(name: str) -> str | None:
-    """Return the reason why a class of the catalogues can't be called `name`, or None if it can."""
+    """Return the reason why an entry can't have this name, or None if it can."""
     if not name.isidentifier() or keyword.iskeyword(name) or not name[0].isupper():
         return f"{name!r} can't name a class: it is one word of letters and digits that begins with a capital"
     if entry := Catalogue().entries.get(name):

@@ -39,7 +39,7 @@ from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 
 _LISTED = 20
-"""Lines of what will be removed that are printed."""
+"""Most lines of a list that are printed."""
 
 
 def parser() -> cli.Parser:
@@ -112,7 +112,7 @@ def _launch(args: Any) -> int:
 
 
 def _requested(args: Any, catalogue: Catalogue) -> Sweep:
-    """Plan what flags and file ask for, or else what the folder was asked for before."""
+    """Plan the request of flags and file, or go on with the folder's own if there is none."""
     asked = asked_of(args)
     if args.sweep:
         asked = merge_flags_over_file(read_sweep_file(args.sweep), asked)
@@ -126,7 +126,7 @@ def _requested(args: Any, catalogue: Catalogue) -> Sweep:
 
 
 def _tested(runs: Iterable[Run]) -> Iterable[str]:
-    """Say which domains each data set is tested on: numbers may stand for them in what was asked."""
+    """Yield a line on the tested domains of each data set, by name: a request may give their numbers."""
     tested = group_values((run.dataset, domain) for run in runs for domain in run.fold.held_out)
     return [f"{name}: tested are {', '.join(map(printable, dict.fromkeys(own)))}" for name, own in tested.items()]
 
@@ -290,7 +290,7 @@ def _named(table: PlanTable) -> Iterator[tuple[PlannedRun, str]]:
 
 
 def _list(before: str, found: Iterable[str]) -> None:
-    """Print the first of many things, a line each, and how many there are beside."""
+    """Print the first lines of a list, each behind `before`, and the number of the others."""
     lines = list(found)
     for line in lines[:_LISTED]:
         print(f"{before}{printable(line)}")

@@ -1,4 +1,4 @@
-"""Train one run in this process and print its table, with what it logs on standard error.
+"""Train one run in this process, logging to standard error, and print its table.
 
     dgbench train --algorithm VREx --dataset RotatedDigits --test 75
     dgbench train --algorithm SAM+SWAD --dataset folder:/data/birds --test sketch --backbone resnet18 --steps 500
@@ -38,7 +38,7 @@ from dgbench.store.lease import INPUT_DAMAGED, TAKEN, Stopped
 from dgbench.store.run_folder import State
 
 PLACE = Path("train_output")
-"""Holds the folders of commands that name none."""
+"""Folder that holds those of commands without `--output_dir`."""
 
 
 def parser() -> cli.Parser:
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _sweep_of_flags(args: Any) -> Sweep:
-    """Plan the sweep of the one run; raises `UserError` with everything that is wrong."""
+    """Plan the sweep of the one run; raise UserError with everything that is wrong with the flags."""
     catalogue, problems = Catalogue(args.include or ()), Problems()
     name, entry = args.algorithm, catalogue.of_kind("dataset").get(args.dataset.partition(":")[0])
     with problems.collecting():
@@ -111,7 +111,7 @@ def _sweep_of_flags(args: Any) -> Sweep:
 
 
 def _digest(asked: Mapping[str, Any], site: Site) -> str:
-    """Hash a command's request, the files that it includes and how it reads data: each has a folder of its own."""
+    """Hash a command's request, its included files and its way of reading data, as the name of its folder."""
     reading = {name: value for name in READING if (value := getattr(site, name))}
     said = [asked, site.include, *([reading] if reading else [])]
     # Not by orjson: paths that are no UTF-8 are refused later, with all else that is wrong.
@@ -119,7 +119,7 @@ def _digest(asked: Mapping[str, Any], site: Site) -> str:
 
 
 def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
-    """Spell out the fold by the keys of a sweep file; none where nothing is named."""
+    """Return the fold by the keys of a sweep file; empty without held-out domains."""
     if not held_out:
         return {}
     if own_splits:

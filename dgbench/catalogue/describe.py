@@ -10,7 +10,7 @@ from dgbench.core.space import Draw, Space, Value
 
 
 def describe(entry: CatalogueEntry) -> Iterator[str]:
-    """Yield everything that is known of an entry: paper, docstring, what its card says, hyperparameters."""
+    """Yield everything that is known of an entry: paper, docstring, card, hyperparameters."""
     if entry.card.paper:
         yield " ".join(filter(None, (entry.card.paper, entry.card.link)))
         yield ""
@@ -24,7 +24,7 @@ def describe(entry: CatalogueEntry) -> Iterator[str]:
 
 
 def facts_of_card(entry: CatalogueEntry) -> Iterator[str]:
-    """Yield what an entry's card says beside its paper: cost, needs, protocol, sources."""
+    """Yield the content of an entry's card but for its paper: cost, needs, protocol, sources."""
     kinds: Mapping[str, Callable[[CatalogueEntry], Iterator[str]]] = {
         "dataset": _dataset_facts,
         "algorithm": algorithm_facts,
@@ -33,7 +33,7 @@ def facts_of_card(entry: CatalogueEntry) -> Iterator[str]:
 
 
 def algorithm_facts(entry: CatalogueEntry) -> Iterator[str]:
-    """Yield what an algorithm's card says: first its cost, then what limits its use."""
+    """Yield the content of an algorithm's card: first its cost, then the limits of its use."""
     card = entry.card
     yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
     needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []

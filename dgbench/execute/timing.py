@@ -62,7 +62,7 @@ def time_steps(job: dict[str, Any]) -> dict[str, float]:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait until the device has computed what it was given, without which only the queueing would be timed."""
+    """Wait until the device has finished its queue; otherwise only the queueing would be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -40,7 +40,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a few steps of a run took on this machine."""
+    """The time of a few steps of a run on this machine."""
 
     run: Run
     seconds: float
@@ -50,7 +50,7 @@ class Rehearsal:
 
 
 def estimate(sweep: Sweep, slots: Sequence[Slot], retries: int, *, rehearse: bool) -> Iterator[str]:
-    """Yield lines on what a launch would do: runs, time and disk, each with its source.
+    """Yield a line each on the runs that are left, their time and their disk space.
 
     Args:
         sweep: As planned.
@@ -126,7 +126,7 @@ def _worth_rehearsing(left: Sequence[Run]) -> list[Run]:
 
 
 def _rehearse(sweep: Sweep, runs: Sequence[Run], threads: int) -> Iterator[Rehearsal]:
-    """Yield what steps of these runs take; those that take too long, or fail, are left out."""
+    """Time steps of these runs, one run after another; leave out those that fail or take too long."""
     deadline = time.monotonic() + PATIENCE
     for run in runs:
         print(f"rehearsing {STEPS} steps of {run.name}", file=sys.stderr, flush=True)
