@@ -47,9 +47,9 @@ class Printed(NamedTuple):
     """A number as it is printed."""
 
     mean: float
-    """In per cent."""
+    """In percent."""
     error: float | None
-    """What stands behind its ±, in per cent; None if nothing does."""
+    """What stands behind its ±, in percent; None if nothing does."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _cell(text: str) -> Printed | None:
 
 
 class Line(NamedTuple):
-    """A measured number beside a published one, all in per cent."""
+    """A measured number beside a published one, all in percent."""
 
     row: str
     name: str
@@ -312,7 +312,7 @@ def _measured(results: Results, table: Table, row: str) -> Estimate | None:
 
 
 def _trials(table: Table, row: str) -> dict[int, float]:
-    """Return trial -> mean over domains in per cent, for trials that have a number on each."""
+    """Return trial -> mean over domains in percent, for trials that have a number on each."""
     cells = [cell for cell in table.rows.get(row, ())[:-1] if not cell.domain]
     found = {}
     for trial in dict.fromkeys(trial for cell in cells for trial in cell.trials):

@@ -8,7 +8,7 @@ Numbers are computed in DomainBed's order, since another order of the same sums 
 
     cell of a domain    100 * mean(scores), 100 * std(scores / sqrt(n)), over the n trials' chosen models
     cell of a data set  in each trial the mean over domains first, then over trials as above
-    last column         mean of the means to its left, in per cent already, without an error
+    last column         mean of the means to its left, in percent already, without an error
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Cell:
     column: str
     """Name of the column."""
     estimate: Estimate | None
-    """Mean over trials with its error, in per cent for accuracies; None if incomplete."""
+    """Mean over trials with its error, in percent for accuracies; None if incomplete."""
     gaps: tuple[Gap, ...] = ()
     """The runs that are lacking, each once."""
     trials: Mapping[int, Outcome] = field(default_factory=dict)
