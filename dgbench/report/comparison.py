@@ -42,7 +42,7 @@ class RowStatistics:
     p: float
     """Of the difference, by Wilcoxon's test with Holm's correction over the rows of the table; NaN without a test."""
     tied: bool
-    """Whether it has the highest mean or can't be told from that row."""
+    """Whether it has the highest mean or can't be distinguished from that row."""
     settled_by: int | None
     """Trials, in all, that would find a difference of one point from the reference in 4 of 5 sweeps; None: unknown."""
     worst: float

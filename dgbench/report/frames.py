@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AVERAGES = "Averages"
-"""What stands for the data set in those lines of a table's frame that are averages over data sets."""
+"""Name in place of the data set in those lines of a table's frame that are averages over data sets."""
 
 
 def load_results(*folders: Path | str) -> SweepResults:

@@ -49,7 +49,7 @@ class Printed(NamedTuple):
     mean: float
     """In percent."""
     error: float | None
-    """What stands behind its ±, in percent; None if nothing does."""
+    """The number behind its ±, in percent; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ def _gain(own: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate |
 
 
 def _section(block: Block, table: Table, lines: Sequence[Line]) -> Section:
-    """Arrange lines as a section, with everything below it that says what the published numbers are."""
+    """Arrange lines as a section, with the notes that explain the published numbers."""
     rows = [
         (
             line.row,

@@ -105,7 +105,7 @@ ERRORS: Mapping[str, Callable[[ArrayLike], Interval]] = {
     "bootstrap-interval": bootstrap_interval,
     "std": spread,
 }
-"""What ± may be, by name. The first is the standard error of DomainBed's tables, the last the spread of WILDS'."""
+"""Name -> a meaning of ±. The first is the standard error of DomainBed's tables, the last the spread of WILDS'."""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Report:
     notes: tuple[str, ...]
     """Findings in the folder."""
     sections: tuple[Section, ...] = ()
-    """What else was asked for, such as published numbers."""
+    """Further sections, such as published numbers."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
