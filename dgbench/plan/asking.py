@@ -284,7 +284,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
     if train or val or test:
         if only or not set(said) <= set(_FOLD):
             raise UserError(
-                "--train_domains, --val_domains and --test_domains give the whole fold: leave out the other flags"
+                "--train_domains, --val_domains and --test_domains give the whole fold: leave out other protocol flags"
             )
         return Explicit(train, test, val)
     if "all_domains" in said:

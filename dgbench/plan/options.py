@@ -18,9 +18,9 @@ class Option:
 
     name: str
     part: Literal["asked", "flags", "setting", "site", "launch", "run"]
-    """The object that its value becomes part of: a request for runs (`asked` if sweep files may hold it too, else
-    `flags`), the setting (a table of sweep files), the machine's `Site`, the way `launch` executes, or the run that
-    `train` makes.
+    """Destination of its value. `asked` and `flags` are requests for runs, which sweep files may hold in the first case
+    only; `setting` is a field of the setting, and a table of sweep files; `site` is a field of the machine's `Site`;
+    `launch` says how to execute; `run` chooses the run that `train` makes.
     """
     type: type
     """Type of the value, as in a sweep file. Flags of type list take several words, those of type bool none."""
