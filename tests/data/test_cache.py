@@ -422,8 +422,9 @@ def test_it_is_built_once_and_told(root: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(decodings) == 12
     said = capsys.readouterr()
     assert said.out == ""
-    first, last = said.err.splitlines()
+    first, end, last = said.err.splitlines()
     assert first == f"folder:own: decoding 12 of 12 images, once, into {cache_of(root).folder}"
+    assert end == "folder:own: 12 of 12 images decoded"
     assert last.startswith("folder:own: decoded 12 images in 0:0")
 
 
