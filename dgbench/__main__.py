@@ -29,6 +29,7 @@ OF_SWEEPS = {
 
 COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
+    "best": "print the chosen hyperparameters, and commands that train the chosen runs again",
     "export": "write a sweep as a folder that DomainBed's collector reads",
     "train": "train one run, in this process, and print its table",
     "list": "algorithms, averages, mergers, adapters, data sets, sweeps, backbones, selectors, settings",

@@ -58,7 +58,7 @@ def add_hparams(frame: pd.DataFrame, parts: Mapping[str, Results]) -> pd.DataFra
 def hparams_of(folder: Path | str, run: str) -> dict[str, Any]:
     """Return `hparams.NAME` -> value of a run, with those of its averages; empty if its folder doesn't say."""
     if not _is_own(folder):
-        return {f"{HPARAMS}{name}": value for name, value in _their_record(Path(folder, run))["hparams"].items()}
+        return {f"{HPARAMS}{name}": value for name, value in their_record(Path(folder, run))["hparams"].items()}
     return _hparams(_run_json(Path(folder, "runs", run)))
 
 
@@ -139,7 +139,7 @@ def _their_runs(folder: str, results: Results) -> Iterator[dict[str, Any]]:
         for (position, trial), seeds in spots.items():
             for seed, candidate in seeds.items():
                 gap = candidate if isinstance(candidate, Gap) else None
-                record = _their_record(Path(folder, candidate.run)) if candidate.run else _NOTHING
+                record = their_record(Path(folder, candidate.run)) if candidate.run else _NOTHING
                 yield {
                     "folder": folder,
                     "run": candidate.run,
@@ -160,7 +160,7 @@ def _their_runs(folder: str, results: Results) -> Iterator[dict[str, Any]]:
 _NOTHING: Mapping[str, Any] = {"args": {}, "hparams": {}, "peak": None}
 
 
-def _their_record(place: Path) -> Mapping[str, Any]:
+def their_record(place: Path) -> Mapping[str, Any]:
     """Read arguments, hyperparameters and peak memory in bytes of a run of DomainBed; empty if they can't be read."""
     try:
         lines = (place / domainbed.RECORDS).read_bytes().splitlines()

@@ -1,0 +1,173 @@
+"""Write the command that trains a chosen run again, from what its folder says of it.
+
+The command gives every hyperparameter as a value, so that it trains the same model after a change of defaults or of
+search spaces too. A run of dgbench that is trained again in this way has the same id, unless further averages watched
+the chosen run; their rows are other predictors of the same training.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgbench.core.errors import UserError
+from dgbench.core.protocol import Explicit, FixedSplit, Fold, LeaveOneDomainOut, SingleSource
+from dgbench.core.run import ALL_TRIALS, ResolvedEntry, Run
+from dgbench.core.setting import Setting
+from dgbench.core.site import Site
+from dgbench.plan import planfile
+from dgbench.plan.declaration import read_site
+from dgbench.report import domainbed
+from dgbench.report.results import Results
+from dgbench.report.run_frames import their_record
+from dgbench.report.scrutiny import trials_at
+from dgbench.report.select import Pick, Selector
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.sealed import CorruptFile
+
+
+@dataclass(frozen=True)
+class Best:
+    """The choice of a selector at one place of a row, with the way to train it again."""
+
+    row: str
+    dataset: str
+    held_out: tuple[str, ...]
+    trial: int
+    pick: Pick
+    complete: bool
+    """Whether no run of those that the selector reads was lacking."""
+    hparams: Mapping[str, Any]
+    """Hyperparameter -> value, of the algorithm, merger or adapter and as `AVERAGE.NAME` of the averages."""
+    command: str
+    """For a shell; empty where no single command trains it."""
+    why: str = ""
+    """Why there is no command."""
+
+
+def best_of(folder: Path | str, results: Results, selector: Selector) -> Iterator[Best]:
+    """Yield the choices of a selector in a folder's results, in the order of the tables.
+
+    Args:
+        folder: The sweep's folder, dgbench's or DomainBed's.
+        results: Its results.
+        selector: The selector; data sets on which it can't answer are left out.
+    """
+    writer = _Writer(Path(folder)) if Path(folder, planfile.FILE).exists() else _TheirWriter(Path(folder), results)
+    for dataset in results.datasets:
+        for row in results.rows if not selector.unavailable(results, dataset) else ():
+            for position in results.reported(dataset):
+                for trial in trials_at(results, row, dataset, position):
+                    outcome = selector.choose(results, row, dataset, position, trial)
+                    if outcome.pick:
+                        held_out = results.folds[position].held_out
+                        hparams, command, why = writer.write(row, outcome.pick, trial)
+                        yield Best(row, dataset, held_out, trial, outcome.pick, not outcome.gaps, hparams, command, why)
+
+
+class _Writer:
+    """Writer of commands for runs of a folder of dgbench."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.table = planfile.read_plan(root)
+        try:
+            self.site = read_site(root)
+        except UserError:  # tables need the plan alone, and so does all that is said of the runs
+            self.site = Site()
+
+    def write(self, row: str, pick: Pick, trial: int) -> tuple[dict[str, Any], str, str]:
+        """Return the hyperparameters of a choice, the command that trains it, and why there is none."""
+        try:
+            run = RunFolder(self.root, pick.run).run()
+            chain = list(self._chain(run))
+        except (FileNotFoundError, CorruptFile) as error:
+            return {}, "", str(error)
+        hparams = dict(_named_hparams(run))
+        if trial == ALL_TRIALS or any(link.kind == "merge" for link in chain):
+            merged = next(link for link in chain if link.kind == "merge")
+            return hparams, "", f"it is merged from {len(merged.inputs)} runs: `dgbench launch` makes it"
+        fold = list(_fold_words(self.table.protocol, run.fold))
+        if not fold:
+            return hparams, "", f"`dgbench train` has no words for folds of the protocol {self.table.protocol}"
+        return hparams, shlex.join(self._words(row, chain, fold)), ""
+
+    def _chain(self, run: Run) -> Iterator[Run]:
+        """Yield a run, the run that it adapts, and so on to the one that is trained or merged."""
+        yield run
+        if run.kind == "adapt":
+            yield from self._chain(RunFolder(self.root, run.inputs[0].run).run())
+
+    def _words(self, row: str, chain: Sequence[Run], fold: Sequence[str]) -> Iterator[str]:
+        run = chain[0]
+        yield from ("dgbench", "train", "--algorithm", row, "--dataset", self._dataset(run.dataset), *fold)
+        yield from ("--hparams_seed", str(run.hparams_seed), "--trial_seed", str(run.trial))
+        yield from _setting_words(self.table.setting)
+        names = row.split("+")
+        entries = [entry for link in chain for entry in (link.method, *link.averages)]
+        values = {entry.name: dict(entry.hparams) for entry in entries if entry.hparams and _is_of(entry, names, chain)}
+        if values:
+            yield from ("--hparams", json.dumps(values))
+        for name in ("data_dir", "cache_dir", "backbone_weights"):
+            if value := getattr(self.site, name):
+                yield from (f"--{name}", value)
+        if self.site.include:
+            yield from ("--include", *self.site.include)
+
+    def _dataset(self, name: str) -> str:
+        """Return the name of a data set as it is typed, with its path if it has one."""
+        path = self.site.paths.get(name)
+        return f"{name}:{path}" if path and ":" not in name else name
+
+
+def _is_of(entry: ResolvedEntry, names: Sequence[str], chain: Sequence[Run]) -> bool:
+    """Return whether a row stands on an entry: methods do, of averages the one that it names."""
+    return entry.name in names or any(entry is link.method for link in chain)
+
+
+def _named_hparams(run: Run) -> Iterator[tuple[str, Any]]:
+    yield from run.method.hparams.items()
+    for average in run.averages:
+        yield from ((f"{average.name}.{name}", value) for name, value in average.hparams.items())
+
+
+def _fold_words(protocol: str, fold: Fold) -> Iterator[str]:
+    """Yield the flags of `train` for a fold; nothing where it has none."""
+    spelled_out = protocol == Explicit.name and not fold.target_val
+    if protocol in (LeaveOneDomainOut.name, SingleSource.name, FixedSplit.name) or spelled_out:
+        yield from ("--test", *fold.held_out)
+
+
+def _setting_words(setting: Setting) -> Iterator[str]:
+    """Yield the flags that give a sweep's setting: its preset, then each field that departs from it."""
+    yield from ("--preset", setting.preset)
+    departures = {name: value for name, value in setting.departures().items() if name != "weights"}
+    written = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in departures.items()]
+    if written:
+        yield from ("--set", *written)
+
+
+class _TheirWriter:
+    """Writer of commands for runs of a folder of DomainBed."""
+
+    def __init__(self, root: Path, results: Results) -> None:
+        self.root, self.results = root, results
+
+    def write(self, row: str, pick: Pick, trial: int) -> tuple[dict[str, Any], str, str]:
+        """Return the hyperparameters of a choice, the command of DomainBed that trains it, and why there is none."""
+        record = their_record(self.root / pick.run)
+        if not record["args"]:
+            return {}, "", f"{self.root / pick.run / domainbed.RECORDS} can't be read"
+        return dict(record["hparams"]), shlex.join(_their_words(record["args"], record["hparams"])), ""
+
+
+def _their_words(args: Mapping[str, Any], hparams: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("python", "-m", "domainbed.scripts.train", "--data_dir", str(args.get("data_dir") or "DATA"))
+    for name in ("algorithm", "dataset", "hparams_seed", "trial_seed", "seed", "steps", "holdout_fraction", "task"):
+        if args.get(name) is not None:
+            yield from (f"--{name}", str(args[name]))
+    yield from ("--test_envs", *map(str, args["test_envs"]), "--hparams", json.dumps(hparams))
