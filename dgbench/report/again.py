@@ -1,4 +1,4 @@
-"""Write the command that trains a chosen run again, from what its folder says of it.
+"""Write the command that trains a chosen run again, from the files in its folder.
 
 The command gives every hyperparameter as a value, so that it trains the same model after a change of defaults or of
 search spaces too. A run of dgbench that is trained again in this way has the same id, unless further averages watched
