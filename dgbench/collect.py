@@ -3,42 +3,47 @@
 dgbench collect runs/mine
 dgbench collect runs/mine runs/theirs --selector training-domain
 dgbench collect runs/mine --format latex --output table.tex
+dgbench collect runs/mine --beside published
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown_name
+from dgbench.report.choice import of_datasets, restrict
 from dgbench.report.comparison import statistics_sections
 from dgbench.report.folders import combine, open_each
+from dgbench.report.latex import NOTES, latex
 from dgbench.report.render import FORMATS
-from dgbench.report.select import SELECTORS, default_selectors, selectors
-from dgbench.report.tables import Columns, build
+from dgbench.report.results import Results
+from dgbench.report.select import SELECTORS, Selector, default_selectors, selectors
+from dgbench.report.tables import Columns, Report, build
+from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
 from dgbench.store.files import write_atomic
 
 _WITH_STATISTICS = ("text", "markdown", "json")
 """Formats that have a place for statistics."""
+
+PARQUET = "parquet"
+_FORMATS = (*FORMATS, PARQUET)
+_TIDY = ("csv", PARQUET)
+"""Formats that have a row for each trial, and their signature in a file beside."""
 
 
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench collect", doc=__doc__)
     found.add_folder("input_dir", "folders of sweeps, dgbench's or DomainBed's; several make one table", several=True)
-    found.add_argument("--format", default="text", help=f"one of {', '.join(FORMATS)}; default: text")
+    found.add_argument("--format", default="text", help=f"one of {', '.join(_FORMATS)}; default: text")
     found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
-    found.add_argument(
-        "--columns",
-        choices=get_args(Columns),
-        default="domain",
-        help="of folds with several test domains: each domain and their mean (domain, the default), or the mean (fold)",
-    )
+    found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
         "--beside",
         choices=["published"],
@@ -52,13 +57,27 @@ def parser() -> cli.Parser:
         help="for each data set also: intervals over trials, and differences from a row (default: the first) "
         f"within trials; in formats {', '.join(_WITH_STATISTICS)}",
     )
-    found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
         "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
     )
     found.add_argument(
         "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
     )
+    shown = found.group("what is shown")
+    shown.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="these, and averages over them")
+    shown.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="these rows; * stands for any letters")
+    shown.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="these columns (of csv and parquet: of the file); and for folds with several test domains: each domain "
+        "and their mean (domain, the default), or the mean alone (fold)",
+    )
+    shown.add_argument("--sort", default="", metavar="COLUMN", help="rows from the highest number in a column down")
+    written = found.group("LaTeX")
+    written.add_argument("--notes", choices=NOTES, default="short", help="what stands below a table; default: short")
+    written.add_argument("--standalone", action="store_true", help="a document, not a fragment to be included")
     return found
 
 
@@ -67,36 +86,94 @@ def main(argv: Sequence[str]) -> int:
     args, problems = parser().parse_args(argv), Problems()
     with problems.collecting():
         chosen = selectors(args.selector)
-    if args.format not in FORMATS:
-        problems.add(unknown_name("format", args.format, FORMATS))
-    if args.statistics is not None and args.format not in _WITH_STATISTICS:
-        problems.add(f"--statistics goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}")
-    if args.output and not args.output.parent.is_dir():
-        problems.add(f"--output {args.output}: there is no folder {args.output.parent}")
+    for problem in _contradictions(args):
+        problems.add(problem)
     parts = {}
     with problems.collecting():
         parts = open_each(args.input_dir)
     problems.raise_if_any()
-    results = combine(parts)
-    report = build(results, chosen or default_selectors(results), args.partial, args.columns)
+    report = _report(args, combine(parts), chosen)
+    if args.strict and report.warnings:
+        ways = "make them anew alike, put them into folders of their own, or leave out --strict"
+        raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")
+    _write(report, args)
+    return 0
+
+
+def _contradictions(args: Any) -> Iterator[str]:
+    """Yield a message for each flag that can't be met, alone or beside the others."""
+    if args.format not in _FORMATS:
+        yield unknown_name("format", args.format, _FORMATS)
+    if args.statistics is not None and args.format not in _WITH_STATISTICS:
+        yield f"--statistics goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
+    if args.beside and args.format not in (*_WITH_STATISTICS, "latex"):
+        yield f"--beside goes with --format {', '.join(_WITH_STATISTICS)}, latex, not {args.format}"
+    if args.output and not args.output.parent.is_dir():
+        yield f"--output {args.output}: there is no folder {args.output.parent}"
+    if args.format == PARQUET and not args.output:
+        yield "--format parquet is written to a file: name it by --output"
+    if args.format in _TIDY:
+        yield from _unknown_fields(args)
+
+
+def _layout(args: Any) -> tuple[Columns, list[str]]:
+    """Split the values of --columns into how folds with several test domains show, and names of columns."""
+    ways = [word for word in args.columns if word in get_args(Columns)]
+    names = [word for word in args.columns if word not in ways]
+    return (ways[-1] if ways else "domain"), names
+
+
+def _unknown_fields(args: Any) -> list[str]:
+    """Return a message for each name of --columns and --sort that tidy files have no column of."""
+    named = [("--columns", name) for name in _layout(args)[1]] + ([("--sort", args.sort)] if args.sort else [])
+    return [f"{flag}: {unknown_name('column', name, FIELDS)}" for flag, name in named if name not in FIELDS]
+
+
+def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
+    """Build the report by the flags."""
+    results = of_datasets(results, args.datasets)
+    layout, names = _layout(args)
+    whole = build(results, chosen or default_selectors(results), args.partial, layout)
+    if args.format in _TIDY:
+        return restrict(whole, args.rows)
+    report = restrict(whole, args.rows, names, args.sort)
+    # Sections are about whole rows, whichever columns are shown.
+    whole = restrict(whole, args.rows)
     if args.beside:
         # Imported on demand: TOML files are read only if asked for.
         from dgbench.report.published import beside, read_blocks
 
-        report = replace(report, sections=beside(report, results, read_blocks()))
+        report = replace(report, sections=beside(whole, results, read_blocks()))
     if args.statistics is not None:
-        further = statistics_sections(report, results, args.statistics or None)
+        further = statistics_sections(whole, results, args.statistics or None)
         report = replace(report, sections=(*further, *report.sections))
-    if args.strict and report.warnings:
-        ways = "make them anew alike, put them into folders of their own, or leave out --strict"
-        raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")
-    content = FORMATS[args.format](report)
-    if args.output:
-        write_atomic(args.output, content.encode())
-        print(f"wrote {args.output}")
+    return report
+
+
+def _write(report: Report, args: Any) -> None:
+    """Print a report, or write its file; tidy files have their signature in a file beside."""
+    if args.format == PARQUET:
+        write_parquet(report, args.output, _layout(args)[1], args.sort)
     else:
-        sys.stdout.write(content)
-    return 0
+        content = _text(report, args)
+        if not args.output:
+            sys.stdout.write(content)
+            return
+        write_atomic(args.output, content.encode())
+    print(f"wrote {args.output}")
+    if args.format in _TIDY:
+        beside = args.output.with_suffix(".signature.json")
+        write_atomic(beside, signature(report))
+        print(f"wrote {beside}")
+
+
+def _text(report: Report, args: Any) -> str:
+    """Format a report as text, by those flags that the format has."""
+    if args.format == "latex":
+        return latex(report, args.notes, standalone=args.standalone)
+    if args.format == "csv":
+        return as_csv(report, _layout(args)[1], args.sort)
+    return FORMATS[args.format](report)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,11 @@ def test_our_own_folder(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.startswith(
         "Total records: 108\n\n-------- Dataset: ColoredMNIST, model selection method: training-domain "
     )
-    assert said.count("-------- ") == 6
+    assert said.count("-------- ") == 3
+    assert said.count("# protocol: ") == 1, "one signature for all tables"
+    assert main([str(own), "--format", "domainbed"]) == 0
+    whole = capsys.readouterr().out
+    assert (whole.count("-------- "), whole.count("# protocol: ")) == (6, 6), "DomainBed's form has averages too"
     assert "\nERM+SWAD  " in said
 
 
@@ -54,7 +58,7 @@ def test_a_domainbed_folder(foreign: Path, capsys: pytest.CaptureFixture[str]) -
     assert lines[4].split() == ["ERM", "10.0", "30.0", "50.0", "70.0", "40.0"]
 
 
-@pytest.mark.parametrize("name", ["text", "markdown", "latex", "csv", "json"])
+@pytest.mark.parametrize("name", ["text", "markdown", "latex", "csv", "json", "domainbed"])
 def test_every_format(own: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--input_dir", str(own), "--format", name, "--selector", "oracle", "training-domain"]) == 0
     said = capsys.readouterr().out
@@ -93,7 +97,7 @@ def test_incomplete_and_partial(tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = ["--input_dir", str(tmp_path), "--selector", "training-domain"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert said.count("1 run waiting") == 8, "in ERM and ERM+SWAD: cell, average, and both of the averages' table"
+    assert said.count("1 run waiting") == 4, "in ERM and ERM+SWAD: cell and average"
     assert "ERM, ERM+SWAD lack ERM [+90%], trial 0 hparams 1: waiting" in said
     assert "*" not in said
     assert main([*words, "--partial"]) == 0
@@ -177,3 +181,60 @@ def test_strict_refuses_runs_that_were_made_differently(cases: Cases, capsys: py
     assert last.startswith("dgbench: error: --strict: ")
     words[1] = str(cases("domainbed") / "single_source")
     assert cli.run(main, words) == 0
+
+
+def test_a_part_of_the_tables_is_shown(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OWN["make"](tmp_path, dataset="PACS", domains=("a", "b", "c"))
+    words = [str(own), str(tmp_path), "--selector", "oracle"]
+    assert (
+        main([*words, "--datasets", "PACS", "--rows", "ERM", "ERM+D*", "--columns", "b", "Avg", "--sort", "Avg"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("-------- ") for line in lines) == 1
+    assert [line.split()[0] for line in lines[3:6]] == ["Algorithm", "ERM", "ERM+DiWA"]
+    assert lines[3].split() == ["Algorithm", "b", "Avg"]
+    assert "ERM+SWAD" not in lines[6], "the line of in-domain values too"
+    wrong = ["--datasets", "VLCS"]
+    assert cli.run(main, [*words, *wrong]) == 2
+    assert "--datasets: unknown data set 'VLCS'" in capsys.readouterr().err
+    assert cli.run(main, [*words, "--rows", "SWAD", "--columns", "Average", "--sort", "ERM"]) == 2
+    said = capsys.readouterr().err
+    assert "--rows: unknown row 'SWAD': did you mean 'ERM+SWAD'?" in said
+    assert "--columns: unknown column 'Average'" in said
+    assert "--sort: unknown column 'ERM'" in said
+
+
+def test_csv_has_its_signature_in_a_file_beside(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(own), "--selector", "oracle", "--format", "csv"]
+    asked = ["--rows", "ERM", "--columns", "trial", "score", "--sort", "score"]
+    assert main([*words, *asked, "--output", str(tmp_path / "t.csv")]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 't.csv'}\nwrote {tmp_path / 't.signature.json'}\n"
+    header, *rows = (tmp_path / "t.csv").read_text().splitlines()
+    assert header == "trial,score"
+    scores = [float(row.split(",")[1]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3 * 2
+    content = json.loads((tmp_path / "t.signature.json").read_text())
+    assert content["signature"]["protocol"] == "leave-one-domain-out"
+    assert cli.run(main, [*words, "--columns", "skore"]) == 2
+    assert "--columns: unknown column 'skore': did you mean 'score'?" in capsys.readouterr().err
+
+
+def test_parquet_needs_a_file(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(main, [str(own), "--format", "parquet"]) == 2
+    assert "--format parquet is written to a file: name it by --output" in capsys.readouterr().err
+
+
+def test_a_row_a_trial_has_no_place_for_published_numbers(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(main, [str(own), "--format", "csv", "--beside", "published"]) == 2
+    assert "--beside goes with --format text, markdown, json, latex, not csv" in capsys.readouterr().err
+
+
+def test_published_numbers_stand_beside(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(own), "--selector", "oracle", "--beside", "published"]) == 0
+    said = capsys.readouterr().out
+    assert "-------- Published, and left out\n# 0 of 28 published tables are shown\n" in said
+    assert "# DomainBed 2020, oracle: it trains 5,001 steps, here 10\n" in said
+    assert main([str(own), "--selector", "oracle", "--beside", "published", "--format", "json"]) == 0
+    (section,) = json.loads(capsys.readouterr().out)["sections"]
+    assert len(section["left_out"]) == 28

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -17,7 +18,6 @@ import pytest
 from dgbench import collect, sweep
 from dgbench.launchers.prepare import reopen
 from dgbench.plan.planfile import read_plan
-from dgbench.report.render import FORMATS
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 
@@ -46,33 +46,80 @@ def test_the_same_declaration_plans_runs_of_the_same_ids(stored: Path) -> None:
         assert Store(stored / "sweep").folder(id).run().id == id
 
 
-def rows(form: str, printed: str) -> object:
-    """The tables themselves, without what stands below them, which may come to say more."""
-    if form == "csv":
-        same = ("selector", "dataset", "metric", "row", "column", "mean", "error", "trials", "partial", "runs_lacking")
-        return [[line[name] for name in same] for line in csv.DictReader(io.StringIO(printed))]
-    if form == "json":
-        content = json.loads(printed)
-        cells = [cell for table in content["tables"] for row in table["rows"] for cell in row["cells"]]
-        picks = [trial["pick"] for cell in cells for trial in cell["trials"]]
-        numbers = [(cell["column"], cell["mean"], cell["error"], cell["gaps"]) for cell in cells]
-        same = ("hparams_seed", "step", "run", "value", "score", "in_domain")
-        return numbers, [pick and [pick[name] for name in same] for pick in picks], content["gaps"]
-    marks = {"text": lambda line: not line.startswith("#"), "markdown": lambda line: line.startswith(("|", "#"))}
-    return list(filter(marks.get(form, lambda line: " & " in line), printed.splitlines()))
+def numbers(printed: str) -> object:
+    """The numbers of a JSON, without what stands beside them, which may come to say more."""
+    content = json.loads(printed)
+    cells = [cell for table in content["tables"] for row in table["rows"] for cell in row["cells"]]
+    picks = [trial["pick"] for cell in cells for trial in cell["trials"]]
+    same = ("hparams_seed", "step", "run", "value", "score", "in_domain")
+    found = [(cell["column"], cell["mean"], cell["error"], cell["gaps"]) for cell in cells]
+    return found, [pick and [pick[name] for name in same] for pick in picks], content["gaps"]
 
 
-@pytest.mark.parametrize("form", FORMATS)
+def without_averages(lines: list[str], heading: str) -> list[str]:
+    """The lines of tables but for those of averages, which are shown for several data sets only."""
+    kept, on = [], True
+    for line in lines:
+        if line.startswith(heading):
+            on = "Averages" not in line
+        elif on:
+            kept.append(line)
+    return kept
+
+
+def rows(form: str, printed: str) -> list[list[str]]:
+    """The cells of the data sets' tables, whatever is between and below them."""
+    if form == "markdown":
+        lines = without_averages(printed.splitlines(), "### ")
+        return [line.strip("| ").split(" | ") for line in lines if line.startswith("|") and "---" not in line]
+    lines = without_averages(printed.splitlines(), "-------- ")
+    return [re.split(r"\s{2,}", line.strip()) for line in lines if re.search(r"\S\s{2,}\S", line) and line[0] != "#"]
+
+
+def collected(root: Path, form: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert collect.main(["--input_dir", str(root), "--format", form]) == 0
+    return capsys.readouterr().out
+
+
+def test_numbers_and_choices_are_what_they_were(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (stored / "tables" / "partial.json").read_text()
+    assert numbers(collected(stored / "sweep", "json", capsys)) == numbers(before)
+
+
+def test_domainbeds_form_is_what_it_was(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (stored / "tables" / "partial.text").read_text().splitlines()
+    now = collected(stored / "sweep", "domainbed", capsys).splitlines()
+    tables = [[line for line in lines if not line.startswith("#")] for lines in (before, now)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
 def test_tables_are_what_they_were(form: str, stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert collect.main(["--input_dir", str(stored / "sweep"), "--format", form]) == 0
     before = rows(form, (stored / "tables" / f"partial.{form}").read_text())
     assert before
-    assert rows(form, capsys.readouterr().out) == before
+    assert rows(form, collected(stored / "sweep", form, capsys)) == before
+
+
+def test_a_row_a_trial_gives_the_means_that_were(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores: dict[tuple[str, ...], list[float]] = {}
+    for line in csv.DictReader(io.StringIO(collected(stored / "sweep", "csv", capsys))):
+        if line["score"]:
+            where = (line["selector"], line["dataset"], line["row"], line["domain"])
+            scores.setdefault(where, []).append(float(line["score"]))
+    means = 0
+    for line in csv.DictReader(io.StringIO((stored / "tables" / "partial.csv").read_text())):
+        if line["mean"] and line["dataset"] != "Averages" and line["column"] != "Avg":
+            own = scores[line["selector"], line["dataset"], line["row"], line["column"]]
+            assert sum(own) / len(own) == pytest.approx(float(line["mean"]), abs=1e-9)
+            means += 1
+    assert means
 
 
 def test_states_are_what_they_were(stored: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     sweep.main(["status", "--output_dir", str(stored / "sweep"), "--json"])
-    assert capsysbinary.readouterr().out == (stored / "tables" / "status.jsonl").read_bytes()
+    before = [json.loads(line) for line in (stored / "tables" / "status.jsonl").read_bytes().splitlines()]
+    now = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+    assert [{name: line[name] for name in ("id", "name", "state")} for line in now] == before
 
 
 def test_what_was_begun_is_finished(stored: Path) -> None:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, SingleSource
 from dgbench.report.domainbed import ENVIRONMENTS, RunArgs, folder_name, is_sweep, read_sweep, write_run
-from dgbench.report.render import FORMATS, text
+from dgbench.report.render import FORMATS
+from dgbench.report.render import as_domainbed as text
 from dgbench.report.results import Gap, Results, Series
 from dgbench.report.select import SELECTORS, default_selectors
 from dgbench.report.tables import build

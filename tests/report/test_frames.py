@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import runpy
 import shutil
@@ -56,26 +54,29 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def collected(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, str]]:
-    assert collect([*words, "--format", "csv"]) == 0
-    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+def collected(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    """Return the cells of `collect --format json`, each with the data set and row that it is of."""
+    assert collect([*words, "--format", "json"]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    return [
+        {"dataset": table["dataset"] or "Averages", "row": row["row"], **cell}
+        for table in tables
+        for row in table["rows"]
+        for cell in row["cells"]
+    ]
 
 
-def assert_same_digits(frame: pd.DataFrame, lines: list[dict[str, str]]) -> None:
-    """Hold a table's frame to the lines of the CSV, digit for digit."""
+def assert_same_digits(frame: pd.DataFrame, lines: list[dict[str, Any]]) -> None:
+    """Hold a table's frame to the cells of the JSON, digit for digit."""
     assert len(frame) == len(lines) > 0
     for line, cell in zip(lines, frame.itertuples(), strict=True):
-        assert [line[name].lstrip("'") for name in ("dataset", "row", "column")] == [
-            cell.dataset,
-            cell.row,
-            cell.column,
-        ]
+        assert [line[name] for name in ("dataset", "row", "column")] == [cell.dataset, cell.row, cell.column]
         for written, found in ((line["mean"], cell.mean), (line["error"], cell.error)):
-            assert (float(written) == found) if written else np.isnan(found)
-        assert [int(line["trials"] or 0), int(line["partial"]), int(line["diverged"]), int(line["runs_lacking"])] == [
+            assert np.isnan(found) if written is None else written == found
+        assert [line["n"] or 0, line["partial"], line["diverged"], len(line["gaps"])] == [
             cell.n, cell.partial, cell.diverged, cell.lacking,
         ]  # fmt: skip
-        assert bool(cell.why) == (not line["mean"])
+        assert bool(cell.why) == (line["mean"] is None)
 
 
 def test_records_are_those_of_the_folder(own: Path) -> None:
