@@ -32,6 +32,7 @@ from dgbench.core.grid import columns, pipes
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
+from dgbench.plan.options import OPTIONS
 
 KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
 
@@ -254,6 +255,7 @@ def _settings(args: Any, catalogue: Catalogue) -> Items:
     def details(name: str) -> Iterator[str]:
         yield from meanings.get(name, "").splitlines()
         yield f"values: {_values(hints[name])}"
+        yield f"changed by: --{name}" if name in OPTIONS else f"changed by: --set {name}=VALUE"
         yield from (f"in the preset {preset}: {getattr(PRESETS[preset], name)!r}" for preset in PRESETS)
 
     found = {}

@@ -95,7 +95,8 @@ def test_selectors_presets_and_settings_are_listed_and_described(capsys: pytest.
         assert line.split()[1] == repr(getattr(PRESETS["dgbench"], name))
         assert len(line.split()) > 4, f"{name} has no meaning"
     said = listed(capsys, "settings", "optimizer", "steps")
-    assert "    values: adam, adamw, sgd\n    in the preset dgbench: 'adam'\n" in said
+    assert "    values: adam, adamw, sgd\n    changed by: --optimizer\n    in the preset dgbench: 'adam'\n" in said
+    assert "    changed by: --set clip_norm=VALUE\n" in listed(capsys, "settings", "clip_norm")
     assert "    values: int\n" in said
 
 
