@@ -30,6 +30,7 @@ OF_SWEEPS = {
 COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "best": "print the chosen hyperparameters, and commands that train the chosen runs again",
+    "report": "write tables, figures and every run of a sweep as one page that opens in a browser",
     "export": "write a sweep as a folder that DomainBed's collector reads",
     "train": "train one run, in this process, and print its table",
     "list": "algorithms, averages, mergers, adapters, data sets, sweeps, backbones, selectors, settings",
@@ -39,6 +40,8 @@ COMMANDS = {
     "sweep": "the commands above `collect`, by one name: `dgbench sweep launch`",
 }
 """Name of a module in `dgbench` -> what `--help` says of its command."""
+PACKAGES = ("report",)
+"""Those of `COMMANDS` that are packages."""
 
 
 def usage() -> str:
@@ -59,8 +62,12 @@ def dispatch(argv: Sequence[str]) -> int:
     name, words = ("sweep", argv) if argv[0] in OF_SWEEPS else (argv[0], argv[1:])
     if name not in COMMANDS:
         raise UserError(unknown_name("command", name, OF_SWEEPS | COMMANDS))
-    module = importlib.import_module(f"dgbench.{name}")
-    return int(module.main(words))
+    return int(importlib.import_module(module_of(name)).main(words))
+
+
+def module_of(command: str) -> str:
+    """Return the name of the module that defines a command: `__main__` of it where the command is a package."""
+    return f"dgbench.{command}.__main__" if command in PACKAGES else f"dgbench.{command}"
 
 
 def main() -> int:

@@ -42,6 +42,8 @@ def room_of(module: str) -> str:
     if module == "dgbench":
         return "public"
     parts = module.split(".")
+    if parts[-1] == "__main__":  # the command of a package
+        return "commands"
     return parts[1] if len(parts) > 2 or (PACKAGE / parts[-1]).is_dir() else "commands"
 
 

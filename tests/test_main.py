@@ -69,7 +69,7 @@ def test_words_behind_the_command_are_its_own(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("command", console.COMMANDS)
 def test_every_command_speaks_one_dialect(command: str) -> None:
-    module = importlib.import_module(f"dgbench.{command}")
+    module = importlib.import_module(console.module_of(command))
     assert isinstance(module.parser(), cli.Parser)
     with pytest.raises(UserError):  # which `cli.run` alone tells
         module.main(["--no_such_flag"])
@@ -89,7 +89,7 @@ def test_help_ends_with_examples_that_parse(words: list[str], capsys: pytest.Cap
     for line in lines:
         _, name, *rest = shlex.split(line.partition(" > ")[0])
         module, given = ("sweep", [name, *rest]) if name in console.OF_SWEEPS else (name, rest)
-        assert importlib.import_module(f"dgbench.{module}").parser().parse_args(given)
+        assert importlib.import_module(console.module_of(module)).parser().parse_args(given)
 
 
 @pytest.mark.parametrize("command", ["launch", "train"])

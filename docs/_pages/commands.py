@@ -7,13 +7,13 @@ import importlib
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from dgbench.__main__ import COMMANDS, OF_SWEEPS
+from dgbench.__main__ import COMMANDS, OF_SWEEPS, module_of
 from docs._pages.docstrings import inline, table
 
 
 def pages() -> dict[str, str]:
     """Return the path in docs/ -> Markdown of the page of each command, and of their list."""
-    found = {f"commands/{name}.md": _page(importlib.import_module(f"dgbench.{name}").parser()) for name in COMMANDS}
+    found = {f"commands/{name}.md": _page(importlib.import_module(module_of(name)).parser()) for name in COMMANDS}
     short = [(f"[`dgbench {name}`](sweep.md#{name})", inline(text)) for name, text in OF_SWEEPS.items()]
     rows = [*short, *((f"[`dgbench {name}`]({name}.md)", inline(text)) for name, text in COMMANDS.items())]
     found["commands/index.md"] = "\n\n".join(

@@ -1,0 +1,163 @@
+"""Put the parts of a report together: one page of HTML, or its figures as files.
+
+matplotlib and jinja2 are imported only inside functions, because they are extras that no other command needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dgbench.core.errors import UserError
+from dgbench.core.version import __version__
+from dgbench.core.wording import printable, printable_lines
+from dgbench.report import tables
+from dgbench.report.frames import SweepResults
+from dgbench.report.page import content, runs, svg
+from dgbench.report.page.figures import Drawing, Subject, draw_all
+from dgbench.report.page.style import SETTINGS
+from dgbench.report.select import Selector
+from dgbench.report.tables import Report
+
+TEMPLATE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
+"""Files of this package that the page is made from."""
+SUFFIXES = (".pdf", ".svg", ".png")
+"""Kinds of files that `write_figures` makes of each figure."""
+
+
+def build_page(results: SweepResults, selectors: Sequence[Selector], partial: bool = False) -> str:
+    """Make the report of a sweep as one HTML page.
+
+    Args:
+        results: The sweep, complete or not.
+        selectors: The selectors, in the order of their tabs.
+        partial: Whether incomplete cells show a number, which is marked.
+
+    Returns:
+        The page, which names no address outside itself.
+
+    Raises:
+        UserError: A package that it needs is not installed.
+    """
+    check_packages()
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only inside functions, as the module says
+
+    report = tables.build(results.results, selectors, partial)
+    subjects = _subjects(results, report)
+    loader = PackageLoader("dgbench.report", "page")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"printable": lambda text: printable(str(text)), "printable_lines": printable_lines}
+    figures = {
+        subject.dataset: [_figure(drawing, n) for drawing in draw_all(subject)] for n, subject in enumerate(subjects)
+    }
+    curves = (curve for subject in subjects for curve in subject.curves)
+    values = {
+        "names": [str(folder) for folder in results.parts],
+        "version": __version__,
+        "style": _read(STYLE),
+        "script": _read(SCRIPT),
+        "figures": figures,
+        "set_names": {dataset: dataset for dataset in figures},
+        "runs": _json(runs.listed_runs(results, curves)),
+        **_overview(results, report),
+    }
+    return environment.get_template(TEMPLATE).render(values) + "\n"
+
+
+def write_figures(results: SweepResults, selectors: Sequence[Selector], folder: Path) -> Iterator[Path]:
+    """Write each figure of a sweep as PDF, SVG and PNG, and yield the paths.
+
+    Args:
+        results: The sweep, complete or not.
+        selectors: The selectors; figures of one table show the first.
+        folder: The folder, which is made if it isn't there.
+    """
+    check_packages()
+    import matplotlib  # only inside functions, as the module says
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for subject in _subjects(results, tables.build(results.results, selectors)):
+        for drawing in draw_all(subject):
+            for suffix in SUFFIXES:
+                path = folder / f"{re.sub(_UNSAFE, '-', drawing.dataset)}-{drawing.name}{suffix}"
+                with matplotlib.rc_context(SETTINGS):
+                    drawing.figure.savefig(path, metadata=None if suffix == ".png" else _UNDATED[suffix])
+                yield path
+
+
+_UNSAFE = r"[^\w.-]+"
+"""Characters of a data set's name that file names shall not have."""
+_UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+"""Suffix -> metadata without the date, so that equal figures are equal files."""
+
+
+def check_packages() -> None:
+    """Raise UserError if a package is missing that reports need."""
+    try:
+        import jinja2  # noqa: F401  (only inside functions, as the module says)
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"a report needs the package {error.name}: pip install 'dgbench[report]'") from error
+
+
+def _subjects(results: SweepResults, report: Report) -> list[Subject]:
+    """Return each data set that has a table."""
+    found: dict[str, dict[str, tables.Table]] = {}
+    for table in report.tables:
+        if table.dataset:
+            found.setdefault(table.dataset, {})[table.selector.name] = table
+    return [Subject(results, dataset, by_selector) for dataset, by_selector in found.items()]
+
+
+def _figure(drawing: Drawing, number: int) -> dict[str, Any]:
+    """Return a figure as the template takes it."""
+    from markupsafe import Markup  # comes with jinja2
+
+    name = f"figure-{number}-{drawing.name}"
+    image = svg.to_inline(drawing.figure, name, f"{drawing.title}, {drawing.dataset}. {drawing.caption}", drawing.tips)
+    return {
+        "id": name,
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "svg": Markup(image),
+        "wide": drawing.figure.get_figwidth() > 6,
+    }
+
+
+def _overview(results: SweepResults, report: Report) -> dict[str, Any]:
+    """Return the values of the template for the overview and the tables."""
+    states = content.count_states(results.runs)
+    problems = content.problems(results.runs)
+    return {
+        "states": states,
+        "total": sum(states.values()),
+        "datasets": list(results.results.datasets),
+        "progress": content.progress(results),
+        "problems": problems[: content.MOST_PROBLEMS],
+        "more_problems": max(0, len(problems) - content.MOST_PROBLEMS),
+        "warnings": report.warnings,
+        "facts": content.provenance(report.tables),
+        "tables": content.shown_tables(report),
+        "labels": {table.selector.name: table.selector.label for table in report.tables},
+        "notes": [*report.absent, *report.notes],
+    }
+
+
+def _read(name: str) -> Any:
+    """Return a file of this package, to be put into the page as it is."""
+    from markupsafe import Markup  # comes with jinja2
+
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def _json(value: Any) -> Any:
+    """Return JSON that may stand in a script element: no `<` in it ends the element."""
+    from markupsafe import Markup  # comes with jinja2
+
+    return Markup(orjson.dumps(value).decode().replace("<", "\\u003c"))

@@ -1,0 +1,191 @@
+"""Prepare the overview and the tables of a page: counts, problems, provenance, and cells with their explanations."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dgbench.core.wording import format_ranges, group_values, printable
+from dgbench.report.frames import SweepResults
+from dgbench.report.results import Gap
+from dgbench.report.tables import Cell, Report, Table, shortfall
+from dgbench.store.run_folder import RUNS, State
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IN_DOMAIN = "in-domain"
+"""Name of the column that tables of the page have beside those of `collect`."""
+LOGS = ("err.txt", "out.txt")
+"""Names of the logs of a DomainBed run, the likelier to say why it failed first."""
+MOST_PROBLEMS = 100
+"""Most problems that the overview lists; the list of runs has all."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Runs that failed or can't be used for one reason."""
+
+    state: str
+    why: str
+    """The error's text; empty if none is known."""
+    runs: str
+    """Which runs, as `SAM on PACS [cartoon], trials 0-2`."""
+    count: int
+    log: str
+    """Path of the first run's log; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The number of models that one row needs on one data set, and how many are there."""
+
+    done: int
+    planned: int
+    lacking: str
+    """States of the others with their numbers; empty if there are none."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a table as the page shows it."""
+
+    text: str
+    value: float | None
+    """What the column is sorted by; None sorts last."""
+    best: bool
+    lacking: bool
+    """Whether runs are lacking, so that there is no number or a partial one."""
+    title: str
+    """What is shown on hover: full digits and what was chosen."""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as the page shows it."""
+
+    id: str
+    dataset: str
+    """Name of the data set; empty for averages over data sets."""
+    caption: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Sequence[Shown]]
+    facts: Mapping[str, str]
+    """The facts of the signature that not all tables of the page share."""
+    reads: str
+    notes: Sequence[str]
+
+
+def count_states(runs: pd.DataFrame) -> dict[str, int]:
+    """Return state -> number of runs, finished ones first."""
+    counts = Counter(
+        runs.drop_duplicates(["folder", "run"] if (runs["run"] != "").all() else None)["state"].astype(str)
+    )
+    return {State.DONE.value: counts.pop(State.DONE.value, 0), **counts}
+
+
+def progress(results: SweepResults) -> dict[str, dict[str, Progress]]:
+    """Return row -> data set -> how many of its models are there."""
+    found: dict[str, dict[str, Progress]] = {row: {} for row in results.results.rows}
+    for (row, dataset), spots in results.results.candidates.items():
+        candidates = [candidate for seeds in spots.values() for candidate in seeds.values()]
+        gaps = [candidate for candidate in candidates if isinstance(candidate, Gap)]
+        lacking = ", ".join(f"{n} {state}" for state, n in Counter(gap.state for gap in gaps).items())
+        found[row][dataset] = Progress(len(candidates) - len(gaps), len(candidates), lacking)
+    return found
+
+
+def problems(runs: pd.DataFrame) -> list[Problem]:
+    """Return failures, damage and unusable runs, those with the same reason together; most runs first."""
+    bad = runs[runs["state"].isin([State.FAILED.value, State.DAMAGED.value, "unfinished"])]
+    lines = (((line.state, line.why or "", line.method, line.dataset), line) for line in bad.itertuples(index=False))
+    found = []
+    for (state, why, method, dataset), own in group_values(lines).items():
+        held_out = ", ".join(f"[{name}]" for name in dict.fromkeys(line.held_out for line in own))
+        trials = format_ranges(line.trial for line in own)
+        where = f"{method} on {dataset} {held_out}, trial{'s' if len(own) > 1 else ''} {trials}"
+        found.append(Problem(state, why, where, len(own), log_of(own[0].folder, own[0].run)))
+    return sorted(found, key=lambda problem: -problem.count)
+
+
+def log_of(folder: str, run: str) -> str:
+    """Return the path of a run's log; empty if it has none."""
+    if not run:
+        return ""
+    places = (Path(folder, RUNS, run, "log.txt"), *(Path(folder, run, name) for name in LOGS))
+    return next((str(place) for place in places if place.is_file() and place.stat().st_size), "")
+
+
+def provenance(tables: Sequence[Table]) -> dict[str, str]:
+    """Return the facts that the signatures of all tables share."""
+    if not tables:
+        return {}
+    first, *others = (table.signature for table in tables)
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def shown_tables(report: Report) -> dict[str, list[ShownTable]]:
+    """Return name of selector -> its tables; averages over data sets only where there are several."""
+    common = provenance(report.tables)
+    found: dict[str, list[ShownTable]] = {}
+    for number, table in enumerate(report.tables):
+        tables = found.setdefault(table.selector.name, [])
+        if table.dataset or len(table.columns) > 2:
+            tables.append(_shown_table(f"table-{number}", table, common))
+    return found
+
+
+def _shown_table(id: str, table: Table, common: Mapping[str, str]) -> ShownTable:
+    """Prepare one table; a mean over a single column, which would repeat it, is left out."""
+    columns = table.columns if len(table.columns) > 2 else table.columns[:1]
+    best = {}
+    for place in range(len(columns)):
+        numbers = [cells[place].estimate for cells in table.rows.values() if not cells[place].gaps]
+        best[place] = max((round(e.mean, 1) for e in numbers if e and math.isfinite(e.mean)), default=math.nan)
+    rows = {}
+    for row, cells in table.rows.items():
+        rows[row] = [_shown(row, cell, best[place]) for place, cell in enumerate(cells[: len(columns)])]
+        if table.in_domain:
+            value = table.in_domain.get(row)
+            text = "" if value is None else f"{100 * value:.1f}"
+            why = "" if value is None else f"{row}: on the validation parts of the training domains"
+            rows[row].append(Shown(text, value, False, False, why))
+    return ShownTable(
+        id=id,
+        dataset=table.dataset,
+        caption=f"{table.dataset or 'Mean over domains of each data set'}: {table.metric} × 100",
+        columns=(*columns, IN_DOMAIN) if table.in_domain else columns,
+        rows=rows,
+        facts={key: value for key, value in table.signature.items() if key not in common},
+        reads=table.reads,
+        notes=table.notes,
+    )
+
+
+def _shown(row: str, cell: Cell, best: float) -> Shown:
+    """Prepare one cell."""
+    lines = [f"{row}, {cell.column}"]
+    found = cell.estimate
+    if found and found.error is not None:
+        lines.append(f"mean {found.mean:.2f}, standard error {found.error:.2f} over {found.n} trials")
+    elif found:
+        lines.append(f"mean {found.mean:.2f}")
+    lines += _choices(cell)
+    if cell.gaps:
+        lines.append(shortfall(cell.gaps))
+    is_best = bool(found and not cell.gaps and round(found.mean, 1) == best)
+    value = found.mean if found and math.isfinite(found.mean) else None
+    return Shown(printable(str(cell)).replace("+/-", "±"), value, is_best, bool(cell.gaps), "\n".join(lines))
+
+
+def _choices(cell: Cell) -> Iterator[str]:
+    """Yield a line for each trial: the draw and step that were chosen, and the value there."""
+    for trial, outcome in cell.trials.items():
+        if pick := outcome.pick:
+            name = "all trials" if trial < 0 else f"trial {trial}"
+            of = f" of {outcome.planned}" if outcome.planned > 1 else ""
+            yield f"{name}: draw {pick.hparams_seed}{of}, step {pick.step}, {100 * pick.score:.1f}"
