@@ -175,7 +175,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=600,
         )
         printed = f"line {line}: exit code {done.returncode}\n{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert done.returncode == expected, printed
