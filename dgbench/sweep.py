@@ -35,6 +35,7 @@ from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import EXECUTING, LAUNCH, OPTIONS
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
+from dgbench.report.watch import Watch, follow
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 
@@ -66,7 +67,11 @@ def parser() -> cli.Parser:
     }
     places = tuple(replace(OPTIONS[name], help=text) for name, text in moved.items())
     add_options(made["retry"], {"data": places, "this machine": EXECUTING})
-    made["status"].group("output").add_argument("--json", action="store_true", help="one JSON object a run")
+    shown = made["status"].group("output")
+    shown.add_argument("--json", action="store_true", help="one JSON object a run")
+    shown.add_argument(
+        "--watch", action="store_true", help="show each cell of the tables, again every 5 s till the end"
+    )
     asking = {"launch": "launching", "retry": "running files", "delete_incomplete": "removing", "prune": "removing"}
     for name, doing in asking.items():
         made[name].group("output").add_argument(
@@ -211,12 +216,15 @@ def _status(args: Any) -> int:
     """Print how many runs of each method are in which state, and why runs failed.
 
     dgbench status runs/mine
+    dgbench status runs/mine --watch
     dgbench status runs/mine --json
     """
+    if args.watch:
+        return 0 if follow(Watch(args.output_dir), _show_anew) else 1
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), retries=0, thorough=True)
     if args.json:
-        _print_json({"id": run.id, "name": table.name(run), "state": states[run.id].value} for run in table.runs)
+        _print_json(status.to_json() for status in Watch(args.output_dir).look(thorough=True))
         return 0
     counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
     order = list(State)
@@ -237,6 +245,11 @@ def _status(args: Any) -> int:
     if unused:
         print(f"{unused} runs in {args.output_dir} are not part of the sweep any more; `prune` removes them")
     return 0 if all(state is State.DONE for state in states.values()) else 1
+
+
+def _show_anew(picture: str) -> None:
+    """Print a picture: on a terminal in place of the one before, elsewhere below it."""
+    print(f"\x1b[H\x1b[2J{picture}" if sys.stdout.isatty() else f"{picture}\n", flush=True)
 
 
 def _cancel(args: Any) -> int:

@@ -96,8 +96,8 @@ def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> 
         now: Returns the file server's time in seconds; called only if age decides.
     """
     path = folder / lease_name(number)
-    holder = _holder(path)
-    alive = holder.alive() if holder else None
+    process = holder(path)
+    alive = process.alive() if process else None
     if alive is not None:
         return alive
     try:
@@ -107,7 +107,7 @@ def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> 
     return abs(now() - touched) <= ttl
 
 
-def _holder(path: Path) -> Process | None:
+def holder(path: Path) -> Process | None:
     """Return the holder of a lease; None if the file is gone or can't be parsed, so that its age alone decides."""
     try:
         fields = orjson.loads(path.read_bytes())
@@ -126,8 +126,8 @@ def number_of(folder: Path, pid: int, after: int) -> int | None:
     """
     highest, _ = newest(os.listdir(folder))
     for number in range(highest, after, -1):
-        holder = _holder(folder / lease_name(number))
-        if holder and holder.pid == pid and (holder.host, holder.boot) == machine():
+        found = holder(folder / lease_name(number))
+        if found and found.pid == pid and (found.host, found.boot) == machine():
             return number
     return None
 

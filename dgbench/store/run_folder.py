@@ -235,6 +235,12 @@ class RunFolder:
             return None
         return (step, steps) if isinstance(step, int) and isinstance(steps, int) else None
 
+    def host(self) -> str:
+        """Return the machine of the newest attempt; empty if there was none or its lease can't be read."""
+        number, _ = leases.newest(self._names())
+        holder = leases.holder(self.path / leases.lease_name(number)) if number else None
+        return holder.host if holder else ""
+
     # -- records --------------------------------------------------------------------------------------------------
 
     def append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
