@@ -1,4 +1,4 @@
-"""Time and memory of `collect` on 172,800 records in 9,600 runs, against reading them all into lists of dictionaries.
+"""Time and memory of `collect` and of frames on 172,800 records in 9,600 runs, against lists of dictionaries.
 
     python benchmarks/collect.py [--runs 9600]
 
@@ -32,6 +32,14 @@ from dgbench.store.run_folder import RunFolder
 DOMAINS, TRIALS, HPARAMS, STEPS = 4, 3, 20, tuple(range(0, 5100, 300))
 LAST = 5000
 EVALUATIONS = (*STEPS, LAST)
+
+
+FRAMES = {
+    "records": "len(results.records)",
+    "and picks, table": "len(results.records), len(results.picks()), len(results.table())",
+    "and runs": "len(results.records), len(results.picks()), len(results.table()), len(results.runs)",
+}
+"""What a notebook does with `results`."""
 
 
 def write_domainbed(root: Path, algorithms: int) -> int:
@@ -69,9 +77,11 @@ def write_own(root: Path, algorithms: int) -> int:
     domains = tuple("ACPS")
     how = setting("dgbench", steps=5001, checkpoint_freq=300)
     runs, cells = [], {}
+    drawn = {"lr": 5e-5, "weight_decay": 1e-4, "batch_size": 32, "resnet_dropout": 0.5, "class_balanced": False}
+    times = {"started": 0.0, "seconds": 900.0, "host": "node", "device": "NVIDIA H200", "peak_bytes": 2**33}
     for i in range(algorithms):
         mine = [
-            Run("train", ResolvedEntry(f"Method{i}"), "PACS", fold, seed, trial, how)
+            Run("train", ResolvedEntry(f"Method{i}", drawn), "PACS", fold, seed, trial, how)
             for trial in range(TRIALS)
             for fold in LeaveOneDomainOut().folds(domains)
             for seed in range(HPARAMS)
@@ -101,6 +111,7 @@ def write_own(root: Path, algorithms: int) -> int:
                     for step, values in zip(EVALUATIONS, table, strict=True)
                 ]
             )
+            (folder.path / "times.jsonl").write_text(json.dumps(times) + "\n")
             folder.finish(summary)
     return len(runs)
 
@@ -143,13 +154,13 @@ def _chosen(method: str, env: int, group: list[dict[str, Any]]) -> float:
     return max(options)[1]
 
 
-def measured(words: list[str]) -> tuple[float, float]:
-    """Seconds and peak MB of a command in a process of its own."""
+def measured(words: list[str]) -> tuple[float, float, float]:
+    """Seconds, seconds of CPU time and peak MB of a command in a process of its own."""
     start = time.perf_counter()
     pid = os.posix_spawn(sys.executable, [sys.executable, *words], os.environ, file_actions=[_quiet()])
     _, status, usage = os.wait4(pid, 0)
     assert status == 0, f"{words} failed"
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def _quiet() -> tuple[int, int, str, int, int]:
@@ -173,12 +184,16 @@ def main() -> None:
         runs = write_domainbed(theirs, algorithms)
         assert runs == write_own(ours, algorithms)
         print(f"{runs} runs, {runs * len(EVALUATIONS)} records, three selectors")
-        slow, large = measured([__file__, "--reference", str(theirs)])
-        print(f"reference, json and lists of dictionaries:  {slow:6.2f} s  {large:6.0f} MB")
-        for name, root in (("collect, DomainBed's folder", theirs), ("collect, dgbench's folder", ours)):
-            seconds, megabytes = measured(["-m", "dgbench.collect", "--input_dir", str(root)])
-            ratios = f"{slow / seconds:.1f} x as fast, {large / megabytes:.1f} x less memory"
-            print(f"{name + ':':43s} {seconds:6.2f} s  {megabytes:6.0f} MB   {ratios}")
+        slow, busy, large = measured([__file__, "--reference", str(theirs)])
+        print(f"reference, json and lists of dictionaries:  {slow:6.2f} s  {busy:6.2f} s CPU {large:6.0f} MB")
+        for whose, root in (("DomainBed's folder", theirs), ("dgbench's folder", ours)):
+            commands = {"collect": ["-m", "dgbench.collect", "--input_dir", str(root)]}
+            for name, code in FRAMES.items():
+                commands[name] = ["-c", f"import dgbench; results = dgbench.load_results({str(root)!r}); {code}"]
+            for name, words in commands.items():
+                seconds, cpu, megabytes = measured(words)
+                ratios = f"{busy / cpu:.1f} x less CPU time, {large / megabytes:.1f} x less memory"
+                print(f"{f'{whose}, {name}:':43s} {seconds:6.2f} s  {cpu:6.2f} s CPU {megabytes:6.0f} MB   {ratios}")
 
 
 if __name__ == "__main__":

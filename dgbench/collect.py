@@ -19,6 +19,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown_name
 from dgbench.report.choice import of_datasets, restrict
 from dgbench.report.comparison import statistics_sections
+from dgbench.report.errors import KINDS, STANDARD, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
 from dgbench.report.render import FORMATS
@@ -49,6 +50,7 @@ def parser() -> cli.Parser:
         choices=["published"],
         help="set published numbers of a like protocol beside these, and say why others are left out",
     )
+    found.add_argument("--error", choices=KINDS, default=STANDARD, help=f"what +/- is (default: {STANDARD})")
     found.add_argument(
         "--statistics",
         nargs="?",
@@ -133,7 +135,7 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
     """Build the report by the flags."""
     results = of_datasets(results, args.datasets)
     layout, names = _layout(args)
-    whole = build(results, chosen or default_selectors(results), args.partial, layout)
+    whole = with_errors(build(results, chosen or default_selectors(results), args.partial, layout), args.error)
     if args.format in _TIDY:
         return restrict(whole, args.rows)
     report = restrict(whole, args.rows, names, args.sort)

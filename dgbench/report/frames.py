@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import View
+from dgbench.core.wording import unknown_name
 from dgbench.report import study_frames
+from dgbench.report.errors import KINDS, STYLES, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
@@ -118,11 +120,21 @@ class SweepResults:
         frame = frame.astype({"hparams_seed": "Int64", "step": "Int64"} | dict.fromkeys(_PICK_NUMBERS, "float64"))
         return add_hparams(frame, self.parts)
 
-    def table(self, selector: str | None = None, *, partial: bool = False, columns: Columns = "domain") -> pd.DataFrame:
+    def table(
+        self,
+        selector: str | None = None,
+        *,
+        style: str = "domainbed",
+        partial: bool = False,
+        columns: Columns = "domain",
+    ) -> pd.DataFrame:
         """Return the tables of `dgbench collect` under one selector, a cell a line, in percent.
 
         Args:
             selector: Its name; None for the first of `dgbench collect`.
+            style: What `error` is: `domainbed` (or `standard-error`), `wilds` (or `std`: the standard deviation over
+                trials), `t-interval` or `bootstrap-interval` (half of the width of the 95 % interval). Under all but
+                the first the column `Avg` has an error too, over the trials' means.
             partial: Whether incomplete cells have a number, as with `--partial`.
             columns: As `--columns`.
 
@@ -134,7 +146,10 @@ class SweepResults:
         """
         import pandas as pd
 
-        report = self.report(selector, partial=partial, columns=columns)
+        kind = STYLES.get(style, style)
+        if kind not in KINDS:
+            raise UserError(unknown_name("style", style, {**STYLES, **KINDS}))
+        report = with_errors(self.report(selector, partial=partial, columns=columns), kind)
         frame = pd.DataFrame.from_records(list(_cells(report)), columns=_CELL_COLUMNS)
         names = [table.dataset or AVERAGES for table in report.tables]
         frame["dataset"] = pd.Categorical(frame["dataset"], categories=list(dict.fromkeys(names)), ordered=True)
