@@ -143,7 +143,7 @@ def _overview(results: SweepResults, report: Report) -> dict[str, Any]:
         "more_problems": max(0, len(problems) - content.MOST_PROBLEMS),
         "warnings": report.warnings,
         "facts": content.provenance(report.tables),
-        "tables": content.shown_tables(report),
+        "tables": content.shown_tables(results.results, report),
         "labels": {table.selector.name: table.selector.label for table in report.tables},
         "notes": [*report.absent, *report.notes],
     }

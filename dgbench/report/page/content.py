@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench.core.wording import format_ranges, group_values, printable
+from dgbench.report.comparison import RowStatistics, Statistics, table_statistics
 from dgbench.report.frames import SweepResults
-from dgbench.report.results import Gap
+from dgbench.report.results import Gap, Results
 from dgbench.report.tables import Cell, Report, Table, shortfall
 from dgbench.store.run_folder import RUNS, State
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IN_DOMAIN = "in-domain"
-"""Name of the column that tables of the page have beside those of `collect`."""
+"""Name of a column that tables of the page have beside those of `collect`."""
 LOGS = ("err.txt", "out.txt")
 """Names of the logs of a DomainBed run, the likelier to say why it failed first."""
 MOST_PROBLEMS = 100
@@ -74,6 +75,8 @@ class ShownTable:
     caption: str
     columns: tuple[str, ...]
     rows: Mapping[str, Sequence[Shown]]
+    tied: frozenset[str]
+    """The row with the highest mean, and those that can't be distinguished from it; empty for averages."""
     facts: Mapping[str, str]
     """The facts of the signature that not all tables of the page share."""
     reads: str
@@ -128,25 +131,27 @@ def provenance(tables: Sequence[Table]) -> dict[str, str]:
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
 
-def shown_tables(report: Report) -> dict[str, list[ShownTable]]:
+def shown_tables(results: Results, report: Report) -> dict[str, list[ShownTable]]:
     """Return name of selector -> its tables; averages over data sets only where there are several."""
     common = provenance(report.tables)
     found: dict[str, list[ShownTable]] = {}
     for number, table in enumerate(report.tables):
         tables = found.setdefault(table.selector.name, [])
         if table.dataset or len(table.columns) > 2:
-            tables.append(_shown_table(f"table-{number}", table, common))
+            statistics = table_statistics(results, table.selector, table.dataset) if table.dataset else None
+            tables.append(_shown_table(f"table-{number}", table, common, statistics))
     return found
 
 
-def _shown_table(id: str, table: Table, common: Mapping[str, str]) -> ShownTable:
+def _shown_table(id: str, table: Table, common: Mapping[str, str], statistics: Statistics | None) -> ShownTable:
     """Prepare one table; a mean over a single column, which would repeat it, is left out."""
     columns = table.columns if len(table.columns) > 2 else table.columns[:1]
     best = {}
     for place in range(len(columns)):
         numbers = [cells[place].estimate for cells in table.rows.values() if not cells[place].gaps]
         best[place] = max((round(e.mean, 1) for e in numbers if e and math.isfinite(e.mean)), default=math.nan)
-    rows = {}
+    by_row = {found.row: found for found in statistics.rows} if statistics else {}
+    rows: dict[str, list[Shown]] = {}
     for row, cells in table.rows.items():
         rows[row] = [_shown(row, cell, best[place]) for place, cell in enumerate(cells[: len(columns)])]
         if table.in_domain:
@@ -154,12 +159,18 @@ def _shown_table(id: str, table: Table, common: Mapping[str, str]) -> ShownTable
             text = "" if value is None else f"{100 * value:.1f}"
             why = "" if value is None else f"{row}: on the validation parts of the training domains"
             rows[row].append(Shown(text, value, False, False, why))
+    columns = (*columns, IN_DOMAIN) if table.in_domain else columns
+    if statistics and len(rows) > 1:
+        columns = (*columns, f"Δ {statistics.reference}")
+        for row, shown in rows.items():
+            shown.append(_difference(by_row.get(row), statistics.reference))
     return ShownTable(
         id=id,
         dataset=table.dataset,
         caption=f"{table.dataset or 'Mean over domains of each data set'}: {table.metric} × 100",
-        columns=(*columns, IN_DOMAIN) if table.in_domain else columns,
+        columns=columns,
         rows=rows,
+        tied=frozenset(row for row, found in by_row.items() if found.tied) if len(by_row) > 1 else frozenset(),
         facts={key: value for key, value in table.signature.items() if key not in common},
         reads=table.reads,
         notes=table.notes,
@@ -180,6 +191,23 @@ def _shown(row: str, cell: Cell, best: float) -> Shown:
     is_best = bool(found and not cell.gaps and round(found.mean, 1) == best)
     value = found.mean if found and math.isfinite(found.mean) else None
     return Shown(printable(str(cell)).replace("+/-", "±"), value, is_best, bool(cell.gaps), "\n".join(lines))
+
+
+def _difference(found: RowStatistics | None, reference: str) -> Shown:
+    """Prepare the cell of a row's difference from the reference row; empty where there is none."""
+    delta = found.delta if found else None
+    if not found or not delta or math.isnan(delta.difference):
+        return Shown("", None, False, False, "")
+    interval = delta.by_trial
+    lines = [f"{found.row} minus {reference} within trials, mean over {delta.pairs} pairs of column and trial"]
+    if interval.refused:
+        lines.append(f"no interval: {interval.refused}")
+        return Shown(f"{100 * delta.difference:+.1f}", delta.difference, False, False, "\n".join(lines))
+    lines.append(f"95 % t-interval over trials: {100 * interval.low:+.1f} to {100 * interval.high:+.1f}")
+    if not math.isnan(found.p):
+        lines.append(f"p = {found.p:.3f}, Wilcoxon's test with Holm's correction over rows")
+    text = f"{100 * delta.difference:+.1f} ± {100 * interval.error:.1f}"
+    return Shown(text.replace("-", "−"), delta.difference, False, False, "\n".join(lines))
 
 
 def _choices(cell: Cell) -> Iterator[str]:

@@ -15,6 +15,7 @@ import pytest
 from dgbench import load_results
 from dgbench.core.errors import UserError
 from dgbench.report.__main__ import main
+from dgbench.report.comparison import table_statistics
 from dgbench.report.domainbed import RunArgs, write_run
 from dgbench.report.page.build import build_page, write_figures
 from dgbench.report.page.content import problems, progress
@@ -24,6 +25,7 @@ from dgbench.report.tables import build
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
+SET = "ColoredMNIST"
 FAILURE = "RuntimeError: out of memory"
 
 
@@ -95,6 +97,19 @@ def test_the_highest_number_of_a_column_is_bold(page: str) -> None:
     for cells in columns.values():
         assert max(cells)[1]
         assert any(not bold for _, bold in cells)
+
+
+def test_rows_are_compared_with_the_first_within_trials(own: Path, page: str) -> None:
+    results = load_results(own).results
+    (found,) = (
+        row for row in table_statistics(results, SELECTORS["training-domain"], SET).rows if row.row == "ERM+DiWA"
+    )
+    assert found.delta
+    body = page.partition('id="table-0"')[2].partition("</table>")[0]
+    assert "Δ ERM" in body
+    text = f"{100 * found.delta.difference:+.1f} ± {100 * found.delta.by_trial.error:.1f}".replace("-", "−")
+    assert f">{text}</td>" in body
+    assert body.count("†") >= 1
 
 
 def test_it_names_nothing_outside_itself(page: str) -> None:
