@@ -71,9 +71,7 @@ def _options(flags: Sequence[argparse.Action]) -> str:
 
 
 def _row(action: argparse.Action) -> tuple[str, str, str]:
-    name = (
-        ", ".join(f"`{option}`" for option in reversed(action.option_strings)) or f"`{action.metavar or action.dest}`"
-    )
+    name = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
     if action.option_strings and action.nargs != 0:
         words = (
             f"{{{','.join(map(str, action.choices))}}}"
@@ -83,7 +81,7 @@ def _row(action: argparse.Action) -> tuple[str, str, str]:
         several = " …" if action.nargs in ("+", "*") else ""
         name = f"{name} `{words}{several}`"
     required = "**required**" if action.required and action.option_strings else ""
-    no_default = action.default in (None, False, argparse.SUPPRESS) or not action.option_strings
+    no_default = action.default in (None, False, (), argparse.SUPPRESS) or not action.option_strings
     help_text = inline((action.help or "").replace("%%", "%"))
     return name, required or ("" if no_default else f"`{action.default}`"), help_text
 
