@@ -26,6 +26,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Explicit, Fold, LeaveOneDomainOut, SingleSource
 from dgbench.core.seeding import seed_hash
+from dgbench.core.setting import Setting, setting
 from dgbench.core.wording import group_values, printable
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot
@@ -81,6 +82,10 @@ ARGUMENTS: Mapping[str, object] = {
 
 DomainBed's tables pool runs that differ in them.
 """
+
+
+_PLAIN, _AUGMIX, _RESNET18, _OF_DIGITS = "resnet50.tv_in1k", "resnet50.ram_in1k", "resnet18.tv_in1k", "MNIST_CNN"
+"""dgbench's names of DomainBed's networks."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,8 @@ class _Reader:
         self.found: dict[RunArgs, Candidate] = {}
         self.arguments: dict[RunArgs, Mapping[str, str]] = {}
         """Run -> its values of `ARGUMENTS`, as text."""
+        self.networks: dict[RunArgs, str] = {}
+        """Run -> the network that its hyperparameters name, by dgbench's name; empty if they don't."""
         self.domains: dict[str, tuple[str, ...]] = {}
         """Data set -> names of its domains, as many as its first run has."""
         self.keys: dict[Fold, list[str]] = {}
@@ -221,6 +228,7 @@ class _Reader:
         else:
             self.found[args] = candidate
             self.arguments[args] = arguments
+            self.networks[args] = _network(args.dataset, records[0].get("hparams"))
             self.records += len(candidate.steps) if isinstance(candidate, Series) else 0
 
     def _parse(self, data: bytes, folder: Path) -> list[dict[str, Any]]:
@@ -320,8 +328,22 @@ class _Reader:
             candidates=dict(self._arrange(positions)),
             records=self.records,
             origin=Origin(arguments=arguments),
+            settings={name: found for name in datasets if (found := self._setting(name))},
             provenance=Provenance(asked=tuple(_departures(arguments.values()))),
             notes=tuple(self.notes),
+        )
+
+    def _setting(self, dataset: str) -> Setting | None:
+        """Return a setting with the network and the steps of a data set's finished runs; None unless all share them."""
+        found = {args: run for args, run in self.found.items() if args.dataset == dataset and isinstance(run, Series)}
+        shared = {(self.networks[args], run.steps[-1] + 1) for args, run in found.items()}
+        if len(shared) != 1:
+            return None
+        network, steps = shared.pop()
+        return (
+            setting("domainbed-2024" if network == _AUGMIX else "domainbed-2020", backbone=network, steps=steps)
+            if network
+            else None
         )
 
     def _values(self, dataset: str) -> dict[str, Counter[str]]:
@@ -377,6 +399,18 @@ def _arguments(args: Mapping[str, Any]) -> dict[str, str]:
 def _as_text(value: object) -> str:
     """Return a value as text."""
     return "default" if value is None else str(value)
+
+
+def _network(dataset: str, hparams: object) -> str:
+    """Return dgbench's name of the network that a run's hyperparameters choose, as in DomainBed; empty if unknown."""
+    if not isinstance(hparams, dict) or "resnet18" not in hparams or hparams.get("vit"):
+        return ""
+    if "MNIST" in dataset:
+        return _OF_DIGITS
+    if hparams["resnet18"]:
+        return _RESNET18
+    # Commits before ERM++ know no AugMix, and start from torchvision's weights.
+    return _AUGMIX if hparams.get("resnet50_augmix") else _PLAIN
 
 
 def _departures(arguments: Iterable[Mapping[str, Counter[str]]]) -> Iterator[str]:

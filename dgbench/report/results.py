@@ -170,7 +170,7 @@ class Results:
     setting: Mapping[str, Any] = field(default_factory=dict)
     """Field of the sweep's `Setting` -> value; empty for DomainBed's folders."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    """Data set -> the setting with its steps and network; empty for DomainBed's folders."""
+    """Data set -> the setting with its steps and network; of DomainBed's, if all its runs share them."""
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
 

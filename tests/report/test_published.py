@@ -12,6 +12,7 @@ import pytest
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.setting import setting
+from dgbench.report.domainbed import RunArgs, read_sweep, write_run
 from dgbench.report.published import (
     FAMILIES,
     FOLDER,
@@ -219,6 +220,28 @@ def test_without_a_recorded_network_nothing_is_alike() -> None:
     report, results = measured({"ERM": [0.8]})
     results = Results(**{**{name: getattr(results, name) for name in results.__dataclass_fields__}, "settings": {}})
     assert why_not("SWAD", report, results) == ["which network was trained isn't recorded here"]
+
+
+@pytest.mark.parametrize(
+    ("hparams", "reason"),
+    [
+        ({"resnet18": False}, ""),
+        ({"resnet18": False, "resnet50_augmix": True}, "here it is resnet50.ram_in1k"),
+        ({"resnet18": True}, "here it is resnet18.tv_in1k"),
+        ({}, "which network was trained isn't recorded here"),
+    ],
+)
+def test_domainbeds_own_folders_are_compared_by_their_hyperparameters(
+    tmp_path: Path, hparams: dict[str, Any], reason: str
+) -> None:
+    for env in range(4):
+        record = {f"env{i}_{part}_acc": 0.8 for i in range(4) for part in ("in", "out")}
+        args = RunArgs("VLCS", "ERM", (env,), 0, 0).to_json(5001, 0.2)
+        write_run(tmp_path, args, hparams, [{"step": step, **record} for step in (0, 5000)])
+    results = read_sweep(tmp_path)
+    found = why_not("DomainBed 2020, training-domain", build(results, [SELECTORS["training-domain"]]), results)
+    assert bool(found) == bool(reason)
+    assert all(why.endswith(reason) for why in found)
 
 
 def test_a_row_without_a_number_gets_no_line() -> None:
