@@ -202,7 +202,9 @@ def _difference(found: RowStatistics | None, reference: str) -> Shown:
     lines = [f"{found.row} minus {reference} within trials, mean over {delta.pairs} pairs of column and trial"]
     if interval.refused:
         lines.append(f"no interval: {interval.refused}")
-        return Shown(f"{100 * delta.difference:+.1f}", delta.difference, False, False, "\n".join(lines))
+        return Shown(
+            f"{100 * delta.difference:+.1f}".replace("-", "−"), delta.difference, False, False, "\n".join(lines)
+        )
     lines.append(f"95 % t-interval over trials: {100 * interval.low:+.1f} to {100 * interval.high:+.1f}")
     if not math.isnan(found.p):
         lines.append(f"p = {found.p:.3f}, Wilcoxon's test with Holm's correction over rows")

@@ -130,10 +130,11 @@ def _means(table: Table, rows: Iterable[str]) -> dict[str, float]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of some axes below the figure, as wide as the figure allows."""
+    """Put the legend of some axes below the figure, as wide as the figure allows, and make room for it."""
     handles, names = axes.get_legend_handles_labels()
     longest = max(map(len, names), default=1)
     columns = max(1, int(figure.get_figwidth() / (0.085 * longest + 0.45)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(names) // columns))
     figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), handlelength=1.4)
 
 
@@ -173,7 +174,7 @@ def scatter(subject: Subject) -> Drawing | None:
     curves = group_values((curve.row, curve) for curve in subject.curves if curve.inside is not None)
     if not curves:
         return None
-    figure, (axes,) = _panels(1, 1, 5.4, 4.2)
+    figure, (axes,) = _panels(1, 1, 5.4, 3.8)
     tips = {}
     for number, (row, found) in enumerate(curves.items()):
         points = [(float(c.inside[-1]), float(c.outside[-1]), c) for c in found if c.inside is not None]
@@ -200,7 +201,7 @@ def selection(subject: Subject) -> Drawing | None:
     limits = _best_of_all(subject.curves)
     if not rows or (len(subject.tables) < 2 and not limits):
         return None
-    figure, (axes,) = _panels(1, 1, 5.4, 0.23 * len(rows) + 1.25)
+    figure, (axes,) = _panels(1, 1, 5.4, 0.23 * len(rows) + 0.9)
     _name_rows(axes, rows)
     tips, lowest = {}, dict(limits)
     for number, (name, table) in enumerate(subject.tables.items()):
@@ -321,7 +322,7 @@ def cost_against_accuracy(subject: Subject) -> Drawing | None:
     rows = [row for row in means if seconds.get(row)]
     if len(rows) < 2:
         return None
-    figure, (axes,) = _panels(1, 1, 5.4, 3.8)
+    figure, (axes,) = _panels(1, 1, 5.4, 3.5)
     tips = {}
     for number, row in enumerate(rows):
         gid, look = f"cost-{number}", subject.look_of(row)

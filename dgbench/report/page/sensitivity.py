@@ -83,8 +83,6 @@ def _centered(curves: Sequence[Curve]) -> NDArray[np.float64]:
 
 def _ranked(frame: pd.DataFrame, scores: NDArray[np.float64]) -> list[Hparam]:
     """Return the numeric hyperparameters that vary, by importance."""
-    from sklearn.ensemble import RandomForestRegressor  # imported only inside functions, as the module says
-
     columns: dict[str, NDArray[np.float64]] = {}
     for name in frame.columns:
         values = _numbers(frame[name])
@@ -92,6 +90,8 @@ def _ranked(frame: pd.DataFrame, scores: NDArray[np.float64]) -> list[Hparam]:
             columns[name.removeprefix(HPARAMS)] = values
     if not columns:
         return []
+    from sklearn.ensemble import RandomForestRegressor  # imported only inside functions, as the module says
+
     logarithmic = {
         name: bool(values.min() > 0 and values.max() >= 8 * values.min()) for name, values in columns.items()
     }
