@@ -329,7 +329,7 @@ def test_the_commands_launch_and_collect_them(
     )
     assert done.returncode == 0, done.stderr
     assert f"-------- Dataset: {dataset}, model selection method: validation domains" in done.stdout
-    assert f"# protocol: fixed-split | metric: {metric} x 100 | selector: validation-domain" in done.stdout
+    assert f"# protocol: fixed-split | metric: {metric} x 100 | preset: " in done.stdout
     of_erm = next(line.split() for line in done.stdout.splitlines() if line.startswith("ERM "))
     assert float(of_erm[1]) > 70, "bright patches hold tumour, awful comments are toxic, and long molecules are long"
 

@@ -239,7 +239,7 @@ def test_the_commands_launch_and_collect_sequences(data_dir: Path, model: str, t
         [sys.executable, "-m", "dgbench.collect", "--input_dir", str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "# protocol: fixed-split | metric: acc x 100 | selector: validation-domain" in done.stdout
+    assert "# protocol: fixed-split | metric: acc x 100 | preset: " in done.stdout
     found = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ERM")}
     assert set(found) == {"ERM", "ERM+SMA", "ERM+Ensemble"}
     assert min(found.values()) > 80, "files count"
