@@ -29,6 +29,9 @@ from dgbench.core.wording import unknown_name
 if TYPE_CHECKING:
     from dgbench.data.dataset import Dataset
 
+OF_YOURS = "a class of yours needs --include FILE.py"
+"""Advice in messages about unknown names of entries."""
+
 
 class Catalogue:
     """All entries by name, and the data sets opened so far.
@@ -90,7 +93,8 @@ class Catalogue:
         """
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:
-            raise UserError(unknown_name("data set" if kind == "dataset" else kind, name, self.of_kind(kind)))
+            what = "data set" if kind == "dataset" else kind
+            raise UserError(unknown_name(what, name, self.of_kind(kind), OF_YOURS))
         return entry
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.catalogue import OF_YOURS, Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.space import Value
 from dgbench.core.wording import unknown_name, with_article
@@ -49,7 +49,7 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
         if entry is None or entry.kind not in ORDER:
             options = [name for kind in ORDER for name in catalogue.of_kind(kind)]
             what = "algorithm" if len(words) == 1 else f"word in {text!r}:"
-            problems.add(unknown_name(what, word, options))
+            problems.add(unknown_name(what, word, options, OF_YOURS))
         elif entry.kind in kinds:
             problems.add(f"{text!r} has {with_article(entry.kind)} twice: {kinds[entry.kind]} and {word}")
         else:

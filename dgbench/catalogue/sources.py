@@ -7,6 +7,7 @@ apart from runs, in a `Site`.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def split_datasets(texts: Sequence[str], catalogue: Catalogue) -> dict[str, str]
     for text in texts:
         kind, _, path = text.partition(":")
         with problems.collecting():
+            if own := _own_data(text, catalogue):
+                raise UserError(f"unknown data set {text!r}: did you mean {own}?")
             card = catalogue.get("dataset", kind).card
             if card.unsupported:
                 raise UserError(f"{kind} is not supported: {card.unsupported}")
@@ -85,14 +88,24 @@ def open_dataset(
     if key not in catalogue.opened:
         cls = entry.load()
         if cls.card.folder and not site.data_dir:
-            raise UserError(f"{name} is read from {cls.card.folder} under --data_dir, which is not given")
-        dataset: Dataset = cls(
-            data_dir=Path(site.data_dir) if site.data_dir else None,
-            path=Path(path) if path else None,
-            image_size=image_size,
-            backbone=backbone,
-            **reading,
-        )
+            raise UserError(
+                f"{name} is read from {cls.card.folder} under --data_dir, which is not given: {_way_to_get(cls, 'DIR')}"
+            )
+        try:
+            dataset: Dataset = cls(
+                data_dir=Path(site.data_dir) if site.data_dir else None,
+                path=Path(path) if path else None,
+                image_size=image_size,
+                backbone=backbone,
+                **reading,
+            )
+        except UserError as error:
+            gone = cls.card.folder and not os.path.isdir(Path(site.data_dir) / cls.card.folder)
+            if not gone or "download" in str(error):  # those of packed files have the command
+                raise
+            *others, last = error.problems
+            joint = " or " if "http" in last else ": "
+            raise UserError(*others, f"{last}{joint}{_way_to_get(cls, site.data_dir)}") from error
         if isinstance(dataset, CachedDataset):
             dataset.cache_dir = Path(site.cache_dir) if site.cache_dir else None
         catalogue.opened[key] = dataset
@@ -103,3 +116,20 @@ def open_dataset(
     resized_otherwise = copy.copy(opened)
     resized_otherwise.interpolation = interpolation
     return resized_otherwise
+
+
+def _own_data(text: str, catalogue: Catalogue) -> str:
+    """Return how data of the user's are called, if a name is that of a folder or CSV file; empty if it isn't."""
+    if text in catalogue.entries or ":" in text:
+        return ""
+    # Not by `Path`, whose tests raise OSError for a text too long for a path.
+    if text.lower().endswith(".csv") and os.path.isfile(text):
+        return f"csv:{text}"
+    return f"folder:{text}" if os.path.isdir(text) else ""
+
+
+def _way_to_get(cls: type[Dataset], data_dir: str) -> str:
+    """Return the command that fetches a data set to a folder, or where it is published if dgbench can't fetch it."""
+    if cls.archives or cls.download.__func__ is not Dataset.download.__func__:  # type: ignore[attr-defined]
+        return f"fetch it with `dgbench download {cls.__name__} --data_dir {data_dir}`"
+    return f"get it from {cls.card.source}"

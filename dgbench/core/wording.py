@@ -31,20 +31,22 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def unknown_name(what: str, name: str, options: Iterable[str]) -> str:
+def unknown_name(what: str, name: str, options: Iterable[str], hint: str = "") -> str:
     """Return the message for an unknown name, with the nearest that exists, or with all of them if none is near.
 
     Args:
         what: The kind of name: `data set`, `hyperparameter of ERM`.
         name: As typed.
         options: All names that exist.
+        hint: Advice for where none is near; empty: none.
     """
     options = sorted(options)
     by_lower = {option.lower(): option for option in options}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     if near:
         return f"unknown {what} {name!r}: did you mean {by_lower[near[0]]!r}?"
-    return f"unknown {what} {name!r}: there are {', '.join(options) or 'none'}"
+    # Before the names, after which it would be overlooked: there may be a hundred.
+    return f"unknown {what} {name!r}: {hint and hint + '; '}there are {', '.join(options) or 'none'}"
 
 
 def group_values(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
 
 NOT_ASKED = -100
@@ -104,17 +105,28 @@ class Named(Protocol):
     """(n,) paths below the folder of the data set."""
 
 
+def _is_whole(numbers: NDArray[Any]) -> bool:
+    return bool((np.isfinite(numbers) & (np.trunc(numbers) == numbers)).all())
+
+
 class ArrayExamples:
     """Examples that are in memory whole, and are never augmented.
 
     Args:
         inputs: (n, *input_shape), uint8 or float32.
-        labels: (n,), stored as int64.
+        labels: (n,) whole numbers, stored as int64.
         groups: As `Examples.groups`.
+
+    Raises:
+        UserError: Labels are not whole numbers.
     """
 
     def __init__(self, inputs: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None = None) -> None:
         self.inputs = inputs
+        labels = np.asarray(labels)
+        # The cast would turn NaN into a huge number, and cut 0.5 to 0.
+        if labels.dtype.kind not in "biu" and not (labels.dtype.kind == "f" and _is_whole(labels)):
+            raise UserError(f"the labels of ArrayExamples are whole numbers; those of type {labels.dtype} are not all")
         self.labels = labels.astype(np.int64)
         self.groups = groups
 

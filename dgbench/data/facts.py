@@ -13,6 +13,7 @@ from dgbench.core.cards import EAGER
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
+from dgbench.data.contract import check_contract
 from dgbench.data.dataset import Dataset, SplitExamples
 from dgbench.networks.backbones import (
     BUILTIN_BACKBONES,
@@ -26,7 +27,8 @@ from dgbench.networks.backbones import lacking as backbone_lacks
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
-    """Collect the facts of an open data set that planning needs."""
+    """Collect the facts of an open data set that planning needs; raise UserError if a user's own class is wrong."""
+    check_contract(name, dataset)
     # Inside the function: `splits` imports fractions, which tables, that read facts too, do without.
     from dgbench.data.splits import by_domain
 
@@ -39,7 +41,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
     return DatasetFacts(
         name=name,
         domains=dataset.domains,
-        counts=tuple(dataset.counts()),
+        counts=tuple(map(int, dataset.counts())),
         num_classes=len(dataset.classes),
         input_shape=dataset.input_shape,
         input_kind=dataset.input_kind,

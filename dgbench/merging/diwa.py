@@ -74,7 +74,7 @@ class DiWADagger(DiWA):
 
     This is the paper's DiWA with a dagger: 60 runs, where DiWA has 20 for each of three trials. One trial validates on
     examples that another has trained on, so that nothing is selected, there is a single number without an error, and no
-    accuracy on the training domains. All trials must start from the same weights: `--hparams '{"init": "sweep"}'`.
+    accuracy on the training domains. All trials must start from the same weights: `--set init=sweep`.
 
     Reference:
         Ramé, Kirchmeyer, Rahier, Rakotomamonjy, Gallinari and Cord, "Diverse Weight Averaging for Out-of-Distribution

@@ -293,7 +293,7 @@ def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
     made_for = facts.input_size[-1] if facts else 224
     return (
         f"backbone {name!r} can't take images of {' x '.join(map(str, input_shape))} ({why}); it was made for "
-        f"{made_for} x {made_for}: say --hparams '{{\"image_size\": {made_for}}}', or choose another"
+        f"{made_for} x {made_for}: say --set image_size={made_for}, or choose another"
     )
 
 
@@ -310,7 +310,7 @@ def check_weights(name: str) -> None:
     if not (facts and facts.has_weights):
         raise UserError(
             f"there are no pretrained weights for backbone {name!r}: give a file by --backbone_weights, or train from "
-            "scratch with --hparams '{\"pretrained\": false}'"
+            "scratch with --set pretrained=false"
         )
 
 

@@ -44,7 +44,7 @@ def timm_file(name: str) -> Path:
         raise UserError(
             f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {why}). Fetch them once "
             "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
-            "train from scratch with --hparams '{\"pretrained\": false}'"
+            "train from scratch with --set pretrained=false"
         ) from error
 
 

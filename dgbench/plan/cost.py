@@ -132,7 +132,8 @@ def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
 def refuse_small_domains(plan: Plan) -> None:
     """Raise UserError for domains too small for the holdout, and for batches larger than a domain's training part.
 
-    Each domain is listed once. Pooled data sets are exempt: many of their domains hold fewer examples than a batch.
+    Each data set has one problem of a kind, with the change that mends all its domains. Pooled data sets are exempt:
+    many of their domains hold fewer examples than a batch.
     """
     batches: dict[tuple[str, int], tuple[Run, int]] = {}
     for run in plan.runs:
@@ -143,36 +144,49 @@ def refuse_small_domains(plan: Plan) -> None:
     problems = Problems()
     for problem in _too_small_to_split(plan):
         problems.add(problem)
+    small: dict[str, dict[str, int]] = {}
+    largest: dict[str, int] = {}
     for run, batch in batches.values():
         for view in run.fold.train:
             size = view_size(plan.datasets[run.dataset], view, run.setting.holdout_fraction)
-            if size < batch:
-                problems.add(
-                    f"domain {view.domain} of {run.dataset} has {size} examples to train on, fewer than a batch of "
-                    f"{batch}: give a smaller one, --hparams '{{\"batch_size\": {max(1, size)}}}'"
-                )
+            if 0 < size < batch:  # an empty part is the holdout's problem
+                of_dataset = small.setdefault(run.dataset, {})
+                of_dataset[view.domain] = min(size, of_dataset.get(view.domain, size))
+                largest[run.dataset] = max(batch, largest.get(run.dataset, 0))
+    for dataset, sizes in small.items():
+        in_order = (domain for domain in plan.datasets[dataset].domains if domain in sizes)
+        told = ", ".join(f"domain {domain} has {sizes[domain]}" for domain in in_order)
+        problems.add(
+            f"{dataset}: {told} examples to train on, fewer than a batch of {largest[dataset]}: give a smaller one, "
+            f"--set batch_size={min(sizes.values())}"
+        )
     problems.raise_if_any()
 
 
 def _too_small_to_split(plan: Plan) -> Iterator[str]:
-    """Yield domains whose split would leave a part empty; runs refuse those even if they never read that part."""
+    """Yield a problem for each data set with domains whose split would leave a part empty.
+
+    Runs refuse those even if they never read that part.
+    """
     domains = {
         (run.dataset, view.domain, run.setting.holdout_fraction): None
         for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values()
         for view in (*run.fold.train, *run.fold.evaluated)
     }
+    lacking: dict[tuple[str, float], dict[str, tuple[int, str]]] = {}
     for dataset, domain, fraction in domains:
         facts = plan.datasets[dataset]
         sizes = {part: view_size(facts, View(domain, part), fraction) for part in (IN, OUT) if not facts.parts}
-        if not all(sizes.values()):
+        if empty := [part for part, size in sizes.items() if not size]:
             count = facts.counts[facts.domains.index(domain)]
-            ways = ["give it more"]
-            if count > 1 and not facts.shared_identities:
-                ways.insert(0, f"--holdout_fraction {math.ceil(1000 / count) / 1000:g} or more leaves some")
-            yield (
-                f"domain {domain} of {dataset} has {count:,} examples, of which a holdout of {fraction:g} leaves none "
-                f"in its part {next(part for part, size in sizes.items() if not size)!r}: {', or '.join(ways)}"
-            )
+            lacking.setdefault((dataset, fraction), {})[domain] = count, empty[0]
+    for (dataset, fraction), found in lacking.items():
+        told = ", ".join(f"part {part!r} of domain {domain} ({n:,} examples)" for domain, (n, part) in found.items())
+        fewest, ways = min(n for n, _ in found.values()), ["give it more" if len(found) == 1 else "give them more"]
+        if fewest > 1 and not plan.datasets[dataset].shared_identities:
+            # Enough for the smallest domain, and so for all.
+            ways.insert(0, f"--holdout_fraction {math.ceil(1000 / fewest) / 1000:g} or more leaves some")
+        yield f"{dataset}: a holdout of {fraction:g} leaves nothing in {told}: {', or '.join(ways)}"
 
 
 def refuse_large_predictions(plan: Plan) -> None:

@@ -175,7 +175,7 @@ def _too_few(asked: _Request, folds: Sequence[Fold]) -> Iterator[str]:
         if fewest < needed and (facts.pools or 0 < setting.domains_per_step < needed):
             yield (
                 f"{who} needs at least {needed} training domains in a step; on {facts.name} there are "
-                f"{fewest}. Add --hparams '{{\"domains_per_step\": {needed}}}'"
+                f"{fewest}. Add --set domains_per_step={needed}"
             )
         elif fewest < needed:
             out = "--single_test_envs leaves out the folds with two test domains"
@@ -281,7 +281,7 @@ def _batches_of_one(asked: _Request) -> Iterator[str]:
         if any(hparams.get("batch_size") == 1 for hparams in asked.drawn(entry)):
             yield (
                 f"{entry.name} with batch_size 1 on {asked.facts.name}: live batch norm takes statistics of each "
-                "batch, and one example has none. Add --hparams '{\"batch_size\": 2}'"
+                "batch, and one example has none. Add --set batch_size=2"
             )
 
 

@@ -109,7 +109,11 @@ def test_entries_of_every_kind_are_found(catalogue: Catalogue) -> None:
     [
         ("algorithm", "VRex", "unknown algorithm 'VRex': did you mean 'VREx'?"),
         ("dataset", "RotatedDigit", "unknown data set 'RotatedDigit': did you mean 'RotatedDigits'?"),
-        ("adapter", "XYZQ", "unknown adapter 'XYZQ': there are AdaNPC, BNAdapt"),
+        (
+            "adapter",
+            "XYZQ",
+            "unknown adapter 'XYZQ': a class of yours needs --include FILE.py; there are AdaNPC, ",
+        ),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(kind: str, name: str, message: str, catalogue: Catalogue) -> None:

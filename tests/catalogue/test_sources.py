@@ -53,6 +53,18 @@ def test_everything_wrong_with_names_is_told_at_once(catalogue: Catalogue) -> No
     )
 
 
+def test_a_folder_or_csv_file_is_told_how_it_is_called(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "shapes").mkdir(parents=True)
+    (tmp_path / "list.csv").touch()
+    assert refused(catalogue, "data/shapes", "list.csv", "data/gone" + 300 * "x")[:2] == (
+        "unknown data set 'data/shapes': did you mean folder:data/shapes?",
+        "unknown data set 'list.csv': did you mean csv:list.csv?",
+    )
+
+
 def test_a_site_is_read_as_it_was_written() -> None:
     site = Site(
         data_dir="/data",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbench.core.errors import UserError
-from dgbench.core.setting import PRESETS, Setting, setting
+from dgbench.core.setting import FIELD_NAMES, PRESETS, Setting, setting
 
 DIGESTS = {
     "dgbench": "4816d25396999327097f31ec2a0aaaa5ab7bd3ad6d14b157c3762d79e6353f40",
@@ -84,7 +84,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     assert caught.value.problems == (
         "unknown preset 'domainbed': did you mean 'domainbed-2024'?",
         "unknown setting 'stepz': did you mean 'steps'?",
-        "unknown setting 'preset': did you mean 'precision'?",
+        f"unknown setting 'preset': there are {', '.join(sorted(FIELD_NAMES))}",
         "setting 'steps' must be at least 1, not 0",
         "setting 'checkpoint_freq' is an int, not True",
         "setting 'holdout_fraction' must lie between 0 and 1, so that both parts hold something, not 1",

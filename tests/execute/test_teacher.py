@@ -119,7 +119,7 @@ def test_every_run_comes_after_its_inputs(make_plan: MakePlan) -> None:
         (
             {"teacher_backbone": "darknet17"},
             "KD's teacher: there are no pretrained weights for backbone 'darknet17': give a file by "
-            "--backbone_weights, or train from scratch with --hparams '{\"pretrained\": false}'",
+            "--backbone_weights, or train from scratch with --set pretrained=false",
         ),
     ],
 )

@@ -109,7 +109,7 @@ def test_inputs_that_a_network_can_take(name: str, shape: tuple[int, ...]) -> No
             "backbone 'GIN' takes graphs, and these inputs are images (3 x 64 x 64): leave it out, or",
         ),
         ("vit_tiny_patch16_224", (3, 8, 8), "can't take images of 3 x 8 x 8"),
-        ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --hparams '{\"image_size\": 240}'"),
+        ("crossvit_9_240", (3, 224, 224), "it was made for 240 x 240: say --set image_size=240"),
         ("mobilenetv5_300m_enc", (3, 224, 224), "numbers an image, not a vector"),
     ],
 )

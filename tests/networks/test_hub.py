@@ -143,7 +143,7 @@ def test_an_unreachable_hub_is_told_in_seconds_and_with_the_ways_out(monkeypatch
     assert caught.value.problems == (
         f"the weights of backbone 'resnet18.tv_in1k' could not be fetched {UNPLUGGED}. Fetch them once where there is "
         "a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or train from scratch "
-        "with --hparams '{\"pretrained\": false}'",
+        "with --set pretrained=false",
     )
     with pytest.raises(UserError, match="could not be fetched"):
         build_network((3, 224, 224), 7, setting(backbone=RESNET))

@@ -122,7 +122,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
         "steps is given twice: 5 by --set, 6 by --steps"
     ]
     assert refused(capsys, tmp_path, "--set", "SMA.x=5") == [
-        "unknown entry in --hparams or --set 'SMA': did you mean 'SWAD'?"
+        "unknown entry in --hparams or --set 'SMA': there are ERM, SWAD"
     ]
 
 

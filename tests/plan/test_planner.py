@@ -479,7 +479,7 @@ def test_values_may_ask_for_more_training_domains(make_plan: MakePlan) -> None:
     )
     assert problems(make_plan, "Fish", protocol=SINGLES, how=setting(domains_per_step=2), **wilds) == (
         "Fish with form 'wilds' and meta_steps 3 needs at least 3 training domains in a step; on Toy there are 2. "
-        "Add --hparams '{\"domains_per_step\": 3}'",
+        "Add --set domains_per_step=3",
     )
     assert make_plan("Fish", protocol=SINGLES, **wilds).runs
     assert make_plan("Fish", "MixStyle", domains=4).runs
@@ -607,7 +607,7 @@ def test_live_batch_norm_on_batches_of_one_is_refused(make_plan: MakePlan) -> No
         make_plan("ERM", "SAM", hparams=1, how=live, overrides=one)
     assert list(caught.value.problems) == [
         f"{name} with batch_size 1 on Toy: live batch norm takes statistics of each batch, and one example has none. "
-        "Add --hparams '{\"batch_size\": 2}'"
+        "Add --set batch_size=2"
         for name in ("ERM", "SAM")
     ]
     make_plan("ERM", hparams=1, overrides=one)
