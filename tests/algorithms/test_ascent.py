@@ -6,13 +6,13 @@ from torch import nn
 
 from dgbench.methods.ascent import (
     adaptive_scales,
-    displaced,
+    clip_to_radius,
+    displaced_parameters,
     global_norm,
     gradient,
-    of_adaptive_length,
-    of_length,
-    orthogonal,
-    within_ball,
+    orthogonal_part,
+    scale_to_adaptive_length,
+    scale_to_length,
 )
 
 
@@ -22,9 +22,9 @@ def test_norm_is_that_of_one_vector() -> None:
 
 
 def test_of_length_scales_all_tensors_by_one_factor() -> None:
-    first, second = of_length([torch.tensor([3.0]), torch.tensor([4.0])], 10.0)
+    first, second = scale_to_length([torch.tensor([3.0]), torch.tensor([4.0])], 10.0)
     torch.testing.assert_close(torch.cat([first, second]), torch.tensor([6.0, 8.0]))
-    (nothing,) = of_length([torch.zeros(2)], 10.0)
+    (nothing,) = scale_to_length([torch.zeros(2)], 10.0)
     assert torch.equal(nothing, torch.zeros(2))
 
 
@@ -41,7 +41,7 @@ def test_displaced_batch_norm_normalises_by_the_batch() -> None:
         norm = nn.BatchNorm1d(2, momentum=momentum).train()
         x = torch.tensor([[0.0, 5.0], [2.0, 9.0]])
         before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
-        with displaced(norm, [norm.weight], [torch.zeros_like(norm.weight)]):
+        with displaced_parameters(norm, [norm.weight], [torch.zeros_like(norm.weight)]):
             torch.testing.assert_close(norm(x).mean(0), torch.zeros(2))
         assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
         norm(x)
@@ -52,13 +52,13 @@ def test_displaced_batch_norm_in_eval_mode_keeps_using_its_statistics() -> None:
     norm = nn.BatchNorm1d(1).eval()
     x = torch.tensor([[5.0], [7.0]])
     expected = norm(x)
-    with displaced(norm, [norm.weight], [torch.zeros_like(norm.weight)]):
+    with displaced_parameters(norm, [norm.weight], [torch.zeros_like(norm.weight)]):
         torch.testing.assert_close(norm(x), expected)
 
 
 def test_of_adaptive_length_has_that_length_once_the_scales_are_divided_out() -> None:
     tensors, scales = [torch.tensor([3.0, -1.0]), torch.tensor([2.0])], [torch.tensor([0.5, 2.0]), torch.tensor([4.0])]
-    by = of_adaptive_length(tensors, scales, 10.0)
+    by = scale_to_adaptive_length(tensors, scales, 10.0)
     divided = torch.cat([d / t for d, t in zip(by, scales, strict=True)])
     assert divided.norm().item() == pytest.approx(10)
     plain = torch.cat([t**2 * v for v, t in zip(tensors, scales, strict=True)])
@@ -76,17 +76,19 @@ def test_adaptive_scales_are_of_what_is_called_weight() -> None:
 
 
 def test_orthogonal_takes_the_part_along_away() -> None:
-    (first, second) = orthogonal([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], [torch.zeros(2), torch.tensor([5.0])])
+    (first, second) = orthogonal_part(
+        [torch.tensor([1.0, 2.0]), torch.tensor([3.0])], [torch.zeros(2), torch.tensor([5.0])]
+    )
     torch.testing.assert_close(torch.cat([first, second]), torch.tensor([1.0, 2.0, 0.0]), rtol=0, atol=1e-11)
-    (whole,) = orthogonal([torch.tensor([1.0, 2.0])], to=[torch.zeros(2)])
+    (whole,) = orthogonal_part([torch.tensor([1.0, 2.0])], to=[torch.zeros(2)])
     assert whole.tolist() == [1.0, 2.0]
 
 
 def test_within_ball_shortens_what_is_too_long() -> None:
     tensors = [torch.tensor([3.0, 4.0]), torch.tensor([0.1])]
-    long, short = within_ball(tensors, 0.5, each=True)
+    long, short = clip_to_radius(tensors, 0.5, each=True)
     torch.testing.assert_close(torch.cat([long, short]), torch.tensor([0.3, 0.4, 0.1]))
-    together = torch.cat(within_ball(tensors, 0.5, each=False))
+    together = torch.cat(clip_to_radius(tensors, 0.5, each=False))
     torch.testing.assert_close(together, 0.5 * torch.cat(tensors) / torch.cat(tensors).norm())
-    assert torch.equal(torch.cat(within_ball(tensors, 6.0, each=False)), torch.cat(tensors))
-    assert torch.cat(within_ball(tensors, 0.0, each=True)).tolist() == [0.0, 0.0, 0.0]
+    assert torch.equal(torch.cat(clip_to_radius(tensors, 6.0, each=False)), torch.cat(tensors))
+    assert torch.cat(clip_to_radius(tensors, 0.0, each=True)).tolist() == [0.0, 0.0, 0.0]

@@ -100,7 +100,7 @@ def test_made_of_six_archives_and_the_list(root: Path, listed: Path, tmp_path: P
     ]
     with pytest.raises(UserError, match=r"--from lacks domain_net_duplicates.txt"):
         DomainNet.download(tmp_path / "new", archives, silent)
-    with pytest.raises(UserError, match=r"painting lack$"):
+    with pytest.raises(UserError, match=r"missing painting$"):
         DomainNet.download(tmp_path / "some", [*archives[:2], *archives[3:], listed], silent)
     DomainNet.download(tmp_path / "new", [*archives, listed], silent)
     assert DomainNet(data_dir=tmp_path / "new").counts() == list(COUNTS.values())
