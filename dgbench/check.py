@@ -19,7 +19,7 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.grid import columns, pipes
-from dgbench.core.wording import format_ranges, group_values
+from dgbench.core.wording import count_nouns, format_ranges, group_values
 
 if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
@@ -169,7 +169,8 @@ def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:
         yield f"{question.name}: {question.requirement}"
     asked = sum(len(findings) for findings in answers.values())
     wrong = sum(bool(finding.wrong) for findings in answers.values() for finding in findings)
-    yield f"{len(answers)} algorithms on {device}, defaults and {draws} random draws: {asked} answers, {wrong} wrong"
+    algorithms = count_nouns(len(answers), "algorithm")
+    yield f"{algorithms} on {device}, defaults and {draws} random draws: {asked} answers, {wrong} wrong"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from dgbench.core.cards import NEEDS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
 from dgbench.core.setting import FIELD_NAMES, PRESETS
-from dgbench.core.wording import unknown_name, with_article
+from dgbench.core.wording import count_nouns, unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
 from dgbench.plan.options import OPTIONS
 
@@ -147,9 +147,9 @@ def _sweep(file: Path, asked: Mapping[str, Any], catalogue: Catalogue) -> Item:
     with suppress(UserError):  # a file may leave to flags what counting needs
         runs = count_training_runs(declare(asked, catalogue)[0], catalogue)
     counts = [
-        f"{len(rows)} row{'s' if len(rows) != 1 else ''}",
-        datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets",
-        *([f"{runs:,} training runs"] if runs else []),
+        count_nouns(len(rows), "row"),
+        datasets[0] if len(datasets) == 1 else count_nouns(len(datasets), "data set"),
+        *([count_nouns(runs, "training run")] if runs else []),
     ]
 
     def details() -> Iterator[str]:

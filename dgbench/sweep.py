@@ -22,9 +22,10 @@ from dgbench import cli
 from dgbench.__main__ import OF_SWEEPS
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
 from dgbench.core.site import split_include
-from dgbench.core.wording import group_values, printable
+from dgbench.core.wording import count_nouns, group_values, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
 from dgbench.launchers.estimate import estimate
 from dgbench.launchers.prepare import prepare, reopen
@@ -41,6 +42,14 @@ from dgbench.store.run_folder import State
 
 _LISTED = 20
 """Most lines of a list that are printed."""
+_STATES = """states of a run:
+  missing   not begun
+  waiting   begun and not finished, and no process executes it now
+  running   a process executes it now
+  failed    ended in an error as often as --retries allows; `dgbench retry` lets it run again
+  damaged   a file that results depend on has changed; `dgbench retry` makes it anew
+  done      finished: tables count it"""
+"""What `status --help` ends with."""
 
 
 def parser() -> cli.Parser:
@@ -67,6 +76,7 @@ def parser() -> cli.Parser:
     }
     places = tuple(replace(OPTIONS[name], help=text) for name, text in moved.items())
     add_options(made["retry"], {"data": places, "this machine": EXECUTING})
+    made["status"].epilog = f"{made['status'].epilog}\n\n{_STATES}"
     shown = made["status"].group("output")
     shown.add_argument("--json", action="store_true", help="one JSON object a run")
     shown.add_argument(
@@ -105,7 +115,7 @@ def _launch(args: Any) -> int:
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
         return 0
-    print(*sweep.remarks(), *_tested(sweep.plan.runs), sep="\n")
+    print(*sweep.remarks(), *_tested(sweep), sep="\n")
     if args.dry_run:
         print(*cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines(), sep="\n")
         return 0
@@ -130,10 +140,23 @@ def _requested(args: Any, catalogue: Catalogue) -> Sweep:
     return reopen(args.output_dir, **places_of(args))
 
 
-def _tested(runs: Iterable[Run]) -> Iterable[str]:
+def _tested(sweep: Sweep) -> Iterator[str]:
     """Yield a line on the tested domains of each data set, by name: a request may give their numbers."""
-    tested = group_values((run.dataset, domain) for run in runs for domain in run.fold.held_out)
-    return [f"{name}: tested are {', '.join(map(printable, dict.fromkeys(own)))}" for name, own in tested.items()]
+    folds = group_values((run.dataset, run.fold.held_out) for run in sweep.plan.runs)
+    for name, held_out in folds.items():
+        domains = tuple(dict.fromkeys(domain for fold in held_out for domain in fold))
+        # In leave-one-domain-out, a domain is reported where it is held out alone; pairs serve selection.
+        pairs = sweep.declaration.protocol == LeaveOneDomainOut.name
+        tested = [domain for domain in domains if not pairs or (domain,) in held_out]
+        others = [domain for domain in domains if domain not in tested]
+        line = f"{name}: tested are {_listed(tested)}"
+        if others:
+            line += f"; held out with them in pairs, for leave-one-domain-out selection alone: {_listed(others)}"
+        yield line
+
+
+def _listed(domains: Iterable[str]) -> str:
+    return ", ".join(map(printable, domains))
 
 
 def _retry(args: Any) -> int:
@@ -146,12 +169,15 @@ def _retry(args: Any) -> int:
     if not _may_run_files(args):
         return 1
     sweep = reopen(args.output_dir, **places_of(args))
-    print(f"{sweep.repair()} failed or damaged runs may run again")
+    print(f"{count_nouns(sweep.repair(), 'failed or damaged run')} may run again")
     return _execute(sweep, jobs)
 
 
 def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
-    print(f"preparing {len(sweep.plan.runs):,} runs in {sweep.root}", flush=True)  # what follows may take a while
+    total = len(sweep.plan.runs)
+    done = sum(state is State.DONE for state in sweep.states(jobs["retries"]).values())
+    before = f"{done:,}/{total:,} done, {total - done:,} left" if done else f"preparing {count_nouns(total, 'run')}"
+    print(f"{before} in {sweep.root}", flush=True)  # what follows may take a while
     sweep.ensure_inputs(jobs["retries"])
     sweep.write()
     return sweep.execute(**jobs)
@@ -173,7 +199,8 @@ def _may_run_files(args: Any) -> bool:
     ]
     for file in named:
         print(printable(f"{args.output_dir / FILE} includes {file}"), flush=True)
-    return not named or not _asks(args) or _agreed(f"run {len(named)} Python files that the folder names")
+    files = count_nouns(len(named), "Python file")
+    return not named or not _asks(args) or _agreed(f"run {files} that the folder names")
 
 
 def _place(include: str) -> Path:
@@ -188,7 +215,7 @@ def _agreed_to_launch(sweep: Sweep, retries: int) -> bool:
     missing = sum(state is not State.DONE for state in sweep.states(retries).values())
     again = len(sweep.without_weights())
     repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
-    return not missing or _agreed(f"launch {missing + again:,} runs of {len(sweep.plan.runs):,}{repeats}")
+    return not missing or _agreed(f"launch {count_nouns(missing + again, 'run')} of {len(sweep.plan.runs):,}{repeats}")
 
 
 def _print_json(lines: Iterable[Mapping[str, Any]]) -> None:
@@ -243,7 +270,8 @@ def _status(args: Any) -> int:
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
     unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
     if unused:
-        print(f"{unused} runs in {args.output_dir} are not part of the sweep any more; `prune` removes them")
+        runs = f"{count_nouns(unused, 'run')} in {args.output_dir}"
+        print(f"not part of the sweep any more: {runs}; `dgbench prune` removes {'it' if unused == 1 else 'them'}")
     return 0 if all(state is State.DONE for state in states.values()) else 1
 
 
@@ -257,8 +285,15 @@ def _cancel(args: Any) -> int:
 
     dgbench cancel runs/mine
     """
-    read_plan(args.output_dir)
-    Store(args.output_dir).request_cancel()
+    table, store = read_plan(args.output_dir), Store(args.output_dir)
+    states = set(store.states((run.id for run in table.runs), retries=0).values())
+    if states <= {State.DONE}:
+        print("all runs are done: nothing is running")
+        return 0
+    store.request_cancel()
+    if State.RUNNING not in states:  # a launch may be between two runs, or before its first
+        print(f"nothing is running now; a launch that is about to start runs stops; to go on: {go_on(args.output_dir)}")
+        return 0
     print(f"asked: running runs save and stop within seconds; to go on: {go_on(args.output_dir)}")
     return 0
 
@@ -271,11 +306,11 @@ def _delete_incomplete(args: Any) -> int:
     names = {run.id: name for run, name in _named(read_plan(args.output_dir))}
     unfinished = incomplete(args.output_dir)
     _list("begins anew: ", (names[id] for id in unfinished))
-    what = f"remove what {len(unfinished):,} unfinished runs left, their checkpoints too"
+    what = f"remove what {count_nouns(len(unfinished), 'unfinished run')} left, with checkpoints"
     if unfinished and _asks(args) and not _agreed(what):
         return 1
     removed = len(begin_anew(args.output_dir, unfinished))
-    print(f"{removed} unfinished runs start from nothing next time")
+    print(f"from nothing next time: {count_nouns(removed, 'unfinished run')}")
     return 0
 
 
@@ -290,11 +325,11 @@ def _prune(args: Any) -> int:
     _list("", found.lines())
     _list("no run, and left: ", map(str, found.left))
     runs, weights = len(found.runs), len(found.weights)
-    what = f"{runs:,} runs that the sweep no longer asks for, and the weights of {weights:,} finished ones"
+    what = f"{count_nouns(runs, 'run')} that the sweep no longer asks for, and the weights of {weights:,} finished ones"
     if runs + weights and _asks(args) and not _agreed(f"remove {what}"):
         return 1
     removed, freed = prune(args.output_dir, found)
-    print(f"{removed} runs removed, {freed / 1e6:,.1f} MB freed")
+    print(f"{count_nouns(removed, 'run')} removed, {freed / 1e6:,.1f} MB freed")
     return 0
 
 

@@ -81,7 +81,7 @@ def test_a_damaged_run_is_shown_alike_by_all_and_mended_by_retry(
     code, said = call(capsys, sweep.main, "status", "--json", "--output_dir", str(root))
     assert json.loads(said)["state"] == "damaged"
     code, said = call(capsys, sweep.main, "retry", "--skip_confirmation", "--output_dir", str(root))
-    assert (code, "1 failed or damaged runs may run again" in said) == (0, True)
+    assert (code, "1 failed or damaged run may run again" in said) == (0, True)
     assert state(root) is State.WAITING
     assert (run_folder(root) / "run.json").read_bytes() == good
     assert not (run_folder(root) / "done").exists()

@@ -142,7 +142,10 @@ def test_a_folder_alone_goes_on_with_what_it_was_asked_for(tmp_path: Path) -> No
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 done"), done.stderr
     assert ((root / "sweep.json").read_bytes(), (root / "plan.json").read_bytes()) == before
     assert states(root) == {("ERM", "done"): 2}
-    assert "name at least one of --algorithms" in launch(root, "--n_trials", "2", code=2)
+    for words, runs in ((["--n_trials", "2"], 4), (["--algorithms", "CORAL"], 4), (["--steps", "12"], 2)):
+        said = launch(root, *words, "--dry_run", "--json")
+        assert len(said.splitlines()) == runs, "what is not given is the folder's"
+    assert "holds a sweep with steps 12, not 13" in launch(root, "--steps", "13", code=2)
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
@@ -183,8 +186,8 @@ def test_on_a_terminal_it_asks_first_unless_told_not_to(tmp_path: Path, monkeypa
     assert code("prune") == 1
     assert questions == [
         *["About to launch 2 runs of 2. Go on? [y/N] "] * 3,
-        *["About to remove what 2 unfinished runs left, their checkpoints too. Go on? [y/N] "] * 2,
-        "About to remove 1 runs that the sweep no longer asks for, and the weights of 0 finished ones. Go on? [y/N] ",
+        *["About to remove what 2 unfinished runs left, with checkpoints. Go on? [y/N] "] * 2,
+        "About to remove 1 run that the sweep no longer asks for, and the weights of 0 finished ones. Go on? [y/N] ",
     ]
     for name, words in (("launch", asked), ("delete_incomplete", []), ("prune", [])):
         assert code(name, *words, "--skip_confirmation") == 0
@@ -249,7 +252,7 @@ def test_files_that_a_folder_names_are_asked_about_before_they_run(
         assert bool(imported) is runs, words
         named = f"sweep.json includes {tmp_path / 'moody.py'}" in capsys.readouterr().out
         assert named is ("--include" not in words)
-    assert questions == ["About to run 1 Python files that the folder names. Go on? [y/N] "] * 3
+    assert questions == ["About to run 1 Python file that the folder names. Go on? [y/N] "] * 3
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
     assert cli.run(main, retry) == 0
     assert f"sweep.json includes {tmp_path / 'moody.py'}" in capsys.readouterr().out
@@ -329,7 +332,7 @@ def test_a_failure_is_told_and_can_be_retried(tmp_path: Path) -> None:
     assert leases(root)[moody.id] == 2, "launching again doesn't forgive"
     done = sweep("retry", root, "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    assert "1 failed or damaged runs may run again" in done.stdout
+    assert "1 failed or damaged run may run again" in done.stdout
     assert states(root) == {("ERM", "done"): 1, ("Moody", "done"): 1, ("T3A", "done"): 1}
     assert leases(root)[moody.id] == 3
 
@@ -414,7 +417,7 @@ def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Po
     root = tmp_path / "sweep"
     assert len(ids_in(root, State.RUNNING)) == 2
     done = sweep("delete_incomplete", root)
-    assert (done.returncode, done.stdout) == (0, "0 unfinished runs start from nothing next time\n")
+    assert (done.returncode, done.stdout) == (0, "from nothing next time: 0 unfinished runs\n")
     assert len(list(root.glob("runs/*/checkpoint.pt"))) == 2
     done = sweep("status", root)
     assert done.returncode == 1
@@ -428,7 +431,7 @@ def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Po
     done = sweep("delete_incomplete", root)
     *named, last = done.stdout.splitlines()
     assert [line.partition(" hparams")[0] for line in named] == ["begins anew: Slow RotatedDigits [75]"] * 2
-    assert last == "2 unfinished runs start from nothing next time"
+    assert last == "from nothing next time: 2 unfinished runs"
     for folder in (root / "runs").iterdir():
         names = os.listdir(folder)
         assert all(name == "run.json" or name.startswith("lease-") for name in names), names
@@ -436,7 +439,7 @@ def test_unfinished_runs_are_deleted_but_for_those_that_run(begun: subprocess.Po
 
 def test_deleting_what_is_unfinished_leaves_what_is_done(copy: Path) -> None:
     before = records(copy)
-    assert sweep("delete_incomplete", copy).stdout.startswith("0 unfinished runs")
+    assert sweep("delete_incomplete", copy).stdout.startswith("from nothing next time: 0 unfinished runs")
     assert records(copy) == before
 
 
@@ -467,7 +470,7 @@ def test_runs_that_are_not_asked_for_any_more_are_pruned(copy: Path) -> None:
     launch(copy, *digits("ERM+SWAD"), "--n_hparams", "1")
     (copy / "runs" / "0123456789abcdef0123").mkdir()
     assert "1 runs in " in sweep("status", copy).stdout
-    assert "\n1 runs removed" in sweep("prune", copy).stdout
+    assert "\n1 run removed" in sweep("prune", copy).stdout
     assert not (copy / "runs" / "0123456789abcdef0123").exists()
 
 

@@ -35,7 +35,8 @@ def facts_of_card(entry: CatalogueEntry) -> Iterator[str]:
 def algorithm_facts(entry: CatalogueEntry) -> Iterator[str]:
     """Yield the content of an algorithm's card: first its cost, then the limits of its use."""
     card = entry.card
-    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward passes a step"
+    plural = "" if card.forwards == card.backwards == 1 else "es"
+    yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward pass{plural} a step"
     needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
     needs += [NEEDS[need.what] + with_values(need.when) for need in needs_of(card) if need.what not in (DOMAINS, EAGER)]
     if needs:

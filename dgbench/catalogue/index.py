@@ -25,6 +25,7 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.plain import from_plain
 from dgbench.core.space import Checked, space_of
+from dgbench.core.wording import with_article
 
 
 def package_entries() -> list[CatalogueEntry]:
@@ -81,7 +82,9 @@ def _inspect(module: str, file: Path) -> Iterator[CatalogueEntry]:
                 continue
             card = getattr(cls, "card", None)
             if not isinstance(card, card_type):
-                raise UserError(f"{file}: {name}.card must be a {card_type.__name__}; begin a mere base's name with _")
+                raise UserError(
+                    f"{file}: {name}.card must be {with_article(card_type.__name__)}; begin a mere base's name with _"
+                )
             if isinstance(card, AlgorithmCard) and card.baseline and "card" not in vars(cls):
                 card = dataclasses.replace(card, baseline=False)  # what extends the baseline is another algorithm
             hparams = getattr(cls, "Hparams", None)

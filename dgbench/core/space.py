@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, cast, get_type_hints
 
 import numpy as np
 
-from dgbench.core.errors import Problems
+from dgbench.core.errors import Problems, UserError
 from dgbench.core.limits import NUMBER, Limit, find_problem, interval, one_of
 from dgbench.core.seeding import hparams_stream, seed_hash
 from dgbench.core.wording import format_value, unknown_name, with_article
@@ -196,11 +196,15 @@ def hparam(
 
     Returns:
         A dataclass field, typed Any so that the annotation of the field is free.
+
+    Raises:
+        UserError: A draw's lower end is above its upper end.
     """
     if within:
         interval(within)  # a typing error in an interval then fails when the author's class is imported, not in a sweep
     for declared_draw in (draw, *(drawn for _, drawn in (variants or {}).values())):
-        assert declared_draw is None or declared_draw.low <= declared_draw.high, f"write {declared_draw} the other way"
+        if declared_draw is not None and declared_draw.low > declared_draw.high:
+            raise UserError(f"write {declared_draw} the other way")
     declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
     return field(default=default, metadata={"hparam": {**declared, "stream": stream, "streams": streams or {}}})
 

@@ -27,8 +27,17 @@ def shorten(text: str, most: int = 1_500) -> str:
 
 
 def with_article(noun: str) -> str:
-    """Put the indefinite article before a noun: `a float`, `an int`."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    """Put the indefinite article before a noun: `a float`, `an int`, `an AlgorithmCard`."""
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+
+
+def count_nouns(number: int, noun: str) -> str:
+    """Put a number before a noun, in the plural unless it is 1.
+
+    >>> count_nouns(1, "run"), count_nouns(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def unknown_name(what: str, name: str, options: Iterable[str], hint: str = "") -> str:

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from dgbench.core.run import Run
-from dgbench.core.wording import format_duration, printable
+from dgbench.core.wording import printable
 from dgbench.data.cache import CachedDataset
 from dgbench.data.cache_format import CacheIndex
 from dgbench.launchers.base import Slot
@@ -192,7 +192,10 @@ def _bytes(number: float) -> str:
 
 
 def _words(seconds: float) -> str:
-    if seconds < 3600:
-        return f"{format_duration(seconds)} minutes"
+    minutes, second = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{max(1, second)} s"
+    if minutes < 60:
+        return f"{minutes} min {second} s"
     hours = seconds / 3600
     return f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"

@@ -18,6 +18,7 @@ from dgbench.core.paths import check_folder
 from dgbench.core.site import Site
 from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.reconcile import Sweep
+from dgbench.plan.adding import declare_more
 from dgbench.plan.asking import declare, open_facts
 from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, read_site
@@ -31,7 +32,7 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
     """Plan the sweep that `root` will hold after a launch; write nothing.
 
     Args:
-        root: The sweep's folder: one that exists is extended.
+        root: The sweep's folder. One that exists is extended, and gives what `asked` leaves open (`plan.adding`).
         asked: Values by the keys of a sweep file (`plan.asking.KEYS`).
         site: The options of this machine; the paths of data sets are filled in.
         catalogue: The catalogue with the files that `site` includes.
@@ -39,18 +40,23 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
     Raises:
         UserError: With everything that is wrong, as far as it can be checked.
     """
-    try:
-        declaration, paths = declare(asked, catalogue)
-    except UserError as error:
-        raise UserError(*error.problems, *_problems_with_data(asked, site, catalogue)) from None
-    site = replace(site, paths=paths)
+    before: Declaration | None = None
     if (root / FILE).exists():
         site = site.completed_by(read_site(root))
         catalogue = catalogue.including(site.include)  # an earlier launch may have included further files
         before, _ = read_declaration(root, catalogue)
-        declaration = before.extended_with(declaration, root)
-    else:
+    try:
+        if before is None:
+            declaration, paths = declare(asked, catalogue)
+        else:
+            declaration, paths = declare_more(asked, before, site.paths, catalogue)
+    except UserError as error:
+        raise UserError(*error.problems, *_problems_with_data(asked, site, catalogue)) from None
+    site = replace(site, paths={**site.paths, **paths})
+    if before is None:
         _refuse_other_content(root)
+    else:
+        declaration = before.extended_with(declaration, root)
     return _planned(root, declaration, site, catalogue)
 
 

@@ -19,6 +19,7 @@ from dgbench.core.run import Run
 from dgbench.core.wording import format_duration, printable
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
+from dgbench.store.run_folder import State
 
 _MOST_ROWS = 20  # running runs that the table shows
 _AT_ONCE = ("retry", "failed", "blocked", "stopping")
@@ -32,7 +33,10 @@ class Tally:
         self.where = {run.id: "waiting" for run in runs}
         self.running: dict[str, tuple[Run, float]] = {}
         """Run id -> start by `time.monotonic`, of the runs that this launch executes."""
-        self._left = Counter((run.kind, run.method.name) for run in runs)
+        # The driver finds them again one by one, but the first line is printed before it starts.
+        states = store.states(self.where, retries=0)
+        self.where |= {id: "done" for id, state in states.items() if state is State.DONE}
+        self._left = Counter((run.kind, run.method.name) for run in runs if self.where[run.id] != "done")
         self._took: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def add(self, event: Event) -> None:
@@ -41,14 +45,15 @@ class Tally:
         if run is None:
             return
         self.running.pop(run.id, None)
-        if event.what == "retry" and self.where[run.id] == "done":  # it is made again, for it was damaged
+        known = self.where[run.id] == "done"
+        if event.what == "retry" and known:  # it is made again, for it was damaged
             self._left[run.kind, run.method.name] += 1
         names = {"found": "done", "started": "running", "retry": "waiting", "stopped": "waiting"}
         self.where[run.id] = names.get(event.what, event.what)
         if event.what == "started":
             self.running[run.id] = run, time.monotonic()
         elif event.what in ("found", "done", "failed", "blocked"):
-            self._left[run.kind, run.method.name] -= 1
+            self._left[run.kind, run.method.name] -= not known
             if event.seconds:
                 self._took[run.kind, run.method.name].append(event.seconds)
 

@@ -54,7 +54,7 @@ KEYS = {option.name: option.type for option in OPTIONS.values() if option.part =
 """Key that a sweep file may hold -> its type. A flag of the same name wins over it."""
 _FOLD = ("train_domains", "val_domains", "test_domains")
 """Keys that list the domains of one explicit fold."""
-_PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
+PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
 """Keys that choose a protocol."""
 _NOT_QUICK = ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials")
 """Keys that `quick` gives values to."""
@@ -263,7 +263,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
     Raises:
         UserError: The data sets need different protocols, or keys contradict each other.
     """
-    said = [key for key in _PROTOCOL_KEYS if asked.get(key)]
+    said = [key for key in PROTOCOL_KEYS if asked.get(key)]
     only, train, val, test = (tuple(map(str, asked.get(key, ()))) for key in ("test_envs", *_FOLD))
     own = [name for name, card in cards.items() if card.parts]
     if others := [name for name in cards if name not in own] if own else []:

@@ -208,7 +208,11 @@ def _unfit_mergers(asked: _Request) -> Iterator[str]:
                 'Add --hparams \'{"init": "sweep"}\''
             )
         if (members := len(asked.request.hparams_seeds)) < card.min_members:
-            yield f"{row.name} merges the runs of one trial, at least {card.min_members}; --n_hparams gives {members}"
+            first, least = asked.request.hparams_seeds[0], card.min_members
+            yield (
+                f"{row.name} merges the runs of one trial, at least {least}; --n_hparams gives {members}: "
+                f"it ends a range that begins at {first} (n_hparams_from {first}). Give --n_hparams {first + least}"
+            )
         if card.shared_init and not card.all_trials and setting.init == "run":
             yield (
                 f"{row.name} averages weights of runs that must start alike; preset {setting.preset!r} starts each "

@@ -191,7 +191,7 @@ def test_one_file_twice_is_no_clash(algorithm_file: Path) -> None:
 def test_a_class_without_its_card_is_told(card: str, tmp_path: Path) -> None:
     path = tmp_path / "bare.py"
     path.write_text(f"from dgbench.methods.algorithm import Algorithm\nclass Bare(Algorithm):\n    'x'\n    {card}\n")
-    with pytest.raises(UserError, match=r"bare\.py: Bare\.card must be a AlgorithmCard"):
+    with pytest.raises(UserError, match=r"bare\.py: Bare\.card must be an AlgorithmCard"):
         _ = Catalogue([path]).entries
 
 

@@ -188,7 +188,7 @@ def test_who_sits_at_a_terminal_is_asked_before_checkpoints_are_removed(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
     assert sweep.main(words) == 1
-    assert "what 1 unfinished runs left, their checkpoints too" in asked[0]
+    assert "what 1 unfinished run left, with checkpoints" in asked[0]
     assert checkpoint.exists()
     assert sweep.main([*words, "--skip_confirmation"]) == 0
     assert not checkpoint.exists()
@@ -210,7 +210,7 @@ def test_who_sits_at_a_terminal_is_asked_before_runs_and_weights_are_pruned(
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
     assert sweep.main(words) == 1
     (question,) = asked
-    assert "remove 1 runs that the sweep no longer asks for, and the weights of 1 finished ones" in question
+    assert "remove 1 run that the sweep no longer asks for, and the weights of 1 finished ones" in question
     assert (folder.path / "models").exists()
     assert sweep.main([*words, "--skip_confirmation"]) == 0
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.id]

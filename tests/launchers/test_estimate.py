@@ -90,7 +90,7 @@ def test_long_runs_are_rehearsed_if_that_is_allowed(
     assert job["run"].method == sweep.plan.runs[0].method
     assert job["run"].setting.cache == "off"
     assert not Path(job["root"]).exists()
-    assert said["time"].startswith("about 12:36 minutes")
+    assert said["time"].startswith("about 12 min 36 s")
     assert said["time"].endswith("with 2 runs at once, from 20 steps of ERM on RotatedDigits (0.5 s each)")
     assert said["disk"].startswith("3 models kept, about 0.6 GB; ")
     assert capsys.readouterr().err == f"rehearsing 20 steps of {sweep.plan.runs[0].name}\n"
@@ -121,7 +121,9 @@ def test_a_rehearsal_times_real_steps(row: str, tmp_path: Path) -> None:
     assert found.run == sweep.plan.runs[0]
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(75, "1:15 minutes"), (5400, "1.5 hours"), (3600 * 72, "3.0 days")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (16, "16 s"), (75, "1 min 15 s"), (5400, "1.5 hours"), (3600 * 72, "3.0 days")]
+)
 def test_long_times_are_told_in_hours_and_days(seconds: float, words: str) -> None:
     assert module._words(seconds) == words
 

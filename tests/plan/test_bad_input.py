@@ -207,7 +207,10 @@ def test_what_is_wrong_with_a_csv_file_is_named(toy: Path, tmp_path: Path, refus
 def test_a_folder_that_holds_another_sweep_or_something_else_is_left_alone(tmp_path: Path, refused: Refused) -> None:
     other = tmp_path / "other"
     sweep_of(other, "ERM", test_domains=["75"])
-    lines = refused("--steps", "7", "--preset", "domainbed-2024", output_dir=other)
+    lines = refused(
+        *("--steps", "7", "--preset", "domainbed-2024", "--single_test_envs", "--hparams", '{"batch_size": 3}'),
+        output_dir=other,
+    )
     assert f"{other} holds a sweep with steps 20, not 7: use another folder" in lines
     assert f"{other} holds a sweep with preset 'dgbench', not 'domainbed-2024': use another folder" in lines
     assert f"{other} holds a sweep with other --hparams or space: use another folder" in lines

@@ -390,7 +390,10 @@ def test_too_few_training_domains_are_told_with_the_way_out(make_plan: MakePlan)
 
 
 def test_too_few_members_are_told(make_plan: MakePlan) -> None:
-    told = "{} merges the runs of one trial, at least 2; --n_hparams gives 1"
+    told = (
+        "{} merges the runs of one trial, at least 2; --n_hparams gives 1: "
+        "it ends a range that begins at 0 (n_hparams_from 0). Give --n_hparams 2"
+    )
     assert problems(make_plan, "ERM", "DiWA", "SAM+EoA", hparams=1) == (told.format("DiWA"), told.format("SAM+EoA"))
 
 

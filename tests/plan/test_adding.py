@@ -1,0 +1,55 @@
+"""Launches that add to a sweep: what they leave open is the sweep's, and what contradicts it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import UserError
+from dgbench.plan.adding import declare_more
+from dgbench.plan.asking import declare
+from dgbench.plan.declaration import Declaration
+
+BEGUN = {
+    "algorithms": ["ERM"],
+    "datasets": ["RotatedDigits"],
+    "setting": {"steps": 41},
+    "hparams": {"batch_size": 16},
+    "test_envs": ["75"],
+    "single_test_envs": True,
+    "n_hparams_from": 1,
+    "n_hparams": 3,
+    "n_trials": 1,
+}
+
+
+def grown(before: Declaration, **asked: Any) -> Declaration:
+    more, _ = declare_more(asked, before, {}, Catalogue())
+    return before.extended_with(more, Path("sweep"))
+
+
+def test_what_a_launch_leaves_open_is_the_sweeps() -> None:
+    before, _ = declare(BEGUN, Catalogue())
+    (first,) = before.requests
+    _, row = grown(before, algorithms=["CORAL"]).requests
+    assert [each.name for each in row.rows] == ["CORAL"]
+    assert (row.datasets, row.protocol, row.hparams_seeds) == (first.datasets, first.protocol, (1, 2))
+    _, trials = grown(before, n_trials=2).requests
+    assert (trials.rows, trials.trials) == (first.rows, (0, 1))
+    assert grown(before, setting={"steps": 41}) == before
+
+
+def test_a_request_with_algorithms_and_data_sets_has_the_usual_defaults() -> None:
+    before, _ = declare(BEGUN, Catalogue())
+    _, request = grown(before, algorithms=["CORAL"], datasets=["RotatedDigits"]).requests
+    assert (len(request.hparams_seeds), len(request.trials)) == (20, 3)
+
+
+@pytest.mark.parametrize("asked", [{"setting": {"steps": 51}}, {"hparams": {"batch_size": 8}}, {"single_source": True}])
+def test_what_contradicts_the_sweep_is_refused(asked: dict[str, Any]) -> None:
+    before, _ = declare({**BEGUN, "test_envs": []}, Catalogue())
+    with pytest.raises(UserError, match="use another folder"):
+        grown(before, **asked)
