@@ -469,7 +469,7 @@ def test_pruned_weights_are_made_again_when_they_are_read(copy: Path) -> None:
 def test_runs_that_are_not_asked_for_any_more_are_pruned(copy: Path) -> None:
     launch(copy, *digits("ERM+SWAD"), "--n_hparams", "1")
     (copy / "runs" / "0123456789abcdef0123").mkdir()
-    assert "1 runs in " in sweep("status", copy).stdout
+    assert "1 run in " in sweep("status", copy).stdout
     assert "\n1 run removed" in sweep("prune", copy).stdout
     assert not (copy / "runs" / "0123456789abcdef0123").exists()
 
