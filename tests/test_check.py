@@ -19,7 +19,7 @@ def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture
     assert header.split()[:3] == ["learns", "moves", "weights"]
     assert row.split()[0] == "Smooth"
     assert "WRONG" not in row
-    assert rest[-1] == "1 algorithms on cpu, defaults and 0 random draws: 25 answers, 0 wrong"
+    assert rest[-1] == "1 algorithm on cpu, defaults and 0 random draws: 25 answers, 0 wrong"
 
 
 def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
