@@ -26,7 +26,7 @@ from dgbench.core.setting import setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan, PlannedPredictor
-from dgbench.report.domainbed import RunArgs, accuracy_key
+from dgbench.report.domainbed.folder import RunArgs, accuracy_key
 from dgbench.store.run_folder import RunFolder
 
 DOMAINS, TRIALS, HPARAMS, STEPS = 4, 3, 20, tuple(range(0, 5100, 300))

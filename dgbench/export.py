@@ -16,7 +16,7 @@ from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.wording import unknown_name
 from dgbench.plan import planfile
 from dgbench.plan.planfile import PlanTable, read_plan
-from dgbench.report import domainbed
+from dgbench.report.domainbed.folder import ENVIRONMENTS, RunArgs, accuracy_key, write_run
 from dgbench.report.results import Results, Series, read_results
 from dgbench.store.run_folder import RunFolder
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     written = sum(1 for _ in _write(args.input_dir, args.output_dir, table, results))
     print(f"wrote {written} runs to {args.output_dir}")
     for dataset in results.datasets:
-        if dataset not in domainbed.ENVIRONMENTS:
+        if dataset not in ENVIRONMENTS:
             print(f"DomainBed has no data set called {dataset}: its collect_results prints no table of it")
     for note in results.notes:
         print(note)
@@ -70,14 +70,14 @@ def _write(source: Path, root: Path, table: PlanTable, results: Results) -> Iter
                 if series.run not in hparams:
                     hparams[series.run] = RunFolder(source, series.run).run().method.hparams
                 test_envs = tuple(domains.index(domain) for domain in fold.held_out)
-                args = domainbed.RunArgs(dataset, row, test_envs, seed, trial)
+                args = RunArgs(dataset, row, test_envs, seed, trial)
                 plain = args.to_json(steps, table.setting.holdout_fraction)
-                yield domainbed.write_run(root, plain, hparams[series.run], _records(series, domains))
+                yield write_run(root, plain, hparams[series.run], _records(series, domains))
 
 
 def _records(series: Series, domains: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a record for each step; only views that were evaluated."""
-    keys = [domainbed.accuracy_key(domains.index(view.domain), view.part) for view in series.views]
+    keys = [accuracy_key(domains.index(view.domain), view.part) for view in series.views]
     for step, accuracies in zip(series.steps, series.values.tolist(), strict=True):
         yield {"step": step, **dict(zip(keys, accuracies, strict=True))}
 

@@ -17,7 +17,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.run import MODEL, Run
 from dgbench.core.site import Site
 from dgbench.launchers.prepare import prepare
-from dgbench.report.domainbed import RunArgs, write_run
+from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.results import read_results
 from dgbench.report.select import SELECTORS
 from dgbench.store.run_folder import RunFolder

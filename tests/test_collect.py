@@ -14,7 +14,7 @@ import pytest
 from dgbench import cli
 from dgbench.collect import main
 from dgbench.core.protocol import SingleSource
-from dgbench.report.domainbed import RunArgs, write_run
+from dgbench.report.domainbed.folder import RunArgs, write_run
 from tests.conftest import Cases
 from tests.support.places import SUPPORT
 

@@ -21,7 +21,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.site import Site
 from dgbench.plan import planfile
 from dgbench.plan.declaration import read_site
-from dgbench.report import domainbed
+from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.results import Results
 from dgbench.report.run_frames import their_record
 from dgbench.report.scrutiny import trials_at
@@ -161,7 +161,7 @@ class _TheirWriter:
         """Return the hyperparameters of a choice, the command of DomainBed that trains it, and why there is none."""
         record = their_record(self.root / pick.run)
         if not record["args"]:
-            return {}, "", f"{self.root / pick.run / domainbed.RECORDS} can't be read"
+            return {}, "", f"{self.root / pick.run / RECORDS} can't be read"
         return dict(record["hparams"]), shlex.join(_their_words(record["args"], record["hparams"])), ""
 
 

@@ -20,7 +20,8 @@ from dgbench.core.protocol import Fold
 from dgbench.core.wording import group_values, printable
 from dgbench.plan import planfile
 from dgbench.plan.provenance import Provenance
-from dgbench.report import domainbed
+from dgbench.report.domainbed.folder import RECORDS
+from dgbench.report.domainbed.reader import is_sweep, read_sweep
 from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot, read_results
 
 
@@ -39,9 +40,9 @@ def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
         raise UserError(f"{root}: there is no such folder")
     if (root / planfile.FILE).exists():
         return read_results(root, all_metrics=all_metrics)
-    if domainbed.is_sweep(root):
-        return domainbed.read_sweep(root)
-    raise UserError(f"{root} holds no sweep: neither a {planfile.FILE} nor folders with {domainbed.RECORDS} in them")
+    if is_sweep(root):
+        return read_sweep(root)
+    raise UserError(f"{root} holds no sweep: neither a {planfile.FILE} nor folders with {RECORDS} in them")
 
 
 def open_each(roots: Iterable[Path | str], *, all_metrics: bool = False) -> dict[str, Results]:

@@ -132,7 +132,7 @@ class Origin:
 class Results:
     """The results of a sweep of dgbench or DomainBed, complete or not, as selection and tables see them.
 
-    Made by `read_results` or `domainbed.read_sweep`. Every predictor that the sweep should have is among `candidates`.
+    Made by `read_results` or `domainbed.reader.read_sweep`. Every predictor that the sweep should have is among `candidates`.
     """
 
     protocol: str

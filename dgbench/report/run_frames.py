@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dgbench.plan import planfile
-from dgbench.report import domainbed
+from dgbench.report.domainbed.folder import RECORDS
+from dgbench.report.domainbed.reader import ARGUMENTS
 from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.store.files import read_object
 from dgbench.store.folder import Store
@@ -153,7 +154,7 @@ def _their_runs(folder: str, results: Results) -> Iterator[dict[str, Any]]:
                     "why": gap.why if gap else "",
                     "peak_bytes": record["peak"],
                     **{f"{HPARAMS}{name}": value for name, value in record["hparams"].items()},
-                    **{f"{SETTING}{name}": record["args"].get(name) for name in domainbed.ARGUMENTS if record["args"]},
+                    **{f"{SETTING}{name}": record["args"].get(name) for name in ARGUMENTS if record["args"]},
                 }
 
 
@@ -163,7 +164,7 @@ _NOTHING: Mapping[str, Any] = {"args": {}, "hparams": {}, "peak": None}
 def their_record(place: Path) -> Mapping[str, Any]:
     """Read arguments, hyperparameters and peak memory in bytes of a run of DomainBed; empty if they can't be read."""
     try:
-        lines = (place / domainbed.RECORDS).read_bytes().splitlines()
+        lines = (place / RECORDS).read_bytes().splitlines()
         first, last = orjson.loads(lines[0]), orjson.loads(lines[-1])
         peak = last.get("mem_gb")
         return {"args": first["args"], "hparams": first["hparams"], "peak": peak * 2**30 if peak else None}

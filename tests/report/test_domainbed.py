@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, SingleSource
-from dgbench.report.domainbed import ENVIRONMENTS, RunArgs, folder_name, is_sweep, read_sweep, write_run
+from dgbench.report.domainbed.folder import ENVIRONMENTS, RunArgs, folder_name, write_run
+from dgbench.report.domainbed.reader import is_sweep, read_sweep
 from dgbench.report.render import FORMATS
 from dgbench.report.render import as_domainbed as text
 from dgbench.report.results import Gap, Results, Series

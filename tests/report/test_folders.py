@@ -13,7 +13,7 @@ import pytest
 
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut, SingleSource
-from dgbench.report.domainbed import RunArgs, write_run
+from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.folders import combine, open_each, open_results
 from dgbench.report.render import text
 from dgbench.report.results import Gap, Results

@@ -18,7 +18,7 @@ import dgbench
 from dgbench.collect import main as collect
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit
-from dgbench.report.domainbed import RunArgs, write_run
+from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.frames import AVERAGES, SweepResults
 from dgbench.report.select import SELECTORS
 from dgbench.store.run_folder import RunFolder

@@ -12,7 +12,8 @@ import pytest
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.setting import setting
-from dgbench.report.domainbed import RunArgs, read_sweep, write_run
+from dgbench.report.domainbed.folder import RunArgs, write_run
+from dgbench.report.domainbed.reader import read_sweep
 from dgbench.report.published import (
     FAMILIES,
     FOLDER,

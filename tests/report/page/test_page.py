@@ -16,7 +16,7 @@ from dgbench import load_results
 from dgbench.core.errors import UserError
 from dgbench.report.__main__ import main
 from dgbench.report.comparison import table_statistics
-from dgbench.report.domainbed import RunArgs, write_run
+from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.page.build import build_page, write_figures
 from dgbench.report.page.content import problems, progress
 from dgbench.report.page.figures import Drawing, Subject, draw_all
