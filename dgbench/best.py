@@ -18,7 +18,7 @@ from dgbench.core.grid import columns
 from dgbench.core.wording import printable, unknown_name
 from dgbench.report.again import Best, best_of
 from dgbench.report.folders import open_results
-from dgbench.report.select import SELECTORS, default_selectors, selectors
+from dgbench.report.selectors import SELECTORS, default_selectors, selectors
 
 
 def parser() -> cli.Parser:

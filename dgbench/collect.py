@@ -24,7 +24,8 @@ from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
 from dgbench.report.render import FORMATS
 from dgbench.report.results import Results
-from dgbench.report.select import SELECTORS, Selector, default_selectors, selectors
+from dgbench.report.select import Selector
+from dgbench.report.selectors import SELECTORS, default_selectors, selectors
 from dgbench.report.tables import Columns, Report, build
 from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
 from dgbench.store.files import write_atomic

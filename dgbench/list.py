@@ -215,7 +215,8 @@ def _backbone(name: str) -> Iterator[str]:
 
 def _selectors(args: Any, catalogue: Catalogue) -> Items:
     """List the ways of choosing models."""
-    from dgbench.report.select import SELECTORS, Selector  # imports numpy, which the other lists do without
+    from dgbench.report.select import Selector  # imports numpy, which the other lists do without
+    from dgbench.report.selectors import SELECTORS
 
     def details(selector: Selector) -> Iterator[str]:
         yield f"in tables: {selector.label}"

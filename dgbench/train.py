@@ -32,7 +32,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.options import OPTIONS, TRAIN
 from dgbench.report.render import text
 from dgbench.report.results import read_results
-from dgbench.report.select import default_selectors
+from dgbench.report.selectors import default_selectors
 from dgbench.report.tables import build
 from dgbench.store.lease import INPUT_DAMAGED, TAKEN, Stopped
 from dgbench.store.run_folder import State

@@ -13,7 +13,7 @@ from dgbench import cli
 from dgbench.core.protocol import LeaveOneDomainOut, SingleSource
 from dgbench.export import main
 from dgbench.report.folders import open_results
-from dgbench.report.select import default_selectors
+from dgbench.report.selectors import default_selectors
 from dgbench.report.tables import build
 from tests.support.places import SUPPORT
 

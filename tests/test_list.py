@@ -10,7 +10,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.list import KINDS, main
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from tests.support.places import SWEEPS
 
 

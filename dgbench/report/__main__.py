@@ -16,7 +16,8 @@ from dgbench.core.errors import Problems
 from dgbench.core.paths import check_folder
 from dgbench.report.frames import load_results
 from dgbench.report.page.build import build_page, check_packages, write_figures
-from dgbench.report.select import SELECTORS, Selector, default_selectors, selectors
+from dgbench.report.select import Selector
+from dgbench.report.selectors import SELECTORS, default_selectors, selectors
 from dgbench.store.files import write_atomic
 
 OUTPUT = Path("report.html")

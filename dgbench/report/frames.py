@@ -26,7 +26,8 @@ from dgbench.report.errors import KINDS, STYLES, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
-from dgbench.report.select import Outcome, Selector, default_selectors, selectors
+from dgbench.report.select import Outcome, Selector
+from dgbench.report.selectors import default_selectors, selectors
 from dgbench.report.tables import Columns, Report, build, shortfall
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from dgbench.core.stats import Estimate
 from dgbench.core.wording import format_value, unknown_name
 from dgbench.networks.backbones import SMALL
 from dgbench.report.results import Results
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import Report, Section, Table, over_domains
 
 if sys.version_info >= (3, 11):

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dgbench.core.protocol import Fold
 from dgbench.report.results import Results, Series
-from dgbench.report.select import SELECTORS, Oracle, Pick, Selector
+from dgbench.report.select import Oracle, Pick, Selector
+from dgbench.report.selectors import SELECTORS
 
 
 @dataclass(frozen=True)

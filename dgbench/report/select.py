@@ -1,7 +1,7 @@
 """Select models: choose a hyperparameter seed and a step for each cell of a table, from records alone.
 
 A selector decides by the values of those views that it is entitled to, and reports the metric on the fold's test views
-at the step that it chose. `SELECTORS` holds all four; they differ in the views that they read:
+at the step that it chose. These four (`selectors.SELECTORS`) differ in the views that they read:
 
     training-domain       validation parts of the training domains, of the same run
     validation-domain     domains that are kept for validation, of the same run
@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from dgbench.core.errors import Problems
-from dgbench.core.protocol import FixedSplit, Fold, View
+from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.stats import nan_as_worst
-from dgbench.core.wording import unknown_name
 from dgbench.report.results import Gap, Results, Series
 
 
@@ -88,8 +86,8 @@ class Outcome:
 class Selector(ABC):
     """Base of every selector: rates the models of a run and chooses among hyperparameter seeds.
 
-    Instances have no state; `SELECTORS` holds one of each class. Class attributes describe to readers of tables which
-    records the selector reads.
+    Instances have no state; `selectors.SELECTORS` holds one of each class. Class attributes describe to readers of
+    tables which records the selector reads.
     """
 
     name: ClassVar[str]
@@ -321,39 +319,3 @@ class LeaveOneDomainOutSelection(Selector):
                 if best is None or value > best[0]:  # the earliest of steps that tie
                     best = value, place
         return Pick.of(single, fold, seed, best[1], best[0]) if best else None
-
-
-SELECTORS: Mapping[str, Selector] = {
-    selector.name: selector
-    for selector in (TrainingDomain(), ValidationDomain(), LeaveOneDomainOutSelection(), Oracle())
-}
-"""Selector by name, in the order of the tables."""
-
-
-def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
-    """Return the selectors of these names, each once, in the order given.
-
-    Raises:
-        UserError: Names without a selector, each with the nearest name.
-    """
-    problems = Problems()
-    for name in names:
-        if name not in SELECTORS:
-            problems.add(unknown_name("selector", name, SELECTORS))
-    problems.raise_if_any()
-    return tuple(SELECTORS[name] for name in dict.fromkeys(names))
-
-
-def default_selectors(results: Results) -> tuple[Selector, ...]:
-    """Return the selectors of a sweep's tables when none is named.
-
-    They are DomainBed's three, and validation on further domains where the sweep has such domains. Data sets with
-    splits of their own have training-domain and validation-domain selection, as far as there is something to read: the
-    others would need folds or labels that they don't have.
-    """
-    kept = ValidationDomain.name
-    if results.protocol == FixedSplit.name:
-        own = (SELECTORS[kept], SELECTORS[TrainingDomain.name])
-        return tuple(s for s in own if not all(s.unavailable(results, dataset) for dataset in results.datasets))
-    more = any(not SELECTORS[kept].unavailable(results, dataset) for dataset in results.datasets)
-    return tuple(selector for name, selector in SELECTORS.items() if name != kept or more)

@@ -18,7 +18,8 @@ from dgbench.core.run import CHOSEN_BY, LAST
 from dgbench.core.site import Site
 from dgbench.launchers.reconcile import Sweep
 from dgbench.report.results import read_results
-from dgbench.report.select import SELECTORS, Pick, _OneRun
+from dgbench.report.select import Pick, _OneRun
+from dgbench.report.selectors import SELECTORS
 from tests.support.in_process import execute_all, records_of, runs_of, sweep_of, train, training_of
 
 KEEPING = Site(device="cpu", save_predictions=True)

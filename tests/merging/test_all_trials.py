@@ -19,7 +19,7 @@ from dgbench.execute.context import open_context
 from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
 from dgbench.report.results import read_results
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import build
 from tests.conftest import MakePlan
 from tests.support.in_process import execute_all, records_of, runs_of, sweep_of

@@ -20,7 +20,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.average import Weights
 from dgbench.plan.cost import cost_of
 from dgbench.report.results import read_results
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, scores_of, sweep_of, training_of
 
 BASES = ("ERM", "SAM", "ERM+SWAD")

@@ -17,7 +17,7 @@ from dgbench.collect import main as collect
 from dgbench.core.errors import UserError
 from dgbench.report.comparison import compare_rows, scores_of, table_statistics
 from dgbench.report.frames import SweepResults
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

@@ -23,7 +23,7 @@ from dgbench.report.domainbed.reader import is_sweep, read_sweep
 from dgbench.report.render import FORMATS
 from dgbench.report.render import as_domainbed as text
 from dgbench.report.results import Gap, Results, Series
-from dgbench.report.select import SELECTORS, default_selectors
+from dgbench.report.selectors import SELECTORS, default_selectors
 from dgbench.report.tables import build
 from tests.conftest import Cases
 

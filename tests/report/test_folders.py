@@ -17,7 +17,7 @@ from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.folders import combine, open_each, open_results
 from dgbench.report.render import text
 from dgbench.report.results import Gap, Results
-from dgbench.report.select import SELECTORS, default_selectors
+from dgbench.report.selectors import SELECTORS, default_selectors
 from dgbench.report.tables import build
 from tests.support.places import SUPPORT
 

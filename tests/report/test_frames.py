@@ -20,7 +20,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit
 from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.frames import AVERAGES, SweepResults
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.store.run_folder import RunFolder
 from tests.support.places import ROOT, SUPPORT
 

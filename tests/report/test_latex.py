@@ -14,7 +14,7 @@ import pytest
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.report.latex import NOTES, Notes, latex
 from dgbench.report.results import Candidate, Gap, Results, Series
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import Report, Section, build
 from tests.report.test_render import NASTY
 

@@ -25,7 +25,7 @@ from dgbench.report.published import (
     reasons_against,
 )
 from dgbench.report.results import Candidate, Results, Series
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import Report, build
 from tests.support.places import ROOT
 

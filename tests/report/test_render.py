@@ -14,7 +14,7 @@ from dgbench.core.version import __version__
 from dgbench.report.document import MOST_NOTES, below
 from dgbench.report.render import FORMATS, text
 from dgbench.report.results import Candidate, Gap, Results, Series
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import Report, build
 from dgbench.report.tidy import FIELDS
 

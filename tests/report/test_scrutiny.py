@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dgbench.report.results import Results, Series, read_results
 from dgbench.report.scrutiny import candidates, correlation, draws, losses, model_scores, search_curve
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

@@ -13,7 +13,8 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, FixedSplit, Fold, LeaveOneDomainOut, Protocol, SingleSource, View
 from dgbench.core.run import ALL_TRIALS
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
-from dgbench.report.select import SELECTORS, Outcome, Pick, default_selectors, selectors
+from dgbench.report.select import Outcome, Pick
+from dgbench.report.selectors import SELECTORS, default_selectors, selectors
 
 DOMAINS = ("a", "b", "c")
 A, B, C = range(3)

@@ -14,7 +14,8 @@ from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.core.wording import format_ranges
 from dgbench.plan.provenance import Provenance
 from dgbench.report.results import Candidate, Gap, Origin, Results, Series
-from dgbench.report.select import SELECTORS, TrainingDomain
+from dgbench.report.select import TrainingDomain
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.signature import describe_gaps, disagreements, signature
 from dgbench.report.tables import build
 

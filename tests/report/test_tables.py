@@ -12,7 +12,7 @@ import pytest
 from dgbench.core.protocol import Explicit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.report.render import FORMATS
 from dgbench.report.results import Candidate, Gap, Results, Series
-from dgbench.report.select import SELECTORS, default_selectors
+from dgbench.report.selectors import SELECTORS, default_selectors
 from dgbench.report.tables import Report, Table, build, shortfall
 
 FOLDS = tuple(LeaveOneDomainOut(pairs=False).folds(("a", "b")))

@@ -18,7 +18,7 @@ from dgbench.core.protocol import LeaveOneDomainOut, SingleSource
 from dgbench.report import tidy
 from dgbench.report.choice import restrict
 from dgbench.report.results import Candidate, Gap, Results, Series
-from dgbench.report.select import SELECTORS
+from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import Report, build
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from dgbench import load_results
 from dgbench.report.page.build import build_page
-from dgbench.report.select import default_selectors
+from dgbench.report.selectors import default_selectors
 from tests.support.places import SUPPORT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

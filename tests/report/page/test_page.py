@@ -20,7 +20,7 @@ from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.page.build import build_page, write_figures
 from dgbench.report.page.content import problems, progress
 from dgbench.report.page.figures import Drawing, Subject, draw_all
-from dgbench.report.select import SELECTORS, default_selectors
+from dgbench.report.selectors import SELECTORS, default_selectors
 from dgbench.report.tables import build
 from tests.support.places import SUPPORT
 
