@@ -117,7 +117,9 @@ def _launch(args: Any) -> int:
         return 0
     print(*sweep.remarks(), *_tested(sweep), sep="\n")
     if args.dry_run:
-        print(*cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).lines(), sep="\n")
+        models, predictions = sweep.site.save_models, sweep.site.save_predictions
+        cost = cost_of(sweep.plan, sweep.catalogue, save_models=models, save_predictions=predictions)
+        print(*cost.lines(), sep="\n")
         return 0
     slots = sweep.slots(jobs["jobs"], jobs["jobs_per_gpu"])
     print(*estimate(sweep, slots, jobs["retries"], rehearse=_asks(args)), sep="\n", flush=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dgbench.core.plain import from_plain
 
@@ -45,8 +45,9 @@ class Site:
     """Path of the file whose hash is `Setting.weights`; empty if the setting names none."""
     save_models: bool = False
     """Keep every run's weights, not only those that another run reads."""
-    save_predictions: bool = False
-    """Keep the logits of every evaluated view."""
+    save_predictions: Literal["", "chosen", "all"] = ""
+    """Keep the logits of models on every evaluated view: `chosen`, of those that selectors name; `all`, of each
+    evaluation; empty, of none."""
     checkpoint_minutes: float = 10.0
     """Longest time between checkpoints, in minutes; each evaluation makes one too."""
 
@@ -77,8 +78,11 @@ class Site:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:
-        """Read the output of `to_json`."""
-        return from_plain(Site, data)
+        """Read the output of `to_json`, of this version or an earlier one."""
+        kept = data.get("save_predictions", "")
+        # It was yes or no before there was a choice.
+        chosen = {"save_predictions": "chosen" if kept else ""} if isinstance(kept, bool) else {}
+        return from_plain(Site, {**data, **chosen})
 
 
 def split_include(include: str) -> tuple[str, str]:

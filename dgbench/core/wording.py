@@ -81,6 +81,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def format_bytes(number: float) -> str:
+    """Format a size: `12.3 MB`, and in GB from a tenth of one."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"
+
+
 def format_ranges(numbers: Iterable[int]) -> str:
     """Format a set of integers as sorted ranges.
 

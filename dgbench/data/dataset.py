@@ -105,6 +105,14 @@ class Named(Protocol):
     """(n,) paths below the folder of the data set."""
 
 
+@runtime_checkable
+class Described(Protocol):
+    """Examples with attributes beside label and domain, such as color, sex or hospital, for metrics of groups."""
+
+    attributes: Mapping[str, Sequence[Any] | NDArray[Any]]
+    """Name -> (n,) value of each example: texts or whole numbers. Those of few values group the examples."""
+
+
 def _is_whole(numbers: NDArray[Any]) -> bool:
     return bool((np.isfinite(numbers) & (np.trunc(numbers) == numbers)).all())
 
@@ -116,12 +124,19 @@ class ArrayExamples:
         inputs: (n, *input_shape), uint8 or float32.
         labels: (n,) whole numbers, stored as int64.
         groups: As `Examples.groups`.
+        attributes: As `Described.attributes`; None: there are none.
 
     Raises:
         UserError: Labels are not whole numbers.
     """
 
-    def __init__(self, inputs: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self,
+        inputs: NDArray[Any],
+        labels: NDArray[Any],
+        groups: NDArray[Any] | None = None,
+        attributes: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
+    ) -> None:
         self.inputs = inputs
         labels = np.asarray(labels)
         # The cast would turn NaN into a huge number, and cut 0.5 to 0.
@@ -129,6 +144,7 @@ class ArrayExamples:
             raise UserError(f"the labels of ArrayExamples are whole numbers; those of type {labels.dtype} are not all")
         self.labels = labels.astype(np.int64)
         self.groups = groups
+        self.attributes = attributes or {}
 
     def batch(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> NDArray[Any]:
         """Return the inputs at `indices`; `rng` is not used."""

@@ -7,7 +7,7 @@ minibatch of a step without replaying the steps before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ from dgbench.core.protocol import View
 from dgbench.core.run import Run
 from dgbench.core.seeding import numpy_stream
 from dgbench.data.cache import Cacheable
-from dgbench.data.dataset import ArrayExamples, Dataset, SplitExamples
+from dgbench.data.dataset import ArrayExamples, Dataset, Described, SplitExamples
 from dgbench.data.sampling import Sampler
 from dgbench.data.splits import by_domain, parts
+from dgbench.store.predictions import Attribute, encode
 
 Minibatch = list[tuple[Tensor, Tensor, Tensor, int]]
 """One (x, y, positions in the view, index of the domain) for each training domain of a step, on the CPU, not yet
@@ -62,6 +63,8 @@ class ViewData:
             ).items()
         }
         """View -> positions of its examples in the domain; the order is the view's."""
+        self._attributes: dict[str, dict[str, Attribute]] = {}
+        """Domain -> attributes of all its examples, coded when they are first asked for."""
         self.train = tuple(domain for view in run.fold.train for domain in self._domains(view))
         """Views of the training domains, in the order of an algorithm's minibatches."""
         self.augmented = (
@@ -88,6 +91,16 @@ class ViewData:
     def labels(self, view: View) -> NDArray[Any]:
         """Return the labels of a view in its order: (n,), or (n, answers) where an example has several."""
         return self.examples[view.domain].labels[self.indices[view]]
+
+    def attributes(self, view: View) -> Mapping[str, Attribute]:
+        """Return name -> codes (n,) and texts of the attributes that group a view's examples, in its order."""
+        examples = self.examples[view.domain]
+        if view.domain not in self._attributes:
+            values = examples.attributes if isinstance(examples, Described) else {}
+            coded = {name: encode(of_name) for name, of_name in values.items()}
+            self._attributes[view.domain] = {name: found for name, found in coded.items() if found}
+        positions = self.indices[view]
+        return {name: (codes[positions], texts) for name, (codes, texts) in self._attributes[view.domain].items()}
 
     def inputs(self, view: View, positions: NDArray[np.int64]) -> Tensor:
         """Return the inputs of a view at some positions, for evaluation, as a tensor (B, *input_shape) on the CPU.

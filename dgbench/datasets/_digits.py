@@ -15,7 +15,7 @@ import hashlib
 import importlib.util
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,10 @@ class DigitDataset(Dataset):
         """
         raise NotImplementedError
 
+    def attributes(self, inputs: NDArray[np.uint8]) -> Mapping[str, NDArray[np.int64]]:
+        """Return the attributes of inputs (n, C, H, W) that `make` gave them; none by default."""
+        return {}
+
     def open(self) -> None:
         """Check the image size, and the number and shape of MNIST's images by the heads of its files."""
         height, width = self.card.input_shape[1:]
@@ -102,7 +106,8 @@ class DigitDataset(Dataset):
         images, labels = self._pool()
         order = numpy_stream(seed, "digits").permutation(len(labels))
         dealt = order[self.domains.index(domain) :: len(self.domains)]
-        return ArrayExamples(*self.make(images[dealt], labels[dealt], domain, seed))
+        inputs, made = self.make(images[dealt], labels[dealt], domain, seed)
+        return ArrayExamples(inputs, made, attributes=self.attributes(inputs))
 
     def counts(self) -> Sequence[int]:
         """Return the card's counts, whose sum `open` has checked."""

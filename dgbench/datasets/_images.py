@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import ClassVar
@@ -68,6 +68,8 @@ class ImageExamples:
     """(n,) positions of the images in the cache."""
     groups: NDArray[np.int64] | None = None
     """None: any image may lie in any part."""
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Name -> (n,) value of each image; empty: only label and domain are known."""
     images: CachedImages | None = None
     """The opened cache; None: images are decoded from their files."""
 
@@ -202,7 +204,13 @@ class ImageDataset(Dataset):
         first = sum(self.counts()[: self.domains.index(domain)])
         rows, (_, height, width) = np.arange(first, first + len(labels)), self.input_shape
         files = files_of(self.tree, [domain], self.classes)
-        return ImageExamples(self.root, files, labels, height, width, self.recipe, self.image_cache(), rows)
+        attributes = self.attributes_of(files)
+        cache = self.image_cache()
+        return ImageExamples(self.root, files, labels, height, width, self.recipe, cache, rows, attributes=attributes)
+
+    def attributes_of(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return the attributes of files that the data set knows beside label and domain; none by default."""
+        return {}
 
     def image_cache(self) -> ImageCache:
         """Describe the one cache of all images, domain after domain, class after class."""

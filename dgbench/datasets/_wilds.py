@@ -68,6 +68,12 @@ class WildsExamples:
             part: np.flatnonzero(split == source.split_dict[part]) for part in dataset.card.parts
         }
         self.domains: Indices = dataset.grouped(source)[self.rows]
+        self.attributes = {
+            name: np.asarray(source.metadata_array)[self.rows, column]
+            for column, name in enumerate(source.metadata_fields)
+            if name != "y"
+        }
+        """Field of WILDS' metadata -> (n,) value of each example; the label is left out."""
 
     def batch(self, indices: Indices, rng: np.random.Generator | None) -> NDArray[Any]:
         """Return the inputs at `indices`, (B, *input_shape); augmented if `rng` is given.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +42,12 @@ def colored(images: Images, digits: Labels, miscolored: float, seed: int) -> tup
     return inputs, labels.astype(np.int64)
 
 
+def color_of(inputs: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the channel in which each of the inputs (n, 2, H, W) has its digit, (n,)."""
+    found: NDArray[np.int64] = inputs.reshape(len(inputs), 2, -1).sum(axis=2, dtype=np.int64).argmax(axis=1)
+    return found
+
+
 class ColoredDigits(DigitDataset):
     """Small digits, 0-4 or 5-9, in two colors: three domains, where color fits 90, 80 or 10 % of the labels.
 
@@ -70,6 +78,10 @@ class ColoredDigits(DigitDataset):
     def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
         """Draw noisy labels and colors."""
         return colored(images, labels, _MISCOLORED[domain], seed)
+
+    def attributes(self, inputs: NDArray[np.uint8]) -> Mapping[str, NDArray[np.int64]]:
+        """Return the color of each digit: the channel that it is in."""
+        return {"color": color_of(inputs)}
 
 
 class ColoredMNIST(DigitDataset):
@@ -107,3 +119,7 @@ class ColoredMNIST(DigitDataset):
     def make(self, images: Images, labels: Labels, domain: str, seed: int) -> tuple[NDArray[np.uint8], Labels]:
         """Draw noisy labels and colors."""
         return colored(images, labels, _MISCOLORED[domain], seed)
+
+    def attributes(self, inputs: NDArray[np.uint8]) -> Mapping[str, NDArray[np.int64]]:
+        """Return the color of each digit: the channel that it is in."""
+        return {"color": color_of(inputs)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from csv import DictReader, Error
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class csv(OwnImages):
 
     Paths are absolute, or relative to the file's folder. Domains and labels are sorted, and the order of the rows means
     nothing. Every domain must have every label, unless `--allow_missing_classes` is given. A file that is listed twice,
-    in any spelling, is refused.
+    in any spelling, is refused. Further columns (sex, scanner, weather) are attributes, by whose values metrics of
+    groups look at kept predictions; they decide nothing in training.
     """
 
     card = OWN_CARD
@@ -28,6 +30,10 @@ class csv(OwnImages):
         """Return the folder of the CSV file, and the image files that it lists."""
         path = self.given_path()
         return path.parent, read_table(path)
+
+    def attributes_of(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return the further columns of files that the CSV file lists."""
+        return read_attributes(self.given_path(), files)
 
 
 def read_table(path: Path) -> Tree:
@@ -59,8 +65,20 @@ def read_table(path: Path) -> Tree:
     return tree
 
 
+def read_attributes(path: Path, files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the columns of a CSV file beside path, domain and label, each with its cell of each of the files."""
+    rows = {cells["path"]: cells for _, cells in _read_lines(path)}
+    names = [name for name in next(iter(rows.values()), {}) if name and name not in _COLUMNS]
+    return {name: [rows[file][name] for file in files] for name in names}
+
+
 def _read_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
     """Return the line number and the cells of `_COLUMNS` of each row; a missing cell is empty."""
+    return [(line, (cells["path"], cells["domain"], cells["label"])) for line, cells in _read_lines(path)]
+
+
+def _read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the line number of each row, and column -> cell; a missing cell is empty."""
     try:
         # utf-8-sig drops the mark that spreadsheets put first, which would become part of the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -69,12 +87,12 @@ def _read_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
             if missing:
                 present = listed(reader.fieldnames or ())
                 raise UserError(f"{path} lacks the column(s) {listed(missing)}; it has {present}")
-            return [(reader.line_num, _cells(row)) for row in reader]
+            # Cells beyond the last column stand under the key None.
+            return [
+                (reader.line_num, {name: cell.strip() for name, cell in row.items() if name is not None})
+                for row in reader
+            ]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read: {error}: save it as UTF-8") from error
     except (OSError, Error) as error:
         raise UserError(f"{path} can't be read: {error}") from error
-
-
-def _cells(row: dict[str, str]) -> tuple[str, str, str]:
-    return row["path"].strip(), row["domain"].strip(), row["label"].strip()

@@ -158,7 +158,7 @@ class RunContext:
     ) -> dict[str, dict[str, float]]:
         """Score a model on each view of the run, and save its logits if the site asks for predictions.
 
-        Logits are saved for those models only that a selector may name.
+        Logits are saved for those models only that a selector may name, unless the site asks for all.
 
         Args:
             predictor: Its name, part of the names of files with logits.
@@ -173,9 +173,9 @@ class RunContext:
         logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
         scores = score_views(batches_of, self.data, self.run.views, logits)
         if logits is not None:
-            by = selectors_naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
-            names = [f"{predictor}.{name}" for name in by]
-            save_predictions(self.folder.path, names, step, logits, self.data, self.dataset.classes)
+            names = selectors_naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
+            names += [f"step-{step}"] * (self.site.save_predictions == "all")
+            save_predictions(self.folder.path, predictor, names, step, logits, self.data, self.dataset.classes)
         return scores
 
     def context_of_input(self, source: Input) -> RunContext:

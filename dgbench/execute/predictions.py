@@ -1,28 +1,27 @@
-"""Save logits of the models that a selector may name, for use outside dgbench.
+"""Save logits of the models that a selector may name, or of every evaluated model, for metrics and use elsewhere.
 
 The files lie in the run's folder, one for each predictor and selector: `predictions/PREDICTOR.SELECTOR.safetensors`.
 SELECTOR is `training-domain` or `validation-domain` for the model of this run that the selector of that name chooses,
-and `last` for the last model, which the oracle takes.
+and `last` for the last model, which the oracle takes. With `all`, `PREDICTOR.step-STEP.safetensors` is the model of
+each evaluation. `store.predictions` says what is in a file.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dgbench.core.protocol import View
 from dgbench.core.run import CHOSEN_BY, Run
 from dgbench.core.stats import nan_as_worst
-from dgbench.data.dataset import Named
+from dgbench.data.dataset import Named, SplitExamples
 from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import mean_score
-from dgbench.execute.models import to_bytes
 from dgbench.store.files import write_atomic
+from dgbench.store.predictions import PredictedView, Predictions, path_of, to_bytes
 
 
 def selectors_naming(
@@ -51,35 +50,44 @@ def selectors_naming(
 
 def save_predictions(
     folder: Path,
+    predictor: str,
     names: Sequence[str],
     step: int,
     logits: Mapping[View, Tensor],
     data: ViewData,
     classes: Sequence[str],
 ) -> None:
-    """Write `predictions/NAME.safetensors` for each name, whole.
-
-    The tensors of a view are `VIEW/logits`, `VIEW/labels` and `VIEW/positions`, the last in the view's domain. The
-    metadata holds `classes` (JSON), `step`, and for views of files `VIEW/files`: JSON of their paths below the data
-    set's folder.
+    """Write `predictions/PREDICTOR.NAME.safetensors` for each name, whole.
 
     Args:
         folder: The run's folder.
-        names: Names of the files, all of the same content.
+        predictor: The predictor that the model is of.
+        names: What the files are called, all of the same content.
         step: The step after which the model was taken.
         logits: View -> (n, ...), in the view's order.
         data: The run's views.
         classes: Names of the classes, in the order of the labels.
     """
-    content, about = {}, {"classes": json.dumps(list(classes)), "step": str(step)}
-    for view, values in logits.items():
-        positions, examples = data.indices[view], data.examples[view.domain]
-        content[f"{view}/logits"] = values.contiguous()
-        content[f"{view}/labels"] = torch.from_numpy(data.labels(view).copy())
-        content[f"{view}/positions"] = torch.from_numpy(np.asarray(positions, dtype=np.int64).copy())
-        if isinstance(examples, Named):
-            about[f"{view}/files"] = json.dumps([examples.files[i] for i in positions])
-    whole = to_bytes(content, about) if names else b""
-    (folder / "predictions").mkdir(exist_ok=True)
+    if not names:
+        return
+    views = {str(view): _predicted(view, values, data) for view, values in logits.items()}
+    whole = to_bytes(Predictions(step, classes, views, _training_counts(data, len(classes))))
+    path_of(folder, predictor, names[0]).parent.mkdir(exist_ok=True)
     for name in names:
-        write_atomic(folder / "predictions" / f"{name}.safetensors", whole)
+        write_atomic(path_of(folder, predictor, name), whole)
+
+
+def _predicted(view: View, logits: Tensor, data: ViewData) -> PredictedView:
+    """Join the logits of a view with the facts about its examples."""
+    positions, examples = np.asarray(data.indices[view], dtype=np.int64), data.examples[view.domain]
+    domains = examples.domains[positions] if isinstance(examples, SplitExamples) else None
+    files = [examples.files[i] for i in positions] if isinstance(examples, Named) else []
+    return PredictedView(logits.numpy(), data.labels(view), positions, domains, data.attributes(view), files)
+
+
+def _training_counts(data: ViewData, classes: int) -> list[int]:
+    """Return how many training examples each class has; empty where labels are no classes."""
+    if data.card.task != "classification":
+        return []
+    counts = [np.bincount(data.labels(view), minlength=classes) for view in data.train]
+    return np.sum(counts, axis=0).tolist()  # type: ignore[no-any-return]

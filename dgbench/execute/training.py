@@ -90,8 +90,10 @@ class Training:
         self.keep = {name: context.kept(name) for name in (MODEL, *self.averages)}
         """Predictor -> which of its models are saved."""
         self.best_kept = [name for name, models in self.keep.items() if BEST in models]
-        self.best_kept += ["predictions"] * self.site.save_predictions
-        """Predictors whose best models are saved, and `predictions`: a checkpoint without some can't be resumed."""
+        self.best_kept += {"": [], "chosen": ["predictions"], "all": ["predictions", "all predictions"]}[
+            self.site.save_predictions
+        ]
+        """Predictors whose best models are saved, and which predictions: a checkpoint without some can't be resumed."""
         self.checkpoint = self.folder.path / CHECKPOINT
         self.loop = LoopState()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from dgbench.core.run import Run
-from dgbench.core.wording import printable
+from dgbench.core.wording import format_bytes, printable
 from dgbench.data.cache import CachedDataset
 from dgbench.data.cache_format import CacheIndex
 from dgbench.launchers.base import Slot
@@ -172,23 +172,23 @@ def _by_rehearsals(sweep: Sweep, left: Sequence[Run], rehearsals: Sequence[Rehea
 
 
 def _disk(sweep: Sweep, rehearsals: Sequence[Rehearsal]) -> Iterator[str]:
-    kept = cost_of(sweep.plan, sweep.catalogue, save_models=sweep.site.save_models).kept
+    site = sweep.site
+    cost = cost_of(sweep.plan, sweep.catalogue, save_models=site.save_models, save_predictions=site.save_predictions)
+    kept = cost.kept
     sizes = [file.stat().st_size for file in sweep.root.glob("runs/*/models/*.safetensors")]
     sizes = sizes or [round(rehearsal.size) for rehearsal in rehearsals]
-    yield f"{kept:,} models kept" + (f", about {_bytes(kept * fmean(sizes))}" if kept and sizes else "")
+    yield f"{kept:,} models kept" + (f", about {format_bytes(kept * fmean(sizes))}" if kept and sizes else "")
+    if cost.predictions:
+        yield f"kept predictions, at most {format_bytes(cost.predictions)}"
     for name, dataset in sweep.datasets():
         if sweep.declaration.setting.cache == "auto" and isinstance(dataset, CachedDataset):
             from dgbench.data.cache_build import planned  # imports OpenCV, which data in memory do without
 
             cache = dataset.image_cache()
             if CacheIndex.read(cache.folder) is None:
-                yield f"decoded images of {printable(name)}, about {_bytes(planned(cache, cache.paths()).size)}"
+                yield f"decoded images of {printable(name)}, about {format_bytes(planned(cache, cache.paths()).size)}"
     existing = next(above for above in (sweep.root.absolute(), *sweep.root.absolute().parents) if above.exists())
-    yield f"{_bytes(shutil.disk_usage(existing).free)} free"
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"
+    yield f"{format_bytes(shutil.disk_usage(existing).free)} free"
 
 
 def _words(seconds: float) -> str:

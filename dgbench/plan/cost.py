@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems
 from dgbench.core.protocol import IN, NEW, OUT, View
-from dgbench.core.run import Run
+from dgbench.core.run import CHOSEN_BY, Run
+from dgbench.core.wording import format_bytes
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.splits import NEW_SHARE
 from dgbench.plan.planner import Plan
 
+_BESIDE = 16
+"""Bytes of label and position that are kept beside the logits of an example."""
 _MOST_SAVED = 2**34
 """Most bytes of logits that a run may save; it holds them in memory until they are written."""
 
@@ -35,6 +38,8 @@ class Cost:
     """Examples predicted, over all predictors and evaluations. A model that is both best and last counts twice."""
     kept: int = 0
     """Models whose weights stay on disk."""
+    predictions: float = 0.0
+    """Bytes of kept predictions, at most: one model may be that of several selectors, or come after a better one."""
 
     def lines(self) -> Iterator[str]:
         """Yield the sums as lines for people."""
@@ -47,6 +52,8 @@ class Cost:
         yield f"{_amount(self.evaluated)} examples evaluated"
         if self.kept:
             yield f"{self.kept:,} models kept on disk"
+        if self.predictions:
+            yield f"{format_bytes(self.predictions)} of predictions kept on disk, at most"
 
 
 def _amount(number: float) -> str:
@@ -54,13 +61,14 @@ def _amount(number: float) -> str:
     return f"{number / 1e6:,.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
-def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> Cost:
+def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save_predictions: str = "") -> Cost:
     """Return the cost of all runs of a plan.
 
     Args:
         plan: The plan.
         catalogue: Holds the methods' cards.
         save_models: Every model is kept, not only those that other runs read.
+        save_predictions: The site's: whose predictions are kept.
     """
     cost = Cost(Counter())
     sizes: dict[tuple[str, int], int] = {}
@@ -73,6 +81,9 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False) -> C
         if place not in sizes:
             sizes[place] = _evaluated_examples(plan.datasets[run.dataset], run)
         views = sizes[place]
+        if save_predictions:
+            bytes_each = 4 * plan.datasets[run.dataset].outputs + _BESIDE
+            cost.predictions += views * bytes_each * _predictions_kept(run, catalogue, save_predictions)
         if run.kind == "train":
             card = catalogue.get("algorithm", run.method.name).card
             domains = plan.datasets[run.dataset].domains_in_step(run.fold, run.setting)
@@ -96,6 +107,14 @@ def _predictions(run: Run, catalogue: Catalogue) -> int:
     evaluations = run.setting.evaluations
     always = [catalogue.get("average", part.name).card.when == "always" for part in run.averages]
     return evaluations + sum(evaluations if each else 1 for each in always)
+
+
+def _predictions_kept(run: Run, catalogue: Catalogue, which: str) -> int:
+    """Return how many models of a run have their predictions kept: one a selector and the last, of each predictor."""
+    named = 1 + sum(bool(getattr(run.fold, part)) for part in CHOSEN_BY.values())
+    predictors = 1 + len(run.averages) if run.kind == "train" else 1
+    each = _predictions(run, catalogue) if run.kind == "train" else 2
+    return named * predictors + (each if which == "all" else 0)
 
 
 def _models(run: Run, catalogue: Catalogue) -> int:

@@ -30,6 +30,8 @@ class Option:
     """Placeholder for the value in `--help`; None: argparse's."""
     choices: tuple[str, ...] | None = None
     """The values that are allowed; None: any of the type."""
+    alone: str | None = None
+    """Value of the flag without a word; None: it needs a word."""
     default: int | None = None
     """Value without the flag; None leaves it out, so that a sweep file or a preset decides."""
     within: str = ""
@@ -48,9 +50,11 @@ class Option:
         if self.type is bool:
             return {"action": "store_true", "default": None, "help": self.help}
         words: dict[str, Any] = {
-            "nargs": "+" if self.type is list else None,
+            "nargs": "+" if self.type is list else "?" if self.alone else None,
             "type": self.type if self.type in (int, float) else str,
         }
+        if self.alone:
+            words["const"] = self.alone
         if self.type is list and self.part == "flags":  # a second `--set` adds to the first
             words["action"] = "extend"
         return {**words, "choices": self.choices, "default": self.default, "help": self.help, "metavar": self.metavar}
@@ -139,7 +143,14 @@ over fewer threads are rounded otherwise.
 
 OUTPUT = (
     Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
-    Option("save_predictions", "site", bool, "keep logits of the models that selectors name"),
+    Option(
+        "save_predictions",
+        "site",
+        str,
+        "keep logits of the models that selectors name (chosen, the default), or of each evaluation (all)",
+        choices=("chosen", "all"),
+        alone="chosen",
+    ),
 )
 """Options on files that a run keeps besides its records."""
 

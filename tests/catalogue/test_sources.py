@@ -74,7 +74,7 @@ def test_a_site_is_read_as_it_was_written() -> None:
         device="cpu",
         workers=2,
         save_models=True,
-        save_predictions=True,
+        save_predictions="chosen",
         checkpoint_minutes=1.5,
     )
     assert Site.from_json(orjson.loads(orjson.dumps(site.to_json()))) == site

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dgbench.core.errors import UserError
+from dgbench.data.dataset import Described, Named
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
 from tests.support.layouts import truncate, write_csv, write_folders
@@ -41,6 +42,20 @@ def test_a_table_says_what_folders_say_in_any_order_of_rows_and_columns(root: Pa
         ours, theirs = listed.examples(domain, 0), walked.examples(domain, 0)
         assert np.array_equal(ours.labels, theirs.labels)
         assert np.array_equal(ours.batch(np.arange(4), None), theirs.batch(np.arange(4), None))
+
+
+def test_further_columns_are_attributes(root: Path) -> None:
+    rows = [(path, domain, label, str(place % 3), "x") for place, (path, domain, label) in enumerate(rows_of(root))]
+    dataset = csv(path=write_csv(root / "table.csv", rows, ("path", "domain", "label", "scanner", "")))
+    scanners = {path: scanner for path, _, _, scanner, _ in rows}
+    for domain in DOMAINS:
+        examples = dataset.examples(domain, 0)
+        assert isinstance(examples, Described)
+        assert isinstance(examples, Named)
+        assert dict(examples.attributes) == {"scanner": [scanners[file] for file in examples.files]}
+    plain = csv(path=write_csv(root / "plain.csv", rows_of(root))).examples(DOMAINS[0], 0)
+    assert isinstance(plain, Described)
+    assert plain.attributes == {}
 
 
 def test_domains_and_labels_are_those_of_the_cells_sorted(root: Path) -> None:

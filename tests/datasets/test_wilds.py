@@ -129,6 +129,14 @@ def test_rows_parts_labels_and_domains_are_those_of_the_files(copy: Copy) -> Non
     assert copy.dataset.counts() == [len(copy.rows)] * len(copy.dataset.domains)
 
 
+def test_attributes_are_the_fields_of_the_metadata_but_for_the_label(copy: Copy) -> None:
+    examples = copy.examples()
+    source = copy.dataset.source(copy.dataset.domains[0])
+    assert set(examples.attributes) == set(source.metadata_fields) - {"y"}
+    for name, values in examples.attributes.items():
+        assert same(values, source.metadata_array[examples.rows, source.metadata_fields.index(name)])
+
+
 def test_inputs_have_the_shape_that_the_data_set_states(copy: Copy) -> None:
     examples = copy.examples()
     for rng in (None, np.random.default_rng(0)):

@@ -40,7 +40,7 @@ Weights = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """All rows over three runs, executed."""
-    site = Site(device="cpu", save_models=True, save_predictions=True)
+    site = Site(device="cpu", save_models=True, save_predictions="chosen")
     space = {"lr": "{0.001, 0.003, 0.01}"}
     hparams = {"SMA": {"start": 8}}
     root = tmp_path_factory.mktemp("derived")

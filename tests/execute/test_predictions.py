@@ -20,9 +20,10 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.report.results import read_results
 from dgbench.report.select import Pick, _OneRun
 from dgbench.report.selectors import SELECTORS
+from dgbench.store.predictions import find_steps, read
 from tests.support.in_process import execute_all, records_of, runs_of, sweep_of, train, training_of
 
-KEEPING = Site(device="cpu", save_predictions=True)
+KEEPING = Site(device="cpu", save_predictions="chosen")
 ROWS = ("ERM", "ERM+SMA", "ERM+SWAD", "ERM+DiWA", "ERM+EoA", "ERM+WiSEFT", "ERM+T3A")
 
 
@@ -115,6 +116,33 @@ def test_a_run_begins_anew_where_what_is_kept_now_was_not_kept_before(tmp_path: 
     best = int(np.argmax(scores))
     path = training.folder.path / "predictions" / "model.training-domain.safetensors"
     assert metadata(path)["step"] == str(records_of(training.folder)[best]["step"])
+
+
+def test_all_keeps_the_model_of_each_evaluation(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "ERM+SMA", site=Site(device="cpu", save_predictions="all"), hparams={"lr": 0.1})
+    execute_all(sweep)
+    (run,) = runs_of(sweep, "ERM")
+    records, found = records_of(sweep.store.folder(run.id)), find_steps(sweep.store.folder(run.id).path)
+    assert len(records) > 2
+    assert {(record["predictor"], record["step"]) for record in records} == set(found)
+    for record in records:
+        for name in map(str, run.fold.source_val):
+            view = read(found[record["predictor"], record["step"]], [name]).views[name]
+            assert (view.logits.argmax(axis=1) == view.labels).mean() == record["views"][name]["accuracy"]
+
+
+def test_attributes_and_training_counts_are_kept(tmp_path: Path) -> None:
+    asked = {"datasets": ["ColoredDigits"], "test_envs": ["-90%"], "setting": {"steps": 2, "checkpoint_freq": 1}}
+    sweep = sweep_of(tmp_path, "ERM", site=KEEPING, **asked)
+    execute_all(sweep)
+    (run,) = sweep.plan.runs
+    found = read(sweep.store.folder(run.id).path / "predictions" / "model.last.safetensors", map(str, run.views))
+    data = training_of(sweep, run).data
+    assert found.training_counts == sum(np.bincount(data.labels(view)) for view in run.fold.train).tolist()
+    for view in run.views:
+        codes, texts = found.views[str(view)].attributes["color"]
+        x = data.examples[view.domain].batch(data.indices[view], None)
+        assert [texts[code] for code in codes] == [str(int(image[1].any())) for image in x]
 
 
 def test_files_and_classes_are_named(tmp_path: Path) -> None:

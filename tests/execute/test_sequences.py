@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def sweep_of(root: Path, data_dir: Path, model: str, *rows: str, **more: Any) -> Sweep:
-    site = Site(data_dir=str(data_dir), include=(str(TINY),), device="cpu", save_predictions=True)
+    site = Site(data_dir=str(data_dir), include=(str(TINY),), device="cpu", save_predictions="chosen")
     asked = {
         "algorithms": list(rows),
         "datasets": ["TinyPy150"],

@@ -136,7 +136,7 @@ def test_weights_are_kept_where_somebody_reads_them(tmp_path: Path) -> None:
 
 
 def test_predictions_that_are_kept_give_the_recorded_scores(tmp_path: Path) -> None:
-    site = Site(device="cpu", save_predictions=True)
+    site = Site(device="cpu", save_predictions="chosen")
     training = only(sweep_of(tmp_path, *(row.format("ERM") for row in WATCHED), site=site, hparams=AVERAGES))
     train(training)
     for predictor in KEEP:

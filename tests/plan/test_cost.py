@@ -64,6 +64,17 @@ def test_the_models_that_stay_on_disk_are_counted(make_plan: MakePlan, catalogue
     assert (alone.kept, list(alone.lines())[-1][-9:]) == (0, "evaluated")
 
 
+def test_the_disk_that_predictions_take(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    plan = make_plan("ERM+SMA", "T3A", protocol=SINGLES, hparams=1, outputs=10)
+    train, adapt = 4 * 160 * (4 * 10 + 16) * 2, 4 * 160 * (4 * 10 + 16)
+    assert cost_of(plan, catalogue).predictions == 0
+    chosen = cost_of(plan, catalogue, save_predictions="chosen")
+    assert chosen.predictions == 2 * (train + adapt), "by validation and the last"
+    each = cost_of(plan, catalogue, save_predictions="all")
+    assert each.predictions == chosen.predictions + 3 * train + 2 * adapt, "after steps 0, 5 and 10, and both adapted"
+    assert list(chosen.lines())[-1] == "0.2 MB of predictions kept on disk, at most"
+
+
 def test_examples_are_counted_in_millions_only_where_there_are_some() -> None:
     told = list(Cost(Counter(), passes=2_345_678.0, evaluated=4_200).lines())
     assert told[-2:] == [
