@@ -2,6 +2,8 @@
 
 dgbench list algorithms --search sharp
 dgbench list algorithms SAM VREx
+dgbench list --by tag
+dgbench list --tag flat
 dgbench list settings precision
 dgbench list backbones --search convnext
 """
@@ -23,10 +25,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.describe import algorithm_facts, describe
+from dgbench.catalogue.describe import algorithm_facts, describe, reference_of
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core import setting
-from dgbench.core.cards import NEEDS
+from dgbench.core.cards import NEEDS, TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
 from dgbench.core.setting import FIELD_NAMES, PRESETS
@@ -34,6 +36,8 @@ from dgbench.core.wording import count_nouns, unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
 from dgbench.plan.options import OPTIONS
 
+METHODS = "methods"
+"""The list of the entries of all kinds but data sets."""
 KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
 
 _WIDTH = 110
@@ -47,6 +51,10 @@ class Item(NamedTuple):
     summary: str
     details: Callable[[], Iterable[str]]
     """Called if it is named."""
+    tags: tuple[str, ...] = ()
+    """Keys of `TAGS`."""
+    reference: str = ""
+    """Authors and titles of its papers, which a search looks into."""
 
 
 Items = Mapping[str, Item]
@@ -56,9 +64,12 @@ Items = Mapping[str, Item]
 def parser() -> cli.Parser:
     """Declare the arguments of the command."""
     found = cli.Parser(prog="dgbench list", doc=__doc__)
-    found.add_argument("what", metavar="WHAT", help=f"one of {', '.join((*KINDS, *_OTHERS))}")
+    what = f"one of {', '.join(_LISTS)} (default: {METHODS}, which are all but data sets)"
+    found.add_argument("what", metavar="WHAT", nargs="?", default=METHODS, help=what)
     found.add_argument("names", nargs="*", metavar="NAME", help="print everything about these")
     found.add_argument("--search", metavar="WORD", help="only those that mention it; also timm's backbones")
+    found.add_argument("--tag", metavar="TAG", help=f"only methods of an idea, or its first letters: {', '.join(TAGS)}")
+    found.add_argument("--by", choices=("tag",), help="group methods by their ideas; some have several")
     found.add_argument("--include", nargs="+", metavar="FILE", help="Python files with further entries; FILE:NAME")
     found.add_argument("--markdown", action="store_true", help="a Markdown table of algorithms, ..., datasets")
     found.add_argument("--sweeps_dir", type=Path, help="folder of TOML files, in place of the shipped sweeps")
@@ -68,15 +79,18 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str]) -> int:
     """Print the list; return 0."""
     args = parser().parse_args(argv)
-    if args.what not in (*KINDS, *_OTHERS):
-        raise UserError(unknown_name("list", args.what, (*KINDS, *_OTHERS)))
+    if args.what not in _LISTS:
+        raise UserError(unknown_name("list", args.what, _LISTS))
+    if (args.tag is not None or args.by) and _kinds(args.what) <= {"dataset"}:
+        raise UserError(f"--tag and --by look at methods, and {args.what} are none")
     catalogue = Catalogue(args.include or ())
     if args.markdown:
         if args.what not in KINDS:
             raise UserError(f"--markdown makes tables of {', '.join(KINDS)}, not of {args.what}")
         lines = _table(args.what, catalogue.of_kind(KINDS[args.what]).values())
     else:
-        lines = _listed(args, _OTHERS.get(args.what, _entries)(args, catalogue))
+        items = _OTHERS.get(args.what, _entries)(args, catalogue)
+        lines = _by_tag(args, items) if args.by else _listed(args, items)
     for line in lines:
         print(line)
     return 0
@@ -94,26 +108,68 @@ def _listed(args: Any, items: Items) -> Iterator[str]:
             yield from (f"    {line}".rstrip() for line in items[name].details())
             yield ""
         return
-    word = (args.search or "").casefold()
-    found = [[name, item.summary] for name, item in items.items() if word in f"{name} {item.summary}".casefold()]
-    if not found:  # a word of papers or docstrings, then
-        texts = ((name, item.summary, "\n".join(item.details())) for name, item in items.items())
-        found = [[name, summary] for name, summary, text in texts if word in text.casefold()]
-    if not found:
-        raise UserError(f"--search {args.search}: nothing in the list of {args.what} mentions it")
+    yield from _lines(_found(args, items))
+
+
+def _lines(items: Items, before: str = "") -> Iterator[str]:
+    """Yield a line for each item, cut to the width of a terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in columns(found):
-        yield line.rstrip() if width is None or len(line.rstrip()) <= width else f"{line[: width - 1]}…"
+    for cells in columns([[name, item.summary] for name, item in items.items()]):
+        line = before + cells.rstrip()
+        yield line if width is None or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _found(args: Any, items: Items) -> Items:
+    """Return the items of the tag that mention the searched word; raise UserError if there are none."""
+    tags = [tag for tag in TAGS if tag.startswith(args.tag.casefold())] if args.tag else []
+    if args.tag is not None and not tags:
+        raise UserError(unknown_name("tag", args.tag, TAGS))
+    if tags:
+        items = {name: item for name, item in items.items() if set(tags).intersection(item.tags)}
+    word = (args.search or "").casefold()
+    texts = {name: f"{name} {item.summary} {' '.join(item.tags)} {item.reference}" for name, item in items.items()}
+    found = {name: items[name] for name, text in texts.items() if word in text.casefold()}
+    if not found:  # a word of cards or docstrings, then
+        found = {name: item for name, item in items.items() if word in "\n".join(item.details()).casefold()}
+    if not found:
+        why = f"--search {args.search}: " if args.search else ""
+        of = f" of the tag {args.tag}" if tags else ""
+        raise UserError(f"{why}nothing in the list of {args.what}{of}{' mentions it' if why else ''}")
+    return found
+
+
+def _by_tag(args: Any, items: Items) -> Iterator[str]:
+    """Yield each idea with the lines of its methods; a method of several ideas comes with each."""
+    found = _found(args, items)
+    for tag, idea in TAGS.items():
+        if own := {name: item for name, item in found.items() if tag in item.tags}:
+            yield f"{tag}: {idea}"
+            yield from _lines(own, "  ")
+            yield ""
+    if others := {name: item for name, item in found.items() if not item.tags}:
+        yield "without a tag"
+        yield from _lines(others, "  ")
+        yield ""
 
 
 def _entries(args: Any, catalogue: Catalogue) -> Items:
-    kind = KINDS[args.what]
+    kinds = _kinds(args.what)
     problems = Problems()
     for name in args.names:
-        if (other := catalogue.entries.get(name)) and other.kind != kind:
+        if (other := catalogue.entries.get(name)) and other.kind not in kinds:
             problems.add(f"{name} is {with_article(other.kind)}: dgbench list {other.kind}s {name}")
     problems.raise_if_any()
-    return {name: Item(entry.summary, partial(describe, entry)) for name, entry in catalogue.of_kind(kind).items()}
+    return {
+        name: Item(entry.summary, partial(describe, entry), getattr(entry.card, "tags", ()), reference_of(entry))
+        for kind in KINDS.values()
+        if kind in kinds
+        for name, entry in catalogue.of_kind(kind).items()
+    }
+
+
+def _kinds(what: str) -> set[str]:
+    """Return the kinds of entries in a list; none in a list of other things."""
+    return {*KINDS.values()} - {"dataset"} if what == METHODS else {KINDS[what]} if what in KINDS else set()
 
 
 def _table(what: str, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
@@ -299,6 +355,8 @@ _OTHERS: Mapping[str, Callable[[Any, Catalogue], Items]] = {
     "settings": _settings,
 }
 """What else than entries of a catalogue is listed."""
+_LISTS = (METHODS, *KINDS, *_OTHERS)
+"""Everything that can be listed."""
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -6,15 +6,18 @@
 
 The output folder is a sweep of one run: `collect` reads it, the same command resumes it. Without `--output_dir`, each
 command has a folder of its own; in a folder that is named, another command adds to it.
+
+Each evaluation is a line with the losses and the validation score; a terminal shows a bar with the time that is left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,8 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import Problems
-from dgbench.core.machine import usable_cores
+from dgbench.core.machine import open_device, usable_cores
+from dgbench.core.progress import NO_DISPLAY, TrainingDisplay, shown_training
 from dgbench.core.site import READING, Site
 from dgbench.core.wording import printable
 from dgbench.flags import add_options, asked_of, run_of, site_of
@@ -56,9 +60,9 @@ def parser() -> cli.Parser:
         help="held-out domains, by name or number (of own splits: which)",
     )
     add_options(found, TRAIN)
-    found.group("output").add_argument(
-        "--output_dir", type=Path, metavar="DIR", help=f"(default: one of its own in {PLACE})"
-    )
+    output = found.group("output")
+    output.add_argument("--output_dir", type=Path, metavar="DIR", help=f"(default: one of its own in {PLACE})")
+    output.add_argument("--quiet", action="store_true", help="print the table and warnings alone")
     return found
 
 
@@ -69,10 +73,11 @@ def main(argv: Sequence[str]) -> int:
         sweep = _sweep_of_flags(args)
         folds = dict.fromkeys(f"{', '.join(run.fold.held_out)} of {run.dataset}" for run in sweep.plan.runs)
         lines = (f"held out: {'; '.join(folds)}", f"output folder: {sweep.root}", *sweep.remarks())
-        print(*map(printable, lines), sep="\n")
+        for line in lines:
+            if not args.quiet or line.startswith("WARNING"):
+                print(printable(line))
         sweep.ensure_inputs()
-        sweep.write()
-        if not _execute(sweep, args.threads or usable_cores()):
+        if not _execute(sweep, args.threads or usable_cores(), quiet=args.quiet):
             return 1
     results = read_results(sweep.root)
     sys.stdout.write(text(build(results, default_selectors(results)[:1])))
@@ -106,6 +111,7 @@ def _sweep_of_flags(args: Any) -> Sweep:
         site = site_of(args)
         asked = {**asked_of(args), **fold, **seeds, "algorithms": [name], "datasets": [args.dataset]}
         sweep = prepare(args.output_dir or PLACE / f"{name}-{_digest(asked, site)}", asked, site, catalogue)
+        sweep.slots(1, 1)  # refuses a device that this machine lacks
     problems.raise_if_any()
     return sweep
 
@@ -127,22 +133,26 @@ def _fold(held_out: Sequence[str], *, own_splits: bool) -> dict[str, Any]:
     return {"test_envs": held_out, "single_test_envs": True} if len(held_out) == 1 else {"test_domains": held_out}
 
 
-def _execute(sweep: Sweep, threads: int) -> bool:
-    """Execute unfinished runs in this process; return whether all are done then."""
+def _execute(sweep: Sweep, threads: int, *, quiet: bool) -> bool:
+    """Write the sweep, and execute unfinished runs in this process; return whether all are done then."""
     states = sweep.states(retries=0)
-    if any(state is not State.DONE for state in states.values()):
-        try:
-            sweep.build_caches()
-        except Stopped:
-            return False
+    unfinished = [run for run in sweep.plan.runs if states[run.id] is not State.DONE]
+    if not unfinished:
+        sweep.write()
+        return True
 
     from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
-    for run in sweep.plan.runs:
-        folder = sweep.store.folder(run.id)
-        if states[run.id] is not State.DONE:
-            folder.create(run)
-            code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)), sweep.catalogue)
+    open_device(sweep.site.device)
+    sweep.write()
+    try:
+        sweep.build_caches()
+    except Stopped:
+        return False
+    with _shown(quiet) as display:
+        for run in unfinished:
+            sweep.store.folder(run.id).create(run)
+            code = run_job(sweep.job(run, Slot(index=0, gpu=None, threads=threads)), sweep.catalogue, display)
             if code == TAKEN:
                 print(f"another process executes {run.name}: try again when it has ended", file=sys.stderr)
             if code == INPUT_DAMAGED:
@@ -150,6 +160,22 @@ def _execute(sweep: Sweep, threads: int) -> bool:
             if code != 0:
                 return False
     return True
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[TrainingDisplay]:
+    """Yield the display of the runs: their log and a bar below it, or warnings alone if `quiet`."""
+    if not quiet:
+        with shown_training() as display:
+            yield display
+        return
+    log = logging.getLogger("dgbench")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield NO_DISPLAY
+    finally:
+        log.setLevel(level)
 
 
 if __name__ == "__main__":

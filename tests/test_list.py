@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.cards import TAGS
 from dgbench.core.errors import UserError
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.list import KINDS, main
@@ -56,12 +57,57 @@ def test_a_search_looks_into_names_and_lines_and_then_into_everything(capsys: py
     def found(*words: str) -> list[str]:
         return [line.split()[0] for line in listed(capsys, *words).splitlines()]
 
-    assert found("averages", "--search", "swa") == ["SWA", "SWAD"]
+    assert found("averages", "--search", "swa") == ["IIDMax", "SWA", "SWAD"], "IIDMax is from SWAD's paper"
+    assert found("averages", "--search", "Ensemble of Averages") == ["SMA"], "its title"
+    assert "MIRO" in found("--search", "pretraining"), "its tag"
     assert found("adapters", "--search", "PROTOTYPES") == ["T3A"]
     assert found("adapters", "--search", "Iwasawa") == ["T3A"], "its paper"
     assert {"SAM", "ASAM", "GSAM"} <= set(found("algorithms", "--search", "sharpness"))
     with pytest.raises(UserError, match="--search nowhere: nothing in the list of mergers mentions it"):
         main(["mergers", "--search", "nowhere"])
+
+
+def test_methods_are_found_by_their_ideas(capsys: pytest.CaptureFixture[str], catalogue: Catalogue) -> None:
+    def of(tag: str) -> list[str]:
+        kinds = ("algorithm", "average", "merger", "adapter")
+        return [e.name for kind in kinds for e in catalogue.of_kind(kind).values() if tag in e.card.tags]
+
+    flat = [line.split()[0] for line in listed(capsys, "--tag", "flat").splitlines()]
+    assert flat == of("flat-minima")
+    assert {"SAM", "SWAD", "SAR"} <= {*flat}
+    assert [line.split()[0] for line in listed(capsys, "averages", "--tag", "flat").splitlines()] == [
+        name for name in flat if catalogue.entries[name].kind == "average"
+    ]
+    groups = [group.splitlines() for group in listed(capsys, "--by", "tag").strip().split("\n\n")]
+    assert {head.partition(":")[0]: [line.split()[0] for line in lines] for head, *lines in groups} == {
+        tag: of(tag) for tag in TAGS
+    }
+    said = listed(capsys, "methods", "SAM", "T3A")
+    assert f"    idea: flat-minima, {TAGS['flat-minima']}\n" in said
+    assert "\nT3A\n" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--tag", "flatt-minima"), "unknown tag 'flatt-minima': did you mean 'flat-minima'"),
+        (("--tag", "quant", "--search", "Fisher"), "--search Fisher: nothing in the list of methods of the tag quant"),
+        (("backbones", "--tag", "flat"), "--tag and --by look at methods, and backbones are none"),
+        (("datasets", "--by", "tag"), "--tag and --by look at methods, and datasets are none"),
+    ],
+)
+def test_ideas_that_lead_nowhere_are_refused(words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        main(words)
+
+
+def test_methods_without_a_tag_come_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dgbench.core.cards import AdapterCard\nfrom dgbench.methods.adapter import Adapter\n"
+        "class Mine(Adapter):\n    'Bold.'\n    card = AdapterCard(paper='none')\n"
+    )
+    said = listed(capsys, "adapters", "--by", "tag", "--include", str(tmp_path / "mine.py"))
+    assert said.endswith("\n\nwithout a tag\n  Mine  Bold.\n\n")
 
 
 def test_backbones_are_ours_and_those_of_timm_that_are_searched_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from dgbench import cli, train
+from dgbench.core.progress import TrainingDisplay
 from dgbench.execute.training import Training
 from dgbench.plan.planfile import read_plan
 from dgbench.store.lease import Stopped
@@ -58,6 +60,69 @@ def test_the_log_goes_to_stderr_and_names_what_is_held_out(
     assert "ERM RotatedDigits [75] hparams 0 trial 0" in said.err
     assert said.out.startswith("Total records: 3\n")
     assert "hparams 0 trial 0" not in said.out
+
+
+def test_every_evaluation_has_a_line_unless_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {}
+    for name, words in (("loud", ()), ("quiet", ("--quiet",))):
+        monkeypatch.setattr(logging.root, "handlers", [])
+        monkeypatch.setattr(logging.root, "level", logging.WARNING)
+        assert by_hand(tmp_path / name, *words) == 0
+        said[name] = capsys.readouterr()
+    lines = [line.partition(" after ")[2] for line in said["loud"].err.splitlines() if " after " in line]
+    assert [line.split(":")[0] for line in lines] == ["1 of 8 steps", "5 of 8 steps", "8 of 8 steps"]
+    last = records_of(folders(tmp_path / "loud")["ERM"])[-1]
+    score = sum(last["views"][f"{domain}/out"]["accuracy"] for domain in range(0, 75, 15)) / 5
+    assert lines[-1] == f"8 of 8 steps: loss {last['train']['loss']:.4g}, accuracy in validation {score:.4g}"
+    assert said["quiet"].err == ""
+    assert said["quiet"].out == said["loud"].out
+
+
+def test_a_display_shows_each_step_and_evaluation_of_this_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    class Seen(TrainingDisplay):
+        def stepped(self, done: int, steps: int) -> None:
+            seen.append((done, steps))
+
+        def evaluated(self, scores: Mapping[str, float]) -> None:
+            seen.append([*scores])
+
+    monkeypatch.setattr(train, "shown_training", lambda: nullcontext(Seen()))
+    assert by_hand(tmp_path) == 0
+    steps, scores = [(done, 8) for done in range(1, 9)], ["loss", "accuracy in validation"]
+    assert seen == [steps[0], scores, *steps[1:5], scores, *steps[5:], scores]
+    seen.clear()
+    assert by_hand(tmp_path) == 0
+    assert seen == [], "it is done"
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "said"),
+    [
+        ("cuda", "", "--device cuda: this machine shows no GPU"),
+        ("cuda", "0", "--device cuda: torch finds no GPU on this machine"),
+        ("mps", "", "--device mps: torch finds no Apple GPU on this machine"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    device: str,
+    visible: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert by_hand(tmp_path / "out", "--device", device) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"dgbench: error: {said}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_command_has_its_own_folder_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,12 @@ class AdaNPC(Adapter):
     - Logits are the logarithms of the scores, which are not normalized; theirs takes these as logits in training.
     """
 
-    card = AdapterCard(paper="Zhang et al., ICML 2023", link="https://arxiv.org/abs/2304.12566", needs_source=True)
+    card = AdapterCard(
+        paper="Zhang et al., ICML 2023",
+        link="https://arxiv.org/abs/2304.12566",
+        tags=("test-time", "neighbors"),
+        needs_source=True,
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

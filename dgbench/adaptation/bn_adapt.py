@@ -37,7 +37,12 @@ class BNAdapt(Adapter):
     normalized together with the batch before it.
     """
 
-    card = AdapterCard(needs=("batch_norm",), paper="Nado et al., arXiv 2020", link="https://arxiv.org/abs/2006.10963")
+    card = AdapterCard(
+        needs=("batch_norm",),
+        paper="Nado et al., arXiv 2020",
+        link="https://arxiv.org/abs/2006.10963",
+        tags=("test-time",),
+    )
 
     def __init__(self, network: Network, hparams: Any) -> None:
         super().__init__(network.eval(), hparams)

@@ -59,6 +59,7 @@ class SAR(Adapter):
         needs=("norm", "stage_modules"),
         paper="Niu et al., ICLR 2023",
         link="https://arxiv.org/abs/2302.12400",
+        tags=("test-time", "flat-minima"),
         forwards=2.0,
         backwards=2.0,
     )

@@ -43,6 +43,7 @@ class T3A(Adapter):
         needs=("linear_classifier",),
         paper="Iwasawa and Matsuo, NeurIPS 2021",
         link="https://proceedings.neurips.cc/paper/2021/hash/1415fe9fea0fa1e45dddcff5682239a0-Abstract.html",
+        tags=("test-time", "neighbors"),
         forwards=1.0,
     )
 

@@ -54,6 +54,7 @@ class TENT(Adapter):
     card = AdapterCard(
         paper="Wang et al., ICLR 2021",
         link="https://arxiv.org/abs/2006.10726",
+        tags=("test-time",),
         forwards=1.0,
         backwards=1.0,
         needs=(Need("batch_norm", when={"adapts": "batch_norm"}),),

@@ -53,6 +53,7 @@ class ADRMX(Algorithm):
     card = AlgorithmCard(
         paper="Demirel et al., arXiv 2023",
         link="https://arxiv.org/abs/2308.06624",
+        tags=("disentanglement", "adversarial", "augmentation"),
         forwards=2.0,
         backwards=0.67,
         min_domains=2,

@@ -50,6 +50,7 @@ class AMP(Algorithm):
     card = AlgorithmCard(
         paper="Zheng et al., CVPR 2021",
         link="https://arxiv.org/abs/2010.04925",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("inner_lr",),

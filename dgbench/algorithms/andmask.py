@@ -33,7 +33,12 @@ class ANDMask(Algorithm):
     can't decide at the threshold.
     """
 
-    card = AlgorithmCard(paper="Parascandolo et al., ICLR 2021", link="https://arxiv.org/abs/2009.00329", min_domains=2)
+    card = AlgorithmCard(
+        paper="Parascandolo et al., ICLR 2021",
+        link="https://arxiv.org/abs/2009.00329",
+        tags=("gradient-matching", "invariance"),
+        min_domains=2,
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -85,6 +85,7 @@ class ARM(Algorithm):
     card = AlgorithmCard(
         paper="Zhang et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2007.02931",
+        tags=("meta-learning", "domain-context", "test-time"),
         min_domains=2,
         transductive=True,
         rehearsal={"context_width": 4},

@@ -55,6 +55,7 @@ class ASA(Algorithm):
     card = AlgorithmCard(
         paper="Zhang et al., arXiv 2023",
         link="https://arxiv.org/abs/2301.12643",
+        tags=("augmentation", "adversarial"),
         forwards=4.0,
         backwards=4.0,
         base=None,

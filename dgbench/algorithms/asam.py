@@ -40,6 +40,7 @@ class ASAM(Algorithm):
     card = AlgorithmCard(
         paper="Kwon et al., ICML 2021",
         link="https://arxiv.org/abs/2102.11600",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("rho",),

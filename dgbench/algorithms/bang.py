@@ -48,6 +48,7 @@ class BANG(Algorithm):
     card = AlgorithmCard(
         paper="Lin et al., ICLR 2024",
         link="https://arxiv.org/abs/2309.17230",
+        tags=("augmentation", "averaging", "pretraining"),
         penalties=("mixup_alpha", "label_smoothing"),
         experimental="mixup_alpha and label_smoothing, and how examples are paired",
         needs=("classes", "real_inputs"),

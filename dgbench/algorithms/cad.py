@@ -41,6 +41,7 @@ class CAD(Algorithm):
     card = AlgorithmCard(
         paper="Ruan et al., ICLR 2022",
         link="https://arxiv.org/abs/2201.00057",
+        tags=("contrastive", "alignment"),
         min_domains=2,
         penalties=("lmbda",),
         unlike_domainbed="is_project on ends in a NameError; is_flipped off counts each example as its own neighbor",
@@ -124,6 +125,7 @@ class CondCAD(CAD):
     card = AlgorithmCard(
         paper="Ruan et al., ICLR 2022",
         link="https://arxiv.org/abs/2201.00057",
+        tags=("contrastive", "alignment"),
         min_domains=2,
         penalties=("lmbda",),
         unlike_domainbed="is_project on ends in a NameError",

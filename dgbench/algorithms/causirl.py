@@ -53,6 +53,7 @@ class CausIRL_CORAL(Algorithm):
     card = AlgorithmCard(
         paper=_PAPER,
         link="https://arxiv.org/abs/2206.11646",
+        tags=("alignment", "invariance"),
         min_domains=2,
         penalties=("mmd_gamma",),
         needs=("feature_vectors",),
@@ -92,6 +93,7 @@ class CausIRL_MMD(Algorithm):
     card = AlgorithmCard(
         paper=_PAPER,
         link="https://arxiv.org/abs/2206.11646",
+        tags=("alignment", "invariance"),
         min_domains=2,
         penalties=("mmd_gamma",),
         needs=("feature_vectors",),

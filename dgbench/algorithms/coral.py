@@ -38,6 +38,7 @@ class CORAL(Algorithm):
     card = AlgorithmCard(
         paper="Sun and Saenko, ECCV Workshops 2016",
         link="https://arxiv.org/abs/1607.01719",
+        tags=("alignment",),
         min_domains=2,
         penalties=("mmd_gamma",),
         needs=("feature_vectors",),

@@ -43,6 +43,7 @@ class DANN(Algorithm):
     card = AlgorithmCard(
         paper="Ganin et al., JMLR 2016",
         link="https://arxiv.org/abs/1505.07818",
+        tags=("adversarial", "alignment"),
         backwards=0.5,
         min_domains=2,
         penalties=("dann_lambda", "grad_penalty"),
@@ -180,6 +181,7 @@ class CDANN(DANN):
     card = AlgorithmCard(
         paper="Li et al., ECCV 2018",
         link="https://openaccess.thecvf.com/content_ECCV_2018/html/Ya_Li_Deep_Domain_Generalization_ECCV_2018_paper.html",
+        tags=("adversarial", "alignment"),
         backwards=0.5,
         min_domains=2,
         penalties=("dann_lambda", "grad_penalty"),

@@ -45,6 +45,7 @@ class DCA(Algorithm):
     card = AlgorithmCard(
         paper="Shen and Cremers, NeurIPS 2022",
         link="https://arxiv.org/abs/2210.06436",
+        tags=("ensembling",),
         forwards=6.0,
         backwards=5.0,
         base=None,

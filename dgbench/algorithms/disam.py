@@ -50,6 +50,7 @@ class DISAM(Algorithm):
     card = AlgorithmCard(
         paper="Zhang et al., ICLR 2024",
         link="https://arxiv.org/abs/2405.18861",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         min_domains=2,

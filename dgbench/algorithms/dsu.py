@@ -48,6 +48,7 @@ class DSU(Algorithm):
     card = AlgorithmCard(
         paper="Li et al., ICLR 2022",
         link="https://arxiv.org/abs/2202.03958",
+        tags=("augmentation",),
         penalties=("dsu_p",),
         needs=("feature_maps", NOT_COMPILED),
     )

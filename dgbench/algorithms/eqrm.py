@@ -50,6 +50,7 @@ class EQRM(Algorithm):
     card = AlgorithmCard(
         paper="Eastwood et al., NeurIPS 2022",
         link="https://arxiv.org/abs/2207.09944",
+        tags=("distribution-robustness",),
         min_domains=2,
         rehearsal={"eqrm_burnin_iters": 5, "eqrm_lr": 1e-3},
         unlike_domainbed="differentiates the ends of a bisection, not the quantile; a drawn burn-in is a fraction, "
@@ -63,7 +64,9 @@ class EQRM(Algorithm):
         eqrm_quantile: float = hparam(
             0.75, uniform(0.5, 0.99), help="alpha, the share of domains to be good in", within="(0, 1)"
         )
-        eqrm_burnin_iters: int = hparam(2500, power(10, 2.5, 3.5, integer=True), help="first step that isn't ERM's")
+        eqrm_burnin_iters: int = hparam(
+            2500, power(10, 2.5, 3.5, integer=True), help="first step that isn't ERM's", begins="step"
+        )
         eqrm_lr: float = hparam(1e-6, power(10, -7, -5), help="learning rate from that step on", within="[0, inf)")
 
     hparams: Hparams

@@ -31,6 +31,7 @@ class ERM(Algorithm):
     card = AlgorithmCard(
         paper="Vapnik, Statistical Learning Theory, 1998",
         link="https://www.wiley.com/en-us/Statistical+Learning+Theory-p-9780471030034",
+        tags=("baseline",),
         baseline=True,
     )
 

@@ -52,6 +52,7 @@ class ERMPlusPlus(Algorithm):
     card = AlgorithmCard(
         paper="Teterwak et al., WACV 2025",
         link="https://arxiv.org/abs/2304.01973",
+        tags=("training-recipe", "averaging"),
         followers=("network",),
         no_feedback={"weights": "predicts by the mean of those that it trains"},
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
@@ -63,13 +64,19 @@ class ERMPlusPlus(Algorithm):
         """Hyperparameters of ERM++; defaults and draws are DomainBed's, where `sma_start` is a constant."""
 
         linear_steps: int = hparam(
-            500, help="last step, counted from 0, in which the classifier learns alone", within="[0, inf)"
+            500,
+            help="last step, counted from 0, in which the classifier learns alone",
+            within="[0, inf)",
+            begins="step",
         )
         linear_lr: float = hparam(
             5e-5, power(10, -5, -3.5), help="learning rate of the classifier alone", within="[0, inf)"
         )
         sma_start: int = hparam(
-            600, help="first step, counted from 1, whose weights are averaged, with those before", within="[1, inf)"
+            600,
+            help="first step, counted from 1, whose weights are averaged, with those before",
+            within="[1, inf)",
+            begins="step",
         )
 
     hparams: Hparams

@@ -52,6 +52,7 @@ class Fish(Algorithm):
     card = AlgorithmCard(
         paper="Shi et al., ICLR 2022",
         link="https://arxiv.org/abs/2104.09937",
+        tags=("gradient-matching",),
         min_domains=2,
         needs=(Need("domains", when={"form": "wilds"}, least="meta_steps"),),
     )

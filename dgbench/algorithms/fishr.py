@@ -43,6 +43,7 @@ class Fishr(Algorithm):
     card = AlgorithmCard(
         paper="Ramé et al., ICML 2022",
         link="https://arxiv.org/abs/2109.02934",
+        tags=("gradient-matching", "invariance"),
         min_domains=2,
         penalties=("fishr_lambda",),
         rehearsal={"penalty_anneal_iters": 0},
@@ -58,7 +59,7 @@ class Fishr(Algorithm):
 
         fishr_lambda: float = hparam(1e3, power(10, 1, 4), help="weight of the penalty", stream="lambda")
         penalty_anneal_iters: int = hparam(
-            1500, uniform(0, 5000, integer=True), help="first step with that weight; 0 before"
+            1500, uniform(0, 5000, integer=True), help="first step with that weight; 0 before", begins="step"
         )
         ema: float = hparam(
             0.95, uniform(0.9, 0.99), help="how much of the variances is kept from step to step", within="[0, 1)"

@@ -57,6 +57,7 @@ class GAM(Algorithm):
     card = AlgorithmCard(
         paper="Zhang et al., CVPR 2023",
         link="https://arxiv.org/abs/2303.03108",
+        tags=("flat-minima",),
         forwards=4.0,
         backwards=4.0,
         penalties=("grad_rho", "grad_norm_rho", "gamma"),

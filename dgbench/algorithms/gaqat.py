@@ -46,6 +46,7 @@ class GAQAT(QTDoG):
     card = AlgorithmCard(
         paper="Jiang et al., arXiv 2024",
         link="https://arxiv.org/abs/2412.05551",
+        tags=("quantization", "flat-minima"),
         forwards=2.0,
         backwards=2.0,
         base=None,

@@ -49,6 +49,7 @@ class GR(Algorithm):
     card = AlgorithmCard(
         paper="Karakida et al., ICML 2023",
         link="https://arxiv.org/abs/2210.02720",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("gamma",),

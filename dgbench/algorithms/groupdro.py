@@ -41,6 +41,7 @@ class GroupDRO(Algorithm):
     card = AlgorithmCard(
         paper="Sagawa et al., ICLR 2020",
         link="https://arxiv.org/abs/1911.08731",
+        tags=("distribution-robustness", "reweighting"),
         min_domains=2,
         penalties=("groupdro_eta",),
     )

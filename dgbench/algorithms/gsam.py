@@ -49,6 +49,7 @@ class GSAM(Algorithm):
     card = AlgorithmCard(
         paper="Zhuang et al., ICLR 2022",
         link="https://arxiv.org/abs/2203.08065",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("rho", "alpha"),

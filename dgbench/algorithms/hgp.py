@@ -41,6 +41,7 @@ class HGP(Algorithm):
     card = AlgorithmCard(
         paper="Hemati et al., ICCV 2023",
         link="https://arxiv.org/abs/2308.11778",
+        tags=("gradient-matching",),
         min_domains=2,
         penalties=("hgp_alpha", "hgp_beta"),
         needs=("classes",),

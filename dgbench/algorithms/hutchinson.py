@@ -54,6 +54,7 @@ class Hutchinson(Algorithm):
     card = AlgorithmCard(
         paper="Hemati et al., ICCV 2023",
         link="https://arxiv.org/abs/2308.11778",
+        tags=("gradient-matching",),
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
         needs=("classes", Need("linear_classifier", when={"estimator": "exact"})),

@@ -50,6 +50,7 @@ class IB_ERM(Algorithm):
     card = AlgorithmCard(
         paper="Ahuja et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2106.06607",
+        tags=("regularization",),
         penalties=("ib_lambda",),
         rehearsal={"ib_penalty_anneal_iters": 12},
         without={"ib_penalty_anneal_iters": 0},
@@ -62,7 +63,7 @@ class IB_ERM(Algorithm):
 
         ib_lambda: float = hparam(1e2, power(10, -1, 5), help="weight of the features' variance once it is annealed")
         ib_penalty_anneal_iters: int = hparam(
-            500, power(10, 0, 4, integer=True), help="first step with that weight; 0 before"
+            500, power(10, 0, 4, integer=True), help="first step with that weight; 0 before", begins="step"
         )
 
     hparams: Hparams
@@ -101,6 +102,7 @@ class IB_IRM(Algorithm):
     card = AlgorithmCard(
         paper="Ahuja et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2106.06607",
+        tags=("invariance", "regularization"),
         min_domains=2,
         penalties=("irm_lambda", "ib_lambda"),
         rehearsal={"irm_penalty_anneal_iters": 12, "ib_penalty_anneal_iters": 12},
@@ -114,7 +116,7 @@ class IB_IRM(Algorithm):
 
         ib_lambda: float = hparam(1e2, power(10, -1, 5), help="weight of the features' variance once it is annealed")
         ib_penalty_anneal_iters: int = hparam(
-            500, power(10, 0, 4, integer=True), help="first step with that weight; 0 before"
+            500, power(10, 0, 4, integer=True), help="first step with that weight; 0 before", begins="step"
         )
 
     hparams: Hparams

@@ -44,6 +44,7 @@ class IGA(Algorithm):
     card = AlgorithmCard(
         paper="Koyama and Yamaguchi, arXiv 2020",
         link="https://arxiv.org/abs/2008.01883",
+        tags=("gradient-matching", "invariance"),
         backwards=3.0,
         min_domains=2,
         penalties=("penalty",),

@@ -41,6 +41,7 @@ class ImbSAM(Algorithm):
     card = AlgorithmCard(
         paper="Zhou et al., ICCV 2023",
         link="https://arxiv.org/abs/2308.07815",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=3.0,
         penalties=("rho",),

@@ -58,6 +58,7 @@ class IRM(Algorithm):
     card = AlgorithmCard(
         paper="Arjovsky et al., arXiv 2019",
         link="https://arxiv.org/abs/1907.02893",
+        tags=("invariance",),
         min_domains=2,
         penalties=("irm_lambda",),
         rehearsal={"irm_penalty_anneal_iters": 12},
@@ -71,7 +72,7 @@ class IRM(Algorithm):
 
         irm_lambda: float = hparam(1e2, power(10, -1, 5), help="weight of the penalty once it is annealed")
         irm_penalty_anneal_iters: int = hparam(
-            500, power(10, 0, 4, integer=True), help="first step with that weight; 1 before"
+            500, power(10, 0, 4, integer=True), help="first step with that weight; 1 before", begins="step"
         )
 
     hparams: Hparams

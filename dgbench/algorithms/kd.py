@@ -51,6 +51,7 @@ class KD(Algorithm):
     card = AlgorithmCard(
         paper="Hinton et al., NeurIPS-W 2014; Berezovskiy and Morozov, ICCV-W 2023",
         link="https://arxiv.org/abs/1503.02531",
+        tags=("distillation",),
         taught=True,
         needs=("classes",),
     )

@@ -54,7 +54,10 @@ class KNN(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Zhang et al., ICML 2023", link="https://arxiv.org/abs/2304.12566", needs=("classes", "learning_features")
+        paper="Zhang et al., ICML 2023",
+        link="https://arxiv.org/abs/2304.12566",
+        tags=("neighbors",),
+        needs=("classes", "learning_features"),
     )
 
     @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class MIRO(Algorithm):
     card = AlgorithmCard(
         paper="Cha et al., ECCV 2022",
         link="https://arxiv.org/abs/2203.10789",
+        tags=("regularization", "pretraining"),
         forwards=2.0,
         penalties=("ld",),
         needs=("stages",),

@@ -54,6 +54,7 @@ class MixStyle(Algorithm):
     card = AlgorithmCard(
         paper="Zhou et al., ICLR 2021",
         link="https://arxiv.org/abs/2104.02008",
+        tags=("augmentation",),
         penalties=("mixstyle_p",),
         needs=("inner_maps", NOT_COMPILED, Need("domains", when={"mixstyle_partner": "crossdomain"}, least=2)),
     )

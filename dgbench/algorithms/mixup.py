@@ -40,7 +40,11 @@ class Mixup(Algorithm):
     """
 
     card = AlgorithmCard(
-        paper="Yan et al., arXiv 2020", link="https://arxiv.org/abs/2001.00677", min_domains=2, needs=("real_inputs",)
+        paper="Yan et al., arXiv 2020",
+        link="https://arxiv.org/abs/2001.00677",
+        tags=("augmentation",),
+        min_domains=2,
+        needs=("real_inputs",),
     )
 
     @dataclass(frozen=True)

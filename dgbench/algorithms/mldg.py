@@ -46,6 +46,7 @@ class MLDG(Algorithm):
     card = AlgorithmCard(
         paper="Li et al., AAAI 2018",
         link="https://arxiv.org/abs/1710.03463",
+        tags=("meta-learning",),
         min_domains=2,
         penalties=("mldg_beta",),
         base=None,

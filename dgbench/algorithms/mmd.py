@@ -39,6 +39,7 @@ class MMD(Algorithm):
     card = AlgorithmCard(
         paper="Li et al., CVPR 2018",
         link="https://openaccess.thecvf.com/content_cvpr_2018/html/Li_Domain_Generalization_With_CVPR_2018_paper.html",
+        tags=("alignment",),
         min_domains=2,
         penalties=("mmd_gamma",),
         needs=("feature_vectors",),

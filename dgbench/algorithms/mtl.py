@@ -61,6 +61,7 @@ class MTL(Algorithm):
     card = AlgorithmCard(
         paper="Blanchard et al., JMLR 2021",
         link="https://arxiv.org/abs/1711.07910",
+        tags=("domain-context",),
         min_domains=2,
         unlike_domainbed="the embedding is overwritten by Gaussian noise, so predictions are random",
         needs=("feature_vectors",),

@@ -43,6 +43,7 @@ class QTDoG(Algorithm):
     card = AlgorithmCard(
         paper="Javed et al., ICML 2025",
         link="https://arxiv.org/abs/2410.06020",
+        tags=("quantization", "flat-minima"),
         base=None,
         rehearsal={"q_steps": 5},
         needs=("convolutions", "learning_features"),
@@ -52,7 +53,7 @@ class QTDoG(Algorithm):
     class Hparams(algorithm.Hparams):
         """Hyperparameters of QT-DoG; the values are the authors'."""
 
-        q_steps: int = hparam(2000, help="first step with quantized weights", within="[0, inf)")
+        q_steps: int = hparam(2000, help="first step with quantized weights", within="[0, inf)", begins="step")
         bits: int = hparam(7, help="bits of a weight", within="[2, 16]")
 
     hparams: Hparams

@@ -42,6 +42,7 @@ class RDM(Algorithm):
     card = AlgorithmCard(
         paper="Nguyen et al., WACV 2024",
         link="https://arxiv.org/abs/2310.18598",
+        tags=("distribution-robustness", "invariance"),
         min_domains=2,
         penalties=("rdm_lambda", "variance_weight"),
         base=None,
@@ -80,6 +81,7 @@ class RDM(Algorithm):
             1500,
             uniform(800, 2700, integer=True),
             help="first step with the penalties",
+            begins="step",
             variants={"DomainNet": (2400, uniform(1500, 3000, integer=True))},
         )
         variance_weight: float = hparam(

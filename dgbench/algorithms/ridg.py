@@ -46,6 +46,7 @@ class RIDG(Algorithm):
     card = AlgorithmCard(
         paper="Chen et al., ICCV 2023",
         link="https://arxiv.org/abs/2308.11158",
+        tags=("regularization", "invariance"),
         penalties=("ridg_alpha",),
         needs=("linear_classifier", "classes"),
     )

@@ -38,7 +38,12 @@ class RSC(Algorithm):
     Quantiles stay on the device.
     """
 
-    card = AlgorithmCard(paper="Huang et al., ECCV 2020", link="https://arxiv.org/abs/2007.02454", needs=("classes",))
+    card = AlgorithmCard(
+        paper="Huang et al., ECCV 2020",
+        link="https://arxiv.org/abs/2007.02454",
+        tags=("regularization",),
+        needs=("classes",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(algorithm.Hparams):

@@ -26,7 +26,7 @@ class _Hparams(algorithm.Hparams):
     """Hyperparameters of both forms; their values are fixed in the release's loss, and the paper searches none."""
 
     temperature: float = hparam(5.0, help="T, by which past and present logits are divided", within="(0, inf)")
-    start_epoch: int = hparam(5, help="last epoch of a domain, counted from 0, without the penalty")
+    start_epoch: int = hparam(5, help="last epoch of a domain, counted from 0, without the penalty", begins="epoch")
 
 
 class SAF(Algorithm):
@@ -57,6 +57,7 @@ class SAF(Algorithm):
     card = AlgorithmCard(
         paper="Du et al., NeurIPS 2022",
         link="https://arxiv.org/abs/2205.14083",
+        tags=("flat-minima", "distillation"),
         penalties=("saf_lambda",),
         rehearsal={"past_epochs": 1, "start_epoch": 0},
         needs=("classes",),
@@ -134,6 +135,7 @@ class MESA(Algorithm):
     card = AlgorithmCard(
         paper="Du et al., NeurIPS 2022",
         link="https://arxiv.org/abs/2205.14083",
+        tags=("flat-minima", "distillation"),
         forwards=2.0,
         penalties=("mesa_lambda",),
         rehearsal={"start_epoch": 0, "mesa_decay": 0.5},

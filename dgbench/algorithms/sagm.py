@@ -42,6 +42,7 @@ class SAGM(Algorithm):
     card = AlgorithmCard(
         paper="Wang et al., CVPR 2023",
         link="https://arxiv.org/abs/2303.10353",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("rho", "alpha"),

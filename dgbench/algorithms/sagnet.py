@@ -47,6 +47,7 @@ class SagNet(Algorithm):
     card = AlgorithmCard(
         paper="Nam et al., CVPR 2021",
         link="https://arxiv.org/abs/1910.11645",
+        tags=("augmentation", "adversarial", "disentanglement"),
         forwards=2.0,
         backwards=2.0,
         penalties=("sag_w_adv",),

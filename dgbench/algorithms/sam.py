@@ -43,6 +43,7 @@ class SAM(Algorithm):
     card = AlgorithmCard(
         paper="Foret et al., ICLR 2021",
         link="https://arxiv.org/abs/2010.01412",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("rho",),

@@ -45,6 +45,7 @@ class SAMON(Algorithm):
     card = AlgorithmCard(
         paper="Mueller et al., NeurIPS 2023",
         link="https://arxiv.org/abs/2306.04226",
+        tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
         penalties=("rho",),

@@ -42,6 +42,7 @@ class SANDMask(Algorithm):
     card = AlgorithmCard(
         paper="Shahtalebi et al., arXiv 2021",
         link="https://arxiv.org/abs/2106.02266",
+        tags=("gradient-matching", "invariance"),
         min_domains=2,
         unlike_domainbed="has tau 1 as default, so its mask is 0 everywhere and nothing is learnt; ours has 0.5",
         experimental="the default of tau: nothing published fixes one that trains",

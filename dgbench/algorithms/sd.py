@@ -38,6 +38,7 @@ class SD(Algorithm):
     card = AlgorithmCard(
         paper="Pezeshki et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2011.09468",
+        tags=("regularization",),
         penalties=("sd_reg",),
         needs=("classes",),
     )

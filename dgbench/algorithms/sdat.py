@@ -49,6 +49,7 @@ class SDAT(Algorithm):
     card = AlgorithmCard(
         paper="Rangwani et al., ICML 2022",
         link="https://arxiv.org/abs/2206.08213",
+        tags=("flat-minima", "adversarial", "alignment"),
         forwards=2.0,
         backwards=2.0,
         min_domains=2,

@@ -41,6 +41,7 @@ class SelfReg(Algorithm):
     card = AlgorithmCard(
         paper="Kim et al., ICCV 2021",
         link="https://arxiv.org/abs/2104.09841",
+        tags=("contrastive", "augmentation"),
         unlike_domainbed="never trains the projection head: it stays out of the optimizer",
         needs=("classes",),
     )

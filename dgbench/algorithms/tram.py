@@ -70,6 +70,7 @@ class TRAM(Algorithm):
     card = AlgorithmCard(
         paper="Sherborne et al., ICLR 2024",
         link="https://arxiv.org/abs/2310.03646",
+        tags=("flat-minima",),
         forwards=3.0,
         backwards=2.0,
         followers=("reference",),

@@ -42,6 +42,7 @@ class Transfer(Algorithm):
     card = AlgorithmCard(
         paper="Zhang et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2106.03632",
+        tags=("distribution-robustness", "adversarial"),
         forwards=3.0,
         backwards=2.0,
         min_domains=2,

@@ -57,6 +57,7 @@ class TRM(Algorithm):
     card = AlgorithmCard(
         paper="Xu and Jaakkola, arXiv 2021",
         link="https://arxiv.org/abs/2110.09940",
+        tags=("invariance",),
         min_domains=2,
         penalties=("cos_lambda",),
         base=None,
@@ -71,7 +72,10 @@ class TRM(Algorithm):
 
         cos_lambda: float = hparam(1e-4, power(10, -5, 0), help="weight of the inner product with the inverse Hessian")
         iters: int = hparam(
-            200, power(10, 0, 4, integer=True), help="first step with the transfer risk; those before are ERM's"
+            200,
+            power(10, 0, 4, integer=True),
+            help="first step with the transfer risk; those before are ERM's",
+            begins="step",
         )
         groupdro_eta: float = hparam(1e-2, power(10, -3, -1), help="step size of the domains' weights alpha")
 

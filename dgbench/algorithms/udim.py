@@ -72,6 +72,7 @@ class UDIM(SAM):
     card = AlgorithmCard(
         paper="Shin et al., ICLR 2024",
         link="https://openreview.net/forum?id=eNoiRal5xi",
+        tags=("flat-minima", "augmentation"),
         forwards=3.0,
         backwards=6.0,
         penalties=("udim_lambda",),
@@ -201,7 +202,7 @@ class UDIMTransductive(UDIM):
     a step costs a fourth forward pass, which the card leaves out: it is that of networks without batch norm.
     """
 
-    card = dataclasses.replace(UDIM.card, transductive=True)
+    card = dataclasses.replace(UDIM.card, transductive=True, tags=("flat-minima", "augmentation", "test-time"))
 
     def build(self) -> None:
         """Prepare as UDIM does, then drop the running statistics of batch norm."""

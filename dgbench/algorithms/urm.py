@@ -56,6 +56,7 @@ class URM(Algorithm):
     card = AlgorithmCard(
         paper="Krishnamachari et al., TMLR 2024",
         link="https://openreview.net/forum?id=PgLbS5yp8n",
+        tags=("adversarial", "regularization"),
         penalties=("urm_adv_lambda",),
         base=None,
         needs=("classes",),

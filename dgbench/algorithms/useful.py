@@ -53,6 +53,7 @@ class USEFUL(Algorithm):
     card = AlgorithmCard(
         paper="Nguyen et al., NeurIPS 2024",
         link="https://arxiv.org/abs/2404.17768",
+        tags=("reweighting",),
         base=None,
         rehearsal={"useful_share": 0.25},
         needs=("classes",),

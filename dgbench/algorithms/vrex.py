@@ -36,6 +36,7 @@ class VREx(Algorithm):
     card = AlgorithmCard(
         paper="Krueger et al., ICML 2021",
         link="https://arxiv.org/abs/2003.00688",
+        tags=("invariance", "distribution-robustness"),
         min_domains=2,
         penalties=("vrex_lambda",),
         rehearsal={"vrex_penalty_anneal_iters": 12},
@@ -48,7 +49,10 @@ class VREx(Algorithm):
 
         vrex_lambda: float = hparam(1e1, power(10, -1, 5), help="weight of the variance from the annealing step on")
         vrex_penalty_anneal_iters: int = hparam(
-            500, power(10, 0, 4, integer=True), help="first step with that weight; before it, the weight is 1"
+            500,
+            power(10, 0, 4, integer=True),
+            help="first step with that weight; before it, the weight is 1",
+            begins="step",
         )
 
     hparams: Hparams

@@ -34,7 +34,12 @@ class BMA(Average):
     their ratios.
     """
 
-    card = AverageCard(paper="Shu et al., ICML 2023", link="https://arxiv.org/abs/2302.00864", when="end")
+    card = AverageCard(
+        paper="Shu et al., ICML 2023",
+        link="https://arxiv.org/abs/2302.00864",
+        tags=("averaging", "pretraining"),
+        when="end",
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

@@ -35,6 +35,7 @@ class EMA(Average):
     card = AverageCard(
         paper="Tarvainen and Valpola, NeurIPS 2017",
         link="https://arxiv.org/abs/1703.01780",
+        tags=("averaging",),
         when="always",
         batch_norm="averaged",
     )
@@ -101,6 +102,7 @@ class SwitchEMA(EMA):
     card = AverageCard(
         paper="Li et al., 2024",
         link="https://arxiv.org/abs/2402.09240",
+        tags=("averaging", "flat-minima"),
         when="always",
         feeds_back=("weights",),
         batch_norm="averaged",

@@ -35,7 +35,11 @@ class IIDMax(Average):
     """
 
     card = AverageCard(
-        paper="Cha et al., NeurIPS 2021", link="https://arxiv.org/abs/2102.08604", when="always", copies=2.0
+        paper="Cha et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2102.08604",
+        tags=("averaging",),
+        when="always",
+        copies=2.0,
     )
 
     def __init__(self, hparams: Any) -> None:

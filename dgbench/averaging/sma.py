@@ -43,6 +43,7 @@ class SMA(Average):
     card = AverageCard(
         paper="Arpit et al., NeurIPS 2022",
         link="https://arxiv.org/abs/2110.10832",
+        tags=("averaging",),
         when="always",
         batch_norm="averaged",
     )
@@ -51,7 +52,9 @@ class SMA(Average):
     class Hparams(Checked):
         """Hyperparameters of SMA; the default of `start` is the paper's."""
 
-        start: int = hparam(100, help="t0, the first optimizer step that averages, counted from 1", within="[1, inf)")
+        start: int = hparam(
+            100, help="t0, the first optimizer step that averages, counted from 1", within="[1, inf)", begins="step"
+        )
         form: str = hparam("paper", help="the paper's average, or that of DiWA's code", options=FORMS)
 
         def __post_init__(self) -> None:

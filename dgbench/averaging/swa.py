@@ -52,6 +52,7 @@ class SWA(Average):
     card = AverageCard(
         paper="Izmailov et al., UAI 2018",
         link="https://arxiv.org/abs/1803.05407",
+        tags=("averaging", "flat-minima"),
         when="always",
         feeds_back=("learning_rate",),
     )
@@ -66,7 +67,7 @@ class SWA(Average):
         """
 
         start: float = hparam(
-            0.54, help="share of the run's steps after which weights are first taken", within="(0, 1]"
+            0.54, help="share of the run's steps after which weights are first taken", within="(0, 1]", begins="share"
         )
         cycle: int = hparam(100, help="c, steps between weights that are taken", within="[1, inf)")
         form: str = hparam("constant", help="course of the learning rate from the start on", options=FORMS)

@@ -67,7 +67,11 @@ class SWAD(Average):
     """
 
     card = AverageCard(
-        paper="Cha et al., NeurIPS 2021", link="https://arxiv.org/abs/2102.08604", when="end", copies=8.0
+        paper="Cha et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2102.08604",
+        tags=("averaging", "flat-minima"),
+        when="end",
+        copies=8.0,
     )
 
     @dataclass(frozen=True)

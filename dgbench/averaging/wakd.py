@@ -32,14 +32,19 @@ class WAKD(Average):
     """
 
     card = AverageCard(
-        paper="Berezovskiy and Morozov, ICCV-W 2023", link="https://arxiv.org/abs/2309.11446", when="end"
+        paper="Berezovskiy and Morozov, ICCV-W 2023",
+        link="https://arxiv.org/abs/2309.11446",
+        tags=("averaging", "distillation"),
+        when="end",
     )
 
     @dataclass(frozen=True)
     class Hparams(Checked):
         """Hyperparameters of WAKD; the share is the paper's."""
 
-        start: float = hparam(0.1, help="share of the steps that pass before any weights count", within="[0, 1)")
+        start: float = hparam(
+            0.1, help="share of the steps that pass before any weights count", within="[0, 1)", begins="share"
+        )
 
     hparams: Hparams
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, DatasetCard, needs_of, with_values
+from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TAGS, DatasetCard, needs_of, with_values
 from dgbench.core.space import Draw, Space, Value
 
 
@@ -16,11 +17,19 @@ def describe(entry: CatalogueEntry) -> Iterator[str]:
         yield ""
     yield from entry.doc.splitlines()
     yield ""
+    yield from (f"idea: {tag}, {TAGS[tag]}" for tag in getattr(entry.card, "tags", ()))
     yield from facts_of_card(entry)
     if entry.space:
         yield ""
         yield "hyperparameters: name = default ~ draw of random search"
         yield from (f"    {line}" for line in _space(entry.space))
+
+
+def reference_of(entry: CatalogueEntry) -> str:
+    """Return the paper on an entry's card and the section Reference of its docstring, in one line."""
+    _, _, section = entry.doc.partition("\nReference")
+    lines = takewhile(lambda line: not line or line.startswith(" "), section.partition("\n")[2].splitlines())
+    return " ".join(" ".join([entry.card.paper, *lines]).split())
 
 
 def facts_of_card(entry: CatalogueEntry) -> Iterator[str]:

@@ -50,14 +50,54 @@ class Need:
             raise UserError(unknown_name("need on a card", self.what, known))
 
 
+TAGS: Mapping[str, str] = {
+    "adversarial": "a discriminator or another adversary is trained against the model",
+    "alignment": "features are distributed alike in all training domains",
+    "augmentation": "inputs, styles or features are mixed or perturbed",
+    "averaging": "weights of several steps or runs are averaged",
+    "baseline": "plain training, which the others are compared with",
+    "contrastive": "features of examples that belong together are pulled together",
+    "disentanglement": "domain or style is separated from content",
+    "distillation": "predictions of another model, or of the past, are the target",
+    "distribution-robustness": "the loss of the worst domains, or the spread of the losses, is minimized",
+    "domain-context": "a prediction also reads other inputs of its domain",
+    "ensembling": "predictions of several models are averaged",
+    "flat-minima": "the loss is kept low or flat around the weights",
+    "gradient-matching": "gradients or curvatures of the domains are made to agree",
+    "invariance": "one predictor must suit all training domains",
+    "meta-learning": "steps on some examples or domains are made to help on others",
+    "neighbors": "predictions are votes of the nearest examples or class prototypes",
+    "pretraining": "the model is kept close to its pretrained start",
+    "quantization": "weights take few values",
+    "regularization": "logits or features are penalized or muted",
+    "reweighting": "examples or domains are weighted, or copied",
+    "test-time": "the model adapts to the inputs that it predicts",
+    "training-recipe": "the course of training is changed, not its objective",
+}
+"""Tag of a method -> the idea in words. `dgbench list --tag` finds methods by it."""
+
+
+class _Tagged:
+    """Base of the cards of methods, which refuses unknown tags."""
+
+    tags: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for tag in self.tags:
+            if tag not in TAGS:
+                raise UserError(unknown_name("tag on a card", tag, TAGS))
+
+
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmCard:
+class AlgorithmCard(_Tagged):
     """Properties of an algorithm that a user should know before running it; `dgbench check` tests every one of them."""
 
     paper: str
     """Authors, venue and year."""
     link: str = ""
     """URL of the paper's page: arXiv where it has one, else the publisher."""
+    tags: tuple[str, ...] = ()
+    """Ideas that the method is built on, keys of `TAGS`."""
     forwards: float = 1.0
     """Examples passed forward through the featurizer in a step, divided by the examples of the minibatches; ERM has 1.
 
@@ -142,13 +182,15 @@ def with_values(condition: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageCard:
+class AverageCard(_Tagged):
     """Properties of an average of weights along a run."""
 
     paper: str
     """Authors, venue and year."""
     link: str = ""
     """URL of the paper's page: arXiv where it has one, else the publisher."""
+    tags: tuple[str, ...] = ()
+    """Ideas that the method is built on, keys of `TAGS`."""
     when: str = "always"
     """`always`: a predictor at every evaluation. `end`: one predictor, after the last step."""
     copies: float = 1.0
@@ -162,13 +204,15 @@ class AverageCard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergerCard:
+class MergerCard(_Tagged):
     """Properties of a merger, which combines models of finished runs."""
 
     paper: str
     """Authors, venue and year."""
     link: str = ""
     """URL of the paper's page: arXiv where it has one, else the publisher."""
+    tags: tuple[str, ...] = ()
+    """Ideas that the method is built on, keys of `TAGS`."""
     average: str = ""
     """The average whose models are merged if the row names none (EoA merges moving averages); empty: plain models."""
     ensemble: bool = False
@@ -188,13 +232,15 @@ class MergerCard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterCard:
+class AdapterCard(_Tagged):
     """Properties of a test-time adapter."""
 
     paper: str
     """Authors, venue and year."""
     link: str = ""
     """URL of the paper's page: arXiv where it has one, else the publisher."""
+    tags: tuple[str, ...] = ()
+    """Ideas that the method is built on, keys of `TAGS`."""
     forwards: float = 1.0
     """Forward passes through the featurizer for each test example."""
     backwards: float = 0.0

@@ -108,3 +108,19 @@ def pick_device(name: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def open_device(name: str) -> torch.device:
+    """Return the torch device of that name, as `pick_device` does.
+
+    Raises:
+        UserError: This machine lacks it.
+    """
+    import torch  # see `check_precision`
+
+    device = pick_device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU on this machine")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch finds no Apple GPU on this machine")
+    return device

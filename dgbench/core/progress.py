@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from dgbench.core.wording import format_duration, printable
+from dgbench.core.wording import format_duration, format_scalars, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,6 +32,24 @@ class ReportProgress(Protocol):
             total: Number in all; 0 if unknown.
         """
         ...
+
+
+class TrainingDisplay:
+    """Display of one training while it runs. This base class shows nothing."""
+
+    def stepped(self, done: int, steps: int) -> None:
+        """Show that `done` of `steps` steps have been made."""
+
+    def evaluated(self, scores: Mapping[str, float]) -> None:
+        """Show the result of an evaluation.
+
+        Args:
+            scores: Name -> value: means of the logged scalars since the evaluation before, and the validation score.
+        """
+
+
+NO_DISPLAY = TrainingDisplay()
+"""The display of runs that are executed with others: their logs and the sweep's bar show how far they are."""
 
 
 def print_line(line: str) -> None:
@@ -61,6 +79,58 @@ def shown_progress(about: str = "") -> Iterator[ReportProgress]:
     columns = (words, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         yield _bars(about, bar)
+
+
+@contextmanager
+def shown_training() -> Iterator[TrainingDisplay]:
+    """Yield a display of trainings, one after another: a bar on a terminal, nothing elsewhere, until the block ends.
+
+    The bar stays below all that is printed meanwhile.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield NO_DISPLAY
+        return
+    words = TextColumn("{task.description}", markup=False)
+    scores = TextColumn("{task.fields[scores]}", markup=False)
+    times = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    with Progress(words, MofNCompleteColumn(), BarColumn(), *times, scores, console=console, transient=True) as bar:
+        yield _TrainingBar(bar)
+
+
+class _TrainingBar(TrainingDisplay):
+    """A bar for the training under way; the next training takes its place."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.task: TaskID | None = None
+
+    def stepped(self, done: int, steps: int) -> None:
+        """Move the bar; begin another after the last step."""
+        if self.task is None:
+            # A resumed run begins above 0; its speed counts from there.
+            self.task = self.bar.add_task("steps", total=steps, completed=done, scores="")
+            return
+        self.bar.update(self.task, completed=done)
+
+    def evaluated(self, scores: Mapping[str, float]) -> None:
+        """Write the scores behind the bar; they stay until the next evaluation."""
+        if self.task is None:
+            return
+        self.bar.update(self.task, scores=format_scalars(scores))
+        if self.bar.tasks[-1].finished:
+            self.bar.remove_task(self.task)
+            self.task = None
 
 
 def _bars(about: str, bar: Progress) -> ReportProgress:

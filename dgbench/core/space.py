@@ -24,6 +24,13 @@ from dgbench.core.wording import format_value, unknown_name, with_article
 Value: TypeAlias = bool | int | float | str
 """Types of hyperparameter values."""
 
+UNITS: Mapping[str, str] = {
+    "step": "steps of the run",
+    "share": "share of the run's steps",
+    "epoch": "epochs of the smallest training domain",
+}
+"""Unit of a hyperparameter from which on a method acts -> the unit in words."""
+
 _RANGE = re.compile(rf"(?P<int>int )?(?:(?P<base>{NUMBER})\^)?U\((?P<low>{NUMBER}), ?(?P<high>{NUMBER})\)")
 
 
@@ -138,6 +145,8 @@ class HparamSpec:
     """All values that it may have; empty: they can't be listed."""
     within: str = ""
     """Interval that its values must lie in: `[0, 1)`, `(0, inf)`; empty: any number."""
+    begins: str = ""
+    """Unit of a value from which on the method, or a part of it, acts, a key of `UNITS`; empty: it is no such value."""
     stream: str = ""
     """Name whose stream it is drawn from, if not its own: DomainBed's name where Python reserves that word."""
     streams: Mapping[str, str] = field(default_factory=dict)
@@ -175,6 +184,7 @@ def hparam(
     variants: Mapping[str, tuple[Value, Draw | None]] | None = None,
     options: tuple[Value, ...] = (),
     within: str = "",
+    begins: str = "",
     stream: str = "",
     streams: Mapping[str, str] | None = None,
 ) -> Any:
@@ -190,6 +200,8 @@ def hparam(
         variants: Trait or name of a data set -> its default and draw; the first that applies counts.
         options: All values that exist.
         within: The interval of its values: `[0, 1)`, `(0, inf)`.
+        begins: Unit of a value from which on the method, or a part of it, acts, a key of `UNITS`: planning warns where
+            it comes after the last step of the runs, or little before it.
         stream: DomainBed's name where Python reserves that word (`lambda`), so that the draws are the same.
         streams: Trait -> DomainBed's name for this hyperparameter on networks or data with it; the first that applies
             counts.
@@ -198,15 +210,18 @@ def hparam(
         A dataclass field, typed Any so that the annotation of the field is free.
 
     Raises:
-        UserError: A draw's lower end is above its upper end.
+        UserError: A draw's lower end is above its upper end, or the unit is unknown.
     """
+    if begins not in ("", *UNITS):
+        raise UserError(unknown_name("unit", begins, UNITS))
     if within:
         interval(within)  # a typing error in an interval then fails when the author's class is imported, not in a sweep
     for declared_draw in (draw, *(drawn for _, drawn in (variants or {}).values())):
         if declared_draw is not None and declared_draw.low > declared_draw.high:
             raise UserError(f"write {declared_draw} the other way")
     declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
-    return field(default=default, metadata={"hparam": {**declared, "stream": stream, "streams": streams or {}}})
+    rest = {"begins": begins, "stream": stream, "streams": streams or {}}
+    return field(default=default, metadata={"hparam": {**declared, **rest}})
 
 
 class Checked:

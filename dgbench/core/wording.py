@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -68,6 +68,15 @@ def group_values(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     for key, value in pairs:
         found.setdefault(key, []).append(value)
     return found
+
+
+def format_scalars(values: Mapping[str, float]) -> str:
+    """Format named numbers with four digits.
+
+    >>> format_scalars({"loss": 0.123456, "accuracy": 1.0})
+    'loss 0.1235, accuracy 1'
+    """
+    return ", ".join(f"{printable(name)} {value:.4g}" for name, value in values.items())
 
 
 def format_duration(seconds: float) -> str:

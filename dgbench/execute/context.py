@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
-from dgbench.core.errors import UserError
-from dgbench.core.machine import check_precision, pick_device
+from dgbench.core.machine import check_precision, open_device
+from dgbench.core.progress import NO_DISPLAY, TrainingDisplay
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, Input, Run
 from dgbench.core.seeding import numpy_stream
@@ -71,6 +71,8 @@ class RunContext:
     """The run's views."""
     lease: Lease | None
     """The executing process's right to the run; None where the run is only read."""
+    display: TrainingDisplay
+    """Receives each step and evaluation of a training."""
 
     @property
     def folder(self) -> RunFolder:
@@ -217,6 +219,7 @@ def open_context(
     catalogue: Catalogue,
     keep: Mapping[str, Collection[str]] = _NOTHING,
     lease: Lease | None = None,
+    display: TrainingDisplay = NO_DISPLAY,
 ) -> RunContext:
     """Open the data, device and files of a run.
 
@@ -227,6 +230,7 @@ def open_context(
         catalogue: The catalogue with the files that `site` includes.
         keep: Predictor -> which of its models other runs read.
         lease: The right to execute the run; None to read it only.
+        display: Receives each step and evaluation of a training.
 
     Raises:
         UserError: Everything that is wrong with the data, or this machine lacks the device.
@@ -235,11 +239,9 @@ def open_context(
     dataset = open_dataset(run.dataset, site, catalogue, setting.image_size, setting.backbone, setting.interpolation)
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
-    device = pick_device(site.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU on this machine")
+    device = open_device(site.device)
     check_precision(run.setting, device)
-    return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, lease)
+    return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, lease, display)
 
 
 def training_run(run: Run, store: Store) -> Run:

@@ -36,6 +36,7 @@ from dgbench.catalogue.entry import PACKAGE, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
 from dgbench.core.machine import describe_processor
+from dgbench.core.progress import NO_DISPLAY, TrainingDisplay
 from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
@@ -80,7 +81,7 @@ def preload(shared: dict[str, Any]) -> None:
     describe_processor()
 
 
-def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
+def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: TrainingDisplay = NO_DISPLAY) -> int:
     """Execute one run of a sweep in this process.
 
     Args:
@@ -88,6 +89,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
             runs read) and `threads` (CPU threads for torch).
         catalogue: The catalogue that the run was planned with, if this process planned it; None: the one that all runs
             of this process share.
+        display: Receives each step and evaluation of a training, for people who wait for this run alone.
 
     Returns:
         The exit code: 0 when the run is done, `TAKEN`, `STOPPED`, `INPUT_DAMAGED`, or 1 after a failure was written to
@@ -108,15 +110,23 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None) -> int:
         if lease is None:
             return TAKEN
         with lease:
-            return _attempt(job, folder, store, lease, catalogue)
+            return _attempt(job, folder, store, lease, catalogue, display)
 
 
-def _attempt(job: dict[str, Any], folder: RunFolder, store: Store, lease: Lease, catalogue: Catalogue | None) -> int:
+def _attempt(
+    job: dict[str, Any],
+    folder: RunFolder,
+    store: Store,
+    lease: Lease,
+    catalogue: Catalogue | None,
+    display: TrainingDisplay,
+) -> int:
     """Execute a claimed run and turn its outcome into the exit code of `run_job`."""
     try:
         started, site = time.time(), Site.from_json(job["site"])
         catalogue = catalogue or shared_catalogue(site.include)
-        execute(open_context(folder.run(), store, site, catalogue, job["keep"], lease), lease, started)
+        context = open_context(folder.run(), store, site, catalogue, job["keep"], lease, display)
+        execute(context, lease, started)
     except Stopped:
         log.info("stopped on request; launched again, it goes on")
         return STOPPED

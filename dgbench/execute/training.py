@@ -32,6 +32,7 @@ from torch import Tensor
 from dgbench.core.run import BEST, LAST, MODEL
 from dgbench.core.seeding import seed_everything
 from dgbench.core.stats import nan_as_worst
+from dgbench.core.wording import format_scalars
 from dgbench.data.views import Minibatch, Minibatches
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
@@ -139,6 +140,7 @@ class Training:
         for step, minibatch in enumerate(self.context.interruptible(batches), self.loop.step):
             self._step(step, minibatch)
             self.lease.beat(step + 1, self.run.setting.steps)
+            self.context.display.stepped(step + 1, self.run.setting.steps)
             self._after_step()
 
     def _after_step(self) -> None:
@@ -233,7 +235,10 @@ class Training:
         loop.sums, loop.summed = {}, {}
         loop.measured.append({"step": step, "predictor": MODEL, "views": scores, "train": train})
         losses, values = ({view.domain: scores[str(view)][what] for view in validation} for what in ("loss", metric))
-        log.info("step %d: %s in validation %.4f", step, metric, mean_score(scores, validation, metric))
+        score = mean_score(scores, validation, metric)
+        shown = {**train, f"{metric} in validation": score}
+        log.info("after %d of %d steps: %s", step + 1, self.run.setting.steps, format_scalars(shown))
+        self.context.display.evaluated(shown)
         for average in self.averages.values():
             average.validate(step, losses, values)
 

@@ -29,6 +29,7 @@ from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import Slot
 from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import Declaration, write_declaration
+from dgbench.plan.onset import late_onsets
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
 from dgbench.store.folder import Store
@@ -219,6 +220,7 @@ class Sweep:
             changed.update(name for name, source in then.items() if source != now.get(name))
         for name, runs in changed.items():
             yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
+        yield from map(printable, late_onsets(self.plan, self.catalogue))
         for name, dataset in datasets.items():
             yield from (printable(f"{name}: {remark}") for remark in dataset.remarks())
 

@@ -30,7 +30,7 @@ class DiWA(Merger):
     which is the same while batch norm is frozen.
     """
 
-    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2205.09739")
+    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2205.09739", tags=("averaging",))
 
     def merge(self, members: Sequence[Member], tools: Tools) -> Weights:
         """Return the uniform mean of the members' weights; two copies of the model are in memory."""
@@ -58,7 +58,7 @@ class DiWARestricted(Merger):
     Departures from the authors' code: those of `DiWA`.
     """
 
-    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2205.09739")
+    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2205.09739", tags=("averaging",))
 
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
         """Yield the greedy mean, for which equally accurate runs keep their order."""
@@ -84,4 +84,4 @@ class DiWADagger(DiWA):
     merged model itself, as each trial draws one for its runs.
     """
 
-    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2205.09739", all_trials=True)
+    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2205.09739", tags=("averaging",), all_trials=True)

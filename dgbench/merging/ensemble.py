@@ -29,6 +29,7 @@ class Ensemble(Merger):
     card = MergerCard(
         paper="Lakshminarayanan et al., NeurIPS 2017",
         link="https://arxiv.org/abs/1612.01474",
+        tags=("ensembling",),
         ensemble=True,
         shared_init=False,
     )

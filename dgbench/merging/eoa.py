@@ -27,6 +27,7 @@ class EoA(Merger):
     card = MergerCard(
         paper="Arpit et al., NeurIPS 2022",
         link="https://arxiv.org/abs/2110.10832",
+        tags=("ensembling", "averaging"),
         average="SMA",
         ensemble=True,
         shared_init=False,

@@ -45,7 +45,10 @@ class FisherMerging(Merger):
     """
 
     card = MergerCard(
-        paper="Matena and Raffel, NeurIPS 2022", link="https://arxiv.org/abs/2111.09832", needs=("classes",)
+        paper="Matena and Raffel, NeurIPS 2022",
+        link="https://arxiv.org/abs/2111.09832",
+        tags=("averaging",),
+        needs=("classes",),
     )
 
     @dataclass(frozen=True)
@@ -121,7 +124,12 @@ class UBGM(Merger):
     - Tensors that are not parameters are averaged uniformly.
     """
 
-    card = MergerCard(paper="Daheim et al., ICLR 2024", link="https://arxiv.org/abs/2310.12808", needs=("classes",))
+    card = MergerCard(
+        paper="Daheim et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.12808",
+        tags=("averaging",),
+        needs=("classes",),
+    )
 
     @dataclass(frozen=True)
     class Hparams(Checked):

@@ -38,7 +38,9 @@ class ModelStock(Merger):
       tensors are the last member's.
     """
 
-    card = MergerCard(paper="Jang et al., ECCV 2024", link="https://arxiv.org/abs/2403.19522")
+    card = MergerCard(
+        paper="Jang et al., ECCV 2024", link="https://arxiv.org/abs/2403.19522", tags=("averaging", "pretraining")
+    )
 
     @torch.no_grad()
     def merge(self, members: Sequence[Member], tools: Tools) -> Weights:

@@ -31,7 +31,7 @@ class UniformSoup(DiWA):
     live batch norm the statistics are measured afresh on training minibatches.
     """
 
-    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2203.05482")
+    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2203.05482", tags=("averaging",))
 
 
 class GreedySoup(Merger):
@@ -55,7 +55,7 @@ class GreedySoup(Merger):
     of `UniformSoup`.
     """
 
-    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2203.05482")
+    card = MergerCard(paper=_PAPER, link="https://arxiv.org/abs/2203.05482", tags=("averaging",))
 
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
         """Yield the greedy mean; three copies of the model are in memory."""

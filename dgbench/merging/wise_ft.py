@@ -42,6 +42,7 @@ class WiSEFT(Merger):
     card = MergerCard(
         paper="Wortsman et al., CVPR 2022",
         link="https://arxiv.org/abs/2109.01903",
+        tags=("averaging", "pretraining"),
         shared_init=False,
         min_members=1,
         each=True,

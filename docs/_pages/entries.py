@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TASKS, Card, needs_of, with_values
+from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TAGS, TASKS, Card, needs_of, with_values
 from dgbench.core.space import Draw, HparamSpec, Space, Value
 from docs._pages.docstrings import Doc, escaped, indented, inline, parse, table
 
@@ -56,13 +56,30 @@ KINDS = {
 
 def pages(catalogue: Catalogue) -> dict[str, str]:
     """Return the path in docs/ -> Markdown of every page."""
-    found = {}
+    found = {"methods.md": by_idea(catalogue)}
     for kind, (folder, _, _) in KINDS.items():
         entries = catalogue.of_kind(kind)
         found[f"{folder}/index.md"] = index(kind, entries)
         shared = catalogue.get("algorithm", catalogue.baseline).space if kind == "algorithm" else ()
         found |= {f"{folder}/{name}.md": page(entry, shared) for name, entry in entries.items()}
     return found
+
+
+def by_idea(catalogue: Catalogue) -> str:
+    """List the methods of each idea, with links to their pages."""
+    sections = [
+        "# Methods by idea",
+        "Each method stands below the ideas that its paper builds on, so some stand below several. "
+        "`dgbench list --by tag` prints this list, `dgbench list --tag flat` a part of it.",
+    ]
+    for tag, idea in TAGS.items():
+        rows = [
+            (f"[{entry.name}]({KINDS[entry.kind][0]}/{entry.name}.md)", entry.kind, parse(entry.doc).summary)
+            for entry in catalogue.entries.values()
+            if tag in getattr(entry.card, "tags", ())
+        ]
+        sections += [f"## {tag}", f"{_capitalized(idea)}.", table(("method", "kind", "idea"), rows)]
+    return "\n\n".join(sections) + "\n"
 
 
 def page(entry: CatalogueEntry, shared: Space) -> str:
@@ -108,6 +125,8 @@ def _facts(entry: CatalogueEntry) -> Facts:
     }
     if entry.card.paper:
         yield "Paper", paper(entry.card)
+    if tags := getattr(entry.card, "tags", ()):
+        yield "Ideas", ", ".join(f"[{tag}](../methods.md#{tag})" for tag in tags)
     yield from facts[entry.kind](entry)
     yield "Source", f"`{_file(entry)}`"
 

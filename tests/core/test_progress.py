@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dgbench.core import progress as progress_module
-from dgbench.core.progress import print_line, shown_progress
+from dgbench.core.progress import NO_DISPLAY, print_line, shown_progress, shown_training
 
 
 def test_away_from_a_terminal_a_line_is_printed_now_and_then(
@@ -100,3 +100,35 @@ def test_what_is_shown_is_neither_obeyed_nor_taken_for_markup(terminal: bool, mo
     assert shown.endswith("caf\\xe9 \\x1b[5m :bomb: [red]\n")
     assert "\x1b[5m" not in shown
     assert "\x07" not in shown
+
+
+def test_trainings_have_a_bar_each_with_their_latest_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "dumb")  # without colors inside of the numbers
+    with shown_training() as display:
+        display.evaluated({"loss": 9.0})  # owed by a run that was stopped in it
+        for steps in (3, 5):
+            for done in range(1, steps + 1):
+                display.stepped(done, steps)
+            print("a line of the log", file=sys.stderr)
+            display.evaluated({"loss": 0.25, "[red]": steps})
+            display.bar.refresh()  # type: ignore[attr-defined]
+        display.stepped(1, 7)
+        display.evaluated({"loss": 0.125})
+        display.bar.refresh()  # type: ignore[attr-defined]
+        (task,) = display.bar.tasks  # type: ignore[attr-defined]
+        assert (task.completed, task.total, task.fields["scores"]) == (1, 7, "loss 0.125")
+    assert screen.getvalue().count("a line of the log\n") == 2
+
+
+def test_away_from_a_terminal_trainings_have_no_display(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_training() as display:
+        assert display is NO_DISPLAY
+        display.stepped(1, 2)
+        display.evaluated({"loss": 0.25})
+    assert capsys.readouterr().err == ""

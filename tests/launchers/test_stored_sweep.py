@@ -138,4 +138,4 @@ def test_what_was_begun_is_finished(stored: Path) -> None:
     assert after[stopped].startswith(before[stopped])
     assert len(after[stopped].splitlines()) > len(before[stopped].splitlines())
     assert store.folder(stopped).restarts() == []
-    assert "step 0:" not in (root / "runs" / stopped / "log.txt").read_text().partition("stopped on request")[2]
+    assert "after 1 of" not in (root / "runs" / stopped / "log.txt").read_text().partition("stopped on request")[2]
