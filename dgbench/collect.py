@@ -19,6 +19,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown_name
 from dgbench.report.choice import of_datasets, restrict
 from dgbench.report.comparison import statistics_sections
+from dgbench.report.differences import BASELINE, with_coverage, with_differences
 from dgbench.report.errors import KINDS, STANDARD, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
@@ -30,7 +31,7 @@ from dgbench.report.tables import Columns, Report, build
 from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
 from dgbench.store.files import write_atomic
 
-_WITH_STATISTICS = ("text", "markdown", "json")
+_WITH_STATISTICS = ("text", "markdown", "latex", "json")
 """Formats that have a place for statistics."""
 
 PARQUET = "parquet"
@@ -53,12 +54,15 @@ def parser() -> cli.Parser:
     )
     found.add_argument("--error", choices=KINDS, default=STANDARD, help=f"what +/- is (default: {STANDARD})")
     found.add_argument(
-        "--statistics",
-        nargs="?",
-        const="",
+        "--reference",
         metavar="ROW",
-        help="for each data set also: intervals over trials, and differences from a row (default: the first) "
-        f"within trials; in formats {', '.join(_WITH_STATISTICS)}",
+        help=f"the row that others are compared with, within trials (default: {BASELINE}, or else the first)",
+    )
+    found.add_argument(
+        "--statistics",
+        action="store_true",
+        help="for each data set also: intervals, tests, what was searched and lost; "
+        f"in formats {', '.join(_WITH_STATISTICS)}",
     )
     found.add_argument(
         "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
@@ -75,7 +79,7 @@ def parser() -> cli.Parser:
         default=[],
         metavar="NAME",
         help="these columns (of csv and parquet: of the file); and for folds with several test domains: each domain "
-        "and their mean (domain, the default), or the mean alone (fold)",
+        "and their mean (domain, the default), or the mean alone (fold); delta is the column of differences",
     )
     shown.add_argument("--sort", default="", metavar="COLUMN", help="rows from the highest number in a column down")
     written = found.group("LaTeX")
@@ -107,10 +111,12 @@ def _contradictions(args: Any) -> Iterator[str]:
     """Yield a message for each flag that can't be met, alone or beside the others."""
     if args.format not in _FORMATS:
         yield unknown_name("format", args.format, _FORMATS)
-    if args.statistics is not None and args.format not in _WITH_STATISTICS:
+    if args.statistics and args.format not in _WITH_STATISTICS:
         yield f"--statistics goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
-    if args.beside and args.format not in (*_WITH_STATISTICS, "latex"):
-        yield f"--beside goes with --format {', '.join(_WITH_STATISTICS)}, latex, not {args.format}"
+    if args.beside and args.format not in _WITH_STATISTICS:
+        yield f"--beside goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
+    if args.reference and args.format not in _WITH_STATISTICS:
+        yield f"--reference goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
     if args.output and not args.output.parent.is_dir():
         yield f"--output {args.output}: there is no folder {args.output.parent}"
     if args.format == PARQUET and not args.output:
@@ -139,6 +145,9 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
     whole = with_errors(build(results, chosen or default_selectors(results), args.partial, layout), args.error)
     if args.format in _TIDY:
         return restrict(whole, args.rows)
+    if args.format in _WITH_STATISTICS:
+        whole = with_differences(whole, results, args.reference)
+        whole = with_coverage(whole, results.ddof) if args.error == STANDARD else whole
     report = restrict(whole, args.rows, names, args.sort)
     # Sections are about whole rows, whichever columns are shown.
     whole = restrict(whole, args.rows)
@@ -147,8 +156,8 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
         from dgbench.report.published import beside, read_blocks
 
         report = replace(report, sections=beside(whole, results, read_blocks()))
-    if args.statistics is not None:
-        further = statistics_sections(whole, results, args.statistics or None)
+    if args.statistics:
+        further = statistics_sections(whole, results, args.reference)
         report = replace(report, sections=(*further, *report.sections))
     return report
 

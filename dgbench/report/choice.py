@@ -8,9 +8,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from dgbench.core.errors import Problems
+from dgbench.core.stats import Estimate
 from dgbench.core.wording import unknown_name
 from dgbench.report.results import Results
+from dgbench.report.statistics import Interval
 from dgbench.report.tables import Cell, Report, Table
+
+DIFFERENCES = "delta"
+"""Name of the column of differences on the command line."""
 
 
 def of_datasets(results: Results, names: Sequence[str]) -> Results:
@@ -34,7 +39,7 @@ def restrict(report: Report, rows: Sequence[str] = (), columns: Sequence[str] = 
     Args:
         report: The report.
         rows: Names of rows, or patterns with `*`; none: all.
-        columns: Names of columns; a table without any of them is left out. None: all.
+        columns: Names of columns, `DIFFERENCES` among them; a table without any of them is left out. None: all.
         sort: The column by which rows stand from the highest mean to the lowest, those without a number last; tables
             without it keep their order. Empty: no table is sorted.
 
@@ -42,7 +47,7 @@ def restrict(report: Report, rows: Sequence[str] = (), columns: Sequence[str] = 
         UserError: Names that no table has.
     """
     known_rows = dict.fromkeys(row for table in report.tables for row in table.rows)
-    known_columns = dict.fromkeys(column for table in report.tables for column in table.columns)
+    known_columns = dict.fromkeys(column for table in report.tables for column in _names(table))
     problems = Problems()
     for pattern in rows:
         if not any(fnmatchcase(row, pattern) for row in known_rows):
@@ -52,7 +57,7 @@ def restrict(report: Report, rows: Sequence[str] = (), columns: Sequence[str] = 
             if name not in known_columns:
                 problems.add(f"{flag}: {unknown_name('column', name, known_columns)}")
     problems.raise_if_any()
-    kept = [table for table in report.tables if not columns or set(columns) & set(table.columns)]
+    kept = [table for table in report.tables if not columns or set(columns) & set(_names(table))]
     return replace(report, tables=tuple(_restricted(table, rows, columns, sort) for table in kept))
 
 
@@ -63,21 +68,33 @@ def _restricted(table: Table, patterns: Sequence[str], columns: Sequence[str], s
         for row, cells in table.rows.items()
         if not patterns or any(fnmatchcase(row, pattern) for pattern in patterns)
     }
-    if sort in table.columns:
-        place = table.columns.index(sort)
-        rows = dict(sorted(rows.items(), key=lambda item: _height(item[1][place]), reverse=True))
+    if sort in _names(table):
+        rows = dict(sorted(rows.items(), key=lambda item: _height(table, item[0], sort), reverse=True))
     places = [place for place, name in enumerate(table.columns) if name in columns or not columns]
     return replace(
         table,
         columns=tuple(table.columns[place] for place in places),
         rows={row: tuple(cells[place] for place in places) for row, cells in rows.items()},
         in_domain=_of(table.in_domain, rows),
+        differences=table.differences if DIFFERENCES in columns or not columns else None,
     )
 
 
-def _height(cell: Cell) -> float:
-    """Return a cell's mean, minus infinity if it has none."""
-    return cell.estimate.mean if cell.estimate and not math.isnan(cell.estimate.mean) else -math.inf
+def _names(table: Table) -> tuple[str, ...]:
+    """Return the names of a table's columns on the command line."""
+    return (*table.columns, *([DIFFERENCES] if table.differences else []))
+
+
+def _height(table: Table, row: str, column: str) -> float:
+    """Return the number of a row in a column, minus infinity if it has none; the reference differs from itself by 0."""
+    found: Estimate | Interval | None = None
+    if column in table.columns:
+        found = table.rows[row][table.columns.index(column)].estimate
+    elif table.differences and row == table.differences.reference:
+        return 0.0
+    elif table.differences:
+        found = table.differences.rows.get(row)
+    return found.mean if found and not math.isnan(found.mean) else -math.inf
 
 
 def _of(values: Mapping[str, float], rows: Iterable[str]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dgbench.core.errors import UserError
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.wording import unknown_name
+from dgbench.report.differences import reference_row
 from dgbench.report.results import Results
 from dgbench.report.scrutiny import candidates, losses, trials_at
 from dgbench.report.select import Oracle, Selector
@@ -111,10 +112,9 @@ def table_statistics(results: Results, selector: Selector, dataset: str, referen
         results: The results.
         selector: The selector, which must be available on the data set.
         dataset: The data set.
-        reference: The row that others are compared with; None for the first.
+        reference: The row that others are compared with; None for the baseline.
     """
-    reference = reference or results.rows[0]
-    check_row(results, reference)
+    reference = reference_row(results.rows, reference)
     rows = _row_statistics(results, selector, dataset, reference)
     known = {found.row for found in rows}
     return Statistics(reference, rows, tuple(row for row in results.rows if row not in known))
@@ -180,7 +180,7 @@ def statistics_sections(report: Report, results: Results, reference: str | None 
     Args:
         report: What `tables.build` made of `results`.
         results: The results.
-        reference: The row that others are compared with; None for the first.
+        reference: The row that others are compared with; None for the baseline.
     """
     sections = []
     for table in report.tables:
@@ -214,10 +214,7 @@ def grid(statistics: Statistics) -> Iterator[list[str]]:
 def notes(statistics: Statistics) -> Iterator[str]:
     """Yield the lines below a table of statistics: what its columns mean, and what was refused."""
     reference = statistics.reference
-    yield (
-        "trials vary splits, initial weights, minibatches and draws; all rows of a trial share them; 95 %: Student's "
-        "interval over trials, of the mean over columns within each (of 3 trials, ±1 standard error covers 58 %)"
-    )
+    yield "95 %: Student's interval over trials, of the mean over columns within each"
     yield (
         f"Δ: mean difference from {reference} within trials; p: Wilcoxon's test over columns x trials, with Holm's "
         "correction over rows; †: has the highest mean, or can't be told from the row that has"

@@ -17,6 +17,8 @@ MOST_NOTES = 20
 
 SIGNATURE_LINES = (
     "protocol, metric, selector, preset, trials, +/-",
+    "trials vary",
+    "Δ",
     "not tested",
     "beside the preset",
     "hparams, runs, diverged, merged",
@@ -28,7 +30,7 @@ SIGNATURE_LINES = (
 """Keys of the signature that share a line; all others share the last."""
 
 
-SHORT = ("protocol", "preset", "trials", "+/-", "collected by")
+SHORT = ("protocol", "preset", "trials", "trials vary", "+/-", "Δ", "collected by")
 """Keys of the signature that a short note has."""
 
 _OF_ALL = (WARNING, "* ", "! ")
@@ -120,9 +122,13 @@ def _in_domain(table: Table) -> Iterator[str]:
 
 def cells(table: Table, plus_minus: str = "+/-") -> list[list[str]]:
     """Return the printable texts of a table, its header first."""
-    rows = table.rows.items()
-    texts = ([row, *(str(cell).replace("+/-", plus_minus) for cell in found)] for row, found in rows)
-    return [[printable(text) for text in row] for row in (["Algorithm", *table.columns], *texts)]
+    rows, last = table.rows.items(), table.differences
+    header = ["Algorithm", *table.columns, *([last.column] if last else [])]
+    texts = (
+        [row, *(str(cell).replace("+/-", plus_minus) for cell in found), *([last.text(row)] if last else [])]
+        for row, found in rows
+    )
+    return [[printable(text) for text in row] for row in (header, *texts)]
 
 
 def section_cells(section: Section, plus_minus: str = "+/-") -> list[list[str]]:

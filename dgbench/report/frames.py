@@ -177,7 +177,7 @@ class SweepResults:
 
         Args:
             selector: Its name; None for the first of `dgbench collect`.
-            reference: The row that others are compared with; None for the first.
+            reference: The row that others are compared with; None for the baseline, ERM, or else the first.
 
         Returns:
             A frame with the columns dataset, row (str), mean, low, high (float64: of the mean over folds, with its

@@ -65,8 +65,13 @@ def _of_datasets(report: Report, table: Table) -> list[str]:
 
 def _table(table: Table, notes: Notes, others: Sequence[str]) -> list[str]:
     """Return the lines of one table; `others` are notes that a full table has beside its own."""
-    rows = [[_escape(printable(row)), *found] for row, found in zip(table.rows, _marked(table), strict=True)]
-    header = [_escape(printable(name)) for name in ("Algorithm", *table.columns)]
+    last = table.differences
+    differences = [[_escape(printable(last.text(row)))] if last else [] for row in table.rows]
+    rows = [
+        [_escape(printable(row)), *found, *difference]
+        for row, found, difference in zip(table.rows, _marked(table), differences, strict=True)
+    ]
+    header = [_escape(printable(name)) for name in ("Algorithm", *table.columns, *([last.column] if last else []))]
     what = f"on {table.dataset}" if table.dataset else "on each data set, mean over its domains"
     metric = "Accuracy" if table.metric == "accuracy" else f"{table.metric} x 100"
     caption = f"{metric}{' (%)' if table.metric == 'accuracy' else ''} {what}; model selection: {table.selector.label}."
@@ -150,6 +155,9 @@ _LATEX = {
     "]": "{]}",
     "°": r"$^\circ$",
     "−": "$-$",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "†": r"\dag{}",
     "ß": r"\ss{}",
     "ø": r"\o{}",
     "Ø": r"\O{}",

@@ -84,6 +84,7 @@ def as_json(report: Report) -> str:
             "reads": table.reads,
             "columns": table.columns,
             "rows": [{"row": row, "cells": [_cell(cell, gaps) for cell in cells]} for row, cells in table.rows.items()],
+            "differences": table.differences,
             "signature": table.signature,
             "in_domain": table.in_domain,
             "notes": table.notes,

@@ -132,7 +132,8 @@ class Origin:
 class Results:
     """The results of a sweep of dgbench or DomainBed, complete or not, as selection and tables see them.
 
-    Made by `read_results` or `domainbed.reader.read_sweep`. Every predictor that the sweep should have is among `candidates`.
+    Made by `read_results` or `domainbed.reader.read_sweep`. Every predictor that the sweep should have is among
+    `candidates`.
     """
 
     protocol: str
@@ -173,6 +174,8 @@ class Results:
     """Data set -> the setting with its steps and network; of DomainBed's, if all its runs share them."""
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
+    choices: dict[tuple[str, str, str, int, int], Any] = field(default_factory=dict, init=False, repr=False)
+    """(selector, row, data set, fold, trial) -> its `select.Outcome`, of those that were asked for so far."""
 
     def metric(self, dataset: str) -> str:
         """Return the name of a data set's metric."""

@@ -148,6 +148,8 @@ class Selector(ABC):
     def choose(self, results: Results, row: str, dataset: str, fold: int, trial: int) -> Outcome:
         """Choose among the hyperparameter seeds of a row in one fold and trial.
 
+        The choice is made once for the same results, and kept in `Results.choices`.
+
         Args:
             results: The sweep.
             row: The row.
@@ -155,6 +157,13 @@ class Selector(ABC):
             fold: Index of the fold in `results.folds`.
             trial: The trial.
         """
+        place = self.name, row, dataset, fold, trial
+        if place not in results.choices:
+            results.choices[place] = self._choose(results, row, dataset, fold, trial)
+        found: Outcome = results.choices[place]
+        return found
+
+    def _choose(self, results: Results, row: str, dataset: str, fold: int, trial: int) -> Outcome:
         best: Pick | None = None
         complete, planned, gaps = 0, 0, []
         for seed in sorted(results.at(row, dataset, (fold, trial))):

@@ -26,9 +26,13 @@ from dgbench.core.wording import group_values
 from dgbench.report.results import WARNING, Gap, Results
 from dgbench.report.select import Outcome, Selector
 from dgbench.report.signature import by_row, describe_gaps, disagreements, signature
+from dgbench.report.statistics import Interval
 
 AVERAGE = "Avg"
 """Name of the last column, DomainBed's."""
+
+DELTA = "Δ"
+"""Beginning of the name of the column of differences, and its key in signatures."""
 
 Columns: TypeAlias = Literal["fold", "domain"]
 """Whether folds with several test domains show each of them, or their mean alone."""
@@ -65,6 +69,31 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Differences:
+    """The last column of a table: the differences of its rows from one of them."""
+
+    reference: str
+    """The row that others are compared with."""
+    rows: Mapping[str, Interval]
+    """Row -> mean difference with its 95 % interval, accuracies in [-1, 1]. The reference has none, nor have rows
+    without a trial in common with it.
+    """
+
+    @property
+    def column(self) -> str:
+        """Return the name of the column."""
+        return f"{DELTA} {self.reference}"
+
+    def text(self, row: str) -> str:
+        """Format a cell as in a table: `-7.2 [-8.6, -5.8]`, in points."""
+        found = self.rows.get(row)
+        if found is None or math.isnan(found.mean):
+            return "-"
+        interval = "" if found.refused else f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        return f"{100 * found.mean:+.1f}{interval}"
+
+
+@dataclass(frozen=True)
 class Table:
     """The results of one selector on one data set, or their averages over data sets."""
 
@@ -83,6 +112,8 @@ class Table:
     """Row -> mean value of the chosen models on the training domains' validation parts; accuracies in [0, 1]."""
     metric: str = "accuracy"
     """Name of the metric."""
+    differences: Differences | None = None
+    """The differences from a reference row; None if they are not shown."""
     reads: str = ""
     """The views and models that the selector read, by row if rows differ."""
 

@@ -121,12 +121,13 @@ def test_too_few_trials_get_a_line_and_no_number(tmp_path: Path, capsys: pytest.
 
 def test_collect_prints_statistics(root: Path, loaded: SweepResults, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(root), "--selector", "training-domain"]
+    words += ["--reference", "ERM+SWAD"]
     assert collect(words) == 0
     plain = capsys.readouterr().out
-    assert collect([*words, "--statistics", "ERM+SWAD"]) == 0
+    assert collect([*words, "--statistics"]) == 0
     said = capsys.readouterr().out
     assert set(plain.splitlines()) <= set(said.splitlines()), "the tables stay as they are"
-    (header,) = (line for line in said.splitlines() if "Δ ERM+SWAD" in line)
+    (header,) = (line for line in said.splitlines() if "Δ ERM+SWAD" in line and "candidates" in line)
     assert header.split() == [
         "Algorithm",
         "Avg",
@@ -147,12 +148,16 @@ def test_collect_prints_statistics(root: Path, loaded: SweepResults, capsys: pyt
     assert f"{frame.loc['ERM', 'delta']:+.1f}" in line
     assert f"{frame.loc['ERM', 'low']:.1f} to {frame.loc['ERM', 'high']:.1f}" in line
     assert "more trials would settle a difference of 1 point from ERM+SWAD" in said
-    for style in ("markdown", "json"):
+    for style, part in {
+        "markdown": "| Δ ERM+SWAD | 95 % |",
+        "json": '"settled_by"',
+        "latex": r"& $\Delta$ ERM+SWAD & 95 \% & p &",
+    }.items():
         assert collect([*words, "--statistics", "--format", style]) == 0
-        assert ("| Δ ERM |" if style == "markdown" else '"settled_by"') in capsys.readouterr().out
+        assert part in capsys.readouterr().out
     assert cli.run(collect, [*words, "--statistics", "--format", "csv"]) == 2
-    assert "--statistics goes with --format text, markdown, json, not csv" in capsys.readouterr().err
-    assert cli.run(collect, [*words, "--statistics", "ERN"]) == 2
+    assert "--statistics goes with --format text, markdown, latex, json, not csv" in capsys.readouterr().err
+    assert cli.run(collect, [*words, "--statistics", "--reference", "ERN"]) == 2
     assert "unknown row 'ERN': did you mean 'ERM'" in capsys.readouterr().err
 
 
