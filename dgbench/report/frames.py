@@ -24,6 +24,7 @@ from dgbench.core.wording import unknown_name
 from dgbench.report import study_frames
 from dgbench.report.errors import KINDS, STYLES, with_errors
 from dgbench.report.folders import combine, open_each
+from dgbench.report.plots import Plots
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
 from dgbench.report.select import Outcome, Selector
@@ -99,6 +100,11 @@ class SweepResults:
                 Integers are Int64, other numbers float64, yes and no boolean, all else str.
         """
         return runs_frame(self.parts)
+
+    @property
+    def plot(self) -> Plots:
+        """Return the figures of the report as methods that draw on axes of matplotlib, as in `plot.accuracy()`."""
+        return Plots(self)
 
     def picks(self, selector: str | None = None) -> pd.DataFrame:
         """Return the choices of a selector, one line for each row, data set, fold and trial.

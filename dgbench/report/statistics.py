@@ -148,8 +148,6 @@ def compare(first: ArrayLike, second: ArrayLike) -> Paired:
         first: Scores of one row, (trials, folds).
         second: Those of the other, in the same order.
     """
-    from scipy import stats
-
     differences = np.atleast_2d(np.asarray(first, float) - np.asarray(second, float))
     trials, folds = differences.shape
     means = differences.mean(axis=1)
@@ -158,8 +156,30 @@ def compare(first: ArrayLike, second: ArrayLike) -> Paired:
     refused = by_trial.refused
     p = math.nan
     if not refused:
-        p = 1.0 if not differences.any() else float(stats.wilcoxon(differences.ravel()).pvalue)
+        p = _signed_rank_p(differences.ravel())
     return Paired(float(differences.mean()), by_trial, resampled, p, trials * folds, trials, refused)
+
+
+def _signed_rank_p(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test, exactly for few pairs; 1 if nothing differs."""
+    from scipy import stats
+
+    kept = differences[differences != 0]
+    if len(kept) < 2:
+        return 1.0
+    size = np.abs(kept)
+    if len(differences) <= _MOST_PERMUTED and (len(kept) < len(differences) or len(np.unique(size)) < len(kept)):
+        # What scipy's own test does with ties, a thousand times faster: it ranks anew for each of 2^n signs.
+        signed = np.sign(kept) * stats.rankdata(size)
+        found = stats.permutation_test(
+            (signed,), np.sum, permutation_type="samples", vectorized=True, n_resamples=np.inf
+        )
+        return float(found.pvalue)
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+_MOST_PERMUTED = 13
+"""Pairs up to which ties are tested by all permutations of signs; of more, scipy takes the normal approximation."""
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

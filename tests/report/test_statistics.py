@@ -172,3 +172,14 @@ def test_the_error_of_a_test_sets_size() -> None:
     assert sampling_error(0.5, 100) == 0.05
     assert sampling_error(0.9, 360) == pytest.approx(0.0158, abs=1e-4)
     assert math.isnan(sampling_error(0.5, 0))
+
+
+@pytest.mark.parametrize("decimals", [1, 2])
+@pytest.mark.parametrize("pairs", [3, 6, 9])
+def test_ties_are_tested_as_scipy_tests_them(pairs: int, decimals: int) -> None:
+    rng = np.random.default_rng(pairs)
+    for _ in range(4):
+        differences = np.round(rng.normal(0.1, 0.1, (3, pairs // 3)), decimals)
+        if np.count_nonzero(differences) > 1:
+            expected = stats.wilcoxon(differences.ravel()).pvalue
+            assert compare(differences, np.zeros_like(differences)).p == pytest.approx(expected, abs=1e-12)

@@ -16,13 +16,17 @@ from dgbench.core.errors import UserError
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable, printable_lines
 from dgbench.report import tables
+from dgbench.report.figures.gallery import gallery
+from dgbench.report.figures.panels import Drawing
+from dgbench.report.figures.style import SETTINGS
+from dgbench.report.figures.subject import subjects
 from dgbench.report.frames import SweepResults
 from dgbench.report.page import content, runs, svg
-from dgbench.report.page.figures import Drawing, Subject, draw_all
-from dgbench.report.page.style import SETTINGS
 from dgbench.report.select import Selector
 from dgbench.report.tables import Report
 
+ALL_DATASETS = "All data sets"
+"""Heading of figures that compare data sets."""
 TEMPLATE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
 """Files of this package that the page is made from."""
 SUFFIXES = (".pdf", ".svg", ".png")
@@ -47,23 +51,24 @@ def build_page(results: SweepResults, selectors: Sequence[Selector], partial: bo
     from jinja2 import Environment, PackageLoader, StrictUndefined  # only inside functions, as the module says
 
     report = tables.build(results.results, selectors, partial)
-    subjects = _subjects(results, report)
+    shown = subjects(results, report)
     loader = PackageLoader("dgbench.report", "page")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"printable": lambda text: printable(str(text)), "printable_lines": printable_lines}
     figures = {
-        subject.dataset: [_figure(drawing, n) for drawing in draw_all(subject)] for n, subject in enumerate(subjects)
+        dataset: [_figure(drawing, number) for drawing in drawings]
+        for number, (dataset, drawings) in enumerate(gallery(results, shown, selectors[0]))
     }
-    curves = (curve for subject in subjects for curve in subject.curves)
+    curves = (curve for subject in shown for curve in subject.curves)
     values = {
         "names": [str(folder) for folder in results.parts],
         "version": __version__,
         "style": _read(STYLE),
         "script": _read(SCRIPT),
         "figures": figures,
-        "set_names": {dataset: dataset for dataset in figures},
+        "set_names": {dataset: dataset or ALL_DATASETS for dataset in figures},
         "runs": _json(runs.listed_runs(results, curves)),
         **_overview(results, report),
     }
@@ -82,12 +87,14 @@ def write_figures(results: SweepResults, selectors: Sequence[Selector], folder: 
     import matplotlib  # only inside functions, as the module says
 
     folder.mkdir(parents=True, exist_ok=True)
-    for subject in _subjects(results, tables.build(results.results, selectors)):
-        for drawing in draw_all(subject):
+    shown = subjects(results, tables.build(results.results, selectors))
+    for _, drawings in gallery(results, shown, selectors[0]):
+        for drawing in drawings:
+            figure, name = drawing.render().figure, f"{drawing.dataset or 'all'}-{drawing.name}"
             for suffix in SUFFIXES:
-                path = folder / f"{re.sub(_UNSAFE, '-', drawing.dataset)}-{drawing.name}{suffix}"
+                path = folder / f"{re.sub(_UNSAFE, '-', name)}{suffix}"
                 with matplotlib.rc_context(SETTINGS):
-                    drawing.figure.savefig(path, metadata=None if suffix == ".png" else _UNDATED[suffix])
+                    figure.savefig(path, metadata=None if suffix == ".png" else _UNDATED[suffix])
                 yield path
 
 
@@ -106,27 +113,19 @@ def check_packages() -> None:
         raise UserError(f"a report needs the package {error.name}: pip install 'dgbench[report]'") from error
 
 
-def _subjects(results: SweepResults, report: Report) -> list[Subject]:
-    """Return each data set that has a table."""
-    found: dict[str, dict[str, tables.Table]] = {}
-    for table in report.tables:
-        if table.dataset:
-            found.setdefault(table.dataset, {})[table.selector.name] = table
-    return [Subject(results, dataset, by_selector) for dataset, by_selector in found.items()]
-
-
 def _figure(drawing: Drawing, number: int) -> dict[str, Any]:
     """Return a figure as the template takes it."""
     from markupsafe import Markup  # comes with jinja2
 
     name = f"figure-{number}-{drawing.name}"
-    image = svg.to_inline(drawing.figure, name, f"{drawing.title}, {drawing.dataset}. {drawing.caption}", drawing.tips)
+    rendered, of = drawing.render(), f", {drawing.dataset}" if drawing.dataset else ""
+    image = svg.to_inline(rendered.figure, name, f"{drawing.title}{of}. {drawing.caption}", rendered.tips)
     return {
         "id": name,
         "title": drawing.title,
         "caption": drawing.caption,
         "svg": Markup(image),
-        "wide": drawing.figure.get_figwidth() > 6,
+        "wide": rendered.figure.get_figwidth() > 6,
     }
 
 

@@ -70,6 +70,7 @@ const COLUMNS = [
   ["method", "method"], ["data set", "dataset"], ["held out", "held_out"], ["trial", "trial"], ["draw", "hparams_seed"],
   ["state", "state"], ["out of domain", "last"], ["seconds", "seconds"],
 ];
+const DECIMAL = new Set(["last", "seconds"]);
 const runs = JSON.parse(document.getElementById("run-data").textContent);
 const several = new Set(runs.map((run) => run.folder)).size > 1;
 if (several) COLUMNS.push(["folder", "folder"]);
@@ -152,7 +153,7 @@ function lines(run, number) {
   const line = element("tr", {}, element("th", { scope: "row" }, toggle));
   for (const [, key] of COLUMNS.slice(1)) {
     const value = run[key] ?? "";
-    const cell = element("td", {}, typeof value === "number" && !Number.isInteger(value) ? value.toFixed(1) : String(value));
+    const cell = element("td", {}, typeof value === "number" && DECIMAL.has(key) ? value.toFixed(1) : String(value));
     if (key === "state") cell.replaceChildren(element("span", { class: `state ${value}` }, value));
     line.append(cell);
   }

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.core.wording import printable, printable_lines
+from dgbench.report.figures.curves import Curve
 from dgbench.report.frames import SweepResults
 from dgbench.report.page.content import log_of
-from dgbench.report.page.curves import Curve
 from dgbench.report.run_frames import HPARAMS
 from dgbench.store.run_folder import State
 

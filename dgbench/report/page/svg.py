@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dgbench.report.page.style import COLOR_NAMES, SETTINGS
+from dgbench.report.figures.style import COLOR_NAMES, SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_TAG = re.compile(r"<[^>]*>")
+"""An element's tag with its attributes; `>` in their values is escaped."""
 
 
 def to_inline(figure: Figure, name: str, title: str, tips: Mapping[str, Sequence[str]]) -> str:
@@ -81,7 +83,7 @@ def _rename_ids(root: ET.Element, name: str) -> None:
 
 
 def _recolor(svg: str) -> str:
-    """Replace the colors of the style by CSS variables, and numbers by two decimals."""
+    """Replace the colors of the style by CSS variables, and numbers in attributes by two decimals."""
     for color, variable in COLOR_NAMES.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", svg)
+    return _TAG.sub(lambda tag: _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", tag[0]), svg)

@@ -17,9 +17,11 @@ from dgbench.core.errors import UserError
 from dgbench.report.__main__ import main
 from dgbench.report.comparison import table_statistics
 from dgbench.report.domainbed.folder import RunArgs, write_run
+from dgbench.report.figures.gallery import drawings
+from dgbench.report.figures.panels import Drawing
+from dgbench.report.figures.subject import subjects
 from dgbench.report.page.build import build_page, write_figures
 from dgbench.report.page.content import problems, progress
-from dgbench.report.page.figures import Drawing, Subject, draw_all
 from dgbench.report.selectors import SELECTORS, default_selectors
 from dgbench.report.tables import build
 from tests.support.places import SUPPORT
@@ -43,9 +45,8 @@ def runs_in(page: str) -> list[dict[str, Any]]:
 
 def drawings_of(folder: Path) -> dict[str, Drawing]:
     results = load_results(folder)
-    (dataset,) = results.results.datasets
-    tables = {t.selector.name: t for t in build(results.results, list(SELECTORS.values())).tables if t.dataset}
-    return {drawing.name: drawing for drawing in draw_all(Subject(results, dataset, tables))}
+    (subject,) = subjects(results, build(results.results, list(SELECTORS.values())))
+    return {drawing.name: drawing for drawing in drawings(subject)}
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +229,10 @@ def test_hyperparameters_that_were_drawn_are_drawn_by_importance(tmp_path: Path)
             record = {"step": 0, **dict.fromkeys(keys, env / 4 + 0.1 * (draw % 6))}
             args = RunArgs("VLCS", "ERM", (env,), draw, 0).to_json(4, 0.2)
             write_run(tmp_path, args, {"lr": lr, "dropout": dropout, "batch_size": 32}, [record])
-    drawing = drawings_of(tmp_path)["hyperparameters"]
-    titles = [axes.get_title() for axes in drawing.figure.axes]
-    assert [title.rpartition(" ")[0] for title in titles] == ["ERM: lr", "ERM: dropout"]
-    assert drawing.figure.axes[0].get_xscale() == "log"
-    heights = sorted(set(np.round(drawing.figure.axes[0].lines[1].get_ydata(), 6)))
+    lr, dropout = drawings_of(tmp_path)["hyperparameters"].render().axes
+    assert [axes.get_xlabel() for axes in (lr, dropout)] == ["lr", "dropout"]
+    assert lr.get_xscale() == "log"
+    heights = sorted(set(np.round(lr.lines[1].get_ydata(), 6)))
     assert heights == pytest.approx([-25, -15, -5, 5, 15, 25]), "the same on both domains, whose means differ"
 
 

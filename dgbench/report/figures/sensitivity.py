@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from dgbench.core.run import MODEL
 from dgbench.core.wording import group_values
-from dgbench.report.frames import SweepResults
-from dgbench.report.page.curves import Curve
+from dgbench.report.figures.curves import Curve
+from dgbench.report.figures.subject import Sweep
 from dgbench.report.run_frames import HPARAMS
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class Sensitivity:
     """The most important first."""
 
 
-def sensitivities(results: SweepResults, dataset: str, curves: Sequence[Curve]) -> Iterator[Sensitivity]:
+def sensitivities(sweep: Sweep, dataset: str, curves: Sequence[Curve]) -> Iterator[Sensitivity]:
     """Yield the sensitivity of each method of a data set whose runs are enough to show one."""
-    runs = results.runs
+    runs = sweep.runs
     names = [name for name in runs.columns if name.startswith(HPARAMS)]
     frame = runs.drop_duplicates("run").set_index("run")[["kind", "method", *names]]
     scores = {curve.run: curve for curve in curves if curve.predictor == MODEL}

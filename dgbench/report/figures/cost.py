@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dgbench.plan import planfile
-from dgbench.report.frames import SweepResults
+from dgbench.report.figures.subject import Sweep
 
 
-def seconds_of_rows(results: SweepResults, dataset: str) -> dict[str, float]:
+def seconds_of_rows(sweep: Sweep, dataset: str) -> dict[str, float]:
     """Return row -> seconds of all runs that its predictors need, their inputs included.
 
     Rows of which some finished run has no recorded time are left out, as are those without a finished run.
     """
-    runs = results.runs
+    runs = sweep.runs
     times: Mapping[str, float] = dict(zip(runs["run"], runs["seconds"], strict=True))
-    inputs = _inputs(results.parts)
+    inputs = _inputs(sweep.parts)
     found = {}
-    for (row, name), spots in results.results.candidates.items():
+    for (row, name), spots in sweep.results.candidates.items():
         if name == dataset:
             needed = _closure((c.run for seeds in spots.values() for c in seeds.values() if c.run), inputs)
             known = [seconds for run in needed if (seconds := times.get(run)) is not None and seconds == seconds]
