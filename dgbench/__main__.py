@@ -31,6 +31,7 @@ COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "best": "print the chosen hyperparameters, and commands that train the chosen runs again",
     "report": "write tables, figures and every run of a sweep as one page that opens in a browser",
+    "worker": "execute runs of a sweep beside other machines, until none is left",
     "export": "write a sweep as a folder that DomainBed's collector reads",
     "train": "train one run, in this process, and print its table",
     "list": "algorithms, averages, mergers, adapters, data sets, sweeps, backbones, selectors, settings",

@@ -93,6 +93,11 @@ def run_of(args: Namespace) -> dict[str, Any]:
     return {"threads": None, **_given(args, "run")}
 
 
+def leaving_of(args: Namespace) -> dict[str, Any]:
+    """Collect the options that say when a worker leaves; raises `UserError` for values that are out of range."""
+    return {"stop_after": None, "once": False, **_given(args, "worker")}
+
+
 def jobs_of(args: Namespace) -> dict[str, Any]:
-    """Collect the arguments of `Sweep.execute`; raises `UserError` for numbers that are out of range."""
+    """Collect the options that say how a sweep is executed; raises `UserError` for values that are out of range."""
     return {"jobs": None, **_given(args, "launch")}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from dgbench.core.run import Run
 from dgbench.core.site import split_include
 from dgbench.core.wording import count_nouns, group_values, printable
 from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
+from dgbench.launchers.base import STOPPED_EARLY, Slot
 from dgbench.launchers.estimate import estimate
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
@@ -34,7 +34,7 @@ from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.asking import merge_flags_over_file, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
-from dgbench.plan.options import EXECUTING, LAUNCH, OPTIONS
+from dgbench.plan.options import EXECUTING, LAUNCH, PLACES
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.report.watch import Watch, follow
 from dgbench.store.folder import Store
@@ -69,13 +69,7 @@ def parser() -> cli.Parser:
     output = made["launch"].group("output")
     output.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     output.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
-    moved = {
-        "data_dir": "where the data lie now, if they moved",
-        "cache_dir": "where decoded images are to be kept now",
-        "include": "where included files lie now, if they moved",
-    }
-    places = tuple(replace(OPTIONS[name], help=text) for name, text in moved.items())
-    add_options(made["retry"], {"data": places, "this machine": EXECUTING})
+    add_options(made["retry"], {"data": PLACES, "this machine": EXECUTING})
     made["status"].epilog = f"{made['status'].epilog}\n\n{_STATES}"
     shown = made["status"].group("output")
     shown.add_argument("--json", action="store_true", help="one JSON object a run")
@@ -122,10 +116,10 @@ def _launch(args: Any) -> int:
         print(*cost.lines(), sep="\n")
         return 0
     slots = sweep.slots(jobs["jobs"], jobs["jobs_per_gpu"])
-    print(*estimate(sweep, slots, jobs["retries"], rehearse=_asks(args)), sep="\n", flush=True)
-    if _asks(args) and not _agreed_to_launch(sweep, jobs["retries"]):
+    print(*estimate(sweep, slots, rehearse=_asks(args)), sep="\n", flush=True)
+    if _asks(args) and not _agreed_to_launch(sweep):
         return 1
-    return _execute(sweep, jobs)
+    return _execute(sweep, slots, jobs["grace"])
 
 
 def _requested(args: Any, catalogue: Catalogue) -> Sweep:
@@ -172,17 +166,21 @@ def _retry(args: Any) -> int:
         return 1
     sweep = reopen(args.output_dir, **places_of(args))
     print(f"{count_nouns(sweep.repair(), 'failed or damaged run')} may run again")
-    return _execute(sweep, jobs)
+    return _execute(sweep, sweep.slots(jobs["jobs"], jobs["jobs_per_gpu"]), jobs["grace"])
 
 
-def _execute(sweep: Sweep, jobs: Mapping[str, Any]) -> int:
+def _execute(sweep: Sweep, slots: Sequence[Slot], grace: float) -> int:
+    from dgbench.launchers.interrupts import Interrupts  # with multiprocessing, which only executing needs
+
     total = len(sweep.plan.runs)
-    done = sum(state is State.DONE for state in sweep.states(jobs["retries"]).values())
+    done = sum(state is State.DONE for state in sweep.states().values())
     before = f"{done:,}/{total:,} done, {total - done:,} left" if done else f"preparing {count_nouns(total, 'run')}"
     print(f"{before} in {sweep.root}", flush=True)  # what follows may take a while
-    sweep.ensure_inputs(jobs["retries"])
+    sweep.ensure_inputs()
     sweep.write()
-    return sweep.execute(**jobs)
+    with Interrupts() as interrupts:
+        code = sweep.execute(slots, interrupts, grace=grace)
+    return 1 if code == STOPPED_EARLY and sys.stdin.isatty() else code
 
 
 def _asks(args: Any) -> bool:
@@ -213,8 +211,8 @@ def _agreed(what: str) -> bool:
     return input(f"About to {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _agreed_to_launch(sweep: Sweep, retries: int) -> bool:
-    missing = sum(state is not State.DONE for state in sweep.states(retries).values())
+def _agreed_to_launch(sweep: Sweep) -> bool:
+    missing = sum(state is not State.DONE for state in sweep.states().values())
     again = len(sweep.without_weights())
     repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
     return not missing or _agreed(f"launch {count_nouns(missing + again, 'run')} of {len(sweep.plan.runs):,}{repeats}")

@@ -206,7 +206,7 @@ def test_something_is_shown_as_soon_as_a_launch_is_confirmed(
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", confirm)
-    monkeypatch.setattr(Sweep, "ensure_inputs", lambda self, retries: shown.append(capsys.readouterr().out))
+    monkeypatch.setattr(Sweep, "ensure_inputs", lambda self: shown.append(capsys.readouterr().out))
     monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
     root = tmp_path / "sweep"
     assert cli.run(main, ["launch", str(root), *digits("ERM", "ERM+DiWA")]) == 0
@@ -391,7 +391,7 @@ def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[str], tmp_path: P
     done = sweep("cancel", root)
     assert (done.returncode, done.stdout[:5]) == (0, "asked")
     assert done.stdout.endswith(f"to go on: dgbench launch {root}\n")
-    assert begun.wait(timeout=300) == 1
+    assert begun.wait(timeout=300) == 75
     waiting = ids_in(root, State.WAITING)
     assert len(waiting) == 2
     (tmp_path / "slow").unlink()
@@ -404,7 +404,7 @@ def test_cancelled_runs_save_and_go_on(begun: subprocess.Popen[str], tmp_path: P
 
 def test_ctrl_c_says_which_command_goes_on(begun: subprocess.Popen[str], tmp_path: Path) -> None:
     begun.send_signal(signal.SIGINT)
-    assert begun.wait(timeout=300) == 1
+    assert begun.wait(timeout=300) == 75
     assert begun.stdout is not None
     *_, counts, last = begun.stdout.read().splitlines()
     assert (counts, last) == ("2 left", f"to go on: dgbench launch {tmp_path / 'sweep'}")

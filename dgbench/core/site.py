@@ -50,6 +50,8 @@ class Site:
     evaluation; empty, of none."""
     checkpoint_minutes: float = 10.0
     """Longest time between checkpoints, in minutes; each evaluation makes one too."""
+    retries: int = 1
+    """Number of times that a failed run is tried again, over all launches and workers."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the site as plain JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
@@ -11,6 +12,9 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
+)
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 100, 100
 
@@ -93,6 +97,21 @@ def format_duration(seconds: float) -> str:
 def format_bytes(number: float) -> str:
     """Format a size: `12.3 MB`, and in GB from a tenth of one."""
     return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration: a number of seconds, or numbers with the units `d`, `h`, `m` and `s`.
+
+    Raises:
+        ValueError: It is neither.
+
+    >>> parse_duration("3h50m"), parse_duration("90")
+    (13800.0, 90.0)
+    """
+    match = _DURATION.fullmatch(text)
+    if not text or not match:
+        raise ValueError(f"is a duration such as 3h50m, 45m or 90s, not {text!r}")
+    return sum(float(number) * size for number, size in zip(match.groups("0"), (86400, 3600, 60, 1), strict=True))
 
 
 def format_ranges(numbers: Iterable[int]) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -75,7 +76,9 @@ class Slot:
     """Threads that a run may use, so that all slots together use each core once."""
 
 
-What = Literal["found", "started", "done", "retry", "failed", "blocked", "elsewhere", "stopped", "stopping", "tick"]
+What = Literal[
+    "found", "started", "done", "retry", "failed", "blocked", "elsewhere", "stopped", "stopping", "leaving", "tick"
+]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Event:
 
     `found`: was done before the launch. `retry`: failed and is tried again. `failed`: failed for good. `blocked`: needs
     a run that failed for good. `elsewhere`: another launcher executes it. `stopped`: its process stopped on request and
-    saved its state. `stopping`: the launch itself stops.
+    saved its state. `stopping`: the launch itself stops. `leaving`: it starts no further run, and waits for
+    those that it executes.
     """
 
     what: What
@@ -96,6 +100,35 @@ class Event:
 
 
 Observer = Callable[[Event], None]
+
+
+NO_LIMIT = float("inf")
+GRACE = 10.0
+"""Seconds that runs have to save their state when a launch is stopped."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The conditions under which a launch or worker ends before its sweep is settled; by default there are none."""
+
+    idle: float = NO_LIMIT
+    """Seconds without a run of its own, and without one to claim, after which it leaves."""
+    once: bool = False
+    """Whether it executes a single run and leaves."""
+    max_failures: float = NO_LIMIT
+    """Number of failures in a row after which it starts no further run: the machine may be the cause."""
+    until: float = NO_LIMIT
+    """Time by `time.monotonic` at which running runs save their state and it leaves."""
+
+
+TO_THE_END = Terms()
+"""The terms of a launch: it ends when its sweep is settled, or when it is stopped."""
+
+UNAVAILABLE, TOO_MANY_FAILURES, STOPPED_EARLY = os.EX_UNAVAILABLE, os.EX_SOFTWARE, os.EX_TEMPFAIL
+"""Exit codes of a worker: device, folder or data can't be used on this machine (69); it met `Terms.max_failures` (70);
+it was stopped with work left (75)."""
+
+Leaving = Literal["", "idle", "once", "failures"]
 
 
 @dataclass
@@ -113,7 +146,11 @@ class Summary:
     left: list[str] = field(default_factory=list)
     """Runs without an outcome, because the launch was stopped."""
     stopped: str = ""
-    """Cause of a stop: `SIGINT`, `SIGTERM` or `cancel`; empty if the launch came to its end."""
+    """Cause of a stop: a signal such as `SIGTERM`, `cancel` or `time`; empty if the launch came to its end."""
+    leaving: Leaving = ""
+    """The one of its `Terms` by which it left; empty if none."""
+    attempted: str = ""
+    """Id of the run of the last attempt that claimed its run; empty before the first."""
     executed: int = 0
     """Number of attempts that this launch started."""
     taken_over: int = 0
@@ -132,3 +169,14 @@ class Summary:
             "blocked": len(self.blocked),
             "left": len(self.left),
         }
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code that lets an engine decide whether to start another worker; see docs/launching.md."""
+        if self.left and self.stopped:
+            return STOPPED_EARLY
+        if self.leaving == "once":
+            return STOPPED_EARLY if self.attempted in self.left else int(self.attempted in self.failed)
+        if self.left and self.leaving == "failures":
+            return TOO_MANY_FAILURES
+        return int(bool(self.failed or self.blocked)) if not self.left else 0

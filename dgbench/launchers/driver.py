@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from dgbench.core.run import Run
-from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary, What
+from dgbench.launchers.base import TO_THE_END, Ended, Engine, Event, Leaving, Observer, Summary, Terms, What
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
 from dgbench.store.folder import Store
@@ -43,16 +43,22 @@ def drive(
     retries: int,
     interrupts: Interrupts,
     observer: Observer = lambda event: None,
+    terms: Terms = TO_THE_END,
+    first: int = 0,
 ) -> Summary:
-    """Execute unfinished runs by an engine until all are settled or a stop comes; close the engine.
+    """Execute unfinished runs by an engine until all are settled, a stop comes, or the terms end; close the engine.
 
     Args:
         store: The sweep's folder.
-        runs: The planned runs in the order in which they start; a run comes after those that it reads.
+        runs: The planned runs in the order in which they start.
         engine: An engine without attempts. It is closed on return, also after an exception.
         retries: Number of times that a failed run is tried again, over all launches.
-        interrupts: Counts signals: after the first, running runs save their state; after the second, they are killed.
+        interrupts: Notes signals: after the first, running runs save their state; after a second Ctrl-C, they are
+            killed.
         observer: Called with every `Event`.
+        terms: Conditions under which it ends before all runs are settled.
+        first: Place of the run that starts first. The order goes on from there to the end, and then from the beginning,
+            so that processes which start together don't all try the same run.
 
     Returns:
         The outcome of each run.
@@ -62,7 +68,7 @@ def drive(
     """
     began = time.monotonic()
     with closing(engine):
-        launch = _Launch(store, runs, engine, retries, observer)
+        launch = _Launch(store, runs, engine, retries, observer, terms, first)
         launch.survey()
         launch.loop(interrupts)
     summary = launch.summary
@@ -74,10 +80,19 @@ def drive(
 class _Launch:
     """The state of one launch. Each run of `open` is ready, running, elsewhere, or waits for its inputs."""
 
-    def __init__(self, store: Store, runs: Sequence[Run], engine: Engine, retries: int, observer: Observer) -> None:
-        self.store, self.engine, self.retries, self.observer = store, engine, retries, observer
-        self.runs = list(runs)
-        self.index = {run.id: i for i, run in enumerate(runs)}
+    def __init__(
+        self,
+        store: Store,
+        runs: Sequence[Run],
+        engine: Engine,
+        retries: int,
+        observer: Observer,
+        terms: Terms,
+        first: int,
+    ) -> None:
+        self.store, self.engine, self.retries, self.observer, self.terms = store, engine, retries, observer, terms
+        self.runs = [*runs[first:], *runs[:first]]
+        self.index = {run.id: i for i, run in enumerate(self.runs)}
         self.open = set(self.index)
         """Ids of the runs without an outcome yet."""
         self.ready: list[int] = []
@@ -94,6 +109,10 @@ class _Launch:
         """Run id -> number of times that it found an input damaged."""
         self.summary = Summary()
         self.looked = self.ticked = 0.0
+        self.busy = time.monotonic()
+        """Time at which a run was last executed."""
+        self.failures = 0
+        """Number of attempts in a row that failed."""
         self.mark = store.cancel_mark()
 
     def emit(self, what: What, id: str, detail: str = "", seconds: float = 0.0) -> None:
@@ -124,25 +143,51 @@ class _Launch:
                 heapq.heappush(self.ready, self.index[run.id])
 
     def loop(self, interrupts: Interrupts) -> None:
-        """Start and judge runs until all are settled, or a stop came and every started attempt has ended."""
-        while self.open and not self.summary.stopped:
-            self.start_ready()
-            self.judge_ended()
-            self.look_elsewhere()
-            cancelled = self.store.cancel_mark() not in (None, self.mark)
-            self.summary.stopped = interrupts.name or ("cancel" if cancelled else "")
-        if self.summary.stopped:
-            self.observer(Event("stopping", detail=self.summary.stopped))
-            self.engine.cancel()
-        while self.running:
-            if interrupts.count > 1:
+        """Start and judge runs until all are settled, or until it is to end and every started attempt has ended."""
+        summary = self.summary
+        while self.running or (self.open and not summary.stopped and not summary.leaving):
+            if not summary.stopped:
+                summary.stopped = self.cause_of_stop(interrupts)
+                if summary.stopped:
+                    self.observer(Event("stopping", detail=summary.stopped))
+                    self.engine.cancel()
+            elif interrupts.insisted:
                 self.engine.kill()
+            if not summary.stopped and not summary.leaving:
+                self.start_ready()
             self.judge_ended()
+            if not summary.stopped and not summary.leaving:
+                self.look_elsewhere()
+                summary.leaving = self.cause_of_leaving()
+
+    def cause_of_stop(self, interrupts: Interrupts) -> str:
+        if interrupts.name:
+            return interrupts.name
+        if self.store.cancel_mark() not in (None, self.mark):
+            return "cancel"
+        return "time" if time.monotonic() >= self.terms.until else ""
+
+    def cause_of_leaving(self) -> Leaving:
+        """Return the one of the terms that is met; report it."""
+        if not self.open:
+            return ""
+        if self.terms.once and self.summary.attempted:
+            return "once"
+        if self.failures >= self.terms.max_failures:
+            self.observer(Event("leaving", detail=f"{self.failures} runs failed in a row"))
+            return "failures"
+        if self.running or self.ready:
+            self.busy = time.monotonic()
+        elif time.monotonic() - self.busy >= self.terms.idle:
+            self.observer(Event("leaving", detail=f"no run could be claimed for {self.terms.idle:g} s"))
+            return "idle"
+        return ""
 
     def start_ready(self) -> None:
         """Submit as many ready runs as the engine has room for, in their order."""
         chosen: list[Run] = []
-        while self.ready and len(chosen) < self.engine.capacity:
+        room = min(self.engine.capacity, 1 - len(self.running)) if self.terms.once else self.engine.capacity
+        while self.ready and len(chosen) < room:
             run = self.runs[heapq.heappop(self.ready)]
             folder = self.store.folder(run.id)
             state = folder.state(self.retries)
@@ -172,7 +217,10 @@ class _Launch:
         """Settle an ended attempt by the run's folder; record the failure of one that was killed and could not."""
         folder = self.store.folder(ended.id)
         self.summary.taken_over += self.running.pop(ended.id) and ended.status != TAKEN
+        if ended.status != TAKEN:
+            self.summary.attempted = ended.id
         if (folder.path / DONE).exists():
+            self.failures = 0
             self.done(ended.id, ended.seconds if ended.status == 0 else 0.0)
         elif ended.status in (TAKEN, STOPPED) or ended.stopped:
             if ended.lease is not None:
@@ -188,6 +236,7 @@ class _Launch:
             self.wait_for_inputs(ended.id)
         else:
             record_failure(folder, ended)
+            self.failures += 1
             state = folder.state(self.retries)
             if state in (State.MISSING, State.WAITING):
                 self.emit("retry", ended.id, folder.reason(self.retries))

@@ -49,16 +49,15 @@ class Rehearsal:
     """Bytes of the model's weights."""
 
 
-def estimate(sweep: Sweep, slots: Sequence[Slot], retries: int, *, rehearse: bool) -> Iterator[str]:
+def estimate(sweep: Sweep, slots: Sequence[Slot], *, rehearse: bool) -> Iterator[str]:
     """Yield a line each on the runs that are left, their time and their disk space.
 
     Args:
         sweep: As planned.
         slots: Where its runs execute at once.
-        retries: How many times a failed run is tried again: those that failed for good are not counted.
         rehearse: Whether steps may be made to learn what they take.
     """
-    states = sweep.states(retries)
+    states = sweep.states()
     left = [run for run in sweep.plan.runs if states[run.id] is not State.DONE]
     done = len(sweep.plan.runs) - len(left)
     kinds = {kind: sum(run.kind == kind for run in left) for kind in ("train", "merge", "adapt")}

@@ -47,17 +47,24 @@ class SignalSocket:
         self._write.close()
 
 
-class Interrupts(SignalSocket):
-    """Count SIGINT and SIGTERM instead of dying of them; raise KeyboardInterrupt at the third.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that mean: save and leave. Batch systems announce the end of a job by any of them."""
 
-    Used as a context manager, which restores the former handlers.
+
+class Interrupts(SignalSocket):
+    """Note the signals of `STOPS` instead of dying of them; raise KeyboardInterrupt at the third Ctrl-C.
+
+    Used as a context manager, which restores the former handlers. A signal that is ignored stays so, as a shell and
+    `nohup` arrange it for jobs in the background.
     """
 
     def __init__(self) -> None:
-        self.count = 0
         self.name = ""
         """Name of the first signal; empty before."""
-        super().__init__((signal.SIGINT, signal.SIGTERM), self._note)
+        self.insisted = False
+        """Whether a second Ctrl-C came. Engines repeat the others by themselves, at the end of a time of grace."""
+        self._times = 0
+        super().__init__((number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN), self._note)
 
     def __enter__(self) -> Interrupts:
         return self
@@ -66,7 +73,8 @@ class Interrupts(SignalSocket):
         self.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
         self.name = self.name or signal.Signals(number).name
-        if self.count > 2:  # whoever insists gets out, even of a server that starts or a disk that hangs
+        self._times += number == signal.SIGINT
+        self.insisted = self._times > 1
+        if self._times > 2:  # whoever insists gets out, even of a server that starts or a disk that hangs
             raise KeyboardInterrupt

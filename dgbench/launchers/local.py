@@ -13,14 +13,11 @@ from typing import Any
 
 from dgbench.core.machine import count_oom_kills, usable_cores
 from dgbench.core.run import Run
-from dgbench.launchers.base import Ended, Engine, Slot
+from dgbench.launchers.base import GRACE, Ended, Engine, Slot
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
 from dgbench.store.folder import Store
-
-GRACE = 10.0
-"""Seconds that a run has to save its state when it is asked to stop."""
 
 
 def make_slots(jobs: int, gpus: Sequence[str] = (), jobs_per_gpu: int = 1) -> list[Slot]:
@@ -71,6 +68,8 @@ class LocalSlots(Engine):
     """Signals that end `wait` early."""
     timeout: float | None = None
     """Limit of an attempt in seconds; None: none."""
+    grace: float = GRACE
+    """Seconds that a run has to save its state when it is asked to stop."""
     _server: ForkServer | None = field(default=None, init=False)
     _attempts: dict[str, _Attempt] = field(default_factory=dict, init=False)
 
@@ -95,7 +94,7 @@ class LocalSlots(Engine):
             server.start(run.id, self.make_job(run, slot), env, str(folder.log_path))
 
     def cancel(self) -> None:
-        """Request that each process save its state and exit; `wait` kills those that take longer than `GRACE`."""
+        """Request that each process save its state and exit; `wait` kills those that take longer than `grace`."""
         self._stop(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -105,7 +104,7 @@ class LocalSlots(Engine):
     def _stop(self, number: int) -> None:
         for id, attempt in self._attempts.items():
             attempt.stopped = True
-            attempt.deadline = min(attempt.deadline, time.monotonic() + GRACE)
+            attempt.deadline = min(attempt.deadline, time.monotonic() + self.grace)
             attempt.server.signal(id, number)
 
     def wait(self, timeout: float) -> list[Ended]:
@@ -134,5 +133,5 @@ class LocalSlots(Engine):
             with suppress(ForkServerDied):
                 self.cancel()
                 while self._attempts:
-                    self.wait(GRACE)
+                    self.wait(self.grace)
             self._server.close()

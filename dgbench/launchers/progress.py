@@ -22,7 +22,7 @@ from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 
 _MOST_ROWS = 20  # running runs that the table shows
-_AT_ONCE = ("retry", "failed", "blocked", "stopping")
+_AT_ONCE = ("retry", "failed", "blocked", "stopping", "leaving")
 
 
 class Tally:
@@ -92,6 +92,8 @@ class Tally:
 
 
 def _describe(event: Event) -> str:
+    if event.what == "leaving":
+        return f"leaving: {event.detail}"
     if event.run is None:
         return printable(f"{event.what}: {event.detail}; running runs save their state")
     return printable(f"{event.what}: {event.run.name} ({event.run.id}): {event.detail}")

@@ -13,9 +13,9 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
@@ -26,7 +26,7 @@ from dgbench.core.site import Site
 from dgbench.core.wording import printable
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
-from dgbench.launchers.base import Slot
+from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, Slot, Terms
 from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.onset import late_onsets
@@ -35,6 +35,9 @@ from dgbench.plan.planner import Plan
 from dgbench.store.folder import Store
 from dgbench.store.lease import Stopped
 from dgbench.store.run_folder import State, model_path
+
+if TYPE_CHECKING:
+    from dgbench.launchers.interrupts import Interrupts
 
 _JOB = "dgbench.execute.job"
 _PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -58,16 +61,23 @@ class Sweep:
         """Return the access to the folder's runs."""
         return Store(self.root)
 
-    def states(self, retries: int) -> dict[str, State]:
-        """Read the state of each planned run from its folder."""
-        return self.store.states((run.id for run in self.plan.runs), retries)
+    def states(self, retries: int | None = None) -> dict[str, State]:
+        """Read the state of each planned run from its folder; failed runs are those failed for good.
+
+        Args:
+            retries: Number of times that a failed run is tried again; None: the sweep's.
+        """
+        return self.store.states((run.id for run in self.plan.runs), self.site.retries if retries is None else retries)
 
     def job(self, run: Run, slot: Slot) -> dict[str, Any]:
         """Make the argument of `dgbench.execute.job.run_job` for a run in a slot, as plain values."""
+        # With `auto`, a run whose GPU can't be used would train on the CPU without a word.
+        on_gpu = slot.gpu is not None and self.site.device == "auto"
+        site = replace(self.site, device="cuda") if on_gpu else self.site
         return {
             "root": str(self.root),
             "id": run.id,
-            "site": self.site.to_json(),
+            "site": site.to_json(),
             "keep": {name: sorted(models) for name, models in self.plan.read_by_others.get(run.id, {}).items()},
             "threads": slot.threads,
         }
@@ -90,19 +100,16 @@ class Sweep:
                 wanted.setdefault(source.run, set()).update((source.predictor, which) for which in run.reads)
         return tuple(found)
 
-    def ensure_inputs(self, retries: int = 0) -> None:
+    def ensure_inputs(self) -> None:
         """Download the weights and vocabularies that unfinished runs need, before any of them starts.
 
         The files go to the hub's cache, where runs find them, also on machines that share it (HF_HOME). Nothing is
         written to the sweep's folder.
 
-        Args:
-            retries: Number of times that a failed run is tried again; decides which runs are unfinished.
-
         Raises:
             UserError: Files could not be downloaded; names all of them.
         """
-        if all(state is State.DONE for state in self.states(retries).values()) and not self.without_weights():
+        if all(state is State.DONE for state in self.states().values()) and not self.without_weights():
             return
         problems = Problems()
         for dataset, setting in dict.fromkeys((run.dataset, run.setting) for run in self.plan.runs):
@@ -144,51 +151,59 @@ class Sweep:
                 mended += 1
         return mended
 
-    def execute(self, *, jobs: int | None, jobs_per_gpu: int, retries: int) -> int:
+    def execute(
+        self,
+        slots: Sequence[Slot],
+        interrupts: Interrupts,
+        *,
+        grace: float = GRACE,
+        terms: Terms = TO_THE_END,
+        first: int = 0,
+    ) -> int:
         """Execute the unfinished runs on this machine.
 
         Args:
-            jobs: Number of runs at once; None: one a core, or `jobs_per_gpu` on each GPU.
-            jobs_per_gpu: Number of runs that share a GPU.
-            retries: Number of times that a failed run is tried again.
+            slots: Places where runs execute at once; see `slots`.
+            interrupts: Signals that stop it.
+            grace: Seconds that runs have to save their state when it is stopped.
+            terms: Conditions under which it leaves before all runs are settled.
+            first: Place in the plan of the run that starts first.
 
         Returns:
-            The exit code: 0 if all runs are done afterwards, else 1.
-
-        Raises:
-            UserError: The device is `cuda` and this machine has no visible GPU.
+            The exit code; see `Summary.exit_code`.
         """
         # Not at the top: multiprocessing and rich take long to import, and only executing needs them.
         from dgbench.launchers.driver import drive
         from dgbench.launchers.forkserver import ForkServer, ForkServerDied
-        from dgbench.launchers.interrupts import Interrupts
         from dgbench.launchers.local import LocalSlots
         from dgbench.launchers.progress import progress
 
-        slots = self.slots(jobs, jobs_per_gpu)
-        if any(state is not State.DONE for state in self.states(retries).values()):
+        if any(state is not State.DONE for state in self.states().values()):
             try:
                 self.build_caches()
             except Stopped:
                 print(f"stopped while images are decoded; to go on: {go_on(self.root)}")
-                return 1
-        with progress(self.store, self.plan.runs, len(slots)) as observer, Interrupts() as interrupts:
+                return STOPPED_EARLY
+        with progress(self.store, self.plan.runs, len(slots)) as observer:
             engine = LocalSlots(
                 self.store,
                 slots,
                 make_job=self.job,
                 start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
                 interrupts=interrupts,
+                grace=grace,
             )
             try:
-                summary = drive(self.store, self.plan.runs, engine, retries, interrupts, observer)
+                summary = drive(
+                    self.store, self.plan.runs, engine, self.site.retries, interrupts, observer, terms, first
+                )
             except ForkServerDied as error:
                 print(f"dgbench: error: {error}", file=sys.stderr)
-                return 1
+                return STOPPED_EARLY
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
-        if summary.left:
+        if summary.left and summary.exit_code:
             print(f"to go on: {go_on(self.root)}")
-        return 0 if summary.counts["done"] == len(self.plan.runs) else 1
+        return summary.exit_code
 
     def slots(self, jobs: int | None, jobs_per_gpu: int) -> list[Slot]:
         """Return the places of this machine where runs execute at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +17,10 @@ class Option:
     """An option of the command line, given by `--name`, and mostly also a key of sweep files."""
 
     name: str
-    part: Literal["asked", "flags", "setting", "site", "launch", "run"]
+    part: Literal["asked", "flags", "setting", "site", "launch", "worker", "run"]
     """Destination of its value. `asked` and `flags` are requests for runs, which sweep files may hold in the first case
     only; `setting` is a field of the setting, and a table of sweep files; `site` is a field of the machine's `Site`;
-    `launch` says how to execute; `run` chooses the run that `train` makes.
+    `launch` says how to execute; `worker` when a worker leaves; `run` chooses the run that `train` makes.
     """
     type: type
     """Type of the value, as in a sweep file. Flags of type list take several words, those of type bool none."""
@@ -134,12 +134,31 @@ DEVICE = (
 EXECUTING = (
     Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", within="[1, inf)"),
     Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", default=1, within="[1, inf)"),
-    Option("retries", "launch", int, "times that a failed run runs again (1)", "N", default=1, within="[0, inf)"),
+    Option("retries", "site", int, "times that a failed run runs again (1)", "N", within="[0, inf)"),
+    Option("grace", "launch", float, "seconds to save runs when stopped (10)", "S", default=10, within="[0, inf)"),
     *DEVICE,
 )
 """Options of execution, which change no result but for the last digits: runs at the same time share the cores, and sums
 over fewer threads are rounded otherwise.
 """
+
+LEAVING = (
+    Option(
+        "idle",
+        "worker",
+        float,
+        "seconds without a run to claim after which it leaves (120); inf: stay",
+        "S",
+        default=120,
+        within="[0, inf]",
+    ),
+    Option("once", "worker", bool, "execute one run, then leave"),
+    Option("stop_after", "worker", str, "time after which it saves its runs and leaves: 3h50m, 45m, 90s", "TIME"),
+    Option(
+        "max_failures", "worker", int, "failures in a row that make it leave (3)", "K", default=3, within="[1, inf)"
+    ),
+)
+"""Options of `worker` alone: when it leaves before the sweep is done."""
 
 OUTPUT = (
     Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
@@ -163,7 +182,9 @@ ONE_RUN = (
 THREADS = (Option("threads", "run", int, "threads (default: one a core)", "N", within="[1, inf)"),)
 """Option of `train` alone: a sweep shares the cores among its runs."""
 
-OPTIONS = {option.name: option for option in (*REQUEST, *TRAINING, *DATA, *EXECUTING, *OUTPUT, *ONE_RUN, *THREADS)}
+OPTIONS = {
+    option.name: option for option in (*REQUEST, *TRAINING, *DATA, *EXECUTING, *LEAVING, *OUTPUT, *ONE_RUN, *THREADS)
+}
 """Name -> option."""
 
 Groups = Mapping[str, tuple[Option, ...]]
@@ -177,6 +198,25 @@ LAUNCH: Groups = {
     "output": OUTPUT,
 }
 """Options of `launch`."""
+_MOVABLE = {
+    "data_dir": "where the data lie on this machine",
+    "cache_dir": "where decoded images are kept on this machine",
+    "include": "where included files lie on this machine",
+}
+PLACES = tuple(replace(OPTIONS[name], help=text) for name, text in _MOVABLE.items())
+"""Options of commands that take up a sweep on another machine, or after its files have moved."""
+WORKER: Groups = {
+    "when it leaves": LEAVING,
+    "data": PLACES,
+    "this machine": (
+        OPTIONS["jobs"],
+        OPTIONS["jobs_per_gpu"],
+        replace(OPTIONS["grace"], default=25, help="seconds to save runs when stopped (25)"),
+        OPTIONS["device"],
+        OPTIONS["workers"],
+    ),
+}
+"""Options of `worker`."""
 TRAIN: Groups = {
     "which run": ONE_RUN,
     "how it trains": TRAINING,

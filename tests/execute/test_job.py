@@ -375,7 +375,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, mo
     sweep = sweep_of(tmp_path, "ERM")
     sweep = dataclasses.replace(sweep, site=dataclasses.replace(sweep.site, device="cuda"))
     with pytest.raises(UserError, match="--device cuda: this machine shows no GPU"):
-        sweep.execute(jobs=1, jobs_per_gpu=1, retries=0)
+        sweep.slots(jobs=1, jobs_per_gpu=1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
         open_context(sweep.plan.runs[0], sweep.store, sweep.site, sweep.catalogue)

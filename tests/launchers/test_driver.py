@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from toy_launch import Plan, make_runs
 
 from dgbench.core.run import Run
 from dgbench.launchers import driver
-from dgbench.launchers.base import Ended, Engine, Event, Observer, Summary
+from dgbench.launchers.base import TO_THE_END, Ended, Engine, Event, Observer, Summary, Terms
 from dgbench.launchers.driver import MOST_DAMAGED, drive
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store.folder import Store
@@ -108,13 +109,20 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_plan(
-    root: Path, plan: Plan, fates: dict[int, list[str]], *, retries: int = 0, observer: Observer = lambda event: None
+    root: Path,
+    plan: Plan,
+    fates: dict[int, list[str]],
+    *,
+    retries: int = 0,
+    observer: Observer = lambda event: None,
+    terms: Terms = TO_THE_END,
+    first: int = 0,
 ) -> tuple[Summary, list[str]]:
     """What a launch on two machines came to, and the calls that the engine got; `fates` by the position of a run."""
     runs = make_runs(plan)
     engine = Cluster(Store(root), 2, {runs[i].id: list(those) for i, those in fates.items()})
     with Interrupts() as interrupts:
-        summary = drive(Store(root), runs, engine, retries, interrupts, observer)
+        summary = drive(Store(root), runs, engine, retries, interrupts, observer, terms, first)
     return summary, engine._calls
 
 
@@ -292,3 +300,82 @@ def test_the_driver_imports_no_engine() -> None:
     check = "import sys, dgbench.launchers.driver; print([name for name in sys.modules if 'launchers.' in name])"
     told = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True).stdout
     assert set(eval(told)) == {f"dgbench.launchers.{name}" for name in ("base", "driver", "interrupts")}
+
+
+# -- terms, by which a worker leaves -------------------------------------------------------------------------------
+
+
+def hold(root: Path, run: Run) -> None:
+    """Have this very process hold a run's lease, as another launch would."""
+    folder = RunFolder(root, run.id)
+    folder.create(run)
+    assert folder.claim()
+
+
+def test_the_order_goes_round_from_the_first_place(tmp_path: Path) -> None:
+    plan: Plan = [("", i, 0, []) for i in range(4)]
+    summary, _ = run_plan(tmp_path, plan, {}, first=2)
+    assert summary.done == [make_runs(plan)[i].id for i in (2, 3, 0, 1)]
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.05])
+def test_without_a_run_to_claim_it_leaves(tmp_path: Path, idle: float) -> None:
+    plan: Plan = [("", 0, 0, []), ("", 1, 0, []), ("", 2, 0, [1])]
+    runs = make_runs(plan)
+    hold(tmp_path, runs[1])
+    events: list[Event] = []
+    summary, _ = run_plan(tmp_path, plan, {}, terms=Terms(idle=idle), observer=events.append)
+    assert (summary.done, summary.left) == ([runs[0].id], [runs[1].id, runs[2].id])
+    assert (summary.leaving, summary.stopped, summary.exit_code) == ("idle", "", 0), "others hold the rest"
+    assert summary.elapsed >= idle
+    assert f"no run could be claimed for {idle:g} s" in [event.detail for event in events if event.what == "leaving"]
+
+
+def test_it_is_not_idle_while_it_executes_a_run(tmp_path: Path) -> None:
+    """The merge of a run must find a worker, though its member takes long."""
+    plan: Plan = [("slow", 0, 0, []), ("", 1, 0, [0])]
+    runs = make_runs(plan)
+    engine = Cluster(Store(tmp_path), 2, {})
+    wait, calls = engine.wait, iter(range(1000))
+
+    def slowly(timeout: float) -> list[Ended]:
+        time.sleep(0.01)
+        return [] if next(calls) < 20 else wait(timeout)
+
+    engine.wait = slowly  # type: ignore[method-assign]
+    with Interrupts() as interrupts:
+        summary = drive(Store(tmp_path), runs, engine, 0, interrupts, terms=Terms(idle=0.05))
+    assert summary.done == [run.id for run in runs]
+
+
+def test_failures_in_a_row_make_it_leave(tmp_path: Path) -> None:
+    plan: Plan = [("", i, 0, []) for i in range(12)]
+    fates = {i: ["crashed"] for i in (0, 1, 4, 5, 6, 7)}
+    summary, _ = run_plan(tmp_path, plan, fates, terms=Terms(max_failures=3))
+    assert len(summary.failed) in (5, 6), "two at a time; success in between begins the count anew"
+    assert (summary.leaving, summary.exit_code) == ("failures", 70)
+    assert not RunFolder(tmp_path, make_runs(plan)[11].id).path.exists()
+
+
+def test_failures_that_settle_the_sweep_are_not_the_machines(tmp_path: Path) -> None:
+    summary, _ = run_plan(tmp_path, [("", 0, 0, [])] * 1, {0: ["crashed"]}, terms=Terms(max_failures=1))
+    assert (summary.leaving, summary.exit_code) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("fate", "retries", "code"), [("done", 0, 0), ("crashed", 0, 1), ("crashed", 1, 75), ("lost", 0, 75)]
+)
+def test_once_is_one_run(tmp_path: Path, fate: str, retries: int, code: int) -> None:
+    plan: Plan = [("", i, 0, []) for i in range(3)]
+    hold(tmp_path, make_runs(plan)[0])
+    summary, calls = run_plan(tmp_path, plan, {1: [fate]}, retries=retries, terms=Terms(once=True))
+    assert calls == ["submit 1", "close"]
+    assert (summary.leaving, summary.attempted, summary.exit_code) == ("once", make_runs(plan)[1].id, code)
+
+
+def test_at_the_end_of_its_time_runs_are_saved(tmp_path: Path) -> None:
+    plan: Plan = [("", i, 0, []) for i in range(2)]
+    terms = Terms(until=time.monotonic() + 0.1)
+    summary, calls = run_plan(tmp_path, plan, {0: ["hang"], 1: ["hang"]}, terms=terms)
+    assert calls == ["submit 2", "cancel", "close"]
+    assert (summary.stopped, len(summary.left), summary.exit_code) == ("time", 2, 75)

@@ -25,7 +25,7 @@ LONG = {"steps": 1000, "checkpoint_freq": 500}
 
 
 def told(sweep: Sweep, slots: list[Slot] = TWO, *, rehearse: bool = False) -> dict[str, str]:
-    lines = estimate(sweep, slots, 0, rehearse=rehearse)
+    lines = estimate(sweep, slots, rehearse=rehearse)
     return dict(line.split(": ", 1) for line in lines)
 
 

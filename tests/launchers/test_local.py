@@ -264,7 +264,7 @@ def test_insisting_three_times_interrupts_anything() -> None:
     with Interrupts() as interrupts:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
-        assert (interrupts.count, interrupts.name) == (2, "SIGINT")
+        assert (interrupts.insisted, interrupts.name) == (True, "SIGINT")
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -15,7 +15,7 @@ from dgbench.core.protocol import Explicit, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
-from dgbench.flags import add_options, asked_of, jobs_of, places_of, run_of, site_of
+from dgbench.flags import add_options, asked_of, jobs_of, leaving_of, places_of, run_of, site_of
 from dgbench.plan.asking import (
     KEYS,
     count_training_runs,
@@ -246,17 +246,19 @@ def test_an_options_value_has_a_place_in_its_part() -> None:
     assert names["site"] <= {field.name for field in dataclasses.fields(Site)}
     assert names["setting"] <= {field.name for field in dataclasses.fields(setting())}
     assert names["launch"] == jobs_of(flags()).keys()
+    assert names["worker"] == leaving_of(flags()).keys()
     assert names["run"] == run_of(flags()).keys()
     assert names["asked"] == KEYS.keys() - {"setting", "space"}
 
 
 def test_what_flags_say_of_the_launcher() -> None:
-    assert jobs_of(flags("--jobs", "3")) == {"jobs": 3, "jobs_per_gpu": 1, "retries": 1}
-    assert refused(jobs_of, flags("--jobs", "0", "--jobs-per-gpu", "0", "--retries", "-1")) == (
+    assert jobs_of(flags("--jobs", "3")) == {"jobs": 3, "jobs_per_gpu": 1, "grace": 10}
+    assert refused(jobs_of, flags("--jobs", "0", "--jobs-per-gpu", "0", "--grace", "-1")) == (
         "--jobs must be at least 1, not 0",
         "--jobs_per_gpu must be at least 1, not 0",
-        "--retries must be at least 0, not -1",
+        "--grace must be at least 0, not -1.0",
     )
+    assert refused(places_of, flags("--retries", "-1")) == ("--retries must be at least 0, not -1",)
 
 
 # -- what it comes to ---------------------------------------------------------------------------------------------
