@@ -329,6 +329,12 @@ class DatasetCard:
     """Folder under the data directory; empty if the data set needs no files."""
     derived_from: str = ""
     """Folder of the data set that this one is computed from, which `download` then gets; empty: none."""
+    features_of: str = ""
+    """The network with pretrained weights that computed the inputs; empty: inputs are no features."""
+    shares: Mapping[str, str] = field(default_factory=dict)
+    """Key of `CORPORA` -> what the examples have in common with it, as a clause. Tables mark the data set where a
+    network was pretrained on one of these.
+    """
     path: bool = False
     """Whether the name carries a path: `folder:/data/PACS`."""
     traits: tuple[str, ...] = ()
@@ -343,6 +349,9 @@ class DatasetCard:
     def __post_init__(self) -> None:
         if self.input_kind not in INPUTS:
             raise UserError(unknown_name("input_kind of a data set", self.input_kind, INPUTS))
+        for corpus in self.shares:
+            if corpus not in CORPORA:
+                raise UserError(unknown_name("corpus that a data set shares examples with", corpus, CORPORA))
         if len(self.input_shape) != INPUTS[self.input_kind]:
             shape = " x ".join(map(str, self.input_shape))
             raise UserError(f"a data set's card says input_kind {self.input_kind!r}, and inputs of {shape} are none")
@@ -354,6 +363,16 @@ INPUTS: Mapping[str, int] = {"images": 3, "vectors": 1, "texts": 2, "sequences":
 Images are (channels, height, width). Texts are (tokens, 2): token ids, and a mask that is 1 up to the end and 0 after
 it. Sequences are (tokens,), all of which count. Graphs are tables, described in `networks.graphs`.
 """
+
+CORPORA: Mapping[str, str] = {
+    "ImageNet-1k": "the 1,000 classes of ImageNet's challenge of 2012",
+    "ImageNet-21k": "ImageNet's full release",
+    "LVD-142M": "DINOv2's images: ImageNet's, and images of the web that resemble those of further data sets",
+    "web": "images of the web with their captions or tags: those of CLIP, LAION, Instagram and the like",
+    "text": "books, Wikipedia or pages of the web",
+    "code": "public repositories of source code",
+}
+"""Kind of pretraining data -> its description, for the cards of weights and of data sets."""
 
 TASKS: Mapping[str, str] = {
     "classification": "one class an example",

@@ -60,6 +60,8 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         outputs=dataset.outputs,
         backbone=card.backbone,
         missing_classes={domain: tuple(classes) for domain, classes in dataset.missing_classes.items()},
+        shares=card.shares,
+        features_of=card.features_of,
     )
 
 
@@ -109,6 +111,10 @@ class DatasetFacts:
     """Network that `auto` stands for; empty: the one that fits the inputs."""
     missing_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Domain -> classes without an example in it, where the user allowed that."""
+    shares: Mapping[str, str] | None = None
+    """Key of `cards.CORPORA` -> what the examples have in common with it; None in plans of earlier versions."""
+    features_of: str = ""
+    """Network that computed the inputs; empty: they are no features."""
 
     def network(self, backbone: str) -> str:
         """Resolve the name of a backbone, which may be an alias such as `auto`, for these inputs."""

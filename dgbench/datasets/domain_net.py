@@ -65,6 +65,10 @@ class DomainNet(ImageDataset):
         input_shape=(3, 224, 224),
         domains=("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
         classes=tuple(_CLASSES.split()),
+        shares={
+            "web": "its images come from image searches, but for those of quickdraw; LAION has images of its styles "
+            "(Mayilvahanan et al., ICLR 2025)",
+        },
         counts={
             "clipart": 48_129,
             "infograph": 51_605,

@@ -41,6 +41,9 @@ def _licence(domains: Sequence[str]) -> str:
     return f"{terms}. You fetch the images from their publishers; to pass them on, name the authors and the terms"
 
 
+_SHARES = {"web": "emoji of these designs are in posts and pages, beside words that name them"}
+
+
 class Glyphs(Dataset):
     """Pictographs of ten classes: four domains, designers' styles that draw the same 579 things on white.
 
@@ -63,6 +66,7 @@ class Glyphs(Dataset):
         input_shape=(3, 64, 64),
         domains=_FOUR,
         classes=CLASSES,
+        shares=_SHARES,
         counts=dict.fromkeys(_FOUR, _TOTAL),
         folder="Glyphs",
         note="drawn styles on white, no photographs. Line art (om_black) is by far the hardest, colored styles are "
@@ -147,6 +151,7 @@ class Glyphs6(Glyphs):
         input_shape=(3, 64, 64),
         domains=tuple(_DESIGNS),
         classes=CLASSES,
+        shares=_SHARES,
         counts=dict.fromkeys(_DESIGNS, _TOTAL),
         folder="Glyphs6",
         note="two of the designers are there twice, so that a held-out style has a twin among those trained on: "

@@ -55,6 +55,7 @@ class GlyphsFeatures(Dataset):
         input_shape=(1280,),
         folder="GlyphsFeatures",
         derived_from=Glyphs.card.folder,
+        features_of=_BACKBONE,
         backbone="Linear",
         note="the default network is a linear classifier. Not comparable with Glyphs, where the whole network learns",
         steps=901,

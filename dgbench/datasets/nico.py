@@ -37,6 +37,7 @@ class NICOPlusPlus(ImageDataset):
         input_shape=(3, 224, 224),
         domains=("autumn", "dim", "grass", "outdoor", "rock", "water"),
         classes=tuple(_CLASSES.replace("\n", " ").strip().split(", ")),
+        shares={"web": "its images come from image searches"},
         mirrors=("https://nicochallenge.com/dataset", "https://github.com/xxgege/NICO-plus"),
         note=f"{_TOTAL:,} images in all, which is checked; how many a domain is not published",
         folder="NICO++",

@@ -34,6 +34,7 @@ class OfficeHome(ImageDataset):
         input_shape=(3, 224, 224),
         domains=("Art", "Clipart", "Product", "Real World"),
         classes=tuple(_CLASSES.split()),
+        shares={"web": "its images come from image searches and from shops' pages"},
         counts={"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357},
         mirrors=("https://drive.google.com/uc?id=1USXqK4nCvOAR5Ty4iwKcuCOrRJoRuDyU (a user's copy, November 2025)",),
         folder="office_home",

@@ -28,6 +28,11 @@ class PACS(ImageDataset):
         classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
         counts={"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929},
         known_bad={"sketch/dog/n02103406_4068-1.png": "Dassl leaves it out, DomainBed does not"},
+        shares={
+            "ImageNet-1k": "files of photo and sketch are named after ImageNet's synsets, such as n02676566 (acoustic "
+            "guitar, one of the 1,000 classes): photos and drawings of Sketchy, whose photos are ImageNet's",
+            "web": "its images come from image searches and from published data sets",
+        },
         mirrors=(
             "https://drive.google.com/uc?id=1m4X4fROCCXMO0lRLrr6Zz9Vb3974NWhE (Dassl's copy)",
             "https://huggingface.co/datasets/flwrlabs/pacs (the images without their file names, so other splits)",

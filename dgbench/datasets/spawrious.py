@@ -38,6 +38,7 @@ _CARD = DatasetCard(
     classes=_CLASSES,
     counts={_TEST: 25_344, _FIRST: 12_672, _SECOND: 12_672},
     tested=(_TEST,),
+    shares={"web": "its images were drawn by Stable Diffusion 1.4, which learned from images of LAION"},
     mirrors=(
         "https://www.dropbox.com/s/hofkueo8qvaqlp3/spawrious224__entire_dataset.tar.gz?dl=1",
         "https://github.com/aengusl/spawrious",

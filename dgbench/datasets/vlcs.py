@@ -26,6 +26,10 @@ class VLCS(ImageDataset):
         input_shape=(3, 224, 224),
         domains=("Caltech101", "LabelMe", "SUN09", "VOC2007"),
         classes=("bird", "car", "chair", "dog", "person"),
+        shares={
+            "LVD-142M": "it has images like those of Caltech 101 and PASCAL VOC 2007, which are two of the domains",
+            "web": "Caltech101, SUN09 and VOC2007 were collected from image searches and from Flickr",
+        },
         counts={"Caltech101": 1415, "LabelMe": 2656, "SUN09": 3282, "VOC2007": 3376},
         mirrors=("https://drive.google.com/uc?id=1yDuLrJdPSvMbTmpq-7XmwG0HnJengD-T (a user's copy, November 2025)",),
         folder="VLCS",

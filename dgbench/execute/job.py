@@ -44,6 +44,8 @@ from dgbench.core.wording import printable_lines
 from dgbench.execute.context import InputDamaged, RunContext, open_context
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
+from dgbench.methods.algorithm import Algorithm
+from dgbench.networks.norms import batch_norms
 from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
 from dgbench.store.run_folder import RunFolder
@@ -181,6 +183,7 @@ def execute(context: RunContext, lease: Lease, started: float) -> None:
     lease.confirm()
     summary: dict[str, Any] = {"fingerprint": context.dataset.fingerprint(), "versions": versions(), "commit": commit()}
     summary["weights"] = algorithm.network.started_from
+    summary["network"] = describe_network(algorithm)
     summary["machine"] = describe_machine(context.device)
     if sources:
         summary["sources"] = sources
@@ -205,6 +208,23 @@ def _as_imported(file: str) -> str:
     A file that is edited while runs execute must not change what their `done` records.
     """
     return source_of(Path(file))
+
+
+def describe_network(algorithm: Algorithm) -> dict[str, Any]:
+    """Return facts about the predicting network that its setting does not hold, for tables.
+
+    Returns:
+        `parameters` (their number), `batch_norm` (`live`, `frozen`, or `none` where there is none), and `tag`, that of
+        timm's weights; empty for others.
+    """
+    network, predictor = algorithm.network, algorithm.predictor_tensors()
+    sizes = {name: parameter.numel() for name, parameter in algorithm.named_parameters()}
+    # An average of weights predicts by buffers, of which the network has as many as parameters.
+    count = sum(n for name, n in sizes.items() if name in predictor) or sum(p.numel() for p in network.parameters())
+    norm = ("frozen" if network.frozen_batch_norm else "live") if batch_norms(algorithm) else "none"
+    # A class written for DomainBed builds its own network, beside a stand-in without a featurizer.
+    facts = getattr(getattr(network, "featurizer", None), "pretrained_cfg", None) or {}
+    return {"parameters": count, "batch_norm": norm, "tag": str(facts.get("tag") or "")}
 
 
 def describe_machine(device: torch.device) -> str:

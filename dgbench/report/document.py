@@ -7,8 +7,10 @@ holds for. DomainBed's form, which shows tables one by one, has the signature of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from dgbench.core.wording import group_values, printable
+from dgbench.report.networks import MARK
 from dgbench.report.results import WARNING
 from dgbench.report.tables import Report, Section, Table
 
@@ -33,8 +35,23 @@ SIGNATURE_LINES = (
 SHORT = ("protocol", "preset", "trials", "trials vary", "+/-", "Δ", "collected by")
 """Keys of the signature that a short note has."""
 
-_OF_ALL = (WARNING, "* ", "! ")
+_OF_ALL = (WARNING, "* ", "! ", f"{MARK} ")
 """Beginnings of notes that hold for the whole document, and stand below all tables."""
+
+
+def marked(report: Report) -> Report:
+    """Return a report for readers, in which data sets that share examples with pretraining have a mark and a note."""
+    marks = {line.dataset: line for line in report.networks if line.shares}
+
+    def mark(table: Table) -> Table:
+        columns = table.columns
+        if not table.dataset:
+            columns = tuple(f"{name}{MARK if name in marks else ''}" for name in columns)
+        notes = (line.footnote for name, line in marks.items() if name == table.dataset or name in table.columns)
+        ending = MARK if table.dataset in marks else ""
+        return replace(table, mark=ending, columns=columns, notes=(*table.notes, *notes))
+
+    return replace(report, tables=tuple(map(mark, report.tables))) if marks else report
 
 
 def shown(report: Report) -> list[Table]:
@@ -63,6 +80,7 @@ def closing(report: Report) -> Iterator[str]:
     yield from (printable(f"reads: {text}") for text in ([reads] if reads else []))
     notes = (note for table in tables for note in table.notes if note.startswith(_OF_ALL))
     yield from map(printable, dict.fromkeys(notes))
+    yield from map(printable, map(str, report.networks))
     yield from remarks(report)
 
 

@@ -8,7 +8,7 @@ machines, draws) are printed below the table, as for a single folder.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from dgbench.plan import planfile
 from dgbench.plan.provenance import Provenance
 from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.domainbed.reader import is_sweep, read_sweep
-from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot, read_results
+from dgbench.report.origin import add_up
+from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot, read_results
 
 
 def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
@@ -102,11 +103,12 @@ def combine(results: Mapping[str, Results]) -> Results:
         pooled=frozenset[str]().union(*(found.pooled for found in results.values())),
         adapted=frozenset[str]().union(*(found.adapted for found in results.values())),
         provenance=_provenance({folder: found.provenance for folder, found in results.items()}),
-        origin=_origin([found.origin for found in results.values()]),
+        origin=add_up([found.origin for found in results.values()]),
         notes=(*joined.notes, *(_placed(folder, note) for folder, found in results.items() for note in found.notes)),
         metrics=_union(found.metrics for found in results.values()),
         missing_classes=_union(found.missing_classes for found in results.values()),
         settings=_union(found.settings for found in results.values()),
+        facts=_union(found.facts for found in results.values()),
         folders={folder: found.rows for folder, found in results.items()},
     )
 
@@ -222,27 +224,3 @@ def _provenance(provenances: Mapping[str, Provenance]) -> Provenance:
         taught=_union(provenance.taught for provenance in provenances.values()),
         asked=tuple(departures),
     )
-
-
-def _origin(parts: Sequence[Origin]) -> Origin:
-    """Add up the runs of several folders by their data, code and hardware."""
-    return Origin(
-        fingerprints=_summed(part.fingerprints for part in parts),
-        versions=sum((part.versions for part in parts), Counter()),
-        commits=sum((part.commits for part in parts), Counter()),
-        sources=_summed(part.sources for part in parts),
-        machines=sum((part.machines for part in parts), Counter()),
-        arguments={
-            dataset: _summed(part.arguments.get(dataset, {}) for part in parts)
-            for dataset in dict.fromkeys(dataset for part in parts for dataset in part.arguments)
-        },
-    )
-
-
-def _summed(parts: Iterable[Mapping[str, Counter[str]]]) -> dict[str, Counter[str]]:
-    """Add up counters by key."""
-    found: dict[str, Counter[str]] = {}
-    for part in parts:
-        for key, counts in part.items():
-            found[key] = found.get(key, Counter()) + counts
-    return found

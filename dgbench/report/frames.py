@@ -24,6 +24,7 @@ from dgbench.core.wording import unknown_name
 from dgbench.report import study_frames
 from dgbench.report.errors import KINDS, STYLES, with_errors
 from dgbench.report.folders import combine, open_each
+from dgbench.report.networks import networks_frame
 from dgbench.report.plots import Plots
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
@@ -105,6 +106,22 @@ class SweepResults:
     def plot(self) -> Plots:
         """Return the figures of the report as methods that draw on axes of matplotlib, as in `plot.accuracy()`."""
         return Plots(self)
+
+    @cached_property
+    def networks(self) -> pd.DataFrame:
+        """The network of each data set, as `dgbench collect` prints it below its tables.
+
+        Columns:
+            dataset, architecture, trained_on (str): what its weights were trained on is empty for random ones.
+            pretrained (bool).
+            weights (str): hash of the weights that runs began with; several are joined by `|`.
+            parameters, most_parameters (Int64): they differ where rows have networks of their own.
+            inputs, batch_norm, precision (str): `inputs` is the shape of one, as `3 x 224 x 224`.
+            shares (str): what the data set and the pretraining have in common; empty: nothing that is known.
+
+            Empty text, and a missing number, stand for what the folder doesn't record.
+        """
+        return networks_frame(self.results)
 
     def picks(self, selector: str | None = None) -> pd.DataFrame:
         """Return the choices of a selector, one line for each row, data set, fold and trial.

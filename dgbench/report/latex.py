@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from dgbench.core.wording import printable
-from dgbench.report.document import below, remarks, section_cells, short_signature, shown
+from dgbench.report.document import below, marked, remarks, section_cells, short_signature, shown
+from dgbench.report.networks import MARK
 from dgbench.report.tables import Cell, Report, Section, Table
 
 Notes: TypeAlias = Literal["full", "short", "none"]
@@ -37,13 +38,13 @@ def latex(report: Report, notes: Notes = "short", *, standalone: bool = False) -
     Returns:
         ASCII, which every LaTeX engine compiles.
     """
-    body = []
+    body, report = [], marked(report)
     for table in _tables(report):
         body += [*_table(table, notes, _of_datasets(report, table)), ""]
     for section in report.sections:
         body += [*_section(section, notes), ""]
     if notes == "full":
-        body += _small(list(remarks(report)))
+        body += _small([*map(str, report.networks), *remarks(report)])
     if standalone:
         top = [r"\documentclass{article}", *_PACKAGES, r"\begin{document}"]
         return "\n".join([*top, *body, r"\end{document}", ""])
@@ -72,7 +73,7 @@ def _table(table: Table, notes: Notes, others: Sequence[str]) -> list[str]:
         for row, found, difference in zip(table.rows, _marked(table), differences, strict=True)
     ]
     header = [_escape(printable(name)) for name in ("Algorithm", *table.columns, *([last.column] if last else []))]
-    what = f"on {table.dataset}" if table.dataset else "on each data set, mean over its domains"
+    what = f"on {table.dataset}{table.mark}" if table.dataset else "on each data set, mean over its domains"
     metric = "Accuracy" if table.metric == "accuracy" else f"{table.metric} x 100"
     caption = f"{metric}{' (%)' if table.metric == 'accuracy' else ''} {what}; model selection: {table.selector.label}."
     if "+/-" in table.signature:
@@ -81,7 +82,7 @@ def _table(table: Table, notes: Notes, others: Sequence[str]) -> list[str]:
     label = "-".join(filter(None, ("tab:dgbench", table.dataset, table.selector.name)))
     full = list(dict.fromkeys((*below(table), *map(printable, others))))
     lines = {"full": full, "short": [short_signature(table)], "none": []}[notes]
-    lines += [printable(note) for note in table.notes if notes == "short" and note.startswith(("* ", "! "))]
+    lines += [printable(note) for note in table.notes if notes == "short" and note.startswith(("* ", "! ", MARK))]
     return _environment(header, rows, caption, label, lines)
 
 
@@ -154,6 +155,7 @@ _LATEX = {
     "[": "{[}",
     "]": "{]}",
     "°": r"$^\circ$",
+    "‡": r"$^\ddagger$",
     "−": "$-$",
     "±": r"$\pm$",
     "Δ": r"$\Delta$",

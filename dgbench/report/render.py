@@ -14,7 +14,7 @@ import orjson
 
 from dgbench.core.grid import columns, pipes
 from dgbench.core.wording import printable
-from dgbench.report.document import below, cells, closing, own_notes, remarks, section_cells
+from dgbench.report.document import below, cells, closing, marked, own_notes, remarks, section_cells
 from dgbench.report.latex import latex
 from dgbench.report.results import Gap
 from dgbench.report.tables import Cell, Report
@@ -26,6 +26,7 @@ COLUMN_WIDTH, AVERAGES_WIDTH = 20, 25
 
 def text(report: Report) -> str:
     """Format a report as plain text: each table with what holds for it alone, then one signature for all."""
+    report = marked(report)
     parts = [f"Total records: {report.records}"]
     for table, notes in own_notes(report):
         parts += ["", f"-------- {printable(table.title)}"]
@@ -55,6 +56,7 @@ def as_domainbed(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """Format a report as Markdown: a heading, a pipe table and a list for each table, then one signature for all."""
+    report = marked(report)
     parts = []
     for table, notes in own_notes(report):
         parts.append(f"### {_escape_markdown(printable(table.title))}\n")
@@ -99,6 +101,7 @@ def as_json(report: Report) -> str:
         "sections": [{"title": section.title, **section.content} for section in report.sections],
         "absent": report.absent,
         "notes": report.notes,
+        "networks": report.networks,
     }
     return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 

@@ -31,9 +31,10 @@ from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL, evaluated_views
 from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
-from dgbench.data.facts import length_and_network
+from dgbench.data.facts import DatasetFacts, length_and_network
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
+from dgbench.report.origin import Origin, started_of
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RECORDS, RunFolder, State
 from dgbench.store.sealed import CorruptFile
@@ -111,24 +112,6 @@ Spot: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The data, code and hardware behind the runs that count, each with its number of runs; empty if unrecorded."""
-
-    fingerprints: Mapping[str, Counter[str]] = field(default_factory=dict)
-    """Data set -> fingerprint of its files."""
-    versions: Counter[str] = field(default_factory=Counter)
-    """Versions of dgbench, Python and the libraries, in one text."""
-    commits: Counter[str] = field(default_factory=Counter)
-    """Commit of the source, `+changes` if it was edited; empty outside a repository."""
-    sources: dict[str, Counter[str]] = field(default_factory=dict)
-    """Entry -> its file and hash, for entries outside the package."""
-    machines: Counter[str] = field(default_factory=Counter)
-    """Processor with its vector extensions, and GPU; runs of earlier versions have none recorded."""
-    arguments: Mapping[str, Mapping[str, Counter[str]]] = field(default_factory=dict)
-    """Data set -> argument -> values, for DomainBed's folders: they hold no plan, so runs may differ in them."""
-
-
-@dataclass(frozen=True)
 class Results:
     """The results of a sweep of dgbench or DomainBed, complete or not, as selection and tables see them.
 
@@ -172,6 +155,8 @@ class Results:
     """Field of the sweep's `Setting` -> value; empty for DomainBed's folders."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """Data set -> the setting with its steps and network; of DomainBed's, if all its runs share them."""
+    facts: Mapping[str, DatasetFacts] = field(default_factory=dict)
+    """Data set -> what the plan knows of it; empty for DomainBed's folders."""
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
     choices: dict[tuple[str, str, str, int, int], Any] = field(default_factory=dict, init=False, repr=False)
@@ -251,7 +236,8 @@ class _Reader:
         self.root, self.table, self.all_metrics = root, table, all_metrics
         self.notes: list[str] = []
         self.records = 0
-        self.origin = Origin(fingerprints={name: Counter() for name in table.datasets})
+        names = table.datasets
+        self.origin = Origin({name: Counter() for name in names}, networks={name: Counter() for name in names})
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
         """Each series of steps once: most runs share one."""
 
@@ -304,6 +290,7 @@ class _Reader:
             notes=tuple(self.notes),
             setting=fields_of(table.setting),
             settings={name: length_and_network(table.setting, facts) for name, facts in table.datasets.items()},
+            facts=table.datasets,
         )
 
     def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:
@@ -354,6 +341,7 @@ class _Reader:
         self.origin.commits[summary["commit"]] += 1
         if machine := summary.get("machine"):
             self.origin.machines[str(machine)] += 1
+        self.origin.networks[run.dataset][started_of(summary)] += 1
         for name, source in summary["sources"].items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
         return {name: self._series(position, name, records) for name in predictors}

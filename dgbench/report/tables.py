@@ -23,6 +23,7 @@ import numpy as np
 
 from dgbench.core.stats import Estimate, average, estimate
 from dgbench.core.wording import group_values
+from dgbench.report.networks import NetworkLine, describe_networks
 from dgbench.report.results import WARNING, Gap, Results
 from dgbench.report.select import Outcome, Selector
 from dgbench.report.signature import by_row, describe_gaps, disagreements, signature
@@ -116,11 +117,13 @@ class Table:
     """The differences from a reference row; None if they are not shown."""
     reads: str = ""
     """The views and models that the selector read, by row if rows differ."""
+    mark: str = ""
+    """Mark at the data set's name, which a note explains; empty: none."""
 
     @property
     def title(self) -> str:
         """Return the header, in DomainBed's words."""
-        of = f"Dataset: {self.dataset}" if self.dataset else "Averages"
+        of = f"Dataset: {self.dataset}{self.mark}" if self.dataset else "Averages"
         return f"{of}, model selection method: {self.selector.label}"
 
 
@@ -151,6 +154,8 @@ class Report:
     """Findings in the folder."""
     sections: tuple[Section, ...] = ()
     """Further sections, such as published numbers."""
+    networks: tuple[NetworkLine, ...] = ()
+    """The network of each data set."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -190,7 +195,8 @@ def build(
         elif made:
             named = ", ".join(f"{dataset} {metric}" for dataset, metric in metrics.items())
             absent.append(f"{selector.name}: no averages over data sets of different metrics ({named})")
-    return Report(tuple(tables), results.records, tuple(absent), results.notes)
+    networks = describe_networks(results)
+    return Report(tuple(tables), results.records, tuple(absent), results.notes, networks=networks)
 
 
 def shortfall(gaps: Sequence[Gap]) -> str:

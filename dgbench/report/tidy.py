@@ -142,6 +142,7 @@ def signature(report: Report) -> bytes:
         "fields": FIELDS,
         "notes": list(dict.fromkeys((*(note for table in tables for note in table.notes), *report.notes))),
         "absent": report.absent,
+        "networks": report.networks,
     }
     return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 

@@ -262,6 +262,8 @@ def _dataset(entry: CatalogueEntry) -> Facts:
         yield "Domains a step", f"{card.domains_per_step} of those that train, drawn anew each time"
     for file, why in card.known_bad.items():
         yield "Known", f"`{file}`: {inline(why)}"
+    for corpus, why in card.shares.items():
+        yield "Shared with pretraining", f"{corpus}: {inline(why)}"
     if card.note:
         yield "Note", inline(card.note)
 

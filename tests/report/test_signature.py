@@ -13,7 +13,8 @@ from dgbench.core.protocol import FixedSplit, LeaveOneDomainOut
 from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.core.wording import format_ranges
 from dgbench.plan.provenance import Provenance
-from dgbench.report.results import Candidate, Gap, Origin, Results, Series
+from dgbench.report.origin import Origin
+from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.select import TrainingDomain
 from dgbench.report.selectors import SELECTORS
 from dgbench.report.signature import describe_gaps, disagreements, signature

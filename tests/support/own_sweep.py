@@ -53,7 +53,7 @@ def make(
             cells["ERM+DiWA"].append(PlannedPredictor(merged, MODEL))
             runs += [*trained, merged]
     runs.sort(key=lambda run: run.kind == "merge")
-    facts = DatasetFacts(dataset, tuple(domains), (50,) * len(domains), 2, (2, 28, 28), (), 10, 5, "f00d")
+    facts = DatasetFacts(dataset, tuple(domains), (50,) * len(domains), 2, (2, 28, 28), (), 10, 5, "f00d", shares={})
     plan = Plan(tuple(runs), tuple(cells), {dataset: facts}, {(row, dataset): tuple(c) for row, c in cells.items()})
     table = tabulate(plan, how, protocol.name)
     write_plan(root, table)

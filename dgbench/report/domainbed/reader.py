@@ -24,7 +24,8 @@ from dgbench.core.setting import Setting, setting
 from dgbench.core.wording import group_values, printable
 from dgbench.plan.provenance import Provenance
 from dgbench.report.domainbed.folder import ALGORITHMS, DONE, ENVIRONMENTS, RECORDS, RunArgs, accuracy_key
-from dgbench.report.results import WARNING, Candidate, Gap, Origin, Results, Series, Spot
+from dgbench.report.origin import Origin
+from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot
 
 _ACCURACY = re.compile(r"env(\d+)_(?:in|out)_acc")
 """Key of an accuracy in a record; its group is the domain's number."""
