@@ -9,6 +9,11 @@ Lease files are never renamed or removed, and a release is a second, empty file 
 process that listed the folder long ago, and decided then to claim that number, could still succeed and execute the run
 beside its rightful holder.
 
+A holder that gave no sign of life for half of `TTL`, such as one on a machine that slept, claims the next number before
+it writes anything more. Any other process would have to claim that very number, so one of the two gets it, and the
+other knows. This leaves one assumption: a write ends within half of `TTL` after the `confirm` before it. The tests
+search a model of these steps for every way around them (`tests/store/lease_model.py`).
+
 Only creation has to be atomic across machines, which NFS guarantees for hard links; file locks are not needed. Times
 are compared only with the file server's clock, because the clocks of machines may differ by more than a lease lasts.
 """
@@ -212,6 +217,7 @@ def claim(
     lease = Lease(folder, number + 1, cancel, ttl, stops or StopSignals())
     if not _create(lease.path):
         return None
+    lease.begin()
     # Another process may have finished the run and released its lease between the listing and the claim. Whoever holds
     # the newest lease sees a final state, so this second look settles it.
     if done and done.exists():
@@ -276,11 +282,10 @@ class Lease:
     def __init__(self, folder: Path, number: int, cancel: Path, ttl: float, stops: StopSignals) -> None:
         self.folder = folder
         self.number = number
-        """Number of the attempt at this run, from 1."""
+        """Number of the newest lease of this attempt, from 1; goes up if the attempt claims another after a silence."""
         self.lost = False
         """True once another process may have taken the run over: stop without writing anything."""
         self.path = folder / lease_name(number)
-        self._next = folder / lease_name(number + 1)
         self._cancel, self._ttl, self._stops = cancel, ttl, stops
         self._mark = cancel_mark(cancel)
         self._cancelled = False
@@ -288,11 +293,25 @@ class Lease:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._touched = time.monotonic()
+        self._lock = threading.Lock()
+        """Held to give a sign of life, which the heartbeat and the work both do."""
+        self._dated: float | None = None
+        """The file server's time of the last sign of life; None before the first."""
+
+    @property
+    def _next(self) -> Path:
+        """Return the lease that a successor would have claimed."""
+        return self.folder / lease_name(self.number + 1)
 
     @property
     def stop_requested(self) -> bool:
         """Whether to save and stop: a signal came, the sweep was canceled, or the lease is lost."""
         return self._stops.came or self._cancelled or self.lost
+
+    def begin(self) -> None:
+        """Count silence from the date of the lease's file, which was just created."""
+        with suppress(FileNotFoundError):
+            self._dated = self.path.stat().st_mtime
 
     def beat(self, step: int, steps: int) -> None:
         """Report the run's progress, at no cost: the next sign of life writes it.
@@ -307,6 +326,10 @@ class Lease:
         """Raise LeaseLost if another process has taken the run over; call it before writing results."""
         # The heartbeat notices a takeover only every few seconds, and not at all while the process is suspended, so the
         # folder itself is looked at. Any successor must have claimed the next number.
+        try:
+            self._touch()
+        except FileNotFoundError:
+            self.lost = True
         self.lost = self.lost or self._next.exists() or not self.path.exists()
         if self.lost:
             raise LeaseLost(f"{self.path}: another process took this run over")
@@ -338,8 +361,7 @@ class Lease:
     def _sign_of_life(self) -> None:
         """Touch the lease, look for a cancel and for a successor, and write the progress."""
         try:
-            os.utime(self.path)  # without a time to set, so that NFS servers set theirs
-            self._touched = time.monotonic()
+            self._touch()
         except FileNotFoundError:
             self.lost = True
         except OSError:  # a file server may be away for less than the TTL: until then the lease stays valid
@@ -350,6 +372,23 @@ class Lease:
             with suppress(OSError):  # only displays read it
                 (self.folder / PROGRESS).write_bytes(orjson.dumps(self._steps))
                 self._written = self._steps
+
+    def _touch(self) -> None:
+        """Give a sign of life, and after a long silence claim the next number, or lose the lease."""
+        with self._lock:
+            os.utime(self.path)  # without a time to set, so that NFS servers set theirs
+            # By the server's clock, which goes on while a process, a laptop or a virtual machine is suspended.
+            now, before = self.path.stat().st_mtime, self._dated
+            if before is not None and abs(now - before) > self._ttl / 2:
+                if not _create(self._next):
+                    self.lost = True
+                    return
+                mark_released(self.folder, self.number)
+                self.number += 1
+                self.path = self.folder / lease_name(self.number)
+                now = self.path.stat().st_mtime
+            self._dated = now
+            self._touched = time.monotonic()
 
 
 TAKEN = 75

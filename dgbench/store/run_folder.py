@@ -33,7 +33,7 @@ from dgbench.store import lease as leases
 from dgbench.store import notes
 from dgbench.store import records as records_file
 from dgbench.store.files import making_sense_of, read_object, refuse_links, remove_path, write_json
-from dgbench.store.lease import TTL, Lease, StopSignals
+from dgbench.store.lease import TTL, Lease, LeaseLost, StopSignals
 from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
 from dgbench.store.sealed import CorruptFile
@@ -349,10 +349,7 @@ class RunFolder:
             UserError: The folder is a link, or lies behind one.
         """
         lease = self._claim_for_removal(done_too)
-        if lease:
-            self._clear()
-            lease.release()
-        return lease is not None
+        return lease is not None and self._clear(lease, lease.release)
 
     def begin_anew(self, why: str) -> None:
         """Remove the results of a run even if it is done, as `reset` does, and record why."""
@@ -362,22 +359,21 @@ class RunFolder:
     def repair(self, run: Run) -> bool:
         """Remove everything of a damaged run but its leases, and write `run.json` anew; return as `reset` does."""
         lease = self._claim_for_removal(done_too=True)
-        if lease:
-            self._clear()
+
+        def write_anew() -> None:
             remove_path(self.path / RUN)
             self.create(run)
+            assert lease
             lease.release()
-        return lease is not None
+
+        return lease is not None and self._clear(lease, write_anew)
 
     def remove(self) -> bool:
         """Remove the folder of a run even if it is done; return False if another process executes the run."""
         lease = self._claim_for_removal(done_too=True)
-        if lease:
-            # Leases go last: while any file is left, no other process can claim the run and begin in the middle.
-            # `rmtree` removes links themselves and not their targets.
-            self._clear()
-            shutil.rmtree(self.path)
-        return lease is not None
+        # Leases go last: while any file is left, no other process can claim the run and begin in the middle.
+        # `rmtree` removes links themselves and not their targets.
+        return lease is not None and self._clear(lease, lambda: shutil.rmtree(self.path))
 
     def remove_models(self) -> bool:
         """Remove the weights of a run that is done; return False if there are none or the run is not done."""
@@ -387,6 +383,7 @@ class RunFolder:
         try:
             found = (self.path / DONE).exists() and self.has_models()
             if found:
+                lease.confirm()
                 shutil.rmtree(self.models)
             return found
         finally:
@@ -401,10 +398,17 @@ class RunFolder:
         refuse_links(self.path.parent, self.path)
         return leases.claim(self.path, None if done_too else self.path / DONE, self._root / CANCEL, self.ttl)
 
-    def _clear(self) -> None:
-        """Remove all but `run.json` and the leases."""
+    def _clear(self, lease: Lease, then: Callable[[], object]) -> bool:
+        """Remove all but `run.json` and the leases, then call `then`; stop and return False if the lease is lost."""
         with os.scandir(self.path) as entries:
             found = [entry for entry in entries if entry.name != RUN and not leases.is_lease(entry.name)]
-        # `done` goes first: it vouches for the others, and this process may be killed after any removal.
-        for entry in sorted(found, key=lambda entry: entry.name != DONE):
-            remove_path(Path(entry))
+        try:
+            # `done` goes first: it vouches for the others, and this process may be killed after any removal.
+            for entry in sorted(found, key=lambda entry: entry.name != DONE):
+                lease.confirm()
+                remove_path(Path(entry))
+            lease.confirm()
+            then()
+        except LeaseLost:
+            return False
+        return True

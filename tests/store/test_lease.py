@@ -262,8 +262,8 @@ def test_signs_of_life_and_progress(tmp_path: Path) -> None:
     assert lease is not None
     with lease:
         for _ in range(2):
-            os.utime(tmp_path / "lease-0001", (1, 1))
-            soon(lambda: (tmp_path / "lease-0001").stat().st_mtime > 1)
+            before = lease.path.stat().st_mtime_ns
+            soon(lambda before=before: lease.path.stat().st_mtime_ns > before)
         assert not (tmp_path / leases.PROGRESS).exists()
         lease.beat(3, 10)
         soon(lambda: (tmp_path / leases.PROGRESS).exists() and (tmp_path / leases.PROGRESS).read_text() == "[3,10]")
@@ -390,6 +390,48 @@ def test_a_holder_that_cannot_give_signs_of_life_gives_up_in_time(
         now[0] = 1000.0 + seconds
         lease._sign_of_life()
         assert lease.lost is lost
+
+
+def silent_until_now(lease: leases.Lease) -> None:
+    """As after a sleep of the machine that was longer than the holder may be silent, and shorter than its lease."""
+    lease._dated = time.time() - 40
+
+
+def test_a_holder_that_was_silent_claims_the_next_number_first(tmp_path: Path) -> None:
+    lease = take(tmp_path)
+    assert lease is not None
+    silent_until_now(lease)
+    lease.confirm()
+    assert lease.number == 2
+    assert sorted(os.listdir(tmp_path)) == ["lease-0001", "lease-0001.released", "lease-0002"]
+    lease.confirm()
+    lease._sign_of_life()
+    assert lease.number == 2
+    lease.release()
+    assert newest(os.listdir(tmp_path)) == (2, True)
+
+
+@pytest.mark.parametrize("signs", [0, 1])
+def test_of_a_holder_that_was_silent_and_its_judge_one_gets_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signs: int
+) -> None:
+    """The judge has found the holder gone, and creates its lease while the holder gives a sign of life again."""
+    lease = take(tmp_path)
+    assert lease is not None
+    silent_until_now(lease)
+    create = leases._create
+
+    def too_late(path: Path) -> bool:
+        write_lease(tmp_path, 2, ELSEWHERE)
+        return create(path)
+
+    monkeypatch.setattr(leases, "_create", too_late)
+    for _ in range(signs):
+        lease._sign_of_life()
+    with pytest.raises(LeaseLost):
+        lease.confirm()
+    assert lease.number == 1
+    assert sorted(os.listdir(tmp_path)) == ["lease-0001", "lease-0002"]
 
 
 RACERS = 8

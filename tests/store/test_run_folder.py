@@ -406,3 +406,22 @@ def test_progress_is_what_can_be_read(folder: RunFolder, text: bytes | None) -> 
     if text is not None:
         (folder.path / "progress.json").write_bytes(text)
     assert folder.progress() == ((3, 10) if text == b"[3,10]" else None)
+
+
+@pytest.mark.parametrize("what", ["reset", "repair", "remove"])
+def test_a_removal_that_another_process_has_taken_for_dead_stops(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    for name in ("checkpoint.pt", "log.txt", RECORDS):
+        (folder.path / name).write_text(name)
+    removed: list[Path] = []
+
+    def slowly(path: Path) -> None:
+        removed.append(path)
+        (folder.path / lease_name(2)).touch()
+        path.unlink()
+
+    monkeypatch.setattr("dgbench.store.run_folder.remove_path", slowly)
+    assert getattr(folder, what)(*[TOY] * (what == "repair")) is False
+    assert len(removed) == 1
+    assert len([name for name in ("checkpoint.pt", "log.txt", RECORDS) if (folder.path / name).exists()]) == 2
