@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,17 @@ def test_the_command_writes_the_report_the_figures_or_both(
     assert re.fullmatch(r"wrote report.html \(0\.\d MB\)\n", capsys.readouterr().out)
     assert main([str(own), "--figures", "figures"]) == 0
     assert re.fullmatch(r"wrote \d+ files to figures\n", capsys.readouterr().out)
+
+
+def test_a_report_and_its_figures_need_no_torch(own: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from dgbench.report.__main__ import main; "
+        f"main([{str(own)!r}, '-o', 'a.html', '--figures', 'figures', '--selector', 'oracle']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.html").exists()
 
 
 def test_all_that_is_wrong_is_said_at_once(own: Path, tmp_path: Path) -> None:
