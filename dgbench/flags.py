@@ -14,6 +14,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_folder, check_path
 from dgbench.core.site import Site
 from dgbench.core.wording import shorten
+from dgbench.launchers.launcher import Launcher, choose_launcher
 from dgbench.networks.weights import hash_weights_file
 from dgbench.plan.changes import read_changes, refuse_conflicts
 from dgbench.plan.options import OPTIONS, Groups
@@ -96,6 +97,25 @@ def run_of(args: Namespace) -> dict[str, Any]:
 def leaving_of(args: Namespace) -> dict[str, Any]:
     """Collect the options that say when a worker leaves; raises `UserError` for values that are out of range."""
     return {"stop_after": None, "once": False, **_given(args, "worker")}
+
+
+def launcher_of(args: Namespace, table: Mapping[str, Any]) -> Launcher:
+    """Make the launcher that flags and the table `[launcher]` of a sweep file ask for.
+
+    Raises:
+        UserError: Launcher, options or values are invalid, or it can't follow `--detach`; all problems are listed.
+    """
+    problems, flags = Problems(), dict[str, Any]()
+    with problems.collecting():
+        flags = _given(args, "launch")
+    launcher = None
+    with problems.collecting():
+        launcher = choose_launcher(args.launcher or (), table, flags)
+    if launcher and args.detach and not launcher.detaches:
+        problems.add(f"--detach: runs of the launcher {launcher.name} end with its command; leave the flag out")
+    problems.raise_if_any()
+    assert launcher
+    return launcher
 
 
 def jobs_of(args: Namespace) -> dict[str, Any]:

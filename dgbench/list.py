@@ -11,6 +11,7 @@ dgbench list backbones --search convnext
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import shutil
@@ -347,12 +348,39 @@ def attribute_docs(source: str, name: str) -> dict[str, str]:
     return docs
 
 
+def _launchers(args: Any, catalogue: Catalogue) -> Items:
+    """List the launchers, each with its options."""
+    from dgbench.launchers.launcher import (  # with planning, which the other lists do without
+        find_launcher,
+        launcher_names,
+    )
+
+    def details(name: str) -> Iterator[str]:
+        kind = find_launcher(name)
+        meanings = dict[str, str]()
+        for part in kind.__mro__:
+            if part.__module__ != "builtins" and dataclasses.is_dataclass(part):
+                source = Path(inspect.getfile(part)).read_text(encoding="utf-8")
+                meanings = attribute_docs(source, part.__name__) | meanings
+        yield from inspect.cleandoc(kind.__doc__ or "").splitlines()
+        yield ""
+        for field in dataclasses.fields(kind):
+            given = "" if field.default in (None, "", ()) else f" ({field.default})"
+            yield f"{field.name}{given}: {' '.join(meanings.get(field.name, '').split())}"
+
+    return {
+        name: Item(inspect.cleandoc(find_launcher(name).__doc__ or "").partition("\n")[0], partial(details, name))
+        for name in launcher_names()
+    }
+
+
 _OTHERS: Mapping[str, Callable[[Any, Catalogue], Items]] = {
     "sweeps": _sweeps,
     "backbones": _backbones,
     "selectors": _selectors,
     "presets": _presets,
     "settings": _settings,
+    "launchers": _launchers,
 }
 """What else than entries of a catalogue is listed."""
 _LISTS = (METHODS, *KINDS, *_OTHERS)

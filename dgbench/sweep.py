@@ -25,16 +25,16 @@ from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
 from dgbench.core.site import split_include
 from dgbench.core.wording import count_nouns, group_values, printable
-from dgbench.flags import add_options, asked_of, jobs_of, places_of, site_of
-from dgbench.launchers.base import STOPPED_EARLY, Slot
-from dgbench.launchers.estimate import estimate
+from dgbench.flags import add_options, asked_of, launcher_of, places_of, site_of
+from dgbench.launchers.base import STOPPED_EARLY
+from dgbench.launchers.launcher import Launcher, last_launcher
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.asking import merge_flags_over_file, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
-from dgbench.plan.options import EXECUTING, LAUNCH, PLACES
+from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.report.watch import Watch, follow
 from dgbench.store.folder import Store
@@ -69,13 +69,15 @@ def parser() -> cli.Parser:
     output = made["launch"].group("output")
     output.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     output.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
-    add_options(made["retry"], {"data": PLACES, "this machine": EXECUTING})
+    add_options(made["retry"], {"data": PLACES, "where runs execute": LAUNCHER, "this machine": EXECUTING})
     made["status"].epilog = f"{made['status'].epilog}\n\n{_STATES}"
     shown = made["status"].group("output")
     shown.add_argument("--json", action="store_true", help="one JSON object a run")
     shown.add_argument(
         "--watch", action="store_true", help="show each cell of the tables, again every 5 s till the end"
     )
+    for name in ("status", "cancel"):
+        add_options(made[name], {"where runs execute": (QUEUE,)})
     asking = {"launch": "launching", "retry": "running files", "delete_incomplete": "removing", "prune": "removing"}
     for name, doing in asking.items():
         made[name].group("output").add_argument(
@@ -101,10 +103,16 @@ def _launch(args: Any) -> int:
     if (args.output_dir / FILE).is_file() and not _may_run_files(args):
         return 1
     catalogue, problems = Catalogue(args.include or ()), Problems()
+    asked: dict[str, Any] | None = None
     with problems.collecting():
-        jobs = jobs_of(args)
+        asked = asked_of(args)
+        if args.sweep:
+            asked = merge_flags_over_file(read_sweep_file(args.sweep), asked)
     with problems.collecting():
-        sweep = _requested(args, catalogue)
+        launcher = launcher_of(args, (asked or {}).pop("launcher", {}))
+    with problems.collecting():
+        if asked is not None:
+            sweep = _planned(args, asked, catalogue)
     problems.raise_if_any()
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
@@ -115,18 +123,15 @@ def _launch(args: Any) -> int:
         cost = cost_of(sweep.plan, sweep.catalogue, save_models=models, save_predictions=predictions)
         print(*cost.lines(), sep="\n")
         return 0
-    slots = sweep.slots(jobs["jobs"], jobs["jobs_per_gpu"])
-    print(*estimate(sweep, slots, rehearse=_asks(args)), sep="\n", flush=True)
+    launcher.check(sweep)
+    print(*launcher.preview(sweep, rehearse=_asks(args)), sep="\n", flush=True)
     if _asks(args) and not _agreed_to_launch(sweep):
         return 1
-    return _execute(sweep, slots, jobs["grace"])
+    return _execute(sweep, launcher, args.detach)
 
 
-def _requested(args: Any, catalogue: Catalogue) -> Sweep:
+def _planned(args: Any, asked: Mapping[str, Any], catalogue: Catalogue) -> Sweep:
     """Plan the request of flags and file, or go on with the folder's own if there is none."""
-    asked = asked_of(args)
-    if args.sweep:
-        asked = merge_flags_over_file(read_sweep_file(args.sweep), asked)
     if asked:
         return prepare(args.output_dir, asked, site_of(args), catalogue)
     if not (args.output_dir / FILE).is_file():
@@ -161,25 +166,23 @@ def _retry(args: Any) -> int:
     dgbench retry runs/mine
     dgbench retry runs/mine --data_dir /new/place
     """
-    jobs = jobs_of(args)
+    launcher = launcher_of(args, {})
     if not _may_run_files(args):
         return 1
     sweep = reopen(args.output_dir, **places_of(args))
     print(f"{count_nouns(sweep.repair(), 'failed or damaged run')} may run again")
-    return _execute(sweep, sweep.slots(jobs["jobs"], jobs["jobs_per_gpu"]), jobs["grace"])
+    launcher.check(sweep)
+    return _execute(sweep, launcher, args.detach)
 
 
-def _execute(sweep: Sweep, slots: Sequence[Slot], grace: float) -> int:
-    from dgbench.launchers.interrupts import Interrupts  # with multiprocessing, which only executing needs
-
+def _execute(sweep: Sweep, launcher: Launcher, detach: bool) -> int:
     total = len(sweep.plan.runs)
     done = sum(state is State.DONE for state in sweep.states().values())
     before = f"{done:,}/{total:,} done, {total - done:,} left" if done else f"preparing {count_nouns(total, 'run')}"
     print(f"{before} in {sweep.root}", flush=True)  # what follows may take a while
     sweep.ensure_inputs()
     sweep.write()
-    with Interrupts() as interrupts:
-        code = sweep.execute(slots, interrupts, grace=grace)
+    code = launcher.execute(sweep, detach=bool(detach))
     return 1 if code == STOPPED_EARLY and sys.stdin.isatty() else code
 
 
@@ -268,6 +271,9 @@ def _status(args: Any) -> int:
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.restarts():
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
+    if launcher := last_launcher(args.output_dir, args.launcher or ()):
+        for line in launcher.queue(args.output_dir):
+            print(printable(line))
     unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
     if unused:
         runs = f"{count_nouns(unused, 'run')} in {args.output_dir}"
@@ -290,7 +296,11 @@ def _cancel(args: Any) -> int:
     if states <= {State.DONE}:
         print("all runs are done: nothing is running")
         return 0
+    launcher = last_launcher(args.output_dir, args.launcher or ())
     store.request_cancel()
+    if launcher:
+        for line in launcher.cancel(args.output_dir):
+            print(printable(line))
     if State.RUNNING not in states:  # a launch may be between two runs, or before its first
         print(f"nothing is running now; a launch that is about to start runs stops; to go on: {go_on(args.output_dir)}")
         return 0

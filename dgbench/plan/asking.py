@@ -50,6 +50,7 @@ T = TypeVar("T")
 KEYS = {option.name: option.type for option in OPTIONS.values() if option.part == "asked"} | {
     "setting": dict,
     "space": dict,
+    "launcher": dict,
 }
 """Key that a sweep file may hold -> its type. A flag of the same name wins over it."""
 _FOLD = ("train_domains", "val_domains", "test_domains")

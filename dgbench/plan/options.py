@@ -17,10 +17,11 @@ class Option:
     """An option of the command line, given by `--name`, and mostly also a key of sweep files."""
 
     name: str
-    part: Literal["asked", "flags", "setting", "site", "launch", "worker", "run"]
+    part: Literal["asked", "flags", "setting", "site", "launch", "launcher", "worker", "run"]
     """Destination of its value. `asked` and `flags` are requests for runs, which sweep files may hold in the first case
     only; `setting` is a field of the setting, and a table of sweep files; `site` is a field of the machine's `Site`;
-    `launch` says how to execute; `worker` when a worker leaves; `run` chooses the run that `train` makes.
+    `launch` says how to execute, `launcher` by which launcher, `worker` when a worker leaves; `run` chooses the run of
+    `train`.
     """
     type: type
     """Type of the value, as in a sweep file. Flags of type list take several words, those of type bool none."""
@@ -133,14 +134,28 @@ DEVICE = (
 
 EXECUTING = (
     Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", within="[1, inf)"),
-    Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", default=1, within="[1, inf)"),
+    Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", within="[1, inf)"),
     Option("retries", "site", int, "times that a failed run runs again (1)", "N", within="[0, inf)"),
-    Option("grace", "launch", float, "seconds to save runs when stopped (10)", "S", default=10, within="[0, inf)"),
+    Option("grace", "launch", float, "seconds to save runs when stopped (10)", "S", within="[0, inf)"),
     *DEVICE,
 )
 """Options of execution, which change no result but for the last digits: runs at the same time share the cores, and sums
 over fewer threads are rounded otherwise.
 """
+
+LAUNCHER = (
+    Option(
+        "launcher",
+        "launcher",
+        list,
+        "where runs execute: one of `dgbench list launchers`, or a file, with its options (local)",
+        "NAME OPTION=VALUE",
+    ),
+    Option("detach", "launcher", bool, "leave as soon as the launcher's jobs are submitted"),
+)
+"""Options that choose where runs execute."""
+QUEUE = replace(LAUNCHER[0], help="the launcher whose jobs are meant, if it is a file (the last one)", metavar="FILE")
+"""Option of commands that ask a launcher about its jobs."""
 
 LEAVING = (
     Option(
@@ -183,7 +198,8 @@ THREADS = (Option("threads", "run", int, "threads (default: one a core)", "N", w
 """Option of `train` alone: a sweep shares the cores among its runs."""
 
 OPTIONS = {
-    option.name: option for option in (*REQUEST, *TRAINING, *DATA, *EXECUTING, *LEAVING, *OUTPUT, *ONE_RUN, *THREADS)
+    option.name: option
+    for option in (*REQUEST, *TRAINING, *DATA, *LAUNCHER, *EXECUTING, *LEAVING, *OUTPUT, *ONE_RUN, *THREADS)
 }
 """Name -> option."""
 
@@ -194,6 +210,7 @@ LAUNCH: Groups = {
     "which runs": REQUEST,
     "how they train": TRAINING,
     "data": DATA,
+    "where runs execute": LAUNCHER,
     "this machine": EXECUTING,
     "output": OUTPUT,
 }
@@ -210,7 +227,7 @@ WORKER: Groups = {
     "data": PLACES,
     "this machine": (
         OPTIONS["jobs"],
-        OPTIONS["jobs_per_gpu"],
+        replace(OPTIONS["jobs_per_gpu"], default=1),
         replace(OPTIONS["grace"], default=25, help="seconds to save runs when stopped (25)"),
         OPTIONS["device"],
         OPTIONS["workers"],

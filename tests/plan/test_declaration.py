@@ -15,7 +15,9 @@ from dgbench.core.protocol import Explicit, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
-from dgbench.flags import add_options, asked_of, jobs_of, leaving_of, places_of, run_of, site_of
+from dgbench.flags import add_options, asked_of, launcher_of, leaving_of, places_of, run_of, site_of
+from dgbench.launchers.launcher import Launcher
+from dgbench.launchers.machine import Local
 from dgbench.plan.asking import (
     KEYS,
     count_training_runs,
@@ -245,15 +247,22 @@ def test_an_options_value_has_a_place_in_its_part() -> None:
         names.setdefault(option.part, set()).add(name)
     assert names["site"] <= {field.name for field in dataclasses.fields(Site)}
     assert names["setting"] <= {field.name for field in dataclasses.fields(setting())}
-    assert names["launch"] == jobs_of(flags()).keys()
+    assert names["launch"] == {field.name for field in dataclasses.fields(Launcher)}
     assert names["worker"] == leaving_of(flags()).keys()
     assert names["run"] == run_of(flags()).keys()
-    assert names["asked"] == KEYS.keys() - {"setting", "space"}
+    assert names["asked"] == KEYS.keys() - {"setting", "space", "launcher"}
 
 
 def test_what_flags_say_of_the_launcher() -> None:
-    assert jobs_of(flags("--jobs", "3")) == {"jobs": 3, "jobs_per_gpu": 1, "grace": 10}
-    assert refused(jobs_of, flags("--jobs", "0", "--jobs-per-gpu", "0", "--grace", "-1")) == (
+    def launcher(args: Any) -> Launcher:
+        return launcher_of(args, {"name": "local", "jobs": 2, "jobs_per_gpu": 4})
+
+    assert launcher(flags("--jobs", "3")) == Local(jobs=3, jobs_per_gpu=4, grace=10)
+    assert launcher(flags("--launcher", "local", "jobs=3")) == Local(jobs=3, jobs_per_gpu=4)
+    assert refused(launcher, flags("--detach")) == (
+        "--detach: runs of the launcher local end with its command; leave the flag out",
+    )
+    assert refused(launcher, flags("--jobs", "0", "--jobs-per-gpu", "0", "--grace", "-1")) == (
         "--jobs must be at least 1, not 0",
         "--jobs_per_gpu must be at least 1, not 0",
         "--grace must be at least 0, not -1.0",

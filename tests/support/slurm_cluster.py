@@ -82,6 +82,7 @@ class Cluster:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.env = {**os.environ, "PATH": _PATH, "SLURM_CONF": str(root / "slurm.conf")}
+        self._hurried = 0.0
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -129,7 +130,10 @@ class Cluster:
         return done.stdout.strip()
 
     def hurry(self) -> None:
-        """Let jobs that were requeued start now: Slurm holds them back for two minutes."""
+        """Let jobs that were requeued start now: Slurm holds them back for two minutes. It is asked once a second."""
+        if time.monotonic() - self._hurried < 1:
+            return
+        self._hurried = time.monotonic()
         for line in self.call("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i %r").splitlines():
             job, _, reason = line.partition(" ")
             if reason == "BeginTime":
