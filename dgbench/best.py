@@ -18,14 +18,16 @@ from dgbench.core.grid import columns
 from dgbench.core.wording import printable, unknown_name
 from dgbench.report.again import Best, best_of
 from dgbench.report.folders import open_results
-from dgbench.report.selectors import SELECTORS, default_selectors, selectors
+from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
 
 
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench best", doc=__doc__)
     found.add_folder("input_dir", "the sweep's folder, dgbench's or DomainBed's")
-    found.add_argument("--selector", metavar="NAME", help=f"one of {', '.join(SELECTORS)}; default: collect's first")
+    found.add_argument(
+        "--selector", metavar="NAME", help=f"one of {', '.join(ALL_SELECTORS)}; default: collect's first"
+    )
     found.add_argument("--algorithms", nargs="+", default=[], metavar="NAME", help="only these rows")
     found.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="only these data sets")
     found.add_argument("--trial", type=int, metavar="N", help="only this trial")

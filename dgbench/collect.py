@@ -23,10 +23,13 @@ from dgbench.report.differences import BASELINE, with_coverage, with_differences
 from dgbench.report.errors import KINDS, STANDARD, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
+from dgbench.report.predictions.chosen import check_names
+from dgbench.report.predictions.metrics import METRICS
+from dgbench.report.predictions.section import metric_sections
 from dgbench.report.render import FORMATS
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
-from dgbench.report.selectors import SELECTORS, default_selectors, selectors
+from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
 from dgbench.report.tables import Columns, Report, build
 from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
 from dgbench.store.files import write_atomic
@@ -45,7 +48,7 @@ def parser() -> cli.Parser:
     found = cli.Parser(prog="dgbench collect", doc=__doc__)
     found.add_folder("input_dir", "folders of sweeps, dgbench's or DomainBed's; several make one table", several=True)
     found.add_argument("--format", default="text", help=f"one of {', '.join(_FORMATS)}; default: text")
-    found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
+    found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(ALL_SELECTORS)}")
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     found.add_argument(
         "--beside",
@@ -63,6 +66,13 @@ def parser() -> cli.Parser:
         action="store_true",
         help="for each data set also: intervals, tests, what was searched and lost; "
         f"in formats {', '.join(_WITH_STATISTICS)}",
+    )
+    found.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"further tables, from kept predictions: some of {', '.join(METRICS)}",
     )
     found.add_argument(
         "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
@@ -93,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
     args, problems = parser().parse_args(argv), Problems()
     with problems.collecting():
         chosen = selectors(args.selector)
+    with problems.collecting():
+        check_names(args.metrics)
     for problem in _contradictions(args):
         problems.add(problem)
     parts = {}
@@ -113,10 +125,9 @@ def _contradictions(args: Any) -> Iterator[str]:
         yield unknown_name("format", args.format, _FORMATS)
     if args.statistics and args.format not in _WITH_STATISTICS:
         yield f"--statistics goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
-    if args.beside and args.format not in _WITH_STATISTICS:
-        yield f"--beside goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
-    if args.reference and args.format not in _WITH_STATISTICS:
-        yield f"--reference goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
+    for flag in ("beside", "metrics", "reference"):
+        if getattr(args, flag) and args.format not in _WITH_STATISTICS:
+            yield f"--{flag} goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
     if args.output and not args.output.parent.is_dir():
         yield f"--output {args.output}: there is no folder {args.output.parent}"
     if args.format == PARQUET and not args.output:
@@ -156,6 +167,9 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
         from dgbench.report.published import beside, read_blocks
 
         report = replace(report, sections=beside(whole, results, read_blocks()))
+    if args.metrics:
+        further = metric_sections(results, chosen or default_selectors(results), args.metrics, args.partial)
+        report = replace(report, sections=(*further, *report.sections))
     if args.statistics:
         further = statistics_sections(whole, results, args.reference)
         report = replace(report, sections=(*further, *report.sections))

@@ -273,7 +273,7 @@ def _backbone(name: str) -> Iterator[str]:
 def _selectors(args: Any, catalogue: Catalogue) -> Items:
     """List the ways of choosing models."""
     from dgbench.report.select import Selector  # imports numpy, which the other lists do without
-    from dgbench.report.selectors import SELECTORS
+    from dgbench.report.selectors import ALL_SELECTORS
 
     def details(selector: Selector) -> Iterator[str]:
         yield f"in tables: {selector.label}"
@@ -284,7 +284,7 @@ def _selectors(args: Any, catalogue: Catalogue) -> Items:
 
     return {
         name: Item(f"reads {found.reads.format(metric='accuracy')}, {found.steps}", partial(details, found))
-        for name, found in SELECTORS.items()
+        for name, found in ALL_SELECTORS.items()
     }
 
 

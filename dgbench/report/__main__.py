@@ -17,7 +17,7 @@ from dgbench.core.paths import check_folder
 from dgbench.report.frames import load_results
 from dgbench.report.page.build import build_page, check_packages, write_figures
 from dgbench.report.select import Selector
-from dgbench.report.selectors import SELECTORS, default_selectors, selectors
+from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
 from dgbench.store.files import write_atomic
 
 OUTPUT = Path("report.html")
@@ -33,7 +33,7 @@ def parser() -> cli.Parser:
     found.add_argument(
         "--figures", type=Path, metavar="DIR", help="write each figure there; the report only if --output is given too"
     )
-    found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(SELECTORS)}")
+    found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(ALL_SELECTORS)}")
     found.add_argument(
         "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
     )

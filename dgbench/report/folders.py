@@ -23,6 +23,7 @@ from dgbench.plan.provenance import Provenance
 from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.domainbed.reader import is_sweep, read_sweep
 from dgbench.report.origin import add_up
+from dgbench.report.predictions.kept import KeptPredictions
 from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot, read_results
 
 
@@ -109,6 +110,7 @@ def combine(results: Mapping[str, Results]) -> Results:
         missing_classes=_union(found.missing_classes for found in results.values()),
         settings=_union(found.settings for found in results.values()),
         facts=_union(found.facts for found in results.values()),
+        kept=KeptPredictions(*(root for found in results.values() for root in found.kept.roots)),
         folders={folder: found.rows for folder, found in results.items()},
     )
 

@@ -26,6 +26,7 @@ from dgbench.report.errors import KINDS, STYLES, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.networks import networks_frame
 from dgbench.report.plots import Plots
+from dgbench.report.predictions.frame import metrics_frame
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
 from dgbench.report.select import Outcome, Selector
@@ -210,6 +211,21 @@ class SweepResults:
             against the oracle), refused (str).
         """
         return study_frames.statistics(self.results, self._selector(selector), reference)
+
+    def metrics(self, selector: str | None = None, names: Sequence[str] = (), *, partial: bool = False) -> pd.DataFrame:
+        """Return metrics of the chosen models' kept predictions on the test domains; see `dgbench collect --metrics`.
+
+        Args:
+            selector: Its name; None for the first of `dgbench collect`.
+            names: Metrics, keys of `METRICS`; empty for all.
+            partial: Whether choices count that stand on fewer runs than planned.
+
+        Returns:
+            A line for each row, data set, fold, trial, metric and, of `per_class`, class, with the columns row,
+            dataset, held_out, metric, of_class (str; empty for all classes), trial (int64), value (float64: shares in
+            [0, 1]; NaN where there is none) and why (str: why there is none).
+        """
+        return metrics_frame(self.results, self._selector(selector), names, partial)
 
     def ranks(self, selector: str | None = None) -> pd.DataFrame:
         """Rank the rows over data sets, or over the folds of a single one, by several rules; the best mean rank first.

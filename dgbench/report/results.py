@@ -35,6 +35,7 @@ from dgbench.data.facts import DatasetFacts, length_and_network
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.provenance import Provenance
 from dgbench.report.origin import Origin, started_of
+from dgbench.report.predictions.kept import KeptPredictions
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RECORDS, RunFolder, State
 from dgbench.store.sealed import CorruptFile
@@ -97,7 +98,7 @@ class Gap:
     hparams_seed: int
     trial: int
     state: str
-    """`missing`, `waiting`, `running`, `failed`, `unfinished` or `damaged`."""
+    """`missing`, `waiting`, `running`, `failed`, `unfinished`, `damaged` or `without kept predictions`."""
     why: str = ""
     """The error of a run that failed or is damaged; else empty."""
 
@@ -159,6 +160,8 @@ class Results:
     """Data set -> what the plan knows of it; empty for DomainBed's folders."""
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
+    kept: KeptPredictions = field(default_factory=KeptPredictions, repr=False, compare=False)
+    """The predictions that runs keep; none of DomainBed's."""
     choices: dict[tuple[str, str, str, int, int], Any] = field(default_factory=dict, init=False, repr=False)
     """(selector, row, data set, fold, trial) -> its `select.Outcome`, of those that were asked for so far."""
 
@@ -288,6 +291,7 @@ class _Reader:
             provenance=table.provenance,
             origin=self.origin,
             notes=tuple(self.notes),
+            kept=KeptPredictions(self.root),
             setting=fields_of(table.setting),
             settings={name: length_and_network(table.setting, facts) for name, facts in table.datasets.items()},
             facts=table.datasets,

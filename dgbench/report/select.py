@@ -86,19 +86,19 @@ class Outcome:
 class Selector(ABC):
     """Base of every selector: rates the models of a run and chooses among hyperparameter seeds.
 
-    Instances have no state; `selectors.SELECTORS` holds one of each class. Class attributes describe to readers of
-    tables which records the selector reads.
+    Instances have no state; `selectors.SELECTORS` holds one of each class. Attributes describe to readers of tables
+    which records the selector reads.
     """
 
-    name: ClassVar[str]
+    name: str
     """Name on the command line and in records of tables."""
-    label: ClassVar[str]
+    label: str
     """Name in table titles, DomainBed's where it has the selector."""
-    reads: ClassVar[str]
+    reads: str
     """The views that decide, with `{metric}` in place of the metric's name."""
-    steps: ClassVar[str] = "at every evaluated step"
+    steps: str = "at every evaluated step"
     """Which models of a training run are compared."""
-    of_adapted: ClassVar[str] = "of the best model in validation and the last"
+    of_adapted: str = "of the best model in validation and the last"
     """Which models are compared if the run adapts another run's."""
     last_only: ClassVar[bool] = False
     """Whether a run's last model alone is read."""

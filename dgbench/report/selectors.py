@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dgbench.core.errors import Problems
 from dgbench.core.protocol import FixedSplit
 from dgbench.core.wording import unknown_name
+from dgbench.report.predictions.metrics import BY_CLASS, METRICS
+from dgbench.report.predictions.selector import KeptMetric
 from dgbench.report.results import Results
 from dgbench.report.select import LeaveOneDomainOutSelection, Oracle, Selector, TrainingDomain, ValidationDomain
 
@@ -17,6 +19,14 @@ SELECTORS: Mapping[str, Selector] = {
 """Selector by name, in the order of the tables."""
 
 
+METRIC_SELECTORS: Mapping[str, Selector] = {
+    selector.name: selector for selector in (KeptMetric(metric) for name, metric in METRICS.items() if name != BY_CLASS)
+}
+"""Selector by a metric of kept predictions -> itself; no table has them unless they are asked for."""
+ALL_SELECTORS: Mapping[str, Selector] = {**SELECTORS, **METRIC_SELECTORS}
+"""Every selector by name."""
+
+
 def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
     """Return the selectors of these names, each once, in the order given.
 
@@ -25,10 +35,10 @@ def selectors(names: Iterable[str]) -> tuple[Selector, ...]:
     """
     problems = Problems()
     for name in names:
-        if name not in SELECTORS:
-            problems.add(unknown_name("selector", name, SELECTORS))
+        if name not in ALL_SELECTORS:
+            problems.add(unknown_name("selector", name, ALL_SELECTORS))
     problems.raise_if_any()
-    return tuple(SELECTORS[name] for name in dict.fromkeys(names))
+    return tuple(ALL_SELECTORS[name] for name in dict.fromkeys(names))
 
 
 def default_selectors(results: Results) -> tuple[Selector, ...]:

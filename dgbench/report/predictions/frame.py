@@ -1,0 +1,33 @@
+"""Make the frame of `SweepResults.metrics`.
+
+pandas is imported only inside functions, because this file is also imported where no frame is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dgbench.report.predictions.chosen import check_names, chosen_values
+from dgbench.report.predictions.metrics import METRICS
+from dgbench.report.results import Results
+from dgbench.report.select import Selector
+from dgbench.report.study_frames import able_datasets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("row", "dataset", "held_out", "trial", "metric", "of_class", "value", "why")
+
+
+def metrics_frame(results: Results, selector: Selector, names: Sequence[str], partial: bool) -> pd.DataFrame:
+    """Make the frame of `SweepResults.metrics`."""
+    import pandas as pd
+
+    found = check_names(names) or tuple(METRICS)
+    lines = [
+        (v.row, v.dataset, "+".join(results.folds[v.fold].held_out), v.trial, v.metric, v.of_class, v.value, v.why)
+        for dataset in able_datasets(results, selector)
+        for v in chosen_values(results, selector, dataset, found, partial)
+    ]
+    return pd.DataFrame(lines, columns=list(_COLUMNS)).astype({"trial": "int64", "value": "float64"})

@@ -1,0 +1,92 @@
+"""Find and read the predictions that the runs of sweep folders keep, each file once for all that look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dgbench.core.protocol import View
+from dgbench.report.predictions.metrics import METRICS, LackingError, Predicted, predicted_views
+from dgbench.store.predictions import find_steps, read
+from dgbench.store.run_folder import RUNS
+from dgbench.store.sealed import CorruptFile
+
+
+class KeptPredictions:
+    """The predictions that the runs of some sweep folders keep, and the metrics computed from them so far.
+
+    Args:
+        roots: The sweep folders; none for DomainBed's, which keep no predictions.
+    """
+
+    def __init__(self, *roots: Path | str) -> None:
+        self.roots = tuple(map(Path, roots))
+        self._steps: dict[str, Mapping[tuple[str, int], Path]] = {}
+        self._values: dict[tuple[Path, str, tuple[View, ...]], Mapping[str, float] | str] = {}
+        self._last: tuple[tuple[Path, tuple[View, ...]], list[Predicted]] | None = None
+
+    def steps(self, run: str) -> Mapping[tuple[str, int], Path]:
+        """Return (predictor, step) -> file of a run's models whose predictions are kept."""
+        if run not in self._steps:
+            found = (_steps_of(root / RUNS / run) for root in self.roots)
+            self._steps[run] = next(filter(None, found), {})
+        return self._steps[run]
+
+    def predicted(self, run: str, predictor: str, step: int, views: Sequence[View]) -> list[Predicted]:
+        """Return the kept predictions of a model on some views.
+
+        Args:
+            run: The run's id.
+            predictor: Its predictor.
+            step: The step after which the model was taken.
+            views: The views.
+
+        Raises:
+            LackingError: They are not kept, or the file is not what was written.
+        """
+        path = self.steps(run).get((predictor, step))
+        if path is None:
+            raise LackingError("its predictions are not kept")
+        key = path, tuple(views)
+        if self._last is None or self._last[0] != key:
+            try:
+                found = read(path, map(str, views))
+            except CorruptFile as error:
+                raise LackingError(str(error)) from None
+            self._last = key, predicted_views(found, {str(view): view.domain for view in views})
+        return self._last[1]
+
+    def metric(self, name: str, run: str, predictor: str, step: int, views: Sequence[View]) -> Mapping[str, float]:
+        """Return class -> value of a metric of a model; one value under the empty name, but for metrics by class.
+
+        Args:
+            name: The metric, a key of `METRICS`.
+            run: The run's id.
+            predictor: Its predictor.
+            step: The step after which the model was taken.
+            views: The views.
+
+        Raises:
+            LackingError: Something that it needs is not kept.
+        """
+        path = self.steps(run).get((predictor, step))
+        if path is None:
+            raise LackingError("its predictions are not kept")
+        key = path, name, tuple(views)
+        if key not in self._values:
+            try:
+                self._values[key] = METRICS[name].compute(self.predicted(run, predictor, step, views))
+            except LackingError as error:
+                self._values[key] = str(error)
+        found = self._values[key]
+        if isinstance(found, str):
+            raise LackingError(found)
+        return found
+
+
+def _steps_of(folder: Path) -> Mapping[tuple[str, int], Path]:
+    """Return (predictor, step) -> file in a run's folder; empty if one is damaged, as then none is believed."""
+    try:
+        return find_steps(folder)
+    except CorruptFile:
+        return {}
