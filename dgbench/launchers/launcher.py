@@ -25,7 +25,11 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.options import OPTIONS
 from dgbench.store.files import read_object, write_json
 
-SHIPPED = {"local": "dgbench.launchers.machine", "slurm": "dgbench.launchers.slurm"}
+SHIPPED = {
+    "here": "dgbench.launchers.here",
+    "local": "dgbench.launchers.machine",
+    "slurm": "dgbench.launchers.slurm",
+}
 """Name -> module of the launchers that the package brings."""
 DEFAULT = "local"
 """Name of the launcher of a launch that asks for none."""

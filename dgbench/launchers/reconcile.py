@@ -26,7 +26,7 @@ from dgbench.core.site import Site
 from dgbench.core.wording import printable
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
-from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, Slot, Terms
+from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, Engine, Observer, Slot, Terms
 from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.onset import late_onsets
@@ -173,10 +173,46 @@ class Sweep:
             The exit code; see `Summary.exit_code`.
         """
         # Not at the top: multiprocessing and rich take long to import, and only executing needs them.
-        from dgbench.launchers.driver import drive
         from dgbench.launchers.forkserver import ForkServer, ForkServerDied
         from dgbench.launchers.local import LocalSlots
         from dgbench.launchers.progress import progress
+
+        engine = LocalSlots(
+            self.store,
+            slots,
+            make_job=self.job,
+            start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
+            interrupts=interrupts,
+            grace=grace,
+        )
+        with progress(self.store, self.plan.runs, len(slots)) as observer:
+            try:
+                return self.execute_by(engine, interrupts, observer, terms, first)
+            except ForkServerDied as error:
+                print(f"dgbench: error: {error}", file=sys.stderr)
+                return STOPPED_EARLY
+
+    def execute_by(
+        self,
+        engine: Engine,
+        interrupts: Interrupts,
+        observer: Observer,
+        terms: Terms = TO_THE_END,
+        first: int = 0,
+    ) -> int:
+        """Execute the unfinished runs by an engine, and print how it ended.
+
+        Args:
+            engine: An engine without attempts; it is closed at the end.
+            interrupts: Signals that stop it.
+            observer: Called with every event.
+            terms: Conditions under which it leaves before all runs are settled.
+            first: Place in the plan of the run that starts first.
+
+        Returns:
+            The exit code; see `Summary.exit_code`.
+        """
+        from dgbench.launchers.driver import drive  # with multiprocessing, as in `execute`
 
         if any(state is not State.DONE for state in self.states().values()):
             try:
@@ -184,22 +220,7 @@ class Sweep:
             except Stopped:
                 print(f"stopped while images are decoded; to go on: {go_on(self.root)}")
                 return STOPPED_EARLY
-        with progress(self.store, self.plan.runs, len(slots)) as observer:
-            engine = LocalSlots(
-                self.store,
-                slots,
-                make_job=self.job,
-                start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
-                interrupts=interrupts,
-                grace=grace,
-            )
-            try:
-                summary = drive(
-                    self.store, self.plan.runs, engine, self.site.retries, interrupts, observer, terms, first
-                )
-            except ForkServerDied as error:
-                print(f"dgbench: error: {error}", file=sys.stderr)
-                return STOPPED_EARLY
+        summary = drive(self.store, self.plan.runs, engine, self.site.retries, interrupts, observer, terms, first)
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
         if summary.left and summary.exit_code:
             print(f"to go on: {go_on(self.root)}")
