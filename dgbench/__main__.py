@@ -30,6 +30,7 @@ OF_SWEEPS = {
 COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "best": "print the chosen hyperparameters, and commands that train the chosen runs again",
+    "predictions": "write the kept predictions of the chosen models as csv",
     "report": "write tables, figures and every run of a sweep as one page that opens in a browser",
     "worker": "execute runs of a sweep beside other machines, until none is left",
     "export": "write a sweep as a folder that DomainBed's collector reads",

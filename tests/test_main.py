@@ -100,5 +100,7 @@ def test_help_groups_the_options_of_a_launch(command: str, capsys: pytest.Captur
     which = ["positional arguments:", "options:", "which runs:", "how they train:"]
     assert titles == [
         *(which if command == "launch" else ["options:", "which run:", "how it trains:"]),
-        *("data:", "this machine:", "output:", "examples:"),
+        "data:",
+        *(["where runs execute:"] if command == "launch" else []),
+        *("this machine:", "output:", "examples:"),
     ]

@@ -1,0 +1,130 @@
+"""List the kept predictions of chosen models, an example a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from dgbench.core.protocol import View
+from dgbench.report.predictions.chosen import chosen_series
+from dgbench.report.predictions.metrics import LackingError, Predicted, predicted_views
+from dgbench.report.results import Results
+from dgbench.report.select import Selector
+from dgbench.store.predictions import PredictedView, read
+from dgbench.store.sealed import CorruptFile
+
+
+@dataclass(frozen=True)
+class Line:
+    """The prediction of a chosen model for one example. Its fields are the columns of `dgbench predictions`."""
+
+    row: str
+    dataset: str
+    held_out: str
+    """The fold's held-out domains, joined by `+`."""
+    trial: int
+    run: str
+    """Id of the model's run."""
+    step: int
+    """The step after which the model was taken."""
+    domain: str
+    """Domain of the example."""
+    part: str
+    """Part of the domain that the example lies in, `in` or `out`."""
+    position: int
+    """Position of the example in its domain."""
+    file: str
+    """Path below the data set's folder; empty where the example is no file."""
+    label: str
+    """Name of its class."""
+    predicted: str
+    """Name of the class with the largest logit."""
+    probability: float
+    """Of that class, by the softmax: in [0, 1]."""
+
+
+COLUMNS = tuple(field.name for field in fields(Line))
+"""Names of the columns, in their order."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A choice whose predictions can't be listed."""
+
+    row: str
+    dataset: str
+    held_out: str
+    trial: int
+    why: str
+    """The reason."""
+
+
+def list_predictions(
+    results: Results,
+    selector: Selector,
+    rows: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    held_out: Sequence[str] = (),
+    trials: Sequence[int] = (),
+) -> Iterator[Line | Lacking]:
+    """Yield the kept predictions of the chosen models on the test views, in the order of the tables.
+
+    Args:
+        results: The sweep.
+        selector: The selector.
+        rows: These rows only; none: all.
+        datasets: These data sets only; none: all.
+        held_out: Folds that hold out one of these domains only; none: all.
+        trials: These trials only; none: all.
+
+    Yields:
+        A line for each example, or for each choice without kept predictions the reason.
+    """
+    for dataset in datasets or results.datasets:
+        for row in rows or results.rows:
+            for position, trial in _places(results, row, dataset, held_out, trials):
+                place = row, dataset, "+".join(results.folds[position].held_out), trial
+                try:
+                    yield from _of_choice(results, selector, position, place)
+                except LackingError as error:
+                    yield Lacking(*place, str(error))
+
+
+def _places(
+    results: Results, row: str, dataset: str, held_out: Sequence[str], trials: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Yield the requested folds and trials of a row."""
+    spots = results.candidates.get((row, dataset), {})
+    for position in results.reported(dataset):
+        if not held_out or set(held_out) & set(results.folds[position].held_out):
+            yield from sorted((p, trial) for p, trial in spots if p == position and (not trials or trial in trials))
+
+
+def _of_choice(results: Results, selector: Selector, position: int, place: tuple[str, str, str, int]) -> Iterator[Line]:
+    """Yield the lines of one choice; raise `LackingError` if there are none."""
+    row, dataset, _, trial = place
+    series, step = chosen_series(results, selector, row, dataset, position, trial)
+    path = results.kept.steps(series.run).get((series.predictor, step))
+    if path is None:
+        raise LackingError("its predictions are not kept: launch with --save_predictions")
+    views = {str(view): view for view in results.folds[position].test}
+    try:
+        kept = read(path, views)
+    except CorruptFile as error:
+        raise LackingError(str(error)) from None
+    readable = predicted_views(kept, {name: view.domain for name, view in views.items()})
+    for found, (name, view) in zip(readable, views.items(), strict=True):
+        yield from _of_view((*place, series.run, step), view, found, kept.views[name])
+
+
+def _of_view(
+    choice: tuple[str, str, str, int, str, int], view: View, found: Predicted, kept: PredictedView
+) -> Iterator[Line]:
+    """Yield a line for each example of a view."""
+    files = kept.files or [""] * len(found.labels)
+    columns = (np.asarray(kept.positions), found.labels, found.predicted, found.confidence)
+    for file, position, label, predicted, confidence in zip(files, *(c.tolist() for c in columns), strict=True):
+        names = found.classes[label], found.classes[predicted]
+        yield Line(*choice, view.domain, view.part, position, file, *names, confidence)
