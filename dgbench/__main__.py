@@ -33,12 +33,12 @@ COMMANDS = {
     "predictions": "write the kept predictions of the chosen models as csv",
     "report": "write tables, figures and every run of a sweep as one page that opens in a browser",
     "worker": "execute runs of a sweep beside other machines, until none is left",
-    "export": "write a sweep as a folder that DomainBed's collector reads",
+    "export": "write a sweep for TensorBoard, MLflow, Weights & Biases, or DomainBed's collector",
     "train": "train one run, in this process, and print its table",
     "list": "algorithms, averages, mergers, adapters, data sets, sweeps, backbones, selectors, settings",
     "download": "fetch a data set, organize files that you have, or check those in its folder",
     "new": "print a file to start from: an algorithm, average, merger, adapter or data set of yours",
-    "check": "check algorithms, ours or yours, against the rules that hold for every algorithm",
+    "check": "check algorithms and data sets, ours or yours, against the rules that hold for all of them",
     "sweep": "the commands above `collect`, by one name: `dgbench sweep launch`",
 }
 """Name of a module in `dgbench` -> what `--help` says of its command."""

@@ -1,8 +1,9 @@
-"""Check algorithms against the rules that hold for every algorithm, and print a matrix of algorithms and questions.
+"""Check algorithms and data sets against the rules that hold for all of them, and print a matrix of answers.
 
     dgbench check mine.py
     dgbench check mine.py:Mine ERM --draws 5
     dgbench check --all --jobs 4
+    dgbench check --datasets Clusters folder:/data/birds --include clusters.py
 
 Everything that is wrong is printed below the matrix; the exit code is then 1.
 """
@@ -10,16 +11,27 @@ Everything that is wrong is printed below the matrix; the exit code is then 1.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.core.errors import UserError
+from dgbench.catalogue.sources import open_dataset, split_datasets
+from dgbench.conformance.data import QUESTIONS as DATA_QUESTIONS
+from dgbench.conformance.data import DataSubject
+from dgbench.conformance.data import examine as examine_data
+from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
-from dgbench.core.wording import count_nouns, format_ranges, group_values
+from dgbench.core.progress import print_line
+from dgbench.core.site import Site
+from dgbench.core.wording import count_nouns, format_duration, format_ranges, group_values, printable
+from dgbench.plan.options import OPTIONS
 
 if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
@@ -31,8 +43,11 @@ Answers = Mapping[str, "Sequence[Finding]"]
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench check", doc=__doc__)
-    found.add_argument("what", nargs="*", metavar="NAME|FILE", help="algorithms, or files that hold some")
+    found.add_argument("what", nargs="*", metavar="NAME|FILE", help="algorithms, or files that hold some, or data sets")
     found.add_argument("--all", action="store_true", help="every algorithm of the catalogue")
+    found.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=OPTIONS["datasets"].help)
+    found.add_argument("--data_dir", type=Path, metavar="DIR", help=OPTIONS["data_dir"].help)
+    found.add_argument("--include", nargs="+", default=[], metavar="FILE", help=OPTIONS["include"].help)
     found.add_argument("--draws", type=int, default=2, help="random hyperparameters beside the defaults (2)")
     found.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     found.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
@@ -41,20 +56,41 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Examine algorithms and print the matrix; return 0, or 1 if anything is wrong."""
-    args = parser().parse_args(argv)
-    files = [word for word in args.what if _is_file(word)]
+    """Examine algorithms and data sets and print the matrices; return 0, or 1 if anything is wrong."""
+    args, problems = parser().parse_args(argv), Problems()
+    files = [*(word for word in args.what if _is_file(word)), *args.include]
     catalogue = Catalogue(files)
-    names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
-    answers = dict(_examined(names, files, args.device, args.draws, args.jobs))
-    rows = list(_cells(answers))
-    if args.markdown:
-        rows[0][0] = "algorithm"
-        lines = list(pipes(rows, ["---"] * len(rows[0])))
-    else:
-        lines = [line.rstrip() for line in columns(rows)]
-    print("\n".join([*lines, *_format_problems(answers), *_said(answers, args.draws, args.device)]))
-    return 1 if any(finding.wrong for findings in answers.values() for finding in findings) else 0
+    names, subjects = list[str](), list[DataSubject]()
+    if not (args.what or args.datasets or args.all):
+        raise UserError("name algorithms or files to check, or say --all; data sets by --datasets")
+    with problems.collecting():
+        names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
+    with problems.collecting():
+        datasets = dict.fromkeys([*args.datasets, *_own_datasets(args.what, catalogue)])
+        subjects = _subjects(list(datasets), str(args.data_dir or ""), catalogue)
+    problems.raise_if_any()
+    total = len(names) + len(subjects)
+    data_answers = dict(_examined_data(subjects, total))
+    answers = dict(_examined(names, files, args.device, args.draws, args.jobs, total))
+    lines = list[str]()
+    if names:
+        lines += [*_matrix("algorithm", _cells(answers), markdown=args.markdown), *_format_problems(answers)]
+        lines += _said(answers, args.draws, args.device)
+    if subjects:
+        lines += [""] if lines else []
+        lines += _matrix("data set", _data_cells(data_answers), markdown=args.markdown)
+        lines += _said_of_data(data_answers)
+    print("\n".join(lines))
+    wrong = any(finding.wrong for findings in answers.values() for finding in findings)
+    return 1 if wrong or any(any(found.values()) for found in data_answers.values()) else 0
+
+
+def _matrix(title: str, rows: Iterable[list[str]], *, markdown: bool) -> list[str]:
+    """Format rows as a table, the first of them its head."""
+    head, *others = rows
+    if markdown:
+        return list(pipes([[title, *head[1:]], *others], ["---"] * len(head)))
+    return [line.rstrip() for line in columns([head, *others])]
 
 
 def _is_file(word: str) -> bool:
@@ -62,8 +98,6 @@ def _is_file(word: str) -> bool:
 
 
 def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> Iterator[str]:
-    if not words and not everything:
-        raise UserError("name algorithms or files to check, or say --all")
     algorithms = catalogue.of_kind("algorithm")
     if everything:
         yield from algorithms
@@ -72,9 +106,59 @@ def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> I
             yield catalogue.get("algorithm", word).name
             continue
         own = [name for name, entry in algorithms.items() if _lies_in(entry.file, word)]
-        if not own:
-            raise UserError(f"{word} holds no algorithm")
+        if not own and not any(_own_datasets([word], catalogue)):
+            raise UserError(f"{word} holds no algorithm and no data set")
         yield from own
+
+
+def _own_datasets(words: Sequence[str], catalogue: Catalogue) -> Iterator[str]:
+    """Yield the data sets that files among the words define."""
+    for word in filter(_is_file, words):
+        yield from (name for name, entry in catalogue.of_kind("dataset").items() if _lies_in(entry.file, word))
+
+
+def _subjects(texts: Sequence[str], data_dir: str, catalogue: Catalogue) -> list[DataSubject]:
+    """Open data sets; raise UserError with everything that is wrong with their names and files."""
+    paths, problems, found = split_datasets(texts, catalogue), Problems(), list[DataSubject]()
+    site = Site(data_dir=data_dir, paths=paths)
+    for name in paths:
+        with problems.collecting():
+            opened = open_dataset(name, site, catalogue)
+            found.append(DataSubject(name, opened, partial(open_dataset, name, site, Catalogue(catalogue.include))))
+    problems.raise_if_any()
+    return found
+
+
+def _examined_data(subjects: Sequence[DataSubject], total: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each data set with question -> problem, and show progress."""
+    for number, subject in enumerate(subjects, 1):
+        with _shown(number, total, subject.name) as say:
+            found = dict(examine_data(subject))
+            say(len(found), sum(map(bool, found.values())))
+        yield subject.name, found
+
+
+@contextmanager
+def _shown(number: int, total: int, name: str) -> Iterator[Callable[[int, int], None]]:
+    """Print a line about an entry: its name at once, and the numbers of answers and of wrong ones when they are known.
+
+    The line has the time that passed between both.
+    """
+    print(f"{number}/{total} {printable(name)} ...", end="", file=sys.stderr, flush=True)
+    begun, said = time.monotonic(), " stopped"
+
+    def say(answers: int, wrong: int) -> None:
+        nonlocal said
+        said = f" {_counted(answers, wrong)}, {format_duration(time.monotonic() - begun)}"
+
+    try:
+        yield say
+    finally:
+        print(said, file=sys.stderr, flush=True)
+
+
+def _counted(answers: int, wrong: int) -> str:
+    return f"{count_nouns(answers, 'answer')}, {wrong} wrong"
 
 
 def _lies_in(file: str, word: str) -> bool:
@@ -83,19 +167,28 @@ def _lies_in(file: str, word: str) -> bool:
 
 
 def _examined(
-    names: Sequence[str], files: Sequence[str], device: str, draws: int, jobs: int
+    names: Sequence[str], files: Sequence[str], device: str, draws: int, jobs: int, total: int
 ) -> Iterator[tuple[str, list[Finding]]]:
-    """Yield each name with its findings, in the order of the names; with several jobs, each in a process of its own."""
+    """Yield each name with its findings, in the order of the names, and show progress.
+
+    With several jobs, each is examined in a process of its own.
+    """
+    before = total - len(names)
     if jobs == 1:
-        for name in names:
-            yield name, examined(name, files, device, draws)
+        for number, name in enumerate(names, before + 1):
+            with _shown(number, total, name) as say:
+                findings = examined(name, files, device, draws)
+                say(len(findings), sum(bool(finding.wrong) for finding in findings))
+            yield name, findings
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(examined, name, files, device, draws): name for name in names}
         found = {}
         for future in as_completed(futures):
-            found[futures[future]] = future.result()
-            print(f"{len(found)}/{len(names)} {futures[future]}", file=sys.stderr)
+            name, findings = futures[future], future.result()
+            found[name] = findings
+            said = _counted(len(findings), sum(bool(finding.wrong) for finding in findings))
+            print_line(f"{before + len(found)}/{total} {name} ... {said}")
     yield from ((name, found[name]) for name in names)
 
 
@@ -128,6 +221,28 @@ def _cells(answers: Answers) -> Iterator[list[str]]:
             wrong = sum(bool(finding.wrong) for finding in own)
             row.append(f"{wrong}/{len(own)} WRONG" if wrong else f"{len(own)} ok" if own else "-")
         yield row
+
+
+def _data_cells(answers: Mapping[str, Mapping[str, str]]) -> Iterator[list[str]]:
+    yield ["", *(question.name for question in DATA_QUESTIONS)]
+    for name, found in answers.items():
+        cells = (
+            "-" if question.name not in found else "WRONG" if found[question.name] else "ok"
+            for question in DATA_QUESTIONS
+        )
+        yield [name, *cells]
+
+
+def _said_of_data(answers: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for name, found in answers.items():
+        yield from (f"\n{name}: {question}: {wrong}" for question, wrong in found.items() if wrong)
+    yield ""
+    yield from (f"{question.name}: {question.requirement}" for question in DATA_QUESTIONS)
+    asked, wrong = (
+        sum(map(len, answers.values())),
+        sum(bool(found) for own in answers.values() for found in own.values()),
+    )
+    yield f"{count_nouns(len(answers), 'data set')}: {_counted(asked, wrong)}"
 
 
 def _format_problems(answers: Answers) -> Iterator[str]:

@@ -15,7 +15,9 @@ def run(*words: str) -> int:
 
 def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(SHOWN / "smooth.py"), "--draws", "0") == 0
-    header, row, *rest = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err.startswith("1/1 Smooth ... 25 answers, 0 wrong, ")
+    header, row, *rest = captured.out.splitlines()
     assert header.split()[:3] == ["learns", "moves", "weights"]
     assert row.split()[0] == "Smooth"
     assert "WRONG" not in row
@@ -78,9 +80,11 @@ def test_cases_that_differ_are_told_apart() -> None:
     ("words", "told"),
     [
         ((), "name algorithms or files to check, or say --all"),
+        (("--datasets", "RotatedDigit"), "unknown data set 'RotatedDigit': did you mean 'RotatedDigits'?"),
+        (("--datasets", "PACS"), "PACS is read from PACS under --data_dir, which is not given"),
         (("ERN",), "unknown algorithm 'ERN': did you mean 'ERM'?"),
         (("nowhere.py",), "there is no such file"),
-        ((str(Path(__file__)),), "holds no algorithm"),
+        ((str(Path(__file__)),), "holds no algorithm and no data set"),
     ],
 )
 def test_wrong_input_is_refused(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +96,72 @@ def test_wrong_input_is_refused(words: tuple[str, ...], told: str, capsys: pytes
 
 def test_several_processes_give_the_same_rows_in_the_same_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("VREx", "ERM", "--draws", "0") == 0
-    alone = capsys.readouterr().out
+    alone = capsys.readouterr()
+    assert [line.split(" answers")[0] for line in alone.err.splitlines()] == ["1/2 VREx ... 18", "2/2 ERM ... 25"]
     assert run("VREx", "ERM", "--draws", "0", "--jobs", "2") == 0
-    assert capsys.readouterr().out == alone
+    together = capsys.readouterr()
+    assert together.out == alone.out
+    assert sorted(line.split(" ... ")[1] for line in together.err.splitlines()) == [
+        "18 answers, 0 wrong",
+        "25 answers, 0 wrong",
+    ]
+
+
+def test_data_sets_are_checked_by_name_or_by_their_file(capsys: pytest.CaptureFixture[str]) -> None:
+    arcs = str(SHOWN / "arcs.py")
+    assert run("--datasets", "RotatedDigits", "Arcs", "--include", arcs) == 0
+    captured = capsys.readouterr()
+    header, *rows = captured.out.splitlines()[:3]
+    assert header.split() == ["contract", "card", "reads", "repeats", "fingerprint"]
+    assert [row.split() for row in rows] == [["RotatedDigits", *["ok"] * 5], ["Arcs", *["ok"] * 5]]
+    assert captured.out.endswith("\n2 data sets: 10 answers, 0 wrong\n")
+    assert [line.split(", 0:")[0] for line in captured.err.splitlines()] == [
+        "1/2 RotatedDigits ... 5 answers, 0 wrong",
+        "2/2 Arcs ... 5 answers, 0 wrong",
+    ]
+    assert run(arcs) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == rows[1].split()
+
+
+FICKLE = '''
+import itertools, uuid
+import numpy as np
+from dgbench import ArrayExamples, Dataset, DatasetCard
+
+
+class Fickle(Dataset):
+    """Other points at each call."""
+
+    card = DatasetCard(
+        source="here", licence="none", input_shape=(2,), input_kind="vectors", domains=("a", "b"), classes=("x", "y"),
+        counts={"a": 4, "b": 5},
+    )
+    calls = itertools.count()
+
+    def examples(self, domain, seed):
+        points = np.full((4, 2), next(self.calls) % 1000, np.float32)
+        return ArrayExamples(points, np.array([0, 1, 0, LABEL]))
+
+    def counts(self):
+        return [4, 4]
+
+    def fingerprint(self):
+        return uuid.uuid4().hex
+'''
+
+
+def test_what_is_wrong_with_a_data_set_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "fickle.py").write_text(FICKLE.replace("LABEL", "1"))
+    assert run(str(tmp_path / "fickle.py"), "--markdown") == 1
+    out = capsys.readouterr().out
+    assert "| Fickle | ok | WRONG | ok | WRONG | WRONG |" in out
+    assert [line for line in out.splitlines() if line.startswith("Fickle: ")] == [
+        "Fickle: card: b has 4 examples, and the card says 5",
+        "Fickle: repeats: examples('a', seed) gives other inputs at the second call",
+        "Fickle: fingerprint: its fingerprint is another one when it is opened again",
+    ]
+    (tmp_path / "worse.py").write_text(FICKLE.replace("LABEL", "2").replace("Fickle", "Worse"))
+    assert run(str(tmp_path / "worse.py")) == 1
+    out = capsys.readouterr().out
+    assert "Worse  WRONG     -     -      -        -\n" in out
+    assert "Worse: contract: examples('a', seed) has labels from 0 to 2, and 2 classes" in out

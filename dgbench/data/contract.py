@@ -17,7 +17,7 @@ from dgbench.data.dataset import NOT_ASKED, ArrayExamples, Dataset, SplitExample
 
 _MOST_NUMBERS = 100_000_000
 """Input numbers of all domains together up to which examples are made and checked in planning."""
-_INPUT_TYPES = {
+INPUT_TYPES = {
     "images": ("uint8", "float32"),
     "vectors": ("float32",),
     "texts": ("int64",),
@@ -28,17 +28,23 @@ _INPUT_TYPES = {
 
 
 def check_contract(name: str, dataset: Dataset) -> None:
-    """Raise UserError with everything that an open data set from outside the package gets wrong.
-
-    Labels, and inputs that are in memory, are checked too unless the data set is large. No file is decoded.
-    """
+    """Raise UserError with everything that `find_problems` finds in an open data set from outside the package."""
     cls = type(dataset)
     if cls.__module__.startswith("dgbench."):
         return
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     where = f"{name} ({file})" if file else name
+    if found := find_problems(dataset):
+        raise UserError(*(f"{where}: {problem}" for problem in found))
+
+
+def find_problems(dataset: Dataset) -> list[str]:
+    """Return everything that an open data set gets wrong.
+
+    Labels, and inputs that are in memory, are checked too unless the data set is large. No file is decoded.
+    """
+    cls, problems = type(dataset), Problems()
     found = [method for method in ("examples", "counts", "fingerprint") if _is_missing(cls, method)]
-    problems = Problems()
     for problem in [f"{cls.__name__} needs a method {method}()" for method in found]:
         problems.add(problem)
     for problem in _problems_of_names(dataset):
@@ -51,8 +57,7 @@ def check_contract(name: str, dataset: Dataset) -> None:
             with problems.collecting():
                 for problem in _problems_of_examples(dataset, domain, int(count)):
                     problems.add(problem)
-    if problems.found:
-        raise UserError(*(f"{where}: {problem}" for problem in problems.found))
+    return list(problems.found)
 
 
 def _is_missing(cls: type[Dataset], method: str) -> bool:
@@ -122,7 +127,7 @@ def _problems_of_inputs(dataset: Dataset, inputs: Any, count: int) -> Iterator[s
     if not isinstance(inputs, np.ndarray):
         yield f"inputs of type {type(inputs).__name__}, not a NumPy array"
         return
-    types = _INPUT_TYPES[dataset.input_kind]
+    types = INPUT_TYPES[dataset.input_kind]
     if str(inputs.dtype) not in types:
         fix = ": add .astype(np.float32)" if inputs.dtype.kind == "f" and "float32" in types else ""
         yield f"inputs of type {inputs.dtype}, not {' or '.join(types)}{fix}"

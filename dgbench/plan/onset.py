@@ -28,7 +28,7 @@ class _Onset(NamedTuple):
 
 
 def late_onsets(plan: Plan, catalogue: Catalogue) -> Iterator[str]:
-    """Yield a warning for each part of a method that at least half of its runs on a data set hardly reach.
+    """Yield a warning for each part of a method that most of its runs on a data set hardly reach.
 
     Fewer are left out: random search draws some, and the draws are those of the method's authors.
 
@@ -45,7 +45,7 @@ def late_onsets(plan: Plan, catalogue: Catalogue) -> Iterator[str]:
                     found.setdefault(key, []).append(_onset(spec, entry, run, plan))
     for (dataset, steps, name), onsets in found.items():
         late = [onset for onset in onsets if steps - onset.step < LEAST_SHARE * steps]
-        if 2 * len(late) >= len(onsets):
+        if 2 * len(late) > len(onsets):
             yield f"WARNING: runs on {dataset} have {count_nouns(steps, 'step')}, and {name} {_described(late, onsets)}"
 
 

@@ -72,7 +72,7 @@ class SweepResults:
         """The results of all folders together, as selectors and tables take them."""
 
     def __repr__(self) -> str:
-        runs = {candidate.run for *_, candidate in _finished(self.results)}
+        runs = {candidate.run for *_, candidate in finished_series(self.results)}
         rows, sets = len(self.results.rows), len(self.results.datasets)
         return f"<{len(runs)} finished runs of {', '.join(self.parts)}: {rows} rows on {sets} data sets>"
 
@@ -300,7 +300,7 @@ def held_out_name(held_out: Sequence[str]) -> str:
     return "+".join(held_out)
 
 
-def _finished(results: Results) -> Iterator[tuple[str, str, int, int, int, Series]]:
+def finished_series(results: Results) -> Iterator[tuple[str, str, int, int, int, Series]]:
     """Yield (row, data set, fold, trial, hyperparameter seed, series) for each predictor of a finished run."""
     for (row, dataset), spots in results.candidates.items():
         for (position, trial), seeds in spots.items():
@@ -325,7 +325,7 @@ def _records(results: Results) -> pd.DataFrame:
         _ = codes["row"][row]
     blocks: dict[tuple[Any, ...], NDArray[np.int32]] = {}
     heads, tails, values = [], [], []
-    for row, dataset, position, trial, seed, series in _finished(results):
+    for row, dataset, position, trial, seed, series in finished_series(results):
         metrics = (results.metric(dataset), *series.others)
         key = series.steps, series.views, metrics
         if key not in blocks:  # most series share steps and views, so their codes are made once

@@ -36,11 +36,21 @@ def runs_frame(parts: Mapping[str, Results]) -> pd.DataFrame:
 
     lines: list[dict[str, Any]] = []
     for folder, results in parts.items():
-        lines += (_own_runs if _is_own(folder) else _their_runs)(folder, results)
+        lines += run_lines(folder, results)
     names = (*_FIRST, *sorted({name for line in lines for name in line} - {*_FIRST}))
     frame = pd.DataFrame({name: _column([line.get(name) for line in lines]) for name in names})
     frame = frame.astype(dict.fromkeys(("seconds", "peak_bytes"), "float64"))
     return frame.astype(dict.fromkeys(("folder", "kind", "method", "dataset", "held_out", "state"), "category"))
+
+
+def run_lines(folder: str, results: Results) -> Iterator[dict[str, Any]]:
+    """Yield the line of each run of a folder, by the names of the columns of `SweepResults.runs`.
+
+    Args:
+        folder: A sweep's folder, dgbench's or DomainBed's.
+        results: Its results.
+    """
+    return (_own_runs if _is_own(folder) else _their_runs)(folder, results)
 
 
 def add_hparams(frame: pd.DataFrame, parts: Mapping[str, Results]) -> pd.DataFrame:
@@ -127,11 +137,17 @@ def _hparams(json: Mapping[str, Any]) -> dict[str, Any]:
 
 def _times(path: Path | None) -> dict[str, Any]:
     """Read the last execution's time and place; empty if there is none."""
+    last = last_times(path) if path else {}
+    return {name: last.get(name) for name in _TIMES} if last else {}
+
+
+def last_times(path: Path) -> dict[str, Any]:
+    """Read the last line of a run's `times.jsonl`; empty if there is none."""
     try:
-        last = orjson.loads(path.read_bytes().splitlines()[-1]) if path else {}
-        return {name: last.get(name) for name in _TIMES}
-    except (OSError, ValueError, IndexError, AttributeError):
+        last = orjson.loads(path.read_bytes().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
         return {}
+    return last if isinstance(last, dict) else {}
 
 
 def _their_runs(folder: str, results: Results) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ def test_shares_and_epochs_are_counted_in_steps(tmp_path: Path) -> None:
     assert warnings(tmp_path / "long", "SAF", steps=200) == []
 
 
-def test_draws_are_warned_of_where_half_of_the_runs_are_late(tmp_path: Path) -> None:
+def test_draws_are_warned_of_where_most_of_the_runs_are_late(tmp_path: Path) -> None:
     """VREx draws its onset log-uniformly from 1 to 10,000."""
     some: dict[str, Any] = {"n_hparams_from": 1, "n_hparams": 13}
     (told,) = warnings(tmp_path / "short", "VREx", steps=30, **some)
