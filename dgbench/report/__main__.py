@@ -2,6 +2,7 @@
 
 dgbench report runs/a                                    to report.html
 dgbench report runs/baselines runs/mine -o mine.html     several folders as one
+dgbench report runs/a --all_domains runs/a-all           with the gap to models that saw the tested domain
 dgbench report runs/a --figures figures                  figures alone, as PDF, SVG and PNG for papers
 """
 
@@ -15,6 +16,7 @@ from dgbench import cli
 from dgbench.core.errors import Problems
 from dgbench.core.paths import check_folder
 from dgbench.report.frames import load_results
+from dgbench.report.page.all_domains import FLAG, read_reference
 from dgbench.report.page.build import build_page, check_packages, write_figures
 from dgbench.report.select import Selector
 from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
@@ -34,6 +36,9 @@ def parser() -> cli.Parser:
         "--figures", type=Path, metavar="DIR", help="write each figure there; the report only if --output is given too"
     )
     found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(ALL_SELECTORS)}")
+    found.add_argument(
+        FLAG, metavar="DIR", help="a sweep launched with --all_domains: shows how far rows stay below it"
+    )
     found.add_argument(
         "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
     )
@@ -56,9 +61,10 @@ def main(argv: Sequence[str]) -> int:
             check_folder(args.figures, "--figures")
     problems.raise_if_any()
     results = load_results(*args.input_dir)
+    reference = read_reference(args.all_domains, results.results) if args.all_domains else None
     chosen = chosen or default_selectors(results.results)
     if output:
-        page = build_page(results, chosen, args.partial).encode()
+        page = build_page(results, chosen, args.partial, reference).encode()
         write_atomic(output, page)
         print(f"wrote {output} ({len(page) / 1e6:.1f} MB)")
     if args.figures:

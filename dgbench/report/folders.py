@@ -8,7 +8,7 @@ machines, draws) are printed below the table, as for a single folder.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def combine(results: Mapping[str, Results]) -> Results:
     """
     if len(results) == 1:
         return next(iter(results.values()))
-    problems = list(_differences(results))
+    problems = list(differences(results))
     folds: dict[str, dict[Fold, int]] = {}
     for found in results.values():
         for dataset, positions in found.datasets.items():
@@ -121,10 +121,15 @@ def _placed(folder: str, note: str) -> str:
     return f"{warning}{printable(folder)}: {note.removeprefix(warning)}"
 
 
-def _differences(results: Mapping[str, Results]) -> Iterator[str]:
-    """Yield each difference that decides numbers, as `the folders differ in steps: 300 in runs/a, 5001 in runs/b`."""
+def differences(results: Mapping[str, Results], but: Sequence[str] = ()) -> Iterator[str]:
+    """Yield each difference that decides numbers, as `the folders differ in steps: 300 in runs/a, 5001 in runs/b`.
+
+    Args:
+        results: Folder -> its results.
+        but: Names of what may differ.
+    """
     described = {folder: dict(_deciding(found_in)) for folder, found_in in results.items()}
-    for name in dict.fromkeys(name for found in described.values() for name in found):
+    for name in dict.fromkeys(name for found in described.values() for name in found if name not in but):
         values = group_values((str(found[name]), folder) for folder, found in described.items() if name in found)
         if len(values) > 1:
             each = (f"{value or 'none'} in {', '.join(map(printable, folders))}" for value, folders in values.items())

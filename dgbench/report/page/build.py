@@ -22,6 +22,7 @@ from dgbench.report.figures.style import SETTINGS
 from dgbench.report.figures.subject import subjects
 from dgbench.report.frames import SweepResults
 from dgbench.report.page import content, runs, svg
+from dgbench.report.page.all_domains import Reference
 from dgbench.report.select import Selector
 from dgbench.report.tables import Report
 
@@ -33,13 +34,16 @@ SUFFIXES = (".pdf", ".svg", ".png")
 """Kinds of files that `write_figures` makes of each figure."""
 
 
-def build_page(results: SweepResults, selectors: Sequence[Selector], partial: bool = False) -> str:
+def build_page(
+    results: SweepResults, selectors: Sequence[Selector], partial: bool = False, reference: Reference | None = None
+) -> str:
     """Make the report of a sweep as one HTML page.
 
     Args:
         results: The sweep, complete or not.
         selectors: The selectors, in the order of their tabs.
         partial: Whether incomplete cells show a number, which is marked.
+        reference: A sweep on all domains that rows are compared with.
 
     Returns:
         The page, which names no address outside itself.
@@ -61,6 +65,7 @@ def build_page(results: SweepResults, selectors: Sequence[Selector], partial: bo
         dataset: [_figure(drawing, number) for drawing in drawings]
         for number, (dataset, drawings) in enumerate(gallery(results, shown, selectors[0]))
     }
+    known = {(subject.dataset, subject.table.selector.name): subject.statistics for subject in shown}
     curves = (curve for subject in shown for curve in subject.curves)
     values = {
         "names": [str(folder) for folder in results.parts],
@@ -71,6 +76,8 @@ def build_page(results: SweepResults, selectors: Sequence[Selector], partial: bo
         "set_names": {dataset: dataset or ALL_DATASETS for dataset in figures},
         "runs": _json(runs.listed_runs(results, curves)),
         **_overview(results, report),
+        "compared": reference is not None,
+        "tables": content.shown_tables(results.results, report, reference, known),
     }
     return environment.get_template(TEMPLATE).render(values) + "\n"
 
@@ -130,7 +137,7 @@ def _figure(drawing: Drawing, number: int) -> dict[str, Any]:
 
 
 def _overview(results: SweepResults, report: Report) -> dict[str, Any]:
-    """Return the values of the template for the overview and the tables."""
+    """Return the values of the template for the overview."""
     states = content.count_states(results.runs)
     problems = content.problems(results.runs)
     return {
@@ -142,7 +149,6 @@ def _overview(results: SweepResults, report: Report) -> dict[str, Any]:
         "more_problems": max(0, len(problems) - content.MOST_PROBLEMS),
         "warnings": report.warnings,
         "facts": content.provenance(report.tables),
-        "tables": content.shown_tables(results.results, report),
         "labels": {table.selector.name: table.selector.label for table in report.tables},
         "notes": [*report.absent, *report.notes],
     }

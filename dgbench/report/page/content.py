@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench.core.wording import format_ranges, group_values, printable
 from dgbench.report.comparison import RowStatistics, Statistics, table_statistics
 from dgbench.report.frames import SweepResults
+from dgbench.report.page.all_domains import Distance, Reference, distance
 from dgbench.report.results import Gap, Results
 from dgbench.report.tables import Cell, Report, Table, shortfall
 from dgbench.store.run_folder import RUNS, State
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 IN_DOMAIN = "in-domain"
 """Name of a column that tables of the page have beside those of `collect`."""
+TO_ALL_DOMAINS = "to all domains"
+"""Name of the column that tables have beside a sweep that trained on all domains."""
 LOGS = ("err.txt", "out.txt")
 """Names of the logs of a DomainBed run, the likelier to say why it failed first."""
 MOST_PROBLEMS = 100
@@ -81,6 +84,11 @@ class ShownTable:
     """The facts of the signature that not all tables of the page share."""
     reads: str
     notes: Sequence[str]
+    foot: Mapping[str, Sequence[Shown]] = field(default_factory=dict)
+    """Rows of another sweep that stand below, and are not sorted."""
+
+
+_EMPTY = Shown("", None, False, False, "")
 
 
 def count_states(runs: pd.DataFrame) -> dict[str, int]:
@@ -131,15 +139,31 @@ def provenance(tables: Sequence[Table]) -> dict[str, str]:
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
 
-def shown_tables(results: Results, report: Report) -> dict[str, list[ShownTable]]:
-    """Return name of selector -> its tables; averages over data sets only where there are several."""
+def shown_tables(
+    results: Results,
+    report: Report,
+    reference: Reference | None = None,
+    known: Mapping[tuple[str, str], Statistics] | None = None,
+) -> dict[str, list[ShownTable]]:
+    """Return name of selector -> its tables; averages over data sets only where there are several.
+
+    Args:
+        results: The results.
+        report: What `tables.build` made of them.
+        reference: A sweep on all domains that rows are compared with.
+        known: (data set, name of selector) -> statistics that were made before.
+    """
     common = provenance(report.tables)
     found: dict[str, list[ShownTable]] = {}
     for number, table in enumerate(report.tables):
         tables = found.setdefault(table.selector.name, [])
         if table.dataset or len(table.columns) > 2:
-            statistics = table_statistics(results, table.selector, table.dataset) if table.dataset else None
-            tables.append(_shown_table(f"table-{number}", table, common, statistics))
+            statistics = (known or {}).get((table.dataset, table.selector.name))
+            if table.dataset and not statistics:
+                statistics = table_statistics(results, table.selector, table.dataset)
+            shown = _shown_table(f"table-{number}", table, common, statistics)
+            other = reference.table(table.dataset, table.selector.name) if reference else None
+            tables.append(_with_distances(shown, table, other) if other else shown)
     return found
 
 
@@ -175,6 +199,30 @@ def _shown_table(id: str, table: Table, common: Mapping[str, str], statistics: S
         reads=table.reads,
         notes=table.notes,
     )
+
+
+def _with_distances(shown: ShownTable, table: Table, reference: Table) -> ShownTable:
+    """Add the distance from models that trained on all domains to a table, and their rows below it."""
+    found = {row: one for row in table.rows if (one := distance(row, table, reference))}
+    rows = {row: [*cells, _distance_cell(row, found.get(row), reference)] for row, cells in shown.rows.items()}
+    foot = {}
+    for row in dict.fromkeys(one.row for one in found.values()):
+        cells = dict(zip(reference.columns, reference.rows[row], strict=True))
+        own = [_shown(row, cells[name], math.nan) if name in cells else _EMPTY for name in shown.columns]
+        foot[f"{row}, trained on all domains"] = [*own, _EMPTY]
+    return replace(shown, columns=(*shown.columns, TO_ALL_DOMAINS), rows=rows, foot=foot)
+
+
+def _distance_cell(row: str, found: Distance | None, reference: Table) -> Shown:
+    """Prepare the cell of a row's distance from models that trained on all domains."""
+    if not found:
+        return _EMPTY
+    lines = [f"{row} minus {found.row} trained on all domains, chosen by {reference.selector.label}"]
+    lines += [f"{name}: {points:+.1f}" for name, points in found.by_column.items()]
+    lines.append("there the tested domain is measured on the part that did not train")
+    if math.isnan(found.average):
+        return Shown("", None, False, False, "\n".join(lines))
+    return Shown(f"{found.average:+.1f}".replace("-", "−"), found.average, False, False, "\n".join(lines))
 
 
 def _shown(row: str, cell: Cell, best: float) -> Shown:

@@ -60,7 +60,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       if (place === 0) return cell.textContent;
       return "value" in cell.dataset ? Number(cell.dataset.value) : undefined;
     };
-    table.tBodies[0].append(...[...table.rows].slice(1).sort((a, b) => compare(value(a), value(b), direction)));
+    table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => compare(value(a), value(b), direction)));
   });
 }
 
