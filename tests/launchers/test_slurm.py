@@ -68,8 +68,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     file = tmp_path_factory.mktemp("included") / "slow.py"
     file.write_text(SLOW)
     asked = ["--include", str(file), "--algorithms", "Slow", "Slow+DiWA", "--datasets", "RotatedDigits"]
-    asked += ["--test_envs", "75", "--single_test_envs", "--n_hparams", "2", "--n_trials", "1", "--steps", "800"]
-    asked += ["--checkpoint_freq", "400", "--set", "backbone=Linear", "batch_size=8", "--skip_confirmation"]
+    asked += ["--test_envs", "75", "--single_test_envs", "--n_hparams", "2", "--n_trials", "1", "--steps", "600"]
+    asked += ["--checkpoint_freq", "300", "--set", "backbone=Linear", "batch_size=8", "--skip_confirmation"]
     # As many runs at once as there are cores, so that each computes with one thread wherever it executes.
     return [*asked, "--device", "cpu", "--jobs", str(usable_cores())]
 
@@ -173,6 +173,38 @@ def test_canceled_tasks_save_their_runs_and_do_not_come_back(
     assert all(resumed(root)), "and none began anew"
 
 
+def test_cancel_ends_tasks_that_run_and_that_wait(
+    cluster: Cluster, words: list[str], tmp_path: Path, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "sweep"
+    begin(root, [*words, "--n_hparams", "9"], "workers=4", "at_once=1")
+    until(lambda: any(steps(root).values()))
+    capfd.readouterr()
+    assert cli.run(sweep.main, ["status", str(root)]) != 0
+    assert re.search(r"slurm: 1 running \(n. 1\), 3 pending \(JobArrayTaskLimit 3\)", capfd.readouterr().out)
+    assert cli.run(sweep.main, ["cancel", str(root)]) == 0
+    assert "slurm: 4 tasks canceled" in capfd.readouterr().out
+    until(lambda: not jobs_left(cluster))
+    assert not {State.RUNNING, State.FAILED} & set(states(root))
+    assert State.WAITING in states(root)
+
+
+def test_the_end_of_its_time_queues_a_worker_once_more(
+    cluster: Cluster, words: list[str], tmp_path: Path, until: Until
+) -> None:
+    root = tmp_path / "sweep"
+    # At its checks, which are 30 s apart, Slurm gives notice half a minute before it is asked to.
+    begin(root, [*words, "--steps", "30000"], "workers=1", "time=1", "sbatch=--signal=B:TERM@10")
+
+    def again() -> bool:
+        cluster.hurry()
+        return bool(resumed(root))
+
+    until(again)
+    assert all(resumed(root)), "at a step that was saved"
+    assert len(jobs_left(cluster)) == 1
+
+
 def test_a_preempted_worker_saves_and_comes_back(
     cluster: Cluster, words: list[str], expected: dict[str, bytes], tmp_path: Path, until: Until
 ) -> None:
@@ -186,6 +218,47 @@ def test_a_preempted_worker_saves_and_comes_back(
     assert records(root) == expected
     assert attempts(root) == [1, 2, 2]
     assert all(resumed(root))
+
+
+def test_a_node_that_dies_loses_no_run(
+    cluster: Cluster, words: list[str], expected: dict[str, bytes], tmp_path: Path, until: Until
+) -> None:
+    root = tmp_path / "sweep"
+    begin(root, words, "workers=1")
+    until(lambda: any(steps(root).values()))
+    node = cluster.call("squeue", "--noheader", "--format=%N")
+    cluster.kill_node(node)
+    until(lambda: State.RUNNING not in states(root))
+    finish(cluster, root, until)
+    cluster.start_node(node)
+    cluster.wait_for_nodes(node)
+    assert records(root) == expected
+    assert attempts(root) == [1, 2, 2]
+
+
+def test_no_run_is_executed_twice_if_a_nodes_daemon_dies(
+    cluster: Cluster, words: list[str], expected: dict[str, bytes], tmp_path: Path, until: Until
+) -> None:
+    """Slurm starts the worker on the other node, while the one that it has lost sight of goes on."""
+    root = tmp_path / "sweep"
+    begin(root, [*words, "--steps", "2000"], "workers=1")
+    until(lambda: any(steps(root).values()))
+    node = cluster.call("squeue", "--noheader", "--format=%N")
+    cluster.kill_daemon(node)
+    finish(cluster, root, until)
+    cluster.start_node(node)
+    cluster.wait_for_nodes(node)
+    assert attempts(root) == [1, 1, 1]
+
+
+def test_workers_that_run_out_of_memory_are_not_started_for_ever(
+    cluster: Cluster, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(tmp_path / "sweep", words, "memory=20M") == 75
+    told = capfd.readouterr().out
+    assert re.search(r"slurm: \d+_\d ended on n\d: FAILED: .* memory limit", told)
+    assert "workers were started 3 times without a step made" in told
+    assert len(list((tmp_path / "sweep").glob("slurm/*.sh"))) == 3
 
 
 def test_arrays_are_as_long_as_the_cluster_allows(cluster: Cluster, tmp_path: Path) -> None:
