@@ -25,6 +25,9 @@ BLOCKS = {name: [block for block in blocks(text) if block.is_followed] for name,
 SKIPPED: dict[str, tuple[str, ...]] = {
     "README.md": ("pip install .",),
     "CONTRIBUTING.md": ("make check",),
+    "docs/launching.md": (
+        "dgbench launch runs/queued --algorithms ERM VREx --datasets RotatedDigits --test_envs 75 --quick \\",
+    ),
 }
 """Page -> the first lines of its blocks that aren't executed. The comment above each says why: review changes."""
 IN_BROWSER = ("algorithms/SAM", "algorithms/UDIM", "averages/SWAD", "mergers/DiWA", "adapters/T3A")

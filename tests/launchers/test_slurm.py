@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,8 @@ from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 from tests.support import slurm_cluster
+from tests.support.pages import blocks
+from tests.support.places import ROOT
 from tests.support.slurm_cluster import Cluster
 
 pytestmark = [
@@ -193,8 +197,13 @@ def test_the_end_of_its_time_queues_a_worker_once_more(
     cluster: Cluster, words: list[str], tmp_path: Path, until: Until
 ) -> None:
     root = tmp_path / "sweep"
-    # At its checks, which are 30 s apart, Slurm gives notice half a minute before it is asked to.
-    begin(root, [*words, "--steps", "30000"], "workers=1", "time=1", "sbatch=--signal=B:TERM@10")
+    (job,) = begin(root, [*words, "--steps", "30000"], "workers=1", "time=10", "sbatch=--signal=B:TERM@10")
+    until(lambda: any(steps(root).values()))
+    # Slurm checks limits every 30 s, and gives notice at the last check before the time that it is to give notice.
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    until(lambda: jobs_left(cluster) == [f"{job}_0 PENDING"])
+    assert not {State.RUNNING, State.FAILED} & set(states(root))
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=10")
 
     def again() -> bool:
         cluster.hurry()
@@ -202,7 +211,6 @@ def test_the_end_of_its_time_queues_a_worker_once_more(
 
     until(again)
     assert all(resumed(root)), "at a step that was saved"
-    assert len(jobs_left(cluster)) == 1
 
 
 def test_a_preempted_worker_saves_and_comes_back(
@@ -276,3 +284,14 @@ def test_options_that_slurm_refuses_are_told_before_anything_is_written(
     assert launch(tmp_path / "sweep", words, "partition=none", "gpus=1") == 2
     assert "invalid partition specified: none" in capfd.readouterr().err
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_page_on_launching_is_right(cluster: Cluster, tmp_path: Path, until: Until) -> None:
+    (block,) = (
+        found for found in blocks((ROOT / "docs/launching.md").read_text()) if Path(__file__).name in found.skip
+    )
+    script = f'set -e; dgbench() {{ {sys.executable} -m dgbench "$@" || [ $1 = status ]; }}; {block.commands}'
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"slurm: \d+ tasks? canceled", done.stdout)
+    until(lambda: not jobs_left(cluster))
