@@ -133,6 +133,28 @@ class Plots:
         """Draw the mean over domains against the time of all runs that a row needs."""
         return self._draw("cost", dataset, selector, ax, panel)
 
+    def confusion(
+        self,
+        dataset: str | None = None,
+        selector: str | None = None,
+        *,
+        ax: Axes | None = None,
+        panel: str | None = None,
+    ) -> Drawn:
+        """Draw the confusion matrix of each row's chosen models, from their kept predictions."""
+        return self._draw("confusion", dataset, selector, ax, panel)
+
+    def reliability(
+        self,
+        dataset: str | None = None,
+        selector: str | None = None,
+        *,
+        ax: Axes | None = None,
+        panel: str | None = None,
+    ) -> Drawn:
+        """Draw accuracy against confidence of each row's chosen models, from their kept predictions."""
+        return self._draw("reliability", dataset, selector, ax, panel)
+
     def _draw(self, name: str, dataset: str | None, selector: str | None, ax: Axes | None, panel: str | None) -> Drawn:
         """Draw a figure of the gallery."""
         _check_matplotlib()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dgbench.report.figures.panels import Drawing
+from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
 from dgbench.report.figures.scores import accuracy, cost_against_accuracy, differences, scatter, selection
 from dgbench.report.figures.subject import Subject, Sweep
@@ -31,6 +32,8 @@ FIGURES: dict[str, Entry] = {
     "learning": Entry(learning, "finished runs with two evaluated steps"),
     "hyperparameters": Entry(sensitivity, "eight finished runs of a method, and a hyperparameter with four values"),
     "cost": Entry(cost_against_accuracy, "two rows with a number in every column and recorded times"),
+    "confusion": Entry(confusion, "kept predictions of all models that a selector chose (--save_predictions)"),
+    "reliability": Entry(reliability, "kept predictions of all models that a selector chose (--save_predictions)"),
 }
 """Name -> figure of one data set, in the order of the report."""
 AFTER = "selection"

@@ -76,7 +76,8 @@ def _rename_ids(root: ET.Element, name: str) -> None:
         id = element.attrib.pop("id", "")
         if id in used:
             element.set("id", f"{name}-{id}")
-        if href := element.get("href"):
+        href = element.get("href", "")
+        if href.startswith("#"):  # others are images, whose data they hold
             element.set("href", f"#{name}-{href.removeprefix('#')}")
         if path := element.get("clip-path"):
             element.set("clip-path", _REFERENCE.sub(rf"url(#{name}-\1)", path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dgbench.core.protocol import View
 from dgbench.report.predictions.metrics import METRICS, LackingError, Predicted, predicted_views
@@ -21,6 +22,8 @@ class KeptPredictions:
 
     def __init__(self, *roots: Path | str) -> None:
         self.roots = tuple(map(Path, roots))
+        self.tallies: dict[tuple[str, str, str], Any] = {}
+        """(selector, row, data set) -> its `tally.Tally`, of those that were asked for so far."""
         self._steps: dict[str, Mapping[tuple[str, int], Path]] = {}
         self._values: dict[tuple[Path, str, tuple[View, ...]], Mapping[str, float] | str] = {}
         self._last: tuple[tuple[Path, tuple[View, ...]], list[Predicted]] | None = None

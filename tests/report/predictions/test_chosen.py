@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 
@@ -15,12 +16,17 @@ from dgbench.collect import main
 from dgbench.core.errors import UserError
 from dgbench.core.site import Site
 from dgbench.report.frames import SweepResults
+from dgbench.report.page.build import build_page
 from dgbench.report.predictions.metrics import METRICS
 from dgbench.report.predictions.selector import NOT_KEPT
+from dgbench.report.predictions.tally import tally_of
 from dgbench.report.results import Series
-from dgbench.report.selectors import METRIC_SELECTORS
+from dgbench.report.selectors import METRIC_SELECTORS, SELECTORS
 from dgbench.store.predictions import find_steps, read
 from tests.support.in_process import execute_all, sweep_of
+
+mpl.use("agg")
+from matplotlib import pyplot
 
 ROWS = ("ERM", "ERM+SMA", "ERM+DiWA")
 SET = "ColoredDigits"
@@ -164,6 +170,49 @@ def test_the_table_is_the_mean_over_folds_then_over_trials(
     ]
     assert re.split(r"\s{2,}", line)[1:] == expected
     assert "less is better: ece, nll" in text
+
+
+def test_answers_of_all_choices_are_counted(results: SweepResults, folder: Path) -> None:
+    tally = tally_of(results.results, SELECTORS["oracle"], "ERM", SET)
+    confusion, examples, right = np.zeros((2, 2), int), 0, 0
+    picks = results.picks("oracle")
+    for pick in picks[picks["row"] == "ERM"].itertuples():
+        name = f"{pick.held_out}/in"
+        view = read(find_steps(folder / "runs" / pick.run)[pick.predictor, pick.step], [name]).views[name]
+        for label, predicted in zip(view.labels, view.logits.argmax(axis=1), strict=True):
+            confusion[label, predicted] += 1
+        examples, right = examples + len(view.labels), right + round(pick.score * len(view.labels))
+    assert tally.confusion.tolist() == confusion.tolist()
+    counts, confidence, correct = tally.bins.sum(axis=1)
+    assert (counts, correct) == (examples, right)
+    assert examples / 2 < confidence < examples, "of two classes"
+    label, taken, share = tally.most_confused
+    assert {label, taken} == set(tally.classes)
+    assert share == max(confusion[0, 1] / confusion[0].sum(), confusion[1, 0] / confusion[1].sum())
+
+
+def test_figures_show_the_chosen_models(results: SweepResults) -> None:
+    drawn = results.plot.confusion(selector="oracle")
+    assert [axes.get_title() for axes in drawn] == list(ROWS)
+    shares = tally_of(results.results, SELECTORS["oracle"], "ERM", SET).shares
+    np.testing.assert_array_equal(drawn[0].get_images()[0].get_array(), shares)
+    assert len(np.atleast_1d(results.plot.confusion())) == 2 * len(ROWS), "training-domain and oracle"
+    curves = results.plot.reliability(selector="oracle")
+    counts, confidence, right = tally_of(results.results, SELECTORS["oracle"], "ERM", SET).bins
+    x, y = curves[0].get_lines()[1].get_data()
+    shown = counts >= 10
+    np.testing.assert_allclose(x, 100 * confidence[shown] / counts[shown])
+    np.testing.assert_allclose(y, 100 * right[shown] / counts[shown])
+    pyplot.close("all")
+
+
+def test_the_page_holds_the_matrices_as_data(results: SweepResults) -> None:
+    page = build_page(results, [SELECTORS["oracle"]])
+    figure = page[page.index("Confusion matrices</h4>") :].partition("</figure>")[0]
+    assert figure.count('href="data:image/png;base64,') == len(ROWS)
+    assert "image-rendering" in figure
+    assert "Reliability curves</h4>" in page
+    assert "by oracle: " in page, "what a mark of a curve is"
 
 
 def test_models_kept_by_selectors_alone_are_what_a_metric_chooses_from(tmp_path: Path) -> None:
