@@ -250,7 +250,8 @@ def _status(args: Any) -> int:
     dgbench status runs/mine --json
     """
     if args.watch:
-        return 0 if follow(Watch(args.output_dir), _show_anew) else 1
+        watch = Watch(args.output_dir)
+        return 0 if follow(watch, lambda picture: _show_anew("\n".join((picture, *_queue(args))))) else 1
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), retries=0, thorough=True)
     if args.json:
@@ -271,14 +272,19 @@ def _status(args: Any) -> int:
             print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.restarts():
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
-    if launcher := last_launcher(args.output_dir, args.launcher or ()):
-        for line in launcher.queue(args.output_dir):
-            print(printable(line))
+    for line in _queue(args):
+        print(line)
     unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
     if unused:
         runs = f"{count_nouns(unused, 'run')} in {args.output_dir}"
         print(f"not part of the sweep any more: {runs}; `dgbench prune` removes {'it' if unused == 1 else 'them'}")
     return 0 if all(state is State.DONE for state in states.values()) else 1
+
+
+def _queue(args: Any) -> list[str]:
+    """List the lines of a sweep's launcher on its jobs in a queue."""
+    launcher = last_launcher(args.output_dir, args.launcher or ())
+    return [printable(line) for line in launcher.queue(args.output_dir)] if launcher else []
 
 
 def _show_anew(picture: str) -> None:

@@ -24,6 +24,7 @@ from dgbench.launchers.base import GRACE
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.options import OPTIONS
 from dgbench.store.files import read_object, write_json
+from dgbench.store.sealed import CorruptFile
 
 SHIPPED = {
     "here": "dgbench.launchers.here",
@@ -197,12 +198,14 @@ def last_launcher(root: Path, words: Sequence[str] = ()) -> Launcher | None:
             not taken for what to execute.
 
     Raises:
-        UserError: The launcher is a file, and `words` don't name it.
+        UserError: The launcher is a file, and `words` don't name it; or the note on it is damaged.
     """
     try:
         table = read_object(root / FILE)
     except FileNotFoundError:
         return choose_launcher(words, {}, {}) if words else None
+    except CorruptFile as error:
+        raise UserError(f"{error}: remove it, and cancel jobs by the scheduler's own command") from None
     if not words and table.get("name") not in launcher_names():
         raise UserError(f"the launcher of {root} is a file: add --launcher {shlex.quote(str(table.get('name')))}")
     if words and table.get("name") == str(Path(words[0]).resolve()):

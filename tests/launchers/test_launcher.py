@@ -91,3 +91,6 @@ def test_the_last_launcher_is_remembered(tmp_path: Path) -> None:
     asked = Slurm(partition="gpu", setup=("module load cuda",), time="1:00")
     remember_launcher(tmp_path, asked)
     assert last_launcher(tmp_path) == asked
+    (tmp_path / "launcher.json").write_text("{")
+    with pytest.raises(UserError, match=r"launcher.json is damaged: .*: remove it"):
+        last_launcher(tmp_path)
