@@ -7,6 +7,7 @@ minibatch of a step without replaying the steps before.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -206,5 +207,12 @@ class Minibatches(TorchDataset[Minibatch]):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4,
+            worker_init_fn=_ignore_stops,
         )
         return iter(loader)
+
+
+def _ignore_stops(worker: int) -> None:
+    """Ignore the signals that stop a run: its own process answers them, and fails if its loader has gone."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

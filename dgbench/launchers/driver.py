@@ -68,9 +68,9 @@ def drive(
     """
     began = time.monotonic()
     with closing(engine):
-        launch = _Launch(store, runs, engine, retries, observer, terms, first)
+        launch = _Launch(store, runs, engine, retries, interrupts, observer, terms, first)
         launch.survey()
-        launch.loop(interrupts)
+        launch.loop()
     summary = launch.summary
     summary.left = [run.id for run in runs if run.id in launch.open]
     summary.elapsed = time.monotonic() - began
@@ -86,11 +86,13 @@ class _Launch:
         runs: Sequence[Run],
         engine: Engine,
         retries: int,
+        interrupts: Interrupts,
         observer: Observer,
         terms: Terms,
         first: int,
     ) -> None:
-        self.store, self.engine, self.retries, self.observer, self.terms = store, engine, retries, observer, terms
+        self.store, self.engine, self.retries = store, engine, retries
+        self.interrupts, self.observer, self.terms = interrupts, observer, terms
         self.runs = [*runs[first:], *runs[:first]]
         self.index = {run.id: i for i, run in enumerate(self.runs)}
         self.open = set(self.index)
@@ -142,16 +144,20 @@ class _Launch:
             elif run.id in self.open and not self.missing_inputs[run.id]:
                 heapq.heappush(self.ready, self.index[run.id])
 
-    def loop(self, interrupts: Interrupts) -> None:
+    def stopping(self) -> bool:
+        """Return whether a signal came: it may have reached runs, too, and their end says nothing about them."""
+        return bool(self.interrupts.name)
+
+    def loop(self) -> None:
         """Start and judge runs until all are settled, or until it is to end and every started attempt has ended."""
         summary = self.summary
         while self.running or (self.open and not summary.stopped and not summary.leaving):
             if not summary.stopped:
-                summary.stopped = self.cause_of_stop(interrupts)
+                summary.stopped = self.cause_of_stop()
                 if summary.stopped:
                     self.observer(Event("stopping", detail=summary.stopped))
                     self.engine.cancel()
-            elif interrupts.insisted:
+            elif self.interrupts.insisted:
                 self.engine.kill()
             if not summary.stopped and not summary.leaving:
                 self.start_ready()
@@ -160,9 +166,9 @@ class _Launch:
                 self.look_elsewhere()
                 summary.leaving = self.cause_of_leaving()
 
-    def cause_of_stop(self, interrupts: Interrupts) -> str:
-        if interrupts.name:
-            return interrupts.name
+    def cause_of_stop(self) -> str:
+        if self.stopping():
+            return self.interrupts.name
         if self.store.cancel_mark() not in (None, self.mark):
             return "cancel"
         return "time" if time.monotonic() >= self.terms.until else ""
@@ -222,7 +228,7 @@ class _Launch:
         if (folder.path / DONE).exists():
             self.failures = 0
             self.done(ended.id, ended.seconds if ended.status == 0 else 0.0)
-        elif ended.status in (TAKEN, STOPPED) or ended.stopped:
+        elif ended.status in (TAKEN, STOPPED) or ended.stopped or (ended.status < 0 and self.stopping()):
             if ended.lease is not None:
                 leases.mark_released(folder.path, ended.lease)
             self.emit("elsewhere" if ended.status == TAKEN else "stopped", ended.id)

@@ -11,6 +11,10 @@ dies, so does the server, and then each run. On other systems the server notices
 runs; if the server itself is killed there, runs go on. The server has a single thread and never initializes CUDA;
 after either, a forked child could not use torch safely.
 
+Batch systems send the signals of `interrupts.STOPS` to every process of a job. The server ignores them, because the
+launcher answers. So does a run, except for SIGTERM: it is blocked until the run's own handler (`lease.StopSignals`) is
+there, so that it can neither end a run that has not saved its state, nor be missed by one that is about to begin.
+
 The fork server of `multiprocessing` was tried. It starts a run no faster; it dies with every run when one fork fails
 for lack of memory; it ignores imports that fail, calls no hook, and imports the launcher's main module in every run.
 """
@@ -27,15 +31,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from dgbench.core.errors import UserError
 from dgbench.core.startup import end_guard
-from dgbench.launchers.interrupts import SignalSocket
+from dgbench.launchers.interrupts import STOPS, SignalSocket
 
 _PR_SET_PDEATHSIG = 1
 _SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -67,7 +71,7 @@ class ForkServer:
         """
         self._connection, theirs = Pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        with theirs:
+        with theirs, _blocked(STOPS):
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dgbench.launchers.forkserver", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
@@ -135,6 +139,16 @@ class ForkServer:
 # -- the server's side --------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _blocked(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Hold signals back during the block; processes that it starts begin with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends; leave at once if it has ended already."""
     if sys.platform == "linux":
@@ -169,14 +183,15 @@ class _Server:
     def fork(self, id: str, job: object, env: Mapping[str, str], log: str) -> None:
         """Start a run's process."""
         server = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError as error:  # no memory, or no process ids left: this run's failure, not the server's
-            print(f"fork: {error}", file=sys.stderr)
-            self.launcher.send((id, 0, os.EX_OSERR))
-            return
-        if pid == 0:
-            self.execute(server, job, env, log)
+        with _blocked([signal.SIGTERM]):
+            try:
+                pid = os.fork()
+            except OSError as error:  # no memory, or no process ids left: this run's failure, not the server's
+                print(f"fork: {error}", file=sys.stderr)
+                self.launcher.send((id, 0, os.EX_OSERR))
+                return
+            if pid == 0:
+                self.execute(server, job, env, log)
         self.runs[id] = pid
 
     def signal(self, id: str, number: int) -> None:
@@ -230,7 +245,7 @@ def _kill_group(pid: int) -> None:
 
 def _set_up(env: Mapping[str, str], log: str) -> None:
     os.setsid()
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to every process; only its batch process answers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it is blocked, see above
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -244,6 +259,9 @@ def _set_up(env: Mapping[str, str], log: str) -> None:
 def main(file: int, parent: int) -> None:
     """Serve the launcher, process `parent`, over the socket `file`."""
     die_with_parent(parent)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     end_guard()
     os.set_inheritable(file, False)
     launcher = Connection(file)

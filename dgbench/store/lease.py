@@ -158,7 +158,8 @@ class StopSignals:
     """Context manager that records SIGTERM and Ctrl-C instead of letting them end the process.
 
     Enter it before claiming a lease: a signal between the claim and the first step would otherwise leave a lease that
-    other machines believe until its time is over.
+    other machines believe until its time is over. Processes of a fork server begin with SIGTERM blocked; from the entry
+    on it is answered.
     """
 
     def __init__(self) -> None:
@@ -172,6 +173,7 @@ class StopSignals:
                 # A shell starts background jobs with SIGINT ignored, and nohup does likewise: leave it ignored.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._old[number] = signal.signal(number, self._note)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return self
 
     def __exit__(self, *error: object) -> None:

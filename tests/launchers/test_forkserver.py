@@ -11,6 +11,7 @@ import pytest
 from toy_launch import gone
 
 from dgbench.launchers.forkserver import ForkServer, ForkServerDied
+from dgbench.launchers.interrupts import STOPS
 
 Until = Callable[[Callable[[], object]], None]
 
@@ -81,7 +82,8 @@ def test_what_a_run_finds(jobs: Jobs) -> None:
         "hook": {"hello": [1]},
         "json": True,
         "leader": True,
-        "usr2": True,
+        "ignored": ["SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"],
+        "blocked": ["SIGTERM"],
         "chld": True,
         "wakeup": -1,
         "input": "",
@@ -94,6 +96,36 @@ def test_many_runs_at_once(jobs: Jobs) -> None:
         jobs.start(str(i), do="return", code=i)
     assert jobs.wait(30) == {str(i): i for i in range(30)}
     assert len(set(jobs.pid.values())) == 30
+
+
+def test_the_server_outlives_signals_to_every_process_of_a_job(jobs: Jobs, until: Until) -> None:
+    jobs.start("a", do="sleep")
+    until(lambda: jobs.sleeping())
+    for number in STOPS:
+        os.kill(jobs.server.process.pid, number)
+        if number is not signal.SIGTERM:
+            os.kill(jobs.sleeping()["a"], number)
+    jobs.start("b", do="return", code=5)
+    assert jobs.wait(1) == {"b": 5}
+    assert not gone(jobs.sleeping()["a"])
+
+
+def test_signals_to_a_server_that_is_about_to_import_are_ignored(until: Until) -> None:
+    code = (
+        "import os, signal, subprocess, sys\n"
+        "from dgbench.launchers import forkserver\n"
+        "popen = subprocess.Popen\n"
+        "def start(*args, **options):\n"
+        "    process = popen(*args, **options)\n"
+        "    for _ in range(100): os.kill(process.pid, signal.SIGTERM)\n"
+        "    return process\n"
+        "subprocess.Popen = start\n"
+        "server = forkserver.ForkServer('toy_jobs:execute')\n"
+        "server.close()\n"
+        "assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
 
 
 def test_signals_reach_one_run(jobs: Jobs, until: Until) -> None:

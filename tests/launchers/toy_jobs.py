@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+from dgbench.launchers.interrupts import STOPS
+
 _said: object = None
 
 
@@ -51,6 +53,7 @@ def execute(job: dict) -> int:
         print("about to die")
         os.kill(os.getpid(), signal.SIGKILL if do == "kill" else signal.SIGSEGV)
     if do == "sleep":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         print("sleeping:", os.environ["TOY"], os.getpid())
         time.sleep(60)
     if do == "spawn":
@@ -76,7 +79,8 @@ def _found() -> dict[str, object]:
         "hook": _said,
         "json": "json" in sys.modules,
         "leader": os.getsid(0) == os.getpid(),
-        "usr2": signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN,
+        "ignored": [number.name for number in STOPS if signal.getsignal(number) is signal.SIG_IGN],
+        "blocked": [number.name for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
         "chld": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
         "wakeup": signal.set_wakeup_fd(-1),
         "input": sys.stdin.read(),
