@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 
+ENGINE = "DGBENCH_ENGINE"
+"""Environment variable by which an engine names its task: `ray:NODE`."""
+
+
 def visible_gpus() -> list[str]:
     """Return the GPUs that runs may use, by the names that CUDA_VISIBLE_DEVICES takes; MIG slices count as GPUs.
 
@@ -47,6 +51,17 @@ def _parse_gpus(listed: str) -> list[str]:
         elif found:
             gpus.append(found[1])
     return gpus
+
+
+def describe_engine() -> str:
+    """Return the task of a cluster that this process belongs to: `slurm:JOB_TASK`; empty if none is known.
+
+    Engines name their tasks in the environment by `ENGINE`.
+    """
+    named = os.environ.get(ENGINE, "")
+    job = os.environ.get("SLURM_JOB_ID", "")
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    return named or (f"slurm:{array}_{task}" if array and task else f"slurm:{job}" if job else "")
 
 
 def usable_cores() -> int:

@@ -50,6 +50,8 @@ class Site:
     evaluation; empty, of none."""
     checkpoint_minutes: float = 10.0
     """Longest time between checkpoints, in minutes; each evaluation makes one too."""
+    ttl: float = 0.0
+    """Seconds without a sign of life after which a process on another machine counts as gone; 0: by the file system."""
     retries: int = 1
     """Number of times that a failed run is tried again, over all launches and workers."""
 

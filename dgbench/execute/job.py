@@ -103,7 +103,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: Tr
     torch.set_num_threads(job["threads"])
     # By default cuDNN may pick kernels whose sums differ from call to call, and a resumed run could not repeat itself.
     torch.backends.cudnn.deterministic = True
-    store = Store(Path(job["root"]))
+    store = Store(Path(job["root"]), job["site"].get("ttl"))
     folder = store.folder(job["id"])
     # Signals are caught before the claim: one that ended the process between the claim and its answer would leave a
     # lease that other machines trust until it expires.

@@ -59,7 +59,7 @@ class Sweep:
     @property
     def store(self) -> Store:
         """Return the access to the folder's runs."""
-        return Store(self.root)
+        return Store(self.root, self.site.ttl)
 
     def states(self, retries: int | None = None) -> dict[str, State]:
         """Read the state of each planned run from its folder; failed runs are those failed for good.

@@ -68,7 +68,9 @@ def incomplete(root: Path) -> list[str]:
 
 def begin_anew(root: Path, agreed: Sequence[str]) -> list[str]:
     """Remove the files of unfinished runs, unless done or under way by now; return the ids of those removed."""
-    return [id for id in agreed if Store(root).folder(id).reset()]
+    store = Store(root)
+    store.states(agreed, 0)  # a first look at all: each removal is sure of a holder that is gone by a second one
+    return [id for id in agreed if store.folder(id).reset()]
 
 
 def _size(folder: Path) -> int:

@@ -23,28 +23,34 @@ from pathlib import Path
 from dgbench.core.run import is_run_id
 from dgbench.store import lease as leases
 from dgbench.store.files import write_atomic
-from dgbench.store.lease import TTL, cancel_mark
+from dgbench.store.holder import Looks, default_ttl
+from dgbench.store.lease import cancel_mark
 from dgbench.store.process import file_clock
 from dgbench.store.run_folder import CANCEL, RUN, RUNS, RunFolder, State
 
 
 class Store:
-    """A sweep's folder, opened by every command that reads or executes runs. It holds no state in memory."""
+    """A sweep's folder, opened by every command that reads or executes runs.
 
-    def __init__(self, root: Path, ttl: float = TTL) -> None:
+    All state is in the folder, except for the signs of life of other machines that were seen through this object.
+    """
+
+    def __init__(self, root: Path, ttl: float | None = None) -> None:
         """Open the folder at `root`, which need not exist.
 
         Args:
             root: The sweep's folder.
-            ttl: Seconds without a sign of life after which a process on another machine counts as gone.
+            ttl: Seconds without a sign of life after which leases claimed by this process count as given up; None or 0:
+                by the type of the file system.
         """
         self.root = root
         self.runs_dir = root / RUNS
-        self.ttl = ttl
+        self.ttl = ttl or default_ttl(root)
+        self._looks = Looks()
 
     def folder(self, id: str) -> RunFolder:
         """Return the folder of a run, which need not exist."""
-        return RunFolder(self.root, id, self.ttl)
+        return RunFolder(self.root, id, self.ttl, self._looks)
 
     def ids(self) -> list[str]:
         """Return the ids of all runs that were begun, sorted.

@@ -2,17 +2,16 @@
 
 Each attempt at a run has a number, and the process that manages to create the file `lease-<number>` holds that lease.
 Lease K+1 may be claimed only by a process that found K released or stale. The holder touches its file every few
-seconds; a holder on the same machine is looked up in the process table, one elsewhere is stale when the file has not
-been touched for `TTL` seconds.
+seconds; `store.holder` tells by that whether it is still at work.
 
 Lease files are never renamed or removed, and a release is a second, empty file beside. If a number became free again, a
 process that listed the folder long ago, and decided then to claim that number, could still succeed and execute the run
 beside its rightful holder.
 
-A holder that gave no sign of life for half of `TTL`, such as one on a machine that slept, claims the next number before
-it writes anything more. Any other process would have to claim that very number, so one of the two gets it, and the
-other knows. This leaves one assumption: a write ends within half of `TTL` after the `confirm` before it. The tests
-search a model of these steps for every way around them (`tests/store/lease_model.py`).
+A holder that gave no sign of life for half of its time to live, such as one on a machine that slept, claims the next
+number before it writes anything more. Any other process would have to claim that very number, so one of the two gets
+it, and the other knows. This leaves one assumption: a write ends within half of that time after the `confirm` before
+it. The tests search a model of these steps for every way around them (`tests/store/lease_model.py`).
 
 Only creation has to be atomic across machines, which NFS guarantees for hard links; file locks are not needed. Times
 are compared only with the file server's clock, because the clocks of machines may differ by more than a lease lasts.
@@ -29,22 +28,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import orjson
 
+from dgbench.core.machine import describe_engine
+from dgbench.store.holder import BEAT, GONE, WORKING, Holder, Looks, default_ttl, judge, read_holder
 from dgbench.store.process import Process, file_clock, machine
-
-TTL = 60.0
-"""Seconds without a sign of life after which a process on another machine counts as gone. NFS clients cache file times
-for up to a minute by default, so use 180 or more there.
-"""
-
-BEAT = 3.0
-"""Seconds between two signs of life."""
 
 PROGRESS = "progress.json"
 """Name of the file with the steps made so far and the steps in all."""
@@ -87,40 +79,6 @@ def newest(names: Iterable[str]) -> tuple[int, bool]:
     return highest, released
 
 
-def is_held(folder: Path, number: int, ttl: float, now: Callable[[], float]) -> bool:
-    """Return whether the process that claimed an unreleased lease is still at work.
-
-    On the holder's own machine its process is looked up, and elsewhere the age of its last sign of life decides. A sign
-    that is dated in the future by more than `ttl` does not count: only the file server's clock dates signs, so the file
-    was copied or its date was set, and it would block the run until that date.
-
-    Args:
-        folder: The run's folder.
-        number: Number of the lease.
-        ttl: Seconds without a sign of life after which a holder on another machine counts as gone.
-        now: Returns the file server's time in seconds; called only if age decides.
-    """
-    path = folder / lease_name(number)
-    process = holder(path)
-    alive = process.alive() if process else None
-    if alive is not None:
-        return alive
-    try:
-        touched = path.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return abs(now() - touched) <= ttl
-
-
-def holder(path: Path) -> Process | None:
-    """Return the holder of a lease; None if the file is gone or can't be parsed, so that its age alone decides."""
-    try:
-        fields = orjson.loads(path.read_bytes())
-        return Process(str(fields["host"]), str(fields["boot"]), int(fields["pid"]), int(fields["started"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
 def number_of(folder: Path, pid: int, after: int) -> int | None:
     """Return the number of the newest lease that process `pid` of this machine claimed; None if it has none.
 
@@ -131,8 +89,8 @@ def number_of(folder: Path, pid: int, after: int) -> int | None:
     """
     highest, _ = newest(os.listdir(folder))
     for number in range(highest, after, -1):
-        found = holder(folder / lease_name(number))
-        if found and found.pid == pid and (found.host, found.boot) == machine():
+        found = read_holder(folder / lease_name(number))
+        if found and found.process.pid == pid and (found.process.host, found.process.boot) == machine():
             return number
     return None
 
@@ -193,19 +151,21 @@ def claim(
     folder: Path,
     done: Path | None,
     cancel: Path,
-    ttl: float = TTL,
+    ttl: float | None = None,
     now: Callable[[], float] | None = None,
     stops: StopSignals | None = None,
+    looks: Looks | None = None,
 ) -> Lease | None:
-    """Take the next lease of a run's folder.
+    """Take the next lease of a run's folder; if its holder elsewhere seems gone, look again a beat later.
 
     Args:
         folder: The run's folder.
         done: A file whose existence means that there is nothing to claim; None: claim in any case.
         cancel: The sweep's cancel marker.
-        ttl: Seconds without a sign of life after which a holder on another machine counts as gone.
+        ttl: Seconds without a sign of life after which the lease counts as given up; None: by the file system.
         now: Returns the file server's time in seconds; None: ask the server through `folder`.
         stops: Signals that ask the holder to stop; None: there are none.
+        looks: Signs of life that this process has seen; None: none.
 
     Returns:
         The lease; None if another process holds the newest or was faster, or if `done` exists.
@@ -214,10 +174,11 @@ def claim(
     if done and done.name in names:
         return None
     number, released = newest(names)
-    if number and not released and is_held(folder, number, ttl, now or (lambda: file_clock(folder))):
+    ttl, looks = ttl or default_ttl(folder), looks or Looks()
+    if number and not released and not _is_gone(folder / lease_name(number), ttl, now, looks):
         return None
     lease = Lease(folder, number + 1, cancel, ttl, stops or StopSignals())
-    if not _create(lease.path):
+    if not _create(lease.path, ttl):
         return None
     lease.begin()
     # Another process may have finished the run and released its lease between the listing and the claim. Whoever holds
@@ -228,16 +189,26 @@ def claim(
     return lease
 
 
+def _is_gone(path: Path, ttl: float, now: Callable[[], float] | None, looks: Looks) -> bool:
+    """Return whether the holder of a lease is gone; one on another machine, by two looks."""
+    now = now or (lambda: file_clock(path.parent))
+    wait = judge(path, ttl, now, looks)
+    if GONE < wait < WORKING:
+        time.sleep(wait)
+        wait = judge(path, ttl, now, looks)
+    return wait == GONE
+
+
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of a hard link on file systems without them, such as FAT and some network file systems."""
 
 
-def _create(path: Path) -> bool:
+def _create(path: Path, ttl: float) -> bool:
     """Create the file of a lease with its content; return False if it exists."""
     # Written beside and then linked, so that the lease appears with its content. If it were created empty and filled
     # afterwards, a process killed in between would leave a lease without a holder, and every machine, this one too,
     # would have to wait until its time is over. `link` fails if the name exists, where a rename would replace it.
-    content = orjson.dumps(asdict(Process.current()))
+    content = Holder(Process.current(), describe_engine(), BEAT, ttl).to_json()
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         beside.write_bytes(content)
@@ -382,7 +353,7 @@ class Lease:
             # By the server's clock, which goes on while a process, a laptop or a virtual machine is suspended.
             now, before = self.path.stat().st_mtime, self._dated
             if before is not None and abs(now - before) > self._ttl / 2:
-                if not _create(self._next):
+                if not _create(self._next, self._ttl):
                     self.lost = True
                     return
                 mark_released(self.folder, self.number)

@@ -33,7 +33,8 @@ from dgbench.store import lease as leases
 from dgbench.store import notes
 from dgbench.store import records as records_file
 from dgbench.store.files import making_sense_of, read_object, refuse_links, remove_path, write_json
-from dgbench.store.lease import TTL, Lease, LeaseLost, StopSignals
+from dgbench.store.holder import Holder, Looks, default_ttl, is_held, read_holder
+from dgbench.store.lease import Lease, LeaseLost, StopSignals
 from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
 from dgbench.store.sealed import CorruptFile
@@ -83,13 +84,15 @@ class RunFolder:
     methods that remove something take the lease themselves.
     """
 
-    def __init__(self, root: Path, id: str, ttl: float = TTL) -> None:
+    def __init__(self, root: Path, id: str, ttl: float | None = None, looks: Looks | None = None) -> None:
         """Open the folder of run `id`, which need not exist.
 
         Args:
             root: The sweep's folder.
             id: The run's id.
-            ttl: Seconds without a sign of life after which a process on another machine counts as gone.
+            ttl: Seconds without a sign of life after which leases that are claimed through this object count as given
+                up; None: by the file system.
+            looks: Signs of life that this process has seen of holders elsewhere; None: none.
 
         Raises:
             ValueError: `id` does not have the form of a run's id.
@@ -101,7 +104,8 @@ class RunFolder:
         self.models = self.path / "models"
         self.log_path = self.path / "log.txt"
         """Output of every attempt, one after the other."""
-        self.ttl = ttl
+        self.ttl = ttl or default_ttl(root)
+        self._looks = looks or Looks()
         self._root = root
 
     def create(self, run: Run) -> None:
@@ -183,11 +187,8 @@ class RunFolder:
         if DONE in names:
             return State.DONE
         number, released = leases.newest(names)
-        if (
-            number
-            and not released
-            and leases.is_held(self.path, number, self.ttl, now or (lambda: file_clock(self.path)))
-        ):
+        now = now or (lambda: file_clock(self.path))
+        if number and not released and is_held(self.path / leases.lease_name(number), self.ttl, now, self._looks):
             return State.RUNNING
         if Failures.among(names).exhausted(retries):
             return State.FAILED
@@ -209,7 +210,7 @@ class RunFolder:
         Args:
             stops: Signals by which the holder may be asked to stop; None: there are none.
         """
-        lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl, stops=stops)
+        lease = leases.claim(self.path, self.path / DONE, self._root / CANCEL, self.ttl, stops=stops, looks=self._looks)
         if lease:
             self._remove_temporary_files()
         return lease
@@ -235,11 +236,23 @@ class RunFolder:
             return None
         return (step, steps) if isinstance(step, int) and isinstance(steps, int) else None
 
+    def holder(self) -> tuple[Holder, float] | None:
+        """Return the holder of the newest lease and the time of its last sign of life, by the file server's clock.
+
+        None if no attempt was made, or the lease can't be read.
+        """
+        number, _ = leases.newest(self._names())
+        path = self.path / leases.lease_name(number)
+        holder = read_holder(path) if number else None
+        try:
+            return (holder, path.stat().st_mtime) if holder else None
+        except FileNotFoundError:
+            return None
+
     def host(self) -> str:
         """Return the machine of the newest attempt; empty if there was none or its lease can't be read."""
-        number, _ = leases.newest(self._names())
-        holder = leases.holder(self.path / leases.lease_name(number)) if number else None
-        return holder.host if holder else ""
+        found = self.holder()
+        return found[0].process.host if found else ""
 
     # -- records --------------------------------------------------------------------------------------------------
 
@@ -396,7 +409,8 @@ class RunFolder:
     def _claim_for_removal(self, done_too: bool) -> Lease | None:
         """Take the lease before a removal; None if another process holds it, or the run is done and must stay."""
         refuse_links(self.path.parent, self.path)
-        return leases.claim(self.path, None if done_too else self.path / DONE, self._root / CANCEL, self.ttl)
+        done = None if done_too else self.path / DONE
+        return leases.claim(self.path, done, self._root / CANCEL, self.ttl, looks=self._looks)
 
     def _clear(self, lease: Lease, then: Callable[[], object]) -> bool:
         """Remove all but `run.json` and the leases, then call `then`; stop and return False if the lease is lost."""
