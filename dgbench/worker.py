@@ -30,6 +30,7 @@ from typing import Any
 
 from dgbench import cli
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.machine import check_gpus
 from dgbench.core.wording import parse_duration, printable_lines, shorten
 from dgbench.flags import add_options, jobs_of, leaving_of, places_of
 from dgbench.launchers.base import UNAVAILABLE, Terms
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             sweep = _reopen(args.output_dir, places)
             slots = sweep.slots(options["jobs"], options["jobs_per_gpu"])
+            check_gpus(sorted({slot.gpu for slot in slots if slot.gpu}))
             first = _place(len(sweep.plan.runs))
             return sweep.execute(slots, interrupts, grace=options["grace"], terms=terms, first=first)
         except UserError as error:

@@ -160,6 +160,9 @@ def test_what_is_wrong_is_said_by_the_exit_code(place: Path, tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
     done = run("worker", root, "--device", "cuda", "--jobs", "1")
     assert (done.returncode, "no GPU" in done.stderr) == (69, True), done.stderr
+    gpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "nonsense"}
+    done = subprocess.run(command("worker", root, "--device", "auto"), capture_output=True, text=True, env=gpu)
+    assert (done.returncode, "GPU nonsense can't be used" in done.stderr) == (69, True), done.stderr
     (place / "slow.py").rename(place / "elsewhere.py")
     done = run("worker", root)
     assert done.returncode == 69, done.stderr

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgbench.core.errors import UserError
+from dgbench.core.errors import Problems, UserError
 from dgbench.core.setting import Setting
 
 if TYPE_CHECKING:
     import torch
 
 
+_PATIENCE = 120.0  # seconds that a GPU has to answer
+_RAY = "RAY_JOB_ID"  # set by Ray for the processes of tasks and actors
+CORES = "DGBENCH_CORES"
+"""Environment variable by which an engine says how many cores its task has."""
 ENGINE = "DGBENCH_ENGINE"
 """Environment variable by which an engine names its task: `ray:NODE`."""
 
@@ -29,6 +37,8 @@ def visible_gpus() -> list[str]:
     torch.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None and ("SLURM_JOB_ID" in os.environ or _RAY in os.environ):
+        return []  # the job asked for no GPU, though the machine may show those of others
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
         # CUDA reads the list up to the first invalid entry and ignores all that follows it, so `0,-1,1` shows one GPU.
@@ -38,6 +48,41 @@ def visible_gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60).stdout
     return _parse_gpus(listed)
+
+
+def check_gpus(gpus: Sequence[str]) -> None:
+    """Compute on each GPU, in a process of its own; raise `UserError` with the reasons if one can't be used.
+
+    This process may not open a GPU itself, because processes that are forked from it could not use it any more. A GPU
+    that is named and broken must not have runs fail, or train on the CPU without a word.
+
+    Args:
+        gpus: Values for CUDA_VISIBLE_DEVICES.
+    """
+    code = "import torch; torch.ones(8, 8, device='cuda').matmul(torch.ones(8, 8, device='cuda')).sum().item()"
+    probes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for gpu in gpus
+    ]
+    problems = Problems()
+    for gpu, probe in zip(gpus, probes, strict=True):
+        try:
+            _, said = probe.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            probe.kill()
+            _, said = probe.communicate()
+            said = f"it did not answer within {_PATIENCE:.0f} s"
+        if probe.returncode:
+            reason = (said.strip() or f"exit code {probe.returncode}").splitlines()[-1]
+            problems.add(f"GPU {gpu} can't be used: {reason[:300]}; --device cpu does without GPUs")
+    problems.raise_if_any()
 
 
 def _parse_gpus(listed: str) -> list[str]:
@@ -65,8 +110,71 @@ def describe_engine() -> str:
 
 
 def usable_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processor cores that this process may use, at least 1.
+
+    It is the least of: its affinity, the quota of its control groups (rounded up), and the cores that Slurm or Ray gave
+    to its task.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *map(math.ceil, cpu_quotas()), *_granted_cores()]))
+
+
+def _granted_cores() -> Iterator[int]:
+    """Yield the number of cores of the Slurm job or Ray task around this process, if there is one."""
+    names = []
+    if "SLURM_JOB_ID" in os.environ:
+        names.append("SLURM_CPUS_PER_TASK" if "SLURM_CPUS_PER_TASK" in os.environ else "SLURM_CPUS_ON_NODE")
+    if CORES in os.environ:
+        names.append(CORES)
+    elif _RAY in os.environ:
+        names.append("OMP_NUM_THREADS")  # which Ray sets to the cores of a task
+    for name in names:
+        if (value := os.environ.get(name, "")).isdecimal():
+            yield int(value)
+
+
+def cpu_quotas(proc: Path = Path("/proc/self"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Yield the quotas of the control groups around this process, in cores: those of containers and services.
+
+    Args:
+        proc: Folder of the process.
+        mounted: Folder where control groups are mounted.
+    """
+    try:
+        lines = (proc / "cgroup").read_text().splitlines()
+    except OSError:  # not on Linux
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            yield from _quotas_up(mounted, path, _read_quota)
+        elif "cpu" in controllers.split(","):
+            for root in {mounted / controllers, mounted / "cpu"}:
+                yield from _quotas_up(root, path, _read_quota_v1)
+
+
+def _read_quota(folder: Path) -> Sequence[str]:
+    return (folder / "cpu.max").read_text().split()
+
+
+def _read_quota_v1(folder: Path) -> Sequence[str]:
+    return [(folder / name).read_text() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+
+
+def _quotas_up(root: Path, path: str, read: Callable[[Path], Sequence[str]]) -> Iterator[float]:
+    """Yield the quotas of a control group and of all above it, in cores; `read` returns quota and period.
+
+    In a container the path may be that of the host, which isn't visible there; the root then has the quota.
+    """
+    folder = root / path.lstrip("/")
+    while True:
+        with suppress(OSError, ValueError):
+            quota, period = map(float, read(folder))  # `max` and -1 mean none
+            if quota > 0 and period > 0:
+                yield quota / period
+        if folder == root or root not in folder.parents:
+            return
+        folder = folder.parent
 
 
 @cache

@@ -39,7 +39,8 @@ class Process:
         host, boot = machine()
         if not self.boot or not self.started or self.boot != boot:
             return None
-        return True if self._is_there() else False if self.host == host else None
+        found = self._is_there()
+        return None if found is False and self.host != host else found
 
     def _is_there(self) -> bool | None:
         """Look the process up in this machine's table; None if it is another user's and hidden."""

@@ -16,9 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dgbench.store import holder as holders
 from dgbench.store import lease as leases
 from dgbench.store import process
-from dgbench.store.lease import LeaseLost, StopSignals, claim, is_held, lease_name, newest
+from dgbench.store.holder import (
+    GONE,
+    TTL,
+    TTL_OF_NETWORKS,
+    WORKING,
+    Holder,
+    Looks,
+    default_ttl,
+    is_held,
+    judge,
+    read_holder,
+)
+from dgbench.store.lease import LeaseLost, StopSignals, claim, lease_name, newest
 from dgbench.store.process import Process, file_clock
 from tests.support.places import ROOT, SUPPORT
 
@@ -33,6 +46,14 @@ def write_lease(folder: Path, number: int, holder: Process | None, age: float = 
 
 def take(folder: Path, **options: float) -> leases.Lease | None:
     return claim(folder, folder / "done", folder / "cancel", **options)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_beats() -> Iterator[None]:
+    """Holders elsewhere beat so often that a second look comes at once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(holders, "BEAT", 0.02)
+        yield
 
 
 def dead_process() -> Process:
@@ -91,13 +112,13 @@ def test_of_two_who_judged_the_same_lease_one_gets_the_next(tmp_path: Path, monk
     write_lease(tmp_path, 1, ELSEWHERE, age=100)
     quicker = []
 
-    def slow_judge(*args: object) -> bool:
-        monkeypatch.setattr(leases, "is_held", is_held)
+    def slow_judge(*args: object) -> float:
+        monkeypatch.setattr(leases, "judge", judge)
         quicker.append(take(tmp_path))
         quicker[0].release()
-        return False
+        return GONE
 
-    monkeypatch.setattr(leases, "is_held", slow_judge)
+    monkeypatch.setattr(leases, "judge", slow_judge)
     assert take(tmp_path) is None, "lease 2 was claimed, and released, by the quicker: it is not free again"
     assert quicker[0].number == 2
 
@@ -105,11 +126,95 @@ def test_of_two_who_judged_the_same_lease_one_gets_the_next(tmp_path: Path, monk
 @pytest.mark.parametrize("age", [0, 1000])
 def test_a_process_of_this_machine_is_looked_up(tmp_path: Path, age: float) -> None:
     write_lease(tmp_path, 1, Process.current(), age)
-    assert is_held(tmp_path, 1, 60, time.time)
+    assert is_held(tmp_path / lease_name(1), 60, time.time)
     write_lease(tmp_path, 2, replace(Process.current(), started=Process.current().started - 1), age)
-    assert not is_held(tmp_path, 2, 60, time.time), "the pid belongs to a later process"
+    assert not is_held(tmp_path / lease_name(2), 60, time.time), "the pid belongs to a later process"
     write_lease(tmp_path, 3, dead_process(), age)
-    assert not is_held(tmp_path, 3, 60, time.time)
+    assert not is_held(tmp_path / lease_name(3), 60, time.time)
+
+
+def test_names_of_hosts_are_for_people_unless_a_process_is_gone(tmp_path: Path) -> None:
+    """A container may rename its host; copies of a virtual machine share the identity of their kernel."""
+    assert replace(Process.current(), host="renamed").alive() is True
+    assert replace(dead_process(), host="renamed").alive() is None
+
+
+def test_a_proc_of_another_namespace_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "readlink", lambda path: "1234567" if path == "/proc/self" else "pid:[1]")
+    process.machine.cache_clear()
+    try:
+        found = Process.current()
+        assert (found.boot, found.started, found.alive()) == ("", 0, None)
+    finally:
+        process.machine.cache_clear()
+
+
+def test_a_lease_names_its_holder_engine_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    lease = take(tmp_path, ttl=90)
+    assert lease
+    assert read_holder(lease.path) == Holder(Process.current(), "slurm:5_2", leases.BEAT, 90)
+    monkeypatch.setenv("DGBENCH_ENGINE", "ray:n1")
+    lease.release()
+    lease = take(tmp_path)
+    assert lease
+    found = read_holder(lease.path)
+    assert found
+    assert (found.engine, found.ttl) == ("ray:n1", TTL)
+
+
+def test_the_time_to_live_is_the_holders(tmp_path: Path) -> None:
+    path = tmp_path / lease_name(1)
+    for ttl, held in ((200.0, True), (50.0, False)):
+        path.write_bytes(Holder(ELSEWHERE, ttl=ttl).to_json())
+        os.utime(path, (time.time() - 100,) * 2)
+        assert is_held(path, 10 if held else 1000, time.time) is held
+
+
+def test_a_silent_holder_is_gone_at_the_second_look_a_beat_later(tmp_path: Path) -> None:
+    path, looks = tmp_path / lease_name(1), Looks()
+    path.write_bytes(Holder(ELSEWHERE, beat=0.2, ttl=50).to_json())
+    os.utime(path, (time.time() - 100,) * 2)
+    assert not is_held(path, 60, time.time), "it seems gone"
+    assert 0.1 < judge(path, 60, time.time, looks) <= 0.2
+    assert 0 < judge(path, 60, time.time, looks) <= 0.2, "too soon"
+    time.sleep(0.2)
+    assert judge(path, 60, time.time, looks) == GONE
+    os.utime(path, (time.time() - 90,) * 2)
+    assert judge(path, 60, time.time, looks) > GONE, "it gave another sign since"
+    os.utime(path)
+    assert judge(path, 60, time.time, looks) == WORKING
+
+
+def test_a_holder_that_gives_a_sign_between_two_looks_keeps_its_run(tmp_path: Path) -> None:
+    """As one whose file server hung, or whose times another client had cached."""
+    path = tmp_path / lease_name(1)
+    path.write_bytes(Holder(ELSEWHERE, beat=0.3, ttl=50).to_json())
+    os.utime(path, (time.time() - 100,) * 2)
+    timer = threading.Timer(0.1, os.utime, (path,))
+    timer.start()
+    assert take(tmp_path) is None
+    timer.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "ttl"), [("ext4", TTL), ("nfs4", TTL_OF_NETWORKS), ("fuse.sshfs", TTL_OF_NETWORKS), ("lustre", TTL)]
+)
+def test_the_file_system_says_how_long_a_holder_may_be_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ttl: float
+) -> None:
+    place = str(tmp_path).replace("\\", "\\134")
+    mounts = f"1 0 8:1 / / rw - overlay o rw\n2 1 0:5 / {place}/a\\040b rw shared:1 - {kind} server:/x rw\n"
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, **o: mounts if "mountinfo" in str(self) else real(self, **o))
+    default_ttl.cache_clear()
+    try:
+        assert default_ttl(tmp_path / "a b" / "sweep") == ttl
+        assert default_ttl(tmp_path / "a bc") == TTL
+    finally:
+        default_ttl.cache_clear()
 
 
 def test_a_zombie_is_dead() -> None:
@@ -138,9 +243,9 @@ def test_another_users_process_whose_start_is_hidden_is_judged_by_age(monkeypatc
 )
 def test_others_are_judged_by_the_file_servers_clock(tmp_path: Path, holder: Process | None) -> None:
     write_lease(tmp_path, 1, holder, age=50)
-    assert is_held(tmp_path, 1, 60, time.time)
-    assert not is_held(tmp_path, 1, 60, lambda: time.time() + 11)
-    assert is_held(tmp_path, 1, 60, lambda: time.time() - 60), "the clocks of two servers differ a little"
+    assert is_held(tmp_path / lease_name(1), 60, time.time)
+    assert not is_held(tmp_path / lease_name(1), 60, lambda: time.time() + 11)
+    assert is_held(tmp_path / lease_name(1), 60, lambda: time.time() - 60), "the clocks of two servers differ a little"
     assert take(tmp_path) is None
     assert take(tmp_path, ttl=40) is not None
 
@@ -148,7 +253,7 @@ def test_others_are_judged_by_the_file_servers_clock(tmp_path: Path, holder: Pro
 @pytest.mark.parametrize("holder", [ELSEWHERE, None])
 def test_a_lease_dated_in_the_future_does_not_hold_the_run_until_then(tmp_path: Path, holder: Process | None) -> None:
     write_lease(tmp_path, 1, holder, age=-24 * 3600)
-    assert not is_held(tmp_path, 1, 60, time.time)
+    assert not is_held(tmp_path / lease_name(1), 60, time.time)
     lease = take(tmp_path)
     assert lease is not None
     assert lease.number == 2
@@ -179,8 +284,7 @@ def test_a_lease_is_whole_from_its_first_moment(tmp_path: Path, monkeypatch: pyt
     def killed(beside: Path, path: Path) -> None:
         seen.append({name for name in os.listdir(tmp_path) if leases.is_lease(name)})
         link(beside, path)
-        holder = json.loads(Path(path).read_bytes())
-        assert holder == asdict(Process.current())
+        assert read_holder(Path(path)) == Holder(Process.current(), ttl=TTL)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -210,8 +314,8 @@ def test_file_systems_without_links_are_claimed_exclusively(tmp_path: Path, monk
     monkeypatch.setattr(os, "link", refuse)
     assert take(tmp_path) is not None
     assert os.listdir(tmp_path) == [lease_name(1)]
-    assert json.loads((tmp_path / lease_name(1)).read_bytes()) == asdict(Process.current())
-    assert not leases._create(tmp_path / lease_name(1))
+    assert read_holder(tmp_path / lease_name(1)) == Holder(Process.current(), ttl=TTL)
+    assert not leases._create(tmp_path / lease_name(1), TTL)
 
 
 def test_who_was_tidied_away_while_claiming_was_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +330,7 @@ def test_who_was_tidied_away_while_claiming_was_too_slow(tmp_path: Path, monkeyp
 
 
 def test_a_lease_whose_folder_vanished_is_nobodys(tmp_path: Path) -> None:
-    assert not is_held(tmp_path, 1, 60, time.time)
+    assert not is_held(tmp_path / lease_name(1), 60, time.time)
 
 
 def test_file_clock_is_the_time_and_leaves_nothing(tmp_path: Path) -> None:
@@ -421,9 +525,9 @@ def test_of_a_holder_that_was_silent_and_its_judge_one_gets_the_next(
     silent_until_now(lease)
     create = leases._create
 
-    def too_late(path: Path) -> bool:
+    def too_late(path: Path, ttl: float) -> bool:
         write_lease(tmp_path, 2, ELSEWHERE)
-        return create(path)
+        return create(path, ttl)
 
     monkeypatch.setattr(leases, "_create", too_late)
     for _ in range(signs):
