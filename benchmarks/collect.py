@@ -1,6 +1,6 @@
-"""Time and memory of `collect` and of frames on 172,800 records in 9,600 runs, against lists of dictionaries.
+"""Time and memory of `collect`, frames and `report` on 172,800 records in 9,600 runs, against lists of dictionaries.
 
-    python benchmarks/collect.py [--runs 9600]
+    python benchmarks/collect.py [--runs 9600] [--folders DIR]
 
 The reference does what DomainBed does: the json module, every record kept whole, tables by filtering lists.
 """
@@ -171,6 +171,7 @@ def main() -> None:
     """Make the folders, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=9600, help="a multiple of 600")
+    parser.add_argument("--folders", type=Path, help="where the folders are made, and stay for the next time")
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.reference:
@@ -178,18 +179,22 @@ def main() -> None:
         return
     algorithms = args.runs // 600
     with tempfile.TemporaryDirectory() as temporary:
-        theirs, ours = Path(temporary, "domainbed"), Path(temporary, "dgbench")
-        theirs.mkdir()
-        ours.mkdir()
-        runs = write_domainbed(theirs, algorithms)
-        assert runs == write_own(ours, algorithms)
-        print(f"{runs} runs, {runs * len(EVALUATIONS)} records, three selectors")
+        theirs, ours = (Path(args.folders or temporary, name) for name in ("domainbed", "dgbench"))
+        for root, write in ((theirs, write_domainbed), (ours, write_own)):
+            if not root.exists():
+                root.mkdir(parents=True)
+                write(root, algorithms)
+        print(f"{args.runs} runs, {args.runs * len(EVALUATIONS)} records, three selectors")
         slow, busy, large = measured([__file__, "--reference", str(theirs)])
         print(f"reference, json and lists of dictionaries:  {slow:6.2f} s  {busy:6.2f} s CPU {large:6.0f} MB")
         for whose, root in (("DomainBed's folder", theirs), ("dgbench's folder", ours)):
-            commands = {"collect": ["-m", "dgbench.collect", "--input_dir", str(root)]}
+            commands = {
+                "collect": ["-m", "dgbench.collect", str(root)],
+                "collect --statistics": ["-m", "dgbench.collect", str(root), "--statistics"],
+            }
             for name, code in FRAMES.items():
                 commands[name] = ["-c", f"import dgbench; results = dgbench.load_results({str(root)!r}); {code}"]
+            commands["report"] = ["-m", "dgbench.report", str(root), "-o", str(Path(temporary, "report.html"))]
             for name, words in commands.items():
                 seconds, cpu, megabytes = measured(words)
                 ratios = f"{busy / cpu:.1f} x less CPU time, {large / megabytes:.1f} x less memory"

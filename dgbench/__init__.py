@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from dgbench.networks.network import Network as Network
     from dgbench.report.frames import SweepResults as SweepResults
     from dgbench.report.frames import load_results as load_results
+    from dgbench.report.reader import read_results as read_results
     from dgbench.report.results import Results as Results
-    from dgbench.report.results import read_results as read_results
 
 _PUBLIC = {
     "catalogue.catalogue": ("Catalogue",),
@@ -73,7 +73,8 @@ _PUBLIC = {
     "methods.merger": ("Member", "Merged", "Merger", "Tools"),
     "networks.network": ("Network",),
     "report.frames": ("SweepResults", "load_results"),
-    "report.results": ("Results", "read_results"),
+    "report.reader": ("read_results",),
+    "report.results": ("Results",),
 }
 """Module -> public names in it, as the imports above have them for type checkers."""
 _HOMES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names}

@@ -20,7 +20,7 @@ from dgbench.core.wording import unknown_name
 from dgbench.report.choice import of_datasets, restrict
 from dgbench.report.comparison import statistics_sections
 from dgbench.report.differences import BASELINE, with_coverage, with_differences
-from dgbench.report.errors import KINDS, STANDARD, with_errors
+from dgbench.report.errors import KINDS, STANDARD, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
 from dgbench.report.predictions.chosen import check_names
@@ -55,7 +55,9 @@ def parser() -> cli.Parser:
         choices=["published"],
         help="set published numbers of a like protocol beside these, and say why others are left out",
     )
-    found.add_argument("--error", choices=KINDS, default=STANDARD, help=f"what +/- is (default: {STANDARD})")
+    found.add_argument(
+        "--error", choices=KINDS, help=f"what +/- is (default: {STANDARD}; {WILDS} for data with fixed splits)"
+    )
     found.add_argument(
         "--reference",
         metavar="ROW",
@@ -153,12 +155,14 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
     """Build the report by the flags."""
     results = of_datasets(results, args.datasets)
     layout, names = _layout(args)
-    whole = with_errors(build(results, chosen or default_selectors(results), args.partial, layout), args.error)
+    kind = args.error or (STANDARD if args.format == "domainbed" else default_kind(results))
+    built = build(results, chosen or default_selectors(results), args.partial, layout, once=kind == WILDS)
+    whole = with_errors(built, kind)
     if args.format in _TIDY:
         return restrict(whole, args.rows)
     if args.format in _WITH_STATISTICS:
-        whole = with_differences(whole, results, args.reference)
-        whole = with_coverage(whole, results.ddof) if args.error == STANDARD else whole
+        whole = with_differences(whole, args.reference)
+        whole = with_coverage(whole, results.ddof) if kind == STANDARD else whole
     report = restrict(whole, args.rows, names, args.sort)
     # Sections are about whole rows, whichever columns are shown.
     whole = restrict(whole, args.rows)
@@ -171,7 +175,7 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
         further = metric_sections(results, chosen or default_selectors(results), args.metrics, args.partial)
         report = replace(report, sections=(*further, *report.sections))
     if args.statistics:
-        further = statistics_sections(whole, results, args.reference)
+        further = statistics_sections(whole, args.reference)
         report = replace(report, sections=(*further, *report.sections))
     return report
 

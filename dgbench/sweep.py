@@ -36,6 +36,8 @@ from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
+from dgbench.plan.repeating import repeating
+from dgbench.report.repeats import read_choices
 from dgbench.report.watch import Watch, follow
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
@@ -66,6 +68,16 @@ def parser() -> cli.Parser:
         "--sweep", type=Path, metavar="NAME|FILE", help="a shipped sweep, or a TOML file; flags win over it"
     )
     add_options(made["launch"], LAUNCH)
+    again = made["launch"].group("which runs")
+    again.add_argument(
+        "--repeat_best",
+        type=int,
+        metavar="N",
+        help="after a search: N more trials of the hyperparameters that it chose for each row (WILDS has 3, 5 or 10)",
+    )
+    again.add_argument(
+        "--selector", metavar="NAME", help="with --repeat_best: what chooses (default: the first of `dgbench collect`)"
+    )
     output = made["launch"].group("output")
     output.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     output.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
@@ -99,6 +111,7 @@ def _launch(args: Any) -> int:
     dgbench launch runs/mine --algorithms ERM SAM+SWAD ERM+T3A --datasets PACS --data_dir data --quick
     dgbench launch runs/mine --algorithms ERM --datasets folder:/data/birds --set lr=1e-4 precision=bf16 --dry_run
     dgbench launch runs/mine
+    dgbench launch runs/mine --repeat_best 10 --selector training-domain
     """
     if (args.output_dir / FILE).is_file() and not _may_run_files(args):
         return 1
@@ -132,6 +145,8 @@ def _launch(args: Any) -> int:
 
 def _planned(args: Any, asked: Mapping[str, Any], catalogue: Catalogue) -> Sweep:
     """Plan the request of flags and file, or go on with the folder's own if there is none."""
+    if args.repeat_best is not None or args.selector:
+        return _repeated(args, asked)
     if asked:
         return prepare(args.output_dir, asked, site_of(args), catalogue)
     if not (args.output_dir / FILE).is_file():
@@ -139,6 +154,19 @@ def _planned(args: Any, asked: Mapping[str, Any], catalogue: Catalogue) -> Sweep
             f"{args.output_dir} holds no sweep to go on with: ask for one by --sweep, or by --algorithms and --datasets"
         )
     return reopen(args.output_dir, **places_of(args))
+
+
+def _repeated(args: Any, asked: Mapping[str, Any]) -> Sweep:
+    """Plan the sweep of the folder with further trials of the choices of its search."""
+    found = read_choices(args.output_dir, args.repeat_best, args.selector, alone=not asked)
+    if found.left:
+        # Not on stdout, which `--dry_run --json` fills.
+        print(f"not repeated, as they are merged over draws: {_listed(found.left)}", file=sys.stderr)
+    return reopen(
+        args.output_dir,
+        change=lambda declaration: repeating(declaration, found.choices, found.selector, args.repeat_best),
+        **places_of(args),
+    )
 
 
 def _tested(sweep: Sweep) -> Iterator[str]:

@@ -34,8 +34,8 @@ from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.options import OPTIONS, TRAIN
+from dgbench.report.reader import read_results
 from dgbench.report.render import text
-from dgbench.report.results import read_results
 from dgbench.report.selectors import default_selectors
 from dgbench.report.tables import build
 from dgbench.store.lease import INPUT_DAMAGED, TAKEN, Stopped

@@ -18,7 +18,7 @@ from dgbench.core.run import MODEL, Run
 from dgbench.core.site import Site
 from dgbench.launchers.prepare import prepare
 from dgbench.report.domainbed.folder import RunArgs, write_run
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
 from dgbench.store.run_folder import RunFolder
 from tests.support.places import SUPPORT

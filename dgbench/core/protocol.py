@@ -12,7 +12,7 @@ Protocols need names and no data, so planning can list and count folds before an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import ClassVar
 from typing import Protocol as TypingProtocol
@@ -112,6 +112,10 @@ class Protocol(TypingProtocol):
         """
         ...
 
+    def of_fold(self, fold: Fold) -> Protocol:
+        """Return the protocol that yields this one of its folds alone."""
+        ...
+
 
 def _fold(train: Sequence[str], test: Sequence[str], val: Sequence[str] = ()) -> Fold:
     """Build the fold in which `train`, `test` and `val` are the domains that train, are held out, and validate."""
@@ -155,6 +159,10 @@ class LeaveOneDomainOut:
         for test in held_out:
             yield _fold([domain for domain in domains if domain not in test], test)
 
+    def of_fold(self, fold: Fold) -> LeaveOneDomainOut:
+        """Return the protocol of a fold with one test domain."""
+        return LeaveOneDomainOut(pairs=False, only=fold.held_out)
+
 
 @dataclass(frozen=True)
 class SingleSource:
@@ -172,6 +180,10 @@ class SingleSource:
             raise UserError(f"{', '.join(tested)} can only be tested, and no other domain is left to train on")
         for source in sources:
             yield _fold([source], tested or [domain for domain in domains if domain != source])
+
+    def of_fold(self, fold: Fold) -> SingleSource:
+        """Return the protocol of one training domain."""
+        return SingleSource(only=fold.training_domains)
 
 
 @dataclass(frozen=True)
@@ -196,6 +208,10 @@ class AllDomains:
                 source_val=_views([other for other in domains if other != domain], OUT),
                 test=_views([domain], OUT),
             )
+
+    def of_fold(self, fold: Fold) -> AllDomains:
+        """Return the protocol of one tested domain."""
+        return AllDomains(only=fold.held_out)
 
 
 @dataclass(frozen=True)
@@ -226,6 +242,10 @@ class Explicit:
         if twice:
             raise UserError(f"a domain trains, validates or is tested, not two of them: {', '.join(twice)}")
         yield _fold(train, test, val)
+
+    def of_fold(self, fold: Fold) -> Explicit:
+        """Return the protocol itself, which has one fold."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -260,6 +280,10 @@ class FixedSplit:
                 target_val=views[VAL] if ood else (),
                 test=views[TEST],
             )
+
+    def of_fold(self, fold: Fold) -> FixedSplit:
+        """Return the protocol of one way of splitting."""
+        return replace(self, only=fold.held_out)
 
 
 def _check(

@@ -135,6 +135,8 @@ def printable(text: str) -> str:
     >>> printable("caf\udce9\n\x1b[31mred")
     'caf\\xe9\\n\\x1b[31mred'
     """
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 

@@ -5,7 +5,7 @@ request -> declaration -> joined to the folder's own -> facts of the data -> pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -60,12 +60,19 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
     return _planned(root, declaration, site, catalogue)
 
 
-def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
+def reopen(
+    root: Path,
+    *,
+    include: Sequence[str] = (),
+    change: Callable[[Declaration], Declaration] = lambda declaration: declaration,
+    **moved: Any,
+) -> Sweep:
     """Plan a sweep again from the declaration in its folder; write nothing.
 
     Args:
         root: The sweep's folder.
         include: Present paths of included files that have moved.
+        change: Returns the declaration to plan, given the folder's.
         moved: Fields of the sweep's `Site` -> new values.
 
     Raises:
@@ -73,7 +80,7 @@ def reopen(root: Path, *, include: Sequence[str] = (), **moved: Any) -> Sweep:
     """
     site = replace(read_site(root).including(include), **moved)
     catalogue = Catalogue(site.include)
-    declaration, _ = read_declaration(root, catalogue)
+    declaration = change(read_declaration(root, catalogue)[0])
     try:
         read_plan(root)
     except DamagedSweep as error:

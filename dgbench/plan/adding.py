@@ -5,7 +5,7 @@ value that it does give stays, for `Declaration.extended_with` to refuse where i
 
 - A launch that names both algorithms and data sets is a request by itself, with the usual defaults for seeds, trials
   and folds. The same words therefore ask for the same runs, whatever was added to the folder since.
-- A launch that leaves out either repeats each request of the sweep, with what it does give in place of theirs.
+- A launch that leaves out either asks again for each search of the sweep, with what it does give in place of theirs.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def declare_more(
     repeats = not {"rows", "datasets"} <= set(given)
     completed = {**asked, **_setting(asked, before)}
     if repeats:
-        completed = {**_request(asked, before.requests, paths), **completed}
+        completed = {**_request(asked, before.searches, paths), **completed}
     declaration, found = declare(completed, catalogue)
     (request,) = declaration.requests
-    last = before.requests[-1].protocol
+    last = before.searches[-1].protocol
     if "protocol" not in given and isinstance(request.protocol, LeaveOneDomainOut):
         if isinstance(last, (SingleSource, AllDomains, Explicit)):
             request = replace(request, protocol=last)
@@ -64,7 +64,7 @@ def declare_more(
     requests = [request]
     if repeats:
         changed: dict[str, Any] = {name: getattr(request, name) for name in given}
-        requests = [replace(old, **changed) for old in before.requests]
+        requests = [replace(old, **changed) for old in before.searches]
     overrides = _overrides(before.overrides, declaration.overrides)
     return replace(declaration, overrides=overrides, requests=tuple(dict.fromkeys(requests))), found
 

@@ -47,6 +47,11 @@ class Declaration:
     """The launches so far, at least one."""
 
     @property
+    def searches(self) -> tuple[Request, ...]:
+        """Return the requests that repeat no choice."""
+        return tuple(request for request in self.requests if request.repeats is None)
+
+    @property
     def protocol(self) -> str:
         """Name of the protocol, which all requests share."""
         return self.requests[0].protocol.name

@@ -6,7 +6,7 @@ table a list of (run, predictor). Hyperparameters are left out; they are in each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +22,7 @@ from dgbench.plan.provenance import Provenance
 from dgbench.store.files import reading_sweep_json, write_atomic
 
 if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
-    from dgbench.plan.planner import Plan
+    from dgbench.plan.planner import Plan, PlannedPredictor
     from dgbench.plan.request import Overrides
 
 FILE = "plan.json"
@@ -64,6 +64,8 @@ class PlanTable:
     runs: tuple[PlannedRun, ...]
     cells: Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
     """(row, data set) -> (position in `runs`, name of the predictor) of each candidate."""
+    repeats: Mapping[tuple[str, str, str], tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    """(row, data set, selector) -> the same for trials that repeat what the selector chose in the search."""
     provenance: Provenance = field(default_factory=Provenance)
 
     def name(self, run: PlannedRun) -> str:
@@ -98,13 +100,15 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
         )
         for run in plan.runs
     )
-    cells = {
-        key: tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
-        for key, candidates in plan.candidates.items()
-    }
+
+    def placed(candidates: Sequence[PlannedPredictor]) -> tuple[tuple[int, str], ...]:
+        return tuple((places[candidate.run.id], candidate.predictor) for candidate in candidates)
+
+    cells = {key: placed(candidates) for key, candidates in plan.candidates.items()}
+    repeats = {key: placed(candidates) for key, candidates in plan.repeats.items()}
     # Departures belong to the sweep, not to any row, so planning doesn't know them and they are added to its facts now.
     provenance = replace(plan.provenance, asked=(*departures, *(overrides.describe() if overrides else ())))
-    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, provenance)
+    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, repeats, provenance)
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -112,6 +116,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
     content = {"format": FORMAT, **fields_of(table)}
     content["runs"] = [list(run) for run in table.runs]
     content["cells"] = [[row, dataset, cell] for (row, dataset), cell in table.cells.items()]
+    content["repeats"] = [[*place, cell] for place, cell in table.repeats.items()]
     content |= fields_of(content.pop("provenance"))
     write_atomic(root / FILE, orjson.dumps(content))
 
@@ -125,6 +130,7 @@ def read_plan(root: Path) -> PlanTable:
     with reading_sweep_json(root, FILE, FORMAT, "`dgbench sweep retry` writes it anew") as data:
         data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
         data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
+        data["repeats"] = {(row, dataset, name): cell for row, dataset, name, cell in data.get("repeats", ())}
         data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
         table = from_plain(PlanTable, data)
         _check(table)
@@ -144,7 +150,7 @@ def _check(table: PlanTable) -> None:
             raise ValueError(f"run {run.id} has values of other types")
         if not all(type(other) is int and 0 <= other < position for other in run.inputs):
             raise ValueError(f"run {run.id} stands on runs that don't come before it")
-    for (row, dataset), cell in table.cells.items():
+    for (row, dataset, *_), cell in (*table.cells.items(), *table.repeats.items()):
         if row not in table.rows or dataset not in table.datasets:
             raise ValueError(f"a cell belongs to {row!r} on {dataset!r}, of which there is nothing in it")
         if not all(0 <= position < len(table.runs) for position, _ in cell):

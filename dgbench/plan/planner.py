@@ -30,6 +30,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting
+from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
@@ -64,6 +65,8 @@ class Plan:
     """Data set -> its facts."""
     candidates: Mapping[tuple[str, str], tuple[PlannedPredictor, ...]]
     """(row, data set) -> the predictors to choose among, over all folds, trials and hyperparameter seeds."""
+    repeats: Mapping[tuple[str, str, str], tuple[PlannedPredictor, ...]] = field(default_factory=dict)
+    """(row, data set, selector) -> the predictors of trials that repeat what the selector chose in the search."""
     provenance: Provenance = field(default_factory=Provenance)
     """Facts about the rows that tables print beside their numbers."""
 
@@ -78,19 +81,28 @@ class Plan:
         return read
 
 
-Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[int]]
-"""(fold, trial) -> hyperparameter seeds."""
+class Drawn(NamedTuple):
+    """A draw of hyperparameters."""
+
+    seed: int
+    """The hyperparameter seed."""
+    trial: int
+    """The trial whose draw it is: that of the run, unless the run repeats a choice."""
+
+
+Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[Drawn]]
+"""(fold, trial) -> draws."""
 
 
 class PlannedSpot(NamedTuple):
-    """A place in the grid: a row has one training run in it for each hyperparameter seed."""
+    """A place in the grid: a row has one training run in it for each draw of hyperparameters."""
 
     dataset: str
     setting: Setting
     """The data set's setting, resolved; for a teacher, with the teacher's network."""
     fold: Fold
     trial: int
-    seeds: Sequence[int]
+    draws: Sequence[Drawn]
 
 
 def plan(
@@ -128,7 +140,8 @@ def plan(
     # still tried: rows may evaluate examples that were trained on, which belongs in the same message.
     with problems.collecting() if not problems.found else suppress(UserError):
         planned = _Planner(requests, facts, settings, catalogue, values).plan()
-        cells = ((row, made.run) for (row, _), cell in planned.candidates.items() for made in cell)
+        filled = (*planned.candidates.items(), *planned.repeats.items())
+        cells = ((row, made.run) for (row, *_), cell in filled for made in cell)
         problems.found += seen_before(planned.runs, cells, facts)
     problems.raise_if_any()
     assert planned, "a plan without problems"
@@ -154,23 +167,19 @@ class _Planner:
 
     def plan(self) -> Plan:
         """Build the plan, in the order that the module's docstring describes."""
-        grid = self._grid()
-        taught = self._watch(grid)
-        candidates: dict[tuple[str, str], list[PlannedPredictor]] = {}
-        for (row, dataset), spots in grid.items():
-            all_trials = row.merger and self.catalogue.get("merger", row.merger).card.all_trials
-            together: dict[tuple[Fold, int], list[Run]] = {}
-            for (fold, trial), seeds in spots.items():
-                trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, seeds))
-                together.setdefault((fold, ALL_TRIALS if all_trials else trial), []).extend(trained)
-            cell = candidates.setdefault((row.name, dataset), [])
-            for (_, trial), trained in together.items():
-                cell += self._candidates(row, trial, trained)
+        by_selector = group_values((asked.repeats.selector, asked) for asked in self.requests if asked.repeats)
+        search = self._grid(asked for asked in self.requests if not asked.repeats)
+        again = {selector: self._grid(requests) for selector, requests in by_selector.items()}
+        taught = self._watch([*search.items(), *(place for grid in again.values() for place in grid.items())])
+        candidates = dict(self._cells(search))
+        repeats = {(*place, selector): cell for selector, grid in again.items() for place, cell in self._cells(grid)}
         return Plan(
-            runs=_inputs_first(self.runs.values()),
+            # A repeated default is the same run as the search's in that trial.
+            runs=_inputs_first({run.id: run for run in self.runs.values()}.values()),
             rows=tuple(dict.fromkeys(row.name for request in self.requests for row in request.rows)),
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
-            candidates={key: tuple(cell) for key, cell in candidates.items()},
+            candidates=candidates,
+            repeats=repeats,
             provenance=Provenance(
                 {row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
                 taught,
@@ -184,38 +193,54 @@ class _Planner:
         card = self.catalogue.get("algorithm", row.algorithm).card
         return "the inputs predicted with it, unlabelled" if card.transductive else ""
 
-    def _grid(self) -> dict[tuple[Row, str], dict[tuple[Fold, int], list[int]]]:
-        """Return (row, data set) -> (fold, trial) -> hyperparameter seeds, over all requests, each once."""
-        grid: dict[tuple[Row, str], dict[tuple[Fold, int], dict[int, None]]] = {}
-        for request in self.requests:
+    def _cells(
+        self, grid: Mapping[tuple[Row, str], Spots]
+    ) -> Iterator[tuple[tuple[str, str], tuple[PlannedPredictor, ...]]]:
+        """Yield (name of the row, data set) -> the predictors of that cell; make the runs that are new."""
+        for (row, dataset), spots in grid.items():
+            all_trials = row.merger and self.catalogue.get("merger", row.merger).card.all_trials
+            together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
+            for (fold, trial), draws in spots.items():
+                trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, draws))
+                together.setdefault((fold, ALL_TRIALS if all_trials else trial), []).extend(trained)
+            cell: list[PlannedPredictor] = []
+            for (_, trial), trained in together.items():
+                cell += self._candidates(row, trial, trained)
+            yield (row.name, dataset), tuple(cell)
+
+    def _grid(self, requests: Iterable[Request]) -> dict[tuple[Row, str], Spots]:
+        """Return (row, data set) -> (fold, trial) -> draws, over some requests, each once."""
+        grid: dict[tuple[Row, str], dict[tuple[Fold, int], dict[Drawn, None]]] = {}
+        for request in requests:
             for dataset in request.datasets:
                 folds = self.facts[dataset].folds(request.protocol)
                 for row in request.rows:
                     spots = grid.setdefault((row, dataset), {})
                     for trial in request.trials:
                         for fold in folds:
-                            spots.setdefault((fold, trial), {}).update(dict.fromkeys(request.hparams_seeds))
-        return {key: {spot: sorted(seeds) for spot, seeds in spots.items()} for key, spots in grid.items()}
+                            draws = (Drawn(seed, request.drawn_in(trial)) for seed in request.hparams_seeds)
+                            spots.setdefault((fold, trial), {}).update(dict.fromkeys(draws))
+        return {key: {spot: sorted(draws) for spot, draws in spots.items()} for key, spots in grid.items()}
 
-    def _below(self, row: Row, dataset: str, seed: int, trial: int) -> list[tuple[Row, Setting]]:
+    def _below(self, row: Row, dataset: str, drawn: Drawn) -> list[tuple[Row, Setting]]:
         """Return the rows of the teachers of one training run, each with its setting; empty for most algorithms."""
-        hparams = self.values("algorithm", row.algorithm, dataset, self.settings[dataset], seed, trial).hparams
+        hparams = self.values("algorithm", row.algorithm, dataset, self.settings[dataset], *drawn).hparams
         return [
             (below, setting_below(hparams, self.facts[dataset], self.settings[dataset]))
             for below in teacher_rows(row.algorithm, hparams, self.catalogue)
         ]
 
-    def _watch(self, grid: Mapping[tuple[Row, str], Spots]) -> dict[str, str]:
+    def _watch(self, grid: Sequence[tuple[tuple[Row, str], Spots]]) -> dict[str, str]:
         """Collect the averages that watch each algorithm's runs together: all but those that feed back.
 
         Returns:
             Row -> the rows that teach it, in words, each with its network where that is another.
         """
         taught: dict[str, dict[str, None]] = {}
-        for (row, dataset), spots in grid.items():
+        for (row, dataset), spots in grid:
             own = self.settings[dataset]
-            draws = sorted({(seed, trial) for (_, trial), seeds in spots.items() for seed in seeds})
-            teachers = dict.fromkeys(found for draw in draws for found in self._below(row, dataset, *draw))
+            draws = sorted({drawn for draws in spots.values() for drawn in draws})
+            teachers = dict.fromkeys(found for drawn in draws for found in self._below(row, dataset, drawn))
             # A teacher's row may name an average too. If its algorithm is also a row of the sweep, on the same network,
             # the two share their runs, so averages are collected for both together.
             for watched, setting in ((row, own), *teachers):
@@ -227,74 +252,86 @@ class _Planner:
                 taught.setdefault(row.name, {})[teacher.name + network] = None
         return {name: " or ".join(teachers) for name, teachers in taught.items()}
 
-    def _trained(self, row: Row, spot: PlannedSpot) -> list[Run]:
-        """Return a row's training runs in one fold and trial, one for each hyperparameter seed; make the new ones."""
+    def _trained(self, row: Row, spot: PlannedSpot) -> list[tuple[Run, int]]:
+        """Return a row's training runs in one fold and trial, one for each draw, and the trial whose draw it is."""
         dataset, backbone = spot.dataset, spot.setting.backbone
         own = row.average if self._feeds_back(row.average) else ""
         # Sorted, because averages are part of the run's id: the order of flags must not make a new run.
         averages = (own,) if own else tuple(sorted(self.watching[dataset, row.algorithm, backbone]))
         number = self.folds.setdefault(spot.fold, len(self.folds))
         found = []
-        for seed in spot.seeds:
-            key = (row.algorithm, dataset, backbone, number, spot.trial, own, seed)
+        for drawn in spot.draws:
+            key = (row.algorithm, dataset, backbone, number, spot.trial, own, drawn)
             if key not in self.runs:
                 self.runs[key] = Run(
                     kind="train",
-                    method=self.values("algorithm", row.algorithm, dataset, spot.setting, seed, spot.trial),
+                    method=self.values("algorithm", row.algorithm, dataset, spot.setting, *drawn),
                     dataset=dataset,
                     fold=spot.fold,
-                    hparams_seed=seed,
+                    hparams_seed=drawn.seed,
                     trial=spot.trial,
                     setting=spot.setting,
-                    averages=tuple(
-                        self.values("average", name, dataset, spot.setting, seed, spot.trial) for name in averages
-                    ),
-                    inputs=tuple(self._inputs(row, spot, seed)),
+                    averages=tuple(self.values("average", name, dataset, spot.setting, *drawn) for name in averages),
+                    inputs=tuple(self._inputs(row, spot, drawn)),
                 )
-            found.append(self.runs[key])
+            found.append((self.runs[key], drawn.trial))
         return found
 
-    def _inputs(self, row: Row, spot: PlannedSpot, seed: int) -> Iterator[Input]:
+    def _inputs(self, row: Row, spot: PlannedSpot, drawn: Drawn) -> Iterator[Input]:
         """Yield the models that a training run reads: the candidates of its teacher's row.
 
         The run chooses one of them by itself. Of an ensemble it takes all members together.
         """
-        for below, setting in self._below(row, spot.dataset, seed, spot.trial):
+        for below, setting in self._below(row, spot.dataset, drawn):
             trained = self._trained(below, spot._replace(setting=setting))
             members = dataclasses.replace(below, merger="") if is_ensemble(below, self.catalogue) else below
             yield from (candidate.source for candidate in self._candidates(members, spot.trial, trained))
 
-    def _candidates(self, row: Row, trial: int, trained: Sequence[Run]) -> list[PlannedPredictor]:
+    def _candidates(self, row: Row, trial: int, trained: Sequence[tuple[Run, int]]) -> list[PlannedPredictor]:
         """Return the predictors of a row in one fold and trial; make the merge and adapt runs that are new.
 
         Args:
             row: The row.
             trial: The trial, or `ALL_TRIALS`.
-            trained: The training runs of all hyperparameter seeds.
+            trained: The training runs of all draws, each with the trial whose draw it is.
         """
-        found = [PlannedPredictor(run, row.average or MODEL) for run in trained]
+        found = [PlannedPredictor(run, row.average or MODEL) for run, _ in trained]
+        drawn_in = [drawn for _, drawn in trained]
         if row.merger and self.catalogue.get("merger", row.merger).card.each:
-            found = [self._derive("merge", row.merger, base.run, [base]) for base in found]
+            found = [
+                self._derive("merge", row.merger, base.run, drawn, [base])
+                for base, drawn in zip(found, drawn_in, strict=True)
+            ]
         elif row.merger:
             # A merger of runs of several hyperparameter seeds belongs to none of them. It takes the number 0, and the
             # first run only lends what is the same for all: data set, fold and setting.
-            found = [
-                self._derive("merge", row.merger, dataclasses.replace(trained[0], hparams_seed=0, trial=trial), found)
-            ]
+            base = dataclasses.replace(trained[0][0], hparams_seed=0, trial=trial)
+            found, drawn_in = [self._derive("merge", row.merger, base, trial, found)], [trial]
         if row.adapter:
-            found = [self._derive("adapt", row.adapter, base.run, [base]) for base in found]
+            found = [
+                self._derive("adapt", row.adapter, base.run, drawn, [base])
+                for base, drawn in zip(found, drawn_in, strict=True)
+            ]
         return found
 
     def _derive(
-        self, kind: Literal["merge", "adapt"], method: str, base: Run, sources: Sequence[PlannedPredictor]
+        self,
+        kind: Literal["merge", "adapt"],
+        method: str,
+        base: Run,
+        drawn_in: int,
+        sources: Sequence[PlannedPredictor],
     ) -> PlannedPredictor:
-        """Return the run that merges or adapts `sources`, made if it is new; other fields are those of `base`."""
+        """Return the run that merges or adapts `sources`, made if it is new.
+
+        Its hyperparameters are drawn with the seed of `base` in the trial `drawn_in`; other fields are those of `base`.
+        """
         inputs = tuple(candidate.source for candidate in sources)
         # The inputs' ids stand for all else: fold, trial, setting and the members' hyperparameters.
-        key = (kind, method, base.dataset, inputs)
+        key = (kind, method, base.dataset, inputs, drawn_in)
         if key not in self.runs:
             entry_kind = "merger" if kind == "merge" else "adapter"
-            part = self.values(entry_kind, method, base.dataset, base.setting, base.hparams_seed, base.trial)
+            part = self.values(entry_kind, method, base.dataset, base.setting, base.hparams_seed, drawn_in)
             self.runs[key] = dataclasses.replace(base, kind=kind, method=part, averages=(), inputs=inputs)
         return PlannedPredictor(self.runs[key], MODEL)
 

@@ -16,7 +16,9 @@ from dgbench.core.space import Draw, Value
 from dgbench.data.facts import DatasetFacts, resolve_batch_norm, traits_of
 
 Values = Callable[[str, str, str, Setting, int, int], ResolvedEntry]
-"""(kind of an entry, its name, data set, resolved setting, hyperparameter seed, trial) -> the entry with its values."""
+"""(kind of an entry, its name, data set, resolved setting, hyperparameter seed, trial that draws) -> the entry with its
+values.
+"""
 
 
 MOST_RUNS = 1_000_000
@@ -24,8 +26,18 @@ MOST_RUNS = 1_000_000
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """The origin of a draw of hyperparameters that a search chose, and that further trials train again."""
+
+    selector: str
+    """Name of the selector that chose it."""
+    drawn_in: int
+    """The trial of the search in which it was drawn: each trial draws afresh."""
+
+
+@dataclass(frozen=True)
 class Request:
-    """One launch: rows x data sets x folds x trials x hyperparameter seeds.
+    """One launch, or a part of it: rows x data sets x folds x trials x hyperparameter seeds.
 
     The requests of a sweep are planned as one, so a launch that asks for more trials or methods adds to the runs that
     exist. An average is part of the runs that it watches: asking for one later makes those runs anew, under new ids.
@@ -41,6 +53,12 @@ class Request:
     """Hyperparameter seeds; 0 stands for the defaults."""
     trials: tuple[int, ...]
     """Trials, counted from 0."""
+    repeats: Repeat | None = None
+    """The choice of a search that all trials repeat; None: this is a search, and each trial draws by itself."""
+
+    def drawn_in(self, trial: int) -> int:
+        """Return the trial whose draws of hyperparameters a trial trains with."""
+        return self.repeats.drawn_in if self.repeats else trial
 
 
 def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Setting) -> Setting:

@@ -50,6 +50,8 @@ class RowStatistics:
     """Lowest mean over trials of a fold."""
     across: float
     """Standard deviation of these means over folds; NaN with a single fold."""
+    sampling: float
+    """Standard error of the mean that is due to the numbers of test examples alone; NaN where they are unknown."""
     candidates: int
     """Most models among which a choice was made; one for rows that merge all runs of all trials."""
     lost: float
@@ -145,11 +147,25 @@ def _row_statistics(results: Results, selector: Selector, dataset: str, referenc
                 settled_by=trials_to_settle(differences, POINT) if np.isfinite(differences).all() else None,
                 worst=float(by_fold.min()),
                 across=float(by_fold.std(ddof=1)) if len(by_fold) > 1 else math.nan,
+                sampling=_sampling(results, selector, row, dataset),
                 candidates=max(_candidates(results, selector, row, dataset)),
                 lost=float(np.mean(lost[row])) if row in lost else math.nan,
             )
         )
     return tuple(statistics)
+
+
+def _sampling(results: Results, selector: Selector, row: str, dataset: str) -> float:
+    """Return the error of a row's average that is due to the numbers of test examples."""
+    by_fold = []
+    for fold in results.reported(dataset):
+        outcomes = (
+            selector.choose(results, row, dataset, fold, trial) for trial in trials_at(results, row, dataset, fold)
+        )
+        errors = [outcome.pick.sampling_error() for outcome in outcomes if outcome.pick]
+        # Trials test nearly the same examples, so the error of their mean is that of one.
+        by_fold.append(math.sqrt(float(np.mean(np.square(errors)))))
+    return math.hypot(*by_fold) / len(by_fold)
 
 
 def _delta(own: Scores, theirs: Scores) -> Paired | None:
@@ -174,18 +190,17 @@ def _candidates(results: Results, selector: Selector, row: str, dataset: str) ->
             yield candidates(results, selector, row, dataset, fold, trial)
 
 
-def statistics_sections(report: Report, results: Results, reference: str | None = None) -> tuple[Section, ...]:
+def statistics_sections(report: Report, reference: str | None = None) -> tuple[Section, ...]:
     """Return the statistics of each data set's table of a report, as sections to stand below its tables.
 
     Args:
-        report: What `tables.build` made of `results`.
-        results: The results.
+        report: A report of `tables.build`.
         reference: The row that others are compared with; None for the baseline.
     """
     sections = []
     for table in report.tables:
-        if table.dataset:
-            found = table_statistics(results, table.selector, table.dataset, reference)
+        if table.dataset and table.results:
+            found = table_statistics(table.results, table.selector, table.dataset, reference)
             title = f"Statistics: {table.dataset}, model selection method: {table.selector.label}"
             content = {"dataset": table.dataset, "selector": table.selector.name, "statistics": found}
             sections.append(Section(title, tuple(map(tuple, grid(found))), tuple(notes(found)), content))
@@ -194,7 +209,19 @@ def statistics_sections(report: Report, results: Results, reference: str | None 
 
 def grid(statistics: Statistics) -> Iterator[list[str]]:
     """Yield the texts of a table of statistics, its header first; scores in percent, differences in points."""
-    yield ["Algorithm", "Avg", "95 %", f"Δ {statistics.reference}", "95 %", "p", "worst", "std", "lost", "candidates"]
+    yield [
+        "Algorithm",
+        "Avg",
+        "95 %",
+        f"Δ {statistics.reference}",
+        "95 %",
+        "p",
+        "worst",
+        "std",
+        "sampling",
+        "lost",
+        "candidates",
+    ]
     for found in statistics.rows:
         average, delta = found.average, found.delta
         yield [
@@ -206,6 +233,7 @@ def grid(statistics: Statistics) -> Iterator[list[str]]:
             "-" if math.isnan(found.p) else f"{found.p:.3f}",
             _percent(found.worst),
             _percent(found.across),
+            _percent(found.sampling),
             _percent(found.lost),
             str(found.candidates),
         ]
@@ -220,8 +248,9 @@ def notes(statistics: Statistics) -> Iterator[str]:
         "correction over rows; †: has the highest mean, or can't be told from the row that has"
     )
     yield (
-        "worst, std: lowest column, and standard deviation over columns; lost: against the oracle's choices; "
-        "candidates: models among which each choice was made"
+        "worst, std: lowest column, and standard deviation over columns; sampling: standard error of Avg for test sets "
+        "of this size (binomial; - if it is not known), which no number of trials lowers; lost: against the oracle's "
+        "choices; candidates: models among which each choice was made"
     )
     if statistics.left_out:
         yield f"no statistics of {', '.join(statistics.left_out)}: no trial is complete"

@@ -17,12 +17,13 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import FixedSplit
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.wording import group_values, unknown_name
+from dgbench.report.domainbed.folder import ALGORITHMS
 from dgbench.report.results import Results
 from dgbench.report.statistics import FEWEST, Interval, coverage, t_interval, too_few
 from dgbench.report.tables import DELTA, Differences, Report, Table
 
-BASELINE = "ERM"
-"""The row that others are compared with where none is named, if it is there."""
+BASELINE = ALGORITHMS[0]
+"""The first row of DomainBed's tables: the row that others are compared with where none is named, if it is there."""
 
 Scores = Mapping[int, tuple[float, ...]]
 """Trial -> score in each column but the mean."""
@@ -39,27 +40,25 @@ def reference_row(rows: Sequence[str], named: str | None) -> str:
     return named or (BASELINE if BASELINE in rows else rows[0])
 
 
-def with_differences(report: Report, results: Results, named: str | None = None) -> Report:
+def with_differences(report: Report, named: str | None = None) -> Report:
     """Return a report whose tables have the column of differences, and a line on the variation among trials.
 
     Args:
         report: A report of `tables.build`, with all rows and columns.
-        results: The results that it was made of.
         named: The row that others are compared with; None: the baseline.
 
     Returns:
         The report. A table whose rows have too few trials in common with the reference has no such column, and its
         signature says why.
     """
-    reference = reference_row(results.rows, named)
     by_set: dict[tuple[str, str, str], Scores] = {}
     tables = []
     for table in report.tables:
+        reference = reference_row(tuple(table.rows), named)
         scores = {row: _scores(table, row, by_set) for row in table.rows}
         if table.dataset:
             by_set |= {(table.selector.name, table.dataset, row): own for row, own in scores.items()}
-        facts = {"trials vary": _variation(results)} if any(len(own) > 1 for own in scores.values()) else {}
-        tables.append(_compared(table, scores, reference, facts))
+        tables.append(_compared(table, scores, reference))
     return replace(report, tables=tuple(tables))
 
 
@@ -84,14 +83,17 @@ def _scores(table: Table, row: str, by_set: Mapping[tuple[str, str, str], Scores
     return {trial: tuple(column[trial] for column in means) for trial in sorted(common)}
 
 
-def _compared(table: Table, scores: Mapping[str, Scores], reference: str, facts: Mapping[str, str]) -> Table:
-    """Return a table with its differences, or the reason against them; `facts` are added to its signature."""
+def _compared(table: Table, scores: Mapping[str, Scores], reference: str) -> Table:
+    """Return a table with its differences or the reason against them, and with the variation among its trials."""
+    repeated = any(len(own) > 1 for own in scores.values())
+    facts = {"trials vary": _variation(table.results)} if table.results and repeated else {}
+    over = "ways of splitting" if table.of_splits else "trials"
     theirs, found = scores.get(reference, {}), dict[str, Interval]()
     refused = []
     for row, own in scores.items():
         if common := sorted(own.keys() & theirs.keys()) if row != reference else []:
             values = np.array([own[trial] for trial in common]) - np.array([theirs[trial] for trial in common])
-            found[row] = t_interval(values.mean(axis=1))
+            found[row] = t_interval(values.mean(axis=0 if table.of_splits else 1))
             if found[row].refused:
                 refused.append((found[row].refused, row))
     if all(interval.refused for interval in found.values()):
@@ -99,7 +101,7 @@ def _compared(table: Table, scores: Mapping[str, Scores], reference: str, facts:
         said = {DELTA: f"left out, {why}"} if len(scores) > 1 else {}
         return replace(table, signature={**table.signature, **facts, **said})
     notes = (f"{', '.join(rows)}: no interval of {DELTA}, {why}" for why, rows in group_values(refused).items())
-    meaning = f"mean difference from {reference} within trials [Student's 95 % interval over trials]"
+    meaning = f"mean difference from {reference} within trials [Student's 95 % interval over {over}]"
     return replace(
         table,
         differences=Differences(reference, found),

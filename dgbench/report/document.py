@@ -20,6 +20,7 @@ MOST_NOTES = 20
 SIGNATURE_LINES = (
     "protocol, metric, selector, preset, trials, +/-",
     "trials vary",
+    "chosen once",
     "Δ",
     "not tested",
     "beside the preset",

@@ -24,7 +24,8 @@ from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.domainbed.reader import is_sweep, read_sweep
 from dgbench.report.origin import add_up
 from dgbench.report.predictions.kept import KeptPredictions
-from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot, read_results
+from dgbench.report.reader import read_results
+from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot
 
 
 def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
@@ -90,6 +91,11 @@ def combine(results: Mapping[str, Results]) -> Results:
     for folder, found in results.items():
         joined.add(folder, found)
     problems += joined.conflicts()
+    again = {selector: _Joined(places) for found in results.values() for selector in found.repeats}
+    for selector, also in again.items():
+        for folder, found in results.items():
+            also.add(folder, replace(found, candidates=found.repeats.get(selector, {})))
+        problems += also.conflicts()
     if problems:
         raise UserError(*problems, "folders that differ make no common table: collect them one by one")
     first = next(iter(results.values()))
@@ -99,6 +105,7 @@ def combine(results: Mapping[str, Results]) -> Results:
         datasets={name: tuple(starts[name] + i for i in known.values()) for name, known in folds.items()},
         folds=tuple(fold for known in folds.values() for fold in known),
         candidates=joined.candidates,
+        repeats={selector: also.candidates for selector, also in again.items()},
         records=sum(found.records for found in results.values()),
         members=_union(found.members for found in results.values()),
         pooled=frozenset[str]().union(*(found.pooled for found in results.values())),

@@ -15,18 +15,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dgbench.core.errors import UserError
-from dgbench.core.protocol import View
 from dgbench.core.wording import unknown_name
 from dgbench.report import study_frames
-from dgbench.report.errors import KINDS, STYLES, with_errors
+from dgbench.report.errors import KINDS, STYLES, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.networks import networks_frame
 from dgbench.report.plots import Plots
 from dgbench.report.predictions.frame import metrics_frame
+from dgbench.report.record_frames import finished_series, held_out_name, records_frame
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
 from dgbench.report.select import Outcome, Selector
@@ -86,7 +83,7 @@ class SweepResults:
             trial, hparams_seed, step (int32): trial -1 is a merger of all trials.
             value (float64): NaN where the value was no number.
         """
-        return _records(self.results)
+        return records_frame(self.results)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -149,7 +146,7 @@ class SweepResults:
         self,
         selector: str | None = None,
         *,
-        style: str = "domainbed",
+        style: str | None = None,
         partial: bool = False,
         columns: Columns = "domain",
     ) -> pd.DataFrame:
@@ -157,9 +154,11 @@ class SweepResults:
 
         Args:
             selector: Its name; None for the first of `dgbench collect`.
-            style: What `error` is: `domainbed` (or `standard-error`), `wilds` (or `std`: the standard deviation over
-                trials), `t-interval` or `bootstrap-interval` (half of the width of the 95 % interval). Under all but
-                the first the column `Avg` has an error too, over the trials' means.
+            style: What `error` is: `domainbed` (or `standard-error`), `wilds` (the standard deviation over trials, and
+                for `Avg` over ways of splitting, if there are several), `std` (over trials always), `t-interval` or
+                `bootstrap-interval` (half of the width of the 95 % interval), or `sampling` (binomial, by the number of
+                test examples). Under all but the first the column `Avg` has an error too. None: `wilds` for data with
+                fixed splits, else `domainbed`.
             partial: Whether incomplete cells have a number, as with `--partial`.
             columns: As `--columns`.
 
@@ -171,10 +170,10 @@ class SweepResults:
         """
         import pandas as pd
 
-        kind = STYLES.get(style, style)
+        kind = STYLES.get(style, style) if style else default_kind(self.results)
         if kind not in KINDS:
-            raise UserError(unknown_name("style", style, {**STYLES, **KINDS}))
-        report = with_errors(self.report(selector, partial=partial, columns=columns), kind)
+            raise UserError(unknown_name("style", kind, {**STYLES, **KINDS}))
+        report = with_errors(self.report(selector, partial=partial, columns=columns, once=kind == WILDS), kind)
         frame = pd.DataFrame.from_records(list(_cells(report)), columns=_CELL_COLUMNS)
         names = [table.dataset or AVERAGES for table in report.tables]
         frame["dataset"] = pd.Categorical(frame["dataset"], categories=list(dict.fromkeys(names)), ordered=True)
@@ -207,8 +206,8 @@ class SweepResults:
             A frame with the columns dataset, row (str), mean, low, high (float64: of the mean over folds, with its
             interval over trials), trials (int64), delta, delta_low, delta_high, p_holm (float64: against the
             reference), tied (bool: with the best), settled_by (float64: trials that find a difference of a point),
-            worst, across (float64: lowest fold, and standard deviation over folds), candidates (int64), lost (float64:
-            against the oracle), refused (str).
+            worst, across (float64: lowest fold, and standard deviation over folds), sampling (float64: standard error
+            for test sets of this size), candidates (int64), lost (float64: against the oracle), refused (str).
         """
         return study_frames.statistics(self.results, self._selector(selector), reference)
 
@@ -269,10 +268,17 @@ class SweepResults:
         """
         return study_frames.search(self.results, self._selector(selector))
 
-    def report(self, selector: str | None = None, *, partial: bool = False, columns: Columns = "domain") -> Report:
-        """Return the tables under one selector as `dgbench collect` builds them, with all that stands below them."""
+    def report(
+        self,
+        selector: str | None = None,
+        *,
+        partial: bool = False,
+        columns: Columns = "domain",
+        once: bool = False,
+    ) -> Report:
+        """Return the tables under one selector as `dgbench collect` builds them, by the arguments of `tables.build`."""
         chosen = self._selector(selector)
-        report = build(self.results, [chosen], partial, columns)
+        report = build(self.results, [chosen], partial, columns, once)
         if not report.tables:
             raise UserError(*report.absent)
         return report
@@ -289,74 +295,6 @@ _PICK_COLUMNS = (
 )  # fmt: skip
 _PICK_NUMBERS = ("score", "in_domain", "value")
 _CELL_COLUMNS = ("dataset", "row", "column", "mean", "error", "n", "partial", "diverged", "lacking", "why")
-_RECORD_HEADS = ("row", "dataset", "held_out", "trial", "hparams_seed", "run", "predictor")
-"""The columns of the records' frame in which all records of a series agree."""
-_RECORD_NAMES = ("row", "dataset", "held_out", "run", "predictor", "domain", "part", "metric")
-"""The columns of the records' frame that are categories."""
-
-
-def held_out_name(held_out: Sequence[str]) -> str:
-    """Return the name of a fold's held-out domains in frames."""
-    return "+".join(held_out)
-
-
-def finished_series(results: Results) -> Iterator[tuple[str, str, int, int, int, Series]]:
-    """Yield (row, data set, fold, trial, hyperparameter seed, series) for each predictor of a finished run."""
-    for (row, dataset), spots in results.candidates.items():
-        for (position, trial), seeds in spots.items():
-            for seed, candidate in seeds.items():
-                if isinstance(candidate, Series):
-                    yield row, dataset, position, trial, seed, candidate
-
-
-class _Codes(dict[str, int]):
-    """Names numbered in the order of their first use: the codes and categories of a column."""
-
-    def __missing__(self, name: str) -> int:
-        return self.setdefault(name, len(self))
-
-
-def _records(results: Results) -> pd.DataFrame:
-    """Make the frame of `SweepResults.records`: columns of codes, never a Python object a value."""
-    import pandas as pd
-
-    codes = {name: _Codes() for name in _RECORD_NAMES}
-    for row in results.rows:  # in the order of the tables, also those without a finished run
-        _ = codes["row"][row]
-    blocks: dict[tuple[Any, ...], NDArray[np.int32]] = {}
-    heads, tails, values = [], [], []
-    for row, dataset, position, trial, seed, series in finished_series(results):
-        metrics = (results.metric(dataset), *series.others)
-        key = series.steps, series.views, metrics
-        if key not in blocks:  # most series share steps and views, so their codes are made once
-            blocks[key] = _block(*key, codes)
-        held_out = codes["held_out"][held_out_name(results.folds[position].held_out)]
-        run, predictor = codes["run"][series.run], codes["predictor"][series.predictor]
-        heads.append((codes["row"][row], codes["dataset"][dataset], held_out, trial, seed, run, predictor))
-        tails.append(blocks[key])
-        values.append(np.stack([series.values, *series.others.values()], axis=-1).ravel())
-    sizes = [len(value) for value in values]
-    head = np.array(heads, dtype=np.int32).reshape(-1, len(_RECORD_HEADS))
-    columns = dict(zip(_RECORD_HEADS, (np.repeat(column, sizes) for column in head.T), strict=True))
-    tail = np.concatenate([np.empty((4, 0), np.int32), *tails], axis=1)
-    columns |= dict(zip(("step", "domain", "part", "metric"), tail, strict=True))
-    frame: dict[str, Any] = {**columns, "value": np.concatenate([np.empty(0), *values])}
-    for name, known in codes.items():
-        frame[name] = pd.Categorical.from_codes(frame[name], categories=list(known), ordered=True)
-    return pd.DataFrame(frame, copy=False)
-
-
-def _block(
-    steps: Sequence[int], views: Sequence[View], metrics: Sequence[str], codes: Mapping[str, _Codes]
-) -> NDArray[np.int32]:
-    """Return step and codes of domain, part and metric, (4, values), for the values of a series in C order."""
-    lines = [
-        (step, codes["domain"][view.domain], codes["part"][view.part], codes["metric"][metric])
-        for step in steps
-        for view in views
-        for metric in metrics
-    ]
-    return np.array(lines, dtype=np.int32).T
 
 
 def _picks(results: Results, selector: Selector) -> Iterator[tuple[Any, ...]]:

@@ -1,7 +1,7 @@
-"""Read a sweep folder into the form in which selection and tables see it: `Results`.
+"""Hold the results of a sweep in the form in which selection and tables see them: `Results`.
 
 A table has a row for each method and a column for each fold. `plan.json` says which predictors each cell needs, the run
-folders say what was measured of them. `read_results` joins the two into `Results.candidates`:
+folders say what was measured of them. `report.reader` joins the two into `Results.candidates`:
 
     (row, data set) -> (fold, trial) -> hyperparameter seed -> Series | Gap
 
@@ -16,29 +16,20 @@ reads folders of DomainBed into the same `Results`, so all that follows is the s
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Fold, View
-from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL, evaluated_views
+from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL
 from dgbench.core.setting import Setting
-from dgbench.core.wording import group_values
-from dgbench.data.facts import DatasetFacts, length_and_network
-from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
+from dgbench.data.facts import DatasetFacts
 from dgbench.plan.provenance import Provenance
-from dgbench.report.origin import Origin, started_of
+from dgbench.report.origin import Origin
 from dgbench.report.predictions.kept import KeptPredictions
-from dgbench.store.folder import Store
-from dgbench.store.run_folder import RECORDS, RunFolder, State
-from dgbench.store.sealed import CorruptFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +54,8 @@ class Series:
     """Whether its models are adapted from another run's best and last, in this order, or from one that is both."""
     predictor: str = MODEL
     """Name of the predictor: `MODEL`, or that of an average."""
+    sizes: tuple[int, ...] = ()
+    """Number of examples of each view; empty where it is unknown, and for metrics that are no share of examples."""
     others: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Further metric, `loss` among them -> (steps, views). Empty unless `read_results` was asked for all metrics."""
 
@@ -112,6 +105,10 @@ Spot: TypeAlias = tuple[int, int]
 """Index of a fold in `Results.folds`, and a trial: `ALL_TRIALS` for rows that merge runs of all trials."""
 
 
+Candidates: TypeAlias = Mapping[tuple[str, str], Mapping[Spot, Mapping[int, Candidate]]]
+"""(row, data set) -> (fold, trial) -> hyperparameter seed -> candidate."""
+
+
 @dataclass(frozen=True)
 class Results:
     """The results of a sweep of dgbench or DomainBed, complete or not, as selection and tables see them.
@@ -132,7 +129,7 @@ class Results:
     """Data set -> indices of its folds, in the order of the tables."""
     folds: tuple[Fold, ...]
     """Folds of all data sets; elsewhere a fold is named by its index."""
-    candidates: Mapping[tuple[str, str], Mapping[Spot, Mapping[int, Candidate]]]
+    candidates: Candidates
     """(row, data set) -> (fold, trial) -> hyperparameter seed -> candidate."""
     records: int = 0
     """Number of records of finished runs."""
@@ -162,8 +159,14 @@ class Results:
     """Folder -> its rows, for results that `folders.combine` made of several; else empty."""
     kept: KeptPredictions = field(default_factory=KeptPredictions, repr=False, compare=False)
     """The predictions that runs keep; none of DomainBed's."""
+    repeats: Mapping[str, Candidates] = field(default_factory=dict)
+    """Selector -> the candidates of trials that repeat what it chose in the search; empty without any."""
+    repeated: frozenset[str] = frozenset()
+    """Rows whose candidates are such trials; empty unless made by `chosen_once`."""
     choices: dict[tuple[str, str, str, int, int], Any] = field(default_factory=dict, init=False, repr=False)
     """(selector, row, data set, fold, trial) -> its `select.Outcome`, of those that were asked for so far."""
+    views: dict[str, Results] = field(default_factory=dict, init=False, repr=False)
+    """Selector -> what `chosen_once` made."""
 
     def metric(self, dataset: str) -> str:
         """Return the name of a data set's metric."""
@@ -172,6 +175,19 @@ class Results:
     def at(self, row: str, dataset: str, spot: Spot) -> Mapping[int, Candidate]:
         """Return hyperparameter seed -> candidate of a row at a spot; empty if none was planned."""
         return self.candidates.get((row, dataset), {}).get(spot, {})
+
+    def chosen_once(self, selector: str) -> Results:
+        """Return the results in which trials that repeat a choice of a selector stand in place of its search.
+
+        Rows that have no such trials on a data set keep those of the search.
+        """
+        found = self.repeats.get(selector)
+        if not found:
+            return self
+        if selector not in self.views:
+            rows = frozenset(row for row, dataset in found if dataset in self.datasets)
+            self.views[selector] = replace(self, candidates={**self.candidates, **found}, repeated=rows)
+        return self.views[selector]
 
     def reported(self, dataset: str) -> tuple[int, ...]:
         """Return the folds that are columns of tables: those with the fewest held-out domains.
@@ -216,188 +232,3 @@ class Results:
         """Return whether a row has one model for all trials, so that nothing is selected and no error estimated."""
         spots = (spot for dataset in datasets for spot in self.candidates.get((row, dataset), {}))
         return any(trial == ALL_TRIALS for _, trial in spots)
-
-
-def read_results(root: Path | str, *, all_metrics: bool = False) -> Results:
-    """Read a sweep folder of dgbench.
-
-    Args:
-        root: The folder.
-        all_metrics: Whether to keep every metric of the records in `Series.others`; tables need the data set's alone.
-
-    Raises:
-        UserError: The folder holds no sweep, or its plan can't be read.
-    """
-    root = Path(root)
-    return _Reader(root, read_plan(root), all_metrics).read()
-
-
-class _Reader:
-    """Reader of one sweep folder of dgbench, with its findings so far."""
-
-    def __init__(self, root: Path, table: PlanTable, all_metrics: bool) -> None:
-        self.root, self.table, self.all_metrics = root, table, all_metrics
-        self.notes: list[str] = []
-        self.records = 0
-        names = table.datasets
-        self.origin = Origin({name: Counter() for name in names}, networks={name: Counter() for name in names})
-        self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
-        """Each series of steps once: most runs share one."""
-
-    def read(self) -> Results:
-        """Read every planned run once, finished ones first."""
-        # Rows share runs: each is read once, for all predictors that some row needs of it.
-        needed = group_values(dict.fromkeys(pair for cell in self.table.cells.values() for pair in cell))
-        found: dict[tuple[int, str], Candidate] = {}
-        undone = []
-        for position, predictors in needed.items():
-            candidates = self._finished(position, predictors)
-            if candidates is None:
-                undone.append(position)
-            else:
-                found.update({(position, name): candidate for name, candidate in candidates.items()})
-        for position, gap in self._unfinished(undone):
-            found.update({(position, name): gap for name in needed[position]})
-        return self._results(found)
-
-    def _results(self, found: Mapping[tuple[int, str], Candidate]) -> Results:
-        """Arrange candidates by (run's position, predictor) as the rows of the plan need them."""
-        table = self.table
-        candidates: dict[tuple[str, str], dict[Spot, dict[int, Candidate]]] = {}
-        folds: dict[str, dict[int, None]] = {name: {} for name in table.datasets}
-        for (row, dataset), cell in table.cells.items():
-            spots = candidates.setdefault((row, dataset), {})
-            for position, predictor in cell:
-                run = table.runs[position]
-                folds[dataset][run.fold] = None
-                spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
-        members = group_values(
-            (row, n) for (row, _), cell in table.cells.items() for i, _ in cell if (n := _count_members(table, i))
-        )
-        return Results(
-            protocol=table.protocol,
-            preset=table.setting.preset,
-            ddof=table.setting.ddof,
-            rows=table.rows,
-            datasets={name: tuple(positions) for name, positions in folds.items() if positions},
-            folds=table.folds,
-            candidates=candidates,
-            metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
-            missing_classes={name: facts.missing_classes for name, facts in table.datasets.items()},
-            records=self.records,
-            members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
-            pooled=self._rows_with(lambda run: _pools(table, run)),
-            adapted=self._rows_with(lambda run: run.kind == "adapt"),
-            provenance=table.provenance,
-            origin=self.origin,
-            notes=tuple(self.notes),
-            kept=KeptPredictions(self.root),
-            setting=fields_of(table.setting),
-            settings={name: length_and_network(table.setting, facts) for name, facts in table.datasets.items()},
-            facts=table.datasets,
-        )
-
-    def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:
-        """Return the rows of which some run satisfies a condition."""
-        runs = self.table.runs
-        return frozenset(row for (row, _), cell in self.table.cells.items() if any(holds(runs[i]) for i, _ in cell))
-
-    def _gap(self, position: int, state: str, why: str = "") -> Gap:
-        """Make the gap of a planned run."""
-        run = self.table.runs[position]
-        held_out = self.table.folds[run.fold].held_out
-        return Gap(run.id, run.method, run.dataset, held_out, run.hparams_seed, run.trial, state, why)
-
-    def _unfinished(self, positions: Sequence[int]) -> Iterable[tuple[int, Gap]]:
-        """Yield (position, gap) for runs that aren't done, each with its state and reason."""
-        store = Store(self.root)
-        # No retries: what has failed is a failure, though a launch might try again. Thorough: `finished` found no
-        # `done`, other files may be damaged nevertheless.
-        states = store.states((self.table.runs[position].id for position in positions), retries=0, thorough=True)
-        for position in positions:
-            id = self.table.runs[position].id
-            why = ""
-            if states[id] is State.DAMAGED:
-                why = store.folder(id).damage()
-            elif states[id] is State.FAILED:
-                why = " ".join(str(store.folder(id).failures()[-1]["error"]).split())
-            elif states[id] is State.DONE:  # finished since `_finished` looked
-                states[id] = State.RUNNING
-            yield position, self._gap(position, states[id].value, why)
-
-    def _finished(self, position: int, predictors: Iterable[str]) -> Mapping[str, Candidate] | None:
-        """Return predictor -> candidate from a run's records, or None if the run isn't finished."""
-        run = self.table.runs[position]
-        folder = RunFolder(self.root, run.id)
-        try:
-            found = folder.finished()
-        except CorruptFile as error:
-            return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
-        if found is None:
-            return None
-        summary, records, torn = found
-        if torn:
-            self.notes.append(f"{folder.path / RECORDS}: {torn} torn lines, cut off")
-        # `finished` has compared the records' sha256 with `done`: from here on they count.
-        self.records += len(records)
-        self.origin.fingerprints[run.dataset][summary["fingerprint"]] += 1
-        self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
-        self.origin.commits[summary["commit"]] += 1
-        if machine := summary.get("machine"):
-            self.origin.machines[str(machine)] += 1
-        self.origin.networks[run.dataset][started_of(summary)] += 1
-        for name, source in summary["sources"].items():
-            self.origin.sources.setdefault(name, Counter())[source] += 1
-        return {name: self._series(position, name, records) for name in predictors}
-
-    def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
-        """Return the series of one predictor, or a gap that says why its records can't be used."""
-        run = self.table.runs[position]
-        views = evaluated_views(self.table.folds[run.fold], run.trial)
-        names = [str(view) for view in views]
-        try:
-            own_records = [record for record in records if record["predictor"] == predictor]
-            steps = tuple(record["step"] for record in own_records)
-            metric = self.table.datasets[run.dataset].metric
-            rows = [[record["views"][name][metric] for name in names] for record in own_records]
-            values = np.array(rows, dtype=np.float64)  # JSON's null, for NaN and infinity, becomes NaN
-            ordered = all(earlier < later for earlier, later in pairwise(steps))
-            diverged = bool(own_records) and _diverged(own_records[-1], metric)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
-        if not own_records:
-            return self._gap(position, "damaged", f"it finished without a record of {predictor}")
-        if not ordered:
-            return self._gap(position, "damaged", f"the steps of {predictor} don't increase")
-        others = _other_metrics(own_records, names, metric) if self.all_metrics else {}
-        steps, adapted = self.steps.setdefault(steps, steps), run.kind == "adapt"
-        return Series(run.id, steps, views, values, diverged, adapted, predictor, others)
-
-
-def _other_metrics(
-    records: Sequence[Mapping[str, Any]], views: Sequence[str], metric: str
-) -> dict[str, NDArray[np.float64]]:
-    """Return each further metric of some records -> its values, (records, views), NaN where a record lacks it."""
-    scores = [[record["views"][view] for view in views] for record in records]
-    names = (name for name in scores[-1][-1] if name not in (metric, "n"))
-    return {name: np.array([[s.get(name) for s in line] for line in scores], dtype=np.float64) for name in names}
-
-
-def _diverged(record: Mapping[str, Any], metric: str) -> bool:
-    """Return whether a record has a loss or metric that is NaN or infinite, which JSON holds as null."""
-    return any(scores.get(what, 0.0) is None for scores in record["views"].values() for what in ("loss", metric))
-
-
-def _pools(table: PlanTable, run: PlannedRun) -> bool:
-    """Return whether a run's model, or the one it adapts, is merged from runs of other hyperparameter seeds."""
-    if run.kind == "adapt":
-        return _pools(table, table.runs[run.inputs[0]])
-    return run.kind == "merge" and {table.runs[i].hparams_seed for i in run.inputs} != {run.hparams_seed}
-
-
-def _count_members(table: PlanTable, position: int) -> int:
-    """Return the number of runs that a run's model, or the one it adapts, is merged from; 0 if it isn't merged."""
-    run = table.runs[position]
-    if run.kind == "adapt":
-        return _count_members(table, run.inputs[0])
-    return len(run.inputs) if run.kind == "merge" else 0

@@ -28,6 +28,7 @@ from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.stats import nan_as_worst
 from dgbench.report.results import Gap, Results, Series
+from dgbench.report.statistics import sampling_error
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Pick:
     """Mean value on the training domains' validation parts at that step; None if the fold has none."""
     by_domain: Mapping[str, float] = field(default_factory=dict)
     """Test domain -> value at that step; empty if there is one."""
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """Test domain -> number of its test examples; empty if unknown, or if the metric is no share of examples."""
     diverged: bool = False
     """Whether the predictor's last record has a loss or metric that is NaN or infinite."""
 
@@ -66,7 +69,26 @@ class Pick:
         in_domain = float(series.mean(fold.source_val)[place]) if measured else None
         score = float(series.mean(fold.test)[place])
         by_domain = {view.domain: float(series.mean([view])[place]) for view in fold.test if len(fold.test) > 1}
-        return Pick(seed, series.steps[place], series.run, value, score, in_domain, by_domain, series.diverged)
+        sizes = dict(zip(series.views, series.sizes, strict=True)) if series.sizes else {}
+        examples = {view.domain: sizes[view] for view in fold.test if view in sizes}
+        return Pick(
+            seed, series.steps[place], series.run, value, score, in_domain, by_domain, examples, series.diverged
+        )
+
+    def sampling_error(self, domain: str = "") -> float:
+        """Return the standard error of the score that is due to the number of test examples alone.
+
+        Args:
+            domain: One of several test domains; empty: of the mean over all of them.
+
+        Returns:
+            The binomial standard error; NaN if the numbers of examples are unknown.
+        """
+        scores = self.by_domain or dict.fromkeys(self.examples, self.score)
+        found = [
+            sampling_error(score, self.examples.get(name, 0)) for name, score in scores.items() if domain in ("", name)
+        ]
+        return math.hypot(*found) / len(found) if found else math.nan
 
 
 @dataclass(frozen=True)
@@ -290,10 +312,11 @@ class LeaveOneDomainOutSelection(Selector):
         pairs = [results.at(row, dataset, (pair, trial)).get(seed) for _, pair in results.pairs(dataset, fold)]
         if None in pairs:
             return None
-        matched = [run.places.keys() for run in pairs if isinstance(run, Series)]
+        matched = [run.places for run in pairs if isinstance(run, Series)]
         if isinstance(single, Gap) or len(matched) < len(pairs):
             return 0
-        return len({place for match, place in single.places.items() if all(match in keys for keys in matched)})
+        own = single.places
+        return len({own[match] for match in set(own).intersection(*matched)})
 
     def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
         """Take the step with the highest mean, over training domains, of the value on the one held out."""
@@ -321,10 +344,11 @@ class LeaveOneDomainOutSelection(Selector):
         for view, run in pairs:
             values = run.mean([view])
             tables.append({match: values[place] for match, place in run.places.items()})
-        best: tuple[float, int] | None = None
-        for match, place in single.places.items():
-            if all(match in table for table in tables):
-                value = nan_as_worst(float(np.mean([table[match] for table in tables])))
-                if best is None or value > best[0]:  # the earliest of steps that tie
-                    best = value, place
-        return Pick.of(single, fold, seed, best[1], best[0]) if best else None
+        common = [(match, place) for match, place in single.places.items() if all(match in table for table in tables)]
+        if not common:
+            return None
+        means = np.array([[table[match] for table in tables] for match, _ in common]).mean(axis=1)
+        rated = [nan_as_worst(value) for value in means.tolist()]
+        # argmax returns the earliest of steps that tie.
+        best = int(np.argmax(rated))
+        return Pick.of(single, fold, seed, common[best][1], rated[best])

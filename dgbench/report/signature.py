@@ -37,6 +37,10 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "beside the preset": ", ".join(results.provenance.asked),
         "trials": _trials(results, datasets, models),
         "+/-": f"std over trials / sqrt(trials), ddof {results.ddof}" if _repeated(models) else "",
+        "chosen once": f"{', '.join(row for row in results.rows if row in results.repeated)}: the hyperparameters that "
+        f"{selector.name} chose in the search, repeated in each trial"
+        if results.repeated
+        else "",
         "not tested": _untested(results, datasets),
         "no example of": _missing_classes(results, datasets),
         "one model of all trials": _of_all_trials(results, datasets),

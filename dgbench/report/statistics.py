@@ -246,8 +246,13 @@ def trials_to_settle(differences: Sequence[float], size: float, power: float = 0
 
 
 def sampling_error(accuracy: float, examples: int) -> float:
-    """Return the standard error of an accuracy in [0, 1] that is due to the number of test examples alone."""
-    return math.sqrt(accuracy * (1 - accuracy) / examples) if examples else math.nan
+    """Return the standard error of an accuracy in [0, 1] that is due to the number of test examples alone.
+
+    NaN for an accuracy outside, which is no number, or if the number of examples is 0, which is unknown.
+    """
+    if not examples or not 0 <= accuracy <= 1:
+        return math.nan
+    return math.sqrt(accuracy * (1 - accuracy) / examples)
 
 
 def _mean_of_means(*samples: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:

@@ -78,7 +78,7 @@ def statistics(results: Results, selector: Selector, reference: str | None) -> p
 
 _STATISTICS = (
     "row", "mean", "low", "high", "trials", "delta", "delta_low", "delta_high", "p_holm", "tied", "settled_by", "worst",
-    "across", "candidates", "lost", "refused",
+    "across", "sampling", "candidates", "lost", "refused",
 )  # fmt: skip
 
 
@@ -87,7 +87,14 @@ def _statistics_line(found: RowStatistics) -> dict[str, Any]:
     difference = (delta.difference, delta.by_trial.low, delta.by_trial.high) if delta else (np.nan,) * 3
     values = [100 * value for value in (average.mean, average.low, average.high)]
     differences = [100 * value for value in difference]
-    rest = [100 * found.worst, 100 * found.across, found.candidates, 100 * found.lost, average.refused]
+    rest = [
+        100 * found.worst,
+        100 * found.across,
+        100 * found.sampling,
+        found.candidates,
+        100 * found.lost,
+        average.refused,
+    ]
     line = [found.row, *values, average.n, *differences, found.p, found.tied, found.settled_by, *rest]
     return dict(zip(_STATISTICS, line, strict=True))
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from dgbench.core.protocol import FixedSplit
 from dgbench.core.stats import Estimate, average, estimate
 from dgbench.core.wording import group_values
 from dgbench.report.networks import NetworkLine, describe_networks
@@ -113,6 +114,8 @@ class Table:
     """Row -> mean value of the chosen models on the training domains' validation parts; accuracies in [0, 1]."""
     metric: str = "accuracy"
     """Name of the metric."""
+    results: Results | None = field(default=None, repr=False, compare=False)
+    """What it was made of."""
     differences: Differences | None = None
     """The differences from a reference row; None if they are not shown."""
     reads: str = ""
@@ -125,6 +128,15 @@ class Table:
         """Return the header, in DomainBed's words."""
         of = f"Dataset: {self.dataset}{self.mark}" if self.dataset else "Averages"
         return f"{of}, model selection method: {self.selector.label}"
+
+    @property
+    def of_splits(self) -> bool:
+        """Return whether the columns are several ways of splitting the same examples, which are replicates.
+
+        The domains of a data set are not: they are all that there are.
+        """
+        fixed = self.results is not None and self.results.protocol == FixedSplit.name
+        return fixed and bool(self.dataset) and len(self.columns) > 2
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,7 @@ def build(
     selectors: Sequence[Selector],
     partial: bool = False,
     columns: Columns = "domain",
+    once: bool = False,
 ) -> Report:
     """Build the tables of each selector in turn: one for each data set, then the averages over them.
 
@@ -179,10 +192,13 @@ def build(
         selectors: The selectors, in the order of their tables.
         partial: Whether incomplete cells show a number, which is marked.
         columns: `domain` shows each test domain of a fold that has several, then their mean; `fold` the mean alone.
+        once: Whether trials that repeat a selector's choice stand in place of the search, for rows that have them.
     """
+    whole = results
     tables: list[Table] = []
     absent = []
     for selector in selectors:
+        results = whole.chosen_once(selector.name) if once else whole
         reasons = {dataset: selector.unavailable(results, dataset) for dataset in results.datasets}
         able = [dataset for dataset, reason in reasons.items() if not reason]
         absent += [f"{selector.name} on {dataset}: not available, {why}" for dataset, why in reasons.items() if why]
@@ -221,6 +237,7 @@ def _dataset_table(results: Results, selector: Selector, dataset: str, partial: 
         selector=selector,
         columns=(*(column.name for column in columns), AVERAGE),
         rows=rows,
+        results=results,
         signature=signature(results, selector, [dataset]),
         notes=(*disagreements(results, [dataset]), *_notes(rows)),
         in_domain=_in_domain(rows),
@@ -316,6 +333,7 @@ def _averages(results: Results, selector: Selector, tables: Sequence[Table]) -> 
         selector=selector,
         columns=(*datasets, AVERAGE),
         rows=rows,
+        results=results,
         signature=signature(results, selector, datasets),
         notes=(*disagreements(results, datasets), *_explain_marks(rows)),
         metric=tables[0].metric,

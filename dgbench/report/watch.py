@@ -195,7 +195,7 @@ def lines(table: PlanTable, found: Iterable[RunStatus]) -> Iterator[str]:
 def _grid(table: PlanTable, found: list[RunStatus]) -> list[list[str]]:
     """Return the cells of the grid as texts, its header first; states without any run have no column."""
     cells: dict[tuple[str, str, str], Counter[str]] = {}
-    for (row, dataset), candidates in table.cells.items():
+    for (row, dataset, *_), candidates in (*table.cells.items(), *table.repeats.items()):
         for position in dict.fromkeys(position for position, _ in candidates):
             status = found[position]
             key = (row, dataset, "+".join(status.held_out))

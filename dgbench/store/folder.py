@@ -8,7 +8,7 @@
 There is no server and no database. Launchers, workers and `status` on any number of machines look at the same folder
 and come to the same conclusions, because the state of a run follows from names of files alone, each file appears whole
 by rename, and a lease (`store.lease`) lets one process at a time execute a run. `launchers.reconcile` compares these
-states with the plan and executes the rest; `report.results` reads the records of runs that are `DONE`.
+states with the plan and executes the rest; `report.reader` reads the records of runs that are `DONE`.
 """
 
 from __future__ import annotations

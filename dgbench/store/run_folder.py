@@ -101,12 +101,21 @@ class RunFolder:
             raise ValueError(f"{id!r} is not the id of a run")
         self.id = id
         self.path = root / RUNS / id
-        self.models = self.path / "models"
-        self.log_path = self.path / "log.txt"
-        """Output of every attempt, one after the other."""
         self.ttl = ttl or default_ttl(root)
         self._looks = looks or Looks()
         self._root = root
+
+    # Made when they are asked for: tables open thousands of folders, and paths take longer to make than to read.
+
+    @property
+    def models(self) -> Path:
+        """Return the folder of the weights that are kept."""
+        return self.path / "models"
+
+    @property
+    def log_path(self) -> Path:
+        """Return the file with the output of every attempt, one after the other."""
+        return self.path / "log.txt"
 
     def create(self, run: Run) -> None:
         """Make the folder and `run.json`, unless they exist."""

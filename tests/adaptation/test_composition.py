@@ -29,7 +29,7 @@ from dgbench.execute.models import find_model, predict_with
 from dgbench.execute.training import Training
 from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.adapter import Adapter
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.select import TrainingDomain
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 

@@ -26,7 +26,7 @@ from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
 from dgbench.merging.diwa import DiWA
 from dgbench.methods.merger import Merged, Tools
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
 from dgbench.store.lease import INPUT_DAMAGED

@@ -32,7 +32,7 @@ from dgbench.execute.models import find_model
 from dgbench.execute.training import CHECKPOINT, Training
 from dgbench.launchers.base import Slot
 from dgbench.launchers.reconcile import Sweep
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
 from dgbench.report.tables import build

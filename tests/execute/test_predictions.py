@@ -17,7 +17,7 @@ from dgbench.core.protocol import View
 from dgbench.core.run import CHOSEN_BY, LAST
 from dgbench.core.site import Site
 from dgbench.launchers.reconcile import Sweep
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.select import Pick, _OneRun
 from dgbench.report.selectors import SELECTORS
 from dgbench.store.predictions import find_steps, read

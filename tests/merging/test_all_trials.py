@@ -18,7 +18,7 @@ from dgbench.core.setting import setting
 from dgbench.execute.context import open_context
 from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import build
 from tests.conftest import MakePlan

@@ -19,7 +19,7 @@ from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.average import Weights
 from dgbench.plan.cost import cost_of
-from dgbench.report.results import read_results
+from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, scores_of, sweep_of, training_of
 

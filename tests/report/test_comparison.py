@@ -140,6 +140,7 @@ def test_collect_prints_statistics(root: Path, loaded: SweepResults, capsys: pyt
         "p",
         "worst",
         "std",
+        "sampling",
         "lost",
         "candidates",
     ]

@@ -47,7 +47,7 @@ def test_the_interval_is_of_the_differences_of_trials(root: Path, sets: tuple[st
         OWN["make"](tmp_path, dataset=OTHER, domains=("a", "b", "c", "d"), trials=4, seed=5)
         folders.append(tmp_path)
     loaded = dgbench.load_results(*folders)
-    report = with_differences(build(loaded.results, [SELECTORS["oracle"]]), loaded.results)
+    report = with_differences(build(loaded.results, [SELECTORS["oracle"]]))
     found = report.tables[-1].differences  # of the averages over all data sets
     assert found
     assert found.reference == "ERM"
@@ -127,7 +127,7 @@ def test_a_row_that_lacks_trials_has_no_interval(tmp_path: Path, capsys: pytest.
 def test_folds_of_several_test_domains_count_once(tmp_path: Path) -> None:
     OWN["make"](tmp_path, domains="abcd", protocol=Explicit(train=("a", "b"), test=("c", "d")), trials=3)
     loaded = dgbench.load_results(tmp_path)
-    report = with_differences(build(loaded.results, [SELECTORS["oracle"]]), loaded.results)
+    report = with_differences(build(loaded.results, [SELECTORS["oracle"]]))
     frame = loaded.statistics("oracle").set_index("row")
     found = report.tables[0].differences
     assert found

@@ -132,7 +132,7 @@ def test_a_notebook_of_ten_lines_prints_what_collect_prints(own: Path, capsys: p
     printed = [[row, *cells] for row, *cells in wide.itertuples()]
     header = ["Algorithm", *wide.columns]
     capsys.readouterr()
-    assert collect([str(own), "--selector", "training-domain"]) == 0
+    assert collect([str(own), "--selector", "training-domain", "--format", "domainbed"]) == 0
     lines = capsys.readouterr().out.split("-------- ")[1].splitlines()[1:5]
     assert [" ".join(line.split()) for line in lines] == [" ".join(row) for row in (header, *printed)]
 

@@ -17,8 +17,9 @@ from dgbench.data.facts import DatasetFacts
 from dgbench.report.latex import latex
 from dgbench.report.networks import describe_networks
 from dgbench.report.origin import Origin, Started
+from dgbench.report.reader import read_results
 from dgbench.report.render import as_domainbed, as_json, markdown, text
-from dgbench.report.results import Results, read_results
+from dgbench.report.results import Results
 from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import build
 from dgbench.store.run_folder import RunFolder

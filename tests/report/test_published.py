@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_what_is_made_otherwise_is_left_out() -> None:
 
 def test_without_a_recorded_network_nothing_is_alike() -> None:
     report, results = measured({"ERM": [0.8]})
-    results = Results(**{**{name: getattr(results, name) for name in results.__dataclass_fields__}, "settings": {}})
+    results = replace(results, settings={})
     assert why_not("SWAD", report, results) == ["which network was trained isn't recorded here"]
 
 

@@ -162,6 +162,7 @@ def test_json_says_what_was_picked_and_which_runs_are_lacking() -> None:
             "score": 0.7,
             "in_domain": 0.7,
             "by_domain": {},
+            "examples": {},
             "diverged": False,
         },
         "complete": 1,

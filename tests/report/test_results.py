@@ -13,7 +13,8 @@ import pytest
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut, SingleSource, View
 from dgbench.plan.planfile import FORMAT
-from dgbench.report.results import Candidate, Gap, Results, Series, read_results
+from dgbench.report.reader import read_results
+from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import build
 from dgbench.store.run_folder import RunFolder

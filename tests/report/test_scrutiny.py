@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgbench.report.results import Results, Series, read_results
+from dgbench.report.reader import read_results
+from dgbench.report.results import Results, Series
 from dgbench.report.scrutiny import candidates, correlation, draws, losses, model_scores, search_curve
 from dgbench.report.selectors import SELECTORS
 from tests.support.places import SUPPORT

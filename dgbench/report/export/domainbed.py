@@ -12,7 +12,8 @@ from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.plan import planfile
 from dgbench.plan.planfile import PlanTable, read_plan
 from dgbench.report.domainbed.folder import ENVIRONMENTS, RunArgs, accuracy_key, write_run
-from dgbench.report.results import Results, Series, read_results
+from dgbench.report.reader import read_results
+from dgbench.report.results import Results, Series
 from dgbench.store.run_folder import RunFolder
 
 

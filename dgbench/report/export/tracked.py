@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import is_run_id, run_name
 from dgbench.report.folders import open_results
-from dgbench.report.frames import finished_series, held_out_name
+from dgbench.report.record_frames import finished_series, held_out_name
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import HPARAMS, SETTING, last_times, run_lines
 from dgbench.store.run_folder import RunFolder
