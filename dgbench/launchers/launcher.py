@@ -29,6 +29,7 @@ from dgbench.store.sealed import CorruptFile
 SHIPPED = {
     "here": "dgbench.launchers.here",
     "local": "dgbench.launchers.machine",
+    "ray": "dgbench.launchers.ray",
     "slurm": "dgbench.launchers.slurm",
 }
 """Name -> module of the launchers that the package brings."""

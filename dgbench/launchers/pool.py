@@ -74,6 +74,10 @@ class WorkerLauncher(Launcher):
     def alive(self, root: Path) -> int | None:
         """Count the sweep's workers that wait or run; None if the scheduler can't be reached now."""
 
+    def interrupted(self, root: Path) -> str:
+        """Return a line on the workers, after Ctrl-C has ended the command."""
+        return f"the workers go on; to stop them: dgbench cancel {shlex.quote(str(root))}"
+
     def slots(self) -> int:
         """Return the number of runs that a worker is expected to execute at once."""
         return self.jobs or 1
@@ -136,7 +140,7 @@ class WorkerLauncher(Launcher):
             if not watched.open:
                 return ""
             if interrupts.name:
-                return f"the workers go on; to stop them: dgbench cancel {shlex.quote(str(sweep.root))}"
+                return self.interrupted(sweep.root)
             if sweep.store.cancel_mark() not in (None, mark):
                 return "canceled"
             if time.monotonic() - polled >= self.poll and not watched.running:
