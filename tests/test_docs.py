@@ -25,6 +25,9 @@ BLOCKS = {name: [block for block in blocks(text) if block.is_followed] for name,
 SKIPPED: dict[str, tuple[str, ...]] = {
     "README.md": ("pip install .",),
     "CONTRIBUTING.md": ("make check",),
+    "docs/faq.md": (
+        "dgbench launch /shared/runs/pacs --sweep pacs --data_dir /data --launcher slurm gpus=1 time=24:00:00",
+    ),
     "docs/launching.md": (
         "dgbench launch runs/queued --algorithms ERM VREx --datasets RotatedDigits --test_envs 75 --quick \\",
     ),

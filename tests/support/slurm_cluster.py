@@ -106,9 +106,8 @@ class Cluster:
     def _daemon(self, name: str, *command: str) -> None:
         with open(self.root / f"{name}.out", "ab") as out:
             program = shutil.which(command[0], path=_PATH) or command[0]
-            dies_too = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []  # with a test that is killed
             self._daemons[name] = subprocess.Popen(
-                [*dies_too, program, *command[1:]], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.env
+                [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.env
             )
 
     def wait_for_nodes(self, *nodes: str, seconds: float = 60) -> None:
