@@ -3,13 +3,13 @@
 dgbench collect runs/mine
 dgbench collect runs/mine runs/theirs --selector training-domain
 dgbench collect runs/mine --format latex --output table.tex
-dgbench collect runs/mine --beside published
+dgbench collect runs/mine --beside published --cost
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +19,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown_name
 from dgbench.report.choice import of_datasets, restrict
 from dgbench.report.comparison import statistics_sections
+from dgbench.report.cost import ALL, cost_sections, costs
 from dgbench.report.differences import BASELINE, with_coverage, with_differences
 from dgbench.report.errors import KINDS, STANDARD, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
@@ -77,6 +78,11 @@ def parser() -> cli.Parser:
         help=f"further tables, from kept predictions: some of {', '.join(METRICS)}",
     )
     found.add_argument(
+        "--cost",
+        action="store_true",
+        help=f"also time, speed and memory of the runs behind each row; in formats {', '.join(_WITH_STATISTICS)}",
+    )
+    found.add_argument(
         "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
     )
     found.add_argument(
@@ -113,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
     with problems.collecting():
         parts = open_each(args.input_dir)
     problems.raise_if_any()
-    report = _report(args, combine(parts), chosen)
+    report = _report(args, combine(parts), chosen, parts)
     if args.strict and report.warnings:
         ways = "make them anew alike, put them into folders of their own, or leave out --strict"
         raise UserError(*report.warnings, f"--strict: runs of one table were made differently: {ways}")
@@ -125,9 +131,7 @@ def _contradictions(args: Any) -> Iterator[str]:
     """Yield a message for each flag that can't be met, alone or beside the others."""
     if args.format not in _FORMATS:
         yield unknown_name("format", args.format, _FORMATS)
-    if args.statistics and args.format not in _WITH_STATISTICS:
-        yield f"--statistics goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
-    for flag in ("beside", "metrics", "reference"):
+    for flag in ("statistics", "beside", "metrics", "reference", "cost"):
         if getattr(args, flag) and args.format not in _WITH_STATISTICS:
             yield f"--{flag} goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
     if args.output and not args.output.parent.is_dir():
@@ -151,8 +155,8 @@ def _unknown_fields(args: Any) -> list[str]:
     return [f"{flag}: {unknown_name('column', name, FIELDS)}" for flag, name in named if name not in FIELDS]
 
 
-def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
-    """Build the report by the flags."""
+def _report(args: Any, results: Results, chosen: Sequence[Selector], parts: Mapping[str, Results]) -> Report:
+    """Build the report by the flags; `parts` are the results of each folder."""
     results = of_datasets(results, args.datasets)
     layout, names = _layout(args)
     kind = args.error or (STANDARD if args.format == "domainbed" else default_kind(results))
@@ -171,6 +175,10 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector]) -> Report:
         from dgbench.report.published import beside, read_blocks
 
         report = replace(report, sections=beside(whole, results, read_blocks()))
+    if args.cost:
+        shown = {ALL, *(row for table in whole.tables for row in table.rows)}
+        lines = [line for line in costs(results, parts) if line.row in shown]
+        report = replace(report, sections=(*cost_sections(lines), *report.sections))
     if args.metrics:
         further = metric_sections(results, chosen or default_selectors(results), args.metrics, args.partial)
         report = replace(report, sections=(*further, *report.sections))

@@ -247,3 +247,13 @@ def open_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch finds no Apple GPU on this machine")
     return device
+
+
+def peak_memory() -> int | None:
+    """Return the most main memory in bytes that this process has held so far; None where the system doesn't say."""
+    try:
+        import resource  # POSIX has it
+    except ImportError:
+        return None
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

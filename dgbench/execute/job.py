@@ -35,7 +35,7 @@ from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
 from dgbench.catalogue.entry import PACKAGE, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
-from dgbench.core.machine import describe_processor
+from dgbench.core.machine import describe_processor, peak_memory
 from dgbench.core.progress import NO_DISPLAY, TrainingDisplay
 from dgbench.core.run import Run
 from dgbench.core.site import Site
@@ -171,12 +171,18 @@ def execute(context: RunContext, lease: Lease, started: float) -> None:
     run, sources = context.run, sources_of(context.run, context.catalogue)
     log.info("%s on %s: %s", run.id, context.device, run.name)
     algorithm = context.algorithm(begin=run.kind == "train")
-    if run.kind == "train":
-        Training(context, algorithm).execute()
-    else:
-        # Merging and adapting keep no checkpoint: they start again, without the records of earlier attempts.
-        context.folder.truncate_records(0)
-        (execute_merge if run.kind == "merge" else execute_adapt)(context, algorithm)
+    try:
+        if run.kind == "train":
+            Training(context, algorithm).execute()
+        else:
+            # Merging and adapting keep no checkpoint: they start again, without the records of earlier attempts.
+            context.folder.truncate_records(0)
+            (execute_merge if run.kind == "merge" else execute_adapt)(context, algorithm)
+    except Stopped:
+        # A lost lease asks to stop, too, and then the folder is another process's. Else the time counts as cost.
+        lease.confirm()
+        write_times(context.folder, started, context.device)
+        raise
     write_times(context.folder, started, context.device)
     # Other processes trust `done`, so it is not written by a process that has lost the run, as by being suspended for
     # longer than the lease allows.
@@ -234,7 +240,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def write_times(folder: RunFolder, started: float, device: torch.device) -> None:
-    """Append the attempt's duration, host, device and peak GPU memory to `times.jsonl`.
+    """Append the attempt's duration, host, device and peak memory to `times.jsonl`.
 
     They differ between two executions of a run, so they stay out of its records, which must not.
 
@@ -252,6 +258,7 @@ def write_times(folder: RunFolder, started: float, device: torch.device) -> None
         "processor": describe_processor(),
         "threads": torch.get_num_threads(),
         "peak_bytes": peak,
+        "host_bytes": peak_memory(),
     }
     with (folder.path / "times.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")

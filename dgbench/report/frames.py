@@ -10,7 +10,7 @@ pandas is imported only inside functions, because this file is also imported whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
 from dgbench.report import study_frames
+from dgbench.report.cost import cost_frame, costs
 from dgbench.report.errors import KINDS, STYLES, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.networks import networks_frame
@@ -120,6 +121,17 @@ class SweepResults:
             Empty text, and a missing number, stand for what the folder doesn't record.
         """
         return networks_frame(self.results)
+
+    def cost(self) -> pd.DataFrame:
+        """Return time, speed and memory of the runs behind each row, as `dgbench collect --cost` prints them.
+
+        Returns:
+            A line for each row and data set, and one of row `all rows` that counts each of the data set's runs once,
+            with the columns row, dataset (str), runs, untimed (int64: finished runs, and those without a recorded
+            time), seconds, hours, gpu_hours (float64: of all runs, added up), steps_per_second (float64: in training
+            runs, with their evaluations), peak_bytes, host_bytes (Int64: most GPU memory and main memory of a run).
+        """
+        return cost_frame(costs(self.results, self.parts))
 
     def picks(self, selector: str | None = None) -> pd.DataFrame:
         """Return the choices of a selector, one line for each row, data set, fold and trial.

@@ -12,7 +12,7 @@ import numpy as np
 from dgbench.core.stats import Estimate, average
 from dgbench.core.wording import format_duration, group_values, printable
 from dgbench.report.comparison import RowStatistics
-from dgbench.report.figures import cost
+from dgbench.report.cost import costs
 from dgbench.report.figures.curves import Curve
 from dgbench.report.figures.panels import Drawing, Panel, Tips, marks, name_rows, scale_by_decades
 from dgbench.report.figures.style import INK, LINE, SERIES, SOFT, color_of
@@ -195,7 +195,8 @@ def _best_of_all(curves: Iterable[Curve]) -> dict[str, float]:
 
 def cost_against_accuracy(subject: Subject) -> Drawing | None:
     """Draw the mean over domains against the time of all runs that a row needs."""
-    seconds = cost.seconds_of_rows(subject.sweep, subject.dataset)
+    found = costs(subject.sweep.results, subject.sweep.parts, [subject.dataset])
+    seconds = {cost.row: cost.seconds for cost in found}
     means = means_of(subject.table, subject.rows)
     rows = [row for row in means if seconds.get(row)]
     if len(rows) < 2:
