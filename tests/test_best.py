@@ -21,6 +21,7 @@ from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
 from dgbench.store.run_folder import RunFolder
+from dgbench.sweep import main as launch
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
@@ -134,13 +135,43 @@ def test_the_table_says_what_was_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     assert all(line.startswith("dgbench train --algorithm SAM ") for line in lines[6::2])
 
 
-def test_merged_models_have_no_single_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    OWN["make"](tmp_path)
-    found = [json.loads(line) for line in said(capsys, str(tmp_path), "--json").splitlines()]
-    merged = [best for best in found if best["row"] == "ERM+DiWA"]
-    assert {best["command"] for best in merged} == {""}
-    assert {best["why"] for best in merged} == {"it is merged from 2 runs: `dgbench launch` makes it"}
-    assert "# ERM+DiWA ColoredMNIST [+90%] trial 0: it is merged from 2 runs" in said(capsys, str(tmp_path))
+def launched_again(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Ids of the runs that a command would launch."""
+    program, verb, *words = shlex.split(command)
+    assert (program, verb) == ("dgbench", "launch")
+    assert launch(["launch", *words, "--dry_run", "--json"]) == 0
+    return {json.loads(line)["id"] for line in capsys.readouterr().out.splitlines() if line.startswith("{")}
+
+
+def test_the_command_of_a_merged_model_launches_it_with_its_members(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"setting": {"steps": 20, "checkpoint_freq": 10}, "hparams": {"batch_size": 16}}
+    root = sweep(tmp_path / "sweep", algorithms=["ERM+DiWA", "ERM+DiWA+T3A"], single_test_envs=True, **changes)
+    monkeypatch.chdir(tmp_path)
+    found = [json.loads(line) for line in said(capsys, str(root), "--json", "--trial", "1").splitlines()]
+    assert [best["row"] for best in found] == ["ERM+DiWA"] * 2 + ["ERM+DiWA+T3A"] * 2
+    for best in found:
+        assert best["why"] == "it is merged from 2 runs (draws 0-1), which the command trains"
+        ids = launched_again(best["command"], capsys)
+        assert best["pick"]["run"] in ids
+        assert {source.run for source in RunFolder(root, best["pick"]["run"]).run().inputs} <= ids
+        assert len(ids) == (3 if best["row"] == "ERM+DiWA" else 4), "no more than that"
+
+
+def test_what_no_flags_can_say_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = sweep(tmp_path / "sweep", algorithms=["ERM+DiWA"], single_test_envs=True, space={"lr": "10^U(-4, -3)"})
+    found = [json.loads(line) for line in said(capsys, str(root), "--json").splitlines()]
+    assert {best["command"] for best in found} == {""}
+    assert all("flags have no words for distributions of a sweep file" in best["why"] for best in found)
+
+
+def test_each_row_shows_its_own_hyperparameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = sweep(tmp_path, algorithms=["ERM", "ERM+SWAD", "ERM+SMA", "ERM+T3A"], single_test_envs=True)
+    found = [json.loads(line) for line in said(capsys, str(root), "--json").splitlines()]
+    entries = {best["row"]: {name.partition(".")[0] for name in best["hparams"] if "." in name} for best in found}
+    assert entries == {"ERM": set(), "ERM+SWAD": {"SWAD"}, "ERM+SMA": {"SMA"}, "ERM+T3A": {"T3A"}}
+    assert all("lr" in best["hparams"] for best in found)
 
 
 def test_incomplete_choices_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,15 @@ from dgbench.core.protocol import Explicit, FixedSplit, Fold, LeaveOneDomainOut,
 from dgbench.core.run import ALL_TRIALS, ResolvedEntry, Run
 from dgbench.core.setting import Setting
 from dgbench.core.site import Site
-from dgbench.plan import planfile
+from dgbench.core.wording import format_ranges
+from dgbench.plan import declaration, planfile
 from dgbench.plan.declaration import read_site
 from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.results import Results
 from dgbench.report.run_frames import their_record
 from dgbench.report.scrutiny import trials_at
 from dgbench.report.select import Pick, Selector
+from dgbench.store.files import read_object
 from dgbench.store.run_folder import RunFolder
 from dgbench.store.sealed import CorruptFile
 
@@ -42,11 +44,11 @@ class Best:
     complete: bool
     """Whether no run of those that the selector reads was lacking."""
     hparams: Mapping[str, Any]
-    """Hyperparameter -> value, of the algorithm, merger or adapter and as `AVERAGE.NAME` of the averages."""
+    """Hyperparameter -> value, of the algorithm, and as `ENTRY.NAME` of the average, merger or adapter of the row."""
     command: str
-    """For a shell; empty where no single command trains it."""
+    """For a shell: it trains the run, or launches all runs that a merged model is made of. Empty where none does."""
     why: str = ""
-    """Why there is no command."""
+    """Why there is no command, or what else it makes; empty: it trains one run."""
 
 
 def best_of(folder: Path | str, results: Results, selector: Selector) -> Iterator[Best]:
@@ -87,14 +89,35 @@ class _Writer:
             chain = list(self._chain(run))
         except (FileNotFoundError, CorruptFile) as error:
             return {}, "", str(error)
-        hparams = dict(_named_hparams(run))
+        hparams = dict(_named_hparams(row, chain))
         if trial == ALL_TRIALS or any(link.kind == "merge" for link in chain):
-            merged = next(link for link in chain if link.kind == "merge")
-            return hparams, "", f"it is merged from {len(merged.inputs)} runs: `dgbench launch` makes it"
+            return hparams, *self._launch(row, next(link for link in chain if link.kind == "merge"))
         fold = list(_fold_words(self.table.protocol, run.fold))
         if not fold:
             return hparams, "", f"`dgbench train` has no words for folds of the protocol {self.table.protocol}"
         return hparams, shlex.join(self._words(row, chain, fold)), ""
+
+    def _launch(self, row: str, merged: Run) -> tuple[str, str]:
+        """Return the command that makes a merged model again with its members in a folder of its own, and a remark."""
+        try:
+            members = [RunFolder(self.root, member.run).run() for member in merged.inputs]
+            overrides = read_object(self.root / declaration.FILE)["overrides"]
+        except (FileNotFoundError, CorruptFile, KeyError) as error:
+            return "", f"it is merged from {len(merged.inputs)} runs, and not all that made them is there: {error}"
+        fold = list(_launch_fold(self.table.protocol, merged.fold))
+        seeds, trials = {member.hparams_seed for member in members}, {member.trial for member in members}
+        made = f"it is merged from {len(members)} runs (draws {format_ranges(seeds)})"
+        if not fold or overrides["draws"]:
+            lacking = "distributions of a sweep file" if fold else f"folds of the protocol {self.table.protocol}"
+            return "", f"{made}; flags have no words for {lacking}: launch the same sweep file into a new folder"
+        words = ["dgbench", "launch", "--algorithms", row, "--datasets", self._dataset(merged.dataset), *fold]
+        for name, numbers in (("n_hparams", seeds), ("n_trials", trials)):
+            words += [f"--{name}_from", str(min(numbers)), f"--{name}", str(max(numbers) + 1)]
+        words += _setting_words(self.table.setting)
+        if values := {**overrides["fixed"], **overrides["parts"]}:
+            words += ["--hparams", json.dumps(values)]
+        words += [*self._site_words(), "--output_dir", f"{self.root}-again", "--skip_confirmation"]
+        return shlex.join(words), f"{made}, which the command trains"
 
     def _chain(self, run: Run) -> Iterator[Run]:
         """Yield a run, the run that it adapts, and so on to the one that is trained or merged."""
@@ -112,6 +135,10 @@ class _Writer:
         values = {entry.name: dict(entry.hparams) for entry in entries if entry.hparams and _is_of(entry, names, chain)}
         if values:
             yield from ("--hparams", json.dumps(values))
+        yield from self._site_words()
+
+    def _site_words(self) -> Iterator[str]:
+        """Yield the flags that say where data and files lie on this machine."""
         for name in ("data_dir", "cache_dir", "backbone_weights"):
             if value := getattr(self.site, name):
                 yield from (f"--{name}", value)
@@ -129,10 +156,23 @@ def _is_of(entry: ResolvedEntry, names: Sequence[str], chain: Sequence[Run]) -> 
     return entry.name in names or any(entry is link.method for link in chain)
 
 
-def _named_hparams(run: Run) -> Iterator[tuple[str, Any]]:
-    yield from run.method.hparams.items()
-    for average in run.averages:
-        yield from ((f"{average.name}.{name}", value) for name, value in average.hparams.items())
+def _named_hparams(row: str, chain: Sequence[Run]) -> Iterator[tuple[str, Any]]:
+    """Yield the hyperparameters that a row stands on, those of all but the algorithm by the name of their entry."""
+    for link in reversed(chain):
+        own = "" if link.kind == "train" else f"{link.method.name}."
+        yield from ((f"{own}{name}", value) for name, value in link.method.hparams.items())
+        for average in link.averages:
+            # Other averages watched the same run, and are rows of their own.
+            if average.name in row.split("+"):
+                yield from ((f"{average.name}.{name}", value) for name, value in average.hparams.items())
+
+
+def _launch_fold(protocol: str, fold: Fold) -> Iterator[str]:
+    """Yield the flags of `launch` for a fold; nothing where it has none."""
+    if protocol in (LeaveOneDomainOut.name, FixedSplit.name):
+        yield from ("--test_envs", *fold.held_out)
+    if protocol == LeaveOneDomainOut.name:
+        yield "--single_test_envs"
 
 
 def _fold_words(protocol: str, fold: Fold) -> Iterator[str]:
