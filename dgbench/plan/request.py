@@ -118,7 +118,8 @@ class Overrides:
         return ResolvedEntry(entry.name, hparams)
 
     def describe(self) -> Iterator[str]:
-        """Yield each change in words: `batch_size 32`, `SWAD tolerance_ratio 0.2`, `lr ~ 10^U(-5, -3)`."""
-        yield from (f"{name} {value}" for name, value in self.fixed.items())
-        yield from (f"{entry} {name} {value}" for entry, own in self.parts.items() for name, value in own.items())
+        """Yield each change in words: `batch_size 32 (not drawn)`, `lr ~ 10^U(-5, -3)`."""
+        yield from (f"{name} {value} (not drawn)" for name, value in self.fixed.items())
+        for entry, own in self.parts.items():
+            yield from (f"{entry} {name} {value} (not drawn)" for name, value in own.items())
         yield from (f"{name} ~ {draw}" for name, draw in self.draws.items())

@@ -27,6 +27,9 @@ from dgbench.report.predictions.kept import KeptPredictions
 from dgbench.report.reader import read_results
 from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot
 
+_SHOWN = 6
+"""Folders that a message lists."""
+
 
 def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
     """Read the results in a sweep's folder, dgbench's or DomainBed's.
@@ -45,7 +48,29 @@ def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
         return read_results(root, all_metrics=all_metrics)
     if is_sweep(root):
         return read_sweep(root)
+    if hint := _hint(root):
+        raise UserError(f"{root} holds no sweep itself: {hint}")
     raise UserError(f"{root} holds no sweep: neither a {planfile.FILE} nor folders with {RECORDS} in them")
+
+
+def _hint(root: Path) -> str:
+    """Return advice on a folder that lies in a sweep's, or above it; empty if it has nothing to do with one."""
+    place = root.resolve()
+    if (root / RECORDS).exists():
+        return f"it is the output of one run of DomainBed, name the folder above, {place.parent}"
+    for above in list(place.parents)[:2]:
+        if (above / planfile.FILE).exists():
+            return f"it lies in the folder of a sweep, name that, {above}"
+    found = [path for path in sorted(root.iterdir()) if path.is_dir() and _is_sweep(path)]
+    # A folder of folders of sweeps, as of several projects.
+    found = found or [path for path in sorted(root.glob("*/*")) if path.is_dir() and _is_sweep(path)]
+    shown = ", ".join(printable(str(path)) for path in found[:_SHOWN])
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"it is above folders of sweeps, name one or several of them: {shown}{more}" if found else ""
+
+
+def _is_sweep(root: Path) -> bool:
+    return (root / planfile.FILE).exists() or is_sweep(root)
 
 
 def open_each(roots: Iterable[Path | str], *, all_metrics: bool = False) -> dict[str, Results]:

@@ -222,9 +222,13 @@ def beside(report: Report, results: Results, blocks: Sequence[Block]) -> tuple[S
         other blocks are left out.
     """
     tables = [table for table in report.tables if table.dataset]
-    sections, reasons = [], []
+    names = dict.fromkeys(table.dataset for table in tables)
+    sections, reasons, others = [], [], 0
     for block in blocks:
         columns = block.metrics()
+        if not columns.keys() & names:
+            others += 1
+            continue
         against: list[tuple[str, ...]] = []
         shown = False
         for table in tables:
@@ -238,12 +242,14 @@ def beside(report: Report, results: Results, blocks: Sequence[Block]) -> tuple[S
             against.append(why or (f"none of its rows has a number here ({', '.join(block.rows)})",))
         if not shown:
             # Of several tables the most alike one says what stands in the way.
-            why = min(
-                against, key=len, default=(f"it has none of these data sets ({', '.join(columns) or 'no table'})",)
-            )
-            reasons.append(f"{block.name}: {'; '.join(why)}")
-    total = f"{len(blocks) - len(reasons)} of {len(blocks)} published tables are shown"
-    left_out = Section("Published, and left out", (), (total, *reasons), {"left_out": reasons})
+            nearest = min(against, key=len)
+            reasons.append(f"{block.name}: {'; '.join(nearest)}")
+    summary = [f"{len(blocks) - len(reasons) - others} of {len(blocks)} published tables are shown"]
+    if unknown := [name for name in names if not any(name in block.metrics() for block in blocks)]:
+        summary.append(f"there are no published numbers on {', '.join(unknown)}")
+    if others and len(unknown) < len(names):
+        summary.append(f"{others} tables are of other data sets")
+    left_out = Section("Published, and left out", (), (*summary, *reasons), {"left_out": reasons})
     return (*sections, left_out)
 
 

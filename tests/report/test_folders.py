@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 from collections.abc import Mapping
@@ -190,3 +191,21 @@ def test_a_missing_run_of_another_id_is_a_conflict(tmp_path: Path) -> None:
 
 def _all(results: Results) -> list[Any]:
     return [c for spots in results.candidates.values() for seeds in spots.values() for c in seeds.values()]
+
+
+def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "a").mkdir(parents=True)
+    table = OWN["make"](tmp_path / "mine" / "a")
+    run = tmp_path / "mine" / "a" / "runs" / table.runs[0].id
+    for folder, hint in (
+        (run, f"it lies in the folder of a sweep, name that, {tmp_path / 'mine' / 'a'}"),
+        (run.parent, f"it lies in the folder of a sweep, name that, {tmp_path / 'mine' / 'a'}"),
+        (tmp_path / "mine", f"it is above folders of sweeps, name one or several of them: {tmp_path / 'mine' / 'a'}"),
+        (tmp_path, f"it is above folders of sweeps, name one or several of them: {tmp_path / 'mine' / 'a'}"),
+    ):
+        with pytest.raises(UserError, match=re.escape(hint)):
+            open_results(folder)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "results.jsonl").write_text("{}")
+    with pytest.raises(UserError, match="the output of one run of DomainBed, name the folder above"):
+        open_results(tmp_path / "one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -190,8 +191,16 @@ def test_a_like_table_is_set_beside_with_differences_and_gains() -> None:
     assert "EoA, RegNetY-16GF SWAG: its network is RegNetY-16GF pretrained as SWAG, here it is resnet50.tv_in1k" in told
     assert "RIDG, ResNet-18: its network is resnet18, here it is resnet50.tv_in1k" in told
     assert "DomainBed 2020, oracle: it selects by oracle, here by training-domain" in told
-    assert "TRAM: it has none of these data sets (CIFAR-100, Cars, Flowers)" in told
-    assert "GAQAT: it has none of these data sets (no table)" in told
+    assert "TRAM" not in told
+    assert f"{sum('PACS' not in block.metrics() for block in BLOCKS)} tables are of other data sets" in last.below
+
+
+def test_data_sets_without_published_numbers_are_one_line() -> None:
+    report, results = measured({"ERM": [0.8, 0.8]})
+    tables = tuple(dataclasses.replace(table, dataset=table.dataset and "Digits") for table in report.tables)
+    (only,) = beside(dataclasses.replace(report, tables=tables), results, BLOCKS)
+    total = f"0 of {len(BLOCKS)} published tables are shown"
+    assert only.below == (total, "there are no published numbers on Digits")
 
 
 def test_what_is_made_otherwise_is_left_out() -> None:
