@@ -142,6 +142,14 @@ def test_what_is_not_kept_is_no_number_and_said(
         load_results(tmp_path / "s").table("worst-group")
 
 
+def test_predictions_are_found_in_each_of_several_folders(tmp_path: Path, results: SweepResults, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "s")
+    for predictions in (tmp_path / "s" / "runs").glob("*/predictions"):
+        shutil.rmtree(predictions)
+    both = load_results(tmp_path / "s", folder).metrics("oracle", ["ece"])
+    assert both["value"].tolist() == results.metrics("oracle", ["ece"])["value"].tolist()
+
+
 def test_a_damaged_file_is_not_believed(tmp_path: Path, folder: Path) -> None:
     shutil.copytree(folder, tmp_path / "s")
     pick = load_results(tmp_path / "s").picks("oracle").iloc[0]

@@ -76,6 +76,19 @@ def test_calibration_error_is_the_loop_over_bins() -> None:
     assert value("ece", view()) == pytest.approx(expected, rel=1e-9)
 
 
+def test_bins_are_closed_above() -> None:
+    assert metrics.bins_of(np.array([0, 0.01, 1 / 15, 0.07, 0.5, 14 / 15, 0.95, 1])).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        7,
+        13,
+        14,
+        14,
+    ]
+
+
 def test_adaptive_calibration_error_has_bins_of_equal_size() -> None:
     one = view(logits=np.random.default_rng(5).normal(size=(200, 4)))  # without ties
     found = sorted(pairs(one))
