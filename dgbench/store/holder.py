@@ -1,7 +1,7 @@
 """Describe the holder of a lease, and judge from its signs of life whether it is still at work.
 
 On the holder's own machine its process is looked up. Elsewhere the age of its last sign of life decides, which is the
-modification time of the lease's file. It is read twice, at least a beat apart, so that neither a slow file server nor a
+modification time of the lease's file. It is read twice, two beats apart, so that neither a slow file server nor a
 cached time has a working holder judged dead. The time after which it counts as gone stands in the lease.
 """
 
@@ -71,20 +71,20 @@ class Looks:
         self._seen: dict[Path, tuple[int, float]] = {}
         """Lease -> modification time in nanoseconds, and the time by `time.monotonic` at which it was first seen."""
 
-    def wait(self, path: Path, sign: int, beat: float) -> float:
+    def wait(self, path: Path, sign: int, apart: float) -> float:
         """Return the seconds until another look may judge a holder that is silent; 0 if this is the second look.
 
         Args:
             path: Its lease.
             sign: Modification time of the lease, in nanoseconds.
-            beat: Seconds between its signs of life.
+            apart: Seconds between the two looks; more than between two signs of life.
         """
         now = time.monotonic()
         before = self._seen.get(path)
         if before is None or before[0] != sign:
             self._seen[path] = (sign, now)
-            return beat
-        return max(GONE, before[1] + beat - now)
+            return apart
+        return max(GONE, before[1] + apart - now)
 
 
 def judge(path: Path, ttl: float, now: Callable[[], float], looks: Looks) -> float:
@@ -115,7 +115,8 @@ def judge(path: Path, ttl: float, now: Callable[[], float], looks: Looks) -> flo
     limit = holder.ttl if holder and holder.ttl is not None else ttl
     if abs(now() - found.st_mtime) <= limit:
         return WORKING
-    return looks.wait(path, found.st_mtime_ns, holder.beat if holder else BEAT)
+    # Two looks that are one beat apart may both lie between two signs of a holder at work.
+    return looks.wait(path, found.st_mtime_ns, 2 * (holder.beat if holder else BEAT))
 
 
 def is_held(path: Path, ttl: float, now: Callable[[], float], looks: Looks | None = None) -> bool:

@@ -156,7 +156,7 @@ def claim(
     stops: StopSignals | None = None,
     looks: Looks | None = None,
 ) -> Lease | None:
-    """Take the next lease of a run's folder; if its holder elsewhere seems gone, look again a beat later.
+    """Take the next lease of a run's folder; if its holder elsewhere seems gone, look again two beats later.
 
     Args:
         folder: The run's folder.

@@ -42,7 +42,7 @@ class Rules:
     looks_twice: bool = True
     """A holder on another machine is judged by two looks that find the same sign of life."""
     looks_a_beat_apart: bool = True
-    """The holder must have given a sign of life between these looks, if it works."""
+    """Two looks are two beats apart, so that a holder at work gives a sign of life between them."""
     confirms_removals: bool = True
     """A removal of files is confirmed like any other write."""
     writes_in_time: bool = True

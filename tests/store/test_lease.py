@@ -173,9 +173,9 @@ def test_the_time_to_live_is_the_holders(tmp_path: Path) -> None:
         assert is_held(path, 10 if held else 1000, time.time) is held
 
 
-def test_a_silent_holder_is_gone_at_the_second_look_a_beat_later(tmp_path: Path) -> None:
+def test_a_silent_holder_is_gone_at_the_second_look_two_beats_later(tmp_path: Path) -> None:
     path, looks = tmp_path / lease_name(1), Looks()
-    path.write_bytes(Holder(ELSEWHERE, beat=0.2, ttl=50).to_json())
+    path.write_bytes(Holder(ELSEWHERE, beat=0.1, ttl=50).to_json())
     os.utime(path, (time.time() - 100,) * 2)
     assert not is_held(path, 60, time.time), "it seems gone"
     assert 0.1 < judge(path, 60, time.time, looks) <= 0.2
