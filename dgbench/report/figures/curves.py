@@ -13,7 +13,7 @@ from dgbench.report.results import Results, Series
 
 @dataclass(frozen=True)
 class Curve:
-    """One predictor of a finished run of a fold that is a column of the tables; values are in percent."""
+    """One predictor of a finished run; values are in percent."""
 
     row: str
     held_out: str
@@ -39,14 +39,22 @@ class Curve:
         return f"{self.row} [{self.held_out}], {trial}, draw {self.draw}"
 
 
-def read_curves(results: Results, dataset: str) -> Iterator[Curve]:
-    """Yield the curve of each predictor of a data set's finished runs, in the order of the tables' rows."""
-    reported = results.reported(dataset)
+def read_curves(results: Results, dataset: str, every_fold: bool = False) -> Iterator[Curve]:
+    """Yield the curve of each predictor of a data set's finished runs, in the order of the tables' rows.
+
+    Args:
+        results: The results.
+        dataset: The data set.
+        every_fold: Whether runs of folds that are no column of the tables have curves too.
+    """
+    reported = results.datasets[dataset] if every_fold else results.reported(dataset)
     for row in results.rows:
         for (position, trial), seeds in results.candidates.get((row, dataset), {}).items():
             fold = results.folds[position]
             for draw, series in seeds.items():
                 if not isinstance(series, Series) or position not in reported:
+                    continue
+                if not set(fold.test) <= set(series.views):
                     continue
                 inside = None
                 if fold.source_val and set(fold.source_val) <= set(series.views):

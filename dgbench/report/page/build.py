@@ -16,6 +16,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable, printable_lines
 from dgbench.report import tables
+from dgbench.report.figures.curves import read_curves
 from dgbench.report.figures.gallery import gallery
 from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.style import SETTINGS
@@ -66,7 +67,8 @@ def build_page(
         for number, (dataset, drawings) in enumerate(gallery(results, shown, selectors[0]))
     }
     known = {(subject.dataset, subject.table.selector.name): subject.statistics for subject in shown}
-    curves = (curve for subject in shown for curve in subject.curves)
+    datasets = results.results.datasets
+    curves = (curve for dataset in datasets for curve in read_curves(results.results, dataset, every_fold=True))
     values = {
         "names": [str(folder) for folder in results.parts],
         "version": __version__,

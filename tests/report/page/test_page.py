@@ -185,6 +185,7 @@ def test_each_run_has_hyperparameters_and_curves(page: str, own: Path) -> None:
     assert trained["curves"]["model"]["steps"] == [0, 5, 9]
     assert trained["curves"]["SWAD"]["steps"] == [9]
     assert all(len(trained["curves"]["model"][side]) == 3 for side in ("in", "out"))
+    assert all(run["curves"] for run in runs), "also runs that hold out two domains, which are no column"
 
 
 def test_a_folder_of_domainbed(tmp_path: Path) -> None:
