@@ -38,6 +38,7 @@ from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.repeating import repeating
 from dgbench.report.repeats import read_choices
+from dgbench.report.signs import exit_code, retries_of, running_lines
 from dgbench.report.watch import Watch, follow
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
@@ -271,7 +272,9 @@ def _describe(run: Run) -> dict[str, Any]:
 
 
 def _status(args: Any) -> int:
-    """Print how many runs of each method are in which state, and why runs failed.
+    """Print how many runs of each method are in which state, why runs failed, and which machines are at work.
+
+    The exit code is 0 if all runs are done, 3 if runs can be executed and no process does so, else 1.
 
     dgbench status runs/mine
     dgbench status runs/mine --watch
@@ -281,10 +284,10 @@ def _status(args: Any) -> int:
         watch = Watch(args.output_dir)
         return 0 if follow(watch, lambda picture: _show_anew("\n".join((picture, *_queue(args))))) else 1
     table, store = read_plan(args.output_dir), Store(args.output_dir)
-    states = store.states((run.id for run in table.runs), retries=0, thorough=True)
+    states = store.states((run.id for run in table.runs), retries_of(args.output_dir), thorough=True)
     if args.json:
         _print_json(status.to_json() for status in Watch(args.output_dir).look(thorough=True))
-        return 0
+        return exit_code(table, states)
     counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
     order = list(State)
     print(f"{'':<24}" + "".join(f"{state.value:>10}" for state in order))
@@ -296,17 +299,15 @@ def _status(args: Any) -> int:
             print(f"failed: {table.name(run)}: {folder.reason()}")
         elif states[run.id] is State.DAMAGED:
             print(printable(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again"))
-        elif states[run.id] is State.RUNNING and (progress := folder.progress()):
-            print(f"running: {table.name(run)}: step {progress[0]:,} of {progress[1]:,}")
         for loss in folder.restarts():
             print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
-    for line in _queue(args):
+    for line in (*running_lines(store, table, states), *_queue(args)):
         print(line)
     unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
     if unused:
         runs = f"{count_nouns(unused, 'run')} in {args.output_dir}"
         print(f"not part of the sweep any more: {runs}; `dgbench prune` removes {'it' if unused == 1 else 'them'}")
-    return 0 if all(state is State.DONE for state in states.values()) else 1
+    return exit_code(table, states)
 
 
 def _queue(args: Any) -> list[str]:

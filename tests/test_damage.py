@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 @pytest.fixture
 def root(finished: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same in a folder that may be changed; its runs are not executed, as if all were others' to execute."""
-    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
+    monkeypatch.setattr(Sweep, "execute", lambda self, *args, **options: 0)
     return Path(shutil.copytree(finished.root, tmp_path / "sweep"))
 
 
@@ -116,15 +116,16 @@ def test_failures_that_cannot_be_read_count_and_are_named(
 ) -> None:
     (run_folder(root) / "done").unlink()
     folder = Store(root).folder(run_folder(root).name)
-    folder.fail({"exit": 1, "error": "e", "traceback": "", "log": ""}, 1)
+    for number in (1, 2):  # it is tried again once
+        folder.fail({"exit": 1, "error": "e", "traceback": "", "log": ""}, number)
     folder.record_restart("w")
-    for name in ("failed-0001.json", "lost-0001.json"):
+    for name in ("failed-0002.json", "lost-0001.json"):
         damage(folder.path / name)
     code, said = call(capsys, sweep.main, "status", "--output_dir", str(root))
     assert code == 1
-    assert "failed-0001.json is damaged: " in said
+    assert "failed-0002.json is damaged: " in said
     assert "lost-0001.json is damaged: " in said
-    assert "failed-0001.json is damaged" in call(capsys, collect.main, "--input_dir", str(root))[1]
+    assert "failed-0002.json is damaged" in call(capsys, collect.main, "--input_dir", str(root))[1]
     call(capsys, sweep.main, "retry", "--skip_confirmation", "--output_dir", str(root))
     assert state(root) is State.WAITING
     folder.record_restart("again")

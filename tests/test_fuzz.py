@@ -292,7 +292,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(data=st.data())
 def test_stored_json(data: st.DataObject, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with empty_folder() as folder, monkeypatch.context() as patched:
-        patched.setattr(Sweep, "execute", lambda self, **jobs: 0)  # all else of a launch reads the folder
+        patched.setattr(Sweep, "execute", lambda self, *args, **jobs: 0)  # all else of a launch reads the folder
         patched.chdir(folder)
         root = folder / "sweep"
         shutil.copytree(kept / data.draw(st.sampled_from(["finished", "stopped"])), root)

@@ -19,6 +19,7 @@ from dgbench.core.grid import columns
 from dgbench.core.wording import format_duration, group_values, printable
 from dgbench.data.facts import length_and_network
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
+from dgbench.report.signs import retries_of
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RunFolder, State
 
@@ -55,6 +56,10 @@ class RunStatus:
     """Seconds until a running run has made all steps, by its speed; None if unknown."""
     host: str
     """Machine of the newest attempt; empty before the first."""
+    engine: str
+    """Task of a cluster that made it, such as `slurm:12_3`; empty if none."""
+    sign: float | None
+    """Time of its last sign of life, in seconds since 1970; None before the first attempt."""
     failure: str
     """First line of the error of a run that failed, or of the damage; else empty."""
     log: str
@@ -79,6 +84,7 @@ class Watch:
             UserError: It holds no sweep.
         """
         self.table, self.store, self._clock = read_plan(root), Store(root), clock
+        self._retries = retries_of(root)
         self._lengths = {
             name: length_and_network(self.table.setting, facts).steps for name, facts in self.table.datasets.items()
         }
@@ -95,7 +101,7 @@ class Watch:
             thorough: Whether files of finished runs are read and compared with their hashes, which finds damage and
                 takes time.
         """
-        states = self.store.states((run.id for run in self.table.runs), retries=0, thorough=thorough)
+        states = self.store.states((run.id for run in self.table.runs), self._retries, thorough=thorough)
         found = [self._status(run, states[run.id]) for run in self.table.runs]
         usual = self._usual(found)
         return [_with_usual(status, usual) if status.state == State.RUNNING.value else status for status in found]
@@ -104,6 +110,7 @@ class Watch:
         """Read the state of one run."""
         folder = self.store.folder(run.id)
         begun = state is not State.MISSING
+        holder = folder.holder() if begun else None
         progress = folder.progress() if begun and state is not State.DONE else None
         length = self._lengths[run.dataset] if run.kind == "train" else None
         step, steps = progress or ((length, length) if state is State.DONE else (None, length))
@@ -122,7 +129,9 @@ class Watch:
             steps=steps,
             speed=speed,
             left=None,
-            host=folder.host() if begun else "",
+            host=holder[0].process.host if holder else "",
+            engine=holder[0].engine if holder else "",
+            sign=holder[1] if holder else None,
             failure=_failure(folder, state),
             log=str(folder.log_path) if begun and folder.log_path.is_file() else "",
         )

@@ -258,6 +258,11 @@ class RunFolder:
         except FileNotFoundError:
             return None
 
+    def is_released(self) -> bool:
+        """Return whether the newest attempt has ended and said so; True before the first."""
+        number, released = leases.newest(self._names())
+        return released or not number
+
     def host(self) -> str:
         """Return the machine of the newest attempt; empty if there was none or its lease can't be read."""
         found = self.holder()

@@ -161,7 +161,7 @@ def test_an_included_file_may_move(
     begun = sweep_of(tmp_path / "sweep", "Own", site=Site(device="cpu", include=(str(tmp_path / "own.py"),)))
     (tmp_path / "moved").mkdir()
     moved = (tmp_path / "own.py").rename(tmp_path / "moved" / "own.py")
-    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: int(self.site.include != (str(moved),)))
+    monkeypatch.setattr(Sweep, "execute", lambda self, *args, **jobs: int(self.site.include != (str(moved),)))
     words = [command, "--output_dir", str(tmp_path / "sweep")]
     if command == "launch":
         words += ["--algorithms", "Own", "--datasets", "RotatedDigits", "--test_envs", "75", "--single_test_envs"]

@@ -23,7 +23,7 @@ def new(tmp_path: Path) -> Path:
 @pytest.fixture
 def refused(new: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Launch with some flags; every line of what was said, having seen that it was refused and nothing written."""
-    monkeypatch.setattr(Sweep, "execute", lambda self, **jobs: 0)
+    monkeypatch.setattr(Sweep, "execute", lambda self, *args, **jobs: 0)
 
     def launch(*words: str, output_dir: Path = new) -> list[str]:
         named = [word for word in ("--algorithms", "--datasets") if word in words or "--sweep" in words]

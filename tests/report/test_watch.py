@@ -52,7 +52,7 @@ def test_every_run_says_everything(root: Path, capsysbinary: pytest.CaptureFixtu
         number = lease.number
         host = folder.host()
     folder.fail(FAILURE, number, final=True)
-    assert cli.run(sweep.main, ["status", str(root), "--json"]) == 0
+    assert cli.run(sweep.main, ["status", str(root), "--json"]) == 1
     told = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
     assert len(told) == 36
     (failed,) = (line for line in told if line["state"] == "failed")
@@ -71,6 +71,8 @@ def test_every_run_says_everything(root: Path, capsysbinary: pytest.CaptureFixtu
         "speed": None,
         "left": None,
         "host": host,
+        "engine": "",
+        "sign": failed["sign"],
         "failure": "UserError: out of",
         "log": str(folder.log_path),
     }
