@@ -259,7 +259,7 @@ class RunFolder:
             return None
 
     def is_released(self) -> bool:
-        """Return whether the newest attempt has ended and said so; True before the first."""
+        """Return whether the lease of the newest attempt is released; True before the first attempt."""
         number, released = leases.newest(self._names())
         return released or not number
 
