@@ -31,7 +31,7 @@ from dgbench.report.render import FORMATS
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
 from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
-from dgbench.report.tables import Columns, Report, build
+from dgbench.report.tables import Columns, Report, Section, build
 from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
 from dgbench.store.files import write_atomic
 
@@ -169,23 +169,27 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector], parts: Mapp
         whole = with_coverage(whole, results.ddof) if kind == STANDARD else whole
     report = restrict(whole, args.rows, names, args.sort)
     # Sections are about whole rows, whichever columns are shown.
-    whole = restrict(whole, args.rows)
+    sections = _sections(args, restrict(whole, args.rows), results, chosen, parts)
+    return replace(report, sections=tuple(sections))
+
+
+def _sections(
+    args: Any, report: Report, results: Results, chosen: Sequence[Selector], parts: Mapping[str, Results]
+) -> Iterator[Section]:
+    """Yield the sections below the tables that the flags name, about the rows that the report has."""
+    shown = dict.fromkeys(row for table in report.tables for row in table.rows)
+    if args.statistics:
+        yield from statistics_sections(report, args.reference)
+    if args.metrics:
+        some = replace(results, rows=tuple(row for row in results.rows if row in shown))
+        yield from metric_sections(some, chosen or default_selectors(results), args.metrics, args.partial)
+    if args.cost:
+        yield from cost_sections([line for line in costs(results, parts) if line.row in (ALL, *shown)])
     if args.beside:
         # Imported on demand: TOML files are read only if asked for.
         from dgbench.report.published import beside, read_blocks
 
-        report = replace(report, sections=beside(whole, results, read_blocks()))
-    if args.cost:
-        shown = {ALL, *(row for table in whole.tables for row in table.rows)}
-        lines = [line for line in costs(results, parts) if line.row in shown]
-        report = replace(report, sections=(*cost_sections(lines), *report.sections))
-    if args.metrics:
-        further = metric_sections(results, chosen or default_selectors(results), args.metrics, args.partial)
-        report = replace(report, sections=(*further, *report.sections))
-    if args.statistics:
-        further = statistics_sections(whole, args.reference)
-        report = replace(report, sections=(*further, *report.sections))
-    return report
+        yield from beside(report, results, read_blocks())
 
 
 def _write(report: Report, args: Any) -> None:

@@ -260,7 +260,8 @@ def notes(statistics: Statistics) -> Iterator[str]:
             yield f"{found.row}: no interval and no test, {refused}"
         elif found.settled_by and trials < found.settled_by:
             more = found.settled_by - trials
-            yield f"{found.row}: {more} more trials would settle a difference of 1 point from {reference}"
+            trials_more = "1 more trial" if more == 1 else f"{more} more trials"
+            yield f"{found.row}: {trials_more} would settle a difference of 1 point from {reference}"
 
 
 def _percent(share: float) -> str:

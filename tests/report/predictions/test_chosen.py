@@ -248,3 +248,9 @@ def test_wrong_names_are_refused(words: list[str], said: str, folder: Path) -> N
     with pytest.raises(UserError) as caught:
         main([str(folder), *words])
     assert said in str(caught.value)
+
+
+def test_metrics_are_of_the_rows_that_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "--selector", "oracle", "--metrics", "ece", "--rows", "*SMA"]) == 0
+    _, _, section = capsys.readouterr().out.partition("Metrics of kept predictions")
+    assert re.findall(r"^ERM\S*", section, re.MULTILINE) == ["ERM+SMA"]
