@@ -15,7 +15,7 @@ import orjson
 from dgbench.core.errors import UserError
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable, printable_lines
-from dgbench.report import tables
+from dgbench.report import document, tables
 from dgbench.report.figures.curves import read_curves
 from dgbench.report.figures.gallery import gallery
 from dgbench.report.figures.panels import Drawing
@@ -55,7 +55,7 @@ def build_page(
     check_packages()
     from jinja2 import Environment, PackageLoader, StrictUndefined  # only inside functions, as the module says
 
-    report = tables.build(results.results, selectors, partial)
+    report = document.marked(tables.build(results.results, selectors, partial))
     shown = subjects(results, report)
     loader = PackageLoader("dgbench.report", "page")
     environment = Environment(
@@ -151,6 +151,7 @@ def _overview(results: SweepResults, report: Report) -> dict[str, Any]:
         "more_problems": max(0, len(problems) - content.MOST_PROBLEMS),
         "warnings": report.warnings,
         "facts": content.provenance(report.tables),
+        "networks": report.networks,
         "labels": {table.selector.name: table.selector.label for table in report.tables},
         "notes": [*report.absent, *report.notes],
     }

@@ -188,10 +188,11 @@ def _shown_table(id: str, table: Table, common: Mapping[str, str], statistics: S
         columns = (*columns, f"Δ {statistics.reference}")
         for row, shown in rows.items():
             shown.append(_difference(by_row.get(row), statistics.reference))
+    name = f"{table.dataset}{table.mark}" if table.dataset else "Mean over domains of each data set"
     return ShownTable(
         id=id,
         dataset=table.dataset,
-        caption=f"{table.dataset or 'Mean over domains of each data set'}: {table.metric} × 100",
+        caption=f"{name}: {table.metric} × 100",
         columns=columns,
         rows=rows,
         tied=frozenset(row for row, found in by_row.items() if found.tied) if len(by_row) > 1 else frozenset(),

@@ -114,6 +114,10 @@ def test_rows_are_compared_with_the_first_within_trials(own: Path, page: str) ->
     assert body.count("†") >= 1
 
 
+def test_it_names_the_network(page: str) -> None:
+    assert "network on ColoredMNIST: MNIST_CNN | random weights | parameters not recorded" in page
+
+
 def test_it_names_nothing_outside_itself(page: str) -> None:
     assert "://" not in page
     assert not re.findall(r"(?:src|href)=\"(?!#|data:,)", page)
