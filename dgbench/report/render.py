@@ -7,7 +7,7 @@ characters for terminals, formulas for spreadsheets, markup for Markdown and LaT
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -60,16 +60,21 @@ def markdown(report: Report) -> str:
     parts = []
     for table, notes in own_notes(report):
         parts.append(f"### {_escape_markdown(printable(table.title))}\n")
-        parts += pipes(cells(table, "±"), [" --- ", *(" ---: " for _ in table.columns)], _escape_markdown)
+        parts += _pipe_table(list(cells(table, "±")))
         parts += ["", *(f"- {_escape_markdown(line)}" for line in notes), *([""] if notes else [])]
     for section in report.sections:
         parts.append(f"### {_escape_markdown(printable(section.title))}\n")
         if found := section_cells(section, "±"):
-            parts += [*pipes(found, [" --- ", *(" ---: " for _ in found[0][1:])], _escape_markdown), ""]
+            parts += [*_pipe_table(found), ""]
         parts += [*(f"- {_escape_markdown(printable(line))}" for line in section.below), ""]
     if lines := [f"- {_escape_markdown(line)}" for line in closing(report)]:
         parts += ["### How these numbers were made\n", *lines]
     return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _pipe_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a pipe table whose first row is its header; all columns but the first are of numbers."""
+    return pipes(rows, [" --- ", *(" ---: " for _ in rows[0][1:])], _escape_markdown)
 
 
 def as_json(report: Report) -> str:
