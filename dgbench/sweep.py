@@ -119,9 +119,8 @@ def _launch(args: Any) -> int:
     catalogue, problems = Catalogue(args.include or ()), Problems()
     asked: dict[str, Any] | None = None
     with problems.collecting():
-        asked = asked_of(args)
-        if args.sweep:
-            asked = merge_flags_over_file(read_sweep_file(args.sweep), asked)
+        flags = asked_of(args)
+        asked = merge_flags_over_file(read_sweep_file(args.sweep), flags) if args.sweep else flags
     with problems.collecting():
         launcher = launcher_of(args, (asked or {}).pop("launcher", {}))
     with problems.collecting():

@@ -29,8 +29,8 @@ def test_a_table_says_what_was_asked_for_beside_the_preset(make_plan: MakePlan, 
     assert table.provenance.asked == (
         "steps 7",
         "pretrained False",
-        "batch_size 8",
-        "SWAD form paper",
+        "batch_size 8 (not drawn)",
+        "SWAD form paper (not drawn)",
         "lr ~ 10^U(-3, -2)",
     )
     write_plan(tmp_path, table)
