@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,9 @@ class Sweep:
     catalogue: Catalogue
     """With the files that `site` includes."""
 
-    @property
+    @cached_property
     def store(self) -> Store:
-        """Return the access to the folder's runs."""
+        """The access to the folder's runs; one object, which remembers the signs of life that it has seen."""
         return Store(self.root, self.site.ttl)
 
     def states(self, retries: int | None = None) -> dict[str, State]:
