@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import count_nouns
 from dgbench.launchers.pool import WorkerLauncher
 from dgbench.launchers.reconcile import Sweep
-from dgbench.store.files import read_object, write_atomic, write_json
+from dgbench.store.files import making_sense_of, read_object, write_atomic, write_json
+from dgbench.store.sealed import CorruptFile
 
 FOLDER = "slurm"
 """Name of the folder in the sweep's that holds scripts, their output, and `jobs.json`."""
@@ -164,7 +165,7 @@ class Slurm(WorkerLauncher):
         """Submit workers as arrays that are no longer than the cluster allows."""
         folder = root / FOLDER
         folder.mkdir(exist_ok=True)
-        lines = [*self._ended(root)]
+        lines = [*_ended(root, _tasks(root) or ())]
         most = _largest_array()
         sizes = [min(most, count - first) for first in range(0, count, most)]
         for size in sizes:
@@ -172,7 +173,7 @@ class Slurm(WorkerLauncher):
             script = folder / f"{number}.sh"
             write_atomic(script, self.script(root, size, script.name).encode())
             job = _run("sbatch", "--parsable", str(script.resolve())).partition(";")[0]
-            _note(root, {"id": job, "script": script.name, "tasks": size})
+            write_json(folder / JOBS, {"jobs": [*_jobs(root), {"id": job, "script": script.name, "tasks": size}]})
             lines.append(f"slurm: {count_nouns(size, 'worker')} submitted as job {job} by {script}")
         return "\n".join(lines)
 
@@ -195,15 +196,7 @@ class Slurm(WorkerLauncher):
             f"slurm: {running.total():,} running{f' ({where})' if where else ''}, "
             f"{pending.total():,} pending{f' ({why})' if why else ''}"
         )
-        yield from self._ended(root)
-
-    def _ended(self, root: Path) -> Iterator[str]:
-        """Yield a line for each task of the last array that ended badly, with the last error of its output."""
-        jobs = _jobs(root)
-        for task in _tasks(root) or ():
-            if jobs and task.job == jobs[-1] and _is_over(task) and task.state not in _WELL:
-                log = root / FOLDER / f"{task.name}.txt"
-                yield f"slurm: {task.name} ended on {task.node}: {task.state}: {_last_error(log)} (log: {log})"
+        yield from _ended(root, tasks)
 
     def cancel(self, root: Path) -> Iterator[str]:
         """Cancel the tasks that wait or run; workers that run save their state first."""
@@ -215,6 +208,15 @@ class Slurm(WorkerLauncher):
         if alive:
             _run("scancel", *sorted({task.job for task in alive}))
             yield f"slurm: {count_nouns(len(alive), 'task')} canceled"
+
+
+def _ended(root: Path, tasks: Iterable[Task]) -> Iterator[str]:
+    """Yield a line for each task of the last array that ended badly, with the last error of its output."""
+    last = [job["id"] for job in _jobs(root)[-1:]]
+    for task in tasks:
+        if task.job in last and _is_over(task) and task.state not in _WELL:
+            log = root / FOLDER / f"{task.name}.txt"
+            yield f"slurm: {task.name} ended on {task.node}: {task.state}: {_last_error(log)} (log: {log})"
 
 
 def _is_over(task: Task) -> bool:
@@ -242,24 +244,22 @@ def _largest_array() -> int:
     return max(1, (int(found[1]) if found else _DEFAULT_ARRAY) - 1)
 
 
-def _jobs(root: Path) -> list[str]:
-    """Return the ids of the arrays that were submitted for a sweep, the last one last."""
+def _jobs(root: Path) -> list[dict[str, Any]]:
+    """Return the arrays that were submitted for a sweep, the last one last; raise UserError if the list is damaged."""
+    path = root / FOLDER / JOBS
     try:
-        return [str(job["id"]) for job in read_object(root / FOLDER / JOBS)["jobs"]]
+        found = read_object(path)
+        with making_sense_of(path):
+            return [{**job, "id": str(job["id"])} for job in found["jobs"]]
     except FileNotFoundError:
         return []
-
-
-def _note(root: Path, job: dict[str, Any]) -> None:
-    """Add a job to `jobs.json`."""
-    path = root / FOLDER / JOBS
-    before = read_object(path)["jobs"] if path.exists() else []
-    write_json(path, {"jobs": [*before, job]})
+    except CorruptFile as error:
+        raise UserError(f"{error}: remove it, and cancel jobs by scancel") from None
 
 
 def _tasks(root: Path) -> list[Task] | None:
     """Return the sweep's tasks that the controller remembers, those that ended lately included; None if it fails."""
-    jobs = set(_jobs(root))
+    jobs = {job["id"] for job in _jobs(root)}
     # Not by --jobs: squeue fails for ids that the controller has forgotten.
     words = ["--noheader", "--array", f"--user={os.getuid()}", "--states=all", "--format=%F|%i|%T|%N|%r"]
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dgbench.core.errors import UserError
+from dgbench.launchers import slurm
 from dgbench.launchers.launcher import (
     SHIPPED,
     choose_launcher,
@@ -94,3 +95,23 @@ def test_the_last_launcher_is_remembered(tmp_path: Path) -> None:
     (tmp_path / "launcher.json").write_text("{")
     with pytest.raises(UserError, match=r"launcher.json is damaged: .*: remove it"):
         last_launcher(tmp_path)
+
+
+def test_slurm_is_asked_once_for_its_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "jobs.json").write_text('{"jobs": [{"id": "6"}, {"id": 7}]}')
+    asked = list[str]()
+    shown = "7|7_0|RUNNING|n1|None\n7|7_1|FAILED|n2|None\n6|6_0|FAILED|n2|None\n5|5_0|FAILED|n3|another sweep's"
+    monkeypatch.setattr(slurm, "_run", lambda *command: (asked.append(command[0]), shown)[1])
+    running, ended = Slurm().queue(tmp_path)
+    assert running == "slurm: 1 running (n1 1), 0 pending"
+    assert ended.startswith("slurm: 7_1 ended on n2: FAILED: no output (log: ")
+    assert asked == ["squeue"]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"jobs": ["7"]}', '{"jobs": [{}]}'])
+def test_a_damaged_list_of_slurms_jobs_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "jobs.json").write_text(content)
+    with pytest.raises(UserError, match=r"jobs\.json is damaged: .*: remove it, and cancel jobs by scancel"):
+        list(Slurm().queue(tmp_path))
