@@ -44,10 +44,14 @@ def visible_gpus() -> list[str]:
         # CUDA reads the list up to the first invalid entry and ignores all that follows it, so `0,-1,1` shows one GPU.
         hidden = [i for i, name in enumerate(names) if name in ("", "-1")]
         return names[: hidden[0]] if hidden else names
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60).stdout
-    return _parse_gpus(listed)
+    program = shutil.which("nvidia-smi")
+    return _parse_gpus(_list_gpus(program)) if program else []
+
+
+@cache
+def _list_gpus(program: str) -> str:
+    """Return the output of `nvidia-smi -L`, asked once: without a daemon of NVIDIA's it wakes each GPU anew."""
+    return subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=60).stdout
 
 
 def check_gpus(gpus: Sequence[str]) -> None:

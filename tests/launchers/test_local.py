@@ -355,4 +355,8 @@ def test_visible_gpus_asks_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path:
     program.chmod(0o755)
     assert machine.visible_gpus() == ["MIG-11-0", "MIG-12-0", "GPU-bb-0"]
     program.write_text("#!/bin/sh\necho 'could not communicate with the NVIDIA driver'; exit 9\n")
+    assert machine.visible_gpus() == ["MIG-11-0", "MIG-12-0", "GPU-bb-0"], "the driver is asked once"
+    (tmp_path / "broken").mkdir()
+    program.rename(tmp_path / "broken" / program.name)
+    monkeypatch.setenv("PATH", str(tmp_path / "broken"))
     assert machine.visible_gpus() == []
