@@ -23,7 +23,7 @@ from dgbench.plan.asking import declare, open_facts
 from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, read_site
 from dgbench.plan.planfile import FILE as PLAN
-from dgbench.plan.planfile import read_plan
+from dgbench.plan.planfile import PlanTable, read_plan
 from dgbench.store.files import DamagedSweep
 from dgbench.store.run_folder import CANCEL, RUNS
 
@@ -57,7 +57,8 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
         _refuse_other_content(root)
     else:
         declaration = before.extended_with(declaration, root)
-    return _planned(root, declaration, site, catalogue)
+    begun = before is not None or (root / RUNS).exists()
+    return _planned(root, declaration, site, catalogue, read_plan(root) if begun else None)
 
 
 def reopen(
@@ -81,20 +82,19 @@ def reopen(
     site = replace(read_site(root).including(include), **moved)
     catalogue = Catalogue(site.include)
     declaration = change(read_declaration(root, catalogue)[0])
+    before: PlanTable | None = None
     try:
-        read_plan(root)
+        before = read_plan(root)
     except DamagedSweep as error:
         print(f"{error}, from {FILE}")
-        return _planned(root, declaration, site, catalogue, check_data=False)
-    return _planned(root, declaration, site, catalogue)
+    return _planned(root, declaration, site, catalogue, before)
 
 
-def _planned(
-    root: Path, declaration: Declaration, site: Site, catalogue: Catalogue, *, check_data: bool = True
-) -> Sweep:
+def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalogue, before: PlanTable | None) -> Sweep:
+    """Plan a sweep of this data; refuse data that differs from those of the plan `before`, if there is one."""
     facts = open_facts(declaration, site, catalogue)
-    if check_data:
-        _refuse_other_data(root, facts)
+    if before:
+        _refuse_other_data(root, before, facts)
     plan = declaration.plan(facts, catalogue)
     refuse_small_domains(plan)
     if site.save_predictions:
@@ -125,11 +125,10 @@ def _refuse_other_content(root: Path) -> None:
         raise UserError(f"--output_dir {root} holds something else: use a new folder")
 
 
-def _refuse_other_data(root: Path, facts: Mapping[str, DatasetFacts]) -> None:
+def _refuse_other_data(root: Path, before: PlanTable, facts: Mapping[str, DatasetFacts]) -> None:
     """Raise UserError if the files of a data set have changed since the sweep was begun."""
-    begun = (root / FILE).exists() or (root / RUNS).exists()
-    before, problems = read_plan(root).datasets if begun else {}, Problems()
+    problems = Problems()
     for name, found in facts.items():
-        if name in before and before[name].fingerprint != found.fingerprint:
+        if name in before.datasets and before.datasets[name].fingerprint != found.fingerprint:
             problems.add(f"{name} is not the data that {root} was begun with (fingerprints differ): use another folder")
     problems.raise_if_any()
