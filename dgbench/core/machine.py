@@ -50,7 +50,7 @@ def visible_gpus() -> list[str]:
 
 @cache
 def _list_gpus(program: str) -> str:
-    """Return the output of `nvidia-smi -L`, asked once: without a daemon of NVIDIA's it wakes each GPU anew."""
+    """Return the output of `nvidia-smi -L`, once a process: without a daemon of NVIDIA's it wakes each GPU anew."""
     return subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=60).stdout
 
 
