@@ -46,6 +46,7 @@ from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
 from dgbench.methods.algorithm import Algorithm
 from dgbench.networks.norms import batch_norms
+from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
 from dgbench.store.run_folder import RunFolder
@@ -140,7 +141,7 @@ def _attempt(
         # The input loses its `done` and is executed again, then this run. Nothing is wrong with this run, so no failure
         # is recorded.
         log.warning("%s: run %s, which is read here, is made again, and this one after it", error, error.run)
-        store.folder(error.run).begin_anew(str(error))
+        removal.begin_anew(store.folder(error.run), str(error))
         return INPUT_DAMAGED
     except (Exception, SystemExit) as error:  # SystemExit: a method that calls sys.exit(0) has not succeeded
         user_error = isinstance(error, UserError)

@@ -33,6 +33,7 @@ from dgbench.plan.declaration import Declaration, write_declaration
 from dgbench.plan.onset import late_onsets
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
+from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.lease import Stopped
 from dgbench.store.run_folder import State, model_path
@@ -137,7 +138,7 @@ class Sweep:
         write_declaration(self.root, self.declaration, self.site)  # last: a folder with a declaration has a plan
         for run in self.without_weights():
             print(f"{run.name} did not keep the weights that others read now: it runs again")
-            self.store.folder(run.id).reset(done_too=True)
+            removal.reset(self.store.folder(run.id), done_too=True)
 
     def repair(self) -> int:
         """Clear the failures of failed runs and reset damaged ones; return the number of runs that may run again."""
@@ -147,7 +148,7 @@ class Sweep:
             folder = self.store.folder(run.id)
             if states[run.id] is State.DAMAGED:
                 print(f"{run.name} begins anew: {folder.damage()}")
-                mended += folder.repair(run)
+                mended += removal.repair(folder, run)
             elif folder.clear_failures():
                 mended += 1
         return mended

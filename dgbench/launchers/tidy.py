@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgbench.plan.planfile import read_plan
+from dgbench.store import removal
 from dgbench.store.files import refuse_links
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RunFolder, State
@@ -51,11 +52,11 @@ def prune(root: Path, agreed: Prunable) -> tuple[int, int]:
     removed = freed = 0
     for folder in agreed.runs:
         size = _size(folder.path)
-        if folder.id in runs and folder.remove():
+        if folder.id in runs and removal.remove(folder):
             removed, freed = removed + 1, freed + size
     for folder in agreed.weights:
         size = _size(folder.models)
-        if folder.id in weights and folder.remove_models():
+        if folder.id in weights and removal.remove_models(folder):
             freed += size
     return removed, freed
 
@@ -70,7 +71,7 @@ def begin_anew(root: Path, agreed: Sequence[str]) -> list[str]:
     """Remove the files of unfinished runs, unless done or under way by now; return the ids of those removed."""
     store = Store(root)
     store.states(agreed, 0)  # a first look at all: each removal is sure of a holder that is gone by a second one
-    return [id for id in agreed if store.folder(id).reset()]
+    return [id for id in agreed if removal.reset(store.folder(id))]
 
 
 def _size(folder: Path) -> int:

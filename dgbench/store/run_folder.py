@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -34,7 +33,7 @@ from dgbench.store import notes
 from dgbench.store import records as records_file
 from dgbench.store.files import making_sense_of, read_object, refuse_links, remove_path, write_json
 from dgbench.store.holder import Holder, Looks, default_ttl, is_held, read_holder
-from dgbench.store.lease import Lease, LeaseLost, StopSignals
+from dgbench.store.lease import Lease, StopSignals
 from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
 from dgbench.store.sealed import CorruptFile
@@ -80,8 +79,8 @@ class RunFolder:
     """The folder of one run. All of its state is on disk, so instances are cheap and may be made anywhere.
 
     Reading methods may be called at any time by any process. Methods that write records, checkpoints or results are for
-    the process that holds the run's lease (`claim`), except for `create`, `fail` and `clear_failures`;
-    methods that remove something take the lease themselves.
+    the process that holds the run's lease (`claim`), except for `create`, `fail` and `clear_failures`. What removes
+    results is in `store.removal`.
     """
 
     def __init__(self, root: Path, id: str, ttl: float | None = None, looks: Looks | None = None) -> None:
@@ -224,6 +223,22 @@ class RunFolder:
             self._remove_temporary_files()
         return lease
 
+    def claim_for_removal(self, *, done_too: bool) -> Lease | None:
+        """Take the lease before files of the run are removed.
+
+        Args:
+            done_too: Whether the run may be done.
+
+        Returns:
+            None if another process holds it, or if the run is done and must stay.
+
+        Raises:
+            UserError: The folder is a link, or lies behind one.
+        """
+        refuse_links(self.path.parent, self.path)
+        done = None if done_too else self.path / DONE
+        return leases.claim(self.path, done, self._root / CANCEL, self.ttl, looks=self._looks)
+
     def _remove_temporary_files(self) -> None:
         """Remove half-written files that killed attempts left."""
         # The lease is held by now, so no process is writing these any more. Notes on failures are the exception: a
@@ -363,80 +378,6 @@ class RunFolder:
         """Read the notes of `record_restart`, oldest first."""
         return [notes.read_note(self.path / name, "why") for name in notes.restart_notes(self._names())]
 
-    def reset(self, *, done_too: bool = False) -> bool:
-        """Remove all but `run.json` and the leases, so that the run can be executed anew.
-
-        Args:
-            done_too: Remove the results of a run that is done, too.
-
-        Returns:
-            False, with nothing removed, if another process executes the run, or if it is done.
-
-        Raises:
-            UserError: The folder is a link, or lies behind one.
-        """
-        lease = self._claim_for_removal(done_too)
-        return lease is not None and self._clear(lease, lease.release)
-
-    def begin_anew(self, why: str) -> None:
-        """Remove the results of a run even if it is done, as `reset` does, and record why."""
-        if self.reset(done_too=True):
-            self.record_restart(why)
-
-    def repair(self, run: Run) -> bool:
-        """Remove everything of a damaged run but its leases, and write `run.json` anew; return as `reset` does."""
-        lease = self._claim_for_removal(done_too=True)
-
-        def write_anew() -> None:
-            remove_path(self.path / RUN)
-            self.create(run)
-            assert lease
-            lease.release()
-
-        return lease is not None and self._clear(lease, write_anew)
-
-    def remove(self) -> bool:
-        """Remove the folder of a run even if it is done; return False if another process executes the run."""
-        lease = self._claim_for_removal(done_too=True)
-        # Leases go last: while any file is left, no other process can claim the run and begin in the middle.
-        # `rmtree` removes links themselves and not their targets.
-        return lease is not None and self._clear(lease, lambda: shutil.rmtree(self.path))
-
-    def remove_models(self) -> bool:
-        """Remove the weights of a run that is done; return False if there are none or the run is not done."""
-        lease = self._claim_for_removal(done_too=True)
-        if not lease:
-            return False
-        try:
-            found = (self.path / DONE).exists() and self.has_models()
-            if found:
-                lease.confirm()
-                shutil.rmtree(self.models)
-            return found
-        finally:
-            lease.release()
-
     def has_models(self) -> bool:
         """Return whether the run's own folder holds weights; a link to a folder elsewhere does not count."""
         return self.models.is_dir() and not self.models.is_symlink()
-
-    def _claim_for_removal(self, done_too: bool) -> Lease | None:
-        """Take the lease before a removal; None if another process holds it, or the run is done and must stay."""
-        refuse_links(self.path.parent, self.path)
-        done = None if done_too else self.path / DONE
-        return leases.claim(self.path, done, self._root / CANCEL, self.ttl, looks=self._looks)
-
-    def _clear(self, lease: Lease, then: Callable[[], object]) -> bool:
-        """Remove all but `run.json` and the leases, then call `then`; stop and return False if the lease is lost."""
-        with os.scandir(self.path) as entries:
-            found = [entry for entry in entries if entry.name != RUN and not leases.is_lease(entry.name)]
-        try:
-            # `done` goes first: it vouches for the others, and this process may be killed after any removal.
-            for entry in sorted(found, key=lambda entry: entry.name != DONE):
-                lease.confirm()
-                remove_path(Path(entry))
-            lease.confirm()
-            then()
-        except LeaseLost:
-            return False
-        return True

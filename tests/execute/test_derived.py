@@ -29,6 +29,7 @@ from dgbench.methods.merger import Merged, Tools
 from dgbench.report.reader import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
+from dgbench.store import removal
 from dgbench.store.lease import INPUT_DAMAGED
 from dgbench.store.run_folder import RunFolder
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
@@ -207,7 +208,7 @@ def copied(sweep: Sweep, root: Path) -> Sweep:
 
 
 def again(sweep: Sweep, run: Run) -> None:
-    assert folder(sweep, run).reset(done_too=True)
+    assert removal.reset(folder(sweep, run), done_too=True)
     assert execute(sweep, run) == 0
 
 
@@ -356,7 +357,7 @@ def test_a_missing_members_weights_are_a_failure_that_says_what_to_do(
     run = runs_of(copy, method)[0]
     source = copy.store.folder(run.inputs[0].run)
     shutil.rmtree(source.path / "models")
-    assert folder(copy, run).reset(done_too=True)
+    assert removal.reset(folder(copy, run), done_too=True)
     assert execute(copy, run) == 1
     (failure,) = folder(copy, run).failures()
     assert failure["error"].startswith(f"FileNotFoundError: {source.path}/models/{predictor}.best.safetensors is gone")
@@ -377,7 +378,7 @@ def test_a_damaged_members_weights_have_it_made_again(
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    assert folder(copy, run).reset(done_too=True)
+    assert removal.reset(folder(copy, run), done_too=True)
     assert execute(copy, run) == INPUT_DAMAGED
     assert folder(copy, run).failures() == []
     assert folder(copy, run).summary() is None
@@ -394,7 +395,7 @@ def test_what_needs_what_is_gone_is_made_again_however_far_below(sweep: Sweep, t
     for run in (*runs_of(copy, "ERM"), merged):
         shutil.rmtree(folder(copy, run).path / "models")
     (top,) = (run for run in runs_of(copy, "T3A") if run.inputs[0].run == merged.id)
-    assert folder(copy, top).reset(done_too=True)
+    assert removal.reset(folder(copy, top), done_too=True)
     copy.write()
     assert [folder(copy, run).summary() for run in (*runs_of(copy, "ERM"), merged)] == [None] * 4
     assert folder(copy, the(copy, "EoA")).summary() is not None, "nobody needs it"

@@ -20,6 +20,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.report.reader import read_results
 from dgbench.report.select import Pick, _OneRun
 from dgbench.report.selectors import SELECTORS
+from dgbench.store import removal
 from dgbench.store.predictions import find_steps, read
 from tests.support.in_process import execute_all, records_of, runs_of, sweep_of, train, training_of
 
@@ -97,7 +98,7 @@ def test_a_run_that_was_stopped_keeps_the_same(tmp_path: Path) -> None:
     whole = kept()
     assert set(whole) == {f"{name}.{by}.safetensors" for name in ("model", "SMA") for by in ("training-domain", LAST)}
     assert whole["model.training-domain.safetensors"] != whole["model.last.safetensors"]
-    assert sweep.store.folder(run.id).reset()
+    assert removal.reset(sweep.store.folder(run.id))
     for stop in (10, 20):
         assert train(training_of(sweep, run), stop_after=stop)
     train(training_of(sweep, run))

@@ -21,6 +21,7 @@ from dgbench.execute.teacher import teacher_of
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planner import Plan
 from dgbench.plan.request import Overrides
+from dgbench.store import removal
 from dgbench.store.run_folder import State
 from tests.conftest import MakePlan
 from tests.support.in_process import execute, execute_all, records_of, runs_of, sweep_of, train, training_of
@@ -228,7 +229,7 @@ def test_resumes_with_its_teacher(tmp_path: Path) -> None:
     train(training_of(swept, student))
     resumed = swept.store.folder(student.id).path / "records.jsonl"
     stopped = resumed.read_bytes()
-    swept.store.folder(student.id).reset(done_too=True)
+    removal.reset(swept.store.folder(student.id), done_too=True)
     train(training_of(swept, student))
     assert resumed.read_bytes() == stopped
 

@@ -20,6 +20,7 @@ from dgbench.launchers import driver
 from dgbench.launchers.base import TO_THE_END, Ended, Engine, Event, Observer, Summary, Terms
 from dgbench.launchers.driver import MOST_DAMAGED, drive
 from dgbench.launchers.interrupts import Interrupts
+from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, lease_name, mark_released
 from dgbench.store.notes import FREE_KILLS
@@ -76,7 +77,7 @@ class Cluster(Engine):
                 mark_released(self._store.folder(id).path, number)
         if fate == "damaged":  # as a run does that finds it so
             for source in self._store.folder(id).run().inputs:
-                self._store.folder(source.run).begin_anew("one bit")
+                removal.begin_anew(self._store.folder(source.run), "one bit")
         return {
             "done": Ended(id, 0, number, seconds=2.5),
             "taken": Ended(id, TAKEN, number),

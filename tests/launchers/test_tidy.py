@@ -14,6 +14,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.run import Run
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
+from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RunFolder, State
 from tests.support.places import SUPPORT
@@ -141,7 +142,7 @@ def test_what_another_launch_asks_for_or_begins_after_the_question_stays(root: P
     (first,) = said.weights
     (first.path / "done").unlink()
     assert prune(root, said) == (0, 0)
-    assert not first.remove_models()
+    assert not removal.remove_models(first)
     assert (first.path / "models").is_dir()
     assert (root / "runs" / UNASKED).is_dir()
 

@@ -21,6 +21,7 @@ from dgbench.methods.average import Weights
 from dgbench.plan.cost import cost_of
 from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
+from dgbench.store import removal
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, scores_of, sweep_of, training_of
 
 BASES = ("ERM", "SAM", "ERM+SWAD")
@@ -224,7 +225,7 @@ def test_a_missing_member_is_named(sweep: Sweep, tmp_path: Path, place: int) -> 
         runs = [run for run in merged(copy, "ERM", merger) if gone.id in [source.run for source in run.inputs]]
         (run,) = runs
         folder = copy.store.folder(run.id)
-        assert folder.reset(done_too=True)
+        assert removal.reset(folder, done_too=True)
         assert execute(copy, run) == 1, merger
         (failure,) = folder.failures()
         assert failure["error"].startswith(f"FileNotFoundError: {gone.path}/models/"), merger

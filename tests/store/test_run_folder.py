@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
+from dgbench.store import removal
 from dgbench.store.files import write_atomic
 from dgbench.store.folder import Store
 from dgbench.store.lease import lease_name
@@ -84,7 +85,12 @@ def test_a_disk_that_is_really_full_and_then_read_only(tmp_path: Path, tiny: Cal
     folder.append_records([{"i": 1}])
     lease.release()
     tiny("ro")
-    for write in (lambda: folder.append_records([{"i": 2}]), lambda: folder.finish({}), folder.claim, folder.reset):
+    for write in (
+        lambda: folder.append_records([{"i": 2}]),
+        lambda: folder.finish({}),
+        folder.claim,
+        lambda: removal.reset(folder),
+    ):
         with pytest.raises(OSError, match="Read-only"):
             write()
     another = replace(TOY, trial=1)
@@ -318,7 +324,7 @@ def test_what_was_lost_is_told_until_the_run_is_reset(folder: RunFolder) -> None
     folder.record_restart("and again")
     assert [loss["why"] for loss in folder.restarts()] == ["the disk died", "and again"]
     assert folder.state(0) is State.WAITING
-    assert folder.reset()
+    assert removal.reset(folder)
     assert folder.restarts() == []
 
 
@@ -362,35 +368,6 @@ def test_a_final_failure_is_not_retried_until_it_is_forgiven(folder: RunFolder) 
     assert folder.reason() == f"no failure is on record (log: {folder.log_path})"
 
 
-def test_reset_removes_all_but_the_run_and_the_lease_numbers(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lease = folder.claim()
-    assert lease is not None
-    folder.append_records([{"i": 0}])
-    (folder.path / "models").mkdir()
-    (folder.path / "models" / "model.safetensors").touch()
-    folder.fail({}, 1)
-    folder.finish({})
-    assert not folder.reset(done_too=True), "somebody executes it"
-    assert folder.state(0) is State.DONE
-    lease.release()
-    assert not folder.reset(), "it has finished"
-    assert folder.state(0) is State.DONE
-    removed: list[str] = []
-    real = Path.unlink
-    monkeypatch.setattr(Path, "unlink", lambda path, **options: (removed.append(path.name), real(path, **options))[1])
-    assert folder.reset(done_too=True)
-    removed = [name for name in removed if not name.startswith(".lease-")]
-    assert removed[0] == "done", "while something is missing, nothing says that the run is done"
-    left = {name for name in os.listdir(folder.path) if not name.startswith("lease-")}
-    assert left == {"run.json"}
-    assert folder.state(0) is State.WAITING
-    again = folder.claim()
-    assert again is not None
-    assert again.number == 3
-
-
 def test_a_claim_sweeps_up_what_a_killed_attempt_was_writing(folder: RunFolder) -> None:
     (folder.path / "models").mkdir()
     kept = {".failed-0001.json.abc.tmp", "checkpoint.pt", "run.json", "models", "lease-0001"}
@@ -406,22 +383,3 @@ def test_progress_is_what_can_be_read(folder: RunFolder, text: bytes | None) -> 
     if text is not None:
         (folder.path / "progress.json").write_bytes(text)
     assert folder.progress() == ((3, 10) if text == b"[3,10]" else None)
-
-
-@pytest.mark.parametrize("what", ["reset", "repair", "remove"])
-def test_a_removal_that_another_process_has_taken_for_dead_stops(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    for name in ("checkpoint.pt", "log.txt", RECORDS):
-        (folder.path / name).write_text(name)
-    removed: list[Path] = []
-
-    def slowly(path: Path) -> None:
-        removed.append(path)
-        (folder.path / lease_name(2)).touch()
-        path.unlink()
-
-    monkeypatch.setattr("dgbench.store.run_folder.remove_path", slowly)
-    assert getattr(folder, what)(*[TOY] * (what == "repair")) is False
-    assert len(removed) == 1
-    assert len([name for name in ("checkpoint.pt", "log.txt", RECORDS) if (folder.path / name).exists()]) == 2
