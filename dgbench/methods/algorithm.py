@@ -20,19 +20,20 @@ that was never interrupted, provided that `training_state` holds all that the me
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
 from dgbench.methods.criteria import CRITERIA
+from dgbench.methods.optimizers import make_optimizer, prepare_step
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms
 
@@ -325,26 +326,14 @@ class Algorithm(nn.Module):
         """
         lr = self.hparams.lr if lr is None else lr
         decay = self.hparams.weight_decay if weight_decay is None else weight_decay
-        kinds: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
-        sgd = self.setting.optimizer == "sgd"
-        more: dict[str, Any] = {"momentum": self.setting.momentum} if sgd else {"betas": betas}
-        optimizer = kinds[self.setting.optimizer](_learning(parameters), lr=lr, weight_decay=decay, fused=True, **more)
-        for group in optimizer.param_groups:
-            # Kept in the group, so that it is saved with the optimizer's state, and each step scales the full rate and
-            # not the rate of the step before.
-            group["full_lr"] = group["lr"]
+        optimizer = make_optimizer(self.setting, parameters, lr, decay, betas)
         # A hook of the optimizer, since only the method knows when, and how often in a step, it steps which optimizer.
         optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Set the learning rates of a step, and clip the gradients of this optimizer's parameters."""
-        factor = self.lr_scale * self.setting.lr_factor(self.step)
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group["full_lr"]
-        if self.setting.clip_norm:
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            nn.utils.clip_grad_norm_(parameters, self.setting.clip_norm, foreach=True)
+        prepare_step(optimizer, self.lr_scale * self.setting.lr_factor(self.step), self.setting.clip_norm)
 
     def new_network(self, input_shape: Sequence[int] | None = None) -> Network:
         """Build a further network of the run's kind with fresh weights from torch's generator, on the run's device.
@@ -416,14 +405,3 @@ def _warn_of_numbers(method: str, names: str) -> None:
         method,
         names,
     )
-
-
-def _learning(parameters: Iterable[Any]) -> list[Any]:
-    """Return the parameters that require a gradient; of a group, the group with only those."""
-    kept: list[Any] = []
-    for item in parameters:
-        if isinstance(item, dict):
-            kept.append({**item, "params": [p for p in item["params"] if p.requires_grad]})
-        elif item.requires_grad:
-            kept.append(item)
-    return kept
