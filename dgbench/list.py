@@ -186,7 +186,10 @@ def _table(what: str, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
 
 def _sweeps(args: Any, catalogue: Catalogue) -> Items:
     """List the sweep files of the package, or of a folder."""
-    from dgbench.plan.asking import read_sweep_file, shipped_sweeps  # planning imports much that other lists don't need
+    from dgbench.plan.sweep_file import (  # planning imports much that other lists don't need
+        read_sweep_file,
+        shipped_sweeps,
+    )
 
     folder = args.sweeps_dir
     if folder is not None and not folder.is_dir():

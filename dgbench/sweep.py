@@ -10,7 +10,6 @@ on with the folder's own. Launching twice is harmless; two launches at once shar
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,13 @@ from dgbench.launchers.launcher import Launcher, last_launcher
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
-from dgbench.plan.asking import merge_flags_over_file, read_sweep_file
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.repeating import repeating
+from dgbench.plan.sweep_file import merge_flags_over_file, read_sweep_file
+from dgbench.report.overview import overview, unused_lines
 from dgbench.report.repeats import read_choices
 from dgbench.report.signs import exit_code, retries_of, running_lines
 from dgbench.report.watch import Watch, follow
@@ -282,30 +282,15 @@ def _status(args: Any) -> int:
     if args.watch:
         watch = Watch(args.output_dir)
         return 0 if follow(watch, lambda picture: _show_anew("\n".join((picture, *_queue(args))))) else 1
+    if args.json:
+        watch = Watch(args.output_dir)
+        found = watch.look(thorough=True)
+        _print_json(status.to_json() for status in found)
+        return exit_code(watch.table, {status.id: State(status.state) for status in found})
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), retries_of(args.output_dir), thorough=True)
-    if args.json:
-        _print_json(status.to_json() for status in Watch(args.output_dir).look(thorough=True))
-        return exit_code(table, states)
-    counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
-    order = list(State)
-    print(f"{'':<24}" + "".join(f"{state.value:>10}" for state in order))
-    for kind, method in dict.fromkeys((run.kind, run.method) for run in table.runs):
-        print(f"{kind:<8}{method:<16}" + "".join(f"{counts[kind, method, state]:>10,}" for state in order))
-    for run in table.runs:
-        folder = store.folder(run.id)
-        if states[run.id] is State.FAILED:
-            print(f"failed: {table.name(run)}: {folder.reason()}")
-        elif states[run.id] is State.DAMAGED:
-            print(printable(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again"))
-        for loss in folder.restarts():
-            print(f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})")
-    for line in (*running_lines(store, table, states), *_queue(args)):
-        print(line)
-    unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
-    if unused:
-        runs = f"{count_nouns(unused, 'run')} in {args.output_dir}"
-        print(f"not part of the sweep any more: {runs}; `dgbench prune` removes {'it' if unused == 1 else 'them'}")
+    lines = (*overview(store, table, states), *running_lines(store, table, states), *_queue(args))
+    print(*lines, *unused_lines(store, table), sep="\n")
     return exit_code(table, states)
 
 

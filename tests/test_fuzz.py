@@ -29,7 +29,7 @@ from dgbench import cli, collect, export, sweep, train
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.asking import KEYS
+from dgbench.plan.sweep_file import KEYS
 from tests.support import own_sweep
 from tests.support.layouts import write_folders, write_image
 

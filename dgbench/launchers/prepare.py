@@ -33,7 +33,7 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
 
     Args:
         root: The sweep's folder. One that exists is extended, and gives what `asked` leaves open (`plan.adding`).
-        asked: Values by the keys of a sweep file (`plan.asking.KEYS`).
+        asked: Values by the keys of a sweep file (`plan.sweep_file.KEYS`).
         site: The options of this machine; the paths of data sets are filled in.
         catalogue: The catalogue with the files that `site` includes.
 

@@ -17,9 +17,10 @@ from typing import Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import FIELD_NAMES, PRESETS
-from dgbench.plan.asking import PROTOCOL_KEYS, declare
+from dgbench.plan.asking import declare
 from dgbench.plan.declaration import Declaration
 from dgbench.plan.request import Overrides, Request
+from dgbench.plan.sweep_file import PROTOCOL_KEYS
 
 _GIVE = {
     "rows": ("algorithms",),
@@ -37,7 +38,7 @@ def declare_more(
     """Make the declaration of a launch that adds to a sweep.
 
     Args:
-        asked: Values by `asking.KEYS`.
+        asked: Values by `sweep_file.KEYS`.
         before: The sweep's declaration so far.
         paths: Data set -> path, of the sweep's data sets that have one.
         catalogue: Holds the entries of the sweep and of the launch.

@@ -1,16 +1,14 @@
 """Turn the values of flags and sweep files into a declaration, and open its data sets.
 
-Both sources are merged to one mapping by the keys of `KEYS`, in which flags win (`merge_flags_over_file`). `declare`
-checks all that can be checked without data, by names and cards; `open_facts` then opens the data. Each collects all
-problems before it raises, so a user sees at once everything that has to be changed.
+The values are those of `sweep_file.KEYS`. `declare` checks all that can be checked without data, by names and cards;
+`open_facts` then opens the data. Each collects all problems before it raises, so a user sees at once everything that
+has to be changed.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dgbench.catalogue.catalogue import Catalogue
@@ -31,7 +29,7 @@ from dgbench.core.protocol import (
 from dgbench.core.setting import FIELD_NAMES, setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_undeclared, check_value
-from dgbench.core.wording import format_value, unknown_name, with_article
+from dgbench.core.wording import format_value, unknown_name
 from dgbench.data.facts import DatasetFacts, facts_of, resolve_setting
 from dgbench.networks.backbones import check_backbone
 from dgbench.networks.start import check_start
@@ -39,101 +37,9 @@ from dgbench.plan.changes import apply_changes
 from dgbench.plan.declaration import Declaration
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import MOST_RUNS, Overrides, Request
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dgbench.plan.sweep_file import FOLD, NOT_QUICK, PROTOCOL_KEYS
 
 T = TypeVar("T")
-
-KEYS = {option.name: option.type for option in OPTIONS.values() if option.part == "asked"} | {
-    "setting": dict,
-    "space": dict,
-    "launcher": dict,
-}
-"""Key that a sweep file may hold -> its type. A flag of the same name wins over it."""
-_FOLD = ("train_domains", "val_domains", "test_domains")
-"""Keys that list the domains of one explicit fold."""
-PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *_FOLD)
-"""Keys that choose a protocol."""
-_NOT_QUICK = ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials")
-"""Keys that `quick` gives values to."""
-_TABLES = ("setting", "hparams")
-"""Keys whose values are merged name by name."""
-_SWEEPS = Path(__file__).parents[1] / "sweeps"
-"""Folder of the sweep files that the package ships."""
-
-
-def shipped_sweeps() -> dict[str, Path]:
-    """Return name -> file of the sweeps that the package ships, sorted by name."""
-    return {file.stem: file for file in sorted(_SWEEPS.glob("*.toml"), key=lambda file: file.stem)}
-
-
-def find_sweep(word: str | Path) -> Path:
-    """Return the file that `--sweep` means: a path, or the name of a sweep that the package ships.
-
-    Raises:
-        UserError: There is neither; the message has the nearest name.
-    """
-    path, shipped = Path(word), shipped_sweeps()
-    if path.exists():
-        return path
-    if str(word) in shipped:
-        return shipped[str(word)]
-    if path.suffix or path.parent != Path():  # a path; a checkout has the shipped sweeps in a folder of that name
-        hint = f": the sweep that is shipped is called by its name, --sweep {path.stem}" if path.stem in shipped else ""
-        raise UserError(f"--sweep {word}: there is no such file{hint}")
-    raise UserError(f"--sweep: {unknown_name('sweep', str(word), shipped)}")
-
-
-def read_sweep_file(word: str | Path) -> dict[str, Any]:
-    """Read a sweep declared in TOML.
-
-    Args:
-        word: Its path, or the name of a sweep that the package ships.
-
-    Returns:
-        Key -> value, by the keys of `KEYS`.
-
-    Raises:
-        UserError: There is no such file, it can't be read, or keys are unknown or of the wrong type; all are listed.
-    """
-    path = find_sweep(word)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--sweep {path} can't be read: {error}") from None
-    except RecursionError:
-        raise UserError(f"--sweep {path} can't be read: it is nested too deeply") from None
-    problems = Problems()
-    for key, value in content.items():
-        if key not in KEYS:
-            problems.add(f"{path}: {unknown_name('key', key, KEYS)}")
-        elif type(value) is not KEYS[key]:
-            problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {format_value(value)}")
-        elif isinstance(value, list):
-            for item in value:
-                if not isinstance(item, str) and not (key in ("test_envs", *_FOLD) and type(item) is int):
-                    problems.add(f"{path}: {key} is a list of names, {format_value(item)} is none")
-    problems.raise_if_any()
-    return content
-
-
-def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the values of flags over those of a sweep file; `setting` and `hparams` are merged name by name.
-
-    Args:
-        asked: Values of the sweep file, by `KEYS`.
-        flags: Values of the flags that were given.
-    """
-    # A field of the setting may be given in `setting`, in `hparams` or by `--set`. A flag that names it must win over
-    # the file in whichever table the file has it, so the name is removed from both.
-    said = {**flags.get("hparams", {}), **flags.get("setting", {}), **flags.get("set", {})}
-    if flags.get("quick"):
-        asked = {key: value for key, value in asked.items() if key not in _NOT_QUICK}
-    below = {key: {name: value for name, value in asked.get(key, {}).items() if name not in said} for key in _TABLES}
-    return {**asked, **flags, **{key: {**below[key], **flags.get(key, {})} for key in _TABLES}}
 
 
 def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration, dict[str, str]]:
@@ -175,13 +81,13 @@ def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
     """Return the hyperparameter seeds and the trials; raise UserError if either range is empty, invalid or too long."""
     problems = Problems()
     if asked.get("quick"):
-        if given := [f"--{name}" for name in _NOT_QUICK if name in asked]:
+        if given := [f"--{name}" for name in NOT_QUICK if name in asked]:
             problems.add(
                 f"--quick is one run of each row in each fold, with its defaults: leave out {', '.join(given)}"
             )
         problems.raise_if_any()
         return range(1), range(1)
-    for name in _NOT_QUICK:
+    for name in NOT_QUICK:
         if wrong := OPTIONS[name].problem(asked.get(name, 0)):
             problems.add(wrong)
     problems.raise_if_any()
@@ -265,7 +171,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
         UserError: The data sets need different protocols, or keys contradict each other.
     """
     said = [key for key in PROTOCOL_KEYS if asked.get(key)]
-    only, train, val, test = (tuple(map(str, asked.get(key, ()))) for key in ("test_envs", *_FOLD))
+    only, train, val, test = (tuple(map(str, asked.get(key, ()))) for key in ("test_envs", *FOLD))
     own = [name for name, card in cards.items() if card.parts]
     if others := [name for name in cards if name not in own] if own else []:
         raise UserError(
@@ -283,7 +189,7 @@ def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Pro
     if "validation" in asked:
         raise UserError(f"--validation is for data with fixed splits, which {', '.join(cards)} lacks")
     if train or val or test:
-        if only or not set(said) <= set(_FOLD):
+        if only or not set(said) <= set(FOLD):
             raise UserError(
                 "--train_domains, --val_domains and --test_domains give the whole fold: leave out other protocol flags"
             )

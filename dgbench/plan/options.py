@@ -1,4 +1,4 @@
-"""Declare every option of a launch once: `flags` makes its flag, `asking` reads its key in a sweep file."""
+"""Declare every option of a launch once: `flags` makes its flag, `sweep_file` reads its key."""
 
 from __future__ import annotations
 

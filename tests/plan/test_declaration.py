@@ -18,19 +18,11 @@ from dgbench.core.space import choice, power, uniform
 from dgbench.flags import add_options, asked_of, launcher_of, leaving_of, places_of, run_of, site_of
 from dgbench.launchers.launcher import Launcher
 from dgbench.launchers.machine import Local
-from dgbench.plan.asking import (
-    KEYS,
-    count_training_runs,
-    declare,
-    find_sweep,
-    merge_flags_over_file,
-    open_facts,
-    read_sweep_file,
-    shipped_sweeps,
-)
+from dgbench.plan.asking import count_training_runs, declare, open_facts
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import Overrides
+from dgbench.plan.sweep_file import KEYS, find_sweep, merge_flags_over_file, read_sweep_file, shipped_sweeps
 from tests.support.places import SWEEPS
 
 BASIC = {"algorithms": ["ERM"], "datasets": ["RotatedDigits"]}

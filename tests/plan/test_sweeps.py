@@ -13,7 +13,8 @@ import pytest
 from dgbench import cli, sweep
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.datasets._images import ImageDataset
-from dgbench.plan.asking import count_training_runs, declare, read_sweep_file
+from dgbench.plan.asking import count_training_runs, declare
+from dgbench.plan.sweep_file import read_sweep_file
 from tests.support import glyphs_layouts
 from tests.support.layouts import write_image, write_mnist
 from tests.support.places import SWEEPS

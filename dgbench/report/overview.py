@@ -1,0 +1,41 @@
+"""Sum up the state of a sweep in lines of text: runs by state, why runs failed, and what is no longer part of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from dgbench.core.wording import count_nouns, printable
+from dgbench.plan.planfile import PlanTable
+from dgbench.store.folder import Store
+from dgbench.store.run_folder import State
+
+
+def overview(store: Store, table: PlanTable, states: Mapping[str, State]) -> Iterator[str]:
+    """Yield a table of states by method, then a line on each run that failed, is damaged or was begun anew.
+
+    Args:
+        store: The sweep's runs.
+        table: Its plan.
+        states: Run id -> state.
+    """
+    counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
+    yield f"{'':<24}" + "".join(f"{state.value:>10}" for state in State)
+    for kind, method in dict.fromkeys((run.kind, run.method) for run in table.runs):
+        yield f"{kind:<8}{method:<16}" + "".join(f"{counts[kind, method, state]:>10,}" for state in State)
+    for run in table.runs:
+        folder = store.folder(run.id)
+        if states[run.id] is State.FAILED:
+            yield f"failed: {table.name(run)}: {folder.reason()}"
+        elif states[run.id] is State.DAMAGED:
+            yield printable(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again")
+        for loss in folder.restarts():
+            yield f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})"
+
+
+def unused_lines(store: Store, table: PlanTable) -> Iterator[str]:
+    """Yield a line on the runs in a sweep's folder that its plan doesn't have, if there are any."""
+    unused = len(set(store.ids()) - {run.id for run in table.runs} - {path.name for path in store.unknown_entries()})
+    if unused:
+        runs = f"{count_nouns(unused, 'run')} in {store.root}"
+        yield f"not part of the sweep any more: {runs}; `dgbench prune` removes {'it' if unused == 1 else 'them'}"
