@@ -8,7 +8,7 @@ from typing import Any
 
 from dgbench.core.protocol import View
 from dgbench.report.predictions.metrics import METRICS, LackingError, Predicted, predicted_views
-from dgbench.store.predictions import find_steps, read
+from dgbench.store.predictions import Predictions, find_steps, read
 from dgbench.store.run_folder import RUNS
 from dgbench.store.sealed import CorruptFile
 
@@ -35,8 +35,8 @@ class KeptPredictions:
             self._steps[run] = next(filter(None, found), {})
         return self._steps[run]
 
-    def predicted(self, run: str, predictor: str, step: int, views: Sequence[View]) -> list[Predicted]:
-        """Return the kept predictions of a model on some views.
+    def read(self, run: str, predictor: str, step: int, views: Sequence[View]) -> Predictions:
+        """Read the kept predictions of a model on some views; those that the file lacks are left out.
 
         Args:
             run: The run's id.
@@ -47,16 +47,17 @@ class KeptPredictions:
         Raises:
             LackingError: They are not kept, or the file is not what was written.
         """
-        path = self.steps(run).get((predictor, step))
-        if path is None:
-            raise LackingError("its predictions are not kept")
-        key = path, tuple(views)
+        path = self._file(run, predictor, step)
+        try:
+            return read(path, map(str, views))
+        except CorruptFile as error:
+            raise LackingError(str(error)) from None
+
+    def predicted(self, run: str, predictor: str, step: int, views: Sequence[View]) -> list[Predicted]:
+        """Return the kept predictions of a model as metrics read them, one for each of `views`; as `read` otherwise."""
+        key = self._file(run, predictor, step), tuple(views)
         if self._last is None or self._last[0] != key:
-            try:
-                found = read(path, map(str, views))
-            except CorruptFile as error:
-                raise LackingError(str(error)) from None
-            self._last = key, predicted_views(found, {str(view): view.domain for view in views})
+            self._last = key, predicted_views(self.read(run, predictor, step, views), views)
         return self._last[1]
 
     def metric(self, name: str, run: str, predictor: str, step: int, views: Sequence[View]) -> Mapping[str, float]:
@@ -72,10 +73,7 @@ class KeptPredictions:
         Raises:
             LackingError: Something that it needs is not kept.
         """
-        path = self.steps(run).get((predictor, step))
-        if path is None:
-            raise LackingError("its predictions are not kept")
-        key = path, name, tuple(views)
+        key = self._file(run, predictor, step), name, tuple(views)
         if key not in self._values:
             try:
                 self._values[key] = METRICS[name].compute(self.predicted(run, predictor, step, views))
@@ -85,6 +83,13 @@ class KeptPredictions:
         if isinstance(found, str):
             raise LackingError(found)
         return found
+
+    def _file(self, run: str, predictor: str, step: int) -> Path:
+        """Return the file of a model's predictions; raise `LackingError` if they are not kept."""
+        path = self.steps(run).get((predictor, step))
+        if path is None:
+            raise LackingError("its predictions are not kept: launch with --save_predictions")
+        return path
 
 
 def _steps_of(folder: Path) -> Mapping[tuple[str, int], Path]:

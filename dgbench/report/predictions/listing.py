@@ -12,8 +12,7 @@ from dgbench.report.predictions.chosen import chosen_series
 from dgbench.report.predictions.metrics import LackingError, Predicted, predicted_views
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
-from dgbench.store.predictions import PredictedView, read
-from dgbench.store.sealed import CorruptFile
+from dgbench.store.predictions import PredictedView
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,10 @@ def _of_choice(results: Results, selector: Selector, position: int, place: tuple
     """Yield the lines of one choice; raise `LackingError` if there are none."""
     row, dataset, _, trial = place
     series, step = chosen_series(results, selector, row, dataset, position, trial)
-    path = results.kept.steps(series.run).get((series.predictor, step))
-    if path is None:
-        raise LackingError("its predictions are not kept: launch with --save_predictions")
-    views = {str(view): view for view in results.folds[position].test}
-    try:
-        kept = read(path, views)
-    except CorruptFile as error:
-        raise LackingError(str(error)) from None
-    readable = predicted_views(kept, {name: view.domain for name, view in views.items()})
-    for found, (name, view) in zip(readable, views.items(), strict=True):
-        yield from _of_view((*place, series.run, step), view, found, kept.views[name])
+    views = results.folds[position].test
+    kept = results.kept.read(series.run, series.predictor, step, views)
+    for found, view in zip(predicted_views(kept, views), views, strict=True):
+        yield from _of_view((*place, series.run, step), view, found, kept.views[str(view)])
 
 
 def _of_view(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dgbench.core.protocol import View
 from dgbench.store.predictions import Predictions
 
 BINS = 15
@@ -68,27 +69,27 @@ class Predicted:
         return np.asarray(np.exp(self.log_probabilities.max(axis=1)))
 
 
-def predicted_views(predictions: Predictions, domains: Mapping[str, str]) -> list[Predicted]:
-    """Prepare the kept predictions of a model for metrics.
+def predicted_views(predictions: Predictions, views: Sequence[View]) -> list[Predicted]:
+    """Prepare the kept predictions of a model for metrics, view by view.
 
     Args:
-        predictions: The model's, with all views that are asked for.
-        domains: View as text -> its domain.
+        predictions: The model's.
+        views: The views that are asked for.
 
     Raises:
         LackingError: A view is not kept, or its labels are no classes.
     """
     found = []
-    for name, domain in domains.items():
-        view = predictions.views.get(name)
-        if view is None:
-            raise LackingError(f"no predictions on {name} are kept")
-        shape = (len(view.labels), len(predictions.classes))
-        if view.labels.ndim != 1 or view.labels.dtype.kind not in "iu" or view.logits.shape != shape:
+    for view in views:
+        kept = predictions.views.get(str(view))
+        if kept is None:
+            raise LackingError(f"no predictions on {view} are kept")
+        shape = (len(kept.labels), len(predictions.classes))
+        if kept.labels.ndim != 1 or kept.labels.dtype.kind not in "iu" or kept.logits.shape != shape:
             raise LackingError("these metrics are for classes, which the labels are not")
-        attributes = {key: np.asarray(texts)[codes] for key, (codes, texts) in view.attributes.items()}
-        counts, logits = predictions.training_counts, view.logits.astype(np.float64)
-        found.append(Predicted(domain, logits, view.labels, predictions.classes, counts, view.domains, attributes))
+        attributes = {key: np.asarray(texts)[codes] for key, (codes, texts) in kept.attributes.items()}
+        counts, logits = predictions.training_counts, kept.logits.astype(np.float64)
+        found.append(Predicted(view.domain, logits, kept.labels, predictions.classes, counts, kept.domains, attributes))
     return found
 
 

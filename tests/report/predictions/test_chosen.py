@@ -126,7 +126,7 @@ def test_what_is_not_kept_is_no_number_and_said(
     gone = results.picks("training-domain").iloc[0]
     shutil.rmtree(tmp_path / "s" / "runs" / gone["run"] / "predictions")
     frame = load_results(tmp_path / "s").metrics("training-domain", ["ece"])
-    assert set(frame[frame["value"].isna()]["why"]) == {"its predictions are not kept"}
+    assert set(frame[frame["value"].isna()]["why"]) == {"its predictions are not kept: launch with --save_predictions"}
     assert main([str(tmp_path / "s"), "--metrics", "ece", "--selector", "training-domain", "worst-group"]) == 0
     text = capsys.readouterr().out
     assert "# - ERM" in text

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, log_loss, recall_score
 
+from dgbench.core.protocol import View
 from dgbench.report.predictions import metrics
 from dgbench.report.predictions.metrics import BINS, METRICS, LackingError, Predicted, predicted_views
 from dgbench.store.predictions import PredictedView, Predictions
@@ -195,11 +196,11 @@ def test_views_are_prepared_and_labels_that_are_no_classes_refused() -> None:
     kept = PredictedView(
         np.zeros((2, 4), np.float32), np.array([0, 1]), np.arange(2), None, {"sex": (np.array([1, 0]), ["f", "m"])}
     )
-    (one,) = predicted_views(Predictions(3, CLASSES, {"p/in": kept}), {"p/in": "p"})
+    (one,) = predicted_views(Predictions(3, CLASSES, {"p/in": kept}), [View("p", "in")])
     assert one.logits.dtype == np.float64
     assert one.attributes["sex"].tolist() == ["m", "f"]
     with pytest.raises(LackingError, match="no predictions on q/in are kept"):
-        predicted_views(Predictions(3, CLASSES, {"p/in": kept}), {"q/in": "q"})
+        predicted_views(Predictions(3, CLASSES, {"p/in": kept}), [View("q", "in")])
     numbers = dataclasses.replace(kept, labels=np.array([0.5, 1.0]), logits=np.zeros((2, 1)))
     with pytest.raises(LackingError, match="are for classes"):
-        predicted_views(Predictions(3, (), {"p/in": numbers}), {"p/in": "p"})
+        predicted_views(Predictions(3, (), {"p/in": numbers}), [View("p", "in")])
