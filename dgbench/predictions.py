@@ -94,12 +94,12 @@ def _write(found: Iterator[Line | Lacking], output: Path | None) -> None:
 
 
 def _lines(found: Iterator[Line | Lacking], lacking: list[str]) -> Iterator[Line]:
-    """Yield the lines; add a message to `lacking` for each choice that has none."""
+    """Yield the lines; add a message to `lacking` for all else."""
     for one in found:
         if isinstance(one, Line):
             yield one
         else:
-            lacking.append(f"{one.row} on {one.dataset} [{one.held_out}] trial {one.trial}: {one.why}")
+            lacking.append(f"{one.what}: {one.why}")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,14 @@ def test_choices_without_predictions_are_left_out_aloud(
         main([str(copy), "--row", "ERM", "--test", "+80%", "--trial", "1", "--selector", "training-domain"])
 
 
+@pytest.mark.parametrize("selector", ["leave-one-domain-out", "validation-domain"])
+def test_a_selector_that_cannot_answer_chooses_nothing(folder: Path, selector: str) -> None:
+    with pytest.raises(UserError) as caught:
+        main([str(folder), "--selector", selector])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{selector} on ColoredDigits: not available, the sweep ")
+
+
 def test_unknown_names_are_refused_together(folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         main([str(folder), "--row", "EMR", "--test", "sketch", "--trial", "9", "--datasets", "PACS"])

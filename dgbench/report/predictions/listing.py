@@ -50,12 +50,10 @@ COLUMNS = tuple(field.name for field in fields(Line))
 
 @dataclass(frozen=True)
 class Lacking:
-    """A choice whose predictions can't be listed."""
+    """A choice whose predictions can't be listed, or a data set without any choice."""
 
-    row: str
-    dataset: str
-    held_out: str
-    trial: int
+    what: str
+    """Names of the row, data set, held-out domains and trial, or of the selector and the data set."""
     why: str
     """The reason."""
 
@@ -79,16 +77,20 @@ def list_predictions(
         trials: These trials only; none: all.
 
     Yields:
-        A line for each example, or for each choice without kept predictions the reason.
+        A line for each example; for each choice without kept predictions, and for each data set on which the selector
+        can't answer, the reason.
     """
     for dataset in datasets or results.datasets:
+        if why := selector.unavailable(results, dataset):
+            yield Lacking(f"{selector.name} on {dataset}", f"not available, {why}")
+            continue
         for row in rows or results.rows:
             for position, trial in _places(results, row, dataset, held_out, trials):
-                place = row, dataset, "+".join(results.folds[position].held_out), trial
+                held_out_name = "+".join(results.folds[position].held_out)
                 try:
-                    yield from _of_choice(results, selector, position, place)
+                    yield from _of_choice(results, selector, position, (row, dataset, held_out_name, trial))
                 except LackingError as error:
-                    yield Lacking(*place, str(error))
+                    yield Lacking(f"{row} on {dataset} [{held_out_name}] trial {trial}", str(error))
 
 
 def _places(
