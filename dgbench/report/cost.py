@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from dgbench.core.wording import group_values
 from dgbench.plan import planfile
 from dgbench.report.domainbed.folder import RECORDS
-from dgbench.report.results import Results, Series
+from dgbench.report.record_frames import finished_series
+from dgbench.report.results import Results
 from dgbench.report.tables import Section
 from dgbench.store.run_folder import DONE, RUNS
 
@@ -71,14 +73,13 @@ def costs(results: Results, parts: Mapping[str, Results], datasets: Iterable[str
         datasets: The data sets; none: all.
     """
     ledger = _Ledger(parts)
+    runs = group_values(((row, dataset), series.run) for row, dataset, *_, series in finished_series(results))
     found = []
     for dataset in datasets or results.datasets:
         together: dict[str, None] = {}
         for row in results.rows:
-            spots = results.candidates.get((row, dataset), {})
-            series = [c for seeds in spots.values() for c in seeds.values() if isinstance(c, Series)]
-            if series:
-                needed = ledger.closure(candidate.run for candidate in series)
+            if (row, dataset) in runs:
+                needed = ledger.closure(runs[row, dataset])
                 together |= needed
                 found.append(ledger.add_up(row, dataset, needed))
         if together:
@@ -115,11 +116,8 @@ class _Ledger:
                 self.homes[run.id] = home
 
     def _enter_folders(self, root: Path, part: Results) -> None:
-        for spots in part.candidates.values():
-            for seeds in spots.values():
-                for candidate in seeds.values():
-                    if candidate.run:
-                        self.homes.setdefault(candidate.run, root / candidate.run)
+        for *_, series in finished_series(part):
+            self.homes.setdefault(series.run, root / series.run)
 
     def closure(self, runs: Iterable[str]) -> dict[str, None]:
         """Return runs with everything that they need, each once."""
