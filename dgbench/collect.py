@@ -169,21 +169,18 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector], parts: Mapp
         whole = with_coverage(whole, results.ddof) if kind == STANDARD else whole
     report = restrict(whole, args.rows, names, args.sort)
     # Sections are about whole rows, whichever columns are shown.
-    sections = _sections(args, restrict(whole, args.rows), results, chosen, parts)
+    sections = _sections(args, restrict(whole, args.rows), results, parts)
     return replace(report, sections=tuple(sections))
 
 
-def _sections(
-    args: Any, report: Report, results: Results, chosen: Sequence[Selector], parts: Mapping[str, Results]
-) -> Iterator[Section]:
+def _sections(args: Any, report: Report, results: Results, parts: Mapping[str, Results]) -> Iterator[Section]:
     """Yield the sections below the tables that the flags name, about the rows that the report has."""
-    shown = dict.fromkeys(row for table in report.tables for row in table.rows)
     if args.statistics:
         yield from statistics_sections(report, args.reference)
     if args.metrics:
-        some = replace(results, rows=tuple(row for row in results.rows if row in shown))
-        yield from metric_sections(some, chosen or default_selectors(results), args.metrics, args.partial)
+        yield from metric_sections(report, args.metrics, args.partial)
     if args.cost:
+        shown = {row for table in report.tables for row in table.rows}
         yield from cost_sections([line for line in costs(results, parts) if line.row in (ALL, *shown)])
     if args.beside:
         # Imported on demand: TOML files are read only if asked for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from dgbench.plan.planfile import PlanTable, read_plan, write_plan
 from dgbench.report.reader import read_results
 from dgbench.report.repeats import choose_once, read_choices
 from dgbench.report.selectors import SELECTORS
+from dgbench.store.predictions import PredictedView, Predictions, path_of, to_bytes
 from dgbench.store.run_folder import RunFolder
 from tests.support.places import SUPPORT
 
@@ -122,6 +124,30 @@ def test_the_wilds_style_shows_repeats_in_place_of_the_search(
     assert "# chosen once: ERM: the hyperparameters that oracle chose in the search, repeated in each trial" in said
     trials = loaded.records.query("row == 'ERM'")["trial"]
     assert sorted(trials.unique()) == [0, 1, 2, 3, 4]
+
+
+def test_metrics_and_costs_are_of_the_repeats_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The repeats alone keep predictions, and have times."""
+    OWN["make"](tmp_path)
+    table = repeat(tmp_path, "oracle", 3)
+    kept = PredictedView(np.eye(2), np.array([0, 0]), np.arange(2))
+    for place, _ in table.repeats["ERM", SET, "oracle"]:
+        folder = RunFolder(tmp_path, table.runs[place].id)
+        views = {str(view): kept for view in folder.run().fold.test}
+        path = path_of(folder.path, MODEL, "last")
+        path.parent.mkdir()
+        path.write_bytes(to_bytes(Predictions(9, ("a", "b"), views)))
+        (folder.path / "times.jsonl").write_text('{"seconds": 7}\n')
+    words = [str(tmp_path), "--selector", "oracle", "--metrics", "worst_domain", "--format", "json"]
+    values = {}
+    for kind in ("standard-error", "wilds"):
+        assert collect([*words, "--error", kind]) == 0
+        (section,) = json.loads(capsys.readouterr().out)["sections"]
+        (values[kind],) = section["metrics"]["ERM"]
+    assert (values["wilds"]["mean"], values["wilds"]["trials"]) == (0.5, 3)
+    assert values["standard-error"]["mean"] is None, "it shows the search"
+    cost = dgbench.load_results(tmp_path).cost().set_index("row")
+    assert cost["seconds"][["ERM", "ERM+SWAD", "all rows"]].tolist() == [63, 0, 63], "3 folds, 3 trials"
 
 
 @pytest.fixture

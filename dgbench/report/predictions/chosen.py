@@ -45,7 +45,12 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def chosen_values(
-    results: Results, selector: Selector, dataset: str, names: Sequence[str], partial: bool = False
+    results: Results,
+    selector: Selector,
+    dataset: str,
+    rows: Sequence[str],
+    names: Sequence[str],
+    partial: bool = False,
 ) -> Iterator[ChosenValue]:
     """Yield the metrics of the choices of a selector on one data set, in the order of its tables.
 
@@ -53,10 +58,11 @@ def chosen_values(
         results: The sweep.
         selector: The selector, which can answer on the data set.
         dataset: The data set.
+        rows: The rows.
         names: The metrics.
         partial: Whether choices count that stand on fewer runs than planned.
     """
-    for row in results.rows:
+    for row in rows:
         spots = results.candidates.get((row, dataset), {})
         for fold in results.reported(dataset):
             for trial in sorted(trial for position, trial in spots if position == fold):

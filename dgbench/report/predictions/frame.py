@@ -28,6 +28,6 @@ def metrics_frame(results: Results, selector: Selector, names: Sequence[str], pa
     lines = [
         (v.row, v.dataset, "+".join(results.folds[v.fold].held_out), v.trial, v.metric, v.of_class, v.value, v.why)
         for dataset in able_datasets(results, selector)
-        for v in chosen_values(results, selector, dataset, found, partial)
+        for v in chosen_values(results, selector, dataset, results.rows, found, partial)
     ]
     return pd.DataFrame(lines, columns=list(_COLUMNS)).astype({"trial": "int64", "value": "float64"})

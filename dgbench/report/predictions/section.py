@@ -14,7 +14,7 @@ from dgbench.report.predictions.chosen import ChosenValue, check_names, chosen_v
 from dgbench.report.predictions.metrics import METRICS, Metric
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
-from dgbench.report.tables import Section
+from dgbench.report.tables import Report, Section
 
 NOTHING = "-"
 """A cell without a number."""
@@ -47,33 +47,31 @@ class Summary:
         return {"mean": mean, "error": error, "trials": self.n, "why": self.why}
 
 
-def metric_sections(
-    results: Results, selectors: Sequence[Selector], names: Sequence[str], partial: bool = False
-) -> tuple[Section, ...]:
-    """Return a table of metrics for each selector and data set on which it can answer.
+def metric_sections(report: Report, names: Sequence[str], partial: bool = False) -> tuple[Section, ...]:
+    """Return a table of metrics for each data set's table of a report, of the same rows and the same choices.
 
     Args:
-        results: The sweep.
-        selectors: The selectors, in the order of the tables.
+        report: A report of `tables.build`.
         names: The metrics, in the order of the columns.
         partial: Whether choices count that stand on fewer runs than planned.
     """
     names = check_names(names)
     return tuple(
-        _section(results, selector, dataset, names, partial)
-        for selector in selectors
-        for dataset in results.datasets
-        if not selector.unavailable(results, dataset)
+        _section(table.results, table.selector, table.dataset, tuple(table.rows), names, partial)
+        for table in report.tables
+        if table.dataset and table.results
     )
 
 
-def _section(results: Results, selector: Selector, dataset: str, names: Sequence[str], partial: bool) -> Section:
+def _section(
+    results: Results, selector: Selector, dataset: str, rows: Sequence[str], names: Sequence[str], partial: bool
+) -> Section:
     """Make the table of one selector on one data set."""
+    rows = [row for row in rows if (row, dataset) in results.candidates]
     found = group_values(
         ((value.row, value.metric, value.of_class), value)
-        for value in chosen_values(results, selector, dataset, names, partial)
+        for value in chosen_values(results, selector, dataset, rows, names, partial)
     )
-    rows = [row for row in results.rows if (row, dataset) in results.candidates]
     columns = [(name, of) for name in names for of in _classes(found, name)]
     summaries = {}
     for row in rows:
