@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,16 +29,21 @@ from dgbench.conformance.data import DataSubject
 from dgbench.conformance.data import examine as examine_data
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
+from dgbench.core.machine import open_device
 from dgbench.core.progress import print_line
 from dgbench.core.site import Site
 from dgbench.core.wording import count_nouns, format_duration, format_ranges, group_values, printable
-from dgbench.plan.options import OPTIONS
+from dgbench.plan.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
 
 Answers = Mapping[str, "Sequence[Finding]"]
 """Findings by algorithm."""
+_NUMBERS = (
+    Option("draws", "run", int, "random hyperparameters beside the defaults (2)", "N", default=2, within="[0, inf)"),
+    replace(OPTIONS["jobs"], help="processes side by side (1)", default=1),
+)
 
 
 def parser() -> cli.Parser:
@@ -48,9 +54,9 @@ def parser() -> cli.Parser:
     found.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=OPTIONS["datasets"].help)
     found.add_argument("--data_dir", type=Path, metavar="DIR", help=OPTIONS["data_dir"].help)
     found.add_argument("--include", nargs="+", default=[], metavar="FILE", help=OPTIONS["include"].help)
-    found.add_argument("--draws", type=int, default=2, help="random hyperparameters beside the defaults (2)")
-    found.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-    found.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
+    for option in _NUMBERS:
+        found.add_argument(f"--{option.name}", **option.argument)
+    found.add_argument("--device", choices=OPTIONS["device"].choices, default="cpu", help="device of algorithms (cpu)")
     found.add_argument("--markdown", action="store_true", help="print the matrix as a Markdown table")
     return found
 
@@ -63,19 +69,23 @@ def main(argv: Sequence[str]) -> int:
     names, subjects = list[str](), list[DataSubject]()
     if not (args.what or args.datasets or args.all):
         raise UserError("name algorithms or files to check, or say --all; data sets by --datasets")
+    for option in _NUMBERS:
+        if wrong := option.problem(getattr(args, option.name)):
+            problems.add(wrong)
     with problems.collecting():
         names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
     with problems.collecting():
         datasets = dict.fromkeys([*args.datasets, *_own_datasets(args.what, catalogue)])
         subjects = _subjects(list(datasets), str(args.data_dir or ""), catalogue)
     problems.raise_if_any()
+    device = str(open_device(args.device)) if names else args.device
     total = len(names) + len(subjects)
     data_answers = dict(_examined_data(subjects, total))
-    answers = dict(_examined(names, files, args.device, args.draws, args.jobs, total))
+    answers = dict(_examined(names, files, device, args.draws, args.jobs, total))
     lines = list[str]()
     if names:
         lines += [*_matrix("algorithm", _cells(answers), markdown=args.markdown), *_format_problems(answers)]
-        lines += _said(answers, args.draws, args.device)
+        lines += _said(answers, args.draws, device)
     if subjects:
         lines += [""] if lines else []
         lines += _matrix("data set", _data_cells(data_answers), markdown=args.markdown)
@@ -238,10 +248,8 @@ def _said_of_data(answers: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
         yield from (f"\n{name}: {question}: {wrong}" for question, wrong in found.items() if wrong)
     yield ""
     yield from (f"{question.name}: {question.requirement}" for question in DATA_QUESTIONS)
-    asked, wrong = (
-        sum(map(len, answers.values())),
-        sum(bool(found) for own in answers.values() for found in own.values()),
-    )
+    asked = sum(map(len, answers.values()))
+    wrong = sum(bool(found) for own in answers.values() for found in own.values())
     yield f"{count_nouns(len(answers), 'data set')}: {_counted(asked, wrong)}"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from dgbench import check, cli
 from dgbench.conformance.questions import Finding
@@ -83,6 +84,9 @@ def test_cases_that_differ_are_told_apart() -> None:
         (("--datasets", "RotatedDigit"), "unknown data set 'RotatedDigit': did you mean 'RotatedDigits'?"),
         (("--datasets", "PACS"), "PACS is read from PACS under --data_dir, which is not given"),
         (("ERN",), "unknown algorithm 'ERN': did you mean 'ERM'?"),
+        (("ERM", "--jobs", "0", "--draws", "-1"), "--draws must be at least 0, not -1\n"),
+        (("ERM", "--jobs", "0", "--draws", "-1"), "--jobs must be at least 1, not 0\n"),
+        (("ERM", "--device", "gpu"), "argument --device: invalid choice: 'gpu'"),
         (("nowhere.py",), "there is no such file"),
         ((str(Path(__file__)),), "holds no algorithm and no data set"),
     ],
@@ -92,6 +96,14 @@ def test_wrong_input_is_refused(words: tuple[str, ...], told: str, capsys: pytes
     captured = capsys.readouterr()
     assert told in captured.err
     assert captured.out == ""
+
+
+def test_a_device_that_is_not_there_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("ERM", "--device", "cuda", "--datasets", "RotatedDigits") == 2
+    assert capsys.readouterr().err == "dgbench: error: --device cuda: torch finds no GPU on this machine\n"
 
 
 def test_several_processes_give_the_same_rows_in_the_same_order(capsys: pytest.CaptureFixture[str]) -> None:
