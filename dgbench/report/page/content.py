@@ -58,14 +58,14 @@ class Progress:
 class Shown:
     """A cell of a table as the page shows it."""
 
-    text: str
-    value: float | None
+    text: str = ""
+    value: float | None = None
     """What the column is sorted by; None sorts last."""
-    best: bool
-    lacking: bool
-    """Whether runs are lacking, so that there is no number or a partial one."""
-    title: str
+    title: str = ""
     """What is shown on hover: full digits and what was chosen."""
+    best: bool = False
+    lacking: bool = False
+    """Whether runs are lacking, so that there is no number or a partial one."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,6 @@ class ShownTable:
     notes: Sequence[str]
     foot: Mapping[str, Sequence[Shown]] = field(default_factory=dict)
     """Rows of another sweep that stand below, and are not sorted."""
-
-
-_EMPTY = Shown("", None, False, False, "")
 
 
 def count_states(runs: pd.DataFrame) -> dict[str, int]:
@@ -179,10 +176,8 @@ def _shown_table(id: str, table: Table, common: Mapping[str, str], statistics: S
     for row, cells in table.rows.items():
         rows[row] = [_shown(row, cell, best[place]) for place, cell in enumerate(cells[: len(columns)])]
         if table.in_domain:
-            value = table.in_domain.get(row)
-            text = "" if value is None else f"{100 * value:.1f}"
-            why = "" if value is None else f"{row}: on the validation parts of the training domains"
-            rows[row].append(Shown(text, value, False, False, why))
+            value, title = table.in_domain.get(row), f"{row}: on the validation parts of the training domains"
+            rows[row].append(Shown() if value is None else Shown(f"{100 * value:.1f}", value, title))
     columns = (*columns, IN_DOMAIN) if table.in_domain else columns
     if statistics and len(rows) > 1:
         columns = (*columns, f"Δ {statistics.reference}")
@@ -209,21 +204,21 @@ def _with_distances(shown: ShownTable, table: Table, reference: Table) -> ShownT
     foot = {}
     for row in dict.fromkeys(one.row for one in found.values()):
         cells = dict(zip(reference.columns, reference.rows[row], strict=True))
-        own = [_shown(row, cells[name], math.nan) if name in cells else _EMPTY for name in shown.columns]
-        foot[f"{row}, trained on all domains"] = [*own, _EMPTY]
+        own = [_shown(row, cells[name], math.nan) if name in cells else Shown() for name in shown.columns]
+        foot[f"{row}, trained on all domains"] = [*own, Shown()]
     return replace(shown, columns=(*shown.columns, TO_ALL_DOMAINS), rows=rows, foot=foot)
 
 
 def _distance_cell(row: str, found: Distance | None, reference: Table) -> Shown:
     """Prepare the cell of a row's distance from models that trained on all domains."""
     if not found:
-        return _EMPTY
+        return Shown()
     lines = [f"{row} minus {found.row} trained on all domains, chosen by {reference.selector.label}"]
     lines += [f"{name}: {points:+.1f}" for name, points in found.by_column.items()]
     lines.append("there the tested domain is measured on the part that did not train")
     if math.isnan(found.average):
-        return Shown("", None, False, False, "\n".join(lines))
-    return Shown(f"{found.average:+.1f}".replace("-", "−"), found.average, False, False, "\n".join(lines))
+        return Shown(title="\n".join(lines))
+    return Shown(_signed(found.average), found.average, "\n".join(lines))
 
 
 def _shown(row: str, cell: Cell, best: float) -> Shown:
@@ -239,26 +234,29 @@ def _shown(row: str, cell: Cell, best: float) -> Shown:
         lines.append(shortfall(cell.gaps))
     is_best = bool(found and not cell.gaps and round(found.mean, 1) == best)
     value = found.mean if found and math.isfinite(found.mean) else None
-    return Shown(printable(str(cell)).replace("+/-", "±"), value, is_best, bool(cell.gaps), "\n".join(lines))
+    return Shown(printable(str(cell)).replace("+/-", "±"), value, "\n".join(lines), is_best, bool(cell.gaps))
 
 
 def _difference(found: RowStatistics | None, reference: str) -> Shown:
     """Prepare the cell of a row's difference from the reference row; empty where there is none."""
     delta = found.delta if found else None
     if not found or not delta or math.isnan(delta.difference):
-        return Shown("", None, False, False, "")
-    interval = delta.by_trial
+        return Shown()
+    interval, text = delta.by_trial, _signed(100 * delta.difference)
     lines = [f"{found.row} minus {reference} within trials, mean over {delta.pairs} pairs of column and trial"]
     if interval.refused:
         lines.append(f"no interval: {interval.refused}")
-        return Shown(
-            f"{100 * delta.difference:+.1f}".replace("-", "−"), delta.difference, False, False, "\n".join(lines)
-        )
-    lines.append(f"95 % t-interval over trials: {100 * interval.low:+.1f} to {100 * interval.high:+.1f}")
-    if not math.isnan(found.p):
-        lines.append(f"p = {found.p:.3f}, Wilcoxon's test with Holm's correction over rows")
-    text = f"{100 * delta.difference:+.1f} ± {100 * interval.error:.1f}"
-    return Shown(text.replace("-", "−"), delta.difference, False, False, "\n".join(lines))
+    else:
+        text += f" ± {100 * interval.error:.1f}"
+        lines.append(f"95 % t-interval over trials: {100 * interval.low:+.1f} to {100 * interval.high:+.1f}")
+        if not math.isnan(found.p):
+            lines.append(f"p = {found.p:.3f}, Wilcoxon's test with Holm's correction over rows")
+    return Shown(text, delta.difference, "\n".join(lines))
+
+
+def _signed(points: float) -> str:
+    """Format a difference in points with its sign, a minus and not a hyphen."""
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def _choices(cell: Cell) -> Iterator[str]:
