@@ -8,7 +8,7 @@ is used with. A tag with no known word has no card: what such weights saw is the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ _IN1K = _Source("ImageNet-1k", ("ImageNet-1k",))
 _IN21K = ("ImageNet-21k", "ImageNet-1k")
 _WEB = ("web",)
 _SOURCES: Mapping[str, _Source] = {
-    "in1k|dino|mae|ijepa|fcmae": _IN1K,
+    "in1k": _IN1K,
     "in12k": _Source("ImageNet-12k", _IN21K),
     "in21k|in22k|inw21k": _Source("ImageNet-21k", _IN21K),
     "openai": _Source("OpenAI's WIT-400M", _WEB),
@@ -58,6 +58,8 @@ _SOURCES: Mapping[str, _Source] = {
     "sat493m": _Source("SAT-493M, satellite images", ()),
 }
 """Pattern of a word in timm's tags -> the data set that it names."""
+_RECIPES: Mapping[str, _Source] = {"dino|mae|ijepa|fcmae": _IN1K}
+"""Pattern of a word that names a recipe -> the data set that it is used with, where no other word names one."""
 _NAMED: Mapping[str, WeightsCard] = {
     **{name: WeightsCard("ImageNet-1k", _IN1K.saw) for name in WHEELS},
     "bert-base-uncased": WeightsCard("BookCorpus and English Wikipedia", ("text",)),
@@ -79,9 +81,7 @@ def weights_card(name: str, tag: str = "") -> WeightsCard | None:
     if name in _NAMED and not tag:
         return _NAMED[name]
     words = (tag or name.partition(".")[2]).split("_")
-    # A word of a recipe adds nothing where the tag names a data set.
-    recipes = {"dino", "mae", "ijepa", "fcmae"}
-    named = list(_sources(word for word in words if word not in recipes)) or list(_sources(iter(words)))
+    named = _find_sources(words, _SOURCES) or _find_sources(words, _RECIPES)
     if not named:
         return None
     return WeightsCard(
@@ -90,9 +90,9 @@ def weights_card(name: str, tag: str = "") -> WeightsCard | None:
     )
 
 
-def _sources(words: Iterator[str]) -> Iterator[_Source]:
-    for word in words:
-        yield from (source for pattern, source in _SOURCES.items() if re.fullmatch(pattern, word))
+def _find_sources(words: Sequence[str], known: Mapping[str, _Source]) -> list[_Source]:
+    """Return the data sets of words that match a pattern, in the order of the words."""
+    return [source for word in words for pattern, source in known.items() if re.fullmatch(pattern, word)]
 
 
 def starts_pretrained(setting: Setting) -> bool:
