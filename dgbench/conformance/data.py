@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.wording import count_nouns
-from dgbench.data.contract import INPUT_TYPES, find_problems
+from dgbench.data.contract import find_problems, problems_of_inputs
 from dgbench.data.dataset import Dataset
 
 READ = 8
@@ -88,19 +88,14 @@ def matches_card(subject: DataSubject) -> str:
 
 def reads(subject: DataSubject) -> str:
     """Read some examples of each domain, and check type, shape and values."""
-    dataset, wrong = subject.dataset, []
-    types = INPUT_TYPES[dataset.input_kind]
-    for domain in dataset.domains:
-        inputs = _read(dataset, domain)
-        shape = (len(inputs), *dataset.input_shape)
-        if str(inputs.dtype) not in types:
-            wrong.append(f"inputs of {domain} are of type {inputs.dtype}, not {' or '.join(types)}")
-        elif inputs.shape != shape:
-            wrong.append(f"inputs of {domain} have the shape {inputs.shape[1:]}, not {shape[1:]}")
-        elif inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
-            wrong.append(f"inputs of {domain} are infinite or not a number")
-        elif _is_out_of_range(dataset, inputs):
-            wrong.append(f"images of {domain} have values outside [0, 1], and the card doesn't say normalised")
+    dataset, wrong = subject.dataset, list[str]()
+    for domain, count in zip(dataset.domains, dataset.counts(), strict=True):
+        chosen = _chosen(int(count))
+        inputs = dataset.examples(domain, _SEED).batch(chosen, None)
+        found = [f"{domain} has {problem}" for problem in problems_of_inputs(dataset, inputs, len(chosen))]
+        if not found and _is_out_of_range(dataset, inputs):
+            found = [f"{domain} has images with values outside [0, 1], and the card doesn't say normalised"]
+        wrong += found
     return "; ".join(wrong)
 
 
@@ -134,11 +129,6 @@ def _is_out_of_range(dataset: Dataset, inputs: NDArray[Any]) -> bool:
     """Return whether inputs are images of floats that should lie in [0, 1] and don't."""
     bounded = inputs.dtype.kind == "f" and dataset.input_kind == "images" and not dataset.card.normalised
     return bounded and bool(inputs.size) and bool(inputs.min() < 0 or inputs.max() > 1)
-
-
-def _read(dataset: Dataset, domain: str) -> NDArray[Any]:
-    examples = dataset.examples(domain, _SEED)
-    return np.asarray(examples.batch(_chosen(len(examples.labels)), None))
 
 
 def _chosen(count: int) -> NDArray[np.int64]:

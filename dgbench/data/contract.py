@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dgbench.core.errors import Problems, UserError
+from dgbench.core.errors import UserError
 from dgbench.data.dataset import NOT_ASKED, ArrayExamples, Dataset, SplitExamples
 
 _MOST_NUMBERS = 100_000_000
@@ -43,21 +43,16 @@ def find_problems(dataset: Dataset) -> list[str]:
 
     Labels, and inputs that are in memory, are checked too unless the data set is large. No file is decoded.
     """
-    cls, problems = type(dataset), Problems()
-    found = [method for method in ("examples", "counts", "fingerprint") if _is_missing(cls, method)]
-    for problem in [f"{cls.__name__} needs a method {method}()" for method in found]:
-        problems.add(problem)
-    for problem in _problems_of_names(dataset):
-        problems.add(problem)
-    if "counts" not in found:
-        for problem in _problems_of_counts(dataset):
-            problems.add(problem)
-    if not problems.found and sum(dataset.counts()) * math.prod(dataset.input_shape) <= _MOST_NUMBERS:
+    cls = type(dataset)
+    missing = [method for method in ("examples", "counts", "fingerprint") if _is_missing(cls, method)]
+    problems = [f"{cls.__name__} needs a method {method}()" for method in missing]
+    problems += _problems_of_names(dataset)
+    if "counts" not in missing:
+        problems += _problems_of_counts(dataset)
+    if not problems and sum(dataset.counts()) * math.prod(dataset.input_shape) <= _MOST_NUMBERS:
         for domain, count in zip(dataset.domains, dataset.counts(), strict=True):
-            with problems.collecting():
-                for problem in _problems_of_examples(dataset, domain, int(count)):
-                    problems.add(problem)
-    return list(problems.found)
+            problems += _problems_of_examples(dataset, domain, int(count))
+    return list(dict.fromkeys(problems))
 
 
 def _is_missing(cls: type[Dataset], method: str) -> bool:
@@ -90,7 +85,11 @@ def _problems_of_counts(dataset: Dataset) -> Iterator[str]:
 
 def _problems_of_examples(dataset: Dataset, domain: str, count: int) -> Iterator[str]:
     """Yield problems of the labels of a domain, and of its inputs where they are in memory."""
-    examples, where = dataset.examples(domain, 0), f"examples({domain!r}, seed)"
+    try:
+        examples, where = dataset.examples(domain, 0), f"examples({domain!r}, seed)"
+    except UserError as error:
+        yield from error.problems
+        return
     if dataset.card.parts and not isinstance(examples, SplitExamples):
         yield f"{where} lacks parts, domains or score, which a card with parts needs"
     labels = getattr(examples, "labels", None)
@@ -102,7 +101,7 @@ def _problems_of_examples(dataset: Dataset, domain: str, count: int) -> Iterator
         for problem in _problems_of_labels(dataset, labels):
             yield f"{where} has {problem}"
     if isinstance(examples, ArrayExamples):
-        for problem in _problems_of_inputs(dataset, examples.inputs, count):
+        for problem in problems_of_inputs(dataset, examples.inputs, count):
             yield f"{where} has {problem}"
 
 
@@ -122,8 +121,14 @@ def _problems_of_labels(dataset: Dataset, labels: np.ndarray[Any, Any]) -> Itera
         yield "labels that are infinite or not a number"
 
 
-def _problems_of_inputs(dataset: Dataset, inputs: Any, count: int) -> Iterator[str]:
-    """Yield problems of the type, shape and values of inputs in memory."""
+def problems_of_inputs(dataset: Dataset, inputs: Any, count: int) -> Iterator[str]:
+    """Yield problems of the type, shape and values of inputs, each as a phrase: `inputs of type float64, not float32`.
+
+    Args:
+        dataset: The data set.
+        inputs: What its examples gave.
+        count: Number of examples that were asked for.
+    """
     if not isinstance(inputs, np.ndarray):
         yield f"inputs of type {type(inputs).__name__}, not a NumPy array"
         return
