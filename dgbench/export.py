@@ -16,9 +16,8 @@ from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import shown_progress
 from dgbench.core.wording import unknown_name
-from dgbench.plan import planfile
-from dgbench.report.domainbed.reader import is_sweep
 from dgbench.report.export.formats import FORMATS
+from dgbench.report.folders import check_sweep
 
 
 def parser() -> cli.Parser:
@@ -43,19 +42,13 @@ def main(argv: Sequence[str]) -> int:
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
         problems.add(f"--output_dir {args.output_dir} holds something already: name a new folder")
     with problems.collecting():
-        _check_sweep(args.input_dir)
+        check_sweep(args.input_dir)
     problems.raise_if_any()
     assert write, "a known format"
     with shown_progress() as report:
         lines = list(write(args.input_dir, args.output_dir, report))
     print(*lines, sep="\n")
     return 0
-
-
-def _check_sweep(folder: Path) -> None:
-    """Raise UserError if a folder holds no sweep, dgbench's or DomainBed's."""
-    if not folder.is_dir() or not ((folder / planfile.FILE).exists() or is_sweep(folder)):
-        raise UserError(f"--input_dir {folder} holds no sweep: neither a {planfile.FILE} nor runs of DomainBed")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert "did you mean 'domainbed'?" in said
     assert "holds something already" in said
-    assert "holds no sweep" in said
+    assert "no: there is no such folder" in said
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 

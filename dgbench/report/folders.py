@@ -42,12 +42,16 @@ def open_results(root: Path | str, *, all_metrics: bool = False) -> Results:
         UserError: The folder holds neither.
     """
     root = Path(root)
+    check_sweep(root)
+    return read_results(root, all_metrics=all_metrics) if (root / planfile.FILE).exists() else read_sweep(root)
+
+
+def check_sweep(root: Path) -> None:
+    """Raise UserError if a folder holds no sweep, dgbench's or DomainBed's, with advice if one is near."""
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder")
-    if (root / planfile.FILE).exists():
-        return read_results(root, all_metrics=all_metrics)
-    if is_sweep(root):
-        return read_sweep(root)
+    if _is_sweep(root):
+        return
     if hint := _hint(root):
         raise UserError(f"{root} holds no sweep itself: {hint}")
     raise UserError(f"{root} holds no sweep: neither a {planfile.FILE} nor folders with {RECORDS} in them")
