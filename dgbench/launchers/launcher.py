@@ -54,6 +54,8 @@ class Launcher(ABC):
     """The word after `--launcher`."""
     detaches: ClassVar[bool] = False
     """Whether the command may end before the runs do, as `--detach` asks."""
+    least: ClassVar[Mapping[str, float]] = {}
+    """Field of a subclass -> its least value; a subclass of that one repeats its items."""
     jobs: int | None = None
     """Runs at once in one place (a machine, or a job of a queue); None: one a core, or one a GPU slot."""
     jobs_per_gpu: int = 1
@@ -68,6 +70,9 @@ class Launcher(ABC):
             value = getattr(self, field)
             if value is not None and (wrong := OPTIONS[field].problem(value)):
                 problems.add(wrong)
+        for field, least in self.least.items():
+            if not getattr(self, field) >= least:
+                problems.add(f"launcher {self.name}: {field} must be at least {least}, not {getattr(self, field)}")
         problems.raise_if_any()
 
     def check(self, sweep: Sweep) -> None:

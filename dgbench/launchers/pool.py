@@ -11,13 +11,13 @@ import shlex
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import ClassVar
 
-from dgbench.core.errors import Problems, UserError
+from dgbench.core.errors import UserError
 from dgbench.core.wording import count_nouns
 from dgbench.launchers.base import STOPPED_EARLY, Event, Observer, What
 from dgbench.launchers.interrupts import Interrupts
@@ -36,6 +36,7 @@ class WorkerLauncher(Launcher):
     """A launcher that has a scheduler start workers, each `dgbench worker` on some machine that sees the folder."""
 
     detaches: ClassVar[bool] = True
+    least: ClassVar[Mapping[str, float]] = {"workers": 1, "idle": 0, "poll": 0}
     grace: float = 25.0
     """Seconds that a worker's runs have to save their state when it is stopped."""
     workers: int = 8
@@ -44,16 +45,6 @@ class WorkerLauncher(Launcher):
     """Seconds after which a worker leaves that finds no run to execute."""
     poll: float = 15.0
     """Seconds between two questions to the scheduler."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError if numbers are out of range."""
-        problems = Problems()
-        with problems.collecting():
-            super().__post_init__()
-        for field, least in (("workers", 1), ("idle", 0), ("poll", 0)):
-            if not getattr(self, field) >= least:
-                problems.add(f"launcher {self.name}: {field} must be at least {least}, not {getattr(self, field)}")
-        problems.raise_if_any()
 
     @abstractmethod
     def start(self, root: Path, count: int) -> str:

@@ -15,14 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dgbench.core.errors import Problems, UserError
+from dgbench.core.errors import UserError
 from dgbench.core.machine import CORES, ENGINE
 from dgbench.core.wording import count_nouns
 from dgbench.launchers.pool import WorkerLauncher
@@ -40,6 +40,7 @@ class Ray(WorkerLauncher):
 
     name = "ray"
     detaches: ClassVar[bool] = False
+    least: ClassVar[Mapping[str, float]] = {**WorkerLauncher.least, "cpus": 0, "gpus": 0}
     address: str = ""
     """Address of the cluster, such as 10.0.0.1:6379; empty: that of RAY_ADDRESS, else a Ray that is started on this
     machine for the launch."""
@@ -47,16 +48,6 @@ class Ray(WorkerLauncher):
     """Cores of a worker."""
     gpus: float = 0.0
     """GPUs of a worker."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError if numbers are out of range."""
-        problems = Problems()
-        with problems.collecting():
-            super().__post_init__()
-        for field in ("cpus", "gpus"):
-            if not getattr(self, field) >= 0:
-                problems.add(f"launcher ray: {field} must be at least 0, not {getattr(self, field)}")
-        problems.raise_if_any()
 
     @cached_property
     def _tasks(self) -> list[Any]:

@@ -13,10 +13,10 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import count_nouns
@@ -80,6 +80,7 @@ class Slurm(WorkerLauncher):
     """Workers are tasks of a Slurm array; the folder must lie on a file system that all nodes share."""
 
     name = "slurm"
+    least: ClassVar[Mapping[str, float]] = {**WorkerLauncher.least, "gpus": 0, "cpus": 0, "at_once": 0}
     partition: str = ""
     """Partition of the jobs; empty: the cluster's default."""
     account: str = ""
@@ -105,13 +106,10 @@ class Slurm(WorkerLauncher):
     """Further options of sbatch, such as `--constraint=a100`; they win over all others."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if numbers are out of range."""
+        """Raise UserError if numbers are out of range, or options contradict each other."""
         problems = Problems()
         with problems.collecting():
             super().__post_init__()
-        for field in ("gpus", "cpus", "at_once"):
-            if getattr(self, field) < 0:
-                problems.add(f"launcher slurm: {field} must be at least 0, not {getattr(self, field)}")
         if self.gpus and self.gres:
             problems.add("launcher slurm: give either gpus or gres")
         problems.raise_if_any()
