@@ -159,12 +159,11 @@ class _Watched:
         """Run id -> why it has failed, or can't be executed."""
         self.running: dict[str, float] = {}
         """Id of each run that a worker executes -> time at which that was seen first."""
-        self._settled = 0
 
     def look(self) -> _Watched:
         """Read the states of open runs."""
         states = self.sweep.store.states(self.open, self.sweep.site.retries)
-        for run in [run for run in self.sweep.plan.runs if run.id in self.open]:
+        for run in list(self.open.values()):  # in the order of the plan, so that those that a run reads come first
             state = states[run.id]
             blocking = [source.run for source in run.inputs if source.run in self.lost]
             if state is State.RUNNING:
@@ -184,10 +183,10 @@ class _Watched:
             self.observer(Event("tick"))
         return self
 
-    def steps(self) -> int:
-        """Return a number that grows with each outcome and with each step of a run."""
+    def steps(self) -> tuple[int, int]:
+        """Return a pair that grows with each outcome, and with each step of an open run."""
         begun = (self.sweep.store.folder(id).progress() for id in self.open)
-        return self._settled * 10**9 + sum(step for step, _ in filter(None, begun))
+        return -len(self.open), sum(step for step, _ in filter(None, begun))
 
     def counts(self) -> str:
         """Format the number of runs by outcome."""
@@ -199,7 +198,6 @@ class _Watched:
         self._report(what, id, detail, seconds)
         self.running.pop(id, None)
         del self.open[id]
-        self._settled += 1
         if what != "done":
             self.lost[id] = detail
 

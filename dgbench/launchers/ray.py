@@ -7,7 +7,6 @@ sweep's folder, which all nodes must see under the same path.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import os
@@ -18,20 +17,20 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dgbench.core.errors import UserError
 from dgbench.core.machine import CORES, ENGINE
 from dgbench.core.wording import count_nouns
+from dgbench.launchers.forkserver import die_with_parent
 from dgbench.launchers.pool import WorkerLauncher
 from dgbench.launchers.reconcile import Sweep, go_on
 
 FOLDER = "ray"
 """Name of the folder in the sweep's that holds what workers print."""
 _LOOK = 0.2  # seconds between two looks at a worker's process
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ def work_in_task(words: Sequence[str], logs: str, grace: float, *, gpu: bool) ->
             stderr=log,
             env=env,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),  # with the task, also if it is killed
         )
         try:
             while worker.poll() is None:  # `wait` would not be interrupted by a cancel
@@ -169,9 +168,3 @@ def work_in_task(words: Sequence[str], logs: str, grace: float, *, gpu: bool) ->
                 worker.wait(grace + 5)
             worker.kill()
     return worker.returncode
-
-
-def _end_with_parent() -> None:
-    """Have the system ask this process to stop when the process that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
