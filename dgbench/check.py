@@ -70,8 +70,8 @@ def main(argv: Sequence[str]) -> int:
     if not (args.what or args.datasets or args.all):
         raise UserError("name algorithms or files to check, or say --all; data sets by --datasets")
     for option in _NUMBERS:
-        if wrong := option.problem(getattr(args, option.name)):
-            problems.add(wrong)
+        if problem := option.problem(getattr(args, option.name)):
+            problems.add(problem)
     with problems.collecting():
         names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
     with problems.collecting():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgbench import cli
-from dgbench.core.errors import Problems, UserError
+from dgbench.core.errors import Problems
 from dgbench.core.progress import shown_progress
 from dgbench.core.wording import unknown_name
 from dgbench.report.export.formats import FORMATS

@@ -5,7 +5,7 @@ request -> declaration -> joined to the folder's own -> facts of the data -> pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,11 +54,14 @@ def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalog
         raise UserError(*error.problems, *_problems_with_data(asked, site, catalogue)) from None
     site = replace(site, paths={**site.paths, **paths})
     if before is None:
-        _refuse_other_content(root)
+        content = _content(root)
+        if FILE in content:  # another launch has begun the sweep since the first look
+            return prepare(root, asked, site, catalogue)
+        _refuse_other_content(root, content)
     else:
         declaration = before.extended_with(declaration, root)
     begun = before is not None or (root / RUNS).exists()
-    return _planned(root, declaration, site, catalogue, read_plan(root) if begun else None)
+    return _planned(root, declaration, site, catalogue, read_plan(root) if begun else None, before)
 
 
 def reopen(
@@ -81,16 +84,23 @@ def reopen(
     """
     site = replace(read_site(root).including(include), **moved)
     catalogue = Catalogue(site.include)
-    declaration = change(read_declaration(root, catalogue)[0])
+    declaration, _ = read_declaration(root, catalogue)
     before: PlanTable | None = None
     try:
         before = read_plan(root)
     except DamagedSweep as error:
         print(f"{error}, from {FILE}")
-    return _planned(root, declaration, site, catalogue, before)
+    return _planned(root, change(declaration), site, catalogue, before, declaration)
 
 
-def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalogue, before: PlanTable | None) -> Sweep:
+def _planned(
+    root: Path,
+    declaration: Declaration,
+    site: Site,
+    catalogue: Catalogue,
+    before: PlanTable | None,
+    extended: Declaration | None,
+) -> Sweep:
     """Plan a sweep of this data; refuse data that differs from those of the plan `before`, if there is one."""
     facts = open_facts(declaration, site, catalogue)
     if before:
@@ -99,7 +109,7 @@ def _planned(root: Path, declaration: Declaration, site: Site, catalogue: Catalo
     refuse_small_domains(plan)
     if site.save_predictions:
         refuse_large_predictions(plan)
-    return Sweep(root, declaration, plan, site, catalogue)
+    return Sweep(root, declaration, plan, site, catalogue, extended)
 
 
 def _problems_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sequence[str]:
@@ -114,12 +124,16 @@ def _problems_with_data(asked: Mapping[str, Any], site: Site, catalogue: Catalog
     return problems.found
 
 
-def _refuse_other_content(root: Path) -> None:
-    """Raise UserError if the folder holds other files than a sweep's, or can't be made."""
+def _content(root: Path) -> set[str]:
+    """List the names in a folder that may not exist yet; raise UserError if it can't be one."""
     if root.exists() and not root.is_dir():
         raise UserError(f"--output_dir {root} is a file: use a new folder")
     check_folder(root, "--output_dir")
-    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    return {path.name for path in root.iterdir()} if root.is_dir() else set()
+
+
+def _refuse_other_content(root: Path, names: Set[str]) -> None:
+    """Raise UserError if the folder holds other files than a sweep's."""
     ours = {PLAN, RUNS, CANCEL} if PLAN in names else set()  # what is left of a sweep without its declaration
     if any(name not in ours and not name.startswith(".") for name in names):
         raise UserError(f"--output_dir {root} holds something else: use a new folder")

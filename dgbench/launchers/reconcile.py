@@ -29,7 +29,8 @@ from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, Engine, Observer, Slot, Terms
 from dgbench.networks.start import ensure_weights
-from dgbench.plan.declaration import Declaration, write_declaration
+from dgbench.plan.declaration import FILE as DECLARATION
+from dgbench.plan.declaration import Declaration, read_declaration, write_declaration
 from dgbench.plan.onset import late_onsets
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
@@ -57,6 +58,8 @@ class Sweep:
     site: Site
     catalogue: Catalogue
     """With the files that `site` includes."""
+    extended: Declaration | None = None
+    """The declaration that the folder held when this sweep was planned; None: it held none."""
 
     @cached_property
     def store(self) -> Store:
@@ -126,8 +129,9 @@ class Sweep:
         """Write the declaration and the plan to the folder, and reset the runs of `without_weights`.
 
         Raises:
-            UserError: The folder can't be made.
+            UserError: The folder can't be made, or another launch has written another declaration meanwhile.
         """
+        self._refuse_other_declaration()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -139,6 +143,14 @@ class Sweep:
         for run in self.without_weights():
             print(f"{run.name} did not keep the weights that others read now: it runs again")
             removal.reset(self.store.folder(run.id), done_too=True)
+
+    def _refuse_other_declaration(self) -> None:
+        """Raise UserError if the folder's declaration is neither the one that was extended nor this sweep's."""
+        if not (self.root / DECLARATION).exists():
+            return
+        present, _ = read_declaration(self.root, self.catalogue)
+        if present not in (self.extended, self.declaration):
+            raise UserError(f"another launch has changed the sweep in {self.root} meanwhile: give the command again")
 
     def repair(self) -> int:
         """Clear the failures of failed runs and reset damaged ones; return the number of runs that may run again."""
