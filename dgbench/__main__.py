@@ -28,6 +28,7 @@ OF_SWEEPS = {
 """Name -> what `--help` says of it. Each is short for `dgbench sweep NAME`."""
 
 COMMANDS = {
+    "logs": "print the log of a run, or follow it",
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "best": "print the chosen hyperparameters, and commands that train the chosen runs again",
     "predictions": "write the kept predictions of the chosen models as csv",
@@ -39,7 +40,7 @@ COMMANDS = {
     "download": "fetch a data set, organize files that you have, or check those in its folder",
     "new": "print a file to start from: an algorithm, average, merger, adapter or data set of yours",
     "check": "check algorithms and data sets, ours or yours, against the rules that hold for all of them",
-    "sweep": "the commands above `collect`, by one name: `dgbench sweep launch`",
+    "sweep": "the commands above `logs`, by one name: `dgbench sweep launch`",
 }
 """Name of a module in `dgbench` -> what `--help` says of its command."""
 PACKAGES = ("report",)

@@ -77,6 +77,7 @@ def test_importing_the_package_does_nothing() -> None:
         ["sweep", "status", "--help"],
         ["collect", "--help"],
         ["train", "--help"],
+        ["logs", "--help"],
         ["export", "--help"],
         ["list", "--help"],
         ["list", "algorithms"],

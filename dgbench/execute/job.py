@@ -35,7 +35,7 @@ from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
 from dgbench.catalogue.entry import PACKAGE, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
-from dgbench.core.machine import describe_processor, peak_memory
+from dgbench.core.machine import describe_engine, describe_processor, peak_memory
 from dgbench.core.progress import NO_DISPLAY, TrainingDisplay
 from dgbench.core.run import Run
 from dgbench.core.site import Site
@@ -112,6 +112,7 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: Tr
         lease = folder.claim(stops)
         if lease is None:
             return TAKEN
+        log.info("attempt %d on %s", lease.number, " ".join(filter(None, (platform.node(), describe_engine()))))
         with lease:
             return _attempt(job, folder, store, lease, catalogue, display)
 

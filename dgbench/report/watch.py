@@ -27,6 +27,8 @@ INTERVAL = 5.0
 """Seconds between two looks at the folder."""
 MOST_LINES = 20
 """Most running or failed runs that are listed."""
+OPEN = (State.MISSING, State.WAITING, State.RUNNING)
+"""States of runs without an outcome."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def follow(watch: Watch, show: Callable[[str], None], wait: Callable[[float], No
     while True:
         found = watch.look()
         show("\n".join(lines(watch.table, found)))
-        left = {status.state for status in found}
-        if not left & {State.RUNNING.value, State.WAITING.value, State.MISSING.value}:
-            return left <= {State.DONE.value}
+        left = {State(status.state) for status in found}
+        if left.isdisjoint(OPEN):
+            return left <= {State.DONE}
         wait(INTERVAL)

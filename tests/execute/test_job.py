@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -399,3 +400,18 @@ def test_a_run_says_which_file_its_method_is_from_and_a_launch_that_it_was_chang
     mine.write_text(mine.read_text() + "\n# changed\n")
     (remark,) = (remark for remark in sweep.remarks() if remark.startswith("WARNING"))
     assert remark == "WARNING: Smooth is not what 1 finished runs were made by. They stay: use another folder for it"
+
+
+def test_the_log_of_each_attempt_begins_with_its_number_and_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    sweep, run, folder = one(tmp_path, setting={"steps": 1})
+    lease = folder.create(run) or folder.claim()
+    assert lease
+    lease.release()
+    assert execute(sweep, run) == 0
+    first, second, *_ = [record.getMessage() for record in caplog.records if record.name == "dgbench.execute.job"]
+    assert first == f"attempt 2 on {platform.node()} slurm:7"
+    assert second == f"{run.id} on cpu: {run.name}"
