@@ -20,13 +20,13 @@ from dgbench import cli
 from dgbench.__main__ import OF_SWEEPS
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
 from dgbench.core.site import split_include
-from dgbench.core.wording import count_nouns, group_values, printable
+from dgbench.core.wording import count_nouns, printable
 from dgbench.flags import add_options, asked_of, launcher_of, places_of, site_of
 from dgbench.launchers.base import STOPPED_EARLY
 from dgbench.launchers.launcher import Launcher, last_launcher
+from dgbench.launchers.mend import Trouble, find_mendable, mend
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
@@ -83,6 +83,10 @@ def parser() -> cli.Parser:
     output.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     output.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
     add_options(made["retry"], {"data": PLACES, "where runs execute": LAUNCHER, "this machine": EXECUTING})
+    which = made["retry"].group("which runs may run again (default: failed and damaged ones)")
+    which.add_argument("--failed", action="store_true", help="those that failed")
+    which.add_argument("--stale", action="store_true", help="those that lost their machine, or are damaged")
+    which.add_argument("--run", nargs="+", metavar="RUN", help="these, by ids, beginnings of ids, or names")
     made["status"].epilog = f"{made['status'].epilog}\n\n{_STATES}"
     shown = made["status"].group("output")
     shown.add_argument("--json", action="store_true", help="one JSON object a run")
@@ -130,7 +134,7 @@ def _launch(args: Any) -> int:
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
         return 0
-    print(*sweep.remarks(), *_tested(sweep), sep="\n")
+    print(*sweep.remarks(), *sweep.tested(), sep="\n")
     if args.dry_run:
         models, predictions = sweep.site.save_models, sweep.site.save_predictions
         cost = cost_of(sweep.plan, sweep.catalogue, save_models=models, save_predictions=predictions)
@@ -161,7 +165,7 @@ def _repeated(args: Any, asked: Mapping[str, Any]) -> Sweep:
     found = read_choices(args.output_dir, args.repeat_best, args.selector, alone=not asked)
     if found.left:
         # Not on stdout, which `--dry_run --json` fills.
-        print(f"not repeated, as they are merged over draws: {_listed(found.left)}", file=sys.stderr)
+        print(f"not repeated, as they are merged over draws: {', '.join(map(printable, found.left))}", file=sys.stderr)
     return reopen(
         args.output_dir,
         change=lambda declaration: repeating(declaration, found.choices, found.selector, args.repeat_best),
@@ -169,36 +173,33 @@ def _repeated(args: Any, asked: Mapping[str, Any]) -> Sweep:
     )
 
 
-def _tested(sweep: Sweep) -> Iterator[str]:
-    """Yield a line on the tested domains of each data set, by name: a request may give their numbers."""
-    folds = group_values((run.dataset, run.fold.held_out) for run in sweep.plan.runs)
-    for name, held_out in folds.items():
-        domains = tuple(dict.fromkeys(domain for fold in held_out for domain in fold))
-        # In leave-one-domain-out, a domain is reported where it is held out alone; pairs serve selection.
-        pairs = sweep.declaration.protocol == LeaveOneDomainOut.name
-        tested = [domain for domain in domains if not pairs or (domain,) in held_out]
-        others = [domain for domain in domains if domain not in tested]
-        line = f"{name}: tested are {_listed(tested)}"
-        if others:
-            line += f"; held out with them in pairs, for leave-one-domain-out selection alone: {_listed(others)}"
-        yield line
-
-
-def _listed(domains: Iterable[str]) -> str:
-    return ", ".join(map(printable, domains))
-
-
 def _retry(args: Any) -> int:
     """Let runs that failed, or whose files are damaged, run again, and launch.
 
     dgbench retry runs/mine
     dgbench retry runs/mine --data_dir /new/place
+    dgbench retry runs/mine --failed
+    dgbench retry runs/mine --run 0acb760b "ERM RotatedDigits [75] hparams 0 trial 0"
     """
-    launcher = launcher_of(args, {})
+    problems = Problems()
+    asked: dict[Trouble, bool] = {"failed": args.failed, "damaged": args.stale, "lost": args.stale}
+    troubles = [trouble for trouble, wanted in asked.items() if wanted]
+    if args.run and troubles:
+        problems.add("--run names the runs that may run again: leave --failed and --stale out")
+    launcher, named = None, None
+    with problems.collecting():
+        launcher = launcher_of(args, {})
+    with problems.collecting():
+        named = find_mendable(args.output_dir, args.run) if args.run else None
+    problems.raise_if_any()
+    assert launcher
     if not _may_run_files(args):
         return 1
     sweep = reopen(args.output_dir, **places_of(args))
-    print(f"{count_nouns(sweep.repair(), 'failed or damaged run')} may run again")
+    troubles = list(asked) if named else troubles or ["failed", "damaged"]
+    mended = mend(sweep, troubles, named)
+    kinds = " or ".join(filter(None, (", ".join(troubles[:-1]), troubles[-1])))
+    print(f"{count_nouns(mended, f'{kinds} run')} may run again")
     launcher.check(sweep)
     return _execute(sweep, launcher, args.detach)
 

@@ -22,9 +22,10 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import usable_cores, visible_gpus
+from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
 from dgbench.core.site import Site
-from dgbench.core.wording import printable
+from dgbench.core.wording import group_values, printable
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
 from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, Engine, Observer, Slot, Terms
@@ -152,19 +153,6 @@ class Sweep:
         if present not in (self.extended, self.declaration):
             raise UserError(f"another launch has changed the sweep in {self.root} meanwhile: give the command again")
 
-    def repair(self) -> int:
-        """Clear the failures of failed runs and reset damaged ones; return the number of runs that may run again."""
-        states = self.store.states((run.id for run in self.plan.runs), 0, thorough=True)
-        mended = 0
-        for run in self.plan.runs:
-            folder = self.store.folder(run.id)
-            if states[run.id] is State.DAMAGED:
-                print(f"{run.name} begins anew: {folder.damage()}")
-                mended += removal.repair(folder, run)
-            elif folder.clear_failures():
-                mended += 1
-        return mended
-
     def execute(
         self,
         slots: Sequence[Slot],
@@ -273,6 +261,20 @@ class Sweep:
         yield from map(printable, late_onsets(self.plan, self.catalogue))
         for name, dataset in datasets.items():
             yield from (printable(f"{name}: {remark}") for remark in dataset.remarks())
+
+    def tested(self) -> Iterator[str]:
+        """Yield a line on the tested domains of each data set, by name: a request may give their numbers."""
+        folds = group_values((run.dataset, run.fold.held_out) for run in self.plan.runs)
+        for name, held_out in folds.items():
+            domains = tuple(dict.fromkeys(domain for fold in held_out for domain in fold))
+            # In leave-one-domain-out, a domain is reported where it is held out alone; pairs serve selection.
+            pairs = self.declaration.protocol == LeaveOneDomainOut.name
+            tested = [domain for domain in domains if not pairs or (domain,) in held_out]
+            others = [domain for domain in domains if domain not in tested]
+            line = f"{name}: tested are {', '.join(tested)}"
+            if others:
+                line += f"; held out with them in pairs, for leave-one-domain-out selection alone: {', '.join(others)}"
+            yield printable(line)
 
     def build_caches(self) -> None:
         """Decode images that runs share before any of them waits for it; raise `UserError` with those that can't be."""
