@@ -24,9 +24,10 @@ from dgbench.report.differences import BASELINE, with_coverage, with_differences
 from dgbench.report.errors import KINDS, STANDARD, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
-from dgbench.report.predictions.chosen import check_names
+from dgbench.report.predictions.chosen import metrics_of
+from dgbench.report.predictions.examples import find_examples, read_examples
 from dgbench.report.predictions.metrics import METRICS
-from dgbench.report.predictions.section import metric_sections
+from dgbench.report.predictions.section import metric_sections, places
 from dgbench.report.render import FORMATS
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
@@ -78,6 +79,13 @@ def parser() -> cli.Parser:
         help=f"further tables, from kept predictions: some of {', '.join(METRICS)}",
     )
     found.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FILE",
+        help="from kept predictions: accuracy on the examples that FILE lists, a path a line or a csv with a column "
+        "path, and on all others",
+    )
+    found.add_argument(
         "--cost",
         action="store_true",
         help=f"also time, speed and memory of the runs behind each row; in formats {', '.join(_WITH_STATISTICS)}",
@@ -112,7 +120,10 @@ def main(argv: Sequence[str]) -> int:
     with problems.collecting():
         chosen = selectors(args.selector)
     with problems.collecting():
-        check_names(args.metrics)
+        metrics_of(args.metrics)
+    if args.examples:
+        with problems.collecting():
+            read_examples(args.examples)
     for problem in _contradictions(args):
         problems.add(problem)
     parts = {}
@@ -131,7 +142,7 @@ def _contradictions(args: Any) -> Iterator[str]:
     """Yield a message for each flag that can't be met, alone or beside the others."""
     if args.format not in _FORMATS:
         yield unknown_name("format", args.format, _FORMATS)
-    for flag in ("statistics", "beside", "metrics", "reference", "cost"):
+    for flag in ("statistics", "beside", "metrics", "examples", "reference", "cost"):
         if getattr(args, flag) and args.format not in _WITH_STATISTICS:
             yield f"--{flag} goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
     if args.output and not args.output.parent.is_dir():
@@ -177,8 +188,9 @@ def _sections(args: Any, report: Report, results: Results, parts: Mapping[str, R
     """Yield the sections below the tables that the flags name, about the rows that the report has."""
     if args.statistics:
         yield from statistics_sections(report, args.reference)
-    if args.metrics:
-        yield from metric_sections(report, args.metrics, args.partial)
+    if args.metrics or args.examples:
+        listed = find_examples(args.examples, places(report.tables)) if args.examples else None
+        yield from metric_sections(report, metrics_of(args.metrics), listed, args.partial)
     if args.cost:
         shown = {row for table in report.tables for row in table.rows}
         yield from cost_sections([line for line in costs(results, parts) if line.row in (ALL, *shown)])

@@ -21,6 +21,7 @@ from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import printable, unknown_name
 from dgbench.report.folders import combine, open_each
+from dgbench.report.predictions.examples import find_examples, read_examples
 from dgbench.report.predictions.listing import COLUMNS, Lacking, Line, list_predictions
 from dgbench.report.results import Results
 from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
@@ -36,6 +37,9 @@ def parser() -> cli.Parser:
     found.add_argument("--trial", nargs="+", type=int, default=[], metavar="N", help="these trials (default: all)")
     found.add_argument(
         "--selector", metavar="NAME", help=f"one of {', '.join(ALL_SELECTORS)}; default: collect's first"
+    )
+    found.add_argument(
+        "--examples", type=Path, metavar="FILE", help="only examples that FILE lists, as in dgbench collect --examples"
     )
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     return found
@@ -54,11 +58,17 @@ def main(argv: Sequence[str]) -> int:
         results = combine(open_each(args.input_dir))
         for problem in _unknown_names(args, results):
             problems.add(problem)
+    if args.examples:
+        with problems.collecting():
+            read_examples(args.examples)
     if args.output and not args.output.parent.is_dir():
         problems.add(f"--output {args.output}: there is no folder {args.output.parent}")
     problems.raise_if_any()
     (selector, *_) = named or default_selectors(results)
     found = list_predictions(results, selector, args.row, args.datasets, args.test, args.trial)
+    if args.examples:
+        listed = find_examples(args.examples, ((results, name) for name in args.datasets or results.datasets))
+        found = (one for one in found if isinstance(one, Lacking) or one.example in listed.examples)
     _write(found, args.output)
     return 0
 

@@ -223,12 +223,21 @@ class SweepResults:
         """
         return study_frames.statistics(self.results, self._selector(selector), reference)
 
-    def metrics(self, selector: str | None = None, names: Sequence[str] = (), *, partial: bool = False) -> pd.DataFrame:
+    def metrics(
+        self,
+        selector: str | None = None,
+        names: Sequence[str] = (),
+        *,
+        examples: Path | str | None = None,
+        partial: bool = False,
+    ) -> pd.DataFrame:
         """Return metrics of the chosen models' kept predictions on the test domains; see `dgbench collect --metrics`.
 
         Args:
             selector: Its name; None for the first of `dgbench collect`.
             names: Metrics, keys of `METRICS`; empty for all.
+            examples: A file that lists examples, as for `dgbench collect --examples`: gives the metrics `listed` and
+                `others` too. None for neither.
             partial: Whether choices count that stand on fewer runs than planned.
 
         Returns:
@@ -236,7 +245,7 @@ class SweepResults:
             dataset, held_out, metric, of_class (str; empty for all classes), trial (int64), value (float64: shares in
             [0, 1]; NaN where there is none) and why (str: why there is none).
         """
-        return metrics_frame(self.results, self._selector(selector), names, partial)
+        return metrics_frame(self.results, self._selector(selector), names, examples, partial)
 
     def ranks(self, selector: str | None = None) -> pd.DataFrame:
         """Rank the rows over data sets, or over the folds of a single one, by several rules; the best mean rank first.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dgbench.core.errors import Problems
 from dgbench.core.wording import unknown_name
-from dgbench.report.predictions.metrics import METRICS, LackingError
+from dgbench.report.predictions.metrics import METRICS, LackingError, Metric
 from dgbench.report.results import Results, Series
 from dgbench.report.select import Selector
 
@@ -30,7 +30,7 @@ class ChosenValue:
     """Why there is no value; empty if there is one."""
 
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
+def metrics_of(names: Sequence[str]) -> tuple[Metric, ...]:
     """Return the metrics of these names, each once, in the order given.
 
     Raises:
@@ -41,7 +41,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
         if name not in METRICS:
             problems.add(f"--metrics: {unknown_name('metric', name, METRICS)}")
     problems.raise_if_any()
-    return tuple(dict.fromkeys(names))
+    return tuple(METRICS[name] for name in dict.fromkeys(names))
 
 
 def chosen_values(
@@ -49,7 +49,7 @@ def chosen_values(
     selector: Selector,
     dataset: str,
     rows: Sequence[str],
-    names: Sequence[str],
+    metrics: Sequence[Metric],
     partial: bool = False,
 ) -> Iterator[ChosenValue]:
     """Yield the metrics of the choices of a selector on one data set, in the order of its tables.
@@ -59,17 +59,17 @@ def chosen_values(
         selector: The selector, which can answer on the data set.
         dataset: The data set.
         rows: The rows.
-        names: The metrics.
+        metrics: The metrics.
         partial: Whether choices count that stand on fewer runs than planned.
     """
     for row in rows:
         spots = results.candidates.get((row, dataset), {})
         for fold in results.reported(dataset):
             for trial in sorted(trial for position, trial in spots if position == fold):
-                for name in names:
-                    place = row, dataset, fold, trial, name
+                for metric in metrics:
+                    place = row, dataset, fold, trial, metric.name
                     try:
-                        found = _of_choice(results, selector, (row, dataset, fold, trial), name, partial)
+                        found = _of_choice(results, selector, (row, dataset, fold, trial), metric, partial)
                     except LackingError as error:
                         yield ChosenValue(*place, "", float("nan"), str(error))
                         continue
@@ -94,9 +94,9 @@ def chosen_series(
 
 
 def _of_choice(
-    results: Results, selector: Selector, place: tuple[str, str, int, int], name: str, partial: bool
+    results: Results, selector: Selector, place: tuple[str, str, int, int], metric: Metric, partial: bool
 ) -> dict[str, float]:
     """Return class -> value of a metric of one choice; raise `LackingError` where there is none."""
     series, step = chosen_series(results, selector, *place, partial=partial)
     views = results.folds[place[2]].test
-    return dict(results.kept.metric(name, series.run, series.predictor, step, views))
+    return dict(results.kept.metric(metric, series.run, series.predictor, step, views))

@@ -6,9 +6,11 @@ pandas is imported only inside functions, because this file is also imported whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgbench.report.predictions.chosen import check_names, chosen_values
+from dgbench.report.predictions.chosen import chosen_values, metrics_of
+from dgbench.report.predictions.examples import find_examples
 from dgbench.report.predictions.metrics import METRICS
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
@@ -20,14 +22,20 @@ if TYPE_CHECKING:
 _COLUMNS = ("row", "dataset", "held_out", "trial", "metric", "of_class", "value", "why")
 
 
-def metrics_frame(results: Results, selector: Selector, names: Sequence[str], partial: bool) -> pd.DataFrame:
+def metrics_frame(
+    results: Results, selector: Selector, names: Sequence[str], examples: Path | str | None, partial: bool
+) -> pd.DataFrame:
     """Make the frame of `SweepResults.metrics`."""
     import pandas as pd
 
-    found = check_names(names) or tuple(METRICS)
+    datasets = able_datasets(results, selector)
+    metrics = metrics_of(names) or tuple(METRICS.values())
+    listed = find_examples(examples, ((results, dataset) for dataset in datasets)) if examples else None
     lines = [
         (v.row, v.dataset, "+".join(results.folds[v.fold].held_out), v.trial, v.metric, v.of_class, v.value, v.why)
-        for dataset in able_datasets(results, selector)
-        for v in chosen_values(results, selector, dataset, results.rows, found, partial)
+        for dataset in datasets
+        for v in chosen_values(
+            results, selector, dataset, results.rows, (*metrics, *(listed.metrics(dataset) if listed else ())), partial
+        )
     ]
     return pd.DataFrame(lines, columns=list(_COLUMNS)).astype({"trial": "int64", "value": "float64"})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.core.protocol import View
-from dgbench.report.predictions.metrics import METRICS, LackingError, Predicted, predicted_views
+from dgbench.report.predictions.metrics import LackingError, Metric, Predicted, predicted_views
 from dgbench.store.predictions import Predictions, find_steps, read
 from dgbench.store.run_folder import RUNS
 from dgbench.store.sealed import CorruptFile
@@ -25,7 +25,7 @@ class KeptPredictions:
         self.tallies: dict[tuple[str, str, str], Any] = {}
         """(selector, row, data set) -> its `tally.Tally`, of those that were asked for so far."""
         self._steps: dict[str, Mapping[tuple[str, int], Path]] = {}
-        self._values: dict[tuple[Path, str, tuple[View, ...]], Mapping[str, float] | str] = {}
+        self._values: dict[tuple[Path, Metric, tuple[View, ...]], Mapping[str, float] | str] = {}
         self._last: tuple[tuple[Path, tuple[View, ...]], list[Predicted]] | None = None
 
     def steps(self, run: str) -> Mapping[tuple[str, int], Path]:
@@ -60,11 +60,11 @@ class KeptPredictions:
             self._last = key, predicted_views(self.read(run, predictor, step, views), views)
         return self._last[1]
 
-    def metric(self, name: str, run: str, predictor: str, step: int, views: Sequence[View]) -> Mapping[str, float]:
+    def metric(self, metric: Metric, run: str, predictor: str, step: int, views: Sequence[View]) -> Mapping[str, float]:
         """Return class -> value of a metric of a model; one value under the empty name, but for metrics by class.
 
         Args:
-            name: The metric, a key of `METRICS`.
+            metric: The metric.
             run: The run's id.
             predictor: Its predictor.
             step: The step after which the model was taken.
@@ -73,10 +73,10 @@ class KeptPredictions:
         Raises:
             LackingError: Something that it needs is not kept.
         """
-        key = self._file(run, predictor, step), name, tuple(views)
+        key = self._file(run, predictor, step), metric, tuple(views)
         if key not in self._values:
             try:
-                self._values[key] = METRICS[name].compute(self.predicted(run, predictor, step, views))
+                self._values[key] = metric.compute(self.predicted(run, predictor, step, views))
             except LackingError as error:
                 self._values[key] = str(error)
         found = self._values[key]

@@ -9,7 +9,8 @@ import numpy as np
 
 from dgbench.core.protocol import View
 from dgbench.report.predictions.chosen import chosen_series
-from dgbench.report.predictions.metrics import LackingError, Predicted, predicted_views
+from dgbench.report.predictions.examples import Example
+from dgbench.report.predictions.metrics import LackingError, Predicted, example_name, predicted_views
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
 from dgbench.store.predictions import PredictedView
@@ -42,6 +43,11 @@ class Line:
     """Name of the class with the largest logit."""
     probability: float
     """Of that class, by the softmax: in [0, 1]."""
+
+    @property
+    def example(self) -> Example:
+        """Return the example by its name, as lists of examples have it."""
+        return Example(self.dataset, self.domain, self.file or example_name(self.domain, self.position))
 
 
 COLUMNS = tuple(field.name for field in fields(Line))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.protocol import View
-from dgbench.store.predictions import Predictions
+from dgbench.store.predictions import PredictedView, Predictions
 
 BINS = 15
 """Bins of confidence of the calibration errors, as in Guo et al., "On Calibration of Modern Neural Networks", 2017."""
@@ -45,6 +45,8 @@ class Predicted:
     """(n,) numbers of the domains that the view pools; None: it is of one."""
     attributes: Mapping[str, NDArray[np.str_]]
     """Name -> (n,) values."""
+    names: Sequence[str] = ()
+    """(n,) names of the examples, as of `example_names`."""
 
     @cached_property
     def log_probabilities(self) -> NDArray[np.float64]:
@@ -89,8 +91,19 @@ def predicted_views(predictions: Predictions, views: Sequence[View]) -> list[Pre
             raise LackingError("these metrics are for classes, which the labels are not")
         attributes = {key: np.asarray(texts)[codes] for key, (codes, texts) in kept.attributes.items()}
         counts, logits = predictions.training_counts, kept.logits.astype(np.float64)
-        found.append(Predicted(view.domain, logits, kept.labels, predictions.classes, counts, kept.domains, attributes))
+        about = kept.domains, attributes, example_names(view.domain, kept)
+        found.append(Predicted(view.domain, logits, kept.labels, predictions.classes, counts, *about))
     return found
+
+
+def example_names(domain: str, kept: PredictedView) -> Sequence[str]:
+    """Return the names of a view's examples, (n,): paths below the data set's folder, or `DOMAIN/POSITION`."""
+    return kept.files or [example_name(domain, position) for position in kept.positions.tolist()]
+
+
+def example_name(domain: str, position: int) -> str:
+    """Return the name of an example that is no file."""
+    return f"{domain}/{position}"
 
 
 @dataclass(frozen=True)

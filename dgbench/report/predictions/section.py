@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from dgbench.core.wording import group_values
-from dgbench.report.predictions.chosen import ChosenValue, check_names, chosen_values
-from dgbench.report.predictions.metrics import METRICS, Metric
+from dgbench.report.predictions.chosen import ChosenValue, chosen_values
+from dgbench.report.predictions.examples import ExampleList
+from dgbench.report.predictions.metrics import Metric
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
-from dgbench.report.tables import Report, Section
+from dgbench.report.tables import Report, Section, Table
 
 NOTHING = "-"
 """A cell without a number."""
@@ -47,50 +48,70 @@ class Summary:
         return {"mean": mean, "error": error, "trials": self.n, "why": self.why}
 
 
-def metric_sections(report: Report, names: Sequence[str], partial: bool = False) -> tuple[Section, ...]:
+def metric_sections(
+    report: Report, metrics: Sequence[Metric], examples: ExampleList | None = None, partial: bool = False
+) -> tuple[Section, ...]:
     """Return a table of metrics for each data set's table of a report, of the same rows and the same choices.
 
     Args:
         report: A report of `tables.build`.
-        names: The metrics, in the order of the columns.
+        metrics: The metrics, in the order of the columns.
+        examples: A list of examples, on which and on the others two further columns give the accuracy; None: no list.
         partial: Whether choices count that stand on fewer runs than planned.
     """
-    names = check_names(names)
     return tuple(
-        _section(table.results, table.selector, table.dataset, tuple(table.rows), names, partial)
+        _section(results, table.selector, dataset, tuple(table.rows), metrics, examples, partial)
         for table in report.tables
-        if table.dataset and table.results
+        for results, dataset in places((table,))
     )
+
+
+def places(tables: Iterable[Table]) -> Iterator[tuple[Results, str]]:
+    """Yield the (results, data set) of each table of one data set."""
+    for table in tables:
+        if table.dataset and table.results:
+            yield table.results, table.dataset
 
 
 def _section(
-    results: Results, selector: Selector, dataset: str, rows: Sequence[str], names: Sequence[str], partial: bool
+    results: Results,
+    selector: Selector,
+    dataset: str,
+    rows: Sequence[str],
+    metrics: Sequence[Metric],
+    examples: ExampleList | None,
+    partial: bool,
 ) -> Section:
     """Make the table of one selector on one data set."""
     rows = [row for row in rows if (row, dataset) in results.candidates]
+    metrics = (*metrics, *(examples.metrics(dataset) if examples else ()))
     found = group_values(
         ((value.row, value.metric, value.of_class), value)
-        for value in chosen_values(results, selector, dataset, rows, names, partial)
+        for value in chosen_values(results, selector, dataset, rows, metrics, partial)
     )
-    columns = [(name, of) for name in names for of in _classes(found, name)]
+    columns = [(metric, of) for metric in metrics for of in _classes(found, metric.name)]
     summaries = {}
     for row in rows:
-        for name, of in columns:
+        for metric, of in columns:
             # Folds without a value have no class, and then no class has a number.
-            values = [value for key in dict.fromkeys((of, "")) for value in found.get((row, name, key), [])]
-            summaries[row, name, of] = summarize(values, METRICS[name], results.ddof)
-    header = ("Algorithm", *(of or name for name, of in columns))
-    cells = [(row, *(summaries[(row, *column)].text(METRICS[column[0]]) for column in columns)) for row in rows]
+            values = [value for key in dict.fromkeys((of, "")) for value in found.get((row, metric.name, key), [])]
+            summaries[row, metric, of] = summarize(values, metric, results.ddof)
+    header = ("Algorithm", *(of or metric.name for metric, of in columns))
+    cells = [(row, *(summaries[(row, *column)].text(column[0]) for column in columns)) for row in rows]
     content = {
         "dataset": dataset,
         "selector": selector.name,
         "metrics": {
-            row: [{"metric": name, "class": of, **summaries[row, name, of].content()} for name, of in columns]
+            row: [
+                {"metric": metric.name, "class": of, **summaries[row, metric, of].content()} for metric, of in columns
+            ]
             for row in rows
         },
     }
+    tested = dict.fromkeys(view.domain for fold in results.reported(dataset) for view in results.folds[fold].test)
+    below = (*_below(metrics, rows, summaries), *(examples.lines(dataset, tested) if examples else ()))
     title = f"Metrics of kept predictions: {dataset}, model selection method: {selector.label}"
-    return Section(title, (header, *cells), tuple(_below(names, rows, summaries)), content)
+    return Section(title, (header, *cells), below, content)
 
 
 def _classes(found: Iterable[tuple[str, str, str]], name: str) -> list[str]:
@@ -121,20 +142,21 @@ def summarize(values: Sequence[ChosenValue], metric: Metric, ddof: int) -> Summa
 
 
 def _below(
-    names: Sequence[str], rows: Sequence[str], summaries: Mapping[tuple[str, str, str], Summary]
+    metrics: Sequence[Metric], rows: Sequence[str], summaries: Mapping[tuple[str, Metric, str], Summary]
 ) -> Iterator[str]:
     """Yield the lines below a table: the meaning of columns, and for rows without a number the reason."""
-    found = [METRICS[name] for name in names]
-    shares = [metric.name for metric in found if metric.scale == 100]
-    lower = [metric.name for metric in found if not metric.higher]
+    shares = [metric.name for metric in metrics if metric.scale == 100]
+    lower = [metric.name for metric in metrics if not metric.higher]
     facts = [
         "of the chosen models on the test domains, mean over trials with standard error",
         f"in percent: {', '.join(shares)}" if shares else "",
         f"less is better: {', '.join(lower)}" if lower else "",
     ]
     yield "; ".join(fact for fact in facts if fact)
-    reasons = group_values(((reason, name), row) for (row, name, _), s in summaries.items() for reason in s.why)
+    reasons = group_values(
+        ((reason, metric.name), row) for (row, metric, _), s in summaries.items() for reason in s.why
+    )
     by_rows = group_values(((reason, tuple(dict.fromkeys(rows))), name) for (reason, name), rows in reasons.items())
-    for (reason, lacking), metrics in by_rows.items():
+    for (reason, lacking), names in by_rows.items():
         which = "all rows" if len(lacking) == len(rows) else ", ".join(lacking)
-        yield f"{NOTHING} {which}: no {', '.join(metrics)}, {reason}"
+        yield f"{NOTHING} {which}: no {', '.join(names)}, {reason}"

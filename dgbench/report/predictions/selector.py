@@ -92,7 +92,7 @@ class KeptMetric(Selector):
     def _value(self, results: Results, fold: int, series: Series, step: int) -> float:
         """Return the value of a model, more being better; raise `LackingError` where it can't be computed."""
         views = results.folds[fold].validation
-        value = results.kept.metric(self.metric.name, series.run, series.predictor, step, views)[""]
+        value = results.kept.metric(self.metric, series.run, series.predictor, step, views)[""]
         return nan_as_worst(value if self.metric.higher else -value)
 
     def _lacking(self, results: Results, fold: int, series: Series, step: int) -> str:

@@ -105,7 +105,7 @@ def test_a_selector_takes_the_best_of_the_kept_models(name: str, results: SweepR
         for series in seeds.values():
             assert isinstance(series, Series)
             for step in series.steps:
-                value = kept.metric(metric.name, series.run, series.predictor, step, views)[""]
+                value = kept.metric(metric, series.run, series.predictor, step, views)[""]
                 best = max(best, value if metric.higher else -value)
         pick = selector.choose(results.results, "ERM", SET, fold, trial).pick
         assert pick
