@@ -36,10 +36,12 @@ from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
 from dgbench.plan.repeating import repeating
 from dgbench.plan.sweep_file import merge_flags_over_file, read_sweep_file
+from dgbench.report.nodes import nodes_of
 from dgbench.report.overview import overview, unused_lines
+from dgbench.report.picture import follow, shorten_list
 from dgbench.report.repeats import read_choices
 from dgbench.report.signs import exit_code, retries_of, running_lines
-from dgbench.report.watch import Watch, follow
+from dgbench.report.watch import Watch
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 
@@ -89,7 +91,7 @@ def parser() -> cli.Parser:
     which.add_argument("--run", nargs="+", metavar="RUN", help="these, by ids, beginnings of ids, or names")
     made["status"].epilog = f"{made['status'].epilog}\n\n{_STATES}"
     shown = made["status"].group("output")
-    shown.add_argument("--json", action="store_true", help="one JSON object a run")
+    shown.add_argument("--json", action="store_true", help="a JSON object a run, and one a node and line on a queue")
     shown.add_argument(
         "--watch", action="store_true", help="show each cell of the tables, again every 5 s till the end"
     )
@@ -282,11 +284,13 @@ def _status(args: Any) -> int:
     """
     if args.watch:
         watch = Watch(args.output_dir)
-        return 0 if follow(watch, lambda picture: _show_anew("\n".join((picture, *_queue(args))))) else 1
+        return 0 if follow(watch, lambda picture: _show_anew("\n".join((picture, *shorten_list(_queue(args)))))) else 1
     if args.json:
         watch = Watch(args.output_dir)
         found = watch.look(thorough=True)
         _print_json(status.to_json() for status in found)
+        _print_json(node.to_json() for node in nodes_of(found).values())
+        _print_json({"queue": line} for line in _queue(args))
         return exit_code(watch.table, {status.id: State(status.state) for status in found})
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = store.states((run.id for run in table.runs), retries_of(args.output_dir), thorough=True)

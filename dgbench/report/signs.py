@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from dgbench.plan.declaration import read_site
 from dgbench.plan.planfile import PlanTable
 from dgbench.store.folder import Store
 from dgbench.store.holder import Holder
-from dgbench.store.process import file_clock
 from dgbench.store.run_folder import State
 
 ABANDONED = 3
@@ -38,15 +36,27 @@ def exit_code(table: PlanTable, states: Mapping[str, State]) -> int:
     """
     if all(state is State.DONE for state in states.values()):
         return 0
-    stuck: set[int] = set()
-    """Places of runs that failed, or read one that did."""
-    for place, run in enumerate(table.runs):
-        if states[run.id] in (State.FAILED, State.DAMAGED) or stuck.intersection(run.inputs):
-            stuck.add(place)
+    blocked = blocked_runs(table, states)
     left = any(
-        states[run.id] in (State.MISSING, State.WAITING) for place, run in enumerate(table.runs) if place not in stuck
+        states[run.id] in (State.MISSING, State.WAITING) for place, run in enumerate(table.runs) if place not in blocked
     )
     return ABANDONED if left and State.RUNNING not in states.values() else 1
+
+
+def blocked_runs(table: PlanTable, states: Mapping[str, State]) -> set[int]:
+    """Return the places in the plan of runs that failed or are damaged, and of those that read one of them.
+
+    Args:
+        table: The plan.
+        states: Run id -> state.
+    """
+    found: set[int] = set()
+    for place, run in enumerate(table.runs):
+        state = states[run.id]
+        lacking = state is not State.DONE and found.intersection(run.inputs)
+        if state in (State.FAILED, State.DAMAGED) or lacking:
+            found.add(place)
+    return found
 
 
 def running_lines(store: Store, table: PlanTable, states: Mapping[str, State]) -> Iterator[str]:
@@ -57,10 +67,7 @@ def running_lines(store: Store, table: PlanTable, states: Mapping[str, State]) -
         table: Its plan.
         states: Run id -> state.
     """
-    try:
-        now = file_clock(store.root)
-    except OSError:
-        now = time.time()
+    now = store.now()
     seen: set[tuple[str, str]] = set()
     for run in table.runs:
         state = states[run.id]

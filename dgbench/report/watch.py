@@ -1,32 +1,27 @@
-"""Show how far each cell of a sweep is: counts by state, running steps with their speed, failures with their logs.
+"""Read how far each run of a sweep is, again and again: its state, steps with their speed, machine, failure.
 
 Everything is read from the sweep's folder, so it may be watched from any machine that sees the folder.
+`report.picture` shows it.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from dgbench.core.grid import columns
-from dgbench.core.wording import format_duration, group_values, printable
+from dgbench.core.wording import group_values
 from dgbench.data.facts import length_and_network
-from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
+from dgbench.plan.planfile import PlannedRun, read_plan
 from dgbench.report.signs import retries_of
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RunFolder, State
 
-INTERVAL = 5.0
-"""Seconds between two looks at the folder."""
-MOST_LINES = 20
-"""Most running or failed runs that are listed."""
 OPEN = (State.MISSING, State.WAITING, State.RUNNING)
 """States of runs without an outcome."""
 
@@ -62,6 +57,8 @@ class RunStatus:
     """Task of a cluster that made it, such as `slurm:12_3`; empty if none."""
     sign: float | None
     """Time of its last sign of life, in seconds since 1970; None before the first attempt."""
+    seconds: float | None
+    """Duration of the last attempt of a run that is done; None if unknown."""
     failure: str
     """First line of the error of a run that failed, or of the damage; else empty."""
     log: str
@@ -105,7 +102,7 @@ class Watch:
         """
         states = self.store.states((run.id for run in self.table.runs), self._retries, thorough=thorough)
         found = [self._status(run, states[run.id]) for run in self.table.runs]
-        usual = self._usual(found)
+        usual = _usual(found)
         return [_with_usual(status, usual) if status.state == State.RUNNING.value else status for status in found]
 
     def _status(self, run: PlannedRun, state: State) -> RunStatus:
@@ -134,6 +131,7 @@ class Watch:
             host=holder[0].process.host if holder else "",
             engine=holder[0].engine if holder else "",
             sign=holder[1] if holder else None,
+            seconds=self._seconds(folder) if state is State.DONE else None,
             failure=_failure(folder, state),
             log=str(folder.log_path) if begun and folder.log_path.is_file() else "",
         )
@@ -150,16 +148,21 @@ class Watch:
             self._seen[id] = (step, now)
         return self._speeds.get(id)
 
-    def _usual(self, found: Iterable[RunStatus]) -> dict[tuple[str, str], float]:
-        """Return (algorithm, data set) -> median steps a second of finished training runs."""
-        speeds = []
-        for status in found:
-            if status.kind == "train" and status.state == State.DONE.value and status.steps:
-                if status.id not in self._durations:
-                    self._durations[status.id] = _seconds(self.store.folder(status.id))
-                if seconds := self._durations[status.id]:
-                    speeds.append(((status.algorithm, status.dataset), status.steps / seconds))
-        return {key: statistics.median(values) for key, values in group_values(speeds).items()}
+    def _seconds(self, folder: RunFolder) -> float | None:
+        """Return the duration of a finished run, which is read once."""
+        if folder.id not in self._durations:
+            self._durations[folder.id] = _seconds(folder)
+        return self._durations[folder.id]
+
+
+def _usual(found: Iterable[RunStatus]) -> dict[tuple[str, str], float]:
+    """Return (algorithm, data set) -> median steps a second of finished training runs."""
+    speeds = [
+        ((status.algorithm, status.dataset), status.steps / status.seconds)
+        for status in found
+        if status.kind == "train" and status.steps and status.seconds
+    ]
+    return {key: statistics.median(values) for key, values in group_values(speeds).items()}
 
 
 def _with_usual(status: RunStatus, usual: Mapping[tuple[str, str], float]) -> RunStatus:
@@ -186,70 +189,3 @@ def _failure(folder: RunFolder, state: State) -> str:
     if state is State.FAILED and (failures := folder.failures()):
         return str(failures[-1]["error"]).strip().partition("\n")[0]
     return ""
-
-
-def lines(table: PlanTable, found: Iterable[RunStatus]) -> Iterator[str]:
-    """Yield the printable lines that show a sweep: a grid of cells, then its running and failed runs.
-
-    A cell is a row of the tables on one data set with the same domains held out; rows share runs.
-    """
-    states = list(found)
-    yield from columns(_grid(table, states))
-    running = [status for status in states if status.state == State.RUNNING.value]
-    failed = [status for status in states if status.state in (State.FAILED.value, State.DAMAGED.value)]
-    yield from _first([f"running: {printable(status.name)}: {_pace(status)}" for status in running])
-    yield from _first(
-        [printable(f"{status.state}: {status.name}: {status.failure} (log: {status.log})") for status in failed]
-    )
-
-
-def _grid(table: PlanTable, found: list[RunStatus]) -> list[list[str]]:
-    """Return the cells of the grid as texts, its header first; states without any run have no column."""
-    cells: dict[tuple[str, str, str], Counter[str]] = {}
-    for (row, dataset, *_), candidates in (*table.cells.items(), *table.repeats.items()):
-        for position in dict.fromkeys(position for position, _ in candidates):
-            status = found[position]
-            key = (row, dataset, "+".join(status.held_out))
-            cells.setdefault(key, Counter())[status.state] += 1
-    shown = [state.value for state in State if any(counts[state.value] for counts in cells.values())]
-    header = ["row", "data set", "held out", *shown]
-    return [header, *([*map(printable, key), *(f"{counts[s] or ''}" for s in shown)] for key, counts in cells.items())]
-
-
-def _pace(status: RunStatus) -> str:
-    """Describe how far a running run is."""
-    if status.step is None or status.steps is None:
-        return f"at work on {status.host}" if status.host else "at work"
-    parts = [f"step {status.step:,} of {status.steps:,}"]
-    if status.speed:
-        parts.append(f"{status.speed:.3g} steps/s")
-    if status.left is not None:
-        parts.append(f"{format_duration(status.left)} left")
-    return ", ".join([*parts, *([status.host] if status.host else [])])
-
-
-def _first(found: list[str]) -> Iterator[str]:
-    """Yield the first lines, then one that counts the others."""
-    yield from found[:MOST_LINES]
-    if len(found) > MOST_LINES:
-        yield f"... and {len(found) - MOST_LINES} more, all of them with --json"
-
-
-def follow(watch: Watch, show: Callable[[str], None], wait: Callable[[float], None] = time.sleep) -> bool:
-    """Show a sweep again and again until no run is left to wait for.
-
-    Args:
-        watch: The sweep.
-        show: Takes each picture as one text.
-        wait: Waits some seconds.
-
-    Returns:
-        Whether every run is done; else what is left has failed.
-    """
-    while True:
-        found = watch.look()
-        show("\n".join(lines(watch.table, found)))
-        left = {State(status.state) for status in found}
-        if left.isdisjoint(OPEN):
-            return left <= {State.DONE}
-        wait(INTERVAL)

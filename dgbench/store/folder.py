@@ -72,27 +72,26 @@ class Store:
     def states(self, ids: Iterable[str], retries: int, *, thorough: bool = False) -> dict[str, State]:
         """Return the state of each run.
 
-        The file server's time is read once for all runs, and only if a lease on another machine must be dated. Where
-        nothing can be written, this machine's clock stands for it.
+        The file server's time is read once for all runs, and only if a lease on another machine must be dated.
 
         Args:
             ids: The runs.
             retries: How many times a run may fail and be tried again.
             thorough: Also read the files of runs that are not under way; some may then be `DAMAGED`.
         """
-
-        @lru_cache(maxsize=1)
-        def now() -> float:
-            try:
-                return file_clock(self.root)
-            except OSError:
-                return time.time()
-
+        now = lru_cache(maxsize=1)(self.now)
         states = {id: self.folder(id).state(retries, now) for id in ids}
         for id, state in states.items() if thorough else ():
             if state is not State.RUNNING and self.folder(id).damage():
                 states[id] = State.DAMAGED
         return states
+
+    def now(self) -> float:
+        """Return the file server's time in seconds; this machine's where nothing can be written."""
+        try:
+            return file_clock(self.root)
+        except OSError:
+            return time.time()
 
     def request_cancel(self) -> None:
         """Make all processes that execute runs of this sweep, on any machine, save their state and stop."""

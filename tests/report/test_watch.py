@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from dgbench import cli, sweep
 from dgbench.core.errors import UserError
-from dgbench.report.watch import MOST_LINES, Watch, follow, lines
+from dgbench.report.picture import MOST_LINES, follow, lines
+from dgbench.report.watch import Watch
 from dgbench.store.lease import PROGRESS, StopSignals
 from dgbench.store.run_folder import RunFolder
 from tests.support.places import SUPPORT
@@ -73,6 +75,7 @@ def test_every_run_says_everything(root: Path, capsysbinary: pytest.CaptureFixtu
         "host": host,
         "engine": "",
         "sign": failed["sign"],
+        "seconds": None,
         "failure": "UserError: out of",
         "log": str(folder.log_path),
     }
@@ -138,6 +141,57 @@ def test_watching_ends_when_nothing_is_left_to_wait_for(root: Path) -> None:
     assert "waiting" not in pictures[1]
     undone(root, held_out=("+90%",)).fail(FAILURE, 1, final=True)
     assert follow(Watch(root), pictures.append, finish) is False
+
+
+def test_a_picture_ends_with_the_nodes_and_their_pace(root: Path) -> None:
+    folder = undone(root, held_out=("+90%",))
+    pictures: list[str] = []
+    lease = folder.claim(StopSignals())
+    assert lease
+    (folder.path / PROGRESS).write_bytes(orjson.dumps([4, 10]))
+
+    def finish(seconds: float) -> None:
+        lease.release()
+        folder.finish(OWN["SUMMARY"])
+
+    assert follow(Watch(root), pictures.append, finish) is True
+    host = folder.host()
+    *_, header, node = pictures[0].splitlines()
+    assert header.split() == ["node", "task", "holds", "last", "sign", "finished"]
+    assert node.split()[:2] == [host, "1"]
+    *_, node, pace = pictures[1].splitlines()
+    assert node.split()[:2] == [host, "0"]
+    assert node.endswith(" 1")
+    assert pace.startswith("throughput: ")
+    assert pace.endswith(" runs an hour")
+
+
+def test_watching_ends_where_what_is_left_reads_a_run_that_failed(root: Path) -> None:
+    """Its mergers are missing, and no process will make them."""
+    folder = undone(root, held_out=("+90%",))
+    folder.fail(FAILURE, 1, final=True)
+    table = Watch(root).table
+    (place,) = (place for place, run in enumerate(table.runs) if run.id == folder.id)
+    merge = next(run for run in table.runs if run.kind == "merge" and run.fold == table.runs[place].fold)
+    watch = Watch(root)
+    watch.table = replace(
+        table, runs=tuple(run._replace(inputs=(place,)) if run.id == merge.id else run for run in table.runs)
+    )
+    (RunFolder(root, merge.id).path / "done").unlink()
+    assert follow(watch, lambda picture: None, lambda seconds: pytest.fail("goes on")) is False
+
+
+def test_lines_on_nodes_and_on_a_queue_follow_those_on_runs(
+    root: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_queue", lambda args: ["slurm: 1 running (n1 1), 2 pending"])
+    folder = undone(root, held_out=("+90%",))
+    with folder.claim(StopSignals()):  # type: ignore[union-attr]
+        assert cli.run(sweep.main, ["status", str(root), "--json"]) == 1
+    *runs, node, queue = map(json.loads, capsysbinary.readouterr().out.splitlines())
+    assert all("id" in run for run in runs)
+    assert node == {"node": folder.host(), "engine": "", "running": 1, "sign": node["sign"]}
+    assert queue == {"queue": "slurm: 1 running (n1 1), 2 pending"}
 
 
 def test_the_command_watches(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
