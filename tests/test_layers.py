@@ -17,7 +17,7 @@ LAYERS = (
     ("launchers", "report"),
     ("plan", "execute", "conformance"),
     ("catalogue", "algorithms", "averaging", "merging", "adaptation"),
-    ("methods", "datasets"),
+    ("methods", "datasets", "models"),
     ("data",),
     ("networks", "store"),
     ("core",),

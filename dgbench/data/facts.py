@@ -62,6 +62,7 @@ def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
         missing_classes={domain: tuple(classes) for domain, classes in dataset.missing_classes.items()},
         shares=card.shares,
         features_of=card.features_of,
+        classes=tuple(dataset.classes) if card.task == "classification" else (),
     )
 
 
@@ -115,6 +116,8 @@ class DatasetFacts:
     """Key of `cards.CORPORA` -> what the examples have in common with it; None in plans of earlier versions."""
     features_of: str = ""
     """Network that computed the inputs; empty: they are no features."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty where labels are no classes, and in plans of earlier versions."""
 
     def network(self, backbone: str) -> str:
         """Resolve the name of a backbone, which may be an alias such as `auto`, for these inputs."""

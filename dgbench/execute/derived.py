@@ -22,6 +22,7 @@ from dgbench.core.seeding import numpy_stream, seed_everything
 from dgbench.core.stats import nan_as_worst
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
+from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import (
     HELD,
     Predict,
@@ -62,6 +63,7 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
         return
     tools = MergeTools(context, algorithm).tools()
     keep = context.kept(MODEL)
+    facts = describe(context, algorithm, MODEL) if keep else None
     # Steps of the records, one a candidate: the last gets the last step of training, if there are steps for all.
     first, best, named = max(0, last + 1 - merger.choices), -math.inf, dict[str, float]()
     last = first + merger.choices - 1
@@ -71,9 +73,9 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
         by = {"members": [member.run for member in merged.members], **merged.by}
         accuracy = _record(context, step, batches_of, named, by, last=step == last)
         if BEST in keep and (step == first or nan_as_worst(accuracy) > best):
-            save_model(context.folder.path, MODEL, BEST, weights, step, accuracy)
+            save_model(context.folder.path, MODEL, BEST, weights, step, accuracy, facts)
         if LAST in keep and step == last:
-            save_model(context.folder.path, MODEL, LAST, weights, step, accuracy)
+            save_model(context.folder.path, MODEL, LAST, weights, step, accuracy, facts)
         best = max(nan_as_worst(accuracy), best)
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -20,9 +21,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.plain import from_plain
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.methods.average import Weights
+from dgbench.models.facts import ModelFacts
 from dgbench.networks.network import Network
 from dgbench.networks.weights import with_weights_file
 from dgbench.store.files import making_sense_of, write_atomic
@@ -122,6 +125,8 @@ class SavedModel:
     """The step after which it was taken."""
     accuracy: float
     """Its mean validation score there, the data set's metric: accuracy in [0, 1] unless it has another."""
+    facts: ModelFacts | None = None
+    """The facts about it; None in files of earlier versions."""
 
     def load(self, device: torch.device) -> Weights:
         """Read its weights."""
@@ -146,7 +151,13 @@ def to_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def save_model(
-    folder: Path, predictor: str, which: str, weights: Mapping[str, Tensor], step: int, accuracy: float
+    folder: Path,
+    predictor: str,
+    which: str,
+    weights: Mapping[str, Tensor],
+    step: int,
+    accuracy: float,
+    facts: ModelFacts | None = None,
 ) -> None:
     """Write `models/PREDICTOR.WHICH.safetensors`, whole and sealed.
 
@@ -157,11 +168,15 @@ def save_model(
         weights: Name -> tensor, on any device.
         step: The step after which they were taken.
         accuracy: Their mean validation score there; NaN if they have none.
+        facts: The facts about the model, stored as JSON in the file's metadata; None: none are.
     """
     content = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
     path = model_path(folder, predictor, which)
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, sealed_safetensors(to_bytes(content, {"step": str(step), "accuracy": repr(accuracy)})))
+    metadata = {"step": str(step), "accuracy": repr(accuracy)}
+    if facts:
+        metadata["facts"] = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS).decode()
+    write_atomic(path, sealed_safetensors(to_bytes(content, metadata)))
 
 
 def find_model(folder: Path, predictor: str, which: str) -> SavedModel:
@@ -187,7 +202,8 @@ def find_model(folder: Path, predictor: str, which: str) -> SavedModel:
                 metadata = file.metadata()
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-        return SavedModel(path, int(metadata["step"]), float(metadata["accuracy"]))
+        facts = from_plain(ModelFacts, orjson.loads(metadata["facts"])) if "facts" in metadata else None
+        return SavedModel(path, int(metadata["step"]), float(metadata["accuracy"]), facts)
 
 
 @cache

@@ -36,6 +36,7 @@ from dgbench.core.wording import format_scalars
 from dgbench.data.views import Minibatch, Minibatches
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
+from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
 from dgbench.execute.models import build, predict_with, save_model
 from dgbench.execute.teacher import teacher_of
@@ -266,11 +267,12 @@ class Training:
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
             tensors = weights or self.algorithm.predictor_tensors()
+            facts = describe(self.context, self.algorithm, predictor)
             if BEST in keep and (predictor not in self.loop.best or nan_as_worst(score) > self.loop.best[predictor]):
                 self.loop.best[predictor] = nan_as_worst(score)
-                save_model(self.folder.path, predictor, BEST, tensors, step, score)
+                save_model(self.folder.path, predictor, BEST, tensors, step, score, facts)
             if LAST in keep and last:
-                save_model(self.folder.path, predictor, LAST, tensors, step, score)
+                save_model(self.folder.path, predictor, LAST, tensors, step, score, facts)
         return scores
 
     def _save(self) -> None:
