@@ -16,6 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgbench.api.train import RunFailed as RunFailed
+    from dgbench.api.train import Trained as Trained
+    from dgbench.api.train import train as train
     from dgbench.catalogue.catalogue import Catalogue as Catalogue
     from dgbench.core.cards import AdapterCard as AdapterCard
     from dgbench.core.cards import AlgorithmCard as AlgorithmCard
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from dgbench.report.results import Results as Results
 
 _PUBLIC = {
+    "api.train": ("RunFailed", "Trained", "train"),
     "catalogue.catalogue": ("Catalogue",),
     "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard", "Need"),
     "core.errors": ("Problems", "UserError"),
@@ -87,6 +91,18 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return found
+
+
+class _Package(ModuleType):
+    """The package itself, in which a function such as `train` stays itself when the command of its name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute; but not a module, as the import system does it, in place of a public name."""
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -23,13 +23,14 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
 from dgbench.core.site import split_include
 from dgbench.core.wording import count_nouns, printable
-from dgbench.flags import add_options, asked_of, launcher_of, places_of, site_of
+from dgbench.flags import add_options
 from dgbench.launchers.base import STOPPED_EARLY
 from dgbench.launchers.launcher import Launcher, last_launcher
 from dgbench.launchers.mend import Trouble, find_mendable, mend
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
+from dgbench.launchers.values import asked_of, launcher_of, places_of, site_of
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
@@ -125,10 +126,10 @@ def _launch(args: Any) -> int:
     catalogue, problems = Catalogue(args.include or ()), Problems()
     asked: dict[str, Any] | None = None
     with problems.collecting():
-        flags = asked_of(args)
+        flags = asked_of(vars(args))
         asked = merge_flags_over_file(read_sweep_file(args.sweep), flags) if args.sweep else flags
     with problems.collecting():
-        launcher = launcher_of(args, (asked or {}).pop("launcher", {}))
+        launcher = launcher_of(vars(args), (asked or {}).pop("launcher", {}))
     with problems.collecting():
         if asked is not None:
             sweep = _planned(args, asked, catalogue)
@@ -154,12 +155,12 @@ def _planned(args: Any, asked: Mapping[str, Any], catalogue: Catalogue) -> Sweep
     if args.repeat_best is not None or args.selector:
         return _repeated(args, asked)
     if asked:
-        return prepare(args.output_dir, asked, site_of(args), catalogue)
+        return prepare(args.output_dir, asked, site_of(vars(args)), catalogue)
     if not (args.output_dir / FILE).is_file():
         raise UserError(
             f"{args.output_dir} holds no sweep to go on with: ask for one by --sweep, or by --algorithms and --datasets"
         )
-    return reopen(args.output_dir, **places_of(args))
+    return reopen(args.output_dir, **places_of(vars(args)))
 
 
 def _repeated(args: Any, asked: Mapping[str, Any]) -> Sweep:
@@ -171,7 +172,7 @@ def _repeated(args: Any, asked: Mapping[str, Any]) -> Sweep:
     return reopen(
         args.output_dir,
         change=lambda declaration: repeating(declaration, found.choices, found.selector, args.repeat_best),
-        **places_of(args),
+        **places_of(vars(args)),
     )
 
 
@@ -190,14 +191,14 @@ def _retry(args: Any) -> int:
         problems.add("--run names the runs that may run again: leave --failed and --stale out")
     launcher, named = None, None
     with problems.collecting():
-        launcher = launcher_of(args, {})
+        launcher = launcher_of(vars(args), {})
     with problems.collecting():
         named = find_mendable(args.output_dir, args.run) if args.run else None
     problems.raise_if_any()
     assert launcher
     if not _may_run_files(args):
         return 1
-    sweep = reopen(args.output_dir, **places_of(args))
+    sweep = reopen(args.output_dir, **places_of(vars(args)))
     troubles = list(asked) if named else troubles or ["failed", "damaged"]
     mended = mend(sweep, troubles, named)
     kinds = " or ".join(filter(None, (", ".join(troubles[:-1]), troubles[-1])))

@@ -32,11 +32,12 @@ from dgbench import cli
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import check_gpus
 from dgbench.core.wording import parse_duration, printable_lines, shorten
-from dgbench.flags import add_options, jobs_of, leaving_of, places_of
+from dgbench.flags import add_options
 from dgbench.launchers.base import UNAVAILABLE, Terms
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
+from dgbench.launchers.values import jobs_of, leaving_of, places_of
 from dgbench.plan.declaration import read_site
 from dgbench.plan.options import WORKER
 from dgbench.plan.planfile import read_plan
@@ -59,11 +60,11 @@ def main(argv: Sequence[str]) -> int:
     problems = Problems()
     options, places, terms = dict[str, Any](), dict[str, Any](), Terms()
     with problems.collecting():
-        options = jobs_of(args)
+        options = jobs_of(vars(args))
     with problems.collecting():
-        terms = _terms(grace=args.grace, **leaving_of(args))
+        terms = _terms(grace=args.grace, **leaving_of(vars(args)))
     with problems.collecting():
-        places = places_of(args)
+        places = places_of(vars(args))
     with problems.collecting():
         read_site(args.output_dir)
         read_plan(args.output_dir)

@@ -13,7 +13,7 @@ from tests.support.places import ROOT
 PACKAGE = ROOT / "dgbench"
 LAYERS = (
     ("public",),
-    ("commands",),
+    ("commands", "api"),
     ("launchers", "report"),
     ("plan", "execute", "conformance"),
     ("catalogue", "algorithms", "averaging", "merging", "adaptation"),

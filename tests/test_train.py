@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgbench import cli, train
+from dgbench import cli
 from dgbench.core.progress import TrainingDisplay
 from dgbench.execute.training import Training
+from dgbench.launchers import one_run
 from dgbench.plan.planfile import read_plan
 from dgbench.store.lease import Stopped
 from dgbench.store.run_folder import RunFolder
+from dgbench.train import main
 from tests.support.in_process import records_of
 
 BRIEF = ("--steps", "8", "--checkpoint_freq", "4", "--hparams", '{"batch_size": 16}', "--device", "cpu")
@@ -29,7 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 def by_hand(root: Path, *words: str, algorithm: str = "ERM", test: tuple[str, ...] = ("75",)) -> int:
     basic = ["--algorithm", algorithm, "--dataset", "RotatedDigits", "--test", *test, "--threads", "1"]
-    return cli.run(train.main, [*basic, *BRIEF, "--output_dir", str(root), *words])
+    return cli.run(main, [*basic, *BRIEF, "--output_dir", str(root), *words])
 
 
 def folders(root: Path) -> dict[str, RunFolder]:
@@ -92,7 +94,7 @@ def test_a_display_shows_each_step_and_evaluation_of_this_run_alone(
         def evaluated(self, scores: Mapping[str, float]) -> None:
             seen.append([*scores])
 
-    monkeypatch.setattr(train, "shown_training", lambda: nullcontext(Seen()))
+    monkeypatch.setattr(one_run, "shown_training", lambda: nullcontext(Seen()))
     assert by_hand(tmp_path) == 0
     steps, scores = [(done, 8) for done in range(1, 9)], ["loss", "accuracy in validation"]
     assert seen == [steps[0], scores, *steps[1:5], scores, *steps[5:], scores]
@@ -131,12 +133,12 @@ def test_each_command_has_its_own_folder_where_none_is_named(tmp_path: Path, mon
     place = tmp_path / "train_output"
     with monkeypatch.context() as failing:
         failing.setattr(Training, "_step", None)
-        assert cli.run(train.main, words) == 1
+        assert cli.run(main, words) == 1
     (first,) = place.iterdir()
     assert first.name.startswith("ERM-")
-    assert cli.run(train.main, [*words, "--steps", "5"]) == 0
+    assert cli.run(main, [*words, "--steps", "5"]) == 0
     assert len(list(place.iterdir())) == 2
-    assert cli.run(train.main, words) == 0
+    assert cli.run(main, words) == 0
     assert len(list(place.iterdir())) == 2
     assert [record["step"] for record in records_of(folders(first)["ERM"])] == [0, 4, 7]
 
@@ -158,7 +160,7 @@ def test_a_method_that_was_changed_since_is_warned_of(tmp_path: Path, capsys: py
 )
 def test_everything_wrong_is_told_at_once(algorithm: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--algorithm", algorithm, "--dataset", "RotatedDigit", "--test", "75", "--preset", "domainbed"]
-    assert cli.run(train.main, words) == 2
+    assert cli.run(main, words) == 2
     first, *others = capsys.readouterr().err.splitlines()
     assert first.startswith(f"dgbench: error: {said}")
     assert len(others) == 2
@@ -167,7 +169,7 @@ def test_everything_wrong_is_told_at_once(algorithm: str, said: str, capsys: pyt
 
 
 def test_what_is_held_out_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(train.main, ["--algorithm", "ERM", "--dataset", "RotatedDigits", "--steps", "5"]) == 2
+    assert cli.run(main, ["--algorithm", "ERM", "--dataset", "RotatedDigits", "--steps", "5"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said == "dgbench: error: name what is held out with --test DOMAIN: of 0, 15, 30, 45, 60, 75"
 

@@ -1,4 +1,4 @@
-"""Show the progress of long work on standard error: a bar on a terminal, a line now and then elsewhere.
+"""Show the progress of long work on standard error: a bar on a terminal or in a notebook, else lines.
 
 rich is imported only inside functions: planning imports this module, and importing rich takes longer than planning.
 """
@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dgbench.core.wording import format_duration, format_scalars, printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 INTERVAL = 60.0
 """Shortest time between two plain lines, in seconds: logs of a cluster's jobs are read later, and long."""
@@ -64,48 +64,83 @@ def shown_progress(about: str = "") -> Iterator[ReportProgress]:
     Args:
         about: Text that each bar and line begins with.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        lines = _Lines(about)
-        try:
-            yield lines
-        finally:
-            lines.end()
-        return
     words = TextColumn("{task.description}", markup=False)  # markup would read [x] as a style and :cat: as a picture
     columns = (words, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield _bars(about, bar)
+    with _shown_bars(*columns) as bar:
+        if bar:
+            yield _bars(about, bar)
+            return
+    lines = _Lines(about)
+    try:
+        yield lines
+    finally:
+        lines.end()
 
 
 @contextmanager
 def shown_training() -> Iterator[TrainingDisplay]:
-    """Yield a display of trainings, one after another: a bar on a terminal, nothing elsewhere, until the block ends.
+    """Yield a display of trainings, one after another: a bar where there can be one, nothing elsewhere.
 
-    The bar stays below all that is printed meanwhile.
+    On a terminal it stays below all that is printed meanwhile, and goes when the block ends.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield NO_DISPLAY
-        return
     words = TextColumn("{task.description}", markup=False)
     scores = TextColumn("{task.fields[scores]}", markup=False)
     times = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(words, MofNCompleteColumn(), BarColumn(), *times, scores, console=console, transient=True) as bar:
-        yield _TrainingBar(bar)
+    with _shown_bars(words, MofNCompleteColumn(), BarColumn(), *times, scores) as bar:
+        yield _TrainingBar(bar) if bar else NO_DISPLAY
+
+
+def in_notebook() -> bool:
+    """Return whether output goes to the cells of a notebook."""
+    from rich.console import Console
+
+    return Console(stderr=True).is_jupyter
+
+
+@contextmanager
+def _shown_bars(*columns: ProgressColumn) -> Iterator[Progress | None]:
+    """Yield a group of bars with these columns, on a terminal or below a notebook's cell; None where neither is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield bar
+    elif console.is_jupyter:
+        with _below_cell(Progress(*columns, console=console, auto_refresh=False)) as bar:
+            yield bar
+    else:
+        yield None
+
+
+@contextmanager
+def _below_cell(bar: Progress) -> Iterator[Progress]:
+    """Show bars below the notebook's cell that runs, drawn anew as they move but 4 times a second at most.
+
+    Not by rich's own live display, which needs widgets, a thread, and leaves nothing in the stored notebook.
+    """
+    from IPython.display import display  # there is one wherever rich finds a notebook
+
+    handle = display(bar, display_id=True)  # type: ignore[no-untyped-call]
+    update, drawn = bar.update, 0.0
+
+    def move(*words: Any, **fields: Any) -> None:
+        nonlocal drawn
+        update(*words, **fields)
+        if time.monotonic() - drawn > 0.25:
+            drawn = time.monotonic()
+            handle.update(bar)
+
+    vars(bar)["update"] = move
+    try:
+        yield bar
+    finally:
+        handle.update(bar)
 
 
 class _TrainingBar(TrainingDisplay):

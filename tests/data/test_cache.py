@@ -35,7 +35,8 @@ from dgbench.datasets._images import ImageDataset, ImageExamples
 from dgbench.datasets.csv_file import csv
 from dgbench.datasets.folder import folder
 from dgbench.execute.context import open_context
-from dgbench.flags import add_options, asked_of, site_of
+from dgbench.flags import add_options
+from dgbench.launchers.values import asked_of, site_of
 from dgbench.plan.options import OPTIONS
 from dgbench.store.lease import Stopped, claim
 from tests.support.in_process import execute, execute_all, records_of, sweep_of, train, training_of
@@ -398,10 +399,10 @@ def test_flags_say_where_and_whether(tmp_path: Path, monkeypatch: pytest.MonkeyP
     add_options(parser, {"all": tuple(OPTIONS.values())})
     monkeypatch.chdir(tmp_path)
     args = parser.parse_args(["--cache", "off", "--cache_dir", "new/c"])
-    assert asked_of(args)["setting"] == {"cache": "off"}
-    assert site_of(args).cache_dir == str(tmp_path / "new" / "c")
-    assert site_of(parser.parse_args([])).cache_dir == ""
-    assert "setting" not in asked_of(parser.parse_args([]))
+    assert asked_of(vars(args))["setting"] == {"cache": "off"}
+    assert site_of(vars(args)).cache_dir == str(tmp_path / "new" / "c")
+    assert site_of(vars(parser.parse_args([]))).cache_dir == ""
+    assert "setting" not in asked_of(vars(parser.parse_args([])))
     assert not (tmp_path / "new").exists()
 
 

@@ -21,7 +21,8 @@ from dgbench.core.errors import UserError
 from dgbench.core.run import BEST, MODEL
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
-from dgbench.flags import add_options, asked_of, places_of, site_of
+from dgbench.flags import add_options
+from dgbench.launchers.values import asked_of, places_of, site_of
 from dgbench.methods.algorithm import Task
 from dgbench.networks.network import Network, build_network, make_featurizer
 from dgbench.networks.start import check_start
@@ -281,7 +282,7 @@ def test_loading_changes_nothing_if_something_is_wrong() -> None:
 def flags(*words: str) -> Any:
     parser = Parser()
     add_options(parser, {"all": tuple(OPTIONS.values())})
-    return parser.parse_args(words)
+    return vars(parser.parse_args(words))
 
 
 def test_a_flag_says_the_hash_to_the_setting_and_the_place_to_the_machine(

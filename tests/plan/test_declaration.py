@@ -15,9 +15,10 @@ from dgbench.core.protocol import Explicit, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.core.space import choice, power, uniform
-from dgbench.flags import add_options, asked_of, launcher_of, leaving_of, places_of, run_of, site_of
+from dgbench.flags import add_options
 from dgbench.launchers.launcher import Launcher
 from dgbench.launchers.machine import Local
+from dgbench.launchers.values import asked_of, launcher_of, leaving_of, places_of, run_of, site_of
 from dgbench.plan.asking import count_training_runs, declare, open_facts
 from dgbench.plan.declaration import FILE, Declaration, read_declaration, write_declaration
 from dgbench.plan.options import OPTIONS
@@ -31,7 +32,7 @@ BASIC = {"algorithms": ["ERM"], "datasets": ["RotatedDigits"]}
 def flags(*words: str) -> Any:
     parser = Parser()
     add_options(parser, {"all": tuple(OPTIONS.values())})
-    return parser.parse_args(words)
+    return vars(parser.parse_args(words))
 
 
 def refused(call: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
