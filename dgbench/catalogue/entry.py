@@ -87,6 +87,11 @@ class CatalogueEntry:
         """Return whether a hyperparameter of that name has an effect on the entry."""
         return self.open or any(spec.name == name for spec in self.space)
 
+    def draws(self, name: str) -> bool:
+        """Return whether random search draws a hyperparameter of that name, on some data sets at least."""
+        specs = (spec for spec in self.space if spec.name == name)
+        return any(spec.draw or any(draw for _, draw in spec.variants.values()) for spec in specs)
+
     def resolve(
         self,
         dataset: str,

@@ -72,6 +72,10 @@ class ForeignEntry(CatalogueEntry):
         """Whether names are taken that the registry lacks: without a registry, or with that of a base class."""
         return not self.registry or self.inherits
 
+    def draws(self, name: str) -> bool:
+        """Return whether there is a registry, as that may draw any of its names."""
+        return bool(self.registry)
+
     def resolve(
         self,
         dataset: str,

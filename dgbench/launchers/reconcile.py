@@ -138,7 +138,8 @@ class Sweep:
         except OSError as error:
             raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
         declaration = self.declaration
-        table = tabulate(self.plan, declaration.setting, declaration.protocol, declaration.overrides)
+        changes = declaration.changes(self.plan, self.catalogue)
+        table = tabulate(self.plan, declaration.setting, declaration.protocol, changes)
         write_plan(self.root, table)
         write_declaration(self.root, self.declaration, self.site)  # last: a folder with a declaration has a plan
         for run in self.without_weights():

@@ -6,7 +6,7 @@ A sweep folder holds one `Declaration`. Its setting and overrides never change, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,12 @@ class Declaration:
             UserError: Something can't be done; the message lists all problems.
         """
         return plan(self.requests, facts, self.setting, catalogue, self.overrides)
+
+    def changes(self, plan: Plan, catalogue: Catalogue) -> Iterator[str]:
+        """Yield each change to hyperparameters in words, given the sweep's plan."""
+        algorithms = dict.fromkeys(run.method.name for run in plan.runs if run.kind == "train")
+        names = dict.fromkeys((*algorithms, *self.overrides.parts))
+        return self.overrides.describe(catalogue.entries[name] for name in names if name in catalogue.entries)
 
     def extended_with(self, other: Declaration, root: Path) -> Declaration:
         """Return the declaration with the requests of another added.

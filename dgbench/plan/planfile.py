@@ -6,7 +6,7 @@ table a list of (run, predictor). Hyperparameters are left out; they are in each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +23,6 @@ from dgbench.store.files import reading_sweep_json, write_atomic
 
 if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
     from dgbench.plan.planner import Plan, PlannedPredictor
-    from dgbench.plan.request import Overrides
 
 FILE = "plan.json"
 """Name of the file in the sweep's folder."""
@@ -73,14 +72,14 @@ class PlanTable:
         return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
 
 
-def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides | None = None) -> PlanTable:
+def tabulate(plan: Plan, setting: Setting, protocol: str, changes: Iterable[str] = ()) -> PlanTable:
     """Make the table of a plan.
 
     Args:
         plan: The plan.
         setting: The sweep's setting, before data sets filled it in.
         protocol: The protocol's name.
-        overrides: Changes to hyperparameters, which are listed in the provenance; None: none.
+        changes: Changes to hyperparameters in words, of `Overrides.describe`, for the provenance.
     """
     departures = (
         f"{name} {value[:12] if name == 'weights' else value}" for name, value in setting.departures().items()
@@ -107,7 +106,7 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, overrides: Overrides |
     cells = {key: placed(candidates) for key, candidates in plan.candidates.items()}
     repeats = {key: placed(candidates) for key, candidates in plan.repeats.items()}
     # Departures belong to the sweep, not to any row, so planning doesn't know them and they are added to its facts now.
-    provenance = replace(plan.provenance, asked=(*departures, *(overrides.describe() if overrides else ())))
+    provenance = replace(plan.provenance, asked=(*departures, *changes))
     return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, repeats, provenance)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ values.
 """
 
 
+_NOT_DRAWN = " (not drawn)"
+"""Ending of a value in place of draws."""
 MOST_RUNS = 1_000_000
 """Most runs of one request on one data set. Planning so many takes a minute; the largest published sweep has 58,800."""
 
@@ -117,9 +119,18 @@ class Overrides:
             entry.check(hparams)
         return ResolvedEntry(entry.name, hparams)
 
-    def describe(self) -> Iterator[str]:
-        """Yield each change in words: `batch_size 32 (not drawn)`, `lr ~ 10^U(-5, -3)`."""
-        yield from (f"{name} {value} (not drawn)" for name, value in self.fixed.items())
-        for entry, own in self.parts.items():
-            yield from (f"{entry} {name} {value} (not drawn)" for name, value in own.items())
+    def describe(self, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
+        """Yield each change in words: `batch_size 32 (not drawn)`, `SWAD form paper`, `lr ~ 10^U(-5, -3)`.
+
+        Args:
+            entries: The sweep's algorithms, and the entries of `parts`; they decide which values would be drawn.
+        """
+        entries = tuple(entries)
+        for name, value in self.fixed.items():
+            drawn = any(entry.kind == "algorithm" and entry.draws(name) for entry in entries)
+            yield f"{name} {value}{_NOT_DRAWN if drawn else ''}"
+        for part, own in self.parts.items():
+            for name, value in own.items():
+                drawn = any(entry.name == part and entry.draws(name) for entry in entries)
+                yield f"{part} {name} {value}{_NOT_DRAWN if drawn else ''}"
         yield from (f"{name} ~ {draw}" for name, draw in self.draws.items())

@@ -357,6 +357,7 @@ def test_an_entry_says_what_the_fork_says(fork: Path) -> None:
     }
     assert isinstance(entry.card, AlgorithmCard)
     assert "myfork.hparams_registry" in entry.card.paper
+    assert entry.draws("tilt"), "the registry does, or may"
     cls = entry.load()
     assert (cls.__name__, cls.card) == ("Tilted", entry.card)
     assert cls is Catalogue([f"{fork}:Tilted"]).entries["Tilted"].load()

@@ -5,6 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.setting import setting
@@ -22,15 +23,21 @@ def test_a_plan_is_read_as_it_was_written(make_plan: MakePlan, tmp_path: Path) -
     assert read_plan(tmp_path) == table
 
 
-def test_a_table_says_what_was_asked_for_beside_the_preset(make_plan: MakePlan, tmp_path: Path) -> None:
-    overrides = Overrides({"batch_size": 8}, {"SWAD": {"form": "paper"}}, {"lr": Draw.parse("10^U(-3, -2)")})
+def test_a_table_says_what_was_asked_for_beside_the_preset(
+    make_plan: MakePlan, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    parts = {"SWAD": {"form": "paper", "tolerance_ratio": 0.2}, "SAM": {"rho": 0.1}}
+    overrides = Overrides({"batch_size": 8}, parts, {"lr": Draw.parse("10^U(-3, -2)")})
+    entries = [catalogue.entries[name] for name in ("ERM", "SAM", "SWAD")]
     how = setting("domainbed-2020", steps=7, pretrained=False, weights="")
-    table = tabulate(make_plan("ERM"), how, LeaveOneDomainOut.name, overrides)
+    table = tabulate(make_plan("ERM"), how, LeaveOneDomainOut.name, overrides.describe(entries))
     assert table.provenance.asked == (
         "steps 7",
         "pretrained False",
         "batch_size 8 (not drawn)",
-        "SWAD form paper (not drawn)",
+        "SWAD form paper",
+        "SWAD tolerance_ratio 0.2",
+        "SAM rho 0.1 (not drawn)",
         "lr ~ 10^U(-3, -2)",
     )
     write_plan(tmp_path, table)
