@@ -1,8 +1,8 @@
 """Open the folders of sweeps, each by itself or several as one result.
 
 Rows of several folders stand in one table only if everything that decides a number is equal: `combine` refuses folders
-whose protocols, settings or runs differ, and names each difference. Differences that leave numbers comparable (commits,
-machines, draws) are printed below the table, as for a single folder.
+whose protocols, presets, settings of a common data set, or runs differ, and names each difference. Differences that
+leave numbers comparable (commits, machines, draws) are printed below the table, as for a single folder.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.plain import fields_of
 from dgbench.core.protocol import Fold
 from dgbench.core.wording import group_values, printable
 from dgbench.plan import planfile
@@ -158,33 +159,47 @@ def _placed(folder: str, note: str) -> str:
 
 
 def differences(results: Mapping[str, Results], but: Sequence[str] = ()) -> Iterator[str]:
-    """Yield each difference that decides numbers, as `the folders differ in steps: 300 in runs/a, 5001 in runs/b`.
+    """Yield each difference that decides numbers, as `the folders differ in steps of PACS: 300 in a, 5001 in b`.
 
     Args:
         results: Folder -> its results.
         but: Names of what may differ.
     """
     described = {folder: dict(_deciding(found_in)) for folder, found_in in results.items()}
-    for name in dict.fromkeys(name for found in described.values() for name in found if name not in but):
-        values = group_values((str(found[name]), folder) for folder, found in described.items() if name in found)
+    different = []
+    for place in dict.fromkeys(place for found in described.values() for place in found if place[0] not in but):
+        values = group_values((str(found[place]), folder) for folder, found in described.items() if place in found)
         if len(values) > 1:
-            each = (f"{value or 'none'} in {', '.join(map(printable, folders))}" for value, folders in values.items())
-            yield f"the folders differ in {name}: {', '.join(each)}"
+            pairs = (f"{value or 'none'} in {', '.join(map(printable, folders))}" for value, folders in values.items())
+            different.append(((place[0], ", ".join(pairs)), place[1]))
+    for (name, each), datasets in group_values(different).items():
+        of = f" of {', '.join(datasets)}" if any(datasets) else ""
+        yield f"the folders differ in {name}{of}: {each}"
 
 
-def _deciding(results: Results) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) for everything that must be equal where two folders both have it."""
-    yield "protocol", results.protocol
-    yield "preset", results.preset
-    yield from ((name, value) for name, value in results.setting.items() if name != "preset")
+_OF_TRIALS = ("ddof", "init", "data_order")
+"""Fields of the setting that the lines below tables describe, errors and trials, for all data sets at once."""
+
+
+def _deciding(results: Results) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield ((name, data set), value) for everything that must be equal where two folders both have it.
+
+    The data set is empty for all that holds for whole tables. A data set that one folder alone has needs no agreement.
+    """
+    yield ("protocol", ""), results.protocol
+    yield ("preset", ""), results.preset
+    yield from (((name, ""), results.setting[name]) for name in _OF_TRIALS if name in results.setting)
     for dataset in results.datasets:
-        yield f"the metric of {dataset}", results.metric(dataset)
+        if results.setting:
+            fields = fields_of(results.settings[dataset]).items()
+            yield from (((name, dataset), value) for name, value in fields if name not in ("preset", *_OF_TRIALS))
+        yield ("the metric", dataset), results.metric(dataset)
         for argument, values in results.origin.arguments.get(dataset, {}).items():
-            yield f"{argument} of {dataset}", " or ".join(sorted(values))
+            yield (argument, dataset), " or ".join(sorted(values))
     for row in results.rows:
-        yield f"the number of runs that {row} merges", results.members.get(row, "")
-        yield f"what {row} is shown of the test domain", results.provenance.shown.get(row, "")
-        yield f"what teaches {row}", results.provenance.taught.get(row, "")
+        yield (f"the number of runs that {row} merges", ""), results.members.get(row, "")
+        yield (f"what {row} is shown of the test domain", ""), results.provenance.shown.get(row, "")
+        yield (f"what teaches {row}", ""), results.provenance.taught.get(row, "")
 
 
 class _Joined:

@@ -120,8 +120,35 @@ def test_each_difference_is_named(tmp_path: Path) -> None:
     problems = error.value.problems
     assert f"the folders differ in protocol: leave-one-domain-out in {a}, single-source in {b}" in problems
     assert f"the folders differ in preset: domainbed-2020 in {a}, domainbed-2024 in {b}" in problems
-    assert f"the folders differ in batch_norm: frozen in {a}, live in {b}" in problems
+    assert f"the folders differ in batch_norm of {SET}: frozen in {a}, live in {b}" in problems
     assert problems[-1] == "folders that differ make no common table: collect them one by one"
+
+
+def test_settings_must_agree_on_the_data_sets_that_folders_share(tmp_path: Path) -> None:
+    a, b, c, d = (tmp_path / name for name in "abcd")
+    made(a)
+    made(b, dataset="PACS", domains=("a", "b", "c"), steps=15, holdout_fraction=0.3)
+    found = together(a, b)
+    assert tuple(found.datasets) == (SET, "PACS")
+    assert {name: setting.steps for name, setting in found.settings.items()} == {SET: 10, "PACS": 15}
+    (beside,) = re.findall("beside the preset: (.*)", text(build(found, [SELECTORS["oracle"]])))
+    assert beside.split(", ") == [
+        f"steps 10 (in {a})",
+        "checkpoint_freq 5",
+        f"steps 15 (in {b})",
+        f"holdout_fraction 0.3 (in {b})",
+    ]
+    made(c, dataset="PACS", domains=("a", "b", "c"))
+    with pytest.raises(UserError) as error:
+        together(a, b, c)
+    problems = [problem for problem in error.value.problems if problem.startswith("the folders differ in")]
+    assert problems == [
+        f"the folders differ in steps of PACS: 15 in {b}, 10 in {c}",
+        f"the folders differ in holdout_fraction of PACS: 0.3 in {b}, 0.2 in {c}",
+    ]
+    made(d, dataset="VLCS", domains=("a", "b", "c"), ddof=1)
+    with pytest.raises(UserError, match=f"the folders differ in ddof: 0 in {a}, 1 in {d}"):
+        together(a, d)
 
 
 def test_mergers_of_other_numbers_are_refused(tmp_path: Path) -> None:

@@ -32,10 +32,12 @@ def make(
     trials: int = 2,
     preset: str = "domainbed-2020",
     seed: int = 0,
+    steps: int = 10,
+    **changes: Any,
 ) -> PlanTable:
     """Rows ERM, ERM+SWAD (at the last step only) and ERM+DiWA (merged from all hyperparameter seeds), all finished."""
     protocol = protocol or LeaveOneDomainOut()
-    how = setting(preset, steps=10, checkpoint_freq=5)
+    how = setting(preset, steps=steps, checkpoint_freq=5, **changes)
     runs: list[Run] = []
     cells: dict[str, list[PlannedPredictor]] = {"ERM": [], "ERM+SWAD": [], "ERM+DiWA": []}
     for fold in protocol.folds(domains):
