@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
-from dgbench.core.wording import printable
+from dgbench.core.wording import group_values, printable
 from dgbench.report.document import below, marked, remarks, section_cells, short_signature, shown
 from dgbench.report.networks import MARK
 from dgbench.report.tables import Cell, Report, Section, Table
@@ -40,7 +40,8 @@ def latex(report: Report, notes: Notes = "short", *, standalone: bool = False) -
     """
     body, report = [], marked(report)
     for table in _tables(report):
-        body += [*_table(table, notes, _of_datasets(report, table)), ""]
+        lines = {"full": _full(report, table), "short": _short(report, table), "none": []}[notes]
+        body += [*_table(table, lines), ""]
     for section in report.sections:
         body += [*_section(section, notes), ""]
     if notes == "full":
@@ -58,14 +59,24 @@ def _tables(report: Report) -> Iterator[Table]:
     yield from (table for table in tables if not table.dataset or table.selector.name not in whole)
 
 
-def _of_datasets(report: Report, table: Table) -> list[str]:
-    """Return the notes of the data sets' own tables, for the one over all data sets."""
+def _full(report: Report, table: Table) -> list[str]:
+    """Return all that is known of a table; the one over all data sets has the notes of their own tables too."""
     mine = [other for other in report.tables if other.dataset and other.selector is table.selector]
-    return [] if table.dataset else list(dict.fromkeys(note for other in mine for note in other.notes))
+    others = () if table.dataset else (printable(note) for other in mine for note in other.notes)
+    return list(dict.fromkeys((*below(table), *others)))
 
 
-def _table(table: Table, notes: Notes, others: Sequence[str]) -> list[str]:
-    """Return the lines of one table; `others` are notes that a full table has beside its own."""
+def _short(report: Report, table: Table) -> list[str]:
+    """Return the facts of a table that a reader needs: its short signature, its networks, and what marks mean."""
+    lines = (line for line in report.networks if not table.dataset or line.dataset == table.dataset)
+    networks = group_values((line.facts, line.dataset) for line in lines)
+    texts = (f"network on {', '.join(names)}: {facts}" for facts, names in networks.items())
+    marks = (note for note in table.notes if note.startswith(("* ", "! ", MARK)))
+    return [short_signature(table), *map(printable, (*texts, *marks))]
+
+
+def _table(table: Table, lines: Sequence[str]) -> list[str]:
+    """Return the lines of one table with those below it."""
     last = table.differences
     differences = [[_escape(printable(last.text(row)))] if last else [] for row in table.rows]
     rows = [
@@ -80,9 +91,6 @@ def _table(table: Table, notes: Notes, others: Sequence[str]) -> list[str]:
         caption += f" +/-: {table.signature['+/-'].partition(',')[0]}."
     caption = _escape(printable(caption)) + r" Best \textbf{bold}, second \underline{underlined}."
     label = "-".join(filter(None, ("tab:dgbench", table.dataset, table.selector.name)))
-    full = list(dict.fromkeys((*below(table), *map(printable, others))))
-    lines = {"full": full, "short": [short_signature(table)], "none": []}[notes]
-    lines += [printable(note) for note in table.notes if notes == "short" and note.startswith(("* ", "! ", MARK))]
     return _environment(header, rows, caption, label, lines)
 
 

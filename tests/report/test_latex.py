@@ -13,6 +13,7 @@ import pytest
 
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.report.latex import NOTES, Notes, latex
+from dgbench.report.networks import NetworkLine
 from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.selectors import SELECTORS
 from dgbench.report.tables import Report, Section, build
@@ -100,6 +101,21 @@ def test_notes_are_full_short_or_none() -> None:
     assert "runs:" in full
     assert "ERM, SAM, CORAL lack" in full or "lacks" in full
     assert r"a\_note" in full
+
+
+def test_short_notes_name_the_networks_as_text_does() -> None:
+    def network(dataset: str, name: str) -> NetworkLine:
+        return NetworkLine(dataset, name, False, "", (), (1200,), (2, 8, 8), "none", "fp32", ())
+
+    whole = replace(report(3), networks=(network("D0", "Small_1"), network("D1", "Large"), network("D2", "Small_1")))
+    small = r"Small\_1 \textbar{} random weights \textbar{} 1.2 k parameters"
+    short = latex(whole)
+    assert short.count(f"network on D0, D2: {small}") == short.count("network on D1: Large") == 2, "below both tables"
+    assert "network on" not in latex(whole, "none")
+    assert latex(whole, "full").count(f"network on D0: {small}") == 1
+    alone = replace(report(), networks=(network("D0", "Small_1"), network("D1", "Large")))
+    assert f"network on D0: {small}" in latex(alone)
+    assert "Large" not in latex(alone), "of another data set"
 
 
 def run_latex(folder: Path, name: str) -> str:
