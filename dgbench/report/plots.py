@@ -6,6 +6,7 @@ and takes a second.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,158 +31,127 @@ if TYPE_CHECKING:
     """The axes of a figure of one panel; an array, (panels,), of those of several."""
 
 
+class Plot:
+    """One figure of a sweep, drawn by a call; an attribute of `Plots`."""
+
+    def __init__(self, sweep: Sweep, name: str) -> None:
+        self._sweep = sweep
+        self._name = name
+        # The figure's own sentence above the arguments that all share: notebooks show it at `results.plot.accuracy?`.
+        self.__doc__ = f"{getattr(Plots, name).__doc__}\n\n{inspect.cleandoc(type(self).__call__.__doc__ or '')}"
+
+    def __call__(
+        self,
+        dataset: str | None = None,
+        selector: str | None = None,
+        *,
+        ax: Axes | None = None,
+        panel: str | None = None,
+    ) -> Drawn:
+        """Draw the figure, and return its axes.
+
+        Args:
+            dataset: The data set; None where there is a single one.
+            selector: The selector's name; None for the first of `dgbench collect`.
+            ax: Axes to draw on, which keep their size; None for a new figure of pyplot.
+            panel: Of a figure of several panels, the one to draw: a column, a row, or `METHOD: HYPERPARAMETER`.
+
+        Returns:
+            The axes where there is one panel, else an array of them.
+
+        Raises:
+            UserError: matplotlib is lacking, a name is unknown, or there is nothing to draw.
+        """
+        _check_matplotlib()
+        subject = _subject(self._sweep, dataset, _selectors(self._sweep, selector))
+        entry = gallery.FIGURES[self._name]
+        drawing = entry.make(subject)
+        if drawing is None:
+            raise UserError(f"plot.{self._name} has nothing to draw for {subject.dataset}: it takes {entry.needs}")
+        return _show(drawing, ax, panel)
+
+
 class Plots:
-    """The figures of a sweep as methods, each of which returns axes of matplotlib; made as `SweepResults.plot`.
+    """The figures of a sweep; made as `SweepResults.plot`.
 
-    All take the same arguments:
-
-    * `dataset`: the data set; None where there is a single one.
-    * `selector`: the selector's name; None for the first of `dgbench collect`.
-    * `ax`: axes to draw on, which keep their size; None for a new figure of pyplot.
-    * `panel`: of a figure of several panels, the one to draw on `ax`: a column, a row, or `METHOD: HYPERPARAMETER`.
-
-    Axes are returned where there is one panel, else an array of them. `UserError` is raised without matplotlib, for
-    unknown names, and where there is nothing to draw.
+    Each attribute is a `Plot`, to be called with a data set and a selector; `ranks` compares data sets.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
 
-    def accuracy(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw each row on each column of the table, with standard errors and 95 % intervals over trials."""
-        return self._draw("accuracy", dataset, selector, ax, panel)
+    @property
+    def accuracy(self) -> Plot:
+        """Each row on each column of the table, with standard errors and 95 % intervals over trials."""
+        return Plot(self._sweep, "accuracy")
 
-    def differences(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw each row's difference from the first within trials, with its 95 % interval."""
-        return self._draw("differences", dataset, selector, ax, panel)
+    @property
+    def differences(self) -> Plot:
+        """Each row's difference from the first within trials, with its 95 % interval."""
+        return Plot(self._sweep, "differences")
 
-    def in_against_out(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw each run at its last step: the training domains' validation parts against the held-out domain."""
-        return self._draw("in_against_out", dataset, selector, ax, panel)
+    @property
+    def in_against_out(self) -> Plot:
+        """Each run at its last step: the training domains' validation parts against the held-out domain."""
+        return Plot(self._sweep, "in_against_out")
 
-    def selection(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw the mean by each selector, or by one, against the best model that there was."""
-        return self._draw("selection", dataset, selector, ax, panel)
+    @property
+    def selection(self) -> Plot:
+        """The mean by each selector, or by one, against the best model that there was."""
+        return Plot(self._sweep, "selection")
 
     def ranks(self, selector: str | None = None, *, ax: Axes | None = None) -> Drawn:
         """Draw mean ranks over data sets, or over the folds of a single one, with the critical difference."""
         _check_matplotlib()
-        (chosen, *_) = self._selectors(selector)
+        (chosen, *_) = _selectors(self._sweep, selector)
         drawing = ranks(self._sweep, chosen)
         if drawing is None:
             raise UserError(f"plot.ranks has nothing to draw: it takes {gallery.RANKS_NEED}")
         return _show(drawing, ax, None)
 
-    def learning(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw values during training, a panel a row: in the training domains, and on each held-out one."""
-        return self._draw("learning", dataset, selector, ax, panel)
+    @property
+    def learning(self) -> Plot:
+        """Values during training, a panel a row: in the training domains, and on each held-out one."""
+        return Plot(self._sweep, "learning")
 
-    def hyperparameters(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw each hyperparameter that was drawn against the value on the held-out domain."""
-        return self._draw("hyperparameters", dataset, selector, ax, panel)
+    @property
+    def hyperparameters(self) -> Plot:
+        """Each hyperparameter that was drawn against the value on the held-out domain."""
+        return Plot(self._sweep, "hyperparameters")
 
-    def cost(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw the mean over domains against the time of all runs that a row needs."""
-        return self._draw("cost", dataset, selector, ax, panel)
+    @property
+    def cost(self) -> Plot:
+        """The mean over domains against the time of all runs that a row needs."""
+        return Plot(self._sweep, "cost")
 
-    def confusion(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw the confusion matrix of each row's chosen models, from their kept predictions."""
-        return self._draw("confusion", dataset, selector, ax, panel)
+    @property
+    def confusion(self) -> Plot:
+        """The confusion matrix of each row's chosen models, from their kept predictions."""
+        return Plot(self._sweep, "confusion")
 
-    def reliability(
-        self,
-        dataset: str | None = None,
-        selector: str | None = None,
-        *,
-        ax: Axes | None = None,
-        panel: str | None = None,
-    ) -> Drawn:
-        """Draw accuracy against confidence of each row's chosen models, from their kept predictions."""
-        return self._draw("reliability", dataset, selector, ax, panel)
+    @property
+    def reliability(self) -> Plot:
+        """Accuracy against confidence of each row's chosen models, from their kept predictions."""
+        return Plot(self._sweep, "reliability")
 
-    def _draw(self, name: str, dataset: str | None, selector: str | None, ax: Axes | None, panel: str | None) -> Drawn:
-        """Draw a figure of the gallery."""
-        _check_matplotlib()
-        subject = self._subject(dataset, self._selectors(selector))
-        entry = gallery.FIGURES[name]
-        drawing = entry.make(subject)
-        if drawing is None:
-            raise UserError(f"plot.{name} has nothing to draw for {subject.dataset}: it takes {entry.needs}")
-        return _show(drawing, ax, panel)
 
-    def _subject(self, dataset: str | None, chosen: tuple[Selector, ...]) -> Subject:
-        """Return the data set of this name, or the only one."""
-        results = self._sweep.results
-        names = list(results.datasets)
-        if dataset is None and len(names) > 1:
-            raise UserError(f"a figure shows one data set: dataset= {', '.join(names)}")
-        name = dataset if dataset is not None else names[0]
-        if name not in names:
-            raise UserError(unknown_name("data set", name, names))
-        report = tables.build(results, chosen)
-        found = {subject.dataset: subject for subject in subjects(self._sweep, report)}
-        if name not in found:
-            raise UserError(*(report.absent or [f"{name} has no table"]))
-        return found[name]
+def _subject(sweep: Sweep, dataset: str | None, chosen: tuple[Selector, ...]) -> Subject:
+    """Return the data set of this name, or the only one."""
+    names = list(sweep.results.datasets)
+    if dataset is None and len(names) > 1:
+        raise UserError(f"a figure shows one data set: dataset= {', '.join(names)}")
+    name = dataset if dataset is not None else names[0]
+    if name not in names:
+        raise UserError(unknown_name("data set", name, names))
+    report = tables.build(sweep.results, chosen)
+    found = {subject.dataset: subject for subject in subjects(sweep, report)}
+    if name not in found:
+        raise UserError(*(report.absent or [f"{name} has no table"]))
+    return found[name]
 
-    def _selectors(self, name: str | None) -> tuple[Selector, ...]:
-        return tuple(selectors([name])) if name else tuple(default_selectors(self._sweep.results))
+
+def _selectors(sweep: Sweep, name: str | None) -> tuple[Selector, ...]:
+    return tuple(selectors([name])) if name else tuple(default_selectors(sweep.results))
 
 
 def _show(drawing: Drawing, ax: Axes | None, panel: str | None) -> Drawn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def closed() -> Iterator[None]:
     pyplot.close("all")
 
 
-def test_every_figure_of_the_gallery_is_a_method(results: SweepResults) -> None:
+def test_every_figure_of_the_gallery_can_be_called(results: SweepResults) -> None:
     for name in FIGURES:
         if name in EMPTY:
             with pytest.raises(UserError, match=f"plot.{name} has nothing to draw for ColoredMNIST: it takes "):
@@ -51,6 +52,12 @@ def test_every_figure_of_the_gallery_is_a_method(results: SweepResults) -> None:
             assert all(isinstance(one, pyplot.Axes) for one in axes)
             assert axes[0].figure.number in pyplot.get_fignums(), "pyplot knows it, so a notebook shows it"
     assert {name for name in vars(Plots) if not name.startswith("_")} == {*FIGURES, "ranks"}
+
+
+def test_a_figure_is_documented_with_its_arguments(results: SweepResults) -> None:
+    words = results.plot.learning.__doc__ or ""
+    assert words.startswith("Values during training, a panel a row")
+    assert all(f"\n    {name}: " in words for name in inspect.signature(results.plot.learning).parameters)
 
 
 def test_axes_show_the_table(results: SweepResults) -> None:
