@@ -134,6 +134,7 @@ def _launch(args: Any) -> int:
         if asked is not None:
             sweep = _planned(args, asked, catalogue)
     problems.raise_if_any()
+    sweep = sweep.with_ttl(launcher.ttl)
     if args.dry_run and args.json:
         _print_json(map(_describe, sweep.plan.runs))
         return 0
@@ -198,7 +199,7 @@ def _retry(args: Any) -> int:
     assert launcher
     if not _may_run_files(args):
         return 1
-    sweep = reopen(args.output_dir, **places_of(vars(args)))
+    sweep = reopen(args.output_dir, **places_of(vars(args))).with_ttl(launcher.ttl)
     troubles = list(asked) if named else troubles or ["failed", "damaged"]
     mended = mend(sweep, troubles, named)
     kinds = " or ".join(filter(None, (", ".join(troubles[:-1]), troubles[-1])))

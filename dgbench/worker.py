@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     problems.raise_if_any()
     with Interrupts() as interrupts:
         try:
-            sweep = _reopen(args.output_dir, places)
+            sweep = _reopen(args.output_dir, places).with_ttl(options["ttl"])
             slots = sweep.slots(options["jobs"], options["jobs_per_gpu"])
             check_gpus(sorted({slot.gpu for slot in slots if slot.gpu}))
             first = _place(len(sweep.plan.runs))

@@ -69,14 +69,15 @@ class Site:
         return dataclasses.replace(self, include=tuple(dict.fromkeys((*stay, *files))))
 
     def completed_by(self, earlier: Site) -> Site:
-        """Return the site with paths and reading options filled in from `earlier` where this one leaves them empty.
+        """Return the site with paths, reading options and `ttl` filled in from `earlier` where this one has none.
 
         `earlier` is the site of an earlier launch of the same sweep; its included files stay included.
         """
+        names = ("data_dir", "cache_dir", "ttl", *READING)
         return dataclasses.replace(
             self,
             paths={**earlier.paths, **self.paths},
-            **{name: getattr(self, name) or getattr(earlier, name) for name in ("data_dir", "cache_dir", *READING)},
+            **{name: getattr(self, name) or getattr(earlier, name) for name in names},
             include=earlier.including(self.include).include,
         )
 

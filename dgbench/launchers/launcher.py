@@ -62,11 +62,14 @@ class Launcher(ABC):
     """Runs at once on each GPU."""
     grace: float = GRACE
     """Seconds that runs have to save their state when they are stopped."""
+    ttl: float | None = None
+    """Seconds without a sign of life after which a process on another machine counts as gone; None: as in earlier
+    launches of the sweep, or by the type of its file system."""
 
     def __post_init__(self) -> None:
         """Raise UserError if numbers are out of range."""
         problems = Problems()
-        for field in ("jobs", "jobs_per_gpu", "grace"):
+        for field in ("jobs", "jobs_per_gpu", "grace", "ttl"):
             value = getattr(self, field)
             if value is not None and (wrong := OPTIONS[field].problem(value)):
                 problems.add(wrong)

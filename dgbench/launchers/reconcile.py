@@ -67,6 +67,10 @@ class Sweep:
         """The access to the folder's runs; one object, which remembers the signs of life that it has seen."""
         return Store(self.root, self.site.ttl)
 
+    def with_ttl(self, ttl: float | None) -> Sweep:
+        """Return the sweep with another time to live of leases, in seconds; None: the same sweep."""
+        return self if ttl is None else replace(self, site=replace(self.site, ttl=ttl))
+
     def states(self, retries: int | None = None) -> dict[str, State]:
         """Read the state of each planned run from its folder; failed runs are those failed for good.
 

@@ -133,4 +133,4 @@ def launcher_of(values: Values, table: Mapping[str, Any]) -> Launcher:
 
 def jobs_of(values: Values) -> dict[str, Any]:
     """Collect the options that say how a sweep is executed; raises `UserError` for values that are out of range."""
-    return {"jobs": None, **_given(values, "launch")}
+    return {"jobs": None, "ttl": None, **_given(values, "launch")}

@@ -135,7 +135,7 @@ DEVICE = (
 EXECUTING = (
     Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", within="[1, inf)"),
     Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", within="[1, inf)"),
-    Option("ttl", "site", float, "seconds of silence after which it is gone (60; NFS: 180)", "S", within="[10, inf)"),
+    Option("ttl", "launch", float, "seconds of silence after which it is gone (60; NFS: 180)", "S", within="[10, inf)"),
     Option("retries", "site", int, "times that a failed run runs again (1)", "N", within="[0, inf)"),
     Option("grace", "launch", float, "seconds to save runs when stopped (10)", "S", within="[0, inf)"),
     *DEVICE,

@@ -89,6 +89,8 @@ def test_a_launch_without_places_finds_those_of_the_one_before(tmp_path: Path) -
     assert now.completed_by(before) == Site("/data", "/cache", paths, (here, there), device="cpu")
     moved = Site("/other", "/else").completed_by(before)
     assert (moved.data_dir, moved.cache_dir, moved.workers) == ("/other", "/else", 0)
+    assert Site().completed_by(Site(ttl=180)) == Site(ttl=180)
+    assert Site(ttl=60).completed_by(Site(ttl=180)) == Site(ttl=60)
 
 
 def test_an_included_file_that_moved_takes_its_old_place(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_flags_win_over_the_table_option_by_option() -> None:
     assert choose_launcher([], {}, {}) == Local()
 
 
+def test_the_time_to_live_of_leases_is_an_option_of_all_launchers() -> None:
+    for name in SHIPPED:
+        assert find_launcher(name)().ttl is None
+        assert choose_launcher([], {"name": name, "ttl": 180}, {}).ttl == 180
+        assert choose_launcher(["ttl=90"], {"name": name, "ttl": 180}, {}).ttl == 90
+        assert choose_launcher(["ttl=90"], {"name": name, "ttl": 180}, {"ttl": 120.0}).ttl == 120
+    assert choose_launcher([], {"ttl": 180}, {}) == Local(ttl=180)
+    assert refused([], {"ttl": 5}, {}) == ("--ttl must be at least 10, not 5",)
+
+
 def test_a_file_of_ones_own_is_a_launcher(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(OWN)

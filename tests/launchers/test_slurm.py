@@ -22,6 +22,7 @@ from dgbench.core.machine import usable_cores
 from dgbench.launchers.slurm import Slurm
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
+from dgbench.store.holder import read_holder
 from dgbench.store.run_folder import State
 from tests.support import slurm_cluster
 from tests.support.pages import blocks
@@ -154,9 +155,11 @@ def test_a_sweep_on_slurm_has_the_records_of_one_without(
 
     with ThreadPoolExecutor() as beside:
         restarted = beside.submit(restart)
-        assert launch(root, words, "setup=export SEEN=yes", "setup=echo seen $SEEN") == 0
+        assert launch(root, words, "ttl=77", "setup=export SEEN=yes", "setup=echo seen $SEEN") == 0
         restarted.result()
     assert records(root) == expected
+    holders = [read_holder(path) for path in root.glob("runs/*/lease-????")]
+    assert {holder.ttl for holder in holders if holder} == {77}
     assert all("seen yes" in log.read_text() for log in root.glob("slurm/*.txt"))
     assert launch(root, words) == 0, "and nothing is submitted again"
     assert len(list(root.glob("slurm/*.sh"))) == 1
