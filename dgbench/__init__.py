@@ -16,6 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgbench.api.sweep import Launched as Launched
+    from dgbench.api.sweep import Status as Status
+    from dgbench.api.sweep import sweep as sweep
     from dgbench.api.train import RunFailed as RunFailed
     from dgbench.api.train import Trained as Trained
     from dgbench.api.train import train as train
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from dgbench.report.results import Results as Results
 
 _PUBLIC = {
+    "api.sweep": ("Launched", "Status", "sweep"),
     "api.train": ("RunFailed", "Trained", "train"),
     "catalogue.catalogue": ("Catalogue",),
     "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard", "Need"),

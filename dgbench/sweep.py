@@ -27,10 +27,10 @@ from dgbench.flags import add_options
 from dgbench.launchers.base import STOPPED_EARLY
 from dgbench.launchers.launcher import Launcher, last_launcher
 from dgbench.launchers.mend import Trouble, find_mendable, mend
-from dgbench.launchers.prepare import prepare, reopen
+from dgbench.launchers.prepare import plan_launch, reopen
 from dgbench.launchers.reconcile import Sweep, go_on
 from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
-from dgbench.launchers.values import asked_of, launcher_of, places_of, site_of
+from dgbench.launchers.values import asked_of, launcher_of, places_of
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import FILE, read_site
 from dgbench.plan.options import EXECUTING, LAUNCH, LAUNCHER, PLACES, QUEUE
@@ -155,13 +155,7 @@ def _planned(args: Any, asked: Mapping[str, Any], catalogue: Catalogue) -> Sweep
     """Plan the request of flags and file, or go on with the folder's own if there is none."""
     if args.repeat_best is not None or args.selector:
         return _repeated(args, asked)
-    if asked:
-        return prepare(args.output_dir, asked, site_of(vars(args)), catalogue)
-    if not (args.output_dir / FILE).is_file():
-        raise UserError(
-            f"{args.output_dir} holds no sweep to go on with: ask for one by --sweep, or by --algorithms and --datasets"
-        )
-    return reopen(args.output_dir, **places_of(vars(args)))
+    return plan_launch(args.output_dir, asked, vars(args), catalogue)
 
 
 def _repeated(args: Any, asked: Mapping[str, Any]) -> Sweep:

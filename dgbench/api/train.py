@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench.api.options import in_words_of_python, read_options, with_options
 from dgbench.api.process import undisturbed
+from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_row
 from dgbench.catalogue.sources import split_datasets
 from dgbench.core.errors import UserError
@@ -20,6 +21,7 @@ from dgbench.core.machine import usable_cores
 from dgbench.core.wording import unknown_name
 from dgbench.launchers.one_run import Outcome, display, execute_here, plan_one, print_plan, unfinished_runs
 from dgbench.launchers.reconcile import Sweep
+from dgbench.plan.declaration import read_site
 from dgbench.plan.options import OPTIONS, TRAIN
 from dgbench.report.frames import SweepResults, load_results
 from dgbench.report.record_frames import held_out_name
@@ -30,6 +32,8 @@ from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from dgbench.models.ready import Answers, Inputs, ReadyModel
 
 
 class RunFailed(RuntimeError):
@@ -136,6 +140,30 @@ class Trained:
         """The cells of the folder's table under the first selector; see `SweepResults.table`."""
         return self.results.table()
 
+    @cached_property
+    def model(self) -> ReadyModel:
+        """The chosen model, on the CPU, ready to predict; kept by `dgbench.train(..., save_models=True)`.
+
+        Raises:
+            UserError: Its weights were not kept, or it has none; the message has the reason.
+        """
+        from dgbench.execute.kept import load_kept_model  # imports torch, which results do without
+
+        picks = self.results.picks()
+        (pick,) = picks[self._own(picks)].to_dict("records")
+        site = read_site(self.folder)
+        return load_kept_model(self.folder, pick["run"], site, pick["predictor"], catalogue=Catalogue(site.include))
+
+    def predict(self, images: Inputs) -> Answers:
+        """Predict images, as paths, PIL images or arrays; see `ReadyModel.predict`."""
+        return self.model.predict(images)
+
+    def _own(self, frame: pd.DataFrame) -> pd.Series:
+        """Return which lines of a frame are of this run and row."""
+        found = (frame["row"] == self.row) & (frame["trial"] == self.trial)
+        found &= frame["hparams_seed"] == self.hparams_seed
+        return found & (frame["held_out"] == self.held_out) if self.held_out else found
+
     def curve(self, metric: str | None = None) -> pd.DataFrame:
         """Return the course of a metric over the run, as in `result.curve().plot()`.
 
@@ -150,12 +178,7 @@ class Trained:
             UserError: No such metric was recorded.
         """
         records = self.results.records
-        own = records[
-            (records["row"] == self.row)
-            & (records["trial"] == self.trial)
-            & (records["hparams_seed"] == self.hparams_seed)
-            & ((records["held_out"] == self.held_out) | (not self.held_out))
-        ]
+        own = records[self._own(records)]
         names = list(own["metric"].cat.categories)
         if metric is not None and metric not in names:
             raise UserError(unknown_name("metric", metric, names))

@@ -191,11 +191,28 @@ def _make(kind: type[Launcher], options: Mapping[str, Any]) -> Launcher:
 
 def remember_launcher(root: Path, launcher: Launcher) -> None:
     """Write the launcher of a sweep's jobs to its folder `root`: name, and options that differ from their defaults."""
+    name, options = _spelled(launcher)
+    write_json(root / FILE, {"name": name, **options})
+
+
+def words_of(launcher: Launcher) -> list[str]:
+    """Return the words after `--launcher` that make an equal launcher."""
+    name, options = _spelled(launcher)
+    lines = ((key, value) for key, values in options.items() for value in _several(values))
+    return [name, *(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in lines)]
+
+
+def _several(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _spelled(launcher: Launcher) -> tuple[str, dict[str, Any]]:
+    """Return the name of a launcher, or the file that defines it, and its options that differ from their defaults."""
     kind, defaults = type(launcher), type(launcher)()
     found = {field.name: getattr(launcher, field.name) for field in dataclasses.fields(launcher)}
     options = {key: value for key, value in found.items() if value != getattr(defaults, key)}
     name = kind.name if kind.name in launcher_names() else str(Path(inspect.getfile(kind)).resolve())
-    write_json(root / FILE, {"name": name, **options})
+    return name, options
 
 
 def last_launcher(root: Path, words: Sequence[str] = ()) -> Launcher | None:

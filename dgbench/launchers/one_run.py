@@ -72,8 +72,10 @@ def plan_one(algorithm: str, dataset: str, test: Sequence[str], root: Path | Non
         among = f": of {', '.join(card.domains)}" if card and card.domains else ""
         problems.add(f"name what is held out with --test DOMAIN{among}")
     fold = _fold(test, own_splits=bool(card and card.parts))
+    site = Site()
     with problems.collecting():
         site = site_of(values)
+    with problems.collecting():
         asked = {**asked_of(values), **fold, **seeds, "algorithms": [name], "datasets": [dataset]}
         sweep = prepare(root or PLACE / f"{name}-{_digest(asked, site)}", asked, site, catalogue)
         sweep.slots(1, 1)  # refuses a device that this machine lacks

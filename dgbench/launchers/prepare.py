@@ -18,6 +18,7 @@ from dgbench.core.paths import check_folder
 from dgbench.core.site import Site
 from dgbench.data.facts import DatasetFacts
 from dgbench.launchers.reconcile import Sweep
+from dgbench.launchers.values import Values, places_of, site_of
 from dgbench.plan.adding import declare_more
 from dgbench.plan.asking import declare, open_facts
 from dgbench.plan.cost import refuse_large_predictions, refuse_small_domains
@@ -26,6 +27,33 @@ from dgbench.plan.planfile import FILE as PLAN
 from dgbench.plan.planfile import PlanTable, read_plan
 from dgbench.store.files import DamagedSweep
 from dgbench.store.run_folder import CANCEL, RUNS
+
+
+def plan_launch(root: Path, asked: Mapping[str, Any], values: Values, catalogue: Catalogue) -> Sweep:
+    """Plan the request of a launch, or the folder's own again if the launch has none; write nothing.
+
+    Args:
+        root: The sweep's folder.
+        asked: Values by the keys of a sweep file; empty: go on.
+        values: Options, of which those of this machine count.
+        catalogue: The catalogue with the files that `values` include.
+
+    Raises:
+        UserError: With everything that is wrong, as far as it can be checked.
+    """
+    if asked:
+        site, problems = Site(), Problems()
+        with problems.collecting():
+            site = site_of(values)
+        with problems.collecting():
+            sweep = prepare(root, asked, site, catalogue)
+        problems.raise_if_any()
+        return sweep
+    if not (root / FILE).is_file():
+        raise UserError(
+            f"{root} holds no sweep to go on with: ask for one by --sweep, or by --algorithms and --datasets"
+        )
+    return reopen(root, **places_of(values))
 
 
 def prepare(root: Path, asked: Mapping[str, Any], site: Site, catalogue: Catalogue) -> Sweep:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def files(folder: Path) -> dict[str, bytes]:
     """Name -> content of all files that two executions of one request share."""
     found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    timed = ("times.jsonl", "done", "lease")  # durations, hosts and processes
+    timed = ("times.jsonl", "done", "lease", "log.txt")  # durations, hosts and processes
     return {name: path.read_bytes() for name, path in found.items() if not any(part in name for part in timed)}
 
 
@@ -51,6 +52,8 @@ def test_it_writes_what_the_command_writes_in_the_folder_of_that_name(tmp_path: 
     assert one == other
     assert any(name.endswith(".safetensors") for name in one)
     assert any(name.endswith("records.jsonl") for name in one), sorted(one)
+    assert (found.model.facts.row, found.model.facts.held_out) == ("ERM+SWAD", ("75",))
+    assert set(found.predict(np.zeros((2, 1, 8, 8), np.uint8)).predicted) <= set("0123456789")
 
 
 def test_its_result_is_the_table_and_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
