@@ -28,6 +28,8 @@ CORES = "DGBENCH_CORES"
 """Environment variable by which an engine says how many cores its task has."""
 ENGINE = "DGBENCH_ENGINE"
 """Environment variable by which an engine names its task: `ray:NODE`."""
+STEPPED = "DGBENCH_STEPPED"
+"""Environment variable by which a batch script names a file that a worker makes at its end, if its runs made a step."""
 
 
 def visible_gpus() -> list[str]:
@@ -111,6 +113,12 @@ def describe_engine() -> str:
     job = os.environ.get("SLURM_JOB_ID", "")
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
     return named or (f"slurm:{array}_{task}" if array and task else f"slurm:{job}" if job else "")
+
+
+def report_step() -> None:
+    """Make the file that a batch script names in `STEPPED`, if it names one: this process's runs made a step."""
+    if path := os.environ.get(STEPPED, ""):
+        Path(path).touch()
 
 
 def usable_cores() -> int:

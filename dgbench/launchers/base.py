@@ -151,6 +151,8 @@ class Summary:
     """The one of its `Terms` by which it left; empty if none."""
     attempted: str = ""
     """Id of the run of the last attempt that claimed its run; empty before the first."""
+    stepped: bool = False
+    """Whether an attempt made a step, or finished its run."""
     executed: int = 0
     """Number of attempts that this launch started."""
     taken_over: int = 0

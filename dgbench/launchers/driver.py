@@ -101,6 +101,8 @@ class _Launch:
         """Places of runs in `runs`; a heap, so that runs start in the order of the plan."""
         self.running: dict[str, bool] = {}
         """Id of each run that the engine executes -> whether its attempt takes over an unreleased lease."""
+        self.reached: dict[str, int] = {}
+        """Id of each run that the engine executes -> the step that it had reached before."""
         self.elsewhere: set[str] = set()
         """Ids of runs that other launches execute, or that just left the engine without an outcome."""
         self.missing_inputs: dict[str, set[str]] = {}
@@ -201,6 +203,7 @@ class _Launch:
                 folder.create(run)
                 newest, released = leases.newest(os.listdir(folder.path))
                 self.running[run.id] = bool(newest and not released)
+                self.reached[run.id] = _step(folder)
                 chosen.append(run)
             else:
                 self.look(run.id, state)
@@ -225,6 +228,8 @@ class _Launch:
         self.summary.taken_over += self.running.pop(ended.id) and ended.status != TAKEN
         if ended.status != TAKEN:
             self.summary.attempted = ended.id
+            finished = (folder.path / DONE).exists()
+            self.summary.stepped = self.summary.stepped or finished or _step(folder) > self.reached[ended.id]
         if (folder.path / DONE).exists():
             self.failures = 0
             self.done(ended.id, ended.seconds if ended.status == 0 else 0.0)
@@ -323,6 +328,12 @@ class _Launch:
     def block_dependents(self, id: str, which: str) -> None:
         for dependent in self.needed_by.get(id, ()):
             self.block(dependent, f"needs {self.runs[self.index[id]].name} ({id}), which {which}")
+
+
+def _step(folder: RunFolder) -> int:
+    """Return the step that a run has reached; 0 if it is unknown."""
+    progress = folder.progress()
+    return progress[0] if progress else 0
 
 
 def record_failure(folder: RunFolder, ended: Ended) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.machine import usable_cores, visible_gpus
+from dgbench.core.machine import report_step, usable_cores, visible_gpus
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
 from dgbench.core.site import Site
@@ -228,6 +228,8 @@ class Sweep:
                 print(f"stopped while images are decoded; to go on: {go_on(self.root)}")
                 return STOPPED_EARLY
         summary = drive(self.store, self.plan.runs, engine, self.site.retries, interrupts, observer, terms, first)
+        if summary.stepped:
+            report_step()
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))
         if summary.left and summary.exit_code:
             print(f"to go on: {go_on(self.root)}")

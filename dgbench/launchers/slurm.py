@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.machine import STEPPED
 from dgbench.core.wording import count_nouns
 from dgbench.launchers.pool import WorkerLauncher
 from dgbench.launchers.reconcile import Sweep
@@ -44,19 +45,26 @@ _SCRIPT = r"""#!/bin/bash
 {directives}
 
 {setup}
+task=$SLURM_JOB_ID
+[ -n "$SLURM_ARRAY_JOB_ID" ] && task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+export {stepped}={folder}/$task.stepped  # made by a worker whose runs made a step
+rm -f "${stepped}"
 # The signal of --signal comes to this shell alone. It is passed on, and the worker's runs save their state. A task that
-# is stopped in this way, for the end of its time, waits in the queue once more.
+# is stopped in this way, for the end of its time, waits in the queue once more if its runs made at least one step.
 trap 'ending=1; again=1; kill -TERM "$worker"' TERM
 {worker} &
 worker=$!
 wait "$worker"; code=$?
 while [ "$again" ]; do again=; wait "$worker"; code=$?; done  # a signal ends the wait before the worker ends
-task=$SLURM_JOB_ID
-[ -n "$SLURM_ARRAY_JOB_ID" ] && task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 if [ "$ending" ] && [ "$code" = 75 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] &&
     [ "$(squeue --noheader --jobs="$task" --format=%T)" = RUNNING ]; then
-    scontrol requeue "$task"
+    if [ -e "${stepped}" ]; then
+        scontrol requeue "$task"
+    else
+        echo "dgbench: error: no step was made before the end of this task's time: give workers more time"
+    fi
 fi
+rm -f "${stepped}"
 exit "$code"
 """
 
@@ -134,6 +142,8 @@ class Slurm(WorkerLauncher):
             directives="\n".join(f"#SBATCH {option}" for option in self._directives(folder, count)),
             setup="\n".join((*self.setup, "") if self.setup else ()),
             worker=worker,
+            folder=shlex.quote(str(folder)),
+            stepped=STEPPED,
             restarts=MOST_RESTARTS,
         )
 

@@ -323,6 +323,7 @@ class Lease:
         if self._thread:
             self._thread.join(timeout=BEAT)
             self._thread = None
+        self._write_progress()
         mark_released(self.folder, self.number)
 
     def _beats(self) -> None:
@@ -341,8 +342,12 @@ class Lease:
             self.lost = self.lost or time.monotonic() - self._touched > self._ttl
         self.lost = self.lost or self._next.exists()
         self._cancelled = self._cancelled or cancel_mark(self._cancel) not in (None, self._mark)
+        self._write_progress()
+
+    def _write_progress(self) -> None:
+        """Write the steps made, if there are new ones."""
         if self._steps != self._written and not self.lost:
-            with suppress(OSError):  # only displays read it
+            with suppress(OSError):  # nothing that must hold depends on it
                 (self.folder / PROGRESS).write_bytes(orjson.dumps(self._steps))
                 self._written = self._steps
 

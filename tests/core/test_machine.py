@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from dgbench.core.errors import UserError
-from dgbench.core.machine import check_gpus, cpu_quotas, describe_engine, describe_processor, usable_cores, visible_gpus
+from dgbench.core.machine import (
+    STEPPED,
+    check_gpus,
+    cpu_quotas,
+    describe_engine,
+    describe_processor,
+    report_step,
+    usable_cores,
+    visible_gpus,
+)
 
 
 def test_a_processor_is_named_with_the_vector_extensions_that_torch_uses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +31,14 @@ def test_a_processor_is_named_with_the_vector_extensions_that_torch_uses(monkeyp
         assert extensions == "(AVX9000)"
     finally:
         describe_processor.cache_clear()
+
+
+def test_a_step_is_reported_to_the_script_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STEPPED, raising=False)
+    report_step()
+    monkeypatch.setenv(STEPPED, str(tmp_path / "a"))
+    report_step()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import orjson
 import pytest
 from toy_launch import Plan, make_runs
 
@@ -22,7 +23,7 @@ from dgbench.launchers.driver import MOST_DAMAGED, drive
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import removal
 from dgbench.store.folder import Store
-from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, lease_name, mark_released
+from dgbench.store.lease import INPUT_DAMAGED, PROGRESS, STOPPED, TAKEN, lease_name, mark_released
 from dgbench.store.notes import FREE_KILLS
 from dgbench.store.process import Process
 from dgbench.store.run_folder import CHECKPOINT, RunFolder, State
@@ -247,6 +248,36 @@ def test_an_attempt_that_was_lost_uses_up_no_retry(tmp_path: Path) -> None:
     assert {"lease-0001.released", "lease-0002.released"} <= set(names), "they need not grow old"
     assert [event.what for event in events if event.run] == ["started", "stopped"] * 2 + ["started", "done"]
     assert RunFolder(tmp_path, summary.done[0]).failures() == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fate", "stepped"),
+    [
+        (None, None, "killed", False),
+        (None, (0, 9), "lost", False),
+        (None, (1, 9), "lost", True),
+        ((4, 9), (4, 9), "lost", False),
+        ((4, 9), (5, 9), "killed", True),
+        ((4, 9), None, "done", True),
+    ],
+)
+def test_it_is_noted_whether_an_attempt_made_a_step(
+    tmp_path: Path, before: tuple[int, int] | None, after: tuple[int, int] | None, fate: str, stepped: bool
+) -> None:
+    (run,) = make_runs([("", 0, 0, [])])
+    folder = RunFolder(tmp_path, run.id)
+    folder.create(run)
+
+    def write(steps: tuple[int, int] | None, event: str = "started") -> None:
+        if steps and event == "started":
+            (folder.path / PROGRESS).write_bytes(orjson.dumps(steps))
+
+    write(before)
+    terms = replace(TO_THE_END, once=True)
+    engine = Cluster(Store(tmp_path), 1, {run.id: [fate, "taken"]})
+    with Interrupts() as interrupts:
+        summary = drive(Store(tmp_path), [run], engine, 0, interrupts, lambda event: write(after, event.what), terms)
+    assert summary.stepped is stepped
 
 
 def test_an_attempt_that_goes_on_where_a_dead_one_ended_is_counted(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ pytestmark = [
 Until = Callable[[Callable[[], object]], None]
 
 SLOW = """
+import os
 import time
 from dgbench.algorithms.erm import ERM
 
@@ -46,7 +47,7 @@ class Slow(ERM):
     card = ERM.card.__class__(paper="none")
 
     def loss(self, batches):
-        time.sleep(0.01)
+        time.sleep(float(os.environ.get("PAUSE", 0.01)))
         return super().loss(batches)
 """
 
@@ -214,6 +215,19 @@ def test_the_end_of_its_time_queues_a_worker_once_more(
 
     until(again)
     assert all(resumed(root)), "at a step that was saved"
+
+
+def test_a_worker_that_made_no_step_in_its_time_is_not_queued_again(
+    cluster: Cluster, words: list[str], tmp_path: Path, until: Until
+) -> None:
+    root = tmp_path / "sweep"
+    (job,) = begin(root, words, "workers=1", "setup=export PAUSE=1000", "grace=1")
+    until(lambda: State.RUNNING in states(root))
+    cluster.call("scancel", "--batch", "--signal=TERM", f"{job}_0")  # as at the end of its time
+    until(lambda: not jobs_left(cluster))
+    (log,) = root.glob("slurm/*.txt")
+    assert "no step was made before the end of this task's time" in log.read_text()
+    assert list(root.glob("slurm/*.stepped")) == []
 
 
 def test_a_preempted_worker_saves_and_comes_back(

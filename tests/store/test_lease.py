@@ -360,6 +360,14 @@ def soon(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
+def test_the_last_steps_are_written_at_the_end(tmp_path: Path) -> None:
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        lease.beat(3, 10)
+    assert (tmp_path / leases.PROGRESS).read_text() == "[3,10]"
+
+
 @pytest.mark.usefixtures("quick")
 def test_signs_of_life_and_progress(tmp_path: Path) -> None:
     lease = take(tmp_path)
