@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
-from dgbench.core.errors import Problems, UserError
+from dgbench.core.errors import UNWRITABLE, Problems, UserError
 from dgbench.core.paths import check_path
 from dgbench.core.startup import INTERRUPTED, end_guard
 from dgbench.core.wording import printable_lines, shorten, unknown_name
@@ -21,7 +21,6 @@ WRONG_INPUT = 2
 """Exit code of a command that refused what it was asked for."""
 
 _EXAMPLES = "examples:"
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -164,7 +163,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (*_UNWRITABLE, *_UNNAMEABLE):
+        if error.errno not in (*UNWRITABLE, *_UNNAMEABLE):
             raise
         path = Path(os.fsdecode(error.filename or ""))
         where = f"{path if error.errno in _UNNAMEABLE else path.parent} can't be used: " if error.filename else ""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
-from dgbench.core.errors import Problems, UserError
+from dgbench.core.errors import UNWRITABLE, Problems, UserError
 from dgbench.core.machine import report_step, usable_cores, visible_gpus
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
@@ -28,7 +28,7 @@ from dgbench.core.site import Site
 from dgbench.core.wording import group_values, printable
 from dgbench.data.cache import build_cache
 from dgbench.data.dataset import Dataset
-from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, Engine, Observer, Slot, Terms
+from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, UNAVAILABLE, Engine, Observer, Slot, Terms
 from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import FILE as DECLARATION
 from dgbench.plan.declaration import Declaration, read_declaration, write_declaration
@@ -227,7 +227,15 @@ class Sweep:
             except Stopped:
                 print(f"stopped while images are decoded; to go on: {go_on(self.root)}")
                 return STOPPED_EARLY
-        summary = drive(self.store, self.plan.runs, engine, self.site.retries, interrupts, observer, terms, first)
+        try:
+            summary = drive(self.store, self.plan.runs, engine, self.site.retries, interrupts, observer, terms, first)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            where = printable(str(error.filename or self.root))
+            print(f"dgbench: error: {where} can't be used: {error.strerror}", file=sys.stderr)
+            print(f"to go on: {go_on(self.root)}")
+            return UNAVAILABLE
         if summary.stepped:
             report_step()
         print(", ".join(f"{count:,} {what}" for what, count in summary.counts.items() if count))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ import torch
 from dgbench.core.errors import UserError
 from dgbench.execute import job
 from dgbench.launchers import here
-from dgbench.launchers.base import STOPPED_EARLY
+from dgbench.launchers.base import STOPPED_EARLY, UNAVAILABLE
 from dgbench.launchers.here import Here
 from dgbench.launchers.launcher import choose_launcher
 from dgbench.store.lease import STOPPED
-from dgbench.store.run_folder import State
+from dgbench.store.run_folder import RunFolder, State
 from tests.support.in_process import execute_all, sweep_of
 
 
@@ -76,3 +78,28 @@ def test_more_than_one_run_at_once_is_refused() -> None:
     with pytest.raises(UserError, match="one run executes at a time"):
         choose_launcher(["here"], {}, {"jobs": 2})
     assert choose_launcher(["here"], {}, {"jobs": 1}) == Here(jobs=1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ESTALE])
+def test_a_disk_that_is_lost_in_mid_sweep_ends_it_by_a_line_and_asks_for_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    sweep = sweep_of(tmp_path / "sweep", "ERM")
+
+    def create(folder: RunFolder, run: object) -> None:
+        raise OSError(number, os.strerror(number), str(folder.path))
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    assert Here().execute(sweep) == UNAVAILABLE
+    printed, folder = capsys.readouterr(), sweep.store.folder(sweep.plan.runs[0].id).path
+    assert printed.err == f"dgbench: error: {folder} can't be used: {os.strerror(number)}\n"
+    assert printed.out.endswith(f"to go on: dgbench launch {sweep.root}\n")
+
+
+def test_another_error_of_the_system_is_not_blamed_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(folder: RunFolder, run: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    with pytest.raises(OSError, match="Invalid argument"):
+        Here().execute(sweep_of(tmp_path / "sweep", "ERM"))
