@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgbench import cli, train
+from dgbench import cli
 from dgbench.best import main
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.run import MODEL, Run
 from dgbench.core.site import Site
+from dgbench.launchers.one_run import plan_one
 from dgbench.launchers.prepare import prepare
 from dgbench.report.domainbed.folder import RunArgs, write_run
 from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
 from dgbench.store.run_folder import RunFolder
 from dgbench.sweep import main as launch
+from tests.support.commands import train
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
@@ -61,7 +63,8 @@ def planned_again(command: str) -> set[str]:
     """Ids of the runs that a command would train."""
     program, verb, *words = shlex.split(command)
     assert (program, verb) == ("dgbench", "train")
-    return {run.id for run in train._sweep_of_flags(train.parser().parse_args(words)).plan.runs}
+    args = train.parser().parse_args(words)
+    return {run.id for run in plan_one(args.algorithm, args.dataset, args.test, None, vars(args)).plan.runs}
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, collect, sweep, train
+from dgbench import cli, collect
 from dgbench.report.render import FORMATS
 from tests.cases.make_cases import tree
 from tests.conftest import Cases
+from tests.support.commands import sweep, train
 from tests.support.places import TESTS
 
 FLAGS = ("--algorithms", "ERM", "--n_hparams", "1", "--n_trials", "1", "--hparams", '{"batch_size": 4}', "--dry_run")

@@ -25,12 +25,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dgbench import cli, collect, export, sweep, train
+from dgbench import cli, collect, export
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.sweep_file import KEYS
 from tests.support import own_sweep
+from tests.support.commands import sweep, train
 from tests.support.layouts import write_folders, write_image
 
 EXAMPLES = int(os.environ.get("FUZZ", "12"))

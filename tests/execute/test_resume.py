@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, collect, sweep
+from dgbench import cli, collect
 from dgbench.core.site import Site
 from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
@@ -22,6 +22,7 @@ from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.lease import newest
 from dgbench.store.run_folder import State
+from tests.support.commands import sweep
 from tests.support.in_process import execute, execute_all, sweep_of, train, training_of
 from tests.support.language_models import save_model
 from tests.support.places import EXAMPLES

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from dgbench import cli
-from dgbench import sweep as command
 from dgbench.launchers.mend import Trouble, mend
 from dgbench.launchers.reconcile import Sweep
 from dgbench.store import lease as leases
@@ -17,6 +16,7 @@ from dgbench.store.holder import Holder
 from dgbench.store.lease import StopSignals
 from dgbench.store.process import Process
 from dgbench.store.run_folder import RunFolder, State
+from tests.support.commands import sweep as command
 from tests.support.in_process import sweep_of
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, sweep
+from dgbench import cli
 from dgbench.core.machine import usable_cores
 from dgbench.launchers.slurm import Slurm
 from dgbench.plan.planfile import read_plan
@@ -25,6 +25,7 @@ from dgbench.store.folder import Store
 from dgbench.store.holder import read_holder
 from dgbench.store.run_folder import State
 from tests.support import slurm_cluster
+from tests.support.commands import sweep
 from tests.support.pages import blocks
 from tests.support.places import ROOT
 from tests.support.slurm_cluster import Cluster

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import collect, sweep
+from dgbench import collect
 from dgbench.launchers.prepare import reopen
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
+from tests.support.commands import sweep
 
 STORED = Path(__file__).with_name("stored_sweep.tar.xz")
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from dgbench import cli, sweep, worker
+from dgbench import cli, worker
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.declaration import read_site
 from dgbench.store.holder import TTL, read_holder
+from tests.support.commands import sweep
 from tests.support.in_process import execute
 
 FILE = """

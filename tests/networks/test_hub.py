@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgbench import cli, sweep, train
+from dgbench import cli
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.datasets import _texts
@@ -26,6 +26,7 @@ from dgbench.networks.hub import cached_file, timm_file
 from dgbench.networks.network import build_network
 from dgbench.networks.start import ensure_weights
 from tests.datasets.no_network import cut_off, unplugged
+from tests.support.commands import sweep, train
 from tests.support.in_process import sweep_of
 from tests.support.language_models import save_model
 from tests.support.layouts import write_folders

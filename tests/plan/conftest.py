@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, sweep
+from dgbench import cli
 from dgbench.launchers.reconcile import Sweep
+from tests.support.commands import sweep
 
 Refused = Callable[..., list[str]]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, collect, sweep, train
+from dgbench import cli, collect
 from dgbench.datasets._own import MAY_LACK
 from tests.plan.conftest import Refused
+from tests.support.commands import sweep, train
 from tests.support.in_process import execute_all, sweep_of
 from tests.support.layouts import write_csv, write_folders, write_image
 

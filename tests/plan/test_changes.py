@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from dgbench import cli, sweep
+from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_rows
 from dgbench.core.errors import UserError
 from dgbench.plan.changes import apply_changes, read_changes, refuse_conflicts
+from tests.support.commands import sweep
 
 ASKED = ("--datasets", "RotatedDigits", "--test_envs", "75", "--quick", "--dry_run")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, sweep, train
+from dgbench import cli
 from tests.plan.conftest import Refused
+from tests.support.commands import sweep, train
 
 LONG = "n" * 300
 

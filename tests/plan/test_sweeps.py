@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from dgbench import cli, sweep
+from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.datasets._images import ImageDataset
 from dgbench.plan.asking import count_training_runs, declare
 from dgbench.plan.sweep_file import read_sweep_file
 from tests.support import glyphs_layouts
+from tests.support.commands import sweep
 from tests.support.layouts import write_image, write_mnist
 from tests.support.places import SWEEPS
 from tests.support.wilds_layouts import WRITERS, fitted

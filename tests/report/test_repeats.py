@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dgbench
-from dgbench import cli, sweep
+from dgbench import cli
 from dgbench.collect import main as collect
 from dgbench.core.errors import UserError
 from dgbench.core.run import MODEL
@@ -24,6 +24,7 @@ from dgbench.report.repeats import choose_once, read_choices
 from dgbench.report.selectors import SELECTORS
 from dgbench.store.predictions import PredictedView, Predictions, path_of, to_bytes
 from dgbench.store.run_folder import RunFolder
+from tests.support.commands import sweep
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

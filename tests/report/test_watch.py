@@ -11,12 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
-from dgbench import cli, sweep
+from dgbench import cli
 from dgbench.core.errors import UserError
 from dgbench.report.picture import MOST_LINES, follow, lines
 from dgbench.report.watch import Watch
 from dgbench.store.lease import PROGRESS, StopSignals
 from dgbench.store.run_folder import RunFolder
+from tests.support.commands import sweep
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
