@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgbench.api.check import CheckResult as CheckResult
+    from dgbench.api.check import check as check
     from dgbench.api.sweep import Launched as Launched
     from dgbench.api.sweep import Status as Status
     from dgbench.api.sweep import sweep as sweep
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from dgbench.report.results import Results as Results
 
 _PUBLIC = {
+    "api.check": ("CheckResult", "check"),
     "api.sweep": ("Launched", "Status", "sweep"),
     "api.train": ("RunFailed", "Trained", "train"),
     "catalogue.catalogue": ("Catalogue",),

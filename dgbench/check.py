@@ -27,12 +27,13 @@ from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.conformance.data import QUESTIONS as DATA_QUESTIONS
 from dgbench.conformance.data import DataSubject
 from dgbench.conformance.data import examine as examine_data
+from dgbench.conformance.problems import problem_lines
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
 from dgbench.core.machine import open_device
 from dgbench.core.progress import print_line
 from dgbench.core.site import Site
-from dgbench.core.wording import count_nouns, format_duration, format_ranges, group_values, printable
+from dgbench.core.wording import count_nouns, format_duration, printable
 from dgbench.plan.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     answers = dict(_examined(names, files, device, args.draws, args.jobs, total))
     lines = list[str]()
     if names:
-        lines += [*_matrix("algorithm", _cells(answers), markdown=args.markdown), *_format_problems(answers)]
+        lines += [*_matrix("algorithm", _cells(answers), markdown=args.markdown), *_problems(answers)]
         lines += _said(answers, args.draws, device)
     if subjects:
         lines += [""] if lines else []
@@ -253,35 +254,8 @@ def _said_of_data(answers: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     yield f"{count_nouns(len(answers), 'data set')}: {_counted(asked, wrong)}"
 
 
-def _format_problems(answers: Answers) -> Iterator[str]:
-    """Yield each problem of an algorithm once, with all cases in which it occurs."""
-    for name, findings in answers.items():
-        for wrong, found in group_values((finding.wrong, finding) for finding in findings if finding.wrong).items():
-            yield f"\n{name}: {_where(found)}: {wrong}"
-
-
-def _where(findings: Sequence[Finding]) -> str:
-    """Format questions and cases of findings: `learns, moves (1-3 domains, defaults, draws 1-2); json (3 domains)`."""
-    cases = group_values((finding.question, finding) for finding in findings)
-    questions = group_values((_cases(found), question) for question, found in cases.items())
-    return "; ".join(f"{', '.join(names)} ({told})" for told, names in questions.items())
-
-
-def _cases(findings: Sequence[Finding]) -> str:
-    """Format the numbers of domains of findings, grouped by the draws that went wrong with them."""
-    seeds = group_values((finding.domains, finding.seed) for finding in findings)
-    domains = group_values((_draws(own), number) for number, own in seeds.items())
-    return "; ".join(
-        f"{format_ranges(numbers)} domain{'' if numbers == [1] else 's'}, {told}" for told, numbers in domains.items()
-    )
-
-
-def _draws(seeds: Sequence[int]) -> str:
-    drawn = [seed for seed in seeds if seed]
-    told = ["defaults"] if 0 in seeds else []
-    if drawn:
-        told.append(f"draw{'s' if len(drawn) > 1 else ''} {format_ranges(drawn)}")
-    return ", ".join(told)
+def _problems(answers: Answers) -> Iterator[str]:
+    return (f"\n{line}" for name, findings in answers.items() for line in problem_lines(name, findings))
 
 
 def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:

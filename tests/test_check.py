@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgbench import check, cli
+from dgbench import cli
+from dgbench.check import main
+from dgbench.conformance.problems import problem_lines
 from dgbench.conformance.questions import Finding
 from tests.support.places import EXAMPLES, SHOWN
 
 
 def run(*words: str) -> int:
-    return cli.run(check.main, words)
+    return cli.run(main, words)
 
 
 def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,8 +72,8 @@ def test_what_goes_wrong_everywhere_is_told_once(capsys: pytest.CaptureFixture[s
 def test_cases_that_differ_are_told_apart() -> None:
     at = [(1, 0), (1, 2), (2, 0), (2, 2), (3, 2)]
     found = [Finding("learns", domains, seed, "off") for domains, seed in at] + [Finding("moves", 1, 0, "off")]
-    answers = {"Toy": [*found, Finding("alone", 2, 0, ""), Finding("moves", 2, 0, "way off")]}
-    assert [line.strip() for line in check._format_problems(answers)] == [
+    answers = [*found, Finding("alone", 2, 0, ""), Finding("moves", 2, 0, "way off")]
+    assert list(problem_lines("Toy", answers)) == [
         "Toy: learns (1-2 domains, defaults, draw 2; 3 domains, draw 2); moves (1 domain, defaults): off",
         "Toy: moves (2 domains, defaults): way off",
     ]

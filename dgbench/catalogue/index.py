@@ -75,22 +75,40 @@ def _inspect(module: str, file: Path) -> Iterator[CatalogueEntry]:
         # Classes that the file imports from elsewhere are entries of their own file.
         if cls.__module__ != loaded.__name__ or name.startswith("_"):
             continue
-        for kind, (_, base_module, base_name, card_type) in KINDS.items():
-            base = getattr(sys.modules.get(base_module), base_name, None)
-            # A base class that nothing has imported has no subclasses, so it isn't imported for the question.
-            if base is None or not issubclass(cls, base):
-                continue
-            card = getattr(cls, "card", None)
-            if not isinstance(card, card_type):
-                raise UserError(
-                    f"{file}: {name}.card must be {with_article(card_type.__name__)}; begin a mere base's name with _"
-                )
-            if isinstance(card, AlgorithmCard) and card.baseline and "card" not in vars(cls):
-                card = dataclasses.replace(card, baseline=False)  # what extends the baseline is another algorithm
-            hparams = getattr(cls, "Hparams", None)
-            checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
-            space = space_of(hparams) if hparams else ()
-            yield CatalogueEntry(kind, name, str(file), module, inspect.getdoc(cls) or "", space, checks, card)
+        entry = entry_of_class(cls, str(file), module)
+        if entry:
+            yield entry
+
+
+def entry_of_class(cls: type, file: str, module: str = "") -> CatalogueEntry | None:
+    """Return the entry that a class makes; None if it extends no base class of a catalogue.
+
+    Args:
+        cls: The class.
+        file: Path of its source.
+        module: Dotted name to import; empty for an included file.
+
+    Raises:
+        UserError: The class has no card of its kind.
+    """
+    for kind, (_, base_module, base_name, card_type) in KINDS.items():
+        base = getattr(sys.modules.get(base_module), base_name, None)
+        # A base class that nothing has imported has no subclasses, so it isn't imported for the question.
+        if base is None or not issubclass(cls, base):
+            continue
+        card = getattr(cls, "card", None)
+        if not isinstance(card, card_type):
+            raise UserError(
+                f"{file}: {cls.__name__}.card must be {with_article(card_type.__name__)}; begin a mere base's name "
+                "with _"
+            )
+        if isinstance(card, AlgorithmCard) and card.baseline and "card" not in vars(cls):
+            card = dataclasses.replace(card, baseline=False)  # what extends the baseline is another algorithm
+        hparams = getattr(cls, "Hparams", None)
+        checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
+        space = space_of(hparams) if hparams else ()
+        return CatalogueEntry(kind, cls.__name__, file, module, inspect.getdoc(cls) or "", space, checks, card)
+    return None
 
 
 def _place(file: Path, error: Exception) -> str:

@@ -328,7 +328,7 @@ def _trained(subject: Subject, world: World, values: Mapping[str, Any], domains:
         rehearsal = subject.rehearse_on(world.material(domains), values, world.setting, [4] * domains)
         return _not_finite(rehearsal, rehearsal.until(world.setting.steps))
     except Exception as error:
-        return _raised(error)
+        return _raised(error, subject)
 
 
 def _options(subject: Subject) -> Iterator[Mapping[str, Value]]:
@@ -355,20 +355,21 @@ QUESTIONS = (
 )
 
 
-def examine(subject: Subject, draws: int = 2) -> Iterator[Finding]:
-    """Ask every question with the default hyperparameters and, where that makes sense, with random ones.
+def examine(subject: Subject, draws: int = 2, questions: Sequence[Question] = QUESTIONS) -> Iterator[Finding]:
+    """Ask questions with the default hyperparameters and, where that makes sense, with random ones.
 
     Numbers of domains below the card's `min_domains` are left out, as planning refuses them.
 
     Args:
         subject: The algorithm and its device.
         draws: Number of random draws of hyperparameters.
+        questions: The questions.
 
     Yields:
         One finding for each question, number of domains and hyperparameter seed, also where all is well.
     """
     with double_precision():
-        for question in QUESTIONS:
+        for question in questions:
             for domains in question.domains:
                 if domains < subject.card.min_domains:
                     continue
@@ -381,10 +382,11 @@ def _ask(question: Question, subject: Subject, domains: int, seed: int) -> str:
     try:
         return question.ask(subject, domains, seed)
     except Exception as error:
-        return _raised(error)
+        return _raised(error, subject)
 
 
-def _raised(error: Exception) -> str:
-    """Format an exception with the place where it was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+def _raised(error: Exception, subject: Subject) -> str:
+    """Format an exception with the last line of the algorithm's own file that led to it, or else of any."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = ([frame for frame in frames if frame.filename == subject.entry.file] or frames)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
