@@ -23,6 +23,15 @@ class Started(NamedTuple):
     """timm's tag of the weights."""
 
 
+class Kind(NamedTuple):
+    """The kind of machine that finished a run; empty where an earlier version recorded none."""
+
+    hardware: str = ""
+    """Processor with its vector extensions, and GPU."""
+    versions: str = ""
+    """Versions of dgbench, Python and the libraries, in one text."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """The data, code and hardware behind the runs that count, each with its number of runs; empty if unrecorded."""

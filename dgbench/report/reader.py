@@ -18,7 +18,7 @@ from dgbench.core.run import evaluated_views
 from dgbench.core.wording import group_values
 from dgbench.data.facts import length_and_network
 from dgbench.plan.planfile import PlannedRun, PlanTable, read_plan
-from dgbench.report.origin import Origin, started_of
+from dgbench.report.origin import Kind, Origin, started_of
 from dgbench.report.predictions.kept import KeptPredictions
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
 from dgbench.store.folder import Store
@@ -66,6 +66,8 @@ class _Reader:
         """Each series of steps once: most runs share one."""
         self.sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
         """Each series of sizes once."""
+        self.kinds: dict[Kind, Kind] = {}
+        """Each kind of machine once."""
 
     def read(self) -> Results:
         """Read every planned run once, finished ones first."""
@@ -174,16 +176,19 @@ class _Reader:
         # `finished` has compared the records' sha256 with `done`: from here on they count.
         self.records += len(records)
         self.origin.fingerprints[run.dataset][summary["fingerprint"]] += 1
-        self.origin.versions[", ".join(f"{name} {v}" for name, v in summary["versions"].items())] += 1
+        versions = ", ".join(f"{name} {v}" for name, v in summary["versions"].items())
+        self.origin.versions[versions] += 1
         self.origin.commits[summary["commit"]] += 1
-        if machine := summary.get("machine"):
-            self.origin.machines[str(machine)] += 1
+        kind = Kind(str(summary.get("machine", "")), versions)
+        kind = self.kinds.setdefault(kind, kind)
+        if kind.hardware:
+            self.origin.machines[kind.hardware] += 1
         self.origin.networks[run.dataset][started_of(summary)] += 1
         for name, source in summary["sources"].items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
-        return {name: self._series(position, name, records) for name in predictors}
+        return {name: self._series(position, name, records, kind) for name in predictors}
 
-    def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]]) -> Candidate:
+    def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]], kind: Kind) -> Candidate:
         """Return the series of one predictor, or a gap that says why its records can't be used."""
         run = self.table.runs[position]
         views = evaluated_views(self.table.folds[run.fold], run.trial)
@@ -206,7 +211,7 @@ class _Reader:
         steps, adapted = self.steps.setdefault(steps, steps), run.kind == "adapt"
         sizes = _sizes(own_records[-1], names) if metric == "accuracy" else ()
         sizes = self.sizes.setdefault(sizes, sizes)
-        return Series(run.id, steps, views, values, diverged, adapted, predictor, sizes, others)
+        return Series(run.id, steps, views, values, diverged, adapted, predictor, sizes, others, kind)
 
 
 def _other_metrics(

@@ -28,7 +28,7 @@ from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.provenance import Provenance
-from dgbench.report.origin import Origin
+from dgbench.report.origin import Kind, Origin
 from dgbench.report.predictions.kept import KeptPredictions
 
 
@@ -58,6 +58,8 @@ class Series:
     """Number of examples of each view; empty where it is unknown, and for metrics that are no share of examples."""
     others: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Further metric, `loss` among them -> (steps, views). Empty unless `read_results` was asked for all metrics."""
+    kind: Kind = field(default_factory=Kind)
+    """The kind of machine that finished the run."""
 
     @property
     def places(self) -> Mapping[int | str, int]:

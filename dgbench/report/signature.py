@@ -14,6 +14,7 @@ from dgbench.core.protocol import VALIDATION, FixedSplit
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.version import __version__
 from dgbench.core.wording import format_ranges, group_values
+from dgbench.report.origin import Kind
 from dgbench.report.results import WARNING, Candidate, Gap, Results, Series
 from dgbench.report.select import Selector
 
@@ -61,6 +62,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "methods from": ", ".join(f"{name}: {'|'.join(found)}" for name, found in results.origin.sources.items()),
         "run by": "|".join(results.origin.versions),
         "on": "|".join(results.origin.machines),
+        "kinds of machines": _kinds(results, selector, datasets),
         "collected by": f"dgbench {__version__}",
     }
     return {key: value for key, value in fields.items() if value}
@@ -241,6 +243,30 @@ def _read_candidates(results: Results, selector: Selector, row: str, dataset: st
     read = set(selector.folds_read(results, dataset))
     for (fold, _), seeds in results.candidates.get((row, dataset), {}).items():
         yield from seeds.values() if fold in read else ()
+
+
+def _kinds(results: Results, selector: Selector, datasets: Sequence[str]) -> str:
+    """Name the kinds of machines of each row, if there are several: hardware, and the versions that differ."""
+    found = {
+        row: {
+            candidate.kind
+            for dataset in datasets
+            for candidate in _read_candidates(results, selector, row, dataset)
+            if isinstance(candidate, Series)
+        }
+        for row in results.rows
+    }
+    kinds = set().union(*found.values())
+    if len(kinds) < 2:
+        return ""
+    same = set.intersection(*(set(kind.versions.split(", ")) for kind in kinds))
+    unknown = "not recorded" if any(kind.hardware for kind in kinds) else ""
+
+    def name(kind: Kind) -> str:
+        own = (version for version in kind.versions.split(", ") if version not in same)
+        return ", ".join(filter(None, (kind.hardware or unknown, *own)))
+
+    return by_row(("|".join(sorted(map(name, own))), row) for row, own in found.items() if own)
 
 
 def _runs(results: Results, selector: Selector, datasets: Sequence[str]) -> str:

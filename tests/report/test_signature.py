@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dgbench import collect
 from dgbench.core.protocol import FixedSplit, LeaveOneDomainOut
 from dgbench.core.run import ALL_TRIALS, evaluated_views
 from dgbench.core.wording import format_ranges
 from dgbench.plan.provenance import Provenance
 from dgbench.report.origin import Origin
+from dgbench.report.reader import read_results
 from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.report.select import TrainingDomain
 from dgbench.report.selectors import SELECTORS
 from dgbench.report.signature import describe_gaps, disagreements, signature
 from dgbench.report.tables import build
+from dgbench.store.run_folder import RunFolder
+from tests.support import own_sweep
 
 
 def gap(held_out: str, seed: int, trial: int, state: str = "missing", why: str = "") -> Gap:
@@ -163,6 +168,55 @@ def test_of_one_model_of_all_trials_nothing_is_read_to_choose_it() -> None:
     assert table.signature["one model of all trials"] == "DiWADagger: nothing was selected"
     assert "trials" not in table.signature
     assert "+/-" not in table.signature
+
+
+AMD, INTEL = "AMD EPYC (AVX2)", "Intel Xeon (AVX512), NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("trained", "merged", "told"),
+    [
+        ((AMD, "2.9"), (AMD, "2.9"), ""),
+        (("", "2.9"), ("", "2.9"), ""),
+        ((AMD, "2.9"), (INTEL, "2.9"), f"{AMD} (ERM, ERM+SWAD); {INTEL} (ERM+DiWA)"),
+        (("", "2.9"), (INTEL, "2.9"), f"not recorded (ERM, ERM+SWAD); {INTEL} (ERM+DiWA)"),
+        ((AMD, "2.9"), (AMD, "2.10"), f"{AMD}, torch 2.9 (ERM, ERM+SWAD); {AMD}, torch 2.10 (ERM+DiWA)"),
+    ],
+)
+def test_rows_from_different_kinds_of_machines_are_told_apart(
+    tmp_path: Path, trained: tuple[str, str], merged: tuple[str, str], told: str
+) -> None:
+    write_kinds(tmp_path, trained, merged)
+    (table, *_) = build(read_results(tmp_path), [TrainingDomain()]).tables
+    assert table.signature.get("kinds of machines", "") == told
+
+
+def write_kinds(root: Path, trained: tuple[str, str], merged: tuple[str, str]) -> None:
+    """A finished sweep whose trained and merged runs are of two kinds: hardware, and version of torch."""
+    table = own_sweep.make(root, hparams=1, trials=1)
+    for run in table.runs:
+        hardware, torch = merged if run.kind == "merge" else trained
+        versions = {**own_sweep.SUMMARY["versions"], "torch": torch}  # type: ignore[dict-item]
+        RunFolder(root, run.id).finish({**own_sweep.SUMMARY, "machine": hardware, "versions": versions})
+
+
+def test_rows_of_several_kinds_are_told_of_together(tmp_path: Path) -> None:
+    table = own_sweep.make(tmp_path, hparams=1, trials=1)
+    for run in table.runs:
+        machine = AMD if table.folds[run.fold].held_out == ("+90%",) else INTEL
+        RunFolder(tmp_path, run.id).finish({**own_sweep.SUMMARY, "machine": machine})
+    (found, *_) = build(read_results(tmp_path), [TrainingDomain()]).tables
+    assert found.signature["kinds of machines"] == f"{AMD}|{INTEL}"
+
+
+@pytest.mark.parametrize("words", [["--format", "text"], ["--format", "markdown"], ["--format", "latex"]])
+def test_kinds_of_machines_stand_below_the_table_in_each_format(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_kinds(tmp_path, (AMD, "2.9"), (INTEL, "2.9"))
+    notes = ["--notes", "full"] if "latex" in words else []
+    assert collect.main(["--input_dir", str(tmp_path), *words, *notes]) == 0
+    assert f"kinds of machines: {AMD} (ERM, ERM+SWAD); {INTEL} (ERM+DiWA)" in capsys.readouterr().out
 
 
 def test_what_only_some_sweeps_have_is_told_of_those_alone() -> None:

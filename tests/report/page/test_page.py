@@ -25,6 +25,7 @@ from dgbench.report.page.build import build_page, write_figures
 from dgbench.report.page.content import problems, progress
 from dgbench.report.selectors import SELECTORS, default_selectors
 from dgbench.report.tables import build
+from dgbench.store.run_folder import RunFolder
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
@@ -112,6 +113,13 @@ def test_rows_are_compared_with_the_first_within_trials(own: Path, page: str) ->
     text = f"{100 * found.delta.difference:+.1f} ± {100 * found.delta.by_trial.error:.1f}".replace("-", "−")
     assert f">{text}</td>" in body
     assert body.count("†") >= 1
+
+
+def test_it_names_the_kinds_of_machines(tmp_path: Path) -> None:
+    table = OWN["make"](tmp_path, hparams=1, trials=1)
+    for run in table.runs:
+        RunFolder(tmp_path, run.id).finish({**OWN["SUMMARY"], "machine": f"{run.kind} machine"})
+    assert "train machine (ERM, ERM+SWAD); merge machine (ERM+DiWA)" in page_of(tmp_path)
 
 
 def test_it_names_the_network(page: str) -> None:
