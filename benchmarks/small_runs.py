@@ -24,7 +24,7 @@ from dgbench.store.folder import Store
 
 DOMAINS = ("0", "15", "30", "45", "60", "75")
 HPARAMS, TRIALS = 5, 2
-TRAIN = "import torch, torchvision, timm; from dgbench import cli, train; raise SystemExit(cli.run(train.main))"
+TRAIN = "import torch, torchvision, timm; from dgbench.train import cli, main; raise SystemExit(cli.run(main))"
 
 
 def descendants(pid: int) -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import check, cli, new
+from dgbench import cli, new
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import KINDS
-from tests.support.commands import sweep, train
+from tests.support.commands import check, sweep, train
 from tests.support.places import ROOT
 
 SHORT = ("--steps", "30", "--threads", "1")

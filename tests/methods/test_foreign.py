@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgbench import check, cli
+from dgbench import cli
 from dgbench import list as list_command
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.foreign_reads import surely_read
@@ -36,7 +36,7 @@ from dgbench.methods.algorithm import Batch, Task
 from dgbench.methods.foreign import Inputs
 from dgbench.methods.foreign_state import capture_state, restore_state
 from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD
-from tests.support.commands import train
+from tests.support.commands import check, train
 from tests.support.in_process import execute, execute_all, records_of, runs_of, sweep_of, training_of
 from tests.support.in_process import train as train_run
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+check: Any = importlib.import_module("dgbench.check")
 sweep: Any = importlib.import_module("dgbench.sweep")
 train: Any = importlib.import_module("dgbench.train")
