@@ -71,6 +71,39 @@ def best_of(folder: Path | str, results: Results, selector: Selector) -> Iterato
                         yield Best(row, dataset, held_out, trial, outcome.pick, not outcome.gaps, hparams, command, why)
 
 
+def keeping_command(root: Path, row: str, pick: Pick, trial: int) -> tuple[str, str]:
+    """Return the command that trains a choice again and keeps its weights and predictions.
+
+    Args:
+        root: The sweep's folder, which is dgbench's.
+        row: The row.
+        pick: The choice.
+        trial: Its trial.
+
+    Returns:
+        The command, empty if there is none, and then the reason.
+    """
+    _, command, why = _Writer(root).write(row, pick, trial)
+    if not command:
+        return "", why
+    output = "" if " --output_dir " in command else f" --output_dir {shlex.quote(f'{root}-model')}"
+    return f"{command}{output} --save_models --save_predictions", why
+
+
+def deploying_command(root: Path, row: str, pick: Pick) -> tuple[str, str]:
+    """Return the command that trains a choice on all domains, with its hyperparameters.
+
+    Args:
+        root: The sweep's folder, which is dgbench's.
+        row: The row.
+        pick: The choice.
+
+    Returns:
+        The command, empty if there is none, and then the reason.
+    """
+    return _Writer(root).deploying(row, pick)
+
+
 class _Writer:
     """Writer of commands for runs of a folder of dgbench."""
 
@@ -119,6 +152,34 @@ class _Writer:
         words += [*self._site_words(), "--output_dir", f"{self.root}-again", "--skip_confirmation"]
         return shlex.join(words), f"{made}, which the command trains"
 
+    def deploying(self, row: str, pick: Pick) -> tuple[str, str]:
+        """Return the command that trains a choice on all domains, and why there is none."""
+        if self.table.protocol == FixedSplit.name:
+            return "", "the data set was published with its own splits, which say what trains"
+        try:
+            run = RunFolder(self.root, pick.run).run()
+            members = (
+                [RunFolder(self.root, source.run).run() for source in run.inputs] if run.kind == "merge" else [run]
+            )
+            overrides = read_object(self.root / declaration.FILE)["overrides"]
+        except (FileNotFoundError, CorruptFile, KeyError) as error:
+            return "", str(error)
+        if run.kind == "adapt":
+            return "", f"{run.method.name} adapts a model where it is used: deploy the row {row.rpartition('+')[0]}"
+        if run.kind == "merge" and overrides["draws"]:
+            return "", "flags have no words for distributions of a sweep file: launch the same file with --all_domains"
+        words = ["dgbench", "launch", "--algorithms", row, "--datasets", self._dataset(run.dataset), "--all_domains"]
+        words += ["--test_envs", run.fold.held_out[0]]
+        seeds, trials = {member.hparams_seed for member in members}, {member.trial for member in members}
+        for name, numbers in (("n_hparams", seeds), ("n_trials", trials)):
+            words += [f"--{name}_from", str(min(numbers)), f"--{name}", str(max(numbers) + 1)]
+        words += _setting_words(self.table.setting)
+        merged = {**overrides["fixed"], **overrides["parts"]}
+        if values := merged if run.kind == "merge" else _chosen_values(row, [run]):
+            words += ["--hparams", json.dumps(values)]
+        words += [*self._site_words(), "--output_dir", f"{self.root}-deploy", "--skip_confirmation"]
+        return shlex.join([*words, "--save_models", "--save_predictions"]), ""
+
     def _chain(self, run: Run) -> Iterator[Run]:
         """Yield a run, the run that it adapts, and so on to the one that is trained or merged."""
         yield run
@@ -130,10 +191,7 @@ class _Writer:
         yield from ("dgbench", "train", "--algorithm", row, "--dataset", self._dataset(run.dataset), *fold)
         yield from ("--hparams_seed", str(run.hparams_seed), "--trial_seed", str(run.trial))
         yield from _setting_words(self.table.setting)
-        names = row.split("+")
-        entries = [entry for link in chain for entry in (link.method, *link.averages)]
-        values = {entry.name: dict(entry.hparams) for entry in entries if entry.hparams and _is_of(entry, names, chain)}
-        if values:
+        if values := _chosen_values(row, chain):
             yield from ("--hparams", json.dumps(values))
         yield from self._site_words()
 
@@ -148,7 +206,14 @@ class _Writer:
     def _dataset(self, name: str) -> str:
         """Return the name of a data set as it is typed, with its path if it has one."""
         path = self.site.paths.get(name)
-        return f"{name}:{path}" if path and ":" not in name else name
+        return f"{name.partition(':')[0]}:{path}" if path else name
+
+
+def _chosen_values(row: str, chain: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Return entry -> its hyperparameters, as `--hparams` takes them, of the entries that a row stands on."""
+    entries = [entry for link in chain for entry in (link.method, *link.averages)]
+    names = row.split("+")
+    return {entry.name: dict(entry.hparams) for entry in entries if entry.hparams and _is_of(entry, names, chain)}
 
 
 def _is_of(entry: ResolvedEntry, names: Sequence[str], chain: Sequence[Run]) -> bool:
