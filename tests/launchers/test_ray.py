@@ -24,22 +24,8 @@ from dgbench.launchers.ray import Ray
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from tests.support import ray_cluster
-from tests.support.places import ROOT
+from tests.support.places import ROOT, SUPPORT
 from tests.support.ray_cluster import NODES, Cluster
-
-SLOW = """
-import time
-from dgbench.algorithms.erm import ERM
-
-class Slow(ERM):
-    '''ERM that takes 10 ms for a step, however fast the machine is.'''
-
-    card = ERM.card.__class__(paper="none")
-
-    def loss(self, batches):
-        time.sleep(0.01)
-        return super().loss(batches)
-"""
 
 
 def test_options_that_are_out_of_range() -> None:
@@ -75,11 +61,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def words() -> list[str]:
     """What asks for four training runs and one that merges them."""
-    file = tmp_path_factory.mktemp("included") / "slow.py"
-    file.write_text(SLOW)
-    asked = ["--include", str(file), "--algorithms", "Slow", "Slow+DiWA", "--datasets", "RotatedDigits"]
+    slow = str(SUPPORT / "slow_erm.py")
+    asked = ["--include", slow, "--algorithms", "Slow", "Slow+DiWA", "--datasets", "RotatedDigits"]
     asked += ["--test_envs", "75", "--single_test_envs", "--n_hparams", "4", "--n_trials", "1", "--steps", "600"]
     return [*asked, "--checkpoint_freq", "200", "--set", "backbone=Linear", "batch_size=8", "--device", "cpu"]
 

@@ -27,7 +27,7 @@ from dgbench.store.run_folder import State
 from tests.support import slurm_cluster
 from tests.support.commands import sweep
 from tests.support.pages import blocks
-from tests.support.places import ROOT
+from tests.support.places import ROOT, SUPPORT
 from tests.support.slurm_cluster import Cluster
 
 pytestmark = [
@@ -36,21 +36,6 @@ pytestmark = [
 ]
 
 Until = Callable[[Callable[[], object]], None]
-
-SLOW = """
-import os
-import time
-from dgbench.algorithms.erm import ERM
-
-class Slow(ERM):
-    '''ERM that takes 10 ms for a step, however fast the machine is.'''
-
-    card = ERM.card.__class__(paper="none")
-
-    def loss(self, batches):
-        time.sleep(float(os.environ.get("PAUSE", 0.01)))
-        return super().loss(batches)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +55,10 @@ def _on_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def words() -> list[str]:
     """What asks for two training runs and one that merges them."""
-    file = tmp_path_factory.mktemp("included") / "slow.py"
-    file.write_text(SLOW)
-    asked = ["--include", str(file), "--algorithms", "Slow", "Slow+DiWA", "--datasets", "RotatedDigits"]
+    slow = str(SUPPORT / "slow_erm.py")
+    asked = ["--include", slow, "--algorithms", "Slow", "Slow+DiWA", "--datasets", "RotatedDigits"]
     asked += ["--test_envs", "75", "--single_test_envs", "--n_hparams", "2", "--n_trials", "1", "--steps", "600"]
     asked += ["--checkpoint_freq", "300", "--set", "backbone=Linear", "batch_size=8", "--skip_confirmation"]
     # As many runs at once as there are cores, so that each computes with one thread wherever it executes.
