@@ -52,12 +52,11 @@ def main(argv: Sequence[str]) -> int:
     if not args.follow:
         _show(tail)
         return 0
-    return int(follow(folder, retries, lambda: _show(tail), _tell) is not State.DONE)
+    return int(not follow(lambda: store.state(run.id, retries), lambda: _show(tail), _tell).settled)
 
 
 def follow(
-    folder: RunFolder,
-    retries: int,
+    state_of: Callable[[], State],
     show: Callable[[], None],
     tell: Callable[[str], None],
     wait: Callable[[float], None] = time.sleep,
@@ -65,8 +64,7 @@ def follow(
     """Show the growing log of a run until the run has ended, also where another process takes it over.
 
     Args:
-        folder: The run's.
-        retries: Number of times that it is tried again.
+        state_of: Returns the run's state.
         show: Shows the lines that were added since its last call.
         tell: Takes remarks that are no part of the log.
         wait: Waits some seconds.
@@ -76,9 +74,9 @@ def follow(
     """
     before = State.RUNNING
     while True:
-        state = folder.state(retries)  # before the log is read, which then holds the last words of a run that ended
+        state = state_of()  # before the log is read, which then holds the last words of a run that ended
         show()
-        if state not in OPEN:
+        if state not in (*OPEN, State.PAUSED):
             return state
         if state is not State.RUNNING and before is State.RUNNING:
             tell("no process executes the run now; its log goes on when one does")

@@ -52,8 +52,10 @@ _STATES = """states of a run:
   missing   not begun
   waiting   begun and not finished, and no process executes it now
   running   a process executes it now
+  paused    at a step at which --search compares it with runs that have yet to get there
   failed    ended in an error as often as --retries allows; `dgbench retry` lets it run again
   damaged   a file that results depend on has changed; `dgbench retry` makes it anew
+  dropped   ended by --search where others were better: tables count it up to there
   done      finished: tables count it"""
 """What `status --help` ends with."""
 
@@ -204,7 +206,7 @@ def _retry(args: Any) -> int:
 
 def _execute(sweep: Sweep, launcher: Launcher, detach: bool) -> int:
     total = len(sweep.plan.runs)
-    done = sum(state is State.DONE for state in sweep.states().values())
+    done = sum(state.settled for state in sweep.states().values())
     before = f"{done:,}/{total:,} done, {total - done:,} left" if done else f"preparing {count_nouns(total, 'run')}"
     print(f"{before} in {sweep.root}", flush=True)  # what follows may take a while
     sweep.ensure_inputs()
@@ -242,7 +244,7 @@ def _agreed(what: str) -> bool:
 
 
 def _agreed_to_launch(sweep: Sweep) -> bool:
-    missing = sum(state is not State.DONE for state in sweep.states().values())
+    missing = sum(not state.settled for state in sweep.states().values())
     again = len(sweep.without_weights())
     repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
     return not missing or _agreed(f"launch {count_nouns(missing + again, 'run')} of {len(sweep.plan.runs):,}{repeats}")
@@ -313,7 +315,7 @@ def _cancel(args: Any) -> int:
     """
     table, store = read_plan(args.output_dir), Store(args.output_dir)
     states = set(store.states((run.id for run in table.runs), retries=0).values())
-    if states <= {State.DONE}:
+    if all(state.settled for state in states):
         print("all runs are done: nothing is running")
         return 0
     launcher = last_launcher(args.output_dir, args.launcher or ())

@@ -117,7 +117,7 @@ def test_following_goes_through_a_takeover_to_the_end(folder: RunFolder) -> None
         elif act == 4:
             folder.finish(OWN["SUMMARY"])
 
-    state = logs.follow(folder, 1, lambda: shown.extend(tail.new()), told.append, wait)
+    state = logs.follow(lambda: folder.state(1), lambda: shown.extend(tail.new()), told.append, wait)
     assert state is State.DONE
     assert "".join(shown) == "first\nsecond\n0\n1\n2\n3\n4\n"
     assert told == ["no process executes the run now; its log goes on when one does"], "said once"

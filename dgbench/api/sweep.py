@@ -72,8 +72,7 @@ def sweep(
                 print(line)
         planned.ensure_inputs()
         planned.write()
-    done = all(state is State.DONE for state in planned.states().values())
-    if done:
+    if all(state.settled for state in planned.states().values()):
         return Launched(root, None)
     command = [sys.executable, "-m", "dgbench", "launch", str(root), "--skip_confirmation", "--launcher", *words]
     with (root / LOG).open("ab") as log:
@@ -122,7 +121,7 @@ class Status:
     """The state of a sweep at one moment; shown as the lines of `dgbench status`."""
 
     runs: Mapping[str, int]
-    """State (`done`, `running`, `waiting`, `missing`, `failed`, `damaged`) -> number of runs."""
+    """State (`done`, `running`, `waiting`, `missing`, `paused`, `dropped`, `failed`, `damaged`) -> number of runs."""
     failed: tuple[str, ...]
     """A line on each run that failed or is damaged, with the reason."""
     lines: tuple[str, ...]
@@ -130,8 +129,8 @@ class Status:
 
     @property
     def done(self) -> bool:
-        """Return whether all runs are done."""
-        return all(state == State.DONE.value for state, count in self.runs.items() if count)
+        """Return whether all runs are done, or dropped by the search."""
+        return all(State(state).settled for state, count in self.runs.items() if count)
 
     def __repr__(self) -> str:
         return "\n".join(self.lines)
@@ -179,7 +178,8 @@ class Launched:
                 while True:
                     over = self.process is None or self.process.poll() is not None
                     status = self.status()
-                    report("runs", status.runs.get(State.DONE.value, 0), sum(status.runs.values()))
+                    settled = sum(count for state, count in status.runs.items() if State(state).settled)
+                    report("runs", settled, sum(status.runs.values()))
                     if over:
                         break
                     if time.monotonic() > until:

@@ -5,14 +5,18 @@ passes these stages, in this order:
 
     claim the lease -> open the data -> train | merge | adapt -> append records -> write `done`, last
 
+A run of a search may have to wait for others at a step, to be compared with them there (`core.halving`). Its process
+then writes a note on that rung instead of `done`, keeps the checkpoint and leaves; another attempt goes on from it.
+
 `training` holds the loop, `derived` merging and adapting. They read the run, its data and its device from the
 `RunContext` that `context.open_context` makes, and measure each predictor by `evaluate.evaluate`. A run without `done`
 counts as unfinished, whatever else its folder holds, so a process may be killed between any two stages: the next
 attempt resumes from the checkpoint, if there is one, or starts again.
 
 Every outcome is data. A failure is written to the run's folder and the process exits with 1. The other exit codes
-(`TAKEN`, `STOPPED`, `INPUT_DAMAGED` of `store.lease`) tell the launcher that the attempt ended without a failure of the
-run: another process executes it, it was stopped, or a run that it reads has to be executed again first.
+(`TAKEN`, `STOPPED`, `INPUT_DAMAGED`, `AT_RUNG` of `store.lease`) tell the launcher that the attempt ended without a
+failure of the run: another process executes it, it was stopped, a run that it reads has to be executed again first, or
+it waits at a rung.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ from dgbench.methods.algorithm import Algorithm
 from dgbench.networks.norms import batch_norms
 from dgbench.store import removal
 from dgbench.store.folder import Store
-from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
+from dgbench.store.lease import AT_RUNG, INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
 from dgbench.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -89,14 +93,15 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: Tr
 
     Args:
         job: `root` (the sweep folder), `id`, `site` (a `Site` as JSON), `keep` (predictor -> which of its models other
-            runs read) and `threads` (CPU threads for torch).
+            runs read), `threads` (CPU threads for torch) and `until` (step at which the run waits for others of the
+            search; None or absent: none).
         catalogue: The catalogue that the run was planned with, if this process planned it; None: the one that all runs
             of this process share.
         display: Receives each step and evaluation of a training, for people who wait for this run alone.
 
     Returns:
-        The exit code: 0 when the run is done, `TAKEN`, `STOPPED`, `INPUT_DAMAGED`, or 1 after a failure was written to
-        the run's folder.
+        The exit code: 0 when the run is done, `TAKEN`, `STOPPED`, `INPUT_DAMAGED`, `AT_RUNG`, or 1 after a failure was
+        written to the run's folder.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(message)s"))
@@ -114,6 +119,9 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: Tr
             return TAKEN
         log.info("attempt %d on %s", lease.number, " ".join(filter(None, (platform.node(), describe_engine()))))
         with lease:
+            # The search may have dropped the run by now, and its checkpoint with it.
+            if job.get("until") in folder.scores():
+                return AT_RUNG
             return _attempt(job, folder, store, lease, catalogue, display)
 
 
@@ -130,7 +138,7 @@ def _attempt(
         started, site = time.time(), Site.from_json(job["site"])
         catalogue = catalogue or shared_catalogue(site.include)
         context = open_context(folder.run(), store, site, catalogue, job["keep"], lease, display)
-        execute(context, lease, started)
+        return execute(context, lease, started, job.get("until"))
     except Stopped:
         log.info("stopped on request; launched again, it goes on")
         return STOPPED
@@ -154,16 +162,19 @@ def _attempt(
         info = {"exit": 1, "error": error_line, "traceback": traceback.format_exc(), "log": str(folder.log_path)}
         folder.fail(info, lease.number, final=user_error)  # a second attempt would meet the same files
         return 1
-    return 0
 
 
-def execute(context: RunContext, lease: Lease, started: float) -> None:
-    """Execute a claimed run and write its `done`.
+def execute(context: RunContext, lease: Lease, started: float, until: int | None = None) -> int:
+    """Execute a claimed run and write its `done`, or the note on the rung to which it may train.
 
     Args:
         context: The run, opened.
         lease: The right to execute it, confirmed before `done` is written.
         started: When the attempt began, in seconds since 1970.
+        until: The evaluated step at which it waits for others of the search; None: none.
+
+    Returns:
+        The exit code: 0, or `AT_RUNG`.
 
     Raises:
         Stopped: The run was asked to stop; a training run has saved its state.
@@ -173,9 +184,10 @@ def execute(context: RunContext, lease: Lease, started: float) -> None:
     run, sources = context.run, sources_of(context.run, context.catalogue)
     log.info("%s on %s: %s", run.id, context.device, run.name)
     algorithm = context.algorithm(begin=run.kind == "train")
+    training = Training(context, algorithm) if run.kind == "train" else None
     try:
-        if run.kind == "train":
-            Training(context, algorithm).execute()
+        if training:
+            training.execute(until)
         else:
             # Merging and adapting keep no checkpoint: they start again, without the records of earlier attempts.
             context.folder.truncate_records(0)
@@ -195,9 +207,13 @@ def execute(context: RunContext, lease: Lease, started: float) -> None:
     summary["machine"] = describe_machine(context.device)
     if sources:
         summary["sources"] = sources
+    if training and until is not None:
+        context.folder.reach(until, training.score_at(until), summary)
+        return AT_RUNG
     context.folder.finish(summary)
     # After `done`: a kill between the two leaves a file too many, in the other order it would lose the run.
     context.folder.remove_checkpoint()
+    return 0
 
 
 def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:

@@ -24,8 +24,8 @@ from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.methods.algorithm import Algorithm, Task
 from dgbench.models.facts import ModelFacts
 from dgbench.models.ready import ReadyModel
+from dgbench.store.files import model_path
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import model_path
 from dgbench.store.sealed import CorruptFile
 
 

@@ -28,8 +28,7 @@ from dgbench.methods.average import Weights
 from dgbench.models.facts import ModelFacts
 from dgbench.networks.network import Network
 from dgbench.networks.weights import with_weights_file
-from dgbench.store.files import making_sense_of, write_atomic
-from dgbench.store.run_folder import model_path
+from dgbench.store.files import making_sense_of, model_path, write_atomic
 from dgbench.store.sealed import check_safetensors, sealed_safetensors
 
 log = logging.getLogger(__name__)

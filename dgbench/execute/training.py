@@ -102,8 +102,11 @@ class Training:
         self.saved_at = time.monotonic()
         """When the last checkpoint was written, by the monotonic clock."""
 
-    def execute(self) -> None:
-        """Train to the last step.
+    def execute(self, until: int | None = None) -> None:
+        """Train to the last step, or to one at which the run waits for others.
+
+        Args:
+            until: The evaluated step after which to leave, with the state saved; None: the last.
 
         Raises:
             Stopped: The lease asked to stop; the state is saved.
@@ -111,6 +114,7 @@ class Training:
         """
         self._resume()
         steps = self.run.setting.steps
+        end = steps if until is None else until + 1
         pauses = ((self.algorithm.survey_at, self._survey), (self.algorithm.validate_at, self._validate))
         self.algorithm.train()
         if self.loop.step == 0:
@@ -121,10 +125,10 @@ class Training:
             self._after_step()
             # The sort is stable: at the same step, a survey comes before a validation.
             for pause, action in sorted(pauses, key=lambda pair: pair[0]):
-                if self.loop.step <= pause < steps:
+                if self.loop.step <= pause < end:
                     self._train(pause)
                     action()
-            self._train(steps)
+            self._train(end)
         except Stopped:
             # A lost lease asks to stop, too, and then another process writes the checkpoint.
             self.lease.confirm()
@@ -132,6 +136,16 @@ class Training:
             if self.loop.step > 0:
                 self._save()
             raise
+
+    def score_at(self, step: int) -> float:
+        """Return the live model's validation score after an evaluated step as it was recorded, with -inf for NaN."""
+        for record in self.folder.recorded():
+            if record["step"] == step and record["predictor"] == MODEL:
+                validation, metric = self.run.fold.validation, self.data.card.metric
+                values = {str(view): record["views"][str(view)] for view in validation}
+                known = all(scores[metric] is not None for scores in values.values())  # JSON has null for NaN
+                return nan_as_worst(mean_score(values, validation, metric)) if known else -math.inf
+        raise LookupError(f"nothing was recorded after step {step}")
 
     def _train(self, end: int) -> None:
         """Make all steps before `end`."""

@@ -77,7 +77,19 @@ class Slot:
 
 
 What = Literal[
-    "found", "started", "done", "retry", "failed", "blocked", "elsewhere", "stopped", "stopping", "leaving", "tick"
+    "found",
+    "started",
+    "done",
+    "paused",
+    "dropped",
+    "retry",
+    "failed",
+    "blocked",
+    "elsewhere",
+    "stopped",
+    "stopping",
+    "leaving",
+    "tick",
 ]
 
 
@@ -85,7 +97,8 @@ What = Literal[
 class Event:
     """A change of one run during a launch, or the pulse of about once a second (`tick`), for displays.
 
-    `found`: was done before the launch. `retry`: failed and is tried again. `failed`: failed for good. `blocked`: needs
+    `found`: was done before the launch. `paused`: waits at a rung of the search for others. `dropped`: the search ended
+    it there. `retry`: failed and is tried again. `failed`: failed for good. `blocked`: needs
     a run that failed for good. `elsewhere`: another launcher executes it. `stopped`: its process stopped on request and
     saved its state. `stopping`: the launch itself stops. `leaving`: it starts no further run, and waits for
     those that it executes.
@@ -133,12 +146,14 @@ Leaving = Literal["", "idle", "once", "failures"]
 
 @dataclass
 class Summary:
-    """The outcome of a launch: each run's id is in exactly one of `found`, `done`, `failed`, `blocked` and `left`."""
+    """The outcome of a launch: each run is in one of `found`, `done`, `dropped`, `failed`, `blocked` and `left`."""
 
     found: list[str] = field(default_factory=list)
     """Runs that were done before."""
     done: list[str] = field(default_factory=list)
     """Runs finished during this launch, by it or by another one."""
+    dropped: list[str] = field(default_factory=list)
+    """Runs that the search has dropped, before this launch or during it."""
     failed: dict[str, str] = field(default_factory=dict)
     """Run id -> reason, of runs that failed for good."""
     blocked: dict[str, str] = field(default_factory=dict)
@@ -167,6 +182,7 @@ class Summary:
         """Count the runs by outcome."""
         return {
             "done": len(self.found) + len(self.done),
+            "dropped": len(self.dropped),
             "failed": len(self.failed),
             "blocked": len(self.blocked),
             "left": len(self.left),

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import heapq
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from dgbench.core.run import Run
 from dgbench.launchers.base import TO_THE_END, Ended, Engine, Event, Leaving, Observer, Summary, Terms, What
+from dgbench.launchers.failures import record_failure
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
 from dgbench.store.folder import Store
-from dgbench.store.lease import INPUT_DAMAGED, STOPPED, TAKEN
+from dgbench.store.lease import AT_RUNG, INPUT_DAMAGED, STOPPED, TAKEN
 from dgbench.store.run_folder import DONE, RunFolder, State
 
 TICK = 1.0
@@ -30,10 +29,6 @@ TICK = 1.0
 
 MOST_DAMAGED = 3
 """Number of times that a run may find an input damaged and have it made again; once more is a failure."""
-
-_TAIL = 4000  # characters of the log that a failure keeps
-# Signals of people, batch systems and machines that shut down. A crash has others (SIGSEGV, SIGABRT, SIGBUS).
-_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def drive(
@@ -104,7 +99,9 @@ class _Launch:
         self.reached: dict[str, int] = {}
         """Id of each run that the engine executes -> the step that it had reached before."""
         self.elsewhere: set[str] = set()
-        """Ids of runs that other launches execute, or that just left the engine without an outcome."""
+        """Ids of runs that other launches execute, that wait for others at a rung of the search, or that just left the
+        engine without an outcome.
+        """
         self.missing_inputs: dict[str, set[str]] = {}
         """Run id -> ids of the runs that it reads and that are not done."""
         self.needed_by: dict[str, list[str]] = {}
@@ -135,14 +132,18 @@ class _Launch:
                 self.summary.found.append(run.id)
                 self.store.folder(run.id).remove_checkpoint()
                 self.emit("found", run.id)
+            elif states[run.id] is State.DROPPED:
+                self.drop(run.id)
         for run in self.runs:
             outside = sorted(self.missing_inputs[run.id] - self.index.keys())
             if outside:
                 self.block(run.id, f"needs {', '.join(outside)}, neither done nor part of this launch")
             elif run.id in self.open and states[run.id] is State.DAMAGED:
-                self.fail(run.id, f"{self.store.folder(run.id).damage()}: `dgbench sweep retry` makes it again")
+                self.fail(run.id, f"{self.store.damage(run.id)}: `dgbench sweep retry` makes it again")
             elif run.id in self.open and states[run.id] is State.FAILED:
                 self.fail(run.id, self.store.folder(run.id).reason(self.retries))
+            elif run.id in self.open and states[run.id] is State.PAUSED:
+                self.elsewhere.add(run.id)
             elif run.id in self.open and not self.missing_inputs[run.id]:
                 heapq.heappush(self.ready, self.index[run.id])
 
@@ -198,7 +199,7 @@ class _Launch:
         while self.ready and len(chosen) < room:
             run = self.runs[heapq.heappop(self.ready)]
             folder = self.store.folder(run.id)
-            state = folder.state(self.retries)
+            state = self.store.state(run.id, self.retries)
             if state in (State.MISSING, State.WAITING):
                 folder.create(run)
                 newest, released = leases.newest(os.listdir(folder.path))
@@ -240,6 +241,12 @@ class _Launch:
             self.elsewhere.add(ended.id)
             # Look a tick later: the process that holds the run may be about to write its outcome.
             self.looked = time.monotonic()
+        elif ended.status == AT_RUNG:
+            self.failures = 0
+            self.emit("paused", ended.id)
+            self.elsewhere.add(ended.id)
+            # Look at once: if it was the last that others waited for, they go on or are dropped.
+            self.looked = 0.0
         elif ended.status == INPUT_DAMAGED and self.damaged[ended.id] < MOST_DAMAGED:
             self.damaged[ended.id] += 1
             if ended.lease is not None:
@@ -248,7 +255,7 @@ class _Launch:
         else:
             record_failure(folder, ended)
             self.failures += 1
-            state = folder.state(self.retries)
+            state = self.store.state(ended.id, self.retries)
             if state in (State.MISSING, State.WAITING):
                 self.emit("retry", ended.id, folder.reason(self.retries))
             self.look(ended.id, state)
@@ -288,14 +295,18 @@ class _Launch:
 
     def look(self, id: str, state: State) -> None:
         """Sort a run that the engine doesn't execute by the state of its folder."""
-        if state is State.RUNNING:
+        if state in (State.RUNNING, State.PAUSED):
             if id not in self.elsewhere:
                 self.elsewhere.add(id)
-                self.emit("elsewhere", id)
+                self.emit("elsewhere" if state is State.RUNNING else "paused", id)
+            if state is State.PAUSED:
+                self.block_paused(id)
             return
         self.elsewhere.discard(id)
         if state is State.DONE:
             self.done(id)
+        elif state is State.DROPPED:
+            self.drop(id)
         elif state is State.FAILED:
             self.fail(id, self.store.folder(id).reason(self.retries))
         else:
@@ -311,6 +322,24 @@ class _Launch:
             missing.discard(id)
             if not missing and dependent in self.open:
                 heapq.heappush(self.ready, self.index[dependent])
+
+    def drop(self, id: str) -> None:
+        """Settle a run that the search has dropped, and those that would have read it."""
+        if id in self.open:
+            self.open.discard(id)
+            self.elsewhere.discard(id)
+            self.summary.dropped.append(id)
+            self.store.folder(id).remove_checkpoint()
+            self.emit("dropped", id)
+            for dependent in self.needed_by.get(id, ()):
+                self.drop(dependent)
+
+    def block_paused(self, id: str) -> None:
+        """Block a run that waits at a rung of the search for one that never gets there."""
+        lost = {*self.summary.failed, *self.summary.blocked}.intersection(self.store.standing(id).awaited)
+        if lost:
+            self.elsewhere.discard(id)
+            self.block(id, f"waits at a rung of the search for {', '.join(sorted(lost))}, which failed")
 
     def fail(self, id: str, reason: str) -> None:
         self.open.discard(id)
@@ -334,46 +363,3 @@ def _step(folder: RunFolder) -> int:
     """Return the step that a run has reached; 0 if it is unknown."""
     progress = folder.progress()
     return progress[0] if progress else 0
-
-
-def record_failure(folder: RunFolder, ended: Ended) -> None:
-    """Record a failed attempt and free its lease; do nothing if another process holds the run."""
-    number = ended.lease
-    if number is None:  # The process died before it claimed the run, and a failure is filed under a lease's number.
-        lease = folder.claim()
-        if lease is None:
-            return
-        number = lease.number
-    if number not in folder.failed_attempts():
-        tail = _tail(folder.log_path)
-        info = {"exit": ended.status, "error": _error(ended, tail), "traceback": tail, "log": str(folder.log_path)}
-        folder.fail(info, number, killed=_killed(ended))
-    leases.mark_released(folder.path, number)
-
-
-def _killed(ended: Ended) -> bool:
-    """Decide whether a signal from outside ended an attempt, so that its end says nothing about the run."""
-    return ended.timeout is None and not ended.out_of_memory and -ended.status in _FROM_OUTSIDE
-
-
-def _error(ended: Ended, log: str) -> str:
-    if ended.timeout is not None:
-        return f"took longer than {ended.timeout:.0f} s"
-    if ended.status == 0:
-        return "ended without finishing the run"
-    if ended.status > 0:
-        last_line = (log.strip() or "it said nothing").splitlines()[-1]
-        return f"exit code {ended.status}: {last_line[:200]}"
-    name = signal.Signals(-ended.status).name
-    if ended.out_of_memory:
-        return f"killed by {name}: the machine, or its share of it, was out of memory"
-    return f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
-
-
-def _tail(log: Path) -> str:
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL))
-            return file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -28,7 +28,6 @@ from dgbench.launchers.base import Slot
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.cost import cost_of
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
 
 STEPS = 20
 """Steps of a rehearsal that are timed."""
@@ -58,7 +57,7 @@ def estimate(sweep: Sweep, slots: Sequence[Slot], *, rehearse: bool) -> Iterator
         rehearse: Whether steps may be made to learn what they take.
     """
     states = sweep.states()
-    left = [run for run in sweep.plan.runs if states[run.id] is not State.DONE]
+    left = [run for run in sweep.plan.runs if not states[run.id].settled]
     done = len(sweep.plan.runs) - len(left)
     kinds = {kind: sum(run.kind == kind for run in left) for kind in ("train", "merge", "adapt")}
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)

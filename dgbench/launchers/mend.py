@@ -22,7 +22,7 @@ Trouble = Literal["failed", "damaged", "lost"]
 
 
 def mend(sweep: Sweep, troubles: Collection[Trouble], ids: Collection[str] | None = None) -> int:
-    """Clear the failures of failed runs, reset damaged ones, free lost ones; leave runs that are done or under way.
+    """Clear the failures of failed runs, reset damaged ones, free lost ones; leave runs that are settled or under way.
 
     Args:
         sweep: The sweep, planned.
@@ -40,9 +40,9 @@ def mend(sweep: Sweep, troubles: Collection[Trouble], ids: Collection[str] | Non
         folder, state = sweep.store.folder(run.id), states[run.id]
         if state is State.DAMAGED:
             if "damaged" in troubles:
-                print(f"{run.name} begins anew: {folder.damage()}")
+                print(f"{run.name} begins anew: {sweep.store.damage(run.id)}")
                 mended += removal.repair(folder, run)
-        elif state not in (State.DONE, State.RUNNING):
+        elif not state.settled and state is not State.RUNNING:
             cleared = "failed" in troubles and folder.clear_failures()
             freed = "lost" in troubles and _free(folder, run)
             mended += bool(cleared or freed)
@@ -81,6 +81,8 @@ def find_mendable(root: Path, texts: Sequence[str]) -> list[str]:
             name, place = printable(table.name(run)), shlex.quote(str(store.folder(run.id).path))
             if state is State.DONE:
                 problems.add(f"{name} is done, and retry leaves it; to make it anew: rm -r {place}; {go_on(root)}")
+            elif state is State.DROPPED:
+                problems.add(f"{name} was dropped by the search, and retry leaves it; launch --search random goes on")
             elif state is State.RUNNING:
                 problems.add(f"{name} is under way; to stop it: dgbench cancel {shlex.quote(str(root))}")
             else:

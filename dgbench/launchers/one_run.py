@@ -23,7 +23,6 @@ from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.values import Values, asked_of, run_of, site_of
 from dgbench.store.lease import STOPPED, Stopped
-from dgbench.store.run_folder import State
 
 PLACE = Path("train_output")
 """Folder that holds the output folders of runs for which none is named."""
@@ -111,7 +110,7 @@ def print_plan(sweep: Sweep, *, quiet: bool) -> None:
 def unfinished_runs(sweep: Sweep) -> list[Run]:
     """Return the runs that are not done; those that failed are tried again."""
     states = sweep.states(retries=0)
-    return [run for run in sweep.plan.runs if states[run.id] is not State.DONE]
+    return [run for run in sweep.plan.runs if not states[run.id].settled]
 
 
 def execute_here(sweep: Sweep, threads: int, shown: AbstractContextManager[TrainingDisplay]) -> Outcome:

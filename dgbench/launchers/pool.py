@@ -81,7 +81,7 @@ class WorkerLauncher(Launcher):
 
     def preview(self, sweep: Sweep, *, rehearse: bool) -> Iterator[str]:
         """Yield lines on the runs that are left, and on the workers that would be started."""
-        left = sum(state is not State.DONE for state in sweep.states().values())
+        left = sum(not state.settled for state in sweep.states().values())
         yield f"runs: {left:,} of {len(sweep.plan.runs):,} are left"
         yield f"launcher: {self.name}, {count_nouns(self.wanted(left), 'worker')}"
 
@@ -155,6 +155,8 @@ class _Watched:
         self.observer: Observer | None = None
         self.open = {run.id: run for run in sweep.plan.runs}
         """The runs without an outcome."""
+        self.dropped = 0
+        """Number of runs that the search has dropped."""
         self.lost: dict[str, str] = {}
         """Run id -> why it has failed, or can't be executed."""
         self.running: dict[str, float] = {}
@@ -165,7 +167,10 @@ class _Watched:
         states = self.sweep.store.states(self.open, self.sweep.site.retries)
         for run in list(self.open.values()):  # in the order of the plan, so that those that a run reads come first
             state = states[run.id]
-            blocking = [source.run for source in run.inputs if source.run in self.lost]
+            needs = [source.run for source in run.inputs]
+            if state is State.PAUSED:
+                needs = [*self.sweep.store.standing(run.id).awaited]
+            blocking = [other for other in needs if other in self.lost]
             if state is State.RUNNING:
                 if run.id not in self.running:
                     self._report("started", run.id)
@@ -173,12 +178,14 @@ class _Watched:
             elif state is State.DONE:
                 since = self.running.get(run.id)
                 self._settle("done", run.id, seconds=time.monotonic() - since if since else 0.0)
+            elif state is State.DROPPED:
+                self._settle("dropped", run.id)
             elif state in (State.FAILED, State.DAMAGED):
                 self._settle("failed", run.id, self.sweep.store.folder(run.id).reason(self.sweep.site.retries))
             elif blocking:
                 self._settle("blocked", run.id, f"needs {', '.join(blocking)}, which failed")
             elif self.running.pop(run.id, None):
-                self._report("stopped", run.id)
+                self._report("paused" if state is State.PAUSED else "stopped", run.id)
         if self.observer:
             self.observer(Event("tick"))
         return self
@@ -190,15 +197,16 @@ class _Watched:
 
     def counts(self) -> str:
         """Format the number of runs by outcome."""
-        done = len(self.sweep.plan.runs) - len(self.open) - len(self.lost)
-        found = {"done": done, "failed or blocked": len(self.lost), "left": len(self.open)}
+        done = len(self.sweep.plan.runs) - len(self.open) - len(self.lost) - self.dropped
+        found = {"done": done, "dropped": self.dropped, "failed or blocked": len(self.lost), "left": len(self.open)}
         return ", ".join(f"{count:,} {what}" for what, count in found.items() if count)
 
     def _settle(self, what: What, id: str, detail: str = "", seconds: float = 0.0) -> None:
         self._report(what, id, detail, seconds)
         self.running.pop(id, None)
         del self.open[id]
-        if what != "done":
+        self.dropped += what == "dropped"
+        if what not in ("done", "dropped"):
             self.lost[id] = detail
 
     def _report(self, what: What, id: str, detail: str = "", seconds: float = 0.0) -> None:

@@ -22,6 +22,7 @@ from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
 
 _MOST_ROWS = 20  # running runs that the table shows
+_SETTLED = tuple(state.value for state in State if state.settled)
 _AT_ONCE = ("retry", "failed", "blocked", "stopping", "leaving")
 
 
@@ -35,8 +36,8 @@ class Tally:
         """Run id -> start by `time.monotonic`, of the runs that this launch executes."""
         # The driver finds them again one by one, but the first line is printed before it starts.
         states = store.states(self.where, retries=0)
-        self.where |= {id: "done" for id, state in states.items() if state is State.DONE}
-        self._left = Counter((run.kind, run.method.name) for run in runs if self.where[run.id] != "done")
+        self.where |= {id: state.value for id, state in states.items() if state.settled}
+        self._left = Counter((run.kind, run.method.name) for run in runs if not states[run.id].settled)
         self._took: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def add(self, event: Event) -> None:
@@ -45,14 +46,14 @@ class Tally:
         if run is None:
             return
         self.running.pop(run.id, None)
-        known = self.where[run.id] == "done"
+        known = self.where[run.id] in _SETTLED
         if event.what == "retry" and known:  # it is made again, for it was damaged
             self._left[run.kind, run.method.name] += 1
         names = {"found": "done", "started": "running", "retry": "waiting", "stopped": "waiting"}
         self.where[run.id] = names.get(event.what, event.what)
         if event.what == "started":
             self.running[run.id] = run, time.monotonic()
-        elif event.what in ("found", "done", "failed", "blocked"):
+        elif event.what in ("found", "failed", "blocked", *_SETTLED):
             self._left[run.kind, run.method.name] -= not known
             if event.seconds:
                 self._took[run.kind, run.method.name].append(event.seconds)
@@ -61,7 +62,7 @@ class Tally:
         """Format the number of runs in each state; done always, the other states where there are any."""
         count = Counter(self.where.values())
         parts = [f"{count['done']}/{len(self.where)} done"]
-        places = ("running", "elsewhere", "failed", "blocked", "waiting")
+        places = ("dropped", "running", "elsewhere", "failed", "blocked", "paused", "waiting")
         return ", ".join(parts + [f"{count[place]} {place}" for place in places if count[place]])
 
     def eta(self) -> float | None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UNWRITABLE, Problems, UserError
+from dgbench.core.halving import expected
 from dgbench.core.machine import report_step, usable_cores, visible_gpus
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.run import Run
@@ -36,9 +37,11 @@ from dgbench.plan.onset import late_onsets
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
 from dgbench.store import removal
+from dgbench.store.files import model_path
 from dgbench.store.folder import Store
 from dgbench.store.lease import Stopped
-from dgbench.store.run_folder import State, model_path
+from dgbench.store.run_folder import State
+from dgbench.store.search import write_search
 
 if TYPE_CHECKING:
     from dgbench.launchers.interrupts import Interrupts
@@ -65,7 +68,7 @@ class Sweep:
     @cached_property
     def store(self) -> Store:
         """The access to the folder's runs; one object, which remembers the signs of life that it has seen."""
-        return Store(self.root, self.site.ttl)
+        return Store(self.root, self.site.ttl, self.plan.brackets)
 
     def with_ttl(self, ttl: float | None) -> Sweep:
         """Return the sweep with another time to live of leases, in seconds; None: the same sweep."""
@@ -90,6 +93,7 @@ class Sweep:
             "site": site.to_json(),
             "keep": {name: sorted(models) for name, models in self.plan.read_by_others.get(run.id, {}).items()},
             "threads": slot.threads,
+            "until": self.store.standing(run.id).until,
         }
 
     def without_weights(self) -> tuple[Run, ...]:
@@ -102,6 +106,8 @@ class Sweep:
         found = []
         for run in reversed(self.plan.runs):
             folder, models = self.store.folder(run.id), wanted.get(run.id, ())
+            if states[run.id] is State.DROPPED:
+                continue
             if states[run.id] is State.DONE:
                 if all(model_path(folder.path, name, which).is_file() for name, which in models):
                     continue
@@ -119,7 +125,7 @@ class Sweep:
         Raises:
             UserError: Files could not be downloaded; names all of them.
         """
-        if all(state is State.DONE for state in self.states().values()) and not self.without_weights():
+        if all(state.settled for state in self.states().values()) and not self.without_weights():
             return
         problems = Problems()
         for dataset, setting in dict.fromkeys((run.dataset, run.setting) for run in self.plan.runs):
@@ -145,6 +151,7 @@ class Sweep:
         changes = declaration.changes(self.plan, self.catalogue)
         table = tabulate(self.plan, declaration.setting, declaration.protocol, changes)
         write_plan(self.root, table)
+        write_search(self.root, self.plan.brackets)
         write_declaration(self.root, self.declaration, self.site)  # last: a folder with a declaration has a plan
         for run in self.without_weights():
             print(f"{run.name} did not keep the weights that others read now: it runs again")
@@ -221,7 +228,7 @@ class Sweep:
         """
         from dgbench.launchers.driver import drive  # with multiprocessing, as in `execute`
 
-        if any(state is not State.DONE for state in self.states().values()):
+        if not all(state.settled for state in self.states().values()):
             try:
                 self.build_caches()
             except Stopped:
@@ -274,6 +281,9 @@ class Sweep:
         for name, runs in changed.items():
             yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
         yield from map(printable, late_onsets(self.plan, self.catalogue))
+        for budget in expected(self.plan.brackets):
+            steps = f"{budget.trained:,} of {budget.steps:,} steps ({budget.share})"
+            yield f"search: {budget.how} trains {steps}, {budget.to_the_end}"
         for name, dataset in datasets.items():
             yield from (printable(f"{name}: {remark}") for remark in dataset.remarks())
 

@@ -20,7 +20,7 @@ class Prunable:
     runs: tuple[RunFolder, ...]
     """Runs that the plan no longer has."""
     weights: tuple[RunFolder, ...]
-    """Finished runs with weights that no unfinished run reads."""
+    """Finished or dropped runs with weights that no unfinished run reads."""
     left: tuple[Path, ...]
     """Entries among the runs that are not runs; they are left and named."""
 
@@ -37,8 +37,8 @@ def prunable(root: Path) -> Prunable:
     table, store = read_plan(root), Store(root)
     refuse_links(store.runs_dir)
     states = store.states((run.id for run in table.runs), 0)
-    needed = {table.runs[i].id for run in table.runs if states[run.id] is not State.DONE for i in run.inputs}
-    unneeded = (store.folder(id) for id, state in states.items() if state is State.DONE and id not in needed)
+    needed = {table.runs[i].id for run in table.runs if not states[run.id].settled for i in run.inputs}
+    unneeded = (store.folder(id) for id, state in states.items() if state.settled and id not in needed)
     left = store.unknown_entries()
     runs = sorted(set(store.ids()) - states.keys() - {path.name for path in left})
     weights = tuple(folder for folder in unneeded if folder.has_models())
@@ -64,7 +64,7 @@ def prune(root: Path, agreed: Prunable) -> tuple[int, int]:
 def incomplete(root: Path) -> list[str]:
     """List the planned runs that were begun, are not finished, and are not under way."""
     states = Store(root).states((run.id for run in read_plan(root).runs), 0)
-    return [id for id, state in states.items() if state in (State.WAITING, State.FAILED)]
+    return [id for id, state in states.items() if state in (State.WAITING, State.PAUSED, State.FAILED)]
 
 
 def begin_anew(root: Path, agreed: Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ def declare_more(
     """
     given = [name for name, keys in _GIVE.items() if any(asked.get(key) is not None for key in keys)]
     repeats = not {"rows", "datasets"} <= set(given)
-    completed = {**asked, **_setting(asked, before)}
+    completed = {"search": before.search, **asked, **_setting(asked, before)}
     if repeats:
         completed = {**_request(asked, before.searches, paths), **completed}
     declaration, found = declare(completed, catalogue)

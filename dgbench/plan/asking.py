@@ -16,6 +16,7 @@ from dgbench.catalogue.rows import Row, parse_rows, teacher_rows
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.halving import RANDOM
 from dgbench.core.machine import check_precision, pick_device
 from dgbench.core.protocol import (
     VALIDATION,
@@ -33,6 +34,7 @@ from dgbench.core.wording import format_value, unknown_name
 from dgbench.data.facts import DatasetFacts, facts_of, resolve_setting
 from dgbench.networks.backbones import check_backbone
 from dgbench.networks.start import check_start
+from dgbench.plan.brackets import refuse_search
 from dgbench.plan.changes import apply_changes
 from dgbench.plan.declaration import Declaration
 from dgbench.plan.options import OPTIONS
@@ -72,9 +74,11 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
         check_backbone(chosen.backbone)
     with problems.collecting():
         protocol = _protocol(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
+    with problems.collecting():
+        refuse_search(search := asked.get("search", RANDOM))
     problems.raise_if_any()
     request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
-    return Declaration(chosen, overrides, (request,)), {name: path for name, path in paths.items() if path}
+    return Declaration(chosen, overrides, (request,), search), {name: path for name, path in paths.items() if path}
 
 
 def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:

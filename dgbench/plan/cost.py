@@ -14,6 +14,7 @@ from dgbench.core.run import CHOSEN_BY, Run
 from dgbench.core.wording import format_bytes
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.splits import NEW_SHARE
+from dgbench.plan.brackets import shares
 from dgbench.plan.planner import Plan
 
 _BESIDE = 16
@@ -24,17 +25,17 @@ _MOST_SAVED = 2**34
 
 @dataclass
 class Cost:
-    """Sums over all runs of a plan."""
+    """Sums over all runs of a plan, less the part that its search will drop."""
 
     runs: Counter[tuple[str, str]]
     """(kind, method) -> number of runs."""
-    steps: int = 0
+    steps: float = 0.0
     """Optimizer steps."""
     passes: float = 0.0
     """Examples trained on, weighted by the passes of their method so that ERM's count 1. A forward pass counts 1/3 and
     a backward pass 2/3.
     """
-    evaluated: int = 0
+    evaluated: float = 0.0
     """Examples predicted, over all predictors and evaluations. A model that is both best and last counts twice."""
     kept: int = 0
     """Models whose weights stay on disk."""
@@ -47,7 +48,7 @@ class Cost:
         yield f"{total:,} runs"
         for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
             yield f"  {count:>9,}  {kind:<6} {method}"
-        yield f"{self.steps:,} optimizer steps"
+        yield f"{self.steps:,.0f} optimizer steps"
         yield f"{_amount(self.passes)} examples passed forward and backward in training"
         yield f"{_amount(self.evaluated)} examples evaluated"
         if self.kept:
@@ -72,7 +73,9 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save
     """
     cost = Cost(Counter())
     sizes: dict[tuple[str, int], int] = {}
+    part = shares(plan.brackets)
     for run in plan.runs:
+        share = part.get(run.id, 1)
         cost.runs[run.kind, run.method.name] += 1
         read = plan.read_by_others.get(run.id, {})
         cost.kept += _models(run, catalogue) if save_models else sum(map(len, read.values()))
@@ -88,12 +91,12 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save
             card = catalogue.get("algorithm", run.method.name).card
             domains = plan.datasets[run.dataset].domains_in_step(run.fold, run.setting)
             examples = domains * int(run.method.hparams["batch_size"]) * run.setting.steps
-            cost.steps += run.setting.steps
+            cost.steps += run.setting.steps * share
             # A backward pass computes gradients of both weights and activations, so it costs about two forward passes.
-            cost.passes += examples * (card.forwards + 2 * card.backwards) / 3
-            cost.evaluated += views * _predictions(run, catalogue)
+            cost.passes += share * examples * (card.forwards + 2 * card.backwards) / 3
+            cost.evaluated += share * views * _predictions(run, catalogue)
         else:
-            cost.evaluated += views * (2 if run.kind == "adapt" else 1)
+            cost.evaluated += share * views * (2 if run.kind == "adapt" else 1)
     return cost
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_rows
 from dgbench.core.errors import Problems
+from dgbench.core.halving import HALVING, RANDOM
 from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
 from dgbench.core.setting import LEFT_OPEN, OF_DATASET, Setting
@@ -45,6 +46,8 @@ class Declaration:
     """Changes to hyperparameters."""
     requests: tuple[Request, ...]
     """The launches so far, at least one."""
+    search: str = RANDOM
+    """`random` or `halving`: whether each draw of hyperparameters is trained to its end."""
 
     @property
     def searches(self) -> tuple[Request, ...]:
@@ -72,7 +75,7 @@ class Declaration:
         Raises:
             UserError: Something can't be done; the message lists all problems.
         """
-        return plan(self.requests, facts, self.setting, catalogue, self.overrides)
+        return plan(self.requests, facts, self.setting, catalogue, self.overrides, halving=self.search == HALVING)
 
     def changes(self, plan: Plan, catalogue: Catalogue) -> Iterator[str]:
         """Yield each change to hyperparameters in words, given the sweep's plan."""
@@ -108,8 +111,24 @@ class Declaration:
         elif self.validation != other.validation:
             here, asked = self.validation, other.validation
             problems.add(f"{root} holds a sweep with --validation {here}, not {asked}: use another folder")
+        for problem in self._unlike_search(other):
+            problems.add(f"{root} holds {problem}")
         problems.raise_if_any()
-        return dataclasses.replace(self, requests=tuple(dict.fromkeys((*self.requests, *other.requests))))
+        requests = tuple(dict.fromkeys((*self.requests, *other.requests)))
+        return dataclasses.replace(self, requests=requests, search=other.search)
+
+    def _unlike_search(self, other: Declaration) -> Iterator[str]:
+        """Yield the reasons why a search can't go on as another launch declares it."""
+        if other.search == HALVING and self.search != HALVING:
+            yield "a sweep that trains every draw to its end: for --search halving use another folder"
+        elif other.search == HALVING:
+            mine = {request.hparams_seeds for request in self.searches}
+            if more := {request.hparams_seeds for request in other.searches} - mine:
+                here, asked = (" and ".join(f"{len(seeds)}" for seeds in sorted(draws)) for draws in (mine, more))
+                yield (
+                    f"a search by halving with {here} draws, not {asked}: other draws would change which runs were "
+                    f"dropped. Use another folder, or --search {RANDOM} to train all draws to their ends"
+                )
 
 
 def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
@@ -118,6 +137,7 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
     content = {
         "format": FORMAT,
         "setting": declaration.setting,
+        "search": declaration.search,
         "overrides": fields_of(declaration.overrides) | {"draws": draws},
         "requests": [
             fields_of(request)
@@ -163,7 +183,8 @@ def read_declaration(
             protocol = _PROTOCOLS[request["protocol"].pop("name")]
             request["protocol"] = from_plain(protocol, request["protocol"])
             request["rows"] = parse_rows(request["rows"], catalogue)
-        found = from_plain(Declaration, {name: data[name] for name in ("setting", "overrides", "requests")})
+        fields = {name: data[name] for name in ("setting", "overrides", "requests")}
+        found = from_plain(Declaration, {**fields, "search": data.get("search", RANDOM)})
         if not found.requests:
             raise ValueError("it requests nothing")
     return found, site

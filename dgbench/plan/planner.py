@@ -27,11 +27,13 @@ from typing import Literal, NamedTuple, TypeAlias
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, is_ensemble, teacher_rows
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts, resolve_setting
+from dgbench.plan.brackets import bracket_of, complete, unfit_for_halving
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
 from dgbench.plan.request import Overrides, Request, Values, setting_below
@@ -69,6 +71,8 @@ class Plan:
     """(row, data set, selector) -> the predictors of trials that repeat what the selector chose in the search."""
     provenance: Provenance = field(default_factory=Provenance)
     """Facts about the rows that tables print beside their numbers."""
+    brackets: tuple[Bracket, ...] = ()
+    """The runs that compete; none if each draw is trained to its end."""
 
     @cached_property
     def read_by_others(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
@@ -111,6 +115,8 @@ def plan(
     setting: Setting,
     catalogue: Catalogue,
     overrides: Overrides | None = None,
+    *,
+    halving: bool = False,
 ) -> Plan:
     """Plan all runs of a sweep: the union of its requests.
 
@@ -120,6 +126,7 @@ def plan(
         setting: The sweep's setting, before data sets fill it in.
         catalogue: Holds the entries that the rows are made of.
         overrides: Changes to hyperparameters; None: none.
+        halving: Whether the worse draws are dropped on the way.
 
     Raises:
         UserError: Something can't be done; the message lists all problems.
@@ -136,10 +143,12 @@ def plan(
     problems, planned = Problems(), None
     with problems.collecting():
         refuse(requests, facts, settings, catalogue, values)
+    for problem in unfit_for_halving(requests, settings, catalogue) if halving else ():
+        problems.add(problem)
     # Once something is refused, a failure to build the plan has the same cause and would say it in worse words. It is
     # still tried: rows may evaluate examples that were trained on, which belongs in the same message.
     with problems.collecting() if not problems.found else suppress(UserError):
-        planned = _Planner(requests, facts, settings, catalogue, values).plan()
+        planned = _Planner(requests, facts, settings, catalogue, values, halving).plan()
         filled = (*planned.candidates.items(), *planned.repeats.items())
         cells = ((row, made.run) for (row, *_), cell in filled for made in cell)
         problems.found += seen_before(planned.runs, cells, facts)
@@ -158,12 +167,16 @@ class _Planner:
     """Data set -> its setting, resolved."""
     catalogue: Catalogue
     values: Values
+    halving: bool
+    """Whether the worse draws are dropped on the way."""
     runs: dict[tuple[object, ...], Run] = field(default_factory=dict)
     """Everything that distinguishes a run, without hashing it -> the run; each run comes after its inputs."""
     folds: dict[Fold, int] = field(default_factory=dict)
     """Fold -> a number that stands for it in the keys of `runs`, because a fold is slow to hash."""
     watching: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
     """(data set, algorithm, backbone) -> averages that watch its runs."""
+    brackets: dict[tuple[str, ...], Bracket] = field(default_factory=dict)
+    """Ids of the training runs that compete -> their bracket: rows share them as they share runs."""
 
     def plan(self) -> Plan:
         """Build the plan, in the order that the module's docstring describes."""
@@ -171,11 +184,12 @@ class _Planner:
         search = self._grid(asked for asked in self.requests if not asked.repeats)
         again = {selector: self._grid(requests) for selector, requests in by_selector.items()}
         taught = self._watch([*search.items(), *(place for grid in again.values() for place in grid.items())])
-        candidates = dict(self._cells(search))
+        candidates = dict(self._cells(search, halving=self.halving))
         repeats = {(*place, selector): cell for selector, grid in again.items() for place, cell in self._cells(grid)}
+        # A repeated default is the same run as the search's in that trial.
+        runs = _inputs_first({run.id: run for run in self.runs.values()}.values())
         return Plan(
-            # A repeated default is the same run as the search's in that trial.
-            runs=_inputs_first({run.id: run for run in self.runs.values()}.values()),
+            runs=runs,
             rows=tuple(dict.fromkeys(row.name for request in self.requests for row in request.rows)),
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates=candidates,
@@ -184,6 +198,7 @@ class _Planner:
                 {row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
                 taught,
             ),
+            brackets=complete(self.brackets.values(), runs, (made.run for cell in repeats.values() for made in cell)),
         )
 
     def _shown(self, row: Row) -> str:
@@ -194,7 +209,7 @@ class _Planner:
         return "the inputs predicted with it, unlabelled" if card.transductive else ""
 
     def _cells(
-        self, grid: Mapping[tuple[Row, str], Spots]
+        self, grid: Mapping[tuple[Row, str], Spots], *, halving: bool = False
     ) -> Iterator[tuple[tuple[str, str], tuple[PlannedPredictor, ...]]]:
         """Yield (name of the row, data set) -> the predictors of that cell; make the runs that are new."""
         for (row, dataset), spots in grid.items():
@@ -202,6 +217,9 @@ class _Planner:
             together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
             for (fold, trial), draws in spots.items():
                 trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, draws))
+                if halving:
+                    bracket = bracket_of([run for run, _ in trained])
+                    self.brackets.setdefault(bracket.runs, bracket)
                 together.setdefault((fold, ALL_TRIALS if all_trials else trial), []).extend(trained)
             cell: list[PlannedPredictor] = []
             for (_, trial), trained in together.items():

@@ -21,6 +21,7 @@ from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.record_frames import finished_series
 from dgbench.report.results import Results
 from dgbench.report.tables import Section
+from dgbench.store.folder import Store
 from dgbench.store.run_folder import DONE, RUNS
 
 if TYPE_CHECKING:
@@ -106,10 +107,11 @@ class _Ledger:
                 self._enter_folders(root, part)
 
     def _enter_plan(self, root: Path, part: Results) -> None:
-        table = planfile.read_plan(root)
+        table, dropped = planfile.read_plan(root), Store(root).dropped()
         for run in table.runs:
             self.inputs[run.id] = [table.runs[i].id for i in run.inputs]
-            self.steps[run.id] = part.settings[run.dataset].steps if run.kind == "train" else 0
+            length = dropped[run.id] + 1 if run.id in dropped else part.settings[run.dataset].steps
+            self.steps[run.id] = length if run.kind == "train" else 0
             # Of a run in several folders, the first that finished counts, as in tables.
             home = root / RUNS / run.id
             if run.id not in self.homes or not (self.homes[run.id] / DONE).exists():

@@ -26,6 +26,7 @@ SIGNATURE_LINES = (
     "beside the preset",
     "hparams, runs, diverged, merged",
     "evaluated steps",
+    "search",
     "shown of the test domain",
     "folders",
     "data, commit, methods from",

@@ -142,6 +142,7 @@ def combine(results: Mapping[str, Results]) -> Results:
         adapted=frozenset[str]().union(*(found.adapted for found in results.values())),
         provenance=_provenance({folder: found.provenance for folder, found in results.items()}),
         origin=add_up([found.origin for found in results.values()]),
+        search={place: spent for found in results.values() for place, spent in found.search.items()},
         notes=(*joined.notes, *(_placed(folder, note) for folder, found in results.items() for note in found.notes)),
         metrics=_union(found.metrics for found in results.values()),
         missing_classes=_union(found.missing_classes for found in results.values()),

@@ -20,15 +20,17 @@ def overview(store: Store, table: PlanTable, states: Mapping[str, State]) -> Ite
         states: Run id -> state.
     """
     counts = Counter((run.kind, run.method, states[run.id]) for run in table.runs)
-    yield f"{'':<24}" + "".join(f"{state.value:>10}" for state in State)
+    # Most sweeps train every draw to its end, and need no columns on those that don't.
+    shown = [state for state in State if store.search.brackets or state not in (State.PAUSED, State.DROPPED)]
+    yield f"{'':<24}" + "".join(f"{state.value:>10}" for state in shown)
     for kind, method in dict.fromkeys((run.kind, run.method) for run in table.runs):
-        yield f"{kind:<8}{method:<16}" + "".join(f"{counts[kind, method, state]:>10,}" for state in State)
+        yield f"{kind:<8}{method:<16}" + "".join(f"{counts[kind, method, state]:>10,}" for state in shown)
     for run in table.runs:
         folder = store.folder(run.id)
         if states[run.id] is State.FAILED:
             yield f"failed: {table.name(run)}: {folder.reason()}"
         elif states[run.id] is State.DAMAGED:
-            yield printable(f"damaged: {table.name(run)}: {folder.damage()}; `dgbench sweep retry` makes it again")
+            yield printable(f"damaged: {table.name(run)}: {store.damage(run.id)}; `dgbench sweep retry` makes it again")
         for loss in folder.restarts():
             yield f"begun anew: {table.name(run)}: {loss['why']} (log: {loss['log']})"
 

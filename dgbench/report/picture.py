@@ -90,5 +90,5 @@ def follow(watch: Watch, show: Callable[[str], None], wait: Callable[[float], No
         states = {status.id: State(status.state) for status in found}
         blocked = {watch.table.runs[place].id for place in blocked_runs(watch.table, states)}
         if not any(state in OPEN for id, state in states.items() if id not in blocked):
-            return all(state is State.DONE for state in states.values())
+            return all(state.settled for state in states.values())
         wait(INTERVAL)

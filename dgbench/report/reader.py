@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dgbench.core.halving import Spent, spent
 from dgbench.core.plain import fields_of
 from dgbench.core.run import evaluated_views
 from dgbench.core.wording import group_values
@@ -58,6 +59,11 @@ class _Reader:
 
     def __init__(self, root: Path, table: PlanTable, all_metrics: bool) -> None:
         self.root, self.table, self.all_metrics = root, table, all_metrics
+        self.store = Store(root)
+        self.dropped = self.store.dropped()
+        """Id -> the rung at which the search dropped it."""
+        self.made: dict[str, int] = {}
+        """Id -> steps made, of training runs that ended."""
         self.notes: list[str] = []
         self.records = 0
         names = table.datasets
@@ -82,7 +88,8 @@ class _Reader:
                 undone.append(position)
             else:
                 found.update({(position, name): candidate for name, candidate in candidates.items()})
-        for position, gap in self._unfinished(undone):
+        ended = [position for position in undone if self.table.runs[position].id not in self.dropped]
+        for position, gap in self._unfinished(ended):
             found.update({(position, name): gap for name in needed[position]})
         return self._results(found)
 
@@ -110,6 +117,7 @@ class _Reader:
             metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
             missing_classes={name: facts.missing_classes for name, facts in table.datasets.items()},
             records=self.records,
+            search=dict(self._searches()),
             members={row: "-".join(map(str, sorted({min(n), max(n)}))) for row, n in members.items()},
             pooled=self._rows_with(lambda run: _pools(table, run)),
             adapted=self._rows_with(lambda run: run.kind == "adapt"),
@@ -129,8 +137,18 @@ class _Reader:
         spots: dict[Spot, dict[int, Candidate]] = {}
         for position, predictor in cell:
             run = self.table.runs[position]
-            spots.setdefault((run.fold, run.trial), {})[run.hparams_seed] = found[position, predictor]
+            spot = spots.setdefault((run.fold, run.trial), {})
+            if (position, predictor) in found:
+                spot[run.hparams_seed] = found[position, predictor]
         return spots
+
+    def _searches(self) -> Iterator[tuple[tuple[str, str], tuple[Spent, ...]]]:
+        """Yield (row, data set) -> the budget that its search has spent."""
+        for place, cell in self.table.cells.items():
+            if brackets := self.store.search.of(self.table.runs[position].id for position, _ in cell):
+                standing = [self.store.folder(run) for bracket in brackets for run in bracket.runs]
+                made = {folder.id: max(folder.scores(), default=-1) + 1 for folder in standing}
+                yield place, tuple(spent(brackets, {**made, **self.made}))
 
     def _rows_with(self, holds: Callable[[PlannedRun], bool]) -> frozenset[str]:
         """Return the rows of which some run satisfies a condition."""
@@ -145,7 +163,7 @@ class _Reader:
 
     def _unfinished(self, positions: Sequence[int]) -> Iterable[tuple[int, Gap]]:
         """Yield (position, gap) for runs that aren't done, each with its state and reason."""
-        store = Store(self.root)
+        store = self.store
         # No retries: what has failed is a failure, though a launch might try again. Thorough: `finished` found no
         # `done`, other files may be damaged nevertheless.
         states = store.states((self.table.runs[position].id for position in positions), retries=0, thorough=True)
@@ -153,7 +171,7 @@ class _Reader:
             id = self.table.runs[position].id
             why = ""
             if states[id] is State.DAMAGED:
-                why = store.folder(id).damage()
+                why = store.damage(id)
             elif states[id] is State.FAILED:
                 why = " ".join(str(store.folder(id).failures()[-1]["error"]).split())
             elif states[id] is State.DONE:  # finished since `_finished` looked
@@ -165,7 +183,7 @@ class _Reader:
         run = self.table.runs[position]
         folder = RunFolder(self.root, run.id)
         try:
-            found = folder.finished()
+            found = folder.finished(self.dropped.get(run.id))
         except CorruptFile as error:
             return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
         if found is None:
@@ -186,10 +204,17 @@ class _Reader:
         self.origin.networks[run.dataset][started_of(summary)] += 1
         for name, source in summary["sources"].items():
             self.origin.sources.setdefault(name, Counter())[source] += 1
-        return {name: self._series(position, name, records, kind) for name in predictors}
+        self.made[run.id] = records[-1]["step"] + 1 if records else 0
+        candidates = {name: self._series(position, name, records, kind) for name in predictors}
+        return {name: candidate for name, candidate in candidates.items() if candidate}
 
-    def _series(self, position: int, predictor: str, records: Sequence[Mapping[str, Any]], kind: Kind) -> Candidate:
-        """Return the series of one predictor, or a gap that says why its records can't be used."""
+    def _series(
+        self, position: int, predictor: str, records: Sequence[Mapping[str, Any]], kind: Kind
+    ) -> Candidate | None:
+        """Return the series of one predictor, or a gap that says why its records can't be used.
+
+        None stands for a predictor of a dropped run that would have come at its end.
+        """
         run = self.table.runs[position]
         views = evaluated_views(self.table.folds[run.fold], run.trial)
         names = [str(view) for view in views]
@@ -203,6 +228,8 @@ class _Reader:
             diverged = bool(own_records) and _diverged(own_records[-1], metric)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
+        if not own_records and run.id in self.dropped:
+            return None
         if not own_records:
             return self._gap(position, "damaged", f"it finished without a record of {predictor}")
         if not ordered:

@@ -6,7 +6,8 @@ folders say what was measured of them. `report.reader` joins the two into `Resul
     (row, data set) -> (fold, trial) -> hyperparameter seed -> Series | Gap
 
 Every planned predictor has an entry. It is a `Series`, with the values at each evaluated step, if the run is done and
-its files are what was written; else it is a `Gap`, which says what became of the run. So an incomplete sweep can't pass
+its files are what was written; else it is a `Gap`, which says what became of the run. (A run that a search has dropped
+is done for tables; predictors that it would have yielded at its end have no entry.) So an incomplete sweep can't pass
 for a complete one: selectors (`report.select`) choose among the candidates of one (fold, trial) and hand on the gaps,
 and tables (`report.tables`) name them.
 
@@ -23,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dgbench.core.halving import Spent
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL
 from dgbench.core.setting import Setting
@@ -34,7 +36,7 @@ from dgbench.report.predictions.kept import KeptPredictions
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One predictor of a finished run, with its values at the steps at which it was evaluated."""
+    """One predictor of a run that has finished or was dropped, with its values at the evaluated steps."""
 
     run: str
     """The run's id; of DomainBed's runs, the name of the folder."""
@@ -93,7 +95,7 @@ class Gap:
     hparams_seed: int
     trial: int
     state: str
-    """`missing`, `waiting`, `running`, `failed`, `unfinished`, `damaged` or `without kept predictions`."""
+    """`missing`, `waiting`, `running`, `paused`, `failed`, `unfinished`, `damaged` or `without kept predictions`."""
     why: str = ""
     """The error of a run that failed or is damaged; else empty."""
 
@@ -145,6 +147,8 @@ class Results:
     """How rows differ from plain models of the preset."""
     origin: Origin = field(default_factory=Origin)
     """The data, code and hardware behind the runs that count."""
+    search: Mapping[tuple[str, str], tuple[Spent, ...]] = field(default_factory=dict)
+    """(row, data set) -> the budget that its search has spent, where the worse draws are dropped on the way."""
     notes: tuple[str, ...] = ()
     """Findings in the folder that a reader of the tables needs, such as torn lines."""
     metrics: Mapping[str, str] = field(default_factory=dict)

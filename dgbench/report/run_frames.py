@@ -89,7 +89,9 @@ def _own_runs(folder: str, results: Results) -> Iterator[dict[str, Any]]:
     root, known = Path(folder), dict(_known(results))
     table = planfile.read_plan(root)
     others = [run.id for run in table.runs if run.id not in known]
-    states = Store(root).states(others, retries=0) if others else {}
+    store = Store(root)
+    states = store.states(others, retries=0) if others else {}
+    dropped = store.dropped()
     for run in table.runs:
         candidate = known.get(run.id)
         place = root / "runs" / run.id
@@ -103,7 +105,7 @@ def _own_runs(folder: str, results: Results) -> Iterator[dict[str, Any]]:
             "held_out": "+".join(table.folds[run.fold].held_out),
             "hparams_seed": run.hparams_seed,
             "trial": run.trial,
-            "state": _state(candidate, states.get(run.id)),
+            "state": State.DROPPED.value if run.id in dropped else _state(candidate, states.get(run.id)),
             "why": candidate.why if isinstance(candidate, Gap) else "",
             **_times(place / "times.jsonl" if isinstance(candidate, Series) or candidate is None else None),
             **_hparams(json),

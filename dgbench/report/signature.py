@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeAlias
 
+from dgbench.core.halving import add_up
 from dgbench.core.protocol import VALIDATION, FixedSplit
 from dgbench.core.run import ALL_TRIALS
 from dgbench.core.version import __version__
@@ -46,6 +47,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "no example of": _missing_classes(results, datasets),
         "one model of all trials": _of_all_trials(results, datasets),
         "hparams": _hparams(results, models),
+        "search": _search(results, datasets),
         "evaluated steps": _evaluated(results, selector, models),
         "runs": _runs(results, selector, datasets),
         "diverged": _diverged(results, selector, datasets),
@@ -207,6 +209,14 @@ def _hparams(results: Results, models: ModelCounts) -> str:
             merged = row in results.pooled
             texts.append(("all of them merged" if merged else _complete(planned - incomplete, planned), row))
     return by_row(texts)
+
+
+def _search(results: Results, datasets: Sequence[str]) -> str:
+    """List the budget that each row's search has spent; empty if every draw of all rows is trained to its end."""
+    found = {row: [s for dataset in datasets for s in results.search.get((row, dataset), ())] for row in results.rows}
+    if not any(found.values()):
+        return ""
+    return by_row((", ".join(map(str, add_up(own))) or "random", row) for row, own in found.items())
 
 
 def _complete(done: Set[int], planned: Set[int], *, counted: bool = False) -> str:

@@ -28,13 +28,13 @@ def retries_of(root: Path) -> int:
 
 
 def exit_code(table: PlanTable, states: Mapping[str, State]) -> int:
-    """Return 0 if all runs are done, `ABANDONED` if some can be executed and none is under way, else 1.
+    """Return 0 if all runs are settled, `ABANDONED` if some can be executed and none is under way, else 1.
 
     Args:
         table: The plan.
         states: Run id -> state.
     """
-    if all(state is State.DONE for state in states.values()):
+    if all(state.settled for state in states.values()):
         return 0
     blocked = blocked_runs(table, states)
     left = any(
@@ -44,7 +44,7 @@ def exit_code(table: PlanTable, states: Mapping[str, State]) -> int:
 
 
 def blocked_runs(table: PlanTable, states: Mapping[str, State]) -> set[int]:
-    """Return the places in the plan of runs that failed or are damaged, and of those that read one of them.
+    """Return the places in the plan of runs that failed, are damaged or wait at a rung, and of those that read one.
 
     Args:
         table: The plan.
@@ -53,8 +53,8 @@ def blocked_runs(table: PlanTable, states: Mapping[str, State]) -> set[int]:
     found: set[int] = set()
     for place, run in enumerate(table.runs):
         state = states[run.id]
-        lacking = state is not State.DONE and found.intersection(run.inputs)
-        if state in (State.FAILED, State.DAMAGED) or lacking:
+        lacking = not state.settled and found.intersection(run.inputs)
+        if state in (State.FAILED, State.DAMAGED, State.PAUSED) or lacking:
             found.add(place)
     return found
 

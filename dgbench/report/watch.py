@@ -132,7 +132,7 @@ class Watch:
             engine=holder[0].engine if holder else "",
             sign=holder[1] if holder else None,
             seconds=self._seconds(folder) if state is State.DONE else None,
-            failure=_failure(folder, state),
+            failure=_failure(self.store, run.id, state),
             log=str(folder.log_path) if begun and folder.log_path.is_file() else "",
         )
 
@@ -182,10 +182,10 @@ def _seconds(folder: RunFolder) -> float | None:
         return None
 
 
-def _failure(folder: RunFolder, state: State) -> str:
+def _failure(store: Store, id: str, state: State) -> str:
     """Return the first line of the error or damage of a run; empty if it has none."""
     if state is State.DAMAGED:
-        return folder.damage().partition("\n")[0]
-    if state is State.FAILED and (failures := folder.failures()):
+        return store.damage(id).partition("\n")[0]
+    if state is State.FAILED and (failures := store.folder(id).failures()):
         return str(failures[-1]["error"]).strip().partition("\n")[0]
     return ""

@@ -119,6 +119,17 @@ def reading_sweep_json(root: Path, name: str, version: int, mend: str) -> Iterat
         raise DamagedSweep(f"{error}: {mend}") from error
 
 
+def model_path(folder: Path, predictor: str, which: str) -> Path:
+    """Return the path of a predictor's weights in a run's folder; the file exists only if they were kept.
+
+    Args:
+        folder: The run's folder.
+        predictor: `run.MODEL`, or the name of an average.
+        which: `run.BEST` or `run.LAST`.
+    """
+    return folder / "models" / f"{predictor}.{which}.safetensors"
+
+
 def refuse_links(*folders: Path) -> None:
     """Raise UserError if one of these folders, from which something will be removed, is a link to another place."""
     for folder in folders:

@@ -2,13 +2,14 @@
 
 * `sweep.json`: the request, see `plan.declaration`.
 * `plan.json`: the runs that answer it, see `plan.planfile`.
+* `search.json`: which of them compete, where the worse draws are dropped on the way, see `store.search`.
 * `cancel`: marker of the last request to stop, if there was one.
 * `runs/<id>/`: a folder for each run that was begun, see `store.run_folder`.
 
 There is no server and no database. Launchers, workers and `status` on any number of machines look at the same folder
 and come to the same conclusions, because the state of a run follows from names of files alone, each file appears whole
 by rename, and a lease (`store.lease`) lets one process at a time execute a run. `launchers.reconcile` compares these
-states with the plan and executes the rest; `report.reader` reads the records of runs that are `DONE`.
+states with the plan and executes the rest; `report.reader` reads the records of runs that are `DONE` or `DROPPED`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from dgbench.core.halving import Bracket, Standing, standings
 from dgbench.core.run import is_run_id
 from dgbench.store import lease as leases
 from dgbench.store.files import write_atomic
 from dgbench.store.holder import Looks, default_ttl
 from dgbench.store.lease import cancel_mark
 from dgbench.store.process import file_clock
-from dgbench.store.run_folder import CANCEL, RUN, RUNS, RunFolder, State
+from dgbench.store.run_folder import CANCEL, DONE, RUN, RUNS, RunFolder, State
+from dgbench.store.search import Search
 
 
 class Store:
@@ -35,15 +38,17 @@ class Store:
     All state is in the folder, except for the signs of life of other machines that were seen through this object.
     """
 
-    def __init__(self, root: Path, ttl: float | None = None) -> None:
+    def __init__(self, root: Path, ttl: float | None = None, brackets: Sequence[Bracket] | None = None) -> None:
         """Open the folder at `root`, which need not exist.
 
         Args:
             root: The sweep's folder.
             ttl: Seconds without a sign of life after which leases claimed by this process count as given up; None or 0:
                 by the type of the file system.
+            brackets: The runs that compete, of a sweep that was just planned; None: read them from the folder.
         """
         self.root = root
+        self.search = Search(root, brackets)
         self.runs_dir = root / RUNS
         self.ttl = ttl or default_ttl(root)
         self._looks = Looks()
@@ -81,8 +86,14 @@ class Store:
         """
         now = lru_cache(maxsize=1)(self.now)
         states = {id: self.folder(id).state(retries, now) for id in ids}
+        open_ = [id for id, state in states.items() if state not in (State.DONE, State.RUNNING)]
+        ranked = self.standings(open_)
+        for id, standing in ((id, ranked[id]) for id in open_ if id in ranked):
+            if standing.dropped or standing.awaited:
+                states[id] = State.DROPPED if standing.dropped else State.PAUSED
         for id, state in states.items() if thorough else ():
-            if state is not State.RUNNING and self.folder(id).damage():
+            rung = ranked[id].until if state is State.DROPPED else None
+            if state is not State.RUNNING and self.folder(id).damage(rung):
                 states[id] = State.DAMAGED
         return states
 
@@ -92,6 +103,40 @@ class Store:
             return file_clock(self.root)
         except OSError:
             return time.time()
+
+    def state(self, id: str, retries: int) -> State:
+        """Return the state of one run; see `states`."""
+        return self.states([id], retries)[id]
+
+    def standings(self, ids: Iterable[str]) -> dict[str, Standing]:
+        """Return how far runs may train by the scores so far, of `ids` and of all that compete with them.
+
+        Runs that nothing limits are left out, and so are those that stand on others, until these are dropped.
+        """
+        found: dict[str, Standing] = {}
+        for bracket in self.search.of(ids):
+            own = standings(bracket, {run: self.folder(run).scores() for run in bracket.runs})
+            dropped = {run: standing for run, standing in own.items() if standing.dropped}
+            found |= own
+            found |= {id: standing for run, standing in dropped.items() for id in bracket.readers.get(run, ())}
+        return found
+
+    def standing(self, id: str) -> Standing:
+        """Return how far a run may train by the scores so far."""
+        return self.standings([id]).get(id, Standing(None))
+
+    def damage(self, id: str) -> str:
+        """Return the first damage found in the files of a run that is not under way; empty if there is none."""
+        return self.folder(id).damage(self.standing(id).until)
+
+    def dropped(self) -> dict[str, int]:
+        """Return id -> the rung at which the search dropped it, of runs without `done`; also of those that read one."""
+        ranked = self.standings(run for bracket in self.search.brackets for run in bracket.runs)
+        return {
+            id: standing.until
+            for id, standing in ranked.items()
+            if standing.dropped and standing.until is not None and not (self.folder(id).path / DONE).exists()
+        }
 
     def request_cancel(self) -> None:
         """Make all processes that execute runs of this sweep, on any machine, save their state and stop."""

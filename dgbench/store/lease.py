@@ -375,3 +375,5 @@ STOPPED = 76
 """Exit code of a process that stopped on request, and saved its state."""
 INPUT_DAMAGED = 77
 """Exit code of a process that found one of its run's inputs damaged, and reset that input so that it begins anew."""
+AT_RUNG = 78
+"""Exit code of a process that trained its run up to a rung of the search, and saved its state."""

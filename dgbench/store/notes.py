@@ -1,7 +1,7 @@
 """Write and read notes in a run's folder: how it finished, attempts that failed or were killed, work that was lost.
 
-Files: `failed-0001.json`, `failed-0002.final.json`, `killed-0003.json`, `forgiven-0004.json`, `lost-0001.json`. Name
-and number say all that the run's state depends on, so states are found without opening a file.
+Files: `failed-0001.json`, `failed-0002.final.json`, `killed-0003.json`, `forgiven-0004.json`, `lost-0001.json`,
+`rung-00000300-0.8125.json`. Names say all that the run's state depends on, so states are found without opening a file.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _FAILED = re.compile(r"(?P<kind>failed|killed)-(?P<number>\d+)(?P<final>\.final)
 _SUMMARY = {"records": int, "sha256": str, "fingerprint": str, "versions": dict, "commit": str, "sources": dict}
 """Field of `done` -> its type."""
 _LOST = re.compile(r"lost-(?P<number>\d+)\.json")
+_RUNG = re.compile(r"rung-(?P<number>\d{8,})-(?P<score>-?[0-9][0-9.e+-]*|-inf)\.json")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,16 @@ def write_restart(folder: Path, names: Iterable[str], info: Mapping[str, Any]) -
 def restart_notes(names: Iterable[str]) -> list[str]:
     """Return the names of the notes on lost work, oldest first."""
     return [match[0] for match in _matches(names, _LOST)]
+
+
+def rung_name(step: int, score: float) -> str:
+    """Return the name of the note that a run writes at a rung of a search: runs are ranked without opening a file."""
+    return f"rung-{step:08d}-{score!r}.json"  # the shortest text that reads back to the same number
+
+
+def rungs(names: Iterable[str]) -> dict[int, tuple[float, str]]:
+    """Return step -> (score, name of the note) of the rungs that a run has reached, by ascending step."""
+    return {int(match["number"]): (float(match["score"]), match[0]) for match in _matches(names, _RUNG)}
 
 
 def read_summary(done: Path) -> dict[str, Any] | None:

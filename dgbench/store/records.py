@@ -93,8 +93,13 @@ def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, A
         if hashlib.sha256(b"".join(line + b"\n" for line in whole)).hexdigest() != sha256:
             raise CorruptFile(f"{path.name} doesn't hold the {count} records that the run finished with")
         lines, torn = whole, len(lines) - len(whole)
+    return parse(lines), torn
+
+
+def parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Parse lines that hold a record each."""
     records: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
-    return records, torn
+    return records
 
 
 def _write_all(file: int, data: bytes) -> None:

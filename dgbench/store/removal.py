@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dgbench.core.run import Run
 from dgbench.store import lease as leases
+from dgbench.store import notes
 from dgbench.store.files import remove_path
 from dgbench.store.lease import Lease, LeaseLost
 from dgbench.store.run_folder import DONE, RUN, RunFolder
@@ -64,12 +65,13 @@ def remove(folder: RunFolder) -> bool:
 
 
 def remove_models(folder: RunFolder) -> bool:
-    """Remove the weights of a run that is done; return False if there are none or the run is not done."""
+    """Remove the weights of a run that is done or dropped; return False if there are none, or it is neither."""
     lease = folder.claim_for_removal(done_too=True)
     if not lease:
         return False
     try:
-        found = (folder.path / DONE).exists() and folder.has_models()
+        # By the states that were read before, a run without `done` is one that the search dropped.
+        found = ((folder.path / DONE).exists() or bool(folder.scores())) and folder.has_models()
         if found:
             lease.confirm()
             shutil.rmtree(folder.models)
@@ -83,8 +85,8 @@ def _clear(folder: RunFolder, lease: Lease, then: Callable[[], object]) -> bool:
     with os.scandir(folder.path) as entries:
         found = [entry for entry in entries if entry.name != RUN and not leases.is_lease(entry.name)]
     try:
-        # `done` goes first: it vouches for the others, and this process may be killed after any removal.
-        for entry in sorted(found, key=lambda entry: entry.name != DONE):
+        # `done` and its like go first: they vouch for the others, and this process may be killed after any removal.
+        for entry in sorted(found, key=lambda entry: not (entry.name == DONE or bool(notes.rungs([entry.name])))):
             lease.confirm()
             remove_path(Path(entry))
         lease.confirm()

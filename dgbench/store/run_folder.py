@@ -9,6 +9,8 @@ A run's folder is `<root>/runs/<id>/`. Its files:
 * `records.jsonl`, `times.jsonl`: evaluations, and for each execution its duration and machine.
 * `log.txt`: output of all attempts.
 * `failed-0001.json`, `killed-0002.json`, `lost-0001.json`, ...: notes on attempts, see `store.notes`.
+* `rung-00000300-0.8125.json`, ...: in a search that drops runs, what `done` will hold, as of a step at which the run is
+  compared with others, with its score there.
 * `done`: written last, with the number and the hash of the records, so that they can be trusted.
 
 No state is stored as such, because the process that would have to update it may be killed at any moment. Whole files
@@ -56,23 +58,21 @@ class State(str, Enum):
     """Begun and not finished, and no process executes it now."""
     RUNNING = "running"
     """A process holds its lease."""
+    PAUSED = "paused"
+    """At a step at which the search compares it with others that have yet to get there."""
     FAILED = "failed"
     """Failed more often than it may be retried, or in a way that another attempt can't mend."""
     DAMAGED = "damaged"
     """A file that results depend on has changed; found only by reading files (`RunFolder.damage`)."""
+    DROPPED = "dropped"
+    """Ended by the search at a step at which others were better: its records up to there may be read."""
     DONE = "done"
     """Finished: its records and models may be read."""
 
-
-def model_path(folder: Path, predictor: str, which: str) -> Path:
-    """Return the path of a predictor's weights in a run's folder; the file exists only if they were kept.
-
-    Args:
-        folder: The run's folder.
-        predictor: `run.MODEL`, or the name of an average.
-        which: `run.BEST` or `run.LAST`.
-    """
-    return folder / "models" / f"{predictor}.{which}.safetensors"
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of the run is left to execute."""
+        return self in (State.DROPPED, State.DONE)
 
 
 class RunFolder:
@@ -142,13 +142,14 @@ class RunFolder:
                 raise ValueError("it holds another run than its folder's name says")
         return data
 
-    def damage(self) -> str:
+    def damage(self, rung: int | None = None) -> str:
         """Return the first damage found in the files of a run that is not under way; empty if there is none.
 
-        Notes on failures and leases are not examined: readers of those cope with damage by themselves.
+        Notes on failures and leases are not examined: readers of those cope with damage by themselves. For `rung` see
+        `finished`.
         """
         try:
-            if self.finished() is None and (self.path / RUN).exists():
+            if self.finished(rung) is None and (self.path / RUN).exists():
                 self._check_files()
                 self._run_json()
         except CorruptFile as error:
@@ -162,26 +163,27 @@ class RunFolder:
                 if entry.name in _FILES and not entry.is_file():
                     raise CorruptFile(f"{entry.path} is damaged: it is not a file")
 
-    def finished(self) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
-        """Read the results of a run and verify them, if it has finished.
+    def finished(self, rung: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
+        """Read the results of a run and verify them, if it has finished, or if the search has dropped it.
+
+        Args:
+            rung: Step at which the search dropped the run; None: it did not.
 
         Returns:
-            The summary that `finish` wrote, the records, and the number of torn lines among them that were cut off;
-            None if
-            the run has not finished.
+            The summary that `finish` or `reach` wrote, the records, and the number of torn lines among them that were
+            cut off; None if the run has not finished.
 
         Raises:
             CorruptFile: A file differs from the one that was written.
         """
-        summary = self.summary()
+        summary = self.summary(rung)
         if summary is None:
             return None
         try:
             self._run_json()
         except FileNotFoundError:
             raise CorruptFile(f"{self.path / RUN} is gone") from None
-        records, torn = records_file.read_finished(self.path / RECORDS, summary["records"], summary["sha256"])
-        return summary, records, torn
+        return summary, *records_file.read_finished(self.path / RECORDS, summary["records"], summary["sha256"])
 
     def state(self, retries: int, now: Callable[[], float] | None = None) -> State:
         """Return the run's state, from one listing of the folder and, if a lease is open, a look at that lease.
@@ -289,6 +291,10 @@ class RunFolder:
         """Append all records to `records.jsonl` and sync them to disk, or raise OSError and append none."""
         records_file.append(self.path / RECORDS, records)
 
+    def recorded(self) -> list[dict[str, Any]]:
+        """Return the records so far, for the process that holds the run's lease."""
+        return records_file.parse(records_file.read_bytes(self.path / RECORDS).splitlines())
+
     def mark_records(self) -> tuple[int, str]:
         """Return the size in bytes and the sha256 of the records so far, to be stored in a checkpoint."""
         data = records_file.read_bytes(self.path / RECORDS)
@@ -310,23 +316,33 @@ class RunFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `done`, with the number and the sha256 of the records added to `summary`: the last write of a run."""
+        write_json(self.path / DONE, self._with_records(summary))
+
+    def _with_records(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         data = records_file.read_bytes(self.path / RECORDS)
-        sha256 = hashlib.sha256(data).hexdigest()
-        write_json(self.path / DONE, {**summary, "records": data.count(b"\n"), "sha256": sha256})
+        return {**summary, "records": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def reach(self, rung: int, score: float, summary: Mapping[str, Any]) -> None:
+        """Record the score of the run at a rung of the search, with the summary that `finish` would write now."""
+        write_json(self.path / notes.rung_name(rung, score), self._with_records(summary))
+
+    def scores(self) -> dict[int, float]:
+        """Return rung -> score, of the rungs of the search that the run has reached."""
+        return {step: score for step, (score, _) in notes.rungs(self._names()).items()}
 
     def remove_checkpoint(self) -> None:
         """Remove the checkpoint, if there is one."""
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
-    def summary(self) -> dict[str, Any] | None:
-        """Read the summary that `finish` wrote; None if the run has not finished.
-
-        Fields that an earlier version did not write are empty.
+    def summary(self, rung: int | None = None) -> dict[str, Any] | None:
+        """Read the summary of `finished`, with the fields that an earlier version did not write empty.
 
         Raises:
             CorruptFile: `done` is damaged.
         """
-        return notes.read_summary(self.path / DONE)
+        found = notes.read_summary(self.path / DONE)
+        reached = notes.rungs(self._names()) if found is None and rung is not None else {}
+        return notes.read_summary(self.path / reached[rung][1]) if rung in reached else found
 
     def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:
         """Record that an attempt failed.

@@ -16,7 +16,7 @@ from dgbench.core.setting import setting
 from dgbench.execute import models
 from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model, to_bytes
 from dgbench.methods.algorithm import Algorithm, Batch, Task
-from dgbench.store.run_folder import model_path
+from dgbench.store.files import model_path
 from dgbench.store.sealed import CorruptFile
 
 SHAPE, CLASSES = (1, 8, 8), 5

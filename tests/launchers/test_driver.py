@@ -331,7 +331,7 @@ def test_the_engine_is_closed_after_an_exception(tmp_path: Path, monkeypatch: py
 def test_the_driver_imports_no_engine() -> None:
     check = "import sys, dgbench.launchers.driver; print([name for name in sys.modules if 'launchers.' in name])"
     told = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True).stdout
-    assert set(eval(told)) == {f"dgbench.launchers.{name}" for name in ("base", "driver", "interrupts")}
+    assert set(eval(told)) == {f"dgbench.launchers.{name}" for name in ("base", "driver", "failures", "interrupts")}
 
 
 # -- terms, by which a worker leaves -------------------------------------------------------------------------------

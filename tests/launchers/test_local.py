@@ -67,7 +67,7 @@ def test_fault_suite_of_twenty(tmp_path: Path) -> None:
         ids[18]: f"needs Toy Data [b] hparams 16 trial 0 ({ids[16]}), which failed",
         ids[19]: f"needs Mean Data [b] hparams 18 trial 0 ({ids[18]}), which is blocked",
     }
-    assert summary.counts == {"done": 17, "failed": 1, "blocked": 2, "left": 0}
+    assert summary.counts == {"done": 17, "dropped": 0, "failed": 1, "blocked": 2, "left": 0}
     assert (summary.left, summary.stopped, summary.taken_over) == ([], "", 0)
     assert summary.executed == 17 + 6 + 1 + FREE_KILLS + 1, "each fault costs one attempt, and the hopeless run five"
     assert summary.most == 4
@@ -155,7 +155,7 @@ def test_two_launchers_share_the_work_and_the_survivor_takes_over(tmp_path: Path
     assert len(executed(tmp_path)) == len(plan), "no run was executed twice"
     assert sorted(executed(tmp_path, "done")) == sorted(run.id for run in make_runs(plan))
     for summary in told:
-        assert summary["counts"] == {"done": 17, "failed": 0, "blocked": 0, "left": 0}
+        assert summary["counts"] == {"done": 17, "dropped": 0, "failed": 0, "blocked": 0, "left": 0}
 
 
 def test_the_survivor_of_two_launchers_finishes(tmp_path: Path, until: Until) -> None:
@@ -167,7 +167,7 @@ def test_the_survivor_of_two_launchers_finishes(tmp_path: Path, until: Until) ->
     doomed.kill()
     doomed.communicate()
     summary = json.loads(survivor.communicate()[0])
-    assert summary["counts"] == {"done": 11, "failed": 0, "blocked": 0, "left": 0}
+    assert summary["counts"] == {"done": 11, "dropped": 0, "failed": 0, "blocked": 0, "left": 0}
     assert 0 <= summary["taken_over"] <= 2
     assert holds_exactly(tmp_path, plan)
 

@@ -29,7 +29,7 @@ from dgbench.networks.start import check_start
 from dgbench.networks.weights import digest, hash_weights_file, load, with_weights_file
 from dgbench.networks.wheels import of_wheel
 from dgbench.plan.options import OPTIONS
-from dgbench.store.run_folder import model_path
+from dgbench.store.files import model_path
 from tests.support.in_process import execute_all, sweep_of
 
 PALACE, CASTLE, BELL_COTE = 698, 483, 442

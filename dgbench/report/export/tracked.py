@@ -165,7 +165,8 @@ def _by_role(series: Series, fold: Fold, metrics: Mapping[str, NDArray[np.float6
 
 def _records(source: Path, series: Series) -> list[dict[str, Any]]:
     """Read the records of a predictor; none of DomainBed's runs."""
-    finished = RunFolder(source, series.run).finished() if is_run_id(series.run) else None
+    # A search drops a run at its last evaluated step.
+    finished = RunFolder(source, series.run).finished(series.steps[-1]) if is_run_id(series.run) else None
     return [record for record in (finished[1] if finished else ()) if record["predictor"] == series.predictor]
 
 

@@ -1,0 +1,86 @@
+"""Tables of sweeps that drop the worse draws on the way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import dgbench
+from dgbench import cli, collect
+from dgbench.launchers import here
+from dgbench.launchers.here import Here
+from dgbench.launchers.reconcile import Sweep
+from dgbench.report.cost import costs
+from dgbench.report.folders import combine, open_each
+from dgbench.report.reader import read_results
+from dgbench.report.results import Series
+from dgbench.store.run_folder import RECORDS, State
+from tests.support.in_process import execute, sweep_of
+
+LENGTH = {"steps": 11, "checkpoint_freq": 5}
+SEARCH = "successive halving (eta 3, rungs at steps 5)"
+
+
+def collected(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.run(collect.main, [str(root), "--selector", "training-domain"]) in (0, 1)
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.setattr(here, "usable_cores", lambda: 1)
+    return sweep_of(tmp_path / "searched", "ERM", "ERM+SWAD", search="halving", n_hparams=3, setting=LENGTH)
+
+
+def test_the_budget_stands_below_each_table(
+    searched: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(searched, searched.plan.runs[0])
+    execute(searched, searched.plan.runs[1])
+    before = collected(searched.root, capsys)
+    assert f"# search: {SEARCH}: 12 of 33 steps trained (36 %), 0 of 3 runs to the end" in before
+    assert "ERM [75], trial 0 hparams 0-1: paused" in before
+    assert "ERM [75], trial 0 hparams 2: missing" in before
+    assert Here().execute(searched) == 0
+    capsys.readouterr()
+    after = collected(searched.root, capsys)
+    assert f"# search: {SEARCH}: 23 of 33 steps trained (70 %), 1 of 3 runs to the end" in after
+    assert "missing, 0 failed" in after
+    assert "0-2 (ERM);" in after, "dropped draws are candidates"
+    assert re.search(r"# evaluated steps: 2-3 \(ERM\); 1 \(ERM\+SWAD\)", after)
+
+    results = read_results(searched.root)
+    states = searched.states()
+    (ended,) = [run for run in searched.plan.runs if states[run.id] is State.DONE]
+    (spot,) = results.candidates["ERM", "RotatedDigits"].values()
+    steps = {seed: series.steps for seed, series in spot.items() if isinstance(series, Series)}
+    assert steps == {seed: (0, 5, 10) if seed == ended.hparams_seed else (0, 5) for seed in range(3)}
+    (swad,) = results.candidates["ERM+SWAD", "RotatedDigits"].values()
+    assert list(swad) == [ended.hparams_seed], "what comes at a run's end is no candidate of a dropped one"
+
+    frame = dgbench.load_results(searched.root).runs
+    assert dict(zip(frame["run"], frame["state"], strict=True)) == {id: state.value for id, state in states.items()}
+    cost = costs(results, {str(searched.root): results})[0]
+    assert (cost.runs, cost.untimed) == (3, 0)
+
+    # Beside a sweep of another row that trains every draw to its end.
+    other = sweep_of(tmp_path / "other", "SAM", n_hparams=1, setting=LENGTH)
+    assert Here().execute(other) == 0
+    joined = combine(open_each([searched.root, other.root]))
+    assert joined.search == results.search
+    capsys.readouterr()
+    assert cli.run(collect.main, [str(searched.root), str(other.root), "--selector", "training-domain"]) == 0
+    assert f"{SEARCH}: 23 of 33 steps trained (70 %), 1 of 3 runs to the end (ERM, ERM+SWAD); random (SAM)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_damage_of_a_dropped_run_is_no_result(searched: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Here().execute(searched) == 0
+    capsys.readouterr()
+    dropped = next(run for run in searched.plan.runs if searched.states()[run.id] is State.DROPPED)
+    path = searched.store.folder(dropped.id).path / RECORDS
+    path.write_bytes(path.read_bytes().replace(b'"step":5', b'"step":4'))
+    assert f"hparams {dropped.hparams_seed}: damaged" in collected(searched.root, capsys)
