@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dgbench.core import progress as progress_module
 from dgbench.core.progress import NO_DISPLAY, print_line, shown_progress, shown_training
@@ -132,3 +134,23 @@ def test_away_from_a_terminal_trainings_have_no_display(capsys: pytest.CaptureFi
         display.stepped(1, 2)
         display.evaluated({"loss": 0.25})
     assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_shows_the_bar_below_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Handle:
+        def update(self, bar: Any) -> None:
+            page = io.StringIO()
+            Console(file=page, force_jupyter=False, width=120).print(bar)
+            seen.append(page.getvalue())
+
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda bar, display_id: Handle())
+    with shown_training() as display:
+        display.stepped(1, 7)
+        display.stepped(2, 7)
+        display.evaluated({"loss": 0.125})
+    assert len(seen) == 2, "the first move is drawn, the next within a quarter of a second is not, the last state is"
+    assert "2/7" in seen[-1]
+    assert "loss 0.125" in seen[-1]
