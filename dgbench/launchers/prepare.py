@@ -42,13 +42,14 @@ def plan_launch(root: Path, asked: Mapping[str, Any], values: Values, catalogue:
         UserError: With everything that is wrong, as far as it can be checked.
     """
     if asked:
-        site, problems = Site(), Problems()
+        problems = Problems()
         with problems.collecting():
             site = site_of(values)
-        with problems.collecting():
-            sweep = prepare(root, asked, site, catalogue)
+        if problems.found and not (root / FILE).exists():
+            with problems.collecting():  # names alone: without its folders, data would seem to be missing
+                declare(asked, catalogue)
         problems.raise_if_any()
-        return sweep
+        return prepare(root, asked, site, catalogue)
     if not (root / FILE).is_file():
         raise UserError(
             f"{root} holds no sweep to go on with: ask for one by --sweep, or by --algorithms and --datasets"
