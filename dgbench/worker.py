@@ -4,10 +4,10 @@
     dgbench worker runs/mine --idle 0 --stop_after 3h50m
     dgbench worker runs/mine --once
 
-A worker claims runs that no process executes, until none is left or its time is over. It takes the sweep as it was
-launched, asks nothing, and changes nothing but runs, so that a scheduler can start it on each machine that sees the
-folder. At a signal its runs save their state and may be claimed again. The exit code tells the scheduler whether to
-start another:
+A worker claims runs that no process executes, also those that a later launch adds, until none is left or its time is
+over. It takes the sweep as it was launched, asks nothing, and changes nothing but runs, so that a scheduler can start
+it on each machine that sees the folder. At a signal its runs save their state and may be claimed again. The exit code
+tells the scheduler whether to start another:
 
     0    nothing is left to do: each run is done, or was not to be claimed for --idle seconds
     1    nothing is left to do, and runs have failed
@@ -24,7 +24,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,15 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.machine import check_gpus
 from dgbench.core.wording import parse_duration, printable_lines, shorten
 from dgbench.flags import add_options
-from dgbench.launchers.base import UNAVAILABLE, Terms
+from dgbench.launchers.base import UNAVAILABLE, Slot, Terms
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.values import jobs_of, leaving_of, places_of
+from dgbench.plan.declaration import FILE as DECLARATION
 from dgbench.plan.declaration import read_site
 from dgbench.plan.options import WORKER
+from dgbench.plan.planfile import FILE as PLAN
 from dgbench.plan.planfile import read_plan
 
 _RESERVE = 30.0
@@ -71,15 +75,76 @@ def main(argv: Sequence[str]) -> int:
     problems.raise_if_any()
     with Interrupts() as interrupts:
         try:
-            sweep = _reopen(args.output_dir, places).with_ttl(options["ttl"])
-            slots = sweep.slots(options["jobs"], options["jobs_per_gpu"])
-            check_gpus(sorted({slot.gpu for slot in slots if slot.gpu}))
-            first = _place(len(sweep.plan.runs))
-            return sweep.execute(slots, interrupts, grace=options["grace"], terms=terms, first=first)
+            return _work(args.output_dir, places, options, terms, interrupts)
         except UserError as error:
             return _unavailable(*error.problems)
         except OSError as error:
             return _unavailable(f"{error.filename or args.output_dir} can't be used: {error.strerror or error}")
+
+
+def _work(root: Path, places: dict[str, Any], options: dict[str, Any], terms: Terms, interrupts: Interrupts) -> int:
+    """Execute runs of a sweep's plan, then of the plans that later launches make of it; return the exit code."""
+    from dgbench.launchers.local import KeptServer  # imports multiprocessing, which refusals do without
+
+    plan = Replanning(root)
+    slots: list[Slot] = []
+    with closing(KeptServer()) as kept:
+        while True:
+            sweep = _reopen(root, places).with_ttl(options["ttl"])
+            plan.take(run.id for run in sweep.plan.runs)
+            if not slots:
+                slots = sweep.slots(options["jobs"], options["jobs_per_gpu"])
+                check_gpus(sorted({slot.gpu for slot in slots if slot.gpu}))
+            code = sweep.execute(
+                slots,
+                interrupts,
+                grace=options["grace"],
+                terms=replace(terms, replanned=plan.has_more),
+                first=_place(len(sweep.plan.runs)),
+                kept=kept,
+            )
+            if interrupts.name or terms.once or code not in (0, 1) or not plan.has_more():
+                return code
+
+
+class Replanning:
+    """The plan in a sweep's folder, to which later launches may add runs while a worker executes those that it knows.
+
+    Two files are looked at, at the cost of their dates: `plan.json` names the runs, and `sweep.json`, which a launch
+    writes after it, says how they are made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: set[str] = set()
+        self._marks, self._more = self._look(), False
+
+    def take(self, ids: Iterable[str]) -> None:
+        """Note the runs that are planned from the files as they are now."""
+        self._known, self._more = set(ids), False
+
+    def has_more(self) -> bool:
+        """Return whether the plan has runs that `take` was not given; reads it only if a file has changed."""
+        marks = self._look()
+        if marks != self._marks:
+            try:
+                self._more = not self._known.issuperset(run.id for run in read_plan(self._root).runs)
+            except UserError:  # damaged: the runs that are known are executed all the same
+                return self._more
+            self._marks = marks
+        return self._more
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        """Return inode, date and size of both files; of a file that is gone, zeros."""
+        return [_mark(self._root / name) for name in (PLAN, DECLARATION)]
+
+
+def _mark(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _reopen(root: Path, places: dict[str, Any]) -> Sweep:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from dgbench import worker
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.site import Site
 from dgbench.launchers.prepare import prepare
+from dgbench.plan.declaration import read_site
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import State
@@ -88,6 +90,49 @@ def place(tmp_path: Path) -> Path:
     site = Site(device="cpu", retries=0, include=(str(tmp_path / "slow.py"),))
     prepare(tmp_path / "sweep", ASKED, site, Catalogue(site.include)).write()
     return tmp_path
+
+
+def test_a_plan_that_grows_is_noticed_and_only_then_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = place / "sweep", list[Path]()
+    monkeypatch.setattr(worker, "read_plan", lambda root: read.append(root) or read_plan(root))
+    plan = worker.Replanning(root)
+    known = {run.id for run in read_plan(root).runs}
+    plan.take(known)
+    assert [plan.has_more() for _ in range(3)] == [False] * 3
+    assert read == []
+    site = read_site(root)
+    prepare(root, ASKED, site, Catalogue(site.include)).write()
+    assert not plan.has_more(), "written anew, and the same"
+    more = prepare(root, {**ASKED, "n_hparams": 5}, site, Catalogue(site.include))
+    more.write()
+    assert plan.has_more()
+    assert plan.has_more(), "until it is taken"
+    assert len(read) == 2
+    plan.take(known)  # as if the declaration had not been written yet
+    assert not plan.has_more(), "no busy loop"
+    (root / "sweep.json").touch()
+    assert plan.has_more()
+    plan.take(run.id for run in more.plan.runs)
+    assert not plan.has_more()
+
+
+def test_a_worker_takes_up_runs_that_a_launch_adds_and_imports_methods_once(place: Path) -> None:
+    root = place / "sweep"
+    (place / "slow").touch()
+    (place / "slow.py").write_text(
+        f"{SLOW}\nimport sys\nif any('forkserver' in word for word in sys.orig_argv):\n"
+        f"    open({str(place / 'imports')!r}, 'a').write('x')\n"
+    )
+    site = read_site(root)
+    prepare(root, ASKED, site, Catalogue(site.include)).write()
+    working = start(root, "--jobs", "2", "--idle", "0")
+    until(lambda: states(root)[State.RUNNING])
+    prepare(root, {**ASKED, "n_hparams": 6}, site, Catalogue(site.include)).write()
+    (place / "slow").unlink()
+    printed = working.communicate(timeout=300)[0]
+    assert working.returncode == 0, printed
+    assert states(root) == {State.DONE: 6}
+    assert (place / "imports").read_text() == "x", "by one process that all runs are forked from"
 
 
 def test_workers_share_a_sweep_and_leave_the_plan_alone(place: Path) -> None:

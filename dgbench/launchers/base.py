@@ -132,6 +132,8 @@ class Terms:
     """Number of failures in a row after which it starts no further run: the machine may be the cause."""
     until: float = NO_LIMIT
     """Time by `time.monotonic` at which running runs save their state and it leaves."""
+    replanned: Callable[[], bool] = lambda: False
+    """Returns whether the sweep has further runs by now. It is asked while no run can be claimed."""
 
 
 TO_THE_END = Terms()
@@ -141,7 +143,7 @@ UNAVAILABLE, TOO_MANY_FAILURES, STOPPED_EARLY = os.EX_UNAVAILABLE, os.EX_SOFTWAR
 """Exit codes of a worker: device, folder or data can't be used on this machine (69); it met `Terms.max_failures` (70);
 it was stopped with work left (75)."""
 
-Leaving = Literal["", "idle", "once", "failures"]
+Leaving = Literal["", "idle", "once", "failures", "replanned"]
 
 
 @dataclass

@@ -187,6 +187,8 @@ class _Launch:
             return "failures"
         if self.running or self.ready:
             self.busy = time.monotonic()
+        elif self.terms.replanned():
+            return "replanned"
         elif time.monotonic() - self.busy >= self.terms.idle:
             self.observer(Event("leaving", detail=f"no run could be claimed for {self.terms.idle:g} s"))
             return "idle"

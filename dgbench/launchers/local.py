@@ -51,6 +51,23 @@ class _Attempt:
     """Whether it was killed at its deadline."""
 
 
+class KeptServer:
+    """A fork server that several engines use one after another; it starts with the first run of the first of them."""
+
+    def __init__(self) -> None:
+        self._server: ForkServer | None = None
+
+    def get(self, start: Callable[[], ForkServer]) -> ForkServer:
+        """Return the server; start it by `start` if there is none."""
+        self._server = self._server or start()
+        return self._server
+
+    def close(self) -> None:
+        """End the server, if there is one."""
+        if self._server:
+            self._server.close()
+
+
 @dataclass
 class LocalSlots(Engine):
     """An engine that runs at most one process a slot. The fork server starts with the first run.
@@ -70,6 +87,8 @@ class LocalSlots(Engine):
     """Limit of an attempt in seconds; None: none."""
     grace: float = GRACE
     """Seconds that a run has to save its state when it is asked to stop."""
+    keeps_server: bool = False
+    """Whether the server stays when the engine is closed."""
     _server: ForkServer | None = field(default=None, init=False)
     _attempts: dict[str, _Attempt] = field(default_factory=dict, init=False)
 
@@ -134,4 +153,5 @@ class LocalSlots(Engine):
                 self.cancel()
                 while self._attempts:
                     self.wait(self.grace)
-            self._server.close()
+            if not self.keeps_server:
+                self._server.close()

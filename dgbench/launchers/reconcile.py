@@ -45,6 +45,7 @@ from dgbench.store.search import write_search
 
 if TYPE_CHECKING:
     from dgbench.launchers.interrupts import Interrupts
+    from dgbench.launchers.local import KeptServer
 
 _JOB = "dgbench.execute.job"
 _PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
@@ -173,6 +174,7 @@ class Sweep:
         grace: float = GRACE,
         terms: Terms = TO_THE_END,
         first: int = 0,
+        kept: KeptServer | None = None,
     ) -> int:
         """Execute the unfinished runs on this machine.
 
@@ -182,6 +184,7 @@ class Sweep:
             grace: Seconds that runs have to save their state when it is stopped.
             terms: Conditions under which it leaves before all runs are settled.
             first: Place in the plan of the run that starts first.
+            kept: Holds the process that runs are forked from, for further calls; None: it ends with this one.
 
         Returns:
             The exit code; see `Summary.exit_code`.
@@ -191,13 +194,17 @@ class Sweep:
         from dgbench.launchers.local import LocalSlots
         from dgbench.launchers.progress import progress
 
+        def start() -> ForkServer:
+            return ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded())
+
         engine = LocalSlots(
             self.store,
             slots,
             make_job=self.job,
-            start_server=lambda: ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded()),
+            start_server=(lambda: kept.get(start)) if kept else start,
             interrupts=interrupts,
             grace=grace,
+            keeps_server=kept is not None,
         )
         with progress(self.store, self.plan.runs, len(slots)) as observer:
             try:

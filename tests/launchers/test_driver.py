@@ -250,6 +250,26 @@ def test_an_attempt_that_was_lost_uses_up_no_retry(tmp_path: Path) -> None:
     assert RunFolder(tmp_path, summary.done[0]).failures() == []
 
 
+def test_a_worker_without_a_run_to_claim_leaves_a_plan_that_has_grown(tmp_path: Path) -> None:
+    """It asks only then."""
+    runs = make_runs([("", 0, 0, []), ("", 0, 0, [])])
+    folder = RunFolder(tmp_path, runs[0].id)
+    folder.create(runs[0])
+    asked: list[State] = []
+
+    def replanned() -> bool:
+        asked.append(RunFolder(tmp_path, runs[1].id).state(0))
+        return len(asked) > 2
+
+    with folder.claim() as lease, Interrupts() as interrupts:  # type: ignore[union-attr]
+        terms = replace(TO_THE_END, replanned=replanned)
+        engine = Cluster(Store(tmp_path), 1, {})
+        summary = drive(Store(tmp_path), runs, engine, 0, interrupts, terms=terms)
+        assert not lease.lost
+    assert (summary.leaving, summary.left, summary.exit_code) == ("replanned", [runs[0].id], 0)
+    assert asked == [State.DONE] * 3
+
+
 @pytest.mark.parametrize(
     ("before", "after", "fate", "stepped"),
     [
