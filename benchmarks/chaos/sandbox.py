@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dgbench.core.machine import CORES
+from dgbench.plan.declaration import read_site
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.lease import newest
@@ -152,7 +153,8 @@ class Sandbox:
         """The states of all runs of the plan; empty before there is one."""
         if not (self.root / "plan.json").exists():
             return {}
-        return Store(self.root).states((run.id for run in read_plan(self.root).runs), 1)
+        retries = read_site(self.root).retries if (self.root / "sweep.json").exists() else 1
+        return Store(self.root).states((run.id for run in read_plan(self.root).runs), retries)
 
     def records(self) -> dict[str, bytes]:
         """The records of each run."""

@@ -121,7 +121,13 @@ class RunFolder:
         assert run.id == self.id
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / RUN).exists():
-            write_json(self.path / RUN, run.to_json())
+            try:
+                write_json(self.path / RUN, run.to_json())
+            except FileNotFoundError:
+                # No lease is held here. A launch that was faster has made the file and claimed the run meanwhile, and
+                # whoever holds the lease removes temporary files.
+                if not (self.path / RUN).exists():
+                    raise
 
     def run(self) -> Run:
         """Read the run from `run.json`.

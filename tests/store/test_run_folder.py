@@ -378,6 +378,35 @@ def test_a_claim_sweeps_up_what_a_killed_attempt_was_writing(folder: RunFolder) 
     assert os.listdir(folder.path / "models") == []
 
 
+def test_a_run_that_another_launch_begins_in_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the lease removes temporary files, that of a slower launch included."""
+    replace_file = os.replace
+
+    def slow(*paths: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace_file)
+        other = RunFolder(tmp_path, TOY.id)
+        other.create(TOY)
+        assert other.claim()
+        replace_file(*paths)
+
+    monkeypatch.setattr(os, "replace", slow)
+    folder = RunFolder(tmp_path, TOY.id)
+    folder.create(TOY)
+    assert folder.run() == TOY
+    assert set(os.listdir(folder.path)) == {"run.json", "lease-0001"}
+
+
+def test_a_folder_that_is_removed_while_its_run_is_begun_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(*paths: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "replace", vanish)
+    with pytest.raises(FileNotFoundError):
+        RunFolder(tmp_path, TOY.id).create(TOY)
+
+
 @pytest.mark.parametrize("text", [None, b"", b"[3", b"[3,10]"])
 def test_progress_is_what_can_be_read(folder: RunFolder, text: bytes | None) -> None:
     if text is not None:
