@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.chaos.crowds import engines, launches, quotas, workers
 from benchmarks.chaos.disks import disks, permissions
+from benchmarks.chaos.heads import heads
 from benchmarks.chaos.holders import clocks, namespaces, stops
 from benchmarks.chaos.kills import kills
 from benchmarks.chaos.large import large
@@ -39,6 +40,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "disks": (disks, 10),
     "permissions": (permissions, 3),
     "places": (places, 60),
+    "heads": (heads, 1),
     "large": (large, 100_000),
 }
 """Name -> the function, and how often it is done by default."""

@@ -65,6 +65,10 @@ class WorkerLauncher(Launcher):
     def alive(self, root: Path) -> int | None:
         """Count the sweep's workers that wait or run; None if the scheduler can't be reached now."""
 
+    def lost(self) -> str:
+        """Return a line if the scheduler is gone for good, so that no worker can be started again; empty otherwise."""
+        return ""
+
     def interrupted(self, root: Path) -> str:
         """Return a line on the workers, after Ctrl-C has ended the command."""
         return f"the workers go on; to stop them: dgbench cancel {shlex.quote(str(root))}"
@@ -138,6 +142,8 @@ class WorkerLauncher(Launcher):
                 polled = time.monotonic()
                 # The folder is read again after the question: a worker may have taken up a run and left in between.
                 if self.alive(sweep.root) == 0 and not watched.look().running and watched.open:
+                    if why := self.lost():
+                        return why
                     tries = 0 if watched.steps() > reached else tries + 1
                     reached = watched.steps()
                     if tries >= MOST_TRIES:

@@ -7,10 +7,12 @@ sweep's folder, which all nodes must see under the same path.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from typing import Any, ClassVar
 from dgbench.core.errors import UserError
 from dgbench.core.machine import CORES, ENGINE
 from dgbench.core.wording import count_nouns
+from dgbench.launchers.base import STOPPED_EARLY
 from dgbench.launchers.forkserver import die_with_parent
 from dgbench.launchers.pool import WorkerLauncher
 from dgbench.launchers.reconcile import Sweep, go_on
@@ -31,6 +34,8 @@ from dgbench.launchers.reconcile import Sweep, go_on
 FOLDER = "ray"
 """Name of the folder in the sweep's that holds what workers print."""
 _LOOK = 0.2  # seconds between two looks at a worker's process
+_GIVEN_UP = 60.0
+"""Seconds without an answer of the head after which a cluster is gone: its nodes have ended by themselves then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,17 @@ class Ray(WorkerLauncher):
         return []
 
     @cached_property
+    def _head(self) -> tuple[str, int]:
+        """Host and port of the cluster's head, which are asked for while it lives."""
+        host, _, port = self._ray.get_runtime_context().gcs_address.rpartition(":")
+        return host, int(port)
+
+    @cached_property
+    def _silent(self) -> list[float]:
+        """Time by `time.monotonic` since which the head does not answer; empty while it does."""
+        return []
+
+    @cached_property
     def _ray(self) -> Any:
         """The module `ray`, connected to the cluster."""
         try:
@@ -63,6 +79,8 @@ class Ray(WorkerLauncher):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         local = {} if self.address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        if not local:  # Ray would end this process a minute after it has lost the head; `lost` notices that by itself
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(10**6))
         try:
             ray.init(
                 self.address or None,
@@ -103,6 +121,7 @@ class Ray(WorkerLauncher):
         options = {"max_retries": -1, "max_calls": 0, "scheduling_strategy": "SPREAD"}
         work = self._ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, **options)(work_in_task)
         (root / FOLDER).mkdir(exist_ok=True)
+        assert self._head
         words = self.command(root)[1:]  # the interpreter is that of the node
         logs = str((root / FOLDER).resolve())
         self._tasks.extend(work.remote(words, logs, self.grace, gpu=self.gpus > 0) for _ in range(count))
@@ -110,10 +129,29 @@ class Ray(WorkerLauncher):
         return f"ray: {count_nouns(count, 'worker')} submitted to {nodes}; they print to {root / FOLDER}"
 
     def alive(self, root: Path) -> int | None:
-        """Count the workers of this launch that wait or run."""
+        """Count the workers of this launch that wait or run; none if the cluster is gone."""
+        if self.lost():
+            return 0
         if self._tasks:
             _, self._tasks[:] = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
         return len(self._tasks)
+
+    def answers(self) -> bool:
+        """Return whether the head of the cluster takes connections."""
+        with suppress(OSError), socket.create_connection(self._head, timeout=5):
+            return True
+        return False
+
+    def lost(self) -> str:
+        """Return a line if the head of the cluster has not answered for a minute; empty otherwise."""
+        if not self._tasks or self.answers():
+            self._silent.clear()
+            return ""
+        if not self._silent:
+            self._silent.append(time.monotonic())
+        if time.monotonic() - self._silent[0] < _GIVEN_UP:
+            return ""
+        return f"the Ray cluster is gone: its head {self._head[0]}:{self._head[1]} does not answer"
 
     def interrupted(self, root: Path) -> str:
         """Return a line on the workers, after Ctrl-C has ended the command."""
@@ -121,16 +159,36 @@ class Ray(WorkerLauncher):
 
     def execute(self, sweep: Sweep, *, detach: bool = False) -> int:
         """Execute the unfinished runs; workers that are left at the end save their state and stop."""
+        code = STOPPED_EARLY
         try:
-            return super().execute(sweep, detach=detach)
+            code = super().execute(sweep, detach=detach)
         finally:
-            ray = self._ray
-            if self.alive(sweep.root):
-                for task in self._tasks:
-                    ray.cancel(task)
-                ray.wait(self._tasks, num_returns=len(self._tasks), timeout=self.grace + 10)
-            self._tasks.clear()
-            ray.shutdown()
+            if self._tasks and not self.answers():
+                _leave_without_ray(code)
+            else:
+                self._end(sweep.root)
+        return code
+
+    def _end(self, root: Path) -> None:
+        """Have the workers that are left save their state and stop, and leave the cluster."""
+        ray = self._ray
+        if self.alive(root):
+            for task in self._tasks:
+                ray.cancel(task)
+            ray.wait(self._tasks, num_returns=len(self._tasks), timeout=self.grace + 10)
+        self._tasks.clear()
+        ray.shutdown()
+
+
+def _leave_without_ray(code: int) -> None:
+    """Have this process end without Ray's own end, which blocks or crashes once the head is gone."""
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # runs before what Ray has registered
 
 
 def work_in_task(words: Sequence[str], logs: str, grace: float, *, gpu: bool) -> int:
