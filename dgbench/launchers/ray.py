@@ -121,7 +121,6 @@ class Ray(WorkerLauncher):
         options = {"max_retries": -1, "max_calls": 0, "scheduling_strategy": "SPREAD"}
         work = self._ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, **options)(work_in_task)
         (root / FOLDER).mkdir(exist_ok=True)
-        assert self._head
         words = self.command(root)[1:]  # the interpreter is that of the node
         logs = str((root / FOLDER).resolve())
         self._tasks.extend(work.remote(words, logs, self.grace, gpu=self.gpus > 0) for _ in range(count))

@@ -38,14 +38,15 @@ class Answers:
     @property
     def predicted(self) -> list[str]:
         """Return the name of the class with the largest logit for each input; raise `UserError` without classes."""
-        return [self._classes[place] for place in self.logits.argmax(axis=1).tolist()]
+        self._refuse_without_classes()
+        return [self.classes[place] for place in self.logits.argmax(axis=1).tolist()]
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Return the softmax of logits divided by `temperature`, (n, classes); raise `UserError` without classes."""
         from scipy.special import softmax  # takes longer to import than most uses of a model take
 
-        assert self._classes
+        self._refuse_without_classes()
         return np.asarray(softmax(self.logits.astype(np.float64) / self.temperature, axis=1))
 
     def top(self, number: int) -> list[list[tuple[str, float]]]:
@@ -65,11 +66,9 @@ class Answers:
             for row, places in zip(found, order.tolist(), strict=True)
         ]
 
-    @property
-    def _classes(self) -> tuple[str, ...]:
+    def _refuse_without_classes(self) -> None:
         if not self.classes:
             raise UserError("this model predicts no classes: its logits alone have a meaning")
-        return self.classes
 
 
 class ReadyModel:
