@@ -25,6 +25,7 @@ from dgbench.store.run_folder import RunFolder
 from dgbench.sweep import main as launch
 from tests.support.commands import train
 from tests.support.places import SUPPORT
+from tests.support.shapes import make_shapes
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 
@@ -99,6 +100,21 @@ def test_a_command_plans_the_run_that_was_chosen(
         assert best["pick"]["run"] in planned_again(best["command"]), best["command"]
     commands = said(capsys, str(root), "--commands").splitlines()
     assert commands == [best["command"] for best in found]
+
+
+def test_a_command_names_the_place_of_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = make_shapes(tmp_path / "my photos", each=6)
+    root = sweep(
+        tmp_path / "sweep",
+        algorithms=["ERM"],
+        datasets=[f"folder:{photos}"],
+        test_envs=["dim"],
+        hparams={"batch_size": 8},
+    )
+    found = [json.loads(line) for line in said(capsys, str(root), "--json").splitlines()]
+    assert found
+    for best in found:
+        assert best["pick"]["run"] in planned_again(best["command"]), best["command"]
 
 
 def test_the_table_says_what_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
