@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
+from dgbench.api.classes import IncludedClasses
 from dgbench.api.options import in_words_of_python, read_options, with_options
 from dgbench.api.train import RunFailed
 from dgbench.catalogue.catalogue import Catalogue
@@ -59,14 +59,18 @@ def sweep(
             `{"name": "slurm", "partition": "gpu"}`.
         **options: The keys of sweep files and the flags of `dgbench launch` under their names
             (`algorithms=["ERM", "VREx"], datasets="RotatedDigits", quick=True`), any field of `Setting`, and the dicts
-            `hparams`, `setting`, `space` and `set`.
+            `hparams`, `setting`, `space` and `set`. Algorithms and data sets may be classes, such as those that a
+            notebook defines; for a row such as `"Mine+SWAD"` the class is in `include`.
 
     Raises:
         UserError: With everything that is wrong, before anything is written.
     """
     root = Path(output_dir)
     with in_words_of_python(), redirect_stdout(sys.stderr):
-        planned, words = _planned(root, sweep, launcher, options)
+        classes = IncludedClasses(root, apart=False)
+        given = classes.options(options)
+        with classes.written():
+            planned, words = _planned(root, sweep, launcher, given)
         for line in planned.remarks():
             if line.startswith("WARNING"):
                 print(line)
@@ -208,8 +212,9 @@ class Launched:
         for line in launcher.cancel(self.folder) if launcher else ():
             print_line(printable(line))
         if self.process is not None and self.process.poll() is None:
-            # Where it has not come to its first run yet, it does not see the request.
-            self.process.send_signal(signal.SIGINT)
+            # Where it has not come to its first run yet, it does not see the request. It ignores an interrupt if this
+            # process does, as a kernel that was started in the background of a shell.
+            self.process.terminate()
             self.process.wait()
         return self.status()
 

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgbench.api.classes import IncludedClasses
 from dgbench.api.options import in_words_of_python, read_options, with_options
 from dgbench.api.process import undisturbed
 from dgbench.catalogue.catalogue import Catalogue
@@ -19,7 +20,7 @@ from dgbench.catalogue.sources import split_datasets
 from dgbench.core.errors import UserError
 from dgbench.core.machine import usable_cores
 from dgbench.core.wording import unknown_name
-from dgbench.launchers.one_run import Outcome, display, execute_here, plan_one, print_plan, unfinished_runs
+from dgbench.launchers.one_run import PLACE, Outcome, display, execute_here, plan_one, print_plan, unfinished_runs
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.declaration import read_site
 from dgbench.plan.options import OPTIONS, TRAIN
@@ -41,8 +42,8 @@ class RunFailed(RuntimeError):
 
 
 def train(
-    algorithm: str,
-    dataset: str,
+    algorithm: str | type,
+    dataset: str | type,
     *,
     test: str | int | Sequence[str | int] = (),
     output_dir: str | PathLike[str] | None = None,
@@ -55,22 +56,27 @@ def train(
     Ctrl-C lets the run save its state, and raises KeyboardInterrupt.
 
     Args:
-        algorithm: The row, `ALGORITHM[+AVERAGE][+ADAPTER]`.
-        dataset: Name of the data set; `folder:PATH` or `csv:PATH` for one's own.
+        algorithm: The row, `ALGORITHM[+AVERAGE][+ADAPTER]`; or a class, such as one that a notebook defines.
+        dataset: Name of the data set; `folder:PATH` or `csv:PATH` for one's own; or a class.
         test: Held-out domains, by name or number; one, or several.
         output_dir: The sweep's folder that the run is part of; None: one of its own in `train_output`.
         quiet: Show warnings alone, neither a bar nor a log.
         **options: The flags of `dgbench train` under their names (`steps=300, backbone="resnet18"`), any field of
-            `Setting`, `hparams={"lr": 1e-3}`, and `set={"SWAD.n_converge": 3}`.
+            `Setting`, `hparams={"lr": 1e-3}`, and `set={"SWAD.n_converge": 3}`. `include` takes classes too, for rows
+            such as `"Mine+SWAD"`.
 
     Raises:
         UserError: With everything that is wrong, before anything is written.
         RunFailed: The run ended in an error. The same call tries it again.
     """
     with in_words_of_python(), redirect_stdout(sys.stderr):
-        values = read_options({**options, "test": test}, {**TRAIN, "": (_TEST,)})
-        held_out = values.pop("test", [])
-        sweep = plan_one(algorithm, dataset, held_out, Path(output_dir) if output_dir is not None else None, values)
+        root = Path(output_dir) if output_dir is not None else None
+        classes = IncludedClasses(root or PLACE, apart=root is None)
+        row, data, given = classes.named(algorithm), classes.named(dataset), classes.options(options)
+        with classes.written():
+            values = read_options({**given, "test": test}, {**TRAIN, "": (_TEST,)})
+            held_out = values.pop("test", [])
+            sweep = plan_one(row, data, held_out, root, values)
         print_plan(sweep, quiet=True)
         sweep.ensure_inputs()
         with undisturbed() if unfinished_runs(sweep) else nullcontext():
@@ -78,8 +84,8 @@ def train(
     _raise_unless_done(sweep, outcome)
     return Trained(
         sweep.root,
-        parse_row(algorithm, sweep.catalogue).name,
-        _held_out(sweep, dataset, held_out),
+        parse_row(row, sweep.catalogue).name,
+        _held_out(sweep, data, held_out),
         values.get("trial_seed", 0),
         values.get("hparams_seed", 0),
     )

@@ -60,7 +60,7 @@ class Ray(WorkerLauncher):
 
     @cached_property
     def _head(self) -> tuple[str, int]:
-        """Host and port of the cluster's head, which are asked for while it lives."""
+        """Host and port of the cluster's head."""
         host, _, port = self._ray.get_runtime_context().gcs_address.rpartition(":")
         return host, int(port)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
 
 
 def test_it_can_be_cancelled_and_goes_on(tmp_path: Path) -> None:
-    found = dgbench.sweep(tmp_path / "s", **{**SMALL, "steps": 100_000}, jobs=1)
+    """Also from a process that ignores interrupts, as all do that a shell starts in its background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        found = dgbench.sweep(tmp_path / "s", **{**SMALL, "steps": 100_000}, jobs=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(TimeoutError, match="it goes on"):
         found.wait(timeout=0.1)
     status = found.cancel()

@@ -113,6 +113,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch)
         return step(self, number, minibatch)
 
     monkeypatch.setattr(Training, "_step", interrupted)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
         dgbench.train("ERM", "RotatedDigits", test="75", **BRIEF)
     assert len(made) == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import stat
@@ -152,7 +153,9 @@ class Reader:
             (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / block.file).write_text(block.code)
         elif block.language == "python":
-            exec(compile(code, f"block at line {block.line}", "exec"), vars(self.module))
+            name = f"block at line {block.line}"
+            linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)  # as a notebook does
+            exec(compile(code, name, "exec"), vars(self.module))
         else:
             for command in block.first:
                 self._run(command, block.line, "", 0)
