@@ -28,10 +28,11 @@ from hypothesis import strategies as st
 from dgbench import cli, collect, export
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.setting import FIELD_NAMES, PRESETS
+from dgbench.launchers import one_run
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.sweep_file import KEYS
 from tests.support import own_sweep
-from tests.support.commands import sweep, train
+from tests.support.commands import sweep
 from tests.support.layouts import write_folders, write_image
 
 EXAMPLES = int(os.environ.get("FUZZ", "12"))
@@ -109,7 +110,7 @@ def read_once(catalogue: Catalogue) -> Iterator[None]:
         catalogue.opened.clear()
         return catalogue
 
-    with patch.object(sweep, "Catalogue", make), patch.object(train, "Catalogue", make):
+    with patch.object(sweep, "Catalogue", make), patch.object(one_run, "Catalogue", make):
         yield
 
 
