@@ -48,7 +48,7 @@ def read_options(given: Mapping[str, Any], groups: Groups, tables: Sequence[str]
             elif name in FIELD_NAMES and name not in OPTIONS:
                 fields[name] = value
             else:
-                raise UserError(unknown_name("argument", name, [*options, *tables, *FIELD_NAMES]))
+                raise UserError(unknown_name("argument", name, sorted({*options, *tables, *FIELD_NAMES})))
     problems.raise_if_any()
     if fields:
         found["setting"] = {**found.get("setting", {}), **fields}
