@@ -52,6 +52,19 @@ def parser() -> cli.Parser:
     found.add_argument("--format", default="text", help=f"one of {', '.join(_FORMATS)}; default: text")
     found.add_argument("--selector", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(ALL_SELECTORS)}")
     found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    _add_contents(found)
+    found.add_argument(
+        "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
+    )
+    found.add_argument(
+        "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
+    )
+    _add_form(found)
+    return found
+
+
+def _add_contents(found: cli.Parser) -> None:
+    """Declare the flags on numbers beside the means: errors, comparisons, metrics, cost."""
     found.add_argument(
         "--beside",
         choices=["published"],
@@ -90,12 +103,10 @@ def parser() -> cli.Parser:
         action="store_true",
         help=f"also time, speed and memory of the runs behind each row; in formats {', '.join(_WITH_STATISTICS)}",
     )
-    found.add_argument(
-        "--strict", action="store_true", help="refuse runs that were made differently: arguments, data, code"
-    )
-    found.add_argument(
-        "--partial", action="store_true", help="show numbers of incomplete cells too, each marked with *"
-    )
+
+
+def _add_form(found: cli.Parser) -> None:
+    """Declare the flags on the part of the tables that is shown, and on LaTeX."""
     shown = found.group("what is shown")
     shown.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="these, and averages over them")
     shown.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="these rows; * stands for any letters")
@@ -111,7 +122,6 @@ def parser() -> cli.Parser:
     written = found.group("LaTeX")
     written.add_argument("--notes", choices=NOTES, default="short", help="what stands below a table; default: short")
     written.add_argument("--standalone", action="store_true", help="a document, not a fragment to be included")
-    return found
 
 
 def main(argv: Sequence[str]) -> int:
