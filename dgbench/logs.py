@@ -24,7 +24,8 @@ from dgbench.plan.planfile import read_plan
 from dgbench.report.signs import retries_of
 from dgbench.report.watch import OPEN
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 
 INTERVAL = 1.0
 """Seconds between two looks at a log that is followed."""

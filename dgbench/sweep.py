@@ -44,7 +44,7 @@ from dgbench.report.repeats import read_choices
 from dgbench.report.signs import exit_code, retries_of, running_lines
 from dgbench.report.watch import Watch
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 _LISTED = 20
 """Most lines of a list that are printed."""

@@ -14,7 +14,7 @@ from dgbench.core.site import Site
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support.commands import sweep
 from tests.support.in_process import execute_all, sweep_of
 

@@ -13,7 +13,8 @@ from dgbench import cli, logs
 from dgbench.plan.planfile import read_plan
 from dgbench.store import removal
 from dgbench.store.lease import StopSignals
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

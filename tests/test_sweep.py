@@ -22,7 +22,7 @@ from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from dgbench.sweep import main
 from tests.support.layouts import write_csv, write_folders, write_mnist
 

@@ -20,7 +20,7 @@ from dgbench.launchers.prepare import prepare
 from dgbench.plan.declaration import read_site
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 pytestmark = pytest.mark.slow
 

@@ -47,7 +47,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
 
 
 def main() -> int:
-    """Do what is named; return the exit code."""
+    """Run the named scenarios, or list all of them if a name is wrong; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
     parser.add_argument("--count", type=int, help="how often")

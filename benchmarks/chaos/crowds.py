@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.chaos.sandbox import Harm, Sandbox, finish, request, same, slow_request
 from dgbench.core.machine import CORES
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 CROWD = 8
 ROWS = ("ERM+SWAD", "ERM+DiWA", "ERM+T3A")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.chaos.sandbox import Harm, Sandbox, finish, request, same, until
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 ROWS = ("ERM+SWAD", "ERM+DiWA", "ERM+T3A")
 HUMBLE = ("setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search,-fowner")

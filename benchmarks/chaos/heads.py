@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.chaos.sandbox import Sandbox, finish, same, slow_request, until
 from dgbench.launchers.base import STOPPED_EARLY
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support import ray_cluster
 
 

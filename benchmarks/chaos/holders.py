@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.chaos.sandbox import Harm, Sandbox, finish, kill, same, slow_request, until
 from dgbench.store.lease import is_lease
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 TTL = 10
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")

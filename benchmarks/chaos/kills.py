@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.chaos.sandbox import Harm, Sandbox, finish, kill, request, same, until
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 VICTIMS = ("run", "server", "launch", "worker", "all")
 CODES = {"run": (0,), "server": (75,), "launch": (-9,), "worker": (0, -9), "all": (0, -9)}

@@ -16,7 +16,7 @@ SECONDS = 1200.0
 
 
 def places(place: Path, count: int, seed: int) -> Iterator[str]:
-    """Execute a sweep of about `count` runs here, locally, by four workers, on Slurm and on Ray, and compare."""
+    """Compare a sweep of about `count` runs in one process, in two, by four workers, on Slurm and on Ray."""
     # Of n draws: n runs of ERM, of SAM, of Fish and of T3A each, and one of DiWA.
     words = request(ROWS, hparams=max(1, count // 4), steps=120)
     whole = Sandbox(place / "here", words)

@@ -19,7 +19,8 @@ from dgbench.plan.declaration import read_site
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.lease import newest
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DGBENCH_CHAOS"
@@ -164,7 +165,7 @@ class Sandbox:
 
     @cached_property
     def table(self) -> str:
-        """What `collect` prints of the finished sweep."""
+        """The output of `collect` on the finished sweep."""
         return finish(self.start("collect", str(self.root)), 0)
 
     def end(self) -> int:

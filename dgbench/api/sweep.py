@@ -31,7 +31,7 @@ from dgbench.report.frames import SweepResults, load_results
 from dgbench.report.overview import overview
 from dgbench.report.signs import retries_of, running_lines
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 LOG = "launch.log"
 """Name of the file in the sweep's folder that has the output of launches from Python."""

@@ -22,7 +22,8 @@ from dgbench.launchers.interrupts import Interrupts
 from dgbench.store import lease as leases
 from dgbench.store.folder import Store
 from dgbench.store.lease import AT_RUNG, INPUT_DAMAGED, STOPPED, TAKEN
-from dgbench.store.run_folder import DONE, RunFolder, State
+from dgbench.store.run_folder import DONE, RunFolder
+from dgbench.store.state import State
 
 TICK = 1.0
 """Seconds between two looks at the runs that other launches execute, and at the mark of `cancel`."""

@@ -15,7 +15,8 @@ from dgbench.plan.naming import find_run
 from dgbench.plan.planfile import read_plan
 from dgbench.store import removal
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 
 Trouble = Literal["failed", "damaged", "lost"]
 """`lost`: the process that executed the run is gone, or silent for longer than its time to live."""

@@ -24,7 +24,7 @@ from dgbench.launchers.interrupts import Interrupts
 from dgbench.launchers.launcher import Launcher, remember_launcher
 from dgbench.launchers.progress import progress
 from dgbench.launchers.reconcile import Sweep
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 MOST_TRIES = 3
 """Number of times that workers are started again although those before them made no step."""

@@ -19,7 +19,7 @@ from dgbench.core.run import Run
 from dgbench.core.wording import format_duration, printable
 from dgbench.launchers.base import Event, Observer
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 _MOST_ROWS = 20  # running runs that the table shows
 _SETTLED = tuple(state.value for state in State if state.settled)

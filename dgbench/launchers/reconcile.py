@@ -40,8 +40,8 @@ from dgbench.store import removal
 from dgbench.store.files import model_path
 from dgbench.store.folder import Store
 from dgbench.store.lease import Stopped
-from dgbench.store.run_folder import State
 from dgbench.store.search import write_search
+from dgbench.store.state import State
 
 if TYPE_CHECKING:
     from dgbench.launchers.interrupts import Interrupts

@@ -10,7 +10,8 @@ from dgbench.plan.planfile import read_plan
 from dgbench.store import removal
 from dgbench.store.files import refuse_links
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from dgbench.core.grid import columns
 from dgbench.core.wording import format_duration, group_values, printable
 from dgbench.report.watch import OPEN, RunStatus
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dgbench.core.wording import count_nouns, printable
 from dgbench.plan.planfile import PlanTable
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 
 def overview(store: Store, table: PlanTable, states: Mapping[str, State]) -> Iterator[str]:

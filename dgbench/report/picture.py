@@ -15,7 +15,7 @@ from dgbench.plan.planfile import PlanTable
 from dgbench.report.nodes import Pace
 from dgbench.report.signs import blocked_runs
 from dgbench.report.watch import OPEN, RunStatus, Watch
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 INTERVAL = 5.0
 """Seconds between two looks at the folder."""

@@ -23,8 +23,9 @@ from dgbench.report.origin import Kind, Origin, started_of
 from dgbench.report.predictions.kept import KeptPredictions
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RECORDS, RunFolder, State
+from dgbench.store.run_folder import RECORDS, RunFolder
 from dgbench.store.sealed import CorruptFile
+from dgbench.store.state import State
 
 
 def read_results(root: Path | str, *, all_metrics: bool = False) -> Results:

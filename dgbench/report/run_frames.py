@@ -17,8 +17,9 @@ from dgbench.report.domainbed.reader import ARGUMENTS
 from dgbench.report.results import Candidate, Gap, Results, Series
 from dgbench.store.files import read_object
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RUN, State
+from dgbench.store.run_folder import RUN
 from dgbench.store.sealed import CorruptFile
+from dgbench.store.state import State
 
 if TYPE_CHECKING:
     import pandas as pd

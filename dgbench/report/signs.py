@@ -11,7 +11,7 @@ from dgbench.plan.declaration import read_site
 from dgbench.plan.planfile import PlanTable
 from dgbench.store.folder import Store
 from dgbench.store.holder import Holder
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 ABANDONED = 3
 """Exit code of `status` where runs are left and no process holds any."""

@@ -20,7 +20,8 @@ from dgbench.data.facts import length_and_network
 from dgbench.plan.planfile import PlannedRun, read_plan
 from dgbench.report.signs import retries_of
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 
 OPEN = (State.MISSING, State.WAITING, State.RUNNING)
 """States of runs without an outcome."""

@@ -28,8 +28,9 @@ from dgbench.store.files import write_atomic
 from dgbench.store.holder import Looks, default_ttl
 from dgbench.store.lease import cancel_mark
 from dgbench.store.process import file_clock
-from dgbench.store.run_folder import CANCEL, DONE, RUN, RUNS, RunFolder, State
+from dgbench.store.run_folder import CANCEL, DONE, RUN, RUNS, RunFolder
 from dgbench.store.search import Search
+from dgbench.store.state import State
 
 
 class Store:

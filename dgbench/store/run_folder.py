@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from dgbench.store.lease import Lease, StopSignals
 from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
 from dgbench.store.sealed import CorruptFile
+from dgbench.store.state import State
 
 RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
 """Names in a sweep's folder (`RUNS`, `CANCEL`) and in a run's."""
@@ -47,32 +47,6 @@ CHECKPOINT = "checkpoint.pt"
 
 _FILES = {RUN, RECORDS, DONE, CHECKPOINT, leases.PROGRESS, "log.txt", "times.jsonl"}
 """Names that must be files; a folder in place of one is damage."""
-
-
-class State(str, Enum):
-    """State of a run, as its folder shows it."""
-
-    MISSING = "missing"
-    """Not begun."""
-    WAITING = "waiting"
-    """Begun and not finished, and no process executes it now."""
-    RUNNING = "running"
-    """A process holds its lease."""
-    PAUSED = "paused"
-    """At a step at which the search compares it with others that have yet to get there."""
-    FAILED = "failed"
-    """Failed more often than it may be retried, or in a way that another attempt can't mend."""
-    DAMAGED = "damaged"
-    """A file that results depend on has changed; found only by reading files (`RunFolder.damage`)."""
-    DROPPED = "dropped"
-    """Ended by the search at a step at which others were better: its records up to there may be read."""
-    DONE = "done"
-    """Finished: its records and models may be read."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing of the run is left to execute."""
-        return self in (State.DROPPED, State.DONE)
 
 
 class RunFolder:

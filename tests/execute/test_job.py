@@ -38,7 +38,8 @@ from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
 from dgbench.report.tables import build
 from dgbench.store.lease import STOPPED, TAKEN, Lease
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 from tests.support.in_process import execute, execute_all, records_of, sweep_of
 from tests.support.layouts import truncate, write_folders
 from tests.support.places import SHOWN

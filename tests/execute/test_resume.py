@@ -21,7 +21,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.lease import newest
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support.commands import sweep
 from tests.support.in_process import execute, execute_all, sweep_of, train, training_of
 from tests.support.language_models import save_model

@@ -22,7 +22,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planner import Plan
 from dgbench.plan.request import Overrides
 from dgbench.store import removal
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.conftest import MakePlan
 from tests.support.in_process import execute, execute_all, records_of, runs_of, sweep_of, train, training_of
 

@@ -26,7 +26,8 @@ from dgbench.store.folder import Store
 from dgbench.store.lease import INPUT_DAMAGED, PROGRESS, STOPPED, TAKEN, lease_name, mark_released
 from dgbench.store.notes import FREE_KILLS
 from dgbench.store.process import Process
-from dgbench.store.run_folder import CHECKPOINT, RunFolder, State
+from dgbench.store.run_folder import CHECKPOINT, RunFolder
+from dgbench.store.state import State
 
 
 class Cluster(Engine):

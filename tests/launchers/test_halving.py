@@ -24,7 +24,8 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.tidy import incomplete, prunable
 from dgbench.store.folder import Store
 from dgbench.store.lease import AT_RUNG
-from dgbench.store.run_folder import CHECKPOINT, RECORDS, State
+from dgbench.store.run_folder import CHECKPOINT, RECORDS
+from dgbench.store.state import State
 from dgbench.sweep import main as command
 from tests.support.in_process import execute, execute_all, sweep_of
 

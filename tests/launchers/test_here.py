@@ -18,7 +18,8 @@ from dgbench.launchers.base import STOPPED_EARLY, UNAVAILABLE
 from dgbench.launchers.here import Here
 from dgbench.launchers.launcher import choose_launcher
 from dgbench.store.lease import STOPPED
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 from tests.support.in_process import execute_all, sweep_of
 
 

@@ -22,7 +22,8 @@ from dgbench.launchers.forkserver import ForkServerDied
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.store.folder import Store
 from dgbench.store.notes import FREE_KILLS
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 
 Until = Callable[[Callable[[], object]], None]
 Children = Callable[[int], set[int]]

@@ -15,7 +15,8 @@ from dgbench.store import lease as leases
 from dgbench.store.holder import Holder
 from dgbench.store.lease import StopSignals
 from dgbench.store.process import Process
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 from tests.support.commands import sweep as command
 from tests.support.in_process import sweep_of
 

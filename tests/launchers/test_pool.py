@@ -13,7 +13,7 @@ import pytest
 from dgbench.core.errors import UserError
 from dgbench.launchers.pool import WorkerLauncher
 from dgbench.launchers.reconcile import Sweep
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support.in_process import execute, sweep_of
 
 

@@ -23,7 +23,7 @@ from dgbench.launchers.slurm import Slurm
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
 from dgbench.store.holder import read_holder
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support import slurm_cluster
 from tests.support.commands import sweep
 from tests.support.pages import blocks

@@ -19,7 +19,7 @@ from dgbench import collect
 from dgbench.launchers.prepare import reopen
 from dgbench.plan.planfile import read_plan
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support.commands import sweep
 
 STORED = Path(__file__).with_name("stored_sweep.tar.xz")

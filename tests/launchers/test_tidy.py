@@ -16,7 +16,8 @@ from dgbench.launchers.tidy import begin_anew, incomplete, prunable, prune
 from dgbench.plan.planfile import FILE, PlanTable, read_plan
 from dgbench.store import removal
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RunFolder, State
+from dgbench.store.run_folder import RunFolder
+from dgbench.store.state import State
 from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))

@@ -16,7 +16,8 @@ from dgbench.report.cost import costs
 from dgbench.report.folders import combine, open_each
 from dgbench.report.reader import read_results
 from dgbench.report.results import Series
-from dgbench.store.run_folder import RECORDS, State
+from dgbench.store.run_folder import RECORDS
+from dgbench.store.state import State
 from tests.support.in_process import execute, sweep_of
 
 LENGTH = {"steps": 11, "checkpoint_freq": 5}

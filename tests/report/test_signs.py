@@ -14,7 +14,7 @@ from dgbench.report.signs import exit_code, retries_of, running_lines
 from dgbench.store.folder import Store
 from dgbench.store.holder import Holder
 from dgbench.store.process import Process
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 from tests.support import own_sweep
 
 

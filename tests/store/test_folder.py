@@ -10,7 +10,7 @@ import pytest
 
 from dgbench.store import folder as folder_module
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 
 def test_states_take_one_listing_a_run_and_read_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

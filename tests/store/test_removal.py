@@ -12,7 +12,8 @@ from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.store import removal
 from dgbench.store.lease import lease_name
-from dgbench.store.run_folder import RECORDS, RunFolder, State
+from dgbench.store.run_folder import RECORDS, RunFolder
+from dgbench.store.state import State
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
 TOY = Run("train", ResolvedEntry("Toy", {"lr": 0.1}), "Data", FOLD, 0, 0, setting())

@@ -21,8 +21,9 @@ from dgbench.store.files import write_atomic
 from dgbench.store.folder import Store
 from dgbench.store.lease import lease_name
 from dgbench.store.notes import FREE_KILLS, UNMENDED
-from dgbench.store.run_folder import RECORDS, RunFolder, State
+from dgbench.store.run_folder import RECORDS, RunFolder
 from dgbench.store.sealed import CorruptFile
+from dgbench.store.state import State
 
 FOLD = Fold(("b",), (View("a", "in"),), (View("a", "out"),), (View("b", "in"),))
 TOY = Run("train", ResolvedEntry("Toy", {"lr": 0.1}), "Data", FOLD, 0, 0, setting())

@@ -10,8 +10,9 @@ from dgbench.core.errors import UserError
 from dgbench.core.halving import Bracket, Standing
 from dgbench.core.run import Run
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RECORDS, State
+from dgbench.store.run_folder import RECORDS
 from dgbench.store.search import FILE, read_search, write_search
+from dgbench.store.state import State
 from tests.conftest import MakePlan
 
 SUMMARY = {"fingerprint": "", "versions": {}, "commit": "", "sources": {}}

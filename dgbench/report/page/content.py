@@ -15,7 +15,8 @@ from dgbench.report.frames import SweepResults
 from dgbench.report.page.all_domains import Distance, Reference, distance
 from dgbench.report.results import Gap, Results
 from dgbench.report.tables import Cell, Report, Table, shortfall
-from dgbench.store.run_folder import RUNS, State
+from dgbench.store.run_folder import RUNS
+from dgbench.store.state import State
 
 if TYPE_CHECKING:
     import pandas as pd

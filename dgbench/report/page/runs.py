@@ -16,7 +16,7 @@ from dgbench.report.figures.curves import Curve
 from dgbench.report.frames import SweepResults
 from dgbench.report.page.content import log_of
 from dgbench.report.run_frames import HPARAMS
-from dgbench.store.run_folder import State
+from dgbench.store.state import State
 
 if TYPE_CHECKING:
     import pandas as pd
