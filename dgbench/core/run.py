@@ -27,7 +27,7 @@ import orjson
 from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import Fold, View
 from dgbench.core.seeding import seed_hash
-from dgbench.core.setting import Setting
+from dgbench.core.setting import Setting, stored_fields
 from dgbench.core.wording import printable
 
 FORMAT = 1
@@ -110,7 +110,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         """Hash of every field, in 20 hexadecimal digits."""
-        return _hash({"format": FORMAT, **fields_of(self)})
+        return _hash({"format": FORMAT, **_stored(self)})
 
     @property
     def name(self) -> str:
@@ -178,7 +178,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain JSON values, with its format and id."""
-        plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **fields_of(self)}))
+        plain: dict[str, Any] = orjson.loads(orjson.dumps({"format": FORMAT, "id": self.id, **_stored(self)}))
         return plain
 
     @staticmethod
@@ -192,6 +192,12 @@ class Run:
         if data.get("format") != FORMAT:
             raise ValueError(f"run format {data.get('format')!r}, this version reads {FORMAT}")
         return from_plain(Run, {name: value for name, value in data.items() if name not in ("format", "id")})
+
+
+def _stored(run: Run) -> dict[str, Any]:
+    """Return field -> value of a run as it is stored and hashed."""
+    # A fragment, since a dict's keys would be sorted, and ids hold the order of the fields.
+    return {**fields_of(run), "setting": orjson.Fragment(orjson.dumps(stored_fields(run.setting)))}
 
 
 def _hash(fields: Mapping[str, Any]) -> str:

@@ -30,13 +30,18 @@ _SHA256 = Limit(
 )
 
 
+class Added:
+    """The note, in a field's `Annotated`, that stored runs may be older than the field, so that their ids lack it."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """Options of training and evaluation that hold for every run of a sweep, made by `setting` and checked there.
 
     Bounds stand beside the types, as `Annotated` limits. A 0 or `auto` left by the user stands for the data set's or
     the network's value until planning fills it in (`for_dataset`). The first sentence below each field is a line of
-    `list settings`, and the whole text is its description.
+    `list settings`, and the whole text is its description. A new field is `Added`, and its default keeps what was done
+    before: ids of runs then stay what they are.
     """
 
     preset: str
@@ -201,6 +206,19 @@ FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "pr
 """All fields but the preset's name."""
 
 
+_HINTS = get_type_hints(Setting, include_extras=True)
+_ADDED = {
+    f.name: f.default for f in dataclasses.fields(Setting) if Added in getattr(_HINTS[f.name], "__metadata__", ())
+}
+"""Field that is `Added` -> its default."""
+
+
+def stored_fields(setting: Setting) -> dict[str, Any]:
+    """Return field -> value as runs hold them in their ids and files: without `Added` fields at their defaults."""
+    found = {f.name: getattr(setting, f.name) for f in dataclasses.fields(setting)}
+    return {name: value for name, value in found.items() if name not in _ADDED or value != _ADDED[name]}
+
+
 def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
     """Return the type's name and the limits of an annotated field."""
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
@@ -210,7 +228,6 @@ def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
     return kind.__name__, limits
 
 
-_HINTS = get_type_hints(Setting, include_extras=True)
 _FIELDS = {name: _type_and_limits(_HINTS[name]) for name in FIELD_NAMES}
 
 

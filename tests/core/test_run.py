@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from dgbench.core import setting as setting_module
 from dgbench.core.protocol import IN, OUT, Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, Input, ResolvedEntry, Run, is_json_of, run_name
 from dgbench.core.seeding import seed_hash
@@ -114,6 +115,20 @@ def test_stored_json_is_checked_without_building_the_run(monkeypatch: pytest.Mon
         assert is_json_of(run.id, plain)
     with pytest.raises(AttributeError, match="from_json"):
         is_json_of(RUN.id, {**RUN.to_json(), "trial": 3})
+
+
+def test_a_field_that_came_later_enters_an_id_only_where_it_departs(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = orjson.loads(orjson.dumps(RUN.to_json()))
+    monkeypatch.setitem(setting_module._ADDED, "momentum", 0.9)
+    plain = dataclasses.replace(RUN).to_json()
+    assert "momentum" not in plain["setting"]
+    assert plain["id"] != whole["id"]
+    assert Run.from_json(plain) == RUN
+    for written in (plain, {**whole, "id": plain["id"]}):
+        assert is_json_of(plain["id"], written), "written before the field existed, or with it"
+    departing = dataclasses.replace(RUN, setting=dataclasses.replace(RUN.setting, momentum=0.5))
+    assert departing.to_json()["setting"]["momentum"] == 0.5
+    assert departing.id not in (plain["id"], RUN.id)
 
 
 def test_another_format_is_refused() -> None:
