@@ -19,10 +19,7 @@ DIGESTS = {
 
 
 def test_presets_never_change() -> None:
-    found = {
-        name: hashlib.sha256(orjson.dumps(stored_fields(preset))).hexdigest()
-        for name, preset in PRESETS.items()
-    }
+    found = {name: hashlib.sha256(orjson.dumps(stored_fields(preset))).hexdigest() for name, preset in PRESETS.items()}
     assert found == DIGESTS, (
         "a preset never changes: results already recorded under its name were made with its old values. "
         "A new default is a new preset with a name of its own; a new field must not change what the old ones mean"
