@@ -291,8 +291,9 @@ def _status(args: Any) -> int:
         _print_json({"queue": line} for line in _queue(args))
         return exit_code(watch.table, {status.id: State(status.state) for status in found})
     table, store = read_plan(args.output_dir), Store(args.output_dir)
-    states = store.states((run.id for run in table.runs), retries_of(args.output_dir), thorough=True)
-    lines = (*overview(store, table, states), *running_lines(store, table, states), *_queue(args))
+    survey = store.survey((run.id for run in table.runs), retries_of(args.output_dir), thorough=True)
+    states = survey.states
+    lines = (*overview(store, table, survey), *running_lines(store, table, states), *_queue(args))
     print(*lines, *unused_lines(store, table), sep="\n")
     return exit_code(table, states)
 

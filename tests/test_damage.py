@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from dgbench import cli, collect
 from dgbench.core.site import Site
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
+from dgbench.store import folder as folder_module
 from dgbench.store.folder import Store
+from dgbench.store.run_folder import RunFolder
 from dgbench.store.state import State
 from tests.support.commands import sweep
 from tests.support.in_process import execute_all, sweep_of
@@ -216,3 +219,38 @@ def test_a_plan_of_another_format_says_so(root: Path, capsys: pytest.CaptureFixt
     (root / "plan.json").write_text(json.dumps({**plan, "format": 99}))
     code, said = call(capsys, sweep.main, "status", "--output_dir", str(root))
     assert (code, "has format 99, this version reads 2" in said) == (2, True)
+
+
+def test_what_a_disk_alone_has_changed_is_found_by_collect_and_then_by_all(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No date tells of it: `status` believes the file server, until one command has read the records."""
+    monkeypatch.setattr(folder_module, "file_clock", lambda root: time.time() + 60)
+    assert state(root) is State.DONE
+    monkeypatch.setattr(RunFolder, "stamp", lambda self, rung=None: (verified(root)[self.id], 0.0))
+    path = run_folder(root) / "records.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"1", b"7", 1))
+    assert state(root) is State.DONE
+    assert "damaged" in call(capsys, collect.main, "--input_dir", str(root))[1]
+    monkeypatch.setattr(RunFolder, "stamp", lambda self, rung=None: ("", 0.0))
+    assert state(root) is State.DAMAGED
+
+
+def test_retry_reads_everything(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "file_clock", lambda root: time.time() + 60)
+    assert state(root) is State.DONE
+    monkeypatch.setattr(RunFolder, "stamp", lambda self, rung=None: (verified(root).get(self.id, "another"), 0.0))
+    path = run_folder(root) / "records.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"1", b"7", 1))
+    assert state(root) is State.DONE
+    said = call(capsys, sweep.main, "retry", "--skip_confirmation", "--output_dir", str(root))[1]
+    assert "1 failed or damaged run may run again" in said
+
+
+def verified(root: Path) -> dict[str, str]:
+    """Id -> stamp, of the runs that the folder remembers as verified."""
+    path = root / "verified.json"
+    found: dict[str, str] = json.loads(path.read_text())["runs"] if path.exists() else {}
+    return found

@@ -155,9 +155,10 @@ class Launched:
     def status(self) -> Status:
         """Return how many runs are in which state, why runs failed, and which are under way."""
         table, store = read_plan(self.folder), Store(self.folder)
-        states = store.states((run.id for run in table.runs), retries_of(self.folder))
+        survey = store.survey((run.id for run in table.runs), retries_of(self.folder))
+        states = survey.states
         counts = Counter(state.value for state in states.values())
-        lines = tuple(overview(store, table, states))
+        lines = tuple(overview(store, table, survey))
         failed = tuple(line for line in lines if line.startswith(("failed: ", "damaged: ")))
         return Status(counts, failed, (*lines, *running_lines(store, table, states)))
 

@@ -136,7 +136,8 @@ class _Launch:
             elif states[run.id] is State.DROPPED:
                 self.drop(run.id)
         for run in self.runs:
-            outside = sorted(self.missing_inputs[run.id] - self.index.keys())
+            # Not a difference with `index.keys()`, which would go through all runs for each run.
+            outside = sorted(needed for needed in self.missing_inputs[run.id] if needed not in self.index)
             if outside:
                 self.block(run.id, f"needs {', '.join(outside)}, neither done nor part of this launch")
             elif run.id in self.open and states[run.id] is State.DAMAGED:

@@ -17,6 +17,7 @@ from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import RunFolder
 from dgbench.store.state import State
+from dgbench.store.verified import forget
 
 Trouble = Literal["failed", "damaged", "lost"]
 """`lost`: the process that executed the run is gone, or silent for longer than its time to live."""
@@ -33,6 +34,7 @@ def mend(sweep: Sweep, troubles: Collection[Trouble], ids: Collection[str] | Non
     Returns:
         The number of runs that may run again.
     """
+    forget(sweep.root)  # people may mend what a disk has done, which no date tells
     chosen = [run for run in sweep.plan.runs if ids is None or run.id in ids]
     # A first look at all: of holders elsewhere that seem gone, each is judged by a second one, which need not wait.
     states = sweep.store.states((run.id for run in chosen), 0, thorough=True)
@@ -74,6 +76,7 @@ def find_mendable(root: Path, texts: Sequence[str]) -> list[str]:
         UserError: A text names no run or several, or a run that is done or under way; all problems are listed.
     """
     table, store, problems = read_plan(root), Store(root), Problems()
+    forget(root)
     found = []
     for text in texts:
         with problems.collecting():

@@ -23,9 +23,10 @@ from dgbench.report.origin import Kind, Origin, started_of
 from dgbench.report.predictions.kept import KeptPredictions
 from dgbench.report.results import Candidate, Gap, Results, Series, Spot
 from dgbench.store.folder import Store
-from dgbench.store.run_folder import RECORDS, RunFolder
+from dgbench.store.run_folder import RECORDS
 from dgbench.store.sealed import CorruptFile
 from dgbench.store.state import State
+from dgbench.store.verified import forget
 
 
 def read_results(root: Path | str, *, all_metrics: bool = False) -> Results:
@@ -182,10 +183,11 @@ class _Reader:
     def _finished(self, position: int, predictors: Iterable[str]) -> Mapping[str, Candidate] | None:
         """Return predictor -> candidate from a run's records, or None if the run isn't finished."""
         run = self.table.runs[position]
-        folder = RunFolder(self.root, run.id)
+        folder = self.store.folder(run.id)
         try:
             found = folder.finished(self.dropped.get(run.id))
         except CorruptFile as error:
+            forget(self.root)  # `status` and `launch` shall find it too
             return dict.fromkeys(predictors, self._gap(position, "damaged", str(error)))
         if found is None:
             return None

@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,7 +59,17 @@ def write_json(path: Path, data: object) -> None:
     write_atomic(path, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_whole(path: str | Path) -> bytes:
+    """Read a file without the layers of `Path.read_bytes`, which take longer than a small file: tables read very many.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with FileIO(path) as file:
+        return file.readall()
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
@@ -66,7 +77,7 @@ def read_object(path: Path) -> dict[str, Any]:
         CorruptFile: The file can't be read or holds something else; the message names it and the damage.
     """
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except OSError as error:
@@ -78,8 +89,16 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
+def check_files(folder: Path, names: Container[str]) -> None:
+    """Raise CorruptFile if something else than a file has one of these names in a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name in names and not entry.is_file():
+                raise CorruptFile(f"{entry.path} is damaged: it is not a file")
+
+
 @contextmanager
-def making_sense_of(path: Path) -> Iterator[None]:
+def making_sense_of(path: str | Path) -> Iterator[None]:
     """Raise CorruptFile with the file's name if the block fails on the file's content."""
     try:
         yield

@@ -3,6 +3,7 @@
 * `sweep.json`: the request, see `plan.declaration`.
 * `plan.json`: the runs that answer it, see `plan.planfile`.
 * `search.json`: which of them compete, where the worse draws are dropped on the way, see `store.search`.
+* `verified.json`: the runs whose files were compared with their hashes, see `store.verified`.
 * `cancel`: marker of the last request to stop, if there was one.
 * `runs/<id>/`: a folder for each run that was begun, see `store.run_folder`.
 
@@ -17,7 +18,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,10 +29,22 @@ from dgbench.store import lease as leases
 from dgbench.store.files import write_atomic
 from dgbench.store.holder import Looks, default_ttl
 from dgbench.store.lease import cancel_mark
+from dgbench.store.notes import was_restarted
 from dgbench.store.process import file_clock
 from dgbench.store.run_folder import CANCEL, DONE, RUN, RUNS, RunFolder
 from dgbench.store.search import Search
 from dgbench.store.state import State
+from dgbench.store.verified import Verified
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Findings of one look at runs."""
+
+    states: dict[str, State]
+    """Run id -> state."""
+    restarted: list[str]
+    """The runs that have begun anew, because the work of their attempts was unusable."""
 
 
 class Store:
@@ -65,6 +79,11 @@ class Store:
         """
         return [entry.name for entry in self._entries() if _is_run_folder(entry)]
 
+    def unplanned(self, planned: Collection[str]) -> list[str]:
+        """Return the ids of the runs in the folder that are not among the planned ones, sorted."""
+        others = (entry for entry in self._entries() if entry.name not in planned)
+        return [entry.name for entry in others if _is_run_folder(entry) and _holds_run(entry)]
+
     def unknown_entries(self) -> list[Path]:
         """Return entries of `runs/` that are no run: other names, files, links, folders with other content."""
         return [Path(entry.path) for entry in self._entries() if not (_is_run_folder(entry) and _holds_run(entry))]
@@ -83,20 +102,51 @@ class Store:
         Args:
             ids: The runs.
             retries: How many times a run may fail and be tried again.
-            thorough: Also read the files of runs that are not under way; some may then be `DAMAGED`.
+            thorough: Also read the files of runs that are not under way, except for those that were verified before and
+                didn't change (`store.verified`); some may then be `DAMAGED`.
         """
+        return self.survey(ids, retries, thorough=thorough).states
+
+    def survey(self, ids: Iterable[str], retries: int, *, thorough: bool = False) -> Survey:
+        """Return the states of runs and which runs have begun anew, from one listing of each folder; see `states`."""
         now = lru_cache(maxsize=1)(self.now)
-        states = {id: self.folder(id).state(retries, now) for id in ids}
+        folders = {id: self.folder(id) for id in ids}
+        states, restarted = {}, []
+        for id, folder in folders.items():
+            names = folder.names()
+            states[id] = folder.state(retries, now, names)
+            if was_restarted(names):
+                restarted.append(id)
         open_ = [id for id, state in states.items() if state not in (State.DONE, State.RUNNING)]
         ranked = self.standings(open_)
         for id, standing in ((id, ranked[id]) for id in open_ if id in ranked):
             if standing.dropped or standing.awaited:
                 states[id] = State.DROPPED if standing.dropped else State.PAUSED
-        for id, state in states.items() if thorough else ():
-            rung = ranked[id].until if state is State.DROPPED else None
-            if state is not State.RUNNING and self.folder(id).damage(rung):
+        if thorough:
+            rungs = {id: ranked[id].until for id, state in states.items() if state is State.DROPPED}
+            begun = [
+                (folders[id], state) for id, state in states.items() if state not in (State.RUNNING, State.MISSING)
+            ]
+            for id in self._damaged(begun, rungs, now):
                 states[id] = State.DAMAGED
-        return states
+        return Survey(states, restarted)
+
+    def _damaged(
+        self, idle: Iterable[tuple[RunFolder, State]], rungs: Mapping[str, int | None], now: Callable[[], float]
+    ) -> list[str]:
+        """List those of some runs, none of them under way, that are damaged."""
+        verified, found = Verified(self.root), []
+        for folder, state in idle:
+            # The stamp is older than the look at the files: one that changes in between is read again.
+            stamp, date = folder.stamp(rungs.get(folder.id)) if state.settled else ("", 0.0)
+            if verified.holds(folder.id, stamp):
+                continue
+            if folder.damage(rungs.get(folder.id)):
+                found.append(folder.id)
+            elif stamp:
+                verified.add(folder.id, stamp, now() - date)
+        verified.save()
+        return found
 
     def now(self) -> float:
         """Return the file server's time in seconds; this machine's where nothing can be written."""

@@ -98,6 +98,11 @@ def restart_notes(names: Iterable[str]) -> list[str]:
     return [match[0] for match in _matches(names, _LOST)]
 
 
+def was_restarted(names: Iterable[str]) -> bool:
+    """Return whether there is a note on lost work among the names in a run's folder."""
+    return "lost-" in " ".join(names)  # no other name contains it, and this is the fastest way
+
+
 def rung_name(step: int, score: float) -> str:
     """Return the name of the note that a run writes at a rung of a search: runs are ranked without opening a file."""
     return f"rung-{step:08d}-{score!r}.json"  # the shortest text that reads back to the same number
@@ -108,7 +113,7 @@ def rungs(names: Iterable[str]) -> dict[int, tuple[float, str]]:
     return {int(match["number"]): (float(match["score"]), match[0]) for match in _matches(names, _RUNG)}
 
 
-def read_summary(done: Path) -> dict[str, Any] | None:
+def read_summary(done: str) -> dict[str, Any] | None:
     """Read the summary of a finished run from its `done`; None if there is no such file.
 
     Fields that an earlier version did not write are empty.

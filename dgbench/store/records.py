@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from dgbench.store.files import read_whole
 from dgbench.store.sealed import CorruptFile
 
 
@@ -56,16 +57,16 @@ def truncate(path: Path, size: int, sha256: str = "") -> None:
             os.close(file)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     """Return the content of a file; empty if there is none."""
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except FileNotFoundError:
         return b""
 
 
-def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, Any]], int]:
-    """Read the records that a run finished with.
+def read_finished(path: str, count: int, sha256: str) -> tuple[list[bytes], int]:
+    """Read the records that a run finished with, for `parse`.
 
     A process that lost its lease while writing may have left torn lines among them, which are cut off.
 
@@ -75,7 +76,7 @@ def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, A
         sha256: Hash of their lines.
 
     Returns:
-        The records, and the number of torn lines that were cut off.
+        A line for each record, and the number of torn lines that were cut off.
 
     Raises:
         CorruptFile: The file can't be read, or even without torn lines its hash differs.
@@ -91,9 +92,9 @@ def read_finished(path: Path, count: int, sha256: str) -> tuple[list[dict[str, A
     if hashlib.sha256(data).hexdigest() != sha256:
         whole = [line for line in lines if _is_record(line)]
         if hashlib.sha256(b"".join(line + b"\n" for line in whole)).hexdigest() != sha256:
-            raise CorruptFile(f"{path.name} doesn't hold the {count} records that the run finished with")
+            raise CorruptFile(f"{os.path.basename(path)} doesn't hold the {count} records that the run finished with")
         lines, torn = whole, len(lines) - len(whole)
-    return parse(lines), torn
+    return lines, torn
 
 
 def parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ from dgbench.core.run import Run, is_json_of, is_run_id
 from dgbench.store import lease as leases
 from dgbench.store import notes
 from dgbench.store import records as records_file
-from dgbench.store.files import making_sense_of, read_object, refuse_links, remove_path, write_json
+from dgbench.store.files import check_files, making_sense_of, read_object, refuse_links, remove_path, write_json
 from dgbench.store.holder import Holder, Looks, default_ttl, is_held, read_holder
 from dgbench.store.lease import Lease, StopSignals
 from dgbench.store.notes import Failures
 from dgbench.store.process import file_clock
 from dgbench.store.sealed import CorruptFile
 from dgbench.store.state import State
+from dgbench.store.verified import stamp_of
 
 RUNS, RUN, RECORDS, DONE, CANCEL = "runs", "run.json", "records.jsonl", "done", "cancel"
 """Names in a sweep's folder (`RUNS`, `CANCEL`) and in a run's."""
@@ -73,12 +75,17 @@ class RunFolder:
         if not is_run_id(id):  # it becomes part of paths, some of which are removed: `../..` must not get that far
             raise ValueError(f"{id!r} is not the id of a run")
         self.id = id
-        self.path = root / RUNS / id
         self.ttl = ttl or default_ttl(root)
         self._looks = looks or Looks()
         self._root = root
+        self._place = os.path.join(root, RUNS, id)
 
     # Made when they are asked for: tables open thousands of folders, and paths take longer to make than to read.
+
+    @cached_property
+    def path(self) -> Path:
+        """Return the folder."""
+        return Path(self._place)
 
     @property
     def models(self) -> Path:
@@ -115,7 +122,7 @@ class RunFolder:
             return Run.from_json(data)
 
     def _run_json(self) -> dict[str, Any]:
-        path = self.path / RUN
+        path = self._file(RUN)
         data = read_object(path)
         with making_sense_of(path):
             if not is_json_of(self.id, data):
@@ -129,19 +136,20 @@ class RunFolder:
         `finished`.
         """
         try:
-            if self.finished(rung) is None and (self.path / RUN).exists():
-                self._check_files()
+            if self._verified(rung) is None and (self.path / RUN).exists():
+                check_files(self.path, _FILES)
                 self._run_json()
         except CorruptFile as error:
             return str(error)
         return ""
 
-    def _check_files(self) -> None:
-        """Raise CorruptFile if a folder lies where a file should."""
-        with os.scandir(self.path) as entries:
-            for entry in entries:
-                if entry.name in _FILES and not entry.is_file():
-                    raise CorruptFile(f"{entry.path} is damaged: it is not a file")
+    def stamp(self, rung: int | None = None) -> tuple[str, float]:
+        """Return a digest and a date that change with the files of `finished`; see `verified.stamp_of`."""
+        summary = DONE if rung is None else self._notes_of_rungs().get(rung, DONE)
+        return stamp_of(map(self._file, (summary, RUN, RECORDS)))
+
+    def _file(self, name: str) -> str:
+        return f"{self._place}/{name}"
 
     def finished(self, rung: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], int] | None:
         """Read the results of a run and verify them, if it has finished, or if the search has dropped it.
@@ -156,6 +164,13 @@ class RunFolder:
         Raises:
             CorruptFile: A file differs from the one that was written.
         """
+        if (found := self._verified(rung)) is None:
+            return None
+        summary, lines, torn = found
+        return summary, records_file.parse(lines), torn
+
+    def _verified(self, rung: int | None) -> tuple[dict[str, Any], list[bytes], int] | None:
+        """Read the files of `finished`, with a line for each record."""
         summary = self.summary(rung)
         if summary is None:
             return None
@@ -163,17 +178,20 @@ class RunFolder:
             self._run_json()
         except FileNotFoundError:
             raise CorruptFile(f"{self.path / RUN} is gone") from None
-        return summary, *records_file.read_finished(self.path / RECORDS, summary["records"], summary["sha256"])
+        return summary, *records_file.read_finished(self._file(RECORDS), summary["records"], summary["sha256"])
 
-    def state(self, retries: int, now: Callable[[], float] | None = None) -> State:
+    def state(
+        self, retries: int, now: Callable[[], float] | None = None, names: Collection[str] | None = None
+    ) -> State:
         """Return the run's state, from one listing of the folder and, if a lease is open, a look at that lease.
 
         Args:
             retries: How many times the run may fail and be tried again.
             now: Returns the file server's time in seconds; None: ask the server through this folder.
+            names: The listing; None: list the folder.
         """
         # `done` outranks an open lease: between writing `done` and releasing the lease a process may have been killed.
-        names = self._names()
+        names = self.names() if names is None else names
         if DONE in names:
             return State.DONE
         number, released = leases.newest(names)
@@ -184,9 +202,10 @@ class RunFolder:
             return State.FAILED
         return State.WAITING if RUN in names else State.MISSING
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """List the folder; empty if there is none."""
         try:
-            return os.listdir(self.path)
+            return os.listdir(self._place)
         except FileNotFoundError:
             return []
 
@@ -247,7 +266,7 @@ class RunFolder:
 
         None if no attempt was made, or the lease can't be read.
         """
-        number, _ = leases.newest(self._names())
+        number, _ = leases.newest(self.names())
         path = self.path / leases.lease_name(number)
         holder = read_holder(path) if number else None
         try:
@@ -257,7 +276,7 @@ class RunFolder:
 
     def is_released(self) -> bool:
         """Return whether the lease of the newest attempt is released; True before the first attempt."""
-        number, released = leases.newest(self._names())
+        number, released = leases.newest(self.names())
         return released or not number
 
     def host(self) -> str:
@@ -308,7 +327,10 @@ class RunFolder:
 
     def scores(self) -> dict[int, float]:
         """Return rung -> score, of the rungs of the search that the run has reached."""
-        return {step: score for step, (score, _) in notes.rungs(self._names()).items()}
+        return {step: score for step, (score, _) in notes.rungs(self.names()).items()}
+
+    def _notes_of_rungs(self) -> dict[int, str]:
+        return {step: name for step, (_, name) in notes.rungs(self.names()).items()}
 
     def remove_checkpoint(self) -> None:
         """Remove the checkpoint, if there is one."""
@@ -320,9 +342,9 @@ class RunFolder:
         Raises:
             CorruptFile: `done` is damaged.
         """
-        found = notes.read_summary(self.path / DONE)
-        reached = notes.rungs(self._names()) if found is None and rung is not None else {}
-        return notes.read_summary(self.path / reached[rung][1]) if rung in reached else found
+        found = notes.read_summary(self._file(DONE))
+        reached = self._notes_of_rungs() if found is None and rung is not None else {}
+        return notes.read_summary(self._file(reached[rung])) if rung in reached else found
 
     def fail(self, info: Mapping[str, Any], number: int, *, final: bool = False, killed: bool = False) -> None:
         """Record that an attempt failed.
@@ -342,11 +364,11 @@ class RunFolder:
 
         A note that can't be read is replaced by one whose error says so.
         """
-        return [notes.read_note(self.path / name, "error") for name in Failures.among(self._names()).files]
+        return [notes.read_note(self.path / name, "error") for name in Failures.among(self.names()).files]
 
     def failed_attempts(self) -> set[int]:
         """Return the numbers of the attempts whose failures count."""
-        return Failures.among(self._names()).attempts
+        return Failures.among(self.names()).attempts
 
     def reason(self, retries: int | None = None) -> str:
         """Return a line on the last failure: its error, the chance of another attempt, and the path of the log.
@@ -354,7 +376,7 @@ class RunFolder:
         Args:
             retries: How many times the run may fail and be tried again; None: leave the count out.
         """
-        found = Failures.among(self._names())
+        found = Failures.among(self.names())
         if not found.files:
             return f"no failure is on record (log: {self.log_path})"
         error = notes.read_note(self.path / found.files[-1], "error")["error"]
@@ -362,17 +384,17 @@ class RunFolder:
 
     def clear_failures(self) -> int:
         """Make all failures so far no longer count, and return their number."""
-        failures = Failures.among(self._names())
+        failures = Failures.among(self.names())
         notes.clear_failures(self.path, failures)
         return len(failures.files)
 
     def record_restart(self, why: str) -> None:
         """Record that the work of all attempts so far is unusable, so that the run starts from its first step."""
-        notes.write_restart(self.path, self._names(), {"why": why, "log": str(self.log_path)})
+        notes.write_restart(self.path, self.names(), {"why": why, "log": str(self.log_path)})
 
     def restarts(self) -> list[dict[str, Any]]:
         """Read the notes of `record_restart`, oldest first."""
-        return [notes.read_note(self.path / name, "why") for name in notes.restart_notes(self._names())]
+        return [notes.read_note(self.path / name, "why") for name in notes.restart_notes(self.names())]
 
     def has_models(self) -> bool:
         """Return whether the run's own folder holds weights; a link to a folder elsewhere does not count."""

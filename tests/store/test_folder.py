@@ -23,7 +23,7 @@ def test_states_take_one_listing_a_run_and_read_no_file(tmp_path: Path, monkeypa
         for name in ("run.json", "lease-0001", "lease-0001.released", "records.jsonl", "done")[: 5 - i % 2]:
             (path / name).touch()
     assert store.ids() == ids
-    listed: list[Path] = []
+    listed: list[str] = []
     real = os.listdir
     with monkeypatch.context() as patched:
         patched.setattr(os, "listdir", lambda path: listed.append(path) or real(path))
@@ -31,7 +31,7 @@ def test_states_take_one_listing_a_run_and_read_no_file(tmp_path: Path, monkeypa
         patched.setattr(Path, "stat", None)
         states = store.states(ids, 1)
     assert list(states.values()) == [State.DONE, State.WAITING] * 50
-    assert listed == [store.folder(id).path for id in ids]
+    assert listed == [str(store.folder(id).path) for id in ids]
 
 
 def test_states_ask_the_file_server_for_its_time_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
