@@ -32,6 +32,7 @@ from dgbench.core import setting
 from dgbench.core.cards import NEEDS, TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
+from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import count_nouns, unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
@@ -243,6 +244,14 @@ def _backbones(args: Any, catalogue: Catalogue) -> Items:
     return found
 
 
+def _optimizers(args: Any, catalogue: Catalogue) -> Items:
+    """List the optimizers, each with its meaning, and after them those that are left out, with the reason."""
+    found = {name: Item(what, partial(list, [what])) for name, what in OPTIMIZERS.items()}
+    return found | {
+        name: Item(f"(left out) {why}", partial(list, [f"left out: it {why}"])) for name, why in LEFT_OUT.items()
+    }
+
+
 def _aliases() -> dict[str, str]:
     """Return the networks that each alias stands for, by the kind of inputs."""
     shapes = {
@@ -380,6 +389,7 @@ def _launchers(args: Any, catalogue: Catalogue) -> Items:
 _OTHERS: Mapping[str, Callable[[Any, Catalogue], Items]] = {
     "sweeps": _sweeps,
     "backbones": _backbones,
+    "optimizers": _optimizers,
     "selectors": _selectors,
     "presets": _presets,
     "settings": _settings,

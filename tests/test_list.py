@@ -8,6 +8,7 @@ import pytest
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.cards import TAGS
 from dgbench.core.errors import UserError
+from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.list import KINDS, main
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES
@@ -141,9 +142,19 @@ def test_selectors_presets_and_settings_are_listed_and_described(capsys: pytest.
         assert line.split()[1] == repr(getattr(PRESETS["dgbench"], name))
         assert len(line.split()) > 4, f"{name} has no meaning"
     said = listed(capsys, "settings", "optimizer", "steps")
-    assert "    values: adam, adamw, sgd\n    changed by: --optimizer\n    in the preset dgbench: 'adam'\n" in said
+    assert "    values: str\n    changed by: --optimizer\n    in the preset dgbench: 'adam'\n" in said
     assert "    changed by: --set clip_norm=VALUE\n" in listed(capsys, "settings", "clip_norm")
     assert "    values: int\n" in said
+
+
+def test_optimizers_are_listed_with_those_left_out_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = listed(capsys, "optimizers").splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*OPTIMIZERS, *LEFT_OUT]
+    said = listed(capsys, "optimizers", "lion", "bnblion")
+    assert "lion\n    Lion: steps along the sign of a mean of momentum and gradient\n" in said
+    assert "bnblion\n    left out: it needs bitsandbytes, which is no part of dgbench\n" in said
+    with pytest.raises(UserError, match="unknown name in the list of optimizers 'lino': did you mean 'lion'"):
+        main(["optimizers", "lino"])
 
 
 def test_the_wrong_kind_is_told_with_the_right_one() -> None:

@@ -34,7 +34,7 @@ _LISTED_FOR = "Debug224"
 _OF_THE_LOOP = ("data_augmentation", "class_balanced")
 """Names in registries that DomainBed's training loop reads, not the class; dgbench has settings for them."""
 _NOT_FOLLOWED = (
-    *("optimizer", "momentum", "schedule", "warmup_steps", "clip_norm"),
+    *("optimizer", "amsgrad", "momentum", "schedule", "schedule_every", "schedule_gamma", "warmup_steps", "clip_norm"),
     *("freeze", "classifier_init", "precision"),
 )
 """Fields of the setting that only the class could follow, as it makes its own network and optimizers."""

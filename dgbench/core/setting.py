@@ -12,14 +12,15 @@ holds a digest of each. Options that change no result (paths, device, workers) a
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from dgbench.core import schedules
 from dgbench.core.errors import Problems
 from dgbench.core.limits import Limit, find_problem, interval, one_of
+from dgbench.core.optimizers import WITH_AMSGRAD, optimizer_problem
 from dgbench.core.wording import unknown_name
 
 _SHARE = Limit(lambda share: 0 < share < 1, "must lie between 0 and 1, so that both parts hold something")
@@ -91,12 +92,21 @@ class Setting:
     With `auto`, the bytes in the cache are augmented in batches. `off` decodes and augments each image by Pillow, as
     DomainBed does.
     """
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer of every algorithm that doesn't build its own."""
+    optimizer: str = "adam"
+    """Optimizer of every algorithm that doesn't build its own; `list optimizers` shows all."""
+    amsgrad: Annotated[bool, Added] = False
+    """Divide the steps of `adam` and `adamw` by the largest second moment so far, not by the present one."""
     momentum: Annotated[float, interval("[0, 1)")] = 0.9
-    """Momentum of `sgd`; the other optimizers ignore it."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of every learning rate: `cosine` falls from the full value to 0 at the last step."""
+    """Momentum of `sgd` and of others that have a parameter of this name; the rest ignore it."""
+    schedule: Literal["constant", "cosine", "linear", "step", "one_cycle"] = "constant"
+    """Course of every learning rate, after warm-up, between its full value and 0. `cosine` and `linear` fall to 0 at
+    the last step, `step` falls in stairs (`schedule_every`, `schedule_gamma`), and `one_cycle` rises from 1/25 in the
+    first 30% of the steps and then falls to almost 0, as PyTorch's `OneCycleLR`, whose course of the momentum it lacks.
+    """
+    schedule_every: Annotated[float, interval("(0, 1]"), Added] = 0.8
+    """Share of the steps after which learning rates fall, again and again, with schedule `step`."""
+    schedule_gamma: Annotated[float, interval("(0, 1]"), Added] = 0.1
+    """Factor on learning rates at each fall of schedule `step`."""
     warmup_steps: Annotated[int, interval("[0, inf)")] = 0
     """Steps in which learning rates rise linearly to their full value, before the schedule begins."""
     clip_norm: Annotated[float, interval("[0, inf]")] = 0.0
@@ -149,9 +159,10 @@ class Setting:
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return 1.0
-        return (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))) / 2
+        since, steps = step - self.warmup_steps, self.steps - self.warmup_steps
+        if self.schedule == "step":
+            return schedules.stepped(since, steps, self.schedule_every, self.schedule_gamma)
+        return _COURSES[self.schedule](since, steps)
 
     def departures(self) -> dict[str, Any]:
         """Return the fields whose values differ from the preset's: name -> value."""
@@ -177,6 +188,14 @@ class Setting:
         last = self.steps - 1
         return tuple(dict.fromkeys((*range(0, self.steps, self.checkpoint_freq), last)))
 
+
+_COURSES: Mapping[str, Callable[[int, int], float]] = {
+    "constant": lambda step, steps: 1.0,
+    "cosine": schedules.cosine,
+    "linear": schedules.linear,
+    "one_cycle": schedules.one_cycle,
+}
+"""Schedule -> its factor at a step since the end of warm-up, given the number of steps from there."""
 
 _DOMAINBED_2020 = Setting(
     preset="domainbed-2020",
@@ -241,7 +260,7 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
     Raises:
         UserError: Unknown names, invalid values and contradictions, all problems at once.
     """
-    problems = Problems()
+    problems, valid = Problems(), dict[str, Any]()
     if preset not in PRESETS:
         problems.add(unknown_name("preset", preset, PRESETS))
     for name, value in changes.items():
@@ -249,13 +268,30 @@ def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
             problems.add(unknown_name("setting", name, FIELD_NAMES))
         elif wrong := find_problem(value, *_FIELDS[name]):
             problems.add(f"setting {name!r} {wrong}")
-    if changes.get("classifier_init") == "linear_probe" and changes.get("nonlinear_classifier"):
-        problems.add("classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier")
-    if changes.get("weights") and changes.get("pretrained") is False:
-        problems.add("a file of weights is given, and pretrained is false: leave out one of them")
-    if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":
-        problems.add("pretrained is false, so batch norm has no statistics to freeze: leave out batch_norm 'frozen'")
+        else:
+            # 1 and 1.0 are the same value but hash to different run ids, so a float field always holds a float.
+            valid[name] = float(value) if _FIELDS[name][0] == "float" else value
+    found = dataclasses.replace(PRESETS.get(preset, Setting("dgbench")), **valid)
+    for problem in _contradictions(found, valid):
+        problems.add(problem)
     problems.raise_if_any()
-    # 1 and 1.0 are the same value but hash to different run ids, so a float field always holds a float.
-    changes = {name: float(value) if _FIELDS[name][0] == "float" else value for name, value in changes.items()}
-    return dataclasses.replace(PRESETS[preset], **changes)
+    return found
+
+
+def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield problems of a setting whose fields are fine by themselves; `changes` are those given by the user."""
+    if problem := optimizer_problem(found.optimizer):
+        yield problem
+    elif found.amsgrad and found.optimizer not in WITH_AMSGRAD:
+        yield f"amsgrad changes {' and '.join(WITH_AMSGRAD)}, not optimizer {found.optimizer!r}: leave it out"
+    for name in ("schedule_every", "schedule_gamma"):
+        if name in changes and found.schedule != "step":
+            yield f"{name} belongs to schedule 'step', not to {found.schedule!r}: leave it out"
+    if found.schedule == "one_cycle" and found.warmup_steps:
+        yield "schedule 'one_cycle' warms up by itself: leave out warmup_steps"
+    if found.classifier_init == "linear_probe" and found.nonlinear_classifier:
+        yield "classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier"
+    if changes.get("weights") and changes.get("pretrained") is False:
+        yield "a file of weights is given, and pretrained is false: leave out one of them"
+    if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":
+        yield "pretrained is false, so batch norm has no statistics to freeze: leave out batch_norm 'frozen'"

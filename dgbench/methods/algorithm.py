@@ -311,7 +311,7 @@ class Algorithm(nn.Module):
         *,
         lr: float | None = None,
         weight_decay: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | None = None,
     ) -> Optimizer:
         """Return a new optimizer of the kind that the setting names, over the parameters that require a gradient.
 
@@ -322,7 +322,7 @@ class Algorithm(nn.Module):
             parameters: Parameters, or groups of them as torch's optimizers take; of a group the options count.
             lr: Full learning rate; None: the run's.
             weight_decay: None: the run's.
-            betas: For Adam and AdamW; ignored by SGD, which takes the setting's momentum.
+            betas: Of Adam and others that take two, which the rest ignore; None: the optimizer's own.
         """
         lr = self.hparams.lr if lr is None else lr
         decay = self.hparams.weight_decay if weight_decay is None else weight_decay

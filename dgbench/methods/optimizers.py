@@ -6,14 +6,32 @@ Methods reach them by `Algorithm.new_optimizer`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from dgbench.core.optimizers import WITH_AMSGRAD
 from dgbench.core.setting import Setting
 
-_KINDS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+
+class _Kind(NamedTuple):
+    """One kind of optimizer: the class, and which of a setting's and a method's values it takes."""
+
+    make: Callable[..., Optimizer]
+    options: dict[str, Any]
+    """Arguments that are always given."""
+    momentum: bool
+    """True if it takes the setting's momentum."""
+    betas: bool
+    """True if it takes two betas."""
+
+
+_OURS = {
+    "adam": _Kind(Adam, {"fused": True}, momentum=False, betas=True),
+    "adamw": _Kind(AdamW, {"fused": True}, momentum=False, betas=True),
+    "sgd": _Kind(SGD, {"fused": True}, momentum=True, betas=False),
+}
 
 
 def make_optimizer(
@@ -21,25 +39,46 @@ def make_optimizer(
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     lr: float,
     weight_decay: float,
-    betas: tuple[float, float],
+    betas: tuple[float, float] | None,
 ) -> Optimizer:
     """Make an optimizer over the parameters that require a gradient.
 
     Args:
-        setting: Names its kind, and the momentum of SGD.
+        setting: Names its kind, and has the momentum of those that take one.
         parameters: Parameters, or groups of them as torch's optimizers take; of a group the options count.
         lr: Full learning rate.
         weight_decay: Weight decay.
-        betas: For Adam and AdamW.
+        betas: For those that take two; None: the kind's own. Others keep their own.
     """
-    more: dict[str, Any] = {"momentum": setting.momentum} if setting.optimizer == "sgd" else {"betas": betas}
-    make = _KINDS[setting.optimizer]
-    optimizer = make(_learning(parameters), lr=lr, weight_decay=weight_decay, fused=True, **more)
+    kind = _kind(setting.optimizer)
+    more = dict(kind.options)
+    if kind.momentum:
+        more["momentum"] = setting.momentum
+    if kind.betas and betas:
+        more["betas"] = betas
+    if setting.amsgrad and setting.optimizer in WITH_AMSGRAD:
+        more["amsgrad"] = True
+    optimizer = kind.make(_learning(parameters), lr=lr, weight_decay=weight_decay, **more)
     for group in optimizer.param_groups:
         # Kept in the group, so that it is saved with the optimizer's state, and each step scales the full rate and
         # not the rate of the step before.
         group["full_lr"] = group["lr"]
+        if "max_lr_snapshot" in group:  # timm's, of the optimizer and not of the group: decay is "corrected" by it
+            group["max_lr_snapshot"] = group["lr"]
     return optimizer
+
+
+def _kind(name: str) -> _Kind:
+    """Return the kind of optimizer with a name in `OPTIMIZERS`."""
+    if name in _OURS:
+        return _OURS[name]
+    from timm.optim import get_optimizer_class, get_optimizer_info  # type: ignore[attr-defined]
+
+    facts = get_optimizer_info("sgd" if name == "nesterov" else name)
+    make: Any = get_optimizer_class(facts.name, bind_defaults=True)
+    # Of PyTorch's classes these three alone are fused on every device; the others choose the fastest that rounds alike.
+    options = {"fused": True} if facts.opt_class is SGD else {}
+    return _Kind(make, options, momentum=facts.has_momentum, betas=facts.has_betas and facts.num_betas == 2)
 
 
 def prepare_step(optimizer: Optimizer, factor: float, clip_norm: float) -> None:

@@ -88,8 +88,12 @@ TRAINING = (
     Option("pretrained", "setting", bool, "start timm's networks from pretrained weights (the default), or not"),
     Option("image_size", "setting", int, "side of images in pixels (default: the data set's own)", "PIXELS"),
     Option("precision", "setting", str, "numbers of the forward pass (fp32)", "fp32|bf16"),
-    Option("optimizer", "setting", str, "of methods that bring none of their own (adam)", "adam|adamw|sgd"),
-    Option("schedule", "setting", str, "course of the learning rates (constant)", "constant|cosine"),
+    Option(
+        "optimizer", "setting", str, "of methods that bring none of their own (adam): `dgbench list optimizers`", "NAME"
+    ),
+    Option(
+        "schedule", "setting", str, "course of the learning rates (constant): cosine, linear, step, one_cycle", "NAME"
+    ),
     Option("compile", "setting", bool, "train with a featurizer compiled by torch.compile"),
     Option("holdout_fraction", "setting", float, "share of a domain that validates (.2)", "SHARE"),
     Option(

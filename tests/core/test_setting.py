@@ -86,12 +86,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "setting 'checkpoint_freq' is an int, not True",
         "setting 'holdout_fraction' must lie between 0 and 1, so that both parts hold something, not 1",
         "setting 'pretrained' is a bool, not 1",
-        "setting 'optimizer' is one of adam, adamw, sgd, not 'adams'",
         "setting 'ddof' is one of 0, 1, not '1'",
         "setting 'backbone' is a str, not 18",
         "setting 'image_size' must be at least 8, not 7",
         "setting 'momentum' must lie in [0, 1), not nan",
         "setting 'init' is one of trial, run, sweep, not ['trial']",
+        "unknown optimizer 'adams': did you mean 'adam'?",
     )
 
 

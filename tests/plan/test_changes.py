@@ -115,9 +115,9 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
         "unknown hyperparameter 'precison': did you mean 'precision'?",
         "tolerance_ratio is a hyperparameter of SWAD: --set SWAD.tolerance_ratio=0.2",
     ]
-    assert refused(capsys, tmp_path, "--precision", "fp16", "--schedule", "linear") == [
+    assert refused(capsys, tmp_path, "--precision", "fp16", "--schedule", "stairs") == [
         "setting 'precision' is one of fp32, bf16, not 'fp16'",
-        "setting 'schedule' is one of constant, cosine, not 'linear'",
+        "setting 'schedule' is one of constant, cosine, linear, step, one_cycle, not 'stairs'",
     ]
     assert refused(capsys, tmp_path, "--set", "steps=5", "--steps", "6") == [
         "steps is given twice: 5 by --set, 6 by --steps"
