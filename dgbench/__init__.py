@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dgbench.api.check import CheckResult as CheckResult
     from dgbench.api.check import check as check
+    from dgbench.api.own_data import OwnData as OwnData
+    from dgbench.api.own_data import from_dataset as from_dataset
     from dgbench.api.sweep import Launched as Launched
     from dgbench.api.sweep import Status as Status
     from dgbench.api.sweep import sweep as sweep
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "api.check": ("CheckResult", "check"),
+    "api.own_data": ("OwnData", "from_dataset"),
     "api.sweep": ("Launched", "Status", "sweep"),
     "api.train": ("RunFailed", "Trained", "train"),
     "catalogue.catalogue": ("Catalogue",),

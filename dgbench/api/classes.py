@@ -19,9 +19,10 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from dgbench.api.own_data import OwnData
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import shorten, with_article
-from dgbench.store.files import write_atomic
+from dgbench.store.files import absent_folders, write_atomic
 
 FOLDER = ".included"
 """Name of the folder of these files; hidden, so that it is not taken for a sweep or for part of one."""
@@ -43,11 +44,13 @@ class IncludedClasses:
         """What is included -> the text to write there; None for a file that exists."""
 
     def named(self, value: Any) -> Any:
-        """Return the name of a class, and include it; return any other value as it is.
+        """Return the name of a class, and include it, or of own data; return any other value as it is.
 
         Raises:
             UserError: The class can't be written to a file; with the reason.
         """
+        if isinstance(value, OwnData):
+            return value.name
         if not isinstance(value, type):
             return value
         module = sys.modules.get(value.__module__)
@@ -77,19 +80,19 @@ class IncludedClasses:
     @contextmanager
     def written(self) -> Iterator[None]:
         """Write the files; take back new ones if the body refuses its input, so that nothing is left of it."""
-        new = [Path(name) for name, text in self._files.items() if text is not None and not Path(name).exists()]
-        for name, text in self._files.items():
-            if text is not None:
-                Path(name).parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(Path(name), text.encode())
+        texts = {Path(name): text for name, text in self._files.items() if text is not None}
+        new = {path: absent_folders(path.parent) for path in texts if not path.exists()}
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text.encode())
         try:
             yield
         except UserError:
-            for path in new:
+            for path, folders in new.items():
                 path.unlink()
-                for parent in path.parents:
+                for folder in folders:
                     with suppress(OSError):  # holds something else
-                        parent.rmdir()
+                        folder.rmdir()
             raise
 
 
@@ -169,8 +172,10 @@ class _Copy:
         codes = [function.__code__ for function in functions if self._is_own(function)]
         # Functions that a decorator made have no file.
         places = [(code.co_filename, code.co_firstlineno) for code in codes if linecache.getlines(code.co_filename)]
-        # Without a function of its own nothing tells where a class was defined: the last of its name counts.
-        for file, line in places or [(file, None) for file in reversed(list(linecache.cache))]:
+        # Without a function of its own nothing tells where a class was defined: the last of its name counts that is not
+        # of another module.
+        others = {getattr(module, "__file__", None) for name, module in [*sys.modules.items()] if name != self._module}
+        for file, line in places or [(file, None) for file in reversed(list(linecache.cache)) if file not in others]:
             lines = linecache.getlines(file)  # which has the cells of notebooks too
             with suppress(SyntaxError):
                 for node in reversed(ast.parse("".join(lines)).body):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench.api.classes import IncludedClasses
 from dgbench.api.options import in_words_of_python, read_options, with_options
+from dgbench.api.own_data import OwnData
 from dgbench.api.process import undisturbed
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_row
@@ -43,7 +44,7 @@ class RunFailed(RuntimeError):
 
 def train(
     algorithm: str | type,
-    dataset: str | type,
+    dataset: str | type | OwnData,
     *,
     test: str | int | Sequence[str | int] = (),
     output_dir: str | PathLike[str] | None = None,
@@ -57,7 +58,8 @@ def train(
 
     Args:
         algorithm: The row, `ALGORITHM[+AVERAGE][+ADAPTER]`; or a class, such as one that a notebook defines.
-        dataset: Name of the data set; `folder:PATH` or `csv:PATH` for one's own; or a class.
+        dataset: Name of the data set; `folder:PATH` or `csv:PATH` for one's own; what `from_dataset` returned; or a
+            class.
         test: Held-out domains, by name or number; one, or several.
         output_dir: The sweep's folder that the run is part of; None: one of its own in `train_output`.
         quiet: Show warnings alone, neither a bar nor a log.

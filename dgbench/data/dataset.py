@@ -160,8 +160,8 @@ class Dataset:
     `UserError`.
     """
 
-    card: ClassVar[DatasetCard]
-    """Facts that planning, `list` and tables read before any file is opened."""
+    card: DatasetCard
+    """Facts that planning, `list` and tables read before any file is opened; `open` may complete an instance's own."""
     interpolation: str = "bilinear"
     """`bilinear` or `bicubic`: how image files are resized; `open_dataset` sets it to suit the backbone."""
     missing_classes: Mapping[str, Sequence[str]] = {}

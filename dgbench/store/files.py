@@ -54,6 +54,11 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
         raise
 
 
+def absent_folders(folder: Path) -> list[Path]:
+    """Return those of a folder and the folders above it that don't exist, the innermost first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
 def write_json(path: Path, data: object) -> None:
     """Write `data` to `path` as indented JSON, by `write_atomic`."""
     write_atomic(path, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
