@@ -72,7 +72,8 @@ def make_plan(catalogue: Catalogue, make_facts: MakeFacts) -> MakePlan:
             tuple(range(hparams)),
             tuple(range(trials)),
         )
-        return plan([request], {"Toy": make_facts(domains, **facts)}, how or setting(), catalogue, overrides)
+        found, changes = {"Toy": make_facts(domains, **facts)}, {"Toy": overrides or Overrides()}
+        return plan([request], found, {"Toy": how or setting()}, catalogue, changes)
 
     return make
 

@@ -1,4 +1,4 @@
-"""Define `Setting`, all options of training and evaluation that results depend on, and the presets that fix them.
+"""Define `Setting`, all options of training and evaluation that results depend on, and read the presets that fix them.
 
 A run's result is decided by its method and data, by its seeds, and by the setting: network, steps, augmentation,
 optimizer, precision, evaluation. A setting starts from a preset and changes single fields (`setting`); planning then
@@ -21,6 +21,7 @@ from dgbench.core import schedules
 from dgbench.core.errors import Problems
 from dgbench.core.limits import Limit, find_problem, interval, one_of
 from dgbench.core.optimizers import WITH_AMSGRAD, optimizer_problem
+from dgbench.core.presets import DEFAULT, preset_names, read_preset
 from dgbench.core.wording import unknown_name
 
 _SHARE = Limit(lambda share: 0 < share < 1, "must lie between 0 and 1, so that both parts hold something")
@@ -164,9 +165,13 @@ class Setting:
             return schedules.stepped(since, steps, self.schedule_every, self.schedule_gamma)
         return _COURSES[self.schedule](since, steps)
 
-    def departures(self) -> dict[str, Any]:
-        """Return the fields whose values differ from the preset's: name -> value."""
-        preset = PRESETS[self.preset]
+    def departures(self, dataset: str = "") -> dict[str, Any]:
+        """Return the fields whose values differ from the preset's: name -> value.
+
+        Args:
+            dataset: The data set that the setting holds for; empty: those without values of their own.
+        """
+        preset = preset_on(self.preset, dataset)
         own = {name: mine for name in FIELD_NAMES if (mine := getattr(self, name)) != getattr(preset, name)}
         # `channels_last` is resolved from `auto` to True or False before a run is made. False is PyTorch's default
         # order, which no reader of a table needs to be told about; True departs from it.
@@ -197,28 +202,32 @@ _COURSES: Mapping[str, Callable[[int, int], float]] = {
 }
 """Schedule -> its factor at a step since the end of warm-up, given the number of steps from there."""
 
-_DOMAINBED_2020 = Setting(
-    preset="domainbed-2020",
-    cache="off",
-    backbone="domainbed-2020",
-    channels_last=False,
-    interpolation="bilinear",
-    validation_augmented=True,
-    init="run",
-    data_order="run",
-    generated_data="run",
-    ddof=0,
-)
-_DOMAINBED_2024 = dataclasses.replace(
-    _DOMAINBED_2020, preset="domainbed-2024", backbone="domainbed-2024", batch_norm="live"
-)
-PRESETS: Mapping[str, Setting] = {
-    preset.preset: preset for preset in (Setting("dgbench"), _DOMAINBED_2020, _DOMAINBED_2024)
-}
-"""Name -> preset: dgbench's defaults, and DomainBed's protocol as in its paper (2020) and its last version."""
+
+class _Presets(Mapping[str, Setting]):
+    """Settings of the presets by name, each read from its file at its first use."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Setting] = {}
+
+    def __getitem__(self, name: str) -> Setting:
+        if name not in self._made:
+            self._made[name] = Setting(name, **read_preset(name).setting)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(preset_names())
+
+    def __len__(self) -> int:
+        return len(preset_names())
+
+
+PRESETS: Mapping[str, Setting] = _Presets()
+"""Name -> setting of the preset on data sets for which it has no values of their own (`preset_on`)."""
 
 OF_DATASET = ("steps", "checkpoint_freq", "image_size", "domains_per_step")
 """Fields whose 0 stands for the data set's value."""
+OF_SWEEP = ("cache", "data_order", "ddof", "generated_data", "init", "weights")
+"""Fields that have one value for all data sets of a sweep."""
 LEFT_OPEN = ("channels_last",)
 """Fields whose `auto` requests nothing: a relaunch that leaves them at it keeps the value the sweep began with."""
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Setting) if f.name != "preset")
@@ -238,6 +247,11 @@ def stored_fields(setting: Setting) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in _ADDED or value != _ADDED[name]}
 
 
+def preset_on(name: str, dataset: str) -> Setting:
+    """Return the setting of a preset on a data set; an empty name stands for those without values of their own."""
+    return dataclasses.replace(PRESETS[name], **read_preset(name).setting_on(dataset))
+
+
 def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
     """Return the type's name and the limits of an annotated field."""
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
@@ -250,7 +264,7 @@ def _type_and_limits(hint: Any) -> tuple[str, Sequence[Limit]]:
 _FIELDS = {name: _type_and_limits(_HINTS[name]) for name in FIELD_NAMES}
 
 
-def setting(preset: str = "dgbench", /, **changes: Any) -> Setting:
+def setting(preset: str = DEFAULT, /, **changes: Any) -> Setting:
     """Make a setting from a preset and the fields that differ from it.
 
     Args:

@@ -150,7 +150,10 @@ class Sweep:
             raise UserError(f"--output_dir {self.root} cannot be made: {error.strerror}") from None
         declaration = self.declaration
         changes = declaration.changes(self.plan, self.catalogue)
-        table = tabulate(self.plan, declaration.setting, declaration.protocol, changes)
+        settings = {
+            name: declaration.setting_on(name) for name in self.plan.datasets if name in declaration.of_datasets
+        }
+        table = tabulate(self.plan, declaration.setting, declaration.protocol, changes, settings)
         write_plan(self.root, table)
         write_search(self.root, self.plan.brackets)
         write_declaration(self.root, self.declaration, self.site)  # last: a folder with a declaration has a plan

@@ -16,10 +16,9 @@ from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, SingleSource
-from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.plan.asking import declare
 from dgbench.plan.declaration import Declaration
-from dgbench.plan.request import Overrides, Request
+from dgbench.plan.request import Request
 from dgbench.plan.sweep_file import PROTOCOL_KEYS
 
 _GIVE = {
@@ -51,10 +50,12 @@ def declare_more(
     """
     given = [name for name, keys in _GIVE.items() if any(asked.get(key) is not None for key in keys)]
     repeats = not {"rows", "datasets"} <= set(given)
-    completed = {"search": before.search, **asked, **_setting(asked, before)}
+    preset = before.setting.preset
+    completed = {"search": before.search, "preset": preset, **asked}
     if repeats:
         completed = {**_request(asked, before.searches, paths), **completed}
-    declaration, found = declare(completed, catalogue)
+    # Under another preset, a contradiction that is told later, the sweep's values say nothing.
+    declaration, found = declare(completed, catalogue, before.layer if completed["preset"] == preset else None)
     (request,) = declaration.requests
     last = before.searches[-1].protocol
     if "protocol" not in given and isinstance(request.protocol, LeaveOneDomainOut):
@@ -66,20 +67,7 @@ def declare_more(
     if repeats:
         changed: dict[str, Any] = {name: getattr(request, name) for name in given}
         requests = [replace(old, **changed) for old in before.searches]
-    overrides = _overrides(before.overrides, declaration.overrides)
-    return replace(declaration, overrides=overrides, requests=tuple(dict.fromkeys(requests))), found
-
-
-def _setting(asked: Mapping[str, Any], before: Declaration) -> dict[str, Any]:
-    """Return the keys of the setting, completed; an empty mapping if the launch has another preset, a contradiction."""
-    own = before.setting
-    if asked.get("preset", own.preset) != own.preset:
-        return {}
-    # A field may be given in any of the three.
-    said = {**asked.get("hparams", {}), **asked.get("set", {}), **asked.get("setting", {})}
-    kept = {name: getattr(own, name) for name in FIELD_NAMES if name not in said}
-    changes = {name: value for name, value in kept.items() if value != getattr(PRESETS[own.preset], name)}
-    return {"preset": own.preset, "setting": {**changes, **asked.get("setting", {})}}
+    return replace(declaration, requests=tuple(dict.fromkeys(requests))), found
 
 
 def _request(asked: Mapping[str, Any], before: tuple[Request, ...], paths: Mapping[str, str]) -> dict[str, Any]:
@@ -97,11 +85,3 @@ def _request(asked: Mapping[str, Any], before: tuple[Request, ...], paths: Mappi
         if alone and asked.get("test_envs") and not any(asked.get(key) for key in PROTOCOL_KEYS):
             found["single_test_envs"] = True
     return found
-
-
-def _overrides(before: Overrides, asked: Overrides) -> Overrides:
-    """Return the overrides of a launch with those of the sweep that it doesn't name."""
-    parts = {
-        name: {**before.parts.get(name, {}), **asked.parts.get(name, {})} for name in (*before.parts, *asked.parts)
-    }
-    return Overrides({**before.fixed, **asked.fixed}, parts, {**before.draws, **asked.draws})

@@ -7,7 +7,7 @@ has to be changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import RANDOM
 from dgbench.core.machine import check_precision, pick_device
+from dgbench.core.presets import DEFAULT, read_preset
 from dgbench.core.protocol import (
     VALIDATION,
     AllDomains,
@@ -27,7 +28,7 @@ from dgbench.core.protocol import (
     Protocol,
     SingleSource,
 )
-from dgbench.core.setting import FIELD_NAMES, setting
+from dgbench.core.setting import FIELD_NAMES, OF_SWEEP, PRESETS, setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_undeclared, check_value
 from dgbench.core.wording import format_value, unknown_name
@@ -37,6 +38,16 @@ from dgbench.networks.start import check_start
 from dgbench.plan.brackets import refuse_search
 from dgbench.plan.changes import apply_changes
 from dgbench.plan.declaration import Declaration
+from dgbench.plan.layers import (
+    EVERYWHERE,
+    Changes,
+    Layer,
+    changes_on,
+    everywhere,
+    layer_of_preset,
+    split_by_dataset,
+    stack,
+)
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import MOST_RUNS, Overrides, Request
 from dgbench.plan.sweep_file import FOLD, NOT_QUICK, PROTOCOL_KEYS
@@ -44,8 +55,15 @@ from dgbench.plan.sweep_file import FOLD, NOT_QUICK, PROTOCOL_KEYS
 T = TypeVar("T")
 
 
-def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration, dict[str, str]]:
+def declare(
+    asked: Mapping[str, Any], catalogue: Catalogue, below: Layer | None = None
+) -> tuple[Declaration, dict[str, str]]:
     """Make a declaration from values by `KEYS`.
+
+    Args:
+        asked: The values.
+        catalogue: Holds the entries that they name.
+        below: Settings and hyperparameters that they lie over; None: those of their preset.
 
     Returns:
         The declaration, and data set -> path for the data sets that were named with a path.
@@ -55,6 +73,8 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
     """
     problems, paths = Problems(), dict[str, str]()
     rows: tuple[Row, ...] = ()
+    preset = str(asked.get("preset", DEFAULT))
+    asked = {**_keys_of_preset(preset, asked), **asked}
     for key in ("algorithms", "datasets"):
         if not asked.get(key):
             problems.add(f"name at least one of --{key}")
@@ -62,23 +82,76 @@ def declare(asked: Mapping[str, Any], catalogue: Catalogue) -> tuple[Declaration
         rows = parse_rows(asked.get("algorithms", ()), catalogue)
     with problems.collecting():
         paths = split_datasets(asked.get("datasets", ()), catalogue)
-    changes = dict(asked.get("setting", {}))
-    with problems.collecting():
-        hparams = apply_changes(asked.get("hparams", {}), asked.get("set", {}), rows, catalogue)
-        overrides, from_hparams = _overrides(hparams, asked.get("space", {}), rows, catalogue)
-        changes = from_hparams | changes
+    own = _layer(asked, rows, catalogue, problems)
     with problems.collecting():
         seeds, trials = _seeds(asked)
+    layer = own
     with problems.collecting():
-        chosen = setting(asked.get("preset", "dgbench"), **changes)
-        check_backbone(chosen.backbone)
+        if preset not in PRESETS:
+            setting(preset, **everywhere(own).setting)
+        layer = stack(layer_of_preset(preset, catalogue) if below is None else below, own)
+        _check_settings(preset, layer, paths)
     with problems.collecting():
         protocol = _protocol(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
     with problems.collecting():
         refuse_search(search := asked.get("search", RANDOM))
     problems.raise_if_any()
     request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
-    return Declaration(chosen, overrides, (request,), search), {name: path for name, path in paths.items() if path}
+    found, of_datasets = everywhere(layer), {name: own for name, own in layer.items() if name != EVERYWHERE}
+    declaration = Declaration(setting(preset, **found.setting), found.overrides, (request,), search, of_datasets)
+    return declaration, {name: path for name, path in paths.items() if path}
+
+
+def _keys_of_preset(preset: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a preset has for keys beside settings and hyperparameters, where nothing speaks against.
+
+    Its protocol counts where no other is asked for, its numbers of draws and trials where none is.
+    """
+    if preset not in PRESETS:
+        return {}
+    left = dict(read_preset(preset).asked)
+    for group, more in ((PROTOCOL_KEYS, ("test_envs", "validation")), (NOT_QUICK, ("quick",))):
+        if any(asked.get(key) for key in (*group, *more)):
+            left = {key: value for key, value in left.items() if key not in group}
+    return left
+
+
+def _layer(asked: Mapping[str, Any], rows: Sequence[Row], catalogue: Catalogue, problems: Problems) -> Layer:
+    """Return the settings and hyperparameters that a launch asks for; add the problems that the rows' cards show.
+
+    Where hyperparameters have problems, the settings of the same table are returned without them.
+    """
+    found = dict[str, Changes]()
+    hparams = apply_changes(asked.get("hparams", {}), asked.get("set", {}), rows, catalogue)
+    for name, own in split_by_dataset({**asked, "hparams": hparams}, catalogue).items():
+        found[name] = Changes(own["setting"])
+        own_problems = Problems()
+        for field in () if name == EVERYWHERE else (*own["setting"], *own["hparams"]):
+            if field in OF_SWEEP:
+                own_problems.add(f"{field} has one value for all data sets of a sweep")
+        with own_problems.collecting():
+            overrides, from_hparams = _overrides(own["hparams"], own["space"], rows, catalogue)
+            found[name] = Changes(from_hparams | own["setting"], overrides)
+        for problem in own_problems.found:
+            problems.add(problem if name == EVERYWHERE else f"on {name}: {problem}")
+    return found
+
+
+def _check_settings(preset: str, layer: Layer, datasets: Iterable[str]) -> None:
+    """Raise UserError for settings that are invalid everywhere, or on a data set that has own ones."""
+    problems = Problems()
+    for name in (EVERYWHERE, *(name for name in dict.fromkeys((*layer, *datasets)) if name != EVERYWHERE)):
+        own = Problems()
+        fields = changes_on(layer, name).setting
+        with own.collecting():
+            setting(preset, **fields)
+        if isinstance(backbone := fields.get("backbone", PRESETS[preset].backbone), str):
+            with own.collecting():
+                check_backbone(backbone)
+        for problem in own.found:
+            if problem not in problems.found:
+                problems.add(problem if name == EVERYWHERE else f"on {name}: {problem}")
+    problems.raise_if_any()
 
 
 def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
@@ -154,11 +227,11 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
         UserError: A data set, the network or the device has a problem; all of them are listed.
     """
     problems, facts = Problems(), dict[str, DatasetFacts]()
-    if declaration.setting.precision != "fp32":
-        with problems.collecting():
-            check_precision(declaration.setting, pick_device(site.device))
-    asked = declaration.setting
     for name in dict.fromkeys(name for request in declaration.requests for name in request.datasets):
+        asked = declaration.setting_on(name)
+        if asked.precision != "fp32":
+            with problems.collecting():
+                check_precision(asked, pick_device(site.device))
         with problems.collecting():
             dataset = open_dataset(name, site, catalogue, asked.image_size, asked.backbone)
             facts[name] = facts_of(name, dataset)

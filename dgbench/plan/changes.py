@@ -12,13 +12,15 @@ from dgbench.catalogue.rows import Row
 from dgbench.core.errors import Problems
 from dgbench.core.setting import FIELD_NAMES, Setting
 from dgbench.core.wording import shorten
+from dgbench.plan.layers import is_dataset
 
 
 def read_changes(words: Iterable[str]) -> dict[str, str]:
     """Split words of the form `NAME=VALUE`.
 
     Returns:
-        Name -> text of its value. A name is that of a setting or hyperparameter, or `ENTRY.HYPERPARAMETER`.
+        Name -> text of its value. A name is that of a setting or hyperparameter, `ENTRY.HYPERPARAMETER`, or either
+        behind `DATASET.`.
 
     Raises:
         UserError: Words have another form, or give one name two values.
@@ -78,6 +80,11 @@ def apply_changes(
     found = dict(hparams)
     algorithms = [catalogue.get("algorithm", name) for name in dict.fromkeys(row.algorithm for row in rows)]
     for name, text in changes.items():
+        dataset, dot, rest = name.partition(".")
+        if dot and is_dataset(dataset, catalogue):
+            own = found[dataset] if isinstance(found.get(dataset), Mapping) else {}
+            found[dataset] = apply_changes(own, {rest: text}, rows, catalogue)
+            continue
         owner, dot, own_name = name.rpartition(".")
         if dot:
             entry = catalogue.entries.get(owner)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_rows
@@ -16,13 +17,15 @@ from dgbench.core.errors import Problems
 from dgbench.core.halving import HALVING, RANDOM
 from dgbench.core.plain import fields_of, from_plain
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource
-from dgbench.core.setting import LEFT_OPEN, OF_DATASET, Setting
+from dgbench.core.setting import FIELD_NAMES, LEFT_OPEN, OF_DATASET, PRESETS, Setting, setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw
 from dgbench.data.facts import DatasetFacts
+from dgbench.plan.layers import EVERYWHERE, Changes, Layer, changes_on, overrides_of_preset
 from dgbench.plan.planner import Plan, plan
+from dgbench.plan.provenance import word_setting
 from dgbench.plan.request import Overrides, Request
-from dgbench.store.files import reading_sweep_json, write_json
+from dgbench.store.files import read_object, reading_sweep_json, write_json
 
 FILE = "sweep.json"
 """Name of the file in the sweep's folder."""
@@ -48,6 +51,23 @@ class Declaration:
     """The launches so far, at least one."""
     search: str = RANDOM
     """`random` or `halving`: whether each draw of hyperparameters is trained to its end."""
+    of_datasets: Layer = field(default_factory=dict)
+    """Data set -> its own values in place of `setting` and `overrides`; the sweep need not have asked for it yet."""
+
+    @property
+    def layer(self) -> Layer:
+        """All settings and hyperparameters that differ from the defaults of their preset and methods."""
+        preset = PRESETS[self.setting.preset]
+        changes = {name: mine for name in FIELD_NAMES if (mine := getattr(self.setting, name)) != getattr(preset, name)}
+        return {EVERYWHERE: Changes(changes, self.overrides), **self.of_datasets}
+
+    def setting_on(self, dataset: str) -> Setting:
+        """Return the setting of the runs on a data set, before the data set fills it in."""
+        return setting(self.setting.preset, **changes_on(self.layer, dataset).setting)
+
+    def overrides_on(self, dataset: str) -> Overrides:
+        """Return the changes to hyperparameters that hold on a data set."""
+        return changes_on(self.layer, dataset).overrides
 
     @property
     def searches(self) -> tuple[Request, ...]:
@@ -75,13 +95,29 @@ class Declaration:
         Raises:
             UserError: Something can't be done; the message lists all problems.
         """
-        return plan(self.requests, facts, self.setting, catalogue, self.overrides, halving=self.search == HALVING)
+        settings = {name: self.setting_on(name) for name in facts}
+        overrides = {name: self.overrides_on(name) for name in facts}
+        return plan(self.requests, facts, settings, catalogue, overrides, halving=self.search == HALVING)
 
     def changes(self, plan: Plan, catalogue: Catalogue) -> Iterator[str]:
-        """Yield each change to hyperparameters in words, given the sweep's plan."""
+        """Yield changes in words, given the sweep's plan: `lr 0.1`, and of single data sets `steps 300 on PACS`.
+
+        Left out are what the preset says, and fields of the setting on all data sets (`Setting.departures`).
+        """
         algorithms = dict.fromkeys(run.method.name for run in plan.runs if run.kind == "train")
-        names = dict.fromkeys((*algorithms, *self.overrides.parts))
-        return self.overrides.describe(catalogue.entries[name] for name in names if name in catalogue.entries)
+
+        def words(dataset: str) -> Iterator[str]:
+            own = self.overrides_on(dataset).beside(overrides_of_preset(self.setting.preset, dataset))
+            names = dict.fromkeys((*algorithms, *own.parts))
+            return own.describe(catalogue.entries[name] for name in names if name in catalogue.entries)
+
+        said = [*words(EVERYWHERE)]
+        yield from said
+        said += [word_setting(name, value) for name, value in self.setting.departures().items()]
+        for name in plan.datasets:
+            fields = self.setting_on(name).departures(name)
+            own = [*(word_setting(field, value) for field, value in fields.items()), *words(name)]
+            yield from (f"{text} on {name}" for text in own if text not in said)
 
     def extended_with(self, other: Declaration, root: Path) -> Declaration:
         """Return the declaration with the requests of another added.
@@ -106,6 +142,9 @@ class Declaration:
             problems.add(f"{root} holds a sweep with {name} {here}, not {asked}: use another folder")
         if self.overrides != other.overrides:
             problems.add(f"{root} holds a sweep with other --hparams or space: use another folder")
+        mine_on, theirs_on = self.of_datasets, other.of_datasets
+        if unlike := [name for name in {**mine_on, **theirs_on} if mine_on.get(name) != theirs_on.get(name)]:
+            problems.add(f"{root} holds a sweep with other values on {', '.join(unlike)}: use another folder")
         if self.protocol != other.protocol:
             problems.add(f"{root} holds a {self.protocol} sweep, not {other.protocol}: use another folder")
         elif self.validation != other.validation:
@@ -133,12 +172,16 @@ class Declaration:
 
 def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
     """Write `sweep.json` to the sweep's folder `root`, with the options of this machine beside the declaration."""
-    draws = {name: str(draw) for name, draw in declaration.overrides.draws.items()}
+    of_datasets = {
+        name: {"setting": own.setting, "overrides": _plain(own.overrides)}
+        for name, own in declaration.of_datasets.items()
+    }
     content = {
         "format": FORMAT,
         "setting": declaration.setting,
         "search": declaration.search,
-        "overrides": fields_of(declaration.overrides) | {"draws": draws},
+        "overrides": _plain(declaration.overrides),
+        "of_datasets": of_datasets,
         "requests": [
             fields_of(request)
             | {
@@ -150,6 +193,31 @@ def write_declaration(root: Path, declaration: Declaration, site: Site) -> None:
         "site": site,
     }
     write_json(root / FILE, content)
+
+
+def _plain(overrides: Overrides) -> dict[str, Any]:
+    """Return the content of overrides as the file holds it."""
+    return fields_of(overrides) | {"draws": {name: str(draw) for name, draw in overrides.draws.items()}}
+
+
+def _with_draws(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of overrides in the file with distributions in the place of their texts."""
+    return {**overrides, "draws": {name: Draw.parse(text) for name, text in overrides["draws"].items()}}
+
+
+def asked_beside_preset(root: Path, dataset: str) -> Overrides:
+    """Return the changes to hyperparameters on a data set that are not the preset's, from `sweep.json`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CorruptFile: It is damaged.
+        KeyError: It lacks a part.
+    """
+    data = read_object(root / FILE)
+    of_dataset = data.get("of_datasets", {}).get(dataset, {})
+    found = [from_plain(Overrides, _with_draws(held["overrides"])) for held in (data, of_dataset) if held]
+    layer = {name: Changes({}, own) for name, own in zip((EVERYWHERE, dataset), found, strict=False)}
+    return changes_on(layer, dataset).overrides.beside(overrides_of_preset(data["setting"]["preset"], dataset))
 
 
 def read_site(root: Path) -> Site:
@@ -178,13 +246,15 @@ def read_declaration(
         # The site comes first: its included files may define the entries that rows name.
         site = Site.from_json(data["site"]).including(include)
         catalogue = catalogue or Catalogue(site.include)
-        data["overrides"]["draws"] = {name: Draw.parse(text) for name, text in data["overrides"]["draws"].items()}
+        of_datasets = data.get("of_datasets", {})  # earlier versions had none
+        for holder in (data, *of_datasets.values()):
+            holder["overrides"] = _with_draws(holder["overrides"])
         for request in data["requests"]:
             protocol = _PROTOCOLS[request["protocol"].pop("name")]
             request["protocol"] = from_plain(protocol, request["protocol"])
             request["rows"] = parse_rows(request["rows"], catalogue)
         fields = {name: data[name] for name in ("setting", "overrides", "requests")}
-        found = from_plain(Declaration, {**fields, "search": data.get("search", RANDOM)})
+        found = from_plain(Declaration, {**fields, "search": data.get("search", RANDOM), "of_datasets": of_datasets})
         if not found.requests:
             raise ValueError("it requests nothing")
     return found, site

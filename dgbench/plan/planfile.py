@@ -18,7 +18,7 @@ from dgbench.core.protocol import Fold
 from dgbench.core.run import is_run_id, run_name
 from dgbench.core.setting import Setting
 from dgbench.data.facts import DatasetFacts
-from dgbench.plan.provenance import Provenance
+from dgbench.plan.provenance import Provenance, word_setting
 from dgbench.store.files import reading_sweep_json, write_atomic
 
 if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
@@ -56,7 +56,7 @@ class PlanTable:
     protocol: str
     """Name of the protocol."""
     setting: Setting
-    """The sweep's setting, before data sets filled it in."""
+    """The sweep's setting where data sets have no values of their own, and before they filled it in."""
     rows: tuple[str, ...]
     datasets: Mapping[str, DatasetFacts]
     folds: tuple[Fold, ...]
@@ -66,24 +66,35 @@ class PlanTable:
     repeats: Mapping[tuple[str, str, str], tuple[tuple[int, str], ...]] = field(default_factory=dict)
     """(row, data set, selector) -> the same for trials that repeat what the selector chose in the search."""
     provenance: Provenance = field(default_factory=Provenance)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """Data set -> its setting before it was filled in, of data sets with values of their own."""
+
+    def setting_on(self, dataset: str) -> Setting:
+        """Return the setting of the runs on a data set, before the data set filled it in."""
+        return self.settings.get(dataset, self.setting)
 
     def name(self, run: PlannedRun) -> str:
         """Return the name of a run for people, which equals `Run.name`."""
         return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
 
 
-def tabulate(plan: Plan, setting: Setting, protocol: str, changes: Iterable[str] = ()) -> PlanTable:
+def tabulate(
+    plan: Plan,
+    setting: Setting,
+    protocol: str,
+    changes: Iterable[str] = (),
+    settings: Mapping[str, Setting] | None = None,
+) -> PlanTable:
     """Make the table of a plan.
 
     Args:
         plan: The plan.
-        setting: The sweep's setting, before data sets filled it in.
+        setting: The sweep's setting where data sets have no values of their own, and before they filled it in.
         protocol: The protocol's name.
-        changes: Changes to hyperparameters in words, of `Overrides.describe`, for the provenance.
+        changes: Further departures from the preset in words, of `Declaration.changes`, for the provenance.
+        settings: Data set -> its setting, of those with values of their own; None: there are none.
     """
-    departures = (
-        f"{name} {value[:12] if name == 'weights' else value}" for name, value in setting.departures().items()
-    )
+    departures = (word_setting(name, value) for name, value in setting.departures().items())
     folds = {fold: i for i, fold in enumerate(dict.fromkeys(run.fold for run in plan.runs))}
     places = {run.id: i for i, run in enumerate(plan.runs)}
     runs = tuple(
@@ -107,7 +118,8 @@ def tabulate(plan: Plan, setting: Setting, protocol: str, changes: Iterable[str]
     repeats = {key: placed(candidates) for key, candidates in plan.repeats.items()}
     # Departures belong to the sweep, not to any row, so planning doesn't know them and they are added to its facts now.
     provenance = replace(plan.provenance, asked=(*departures, *changes))
-    return PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, repeats, provenance)
+    table = PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, repeats, provenance)
+    return replace(table, settings=dict(settings or {}))
 
 
 def write_plan(root: Path, table: PlanTable) -> None:

@@ -112,9 +112,9 @@ class PlannedSpot(NamedTuple):
 def plan(
     requests: Sequence[Request],
     facts: Mapping[str, DatasetFacts],
-    setting: Setting,
+    settings: Mapping[str, Setting],
     catalogue: Catalogue,
-    overrides: Overrides | None = None,
+    overrides: Mapping[str, Overrides] | None = None,
     *,
     halving: bool = False,
 ) -> Plan:
@@ -123,22 +123,23 @@ def plan(
     Args:
         requests: The launches, planned as if they had been one.
         facts: Data set -> its facts, for every data set of the requests.
-        setting: The sweep's setting, before data sets fill it in.
+        settings: Data set -> the setting of its runs, before the data set fills it in.
         catalogue: Holds the entries that the rows are made of.
-        overrides: Changes to hyperparameters; None: none.
+        overrides: Data set -> changes to hyperparameters; None: none.
         halving: Whether the worse draws are dropped on the way.
 
     Raises:
         UserError: Something can't be done; the message lists all problems.
     """
-    settings = {name: resolve_setting(setting, fact) for name, fact in facts.items()}
-    changes = overrides or Overrides()
+    settings = {name: resolve_setting(settings[name], fact) for name, fact in facts.items()}
+    changes = overrides or {}
     refuse_too_many(requests, facts, settings)
 
     # Refusals, teachers and runs all ask for the same draws, most of them many times.
     @lru_cache(maxsize=100_000)
     def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> ResolvedEntry:
-        return changes.resolve(catalogue.get(kind, name), facts[dataset], setting, seed, trial)
+        own = changes.get(dataset, Overrides())
+        return own.resolve(catalogue.get(kind, name), facts[dataset], setting, seed, trial)
 
     problems, planned = Problems(), None
     with problems.collecting():

@@ -18,3 +18,8 @@ class Provenance:
     """Row -> the row that taught its runs, with its backbone if that is another. Untaught rows are left out."""
     asked: tuple[str, ...] = ()
     """Departures of the sweep's runs from the preset and the declared search spaces, each in words: `steps 300`."""
+
+
+def word_setting(name: str, value: object) -> str:
+    """Return a field of the setting with its value in words: `steps 300`, of weights the first digits of their hash."""
+    return f"{name} {str(value)[:12] if name == 'weights' else value}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row
@@ -15,6 +15,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Value
 from dgbench.data.facts import DatasetFacts, resolve_batch_norm, traits_of
 
+T = TypeVar("T")
 Values = Callable[[str, str, str, Setting, int, int], ResolvedEntry]
 """(kind of an entry, its name, data set, resolved setting, hyperparameter seed, trial that draws) -> the entry with its
 values.
@@ -79,6 +80,10 @@ def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Se
     return resolve_batch_norm(dataclasses.replace(setting, backbone=backbone, weights=""), facts)
 
 
+def _beside(values: Mapping[str, T], usual: Mapping[str, T]) -> dict[str, T]:
+    return {name: value for name, value in values.items() if name not in usual or usual[name] != value}
+
+
 @dataclass(frozen=True)
 class Overrides:
     """Changes to hyperparameters that hold for a whole sweep, from `--hparams` and from a sweep file's `[space]`."""
@@ -89,6 +94,22 @@ class Overrides:
     """Entry -> the same for this entry alone: `{"SWAD": {"tolerance_ratio": 0.2}}`."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Hyperparameter -> distribution in place of the declared one, for all algorithms that have it."""
+
+    def joined_with(self, above: Overrides) -> Overrides:
+        """Return these changes and those of `above`, which win where both give a value."""
+        parts = {
+            name: {**self.parts.get(name, {}), **above.parts.get(name, {})} for name in (*self.parts, *above.parts)
+        }
+        return Overrides({**self.fixed, **above.fixed}, parts, {**self.draws, **above.draws})
+
+    def beside(self, usual: Overrides) -> Overrides:
+        """Return the changes that are not the same in `usual`."""
+        mine = {name: _beside(values, usual.parts.get(name, {})) for name, values in self.parts.items()}
+        return Overrides(
+            _beside(self.fixed, usual.fixed),
+            {name: values for name, values in mine.items() if values or not self.parts[name]},
+            _beside(self.draws, usual.draws),
+        )
 
     def resolve(
         self, entry: CatalogueEntry, facts: DatasetFacts, setting: Setting, seed: int, trial: int

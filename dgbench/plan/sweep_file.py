@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.presets import TABLES
 from dgbench.core.wording import format_value, unknown_name, with_article
 from dgbench.plan.options import OPTIONS
 
@@ -28,8 +29,8 @@ PROTOCOL_KEYS = ("single_test_envs", "single_source", "all_domains", *FOLD)
 """Keys that choose a protocol."""
 NOT_QUICK = ("n_hparams_from", "n_hparams", "n_trials_from", "n_trials")
 """Keys that `quick` gives values to."""
-_TABLES = ("setting", "hparams")
-"""Keys whose values are merged name by name."""
+_DEPTH = 3
+"""Most tables that lead to a value: `hparams.PACS.SWAD` has a data set's value of an entry."""
 _SWEEPS = Path(__file__).parents[1] / "sweeps"
 """Folder of the sweep files that the package ships."""
 
@@ -90,16 +91,45 @@ def read_sweep_file(word: str | Path) -> dict[str, Any]:
 
 
 def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the values of flags over those of a sweep file; `setting` and `hparams` are merged name by name.
+    """Merge the values of flags over those of a sweep file; tables are merged name by name.
 
     Args:
         asked: Values of the sweep file, by `KEYS`.
         flags: Values of the flags that were given.
     """
     # A field of the setting may be given in `setting`, in `hparams` or by `--set`. A flag that names it must win over
-    # the file in whichever table the file has it, so the name is removed from both.
-    said = {**flags.get("hparams", {}), **flags.get("setting", {}), **flags.get("set", {})}
+    # the file wherever the file has it, also for one data set, so the name is removed from all tables.
+    said = frozenset(name for key in ("hparams", "setting", "set") for name in _places(flags.get(key, {})))
     if flags.get("quick"):
         asked = {key: value for key, value in asked.items() if key not in NOT_QUICK}
-    below = {key: {name: value for name, value in asked.get(key, {}).items() if name not in said} for key in _TABLES}
-    return {**asked, **flags, **{key: {**below[key], **flags.get(key, {})} for key in _TABLES}}
+    tables = {key: _without(asked[key], said) for key in TABLES if key in asked}
+    merged = {key: _joined(tables.get(key, {}), flags.get(key, {})) for key in ("setting", "hparams")}
+    return {**asked, **tables, **flags, **merged}
+
+
+def _places(table: Mapping[str, Any], before: str = "", depth: int = _DEPTH) -> Iterator[str]:
+    """Yield the place of each value of a table: `lr`, `SAM.rho`."""
+    for name, value in table.items():
+        deeper = depth > 1 and isinstance(value, Mapping)
+        yield from _places(value, f"{before}{name}.", depth - 1) if deeper else (f"{before}{name}",)
+
+
+def _without(table: Mapping[str, Any], said: frozenset[str], before: str = "", depth: int = _DEPTH) -> dict[str, Any]:
+    """Return a table without the values whose name or place is in `said`."""
+    return {
+        name: _without(value, said, f"{before}{name}.", depth - 1)
+        if depth > 1 and isinstance(value, Mapping)
+        else value
+        for name, value in table.items()
+        if name not in said and f"{before}{name}" not in said
+    }
+
+
+def _joined(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = _DEPTH) -> dict[str, Any]:
+    """Return the values of two tables; those of `above` win, and tables that both have are joined."""
+    found = {**below, **above}
+    for name in (*below,) if depth > 1 else ():
+        low, high = below[name], found[name]
+        if isinstance(low, Mapping) and isinstance(high, Mapping):
+            found[name] = _joined(low, high, depth - 1)
+    return found

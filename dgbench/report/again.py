@@ -17,17 +17,15 @@ from typing import Any
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, FixedSplit, Fold, LeaveOneDomainOut, SingleSource
 from dgbench.core.run import ALL_TRIALS, ResolvedEntry, Run
-from dgbench.core.setting import Setting
 from dgbench.core.site import Site
 from dgbench.core.wording import format_ranges
-from dgbench.plan import declaration, planfile
-from dgbench.plan.declaration import read_site
+from dgbench.plan import planfile
+from dgbench.plan.declaration import asked_beside_preset, read_site
 from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.results import Results
 from dgbench.report.run_frames import their_record
 from dgbench.report.scrutiny import trials_at
 from dgbench.report.select import Pick, Selector
-from dgbench.store.files import read_object
 from dgbench.store.run_folder import RunFolder
 from dgbench.store.sealed import CorruptFile
 
@@ -134,20 +132,20 @@ class _Writer:
         """Return the command that makes a merged model again with its members in a folder of its own, and a remark."""
         try:
             members = [RunFolder(self.root, member.run).run() for member in merged.inputs]
-            overrides = read_object(self.root / declaration.FILE)["overrides"]
+            asked = asked_beside_preset(self.root, merged.dataset)
         except (FileNotFoundError, CorruptFile, KeyError) as error:
             return "", f"it is merged from {len(merged.inputs)} runs, and not all that made them is there: {error}"
         fold = list(_launch_fold(self.table.protocol, merged.fold))
         seeds, trials = {member.hparams_seed for member in members}, {member.trial for member in members}
         made = f"it is merged from {len(members)} runs (draws {format_ranges(seeds)})"
-        if not fold or overrides["draws"]:
+        if not fold or asked.draws:
             lacking = "distributions of a sweep file" if fold else f"folds of the protocol {self.table.protocol}"
             return "", f"{made}; flags have no words for {lacking}: launch the same sweep file into a new folder"
         words = ["dgbench", "launch", "--algorithms", row, "--datasets", self._dataset(merged.dataset), *fold]
         for name, numbers in (("n_hparams", seeds), ("n_trials", trials)):
             words += [f"--{name}_from", str(min(numbers)), f"--{name}", str(max(numbers) + 1)]
-        words += _setting_words(self.table.setting)
-        if values := {**overrides["fixed"], **overrides["parts"]}:
+        words += self._setting_words(merged.dataset)
+        if values := {**asked.fixed, **asked.parts}:
             words += ["--hparams", json.dumps(values)]
         words += [*self._site_words(), "--output_dir", f"{self.root}-again", "--skip_confirmation"]
         return shlex.join(words), f"{made}, which the command trains"
@@ -161,20 +159,20 @@ class _Writer:
             members = (
                 [RunFolder(self.root, source.run).run() for source in run.inputs] if run.kind == "merge" else [run]
             )
-            overrides = read_object(self.root / declaration.FILE)["overrides"]
+            asked = asked_beside_preset(self.root, run.dataset)
         except (FileNotFoundError, CorruptFile, KeyError) as error:
             return "", str(error)
         if run.kind == "adapt":
             return "", f"{run.method.name} adapts a model where it is used: deploy the row {row.rpartition('+')[0]}"
-        if run.kind == "merge" and overrides["draws"]:
+        if run.kind == "merge" and asked.draws:
             return "", "flags have no words for distributions of a sweep file: launch the same file with --all_domains"
         words = ["dgbench", "launch", "--algorithms", row, "--datasets", self._dataset(run.dataset), "--all_domains"]
         words += ["--test_envs", run.fold.held_out[0]]
         seeds, trials = {member.hparams_seed for member in members}, {member.trial for member in members}
         for name, numbers in (("n_hparams", seeds), ("n_trials", trials)):
             words += [f"--{name}_from", str(min(numbers)), f"--{name}", str(max(numbers) + 1)]
-        words += _setting_words(self.table.setting)
-        merged = {**overrides["fixed"], **overrides["parts"]}
+        words += self._setting_words(run.dataset)
+        merged = {**asked.fixed, **asked.parts}
         if values := merged if run.kind == "merge" else _chosen_values(row, [run]):
             words += ["--hparams", json.dumps(values)]
         words += [*self._site_words(), "--output_dir", f"{self.root}-deploy", "--skip_confirmation"]
@@ -190,10 +188,19 @@ class _Writer:
         run = chain[0]
         yield from ("dgbench", "train", "--algorithm", row, "--dataset", self._dataset(run.dataset), *fold)
         yield from ("--hparams_seed", str(run.hparams_seed), "--trial_seed", str(run.trial))
-        yield from _setting_words(self.table.setting)
+        yield from self._setting_words(run.dataset)
         if values := _chosen_values(row, chain):
             yield from ("--hparams", json.dumps(values))
         yield from self._site_words()
+
+    def _setting_words(self, dataset: str) -> Iterator[str]:
+        """Yield the flags that give the setting on a data set: its preset, then each field that departs from it."""
+        setting = self.table.setting_on(dataset)
+        yield from ("--preset", setting.preset)
+        fields = {name: value for name, value in setting.departures(dataset).items() if name != "weights"}
+        written = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in fields.items()]
+        if written:
+            yield from ("--set", *written)
 
     def _site_words(self) -> Iterator[str]:
         """Yield the flags that say where data and files lie on this machine."""
@@ -245,15 +252,6 @@ def _fold_words(protocol: str, fold: Fold) -> Iterator[str]:
     spelled_out = protocol == Explicit.name and not fold.target_val
     if protocol in (LeaveOneDomainOut.name, SingleSource.name, FixedSplit.name) or spelled_out:
         yield from ("--test", *fold.held_out)
-
-
-def _setting_words(setting: Setting) -> Iterator[str]:
-    """Yield the flags that give a sweep's setting: its preset, then each field that departs from it."""
-    yield from ("--preset", setting.preset)
-    departures = {name: value for name, value in setting.departures().items() if name != "weights"}
-    written = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in departures.items()]
-    if written:
-        yield from ("--set", *written)
 
 
 class _TheirWriter:

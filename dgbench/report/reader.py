@@ -128,7 +128,9 @@ class _Reader:
             notes=tuple(self.notes),
             kept=KeptPredictions(self.root),
             setting=fields_of(table.setting),
-            settings={name: length_and_network(table.setting, facts) for name, facts in table.datasets.items()},
+            settings={
+                name: length_and_network(table.setting_on(name), facts) for name, facts in table.datasets.items()
+            },
             facts=table.datasets,
         )
 

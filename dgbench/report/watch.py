@@ -86,7 +86,8 @@ class Watch:
         self.table, self.store, self._clock = read_plan(root), Store(root), clock
         self._retries = retries_of(root)
         self._lengths = {
-            name: length_and_network(self.table.setting, facts).steps for name, facts in self.table.datasets.items()
+            name: length_and_network(self.table.setting_on(name), facts).steps
+            for name, facts in self.table.datasets.items()
         }
         self._seen: dict[str, tuple[int, float]] = {}
         """Running run -> its step and the time at the look in which it had newly been reached."""

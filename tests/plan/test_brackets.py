@@ -35,7 +35,7 @@ def planned(
         Request(parse_rows(rows, catalogue), ("Toy",), LeaveOneDomainOut(), tuple(range(hparams)), tuple(range(trials)))
     ]
     facts = {"Toy": make_facts(3, steps=31, checkpoint_freq=5)}
-    return plan(requests, facts, setting(), catalogue, halving=halving)
+    return plan(requests, facts, dict.fromkeys(facts, setting()), catalogue, halving=halving)
 
 
 def test_the_draws_of_a_fold_and_trial_compete_and_rows_share_their_brackets(

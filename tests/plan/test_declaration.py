@@ -192,7 +192,7 @@ def test_flags_go_over_a_file_value_by_value() -> None:
         "n_trials": 3,
         "setting": {"steps": 100, "checkpoint_freq": 10, "precision": "bf16"},
         "hparams": {"lr": 1.0, "batch_size": 8, "momentum": 0.5, "SWAD": {"tolerance_ratio": 1}},
-        "space": {"lr": "U(0, 1)"},
+        "space": {"lr": "U(0, 1)", "batch_size": "{8, 16}"},
     }
     given = {
         "algorithms": ["SAM"],
@@ -203,8 +203,8 @@ def test_flags_go_over_a_file_value_by_value() -> None:
         "algorithms": ["SAM"],
         "n_trials": 3,
         "setting": {"steps": 5, "checkpoint_freq": 10, "momentum": 0.1},
-        "hparams": {"lr": 2.0, "batch_size": 8, "precision": "fp32", "SWAD": {}},
-        "space": {"lr": "U(0, 1)"},
+        "hparams": {"lr": 2.0, "batch_size": 8, "precision": "fp32", "SWAD": {"tolerance_ratio": 1}},
+        "space": {"batch_size": "{8, 16}"},
     }
     assert merge_flags_over_file({}, BASIC) == {**BASIC, "setting": {}, "hparams": {}}
 

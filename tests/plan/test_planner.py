@@ -79,7 +79,7 @@ def test_sizes_are_those_of_domainbeds_sweeps(
     request = Request(
         parse_rows(["ERM"], catalogue), tuple(names), LeaveOneDomainOut(pairs), tuple(range(20)), tuple(range(3))
     )
-    found = plan([request], facts, setting(), catalogue)
+    found = plan([request], facts, dict.fromkeys(facts, setting()), catalogue)
     assert len(found.runs) == runs
     assert len({run.id for run in found.runs}) == runs
 
@@ -142,7 +142,7 @@ def test_an_average_that_sets_what_an_algorithm_keeps_to_itself_is_refused_with_
     catalogue = Catalogue([f"{file}:Foreign"])
     rows = request(catalogue, "Foreign", "Foreign+EMA", "Foreign+SWA", "Foreign+SwitchEMA", "SAM+SWA")
     overrides = Overrides(parts={"Foreign": {"batch_size": 4}})
-    found = problems(plan, [rows], {"Toy": make_facts(4)}, setting(), catalogue, overrides)
+    found = problems(plan, [rows], {"Toy": make_facts(4)}, {"Toy": setting()}, catalogue, {"Toy": overrides})
     assert found == ("Foreign+SWA: SWA sets the learning rate, but Foreign makes its own optimizers",)
     rows = ("ERMPlusPlus+SwitchEMA", "ERMPlusPlus+EMA", "ERMPlusPlus+SWA", "DCA+SwitchEMA", "SWA")
     sets = "SwitchEMA sets the weights that training goes on from, but"
@@ -228,7 +228,7 @@ def test_members_stand_in_the_order_of_their_seeds_whatever_was_asked_for_first(
     catalogue: Catalogue, make_facts: MakeFacts
 ) -> None:
     asked = [request(catalogue, "DiWA", hparams=seeds) for seeds in (range(3, 5), range(2))]
-    found = plan(asked, {"Toy": make_facts(4)}, setting(), catalogue)
+    found = plan(asked, {"Toy": make_facts(4)}, {"Toy": setting()}, catalogue)
     by_id = {run.id: run for run in found.runs}
     merged = [run for run in found.runs if run.kind == "merge"]
     assert [[by_id[source.run].hparams_seed for source in run.inputs] for run in merged] == [[0, 1, 3, 4]] * 4
@@ -244,7 +244,9 @@ def test_requests_grow_and_train_nothing_twice(catalogue: Catalogue, make_facts:
     facts = {"Toy": make_facts(4)}
     first = request(catalogue, "ERM", "SAM")
     second = request(catalogue, "ERM", "DiWA", hparams=range(1, 4), trials=range(2))
-    small, whole = (plan(asked, facts, setting(), catalogue) for asked in ([first], [first, second]))
+    small, whole = (
+        plan(asked, facts, dict.fromkeys(facts, setting()), catalogue) for asked in ([first], [first, second])
+    )
     assert {run.id for run in small.runs} < {run.id for run in whole.runs}
     assert len({run.id for run in whole.runs}) == len(whole.runs)
     assert kinds(whole) == {("train", "ERM"): 4 * (4 + 3), ("train", "SAM"): 8, ("merge", "DiWA"): 8}
@@ -255,7 +257,7 @@ def test_requests_grow_and_train_nothing_twice(catalogue: Catalogue, make_facts:
 
 def test_folds_that_differ_in_what_validates_are_different_runs(catalogue: Catalogue, make_facts: MakeFacts) -> None:
     asked = [request(catalogue, "ERM", protocol=Explicit(("a",), ("d",), val)) for val in ((), ("b",))]
-    found = plan(asked, {"Toy": make_facts(4)}, setting(), catalogue)
+    found = plan(asked, {"Toy": make_facts(4)}, {"Toy": setting()}, catalogue)
     assert len(found.runs) == 4
     assert {run.fold.target_val for run in found.runs[:2]} != {run.fold.target_val for run in found.runs[2:]}
 
@@ -281,7 +283,7 @@ def test_a_plan_is_the_union_of_its_requests(
         for rows, protocol, seeds, trials in asked
     ]
     facts = {"Toy": make_facts(3)}
-    whole = plan(requests, facts, setting(), catalogue)
+    whole = plan(requests, facts, dict.fromkeys(facts, setting()), catalogue)
     ids = [run.id for run in whole.runs]
     assert len(set(ids)) == len(ids)
     place = {id: i for i, id in enumerate(ids)}
@@ -297,7 +299,7 @@ def test_a_plan_is_the_union_of_its_requests(
         for seed in each.hparams_seeds
     }
     assert trained == expected
-    again = plan(requests + requests[:1], facts, setting(), catalogue)
+    again = plan(requests + requests[:1], facts, dict.fromkeys(facts, setting()), catalogue)
     assert [run.id for run in again.runs] == ids, "the same request again asks for nothing"
 
 

@@ -41,7 +41,8 @@ def _write(source: Path, root: Path, table: PlanTable, results: Results) -> Iter
     hparams: dict[str, Mapping[str, Any]] = {}
     for (row, dataset), spots in results.candidates.items():
         domains = table.datasets[dataset].domains
-        steps = table.setting.steps or table.datasets[dataset].steps
+        setting = table.setting_on(dataset)
+        steps = setting.steps or table.datasets[dataset].steps
         for (position, trial), seeds in spots.items():
             fold = results.folds[position]
             for seed, series in seeds.items():
@@ -51,7 +52,7 @@ def _write(source: Path, root: Path, table: PlanTable, results: Results) -> Iter
                     hparams[series.run] = RunFolder(source, series.run).run().method.hparams
                 test_envs = tuple(domains.index(domain) for domain in fold.held_out)
                 args = RunArgs(dataset, row, test_envs, seed, trial)
-                plain = args.to_json(steps, table.setting.holdout_fraction)
+                plain = args.to_json(steps, setting.holdout_fraction)
                 yield write_run(root, plain, hparams[series.run], _records(series, domains))
 
 
