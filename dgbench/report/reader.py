@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dgbench.core.halving import Spent, spent
 from dgbench.core.plain import fields_of
+from dgbench.core.protocol import View
 from dgbench.core.run import evaluated_views
 from dgbench.core.wording import group_values
 from dgbench.data.facts import length_and_network
@@ -70,8 +71,10 @@ class _Reader:
         self.records = 0
         names = table.datasets
         self.origin = Origin({name: Counter() for name in names}, networks={name: Counter() for name in names})
+        self.views: dict[tuple[int, int], tuple[tuple[View, ...], list[str]]] = {}
+        """(Fold, trial) -> the evaluated views, and their names in records."""
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
-        """Each series of steps once: most runs share one."""
+        """Each increasing series of steps once: most runs share one."""
         self.sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
         """Each series of sizes once."""
         self.kinds: dict[Kind, Kind] = {}
@@ -221,15 +224,17 @@ class _Reader:
         None stands for a predictor of a dropped run that would have come at its end.
         """
         run = self.table.runs[position]
-        views = evaluated_views(self.table.folds[run.fold], run.trial)
-        names = [str(view) for view in views]
+        if (run.fold, run.trial) not in self.views:
+            views = evaluated_views(self.table.folds[run.fold], run.trial)
+            self.views[run.fold, run.trial] = views, [str(view) for view in views]
+        views, names = self.views[run.fold, run.trial]
         try:
             own_records = [record for record in records if record["predictor"] == predictor]
             steps = tuple(record["step"] for record in own_records)
             metric = self.table.datasets[run.dataset].metric
             rows = [[record["views"][name][metric] for name in names] for record in own_records]
             values = np.array(rows, dtype=np.float64)  # JSON's null, for NaN and infinity, becomes NaN
-            ordered = all(earlier < later for earlier, later in pairwise(steps))
+            ordered = steps in self.steps or all(earlier < later for earlier, later in pairwise(steps))
             diverged = bool(own_records) and _diverged(own_records[-1], metric)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")

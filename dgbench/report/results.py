@@ -28,6 +28,7 @@ from dgbench.core.halving import Spent
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS, BEST, LAST, MODEL
 from dgbench.core.setting import Setting
+from dgbench.core.stats import mean_of_rows
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.provenance import Provenance
 from dgbench.report.origin import Kind, Origin
@@ -75,11 +76,9 @@ class Series:
 
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
         """Return the unweighted mean over `views` at each step, (steps,), summed in the order of `views`."""
-        places = [self.views.index(view) for view in views]
         # Indexing columns gives column-major order, in which NumPy sums rows differently. DomainBed's np.mean over a
         # list sums as a contiguous row does, and the last digit may decide between steps that tie.
-        means: NDArray[np.float64] = np.ascontiguousarray(self.values[:, places]).mean(axis=1)
-        return means
+        return mean_of_rows(np.ascontiguousarray(self.values[:, [self.views.index(view) for view in views]]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +172,8 @@ class Results:
     """(selector, row, data set, fold, trial) -> its `select.Outcome`, of those that were asked for so far."""
     views: dict[str, Results] = field(default_factory=dict, init=False, repr=False)
     """Selector -> what `chosen_once` made."""
+    paired: dict[tuple[str, int], tuple[tuple[View, int], ...]] = field(default_factory=dict, init=False, repr=False)
+    """(data set, fold) -> what `pairs` has found, of those that were asked for so far."""
 
     def metric(self, dataset: str) -> str:
         """Return the name of a data set's metric."""
@@ -222,6 +223,11 @@ class Results:
             For each training domain its test view, and the fold that holds it out together with the fold's own test
             domain. Empty if one of these folds is not planned, or this fold holds out several domains.
         """
+        if (dataset, position) not in self.paired:
+            self.paired[dataset, position] = self._pairs(dataset, position)
+        return self.paired[dataset, position]
+
+    def _pairs(self, dataset: str, position: int) -> tuple[tuple[View, int], ...]:
         fold = self.folds[position]
         if len(fold.held_out) != 1:
             return ()

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dgbench.core.protocol import Fold
 from dgbench.report.results import Results, Series
-from dgbench.report.select import Oracle, Pick, Selector
+from dgbench.report.select import Oracle, Pick, Rated, Selector
 from dgbench.report.selectors import SELECTORS
 
 
@@ -152,7 +152,7 @@ def draws(results: Results, selector: Selector, row: str, dataset: str, position
     """Return the best step of each draw that a selector can rate at a spot, in the order of hyperparameter seeds."""
     seeds = sorted(results.at(row, dataset, (position, trial)))
     rated = (selector.rate(results, row, dataset, position, trial, seed) for seed in seeds)
-    return [found for found in rated if isinstance(found, Pick)]
+    return [Pick.of(found) for found in rated if isinstance(found, Rated)]
 
 
 def candidates(results: Results, selector: Selector, row: str, dataset: str, position: int, trial: int) -> int:

@@ -20,13 +20,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ALL_TRIALS
-from dgbench.core.stats import nan_as_worst
+from dgbench.core.stats import mean_of_rows, nan_as_worst
 from dgbench.report.results import Gap, Results, Series
 from dgbench.report.statistics import sampling_error
 
@@ -55,16 +55,9 @@ class Pick:
     """Whether the predictor's last record has a loss or metric that is NaN or infinite."""
 
     @staticmethod
-    def of(series: Series, fold: Fold, seed: int, place: int, value: float) -> Pick:
-        """Make the pick of one model of a series.
-
-        Args:
-            series: The predictor.
-            fold: Its run's fold.
-            seed: Its run's hyperparameter seed.
-            place: Index of the chosen step in `series.steps`.
-            value: The value that decided.
-        """
+    def of(rated: Rated) -> Pick:
+        """Make the pick of a rated model."""
+        series, fold, place = rated.series, rated.fold, rated.place
         measured = bool(fold.source_val) and set(fold.source_val) <= set(series.views)
         in_domain = float(series.mean(fold.source_val)[place]) if measured else None
         score = float(series.mean(fold.test)[place])
@@ -72,7 +65,15 @@ class Pick:
         sizes = dict(zip(series.views, series.sizes, strict=True)) if series.sizes else {}
         examples = {view.domain: sizes[view] for view in fold.test if view in sizes}
         return Pick(
-            seed, series.steps[place], series.run, value, score, in_domain, by_domain, examples, series.diverged
+            rated.seed,
+            series.steps[place],
+            series.run,
+            rated.value,
+            score,
+            in_domain,
+            by_domain,
+            examples,
+            series.diverged,
         )
 
     def sampling_error(self, domain: str = "") -> float:
@@ -89,6 +90,21 @@ class Pick:
             sampling_error(score, self.examples.get(name, 0)) for name, score in scores.items() if domain in ("", name)
         ]
         return math.hypot(*found) / len(found) if found else math.nan
+
+
+class Rated(NamedTuple):
+    """The best step of one hyperparameter seed; most are never picked, so their scores are not worked out."""
+
+    series: Series
+    """The predictor."""
+    fold: Fold
+    """The fold of its run."""
+    seed: int
+    """The hyperparameter seed of its run."""
+    place: int
+    """Index of the best step in `series.steps`."""
+    value: float
+    """The value that decided; -inf for NaN, and NaN if there was a single model and no choice."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +168,7 @@ class Selector(ABC):
         return self.steps
 
     @abstractmethod
-    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Rated | list[Gap]:
         """Find the best step of one hyperparameter seed.
 
         Args:
@@ -164,7 +180,7 @@ class Selector(ABC):
             seed: The hyperparameter seed.
 
         Returns:
-            The pick; or the gaps that prevent it, an empty list if the runs were never planned.
+            The step; or the gaps that prevent it, an empty list if the runs were never planned.
         """
 
     def choose(self, results: Results, row: str, dataset: str, fold: int, trial: int) -> Outcome:
@@ -186,7 +202,7 @@ class Selector(ABC):
         return found
 
     def _choose(self, results: Results, row: str, dataset: str, fold: int, trial: int) -> Outcome:
-        best: Pick | None = None
+        best: Rated | None = None
         complete, planned, gaps = 0, 0, []
         for seed in sorted(results.at(row, dataset, (fold, trial))):
             rated = self.rate(results, row, dataset, fold, trial, seed)
@@ -198,7 +214,7 @@ class Selector(ABC):
             # `>=`: of seeds that tie the highest wins, as in DomainBed.
             if best is None or rated.value >= best.value:
                 best = rated
-        return Outcome(best, complete, planned, tuple(dict.fromkeys(gaps)))
+        return Outcome(Pick.of(best) if best else None, complete, planned, tuple(dict.fromkeys(gaps)))
 
 
 class _OneRun(Selector):
@@ -229,7 +245,7 @@ class _OneRun(Selector):
         series = results.at(row, dataset, (fold, trial))[seed]
         return 0 if isinstance(series, Gap) else len(series.steps)
 
-    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Rated | list[Gap]:
         """Take the run's last step, or the earliest of those with the highest mean over the views."""
         series = results.at(row, dataset, (fold, trial))[seed]
         if isinstance(series, Gap):
@@ -237,11 +253,11 @@ class _OneRun(Selector):
         own_fold = results.folds[fold]
         # One model of all trials: there is nothing to choose, and no view that its members haven't trained on.
         if trial == ALL_TRIALS:
-            return Pick.of(series, own_fold, seed, len(series.steps) - 1, math.nan)
+            return Rated(series, own_fold, seed, len(series.steps) - 1, math.nan)
         values = [nan_as_worst(value) for value in series.mean(self.views(own_fold)).tolist()]
         # argmax returns the earliest of steps that tie, as in DomainBed.
         place = len(values) - 1 if self.last_only else int(np.argmax(values))
-        return Pick.of(series, own_fold, seed, place, values[place])
+        return Rated(series, own_fold, seed, place, values[place])
 
 
 class TrainingDomain(_OneRun):
@@ -312,13 +328,12 @@ class LeaveOneDomainOutSelection(Selector):
         pairs = [results.at(row, dataset, (pair, trial)).get(seed) for _, pair in results.pairs(dataset, fold)]
         if None in pairs:
             return None
-        matched = [run.places for run in pairs if isinstance(run, Series)]
-        if isinstance(single, Gap) or len(matched) < len(pairs):
+        others = [run for run in pairs if isinstance(run, Series)]
+        if isinstance(single, Gap) or len(others) < len(pairs):
             return 0
-        own = single.places
-        return len({own[match] for match in set(own).intersection(*matched)})
+        return len(set(_shared([single, *others])[0]))
 
-    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Rated | list[Gap]:
         """Take the step with the highest mean, over training domains, of the value on the one held out."""
         single = results.at(row, dataset, (fold, trial))[seed]
         gaps, pairs = [single] if isinstance(single, Gap) else [], []
@@ -338,17 +353,23 @@ class LeaveOneDomainOutSelection(Selector):
         return self._best_step(seed, own_fold, single, pairs) or [unmatched]
 
     @staticmethod
-    def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Pick | None:
+    def _best_step(seed: int, fold: Fold, single: Series, pairs: Sequence[tuple[View, Series]]) -> Rated | None:
         """Return the best step that all runs have; None if they have none in common."""
-        tables = []
-        for view, run in pairs:
-            values = run.mean([view])
-            tables.append({match: values[place] for match, place in run.places.items()})
-        common = [(match, place) for match, place in single.places.items() if all(match in table for table in tables)]
-        if not common:
+        own, *matching = _shared([single, *(run for _, run in pairs)])
+        if not own:
             return None
-        means = np.array([[table[match] for table in tables] for match, _ in common]).mean(axis=1)
+        values = [run.mean([view])[places] for (view, run), places in zip(pairs, matching, strict=True)]
+        means = mean_of_rows(np.stack(values, axis=1))
         rated = [nan_as_worst(value) for value in means.tolist()]
         # argmax returns the earliest of steps that tie.
         best = int(np.argmax(rated))
-        return Pick.of(single, fold, seed, common[best][1], rated[best])
+        return Rated(single, fold, seed, own[best], rated[best])
+
+
+def _shared(series: Sequence[Series]) -> list[list[int]]:
+    """Return for each series the rows of the models that all of them have, in the order of the first."""
+    if all(other.steps == series[0].steps and other.adapted == series[0].adapted for other in series):
+        return [list(series[0].places.values())] * len(series)
+    places = [each.places for each in series]
+    common = [match for match in places[0] if all(match in table for table in places)]
+    return [[table[match] for match in common] for table in places]

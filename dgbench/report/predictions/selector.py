@@ -12,7 +12,7 @@ from dgbench.core.run import ALL_TRIALS
 from dgbench.core.stats import nan_as_worst
 from dgbench.report.predictions.metrics import LackingError, Metric
 from dgbench.report.results import Gap, Results, Series
-from dgbench.report.select import Pick, Selector
+from dgbench.report.select import Rated, Selector
 
 NOT_KEPT = "without kept predictions"
 """State of a run that can't be rated for lack of predictions."""
@@ -61,14 +61,14 @@ class KeptMetric(Selector):
             return 0
         return 1 if trial == ALL_TRIALS else len(self._kept(results, series))
 
-    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Pick | list[Gap]:
+    def rate(self, results: Results, row: str, dataset: str, fold: int, trial: int, seed: int) -> Rated | list[Gap]:
         """Take the earliest of the kept models with the best value on the validation parts."""
         series = results.at(row, dataset, (fold, trial))[seed]
         if isinstance(series, Gap):
             return [series]
         own_fold = results.folds[fold]
         if trial == ALL_TRIALS:  # nothing was kept apart from its members' training to choose by
-            return Pick.of(series, own_fold, seed, len(series.steps) - 1, math.nan)
+            return Rated(series, own_fold, seed, len(series.steps) - 1, math.nan)
         best: tuple[float, int] | None = None
         why = "launch with --save_predictions"
         for step in self._kept(results, series):
@@ -82,7 +82,7 @@ class KeptMetric(Selector):
         if best is None:
             held_out = own_fold.held_out
             return [Gap(series.run, row, dataset, held_out, seed, trial, NOT_KEPT, why)]
-        return Pick.of(series, own_fold, seed, best[1], best[0])
+        return Rated(series, own_fold, seed, best[1], best[0])
 
     def _kept(self, results: Results, series: Series) -> list[int]:
         """Return the steps of a series whose models have their predictions kept."""
