@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from dgbench.core.wording import group_values
@@ -128,6 +129,44 @@ def standings(bracket: Bracket, reached: Scores) -> dict[str, Standing]:
 
 def _next_rung(bracket: Bracket, reached: Mapping[int, float]) -> int | None:
     return next((rung for rung in bracket.rungs if rung not in reached), None)
+
+
+class Outlook(NamedTuple):
+    """How much of its work a run has made and will have made at its end, as shares of a run that no search drops."""
+
+    made: float
+    """Share up to the last rung that it has reached; 0 before the first."""
+    goal: float
+    """Share at its end, on average over the runs that may still be dropped where it may."""
+
+    @property
+    def left(self) -> float:
+        """Share that it has yet to make."""
+        return max(0.0, self.goal - self.made)
+
+
+def outlooks(bracket: Bracket, reached: Scores) -> dict[str, Outlook]:
+    """Return the outlook of each run of a bracket, and of those that stand on them.
+
+    Args:
+        bracket: The bracket.
+        reached: The scores of its runs; runs without any may be left out.
+    """
+    found: dict[str, Outlook] = {}
+    levels = list(bracket.levels())
+    for run, standing in standings(bracket, reached).items():
+        if run in bracket.whole or standing.until is None:
+            goal = readers = 1.0
+        elif standing.dropped:
+            goal, readers = (standing.until + 1) / bracket.steps, 0.0
+        else:
+            here = bracket.rungs.index(standing.until)
+            alive = levels[here][1]
+            later = sum((end - before) * n for (before, _), (end, n) in pairwise(levels[here:]))
+            goal, readers = (standing.until + 1 + later / alive) / bracket.steps, bracket.survivors / alive
+        found[run] = Outlook((max(reached.get(run, {}), default=-1) + 1) / bracket.steps, goal)
+        found |= dict.fromkeys(bracket.readers.get(run, ()), Outlook(0.0, readers))
+    return found
 
 
 class Spent(NamedTuple):

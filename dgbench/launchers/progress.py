@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dgbench.core.halving import Outlook
 from dgbench.core.progress import INTERVAL
 from dgbench.core.run import Run
 from dgbench.core.wording import format_duration, printable
@@ -31,32 +32,60 @@ class Tally:
 
     def __init__(self, store: Store, runs: Sequence[Run], jobs: int) -> None:
         self.store, self.jobs = store, jobs
+        self.runs = {run.id: run for run in runs}
         self.where = {run.id: "waiting" for run in runs}
         self.running: dict[str, tuple[Run, float]] = {}
         """Run id -> start by `time.monotonic`, of the runs that this launch executes."""
         # The driver finds them again one by one, but the first line is printed before it starts.
         states = store.states(self.where, retries=0)
         self.where |= {id: state.value for id, state in states.items() if state.settled}
-        self._left = Counter((run.kind, run.method.name) for run in runs if not states[run.id].settled)
+        self._outlooks = store.outlooks(self.where)
+        self._weights = dict.fromkeys(self.where, 0.0)
+        """Run id -> the share of its work that is left."""
+        self._left: dict[tuple[str, str], float] = defaultdict(float)
+        """Kind, method -> the sum of its runs' weights."""
+        for id in self.where:
+            self._weigh(id)
         self._took: dict[tuple[str, str], list[float]] = defaultdict(list)
+        """Kind, method -> the seconds of whole runs, by the parts that were executed."""
+
+    def _weigh(self, id: str) -> None:
+        """Take in how much of its work a run has left; nothing if it is settled or can't go on."""
+        outlook = self._outlooks.get(id, Outlook(0.0, 1.0))
+        weight = 0.0 if self.where[id] in (*_SETTLED, "failed", "blocked") else outlook.left
+        run = self.runs[id]
+        self._left[run.kind, run.method.name] += weight - self._weights[id]
+        self._weights[id] = weight
 
     def add(self, event: Event) -> None:
         """Update the counts by one event."""
         run = event.run
         if run is None:
             return
-        self.running.pop(run.id, None)
-        known = self.where[run.id] in _SETTLED
-        if event.what == "retry" and known:  # it is made again, for it was damaged
-            self._left[run.kind, run.method.name] += 1
+        _, since = self.running.pop(run.id, (run, None))
         names = {"found": "done", "started": "running", "retry": "waiting", "stopped": "waiting"}
         self.where[run.id] = names.get(event.what, event.what)
         if event.what == "started":
             self.running[run.id] = run, time.monotonic()
-        elif event.what in ("found", "failed", "blocked", *_SETTLED):
-            self._left[run.kind, run.method.name] -= not known
-            if event.seconds:
-                self._took[run.kind, run.method.name].append(event.seconds)
+        before = self._made(run.id)
+        if run.id in self._outlooks and event.what in ("paused", *_SETTLED):  # others of its bracket may be dropped now
+            self._outlooks |= (changed := self.store.outlooks([run.id]))
+            for id in changed:
+                self._weigh(id)
+        self._weigh(run.id)
+        if event.what == "paused" and since is not None:
+            self._time(run, time.monotonic() - since, self._made(run.id) - before)
+        elif event.seconds:
+            self._time(run, event.seconds, 1.0 - before)
+
+    def _made(self, id: str) -> float:
+        """Return the share of its work that a run has made up to the last rung of the search."""
+        return self._outlooks[id].made if id in self._outlooks else 0.0
+
+    def _time(self, run: Run, seconds: float, made: float) -> None:
+        """Take in that a share of a run's work took so long."""
+        if made > 0:
+            self._took[run.kind, run.method.name].append(seconds / made)
 
     def counts(self) -> str:
         """Format the number of runs in each state; done always, the other states where there are any."""
@@ -73,9 +102,9 @@ class Tally:
         typical = fmean(second for seconds in self._took.values() for second in seconds)
         work = sum(number * took.get(group, typical) for group, number in self._left.items())
         for run, since in self.running.values():
-            expected = took.get((run.kind, run.method.name), typical)
+            expected = took.get((run.kind, run.method.name), typical) * self._weights[run.id]
             work -= min(expected, time.monotonic() - since)
-        return work / self.jobs
+        return max(0.0, round(work / self.jobs, 3))  # sums of shares leave a rest behind the last digit
 
     def furthest(self) -> str:
         """Format the progress of the run that is nearest to its end; empty if none executes."""

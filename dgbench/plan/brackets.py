@@ -87,13 +87,3 @@ def complete(brackets: Iterable[Bracket], runs: Sequence[Run], repeated: Iterabl
         )
         for bracket in found
     )
-
-
-def shares(brackets: Iterable[Bracket]) -> dict[str, float]:
-    """Return run id -> the share of its work that a search needs on average, of training runs and those on them."""
-    found: dict[str, float] = {}
-    for bracket in brackets:
-        runs = len(bracket.runs)
-        found |= dict.fromkeys(bracket.ids, bracket.survivors / runs)
-        found |= dict.fromkeys(bracket.runs, bracket.budget / (runs * bracket.steps))
-    return found

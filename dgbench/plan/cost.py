@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems
+from dgbench.core.halving import outlooks
 from dgbench.core.protocol import IN, NEW, OUT, View
 from dgbench.core.run import CHOSEN_BY, Run
 from dgbench.core.wording import format_bytes
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.splits import NEW_SHARE
-from dgbench.plan.brackets import shares
 from dgbench.plan.planner import Plan
 
 _BESIDE = 16
@@ -73,9 +73,9 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save
     """
     cost = Cost(Counter())
     sizes: dict[tuple[str, int], int] = {}
-    part = shares(plan.brackets)
+    outlook = {id: found for bracket in plan.brackets for id, found in outlooks(bracket, {}).items()}
     for run in plan.runs:
-        share = part.get(run.id, 1)
+        share = outlook[run.id].goal if run.id in outlook else 1
         cost.runs[run.kind, run.method.name] += 1
         read = plan.read_by_others.get(run.id, {})
         cost.kept += _models(run, catalogue) if save_models else sum(map(len, read.values()))

@@ -112,28 +112,38 @@ def _number(value: float) -> str:
 
 
 def time_left(found: Sequence[RunStatus]) -> float | None:
-    """Estimate the seconds until all runs are done, if as many as now are executed at once.
+    """Estimate the seconds until all runs are settled, if as many as now are executed at once.
 
-    A run takes as long as the median of finished ones of its method on its data set, or else of all finished ones.
+    A run takes as long as the median of those of its method on its data set that have ended, or else of all that have.
+    Of one that a search has dropped, or may drop, the part counts that it makes.
 
     Args:
         found: The states of all runs.
 
     Returns:
-        None if no run is under way or none has finished that tells.
+        None if no run is under way or none has ended that tells.
     """
-    times = [((s.kind, s.algorithm, s.dataset), s.seconds) for s in found if s.seconds is not None]
+    ended = [s for s in found if s.seconds is not None and _made(s)]
+    times = [((s.kind, s.algorithm, s.dataset), (s.seconds or 0.0) / _made(s)) for s in ended]
     usual = {key: statistics.median(values) for key, values in group_values(times).items()}
     general = statistics.median([seconds for _, seconds in times]) if times else None
     at_once, total, longest = 0, 0.0, 0.0
     for status in found:
-        if State(status.state) in OPEN:
+        if State(status.state) in (*OPEN, State.PAUSED):
             left = status.left
             if left is None:
-                left = usual.get((status.kind, status.algorithm, status.dataset), general)
-            if left is None:
-                return None
+                whole = usual.get((status.kind, status.algorithm, status.dataset), general)
+                if whole is None:
+                    return None
+                left = whole * max(0.0, status.share - _made(status))
             total += left
             if _is_held(status):
                 at_once, longest = at_once + 1, max(longest, left)
     return max(total / at_once, longest) if at_once else None
+
+
+def _made(status: RunStatus) -> float:
+    """Return the part of its steps that a run has made; of a run without steps, whether it is done."""
+    if status.state == State.DONE.value:
+        return 1.0
+    return status.step / status.steps if status.step is not None and status.steps else 0.0

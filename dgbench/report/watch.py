@@ -48,10 +48,12 @@ class RunStatus:
     """Steps made, a few seconds old; all of them if it is done, None if unknown."""
     steps: int | None
     """Steps in all, None if unknown."""
+    share: float
+    """The part of all steps that it will have made at its end: below 1 where `--search` drops it, or may drop it."""
     speed: float | None
     """Steps a second of a running run; None if unknown."""
     left: float | None
-    """Seconds until a running run has made all steps, by its speed; None if unknown."""
+    """Seconds that a running run has to go on, by its speed and `share`; None if unknown."""
     host: str
     """Machine of the newest attempt; empty before the first."""
     engine: str
@@ -59,7 +61,7 @@ class RunStatus:
     sign: float | None
     """Time of its last sign of life, in seconds since 1970; None before the first attempt."""
     seconds: float | None
-    """Duration of the last attempt of a run that is done; None if unknown."""
+    """Seconds that a run which is done or dropped was executed, over all attempts; None if unknown."""
     failure: str
     """First line of the error of a run that failed, or of the damage; else empty."""
     log: str
@@ -103,11 +105,13 @@ class Watch:
                 takes time.
         """
         states = self.store.states((run.id for run in self.table.runs), self._retries, thorough=thorough)
-        found = [self._status(run, states[run.id]) for run in self.table.runs]
+        outlooks = self.store.outlooks(states)
+        shares = {id: outlook.goal for id, outlook in outlooks.items()}
+        found = [self._status(run, states[run.id], shares.get(run.id, 1.0)) for run in self.table.runs]
         usual = _usual(found)
         return [_with_usual(status, usual) if status.state == State.RUNNING.value else status for status in found]
 
-    def _status(self, run: PlannedRun, state: State) -> RunStatus:
+    def _status(self, run: PlannedRun, state: State, share: float) -> RunStatus:
         """Read the state of one run."""
         folder = self.store.folder(run.id)
         begun = state is not State.MISSING
@@ -128,12 +132,13 @@ class Watch:
             state=state.value,
             step=step,
             steps=steps,
+            share=share,
             speed=speed,
             left=None,
             host=holder[0].process.host if holder else "",
             engine=holder[0].engine if holder else "",
             sign=holder[1] if holder else None,
-            seconds=self._seconds(folder) if state is State.DONE else None,
+            seconds=self._seconds(folder) if state.settled else None,
             failure=_failure(self.store, run.id, state),
             log=str(folder.log_path) if begun and folder.log_path.is_file() else "",
         )
@@ -158,11 +163,11 @@ class Watch:
 
 
 def _usual(found: Iterable[RunStatus]) -> dict[tuple[str, str], float]:
-    """Return (algorithm, data set) -> median steps a second of finished training runs."""
+    """Return (algorithm, data set) -> median steps a second of training runs that have ended."""
     speeds = [
-        ((status.algorithm, status.dataset), status.steps / status.seconds)
+        ((status.algorithm, status.dataset), status.step / status.seconds)
         for status in found
-        if status.kind == "train" and status.steps and status.seconds
+        if status.kind == "train" and status.step and status.seconds
     ]
     return {key: statistics.median(values) for key, values in group_values(speeds).items()}
 
@@ -172,15 +177,15 @@ def _with_usual(status: RunStatus, usual: Mapping[tuple[str, str], float]) -> Ru
     speed = status.speed or usual.get((status.algorithm, status.dataset))
     if not speed or status.step is None or status.steps is None:
         return status
-    return replace(status, speed=speed, left=(status.steps - status.step) / speed)
+    return replace(status, speed=speed, left=max(0.0, status.share * status.steps - status.step) / speed)
 
 
 def _seconds(folder: RunFolder) -> float | None:
-    """Return the duration of a run's last attempt in seconds; None if it isn't on record."""
+    """Return the seconds that a run was executed, over all attempts; None if they aren't on record."""
     try:
-        last = (folder.path / "times.jsonl").read_bytes().splitlines()[-1]
-        return float(orjson.loads(last)["seconds"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        lines = (folder.path / "times.jsonl").read_bytes().splitlines()
+        return sum(float(orjson.loads(line)["seconds"]) for line in lines) or None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

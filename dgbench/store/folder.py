@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dgbench.core.halving import Bracket, Standing, standings
+from dgbench.core.halving import Bracket, Outlook, Standing, outlooks, standings
 from dgbench.core.run import is_run_id
 from dgbench.store import lease as leases
 from dgbench.store.files import write_atomic
@@ -175,6 +175,16 @@ class Store:
     def standing(self, id: str) -> Standing:
         """Return how far a run may train by the scores so far."""
         return self.standings([id]).get(id, Standing(None))
+
+    def outlooks(self, ids: Iterable[str]) -> dict[str, Outlook]:
+        """Return how much of their work runs have made and will have made by the scores so far; see `standings`.
+
+        Runs on which no search decides are left out.
+        """
+        found: dict[str, Outlook] = {}
+        for bracket in self.search.of(ids):
+            found |= outlooks(bracket, {run: self.folder(run).scores() for run in bracket.runs})
+        return found
 
     def damage(self, id: str) -> str:
         """Return the first damage found in the files of a run that is not under way; empty if there is none."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgbench.core.halving import Bracket, Spent, Standing, add_up, expected, rungs, spent, standings
+from dgbench.core.halving import Bracket, Outlook, Spent, Standing, add_up, expected, outlooks, rungs, spent, standings
 from dgbench.core.setting import setting
 
 
@@ -55,6 +55,30 @@ def test_runs_of_repeats_hand_in_their_scores_and_go_on_to_the_end() -> None:
     assert standings(bracket, {"c": {10: 0.0}})["c"] == Standing(None), "it waits for nothing"
     reached = {"a": {10: 1.0}, "b": {10: 0.5}, "c": {10: 0.0}}
     assert standings(bracket, reached) == {"a": Standing(None), "b": Standing(10, dropped=True), "c": Standing(None)}
+
+
+def test_the_outlook_counts_only_steps_that_the_search_will_train() -> None:
+    bracket = Bracket(("a", "b", "c", "d"), (9, 19), 100, readers={"a": ("t",), "c": ("u",)})
+    # Four to step 10, two to 20, one to 100.
+    assert outlooks(bracket, {}) == {
+        **dict.fromkeys("abcd", Outlook(0.0, 0.35)),
+        **dict.fromkeys("tu", Outlook(0.0, 0.25)),
+    }
+    assert sum(outlooks(bracket, {})[run].goal for run in bracket.runs) * 100 == bracket.budget
+    reached = {run: {9: score} for run, score in zip("abcd", (0.5, 0.25, 0.125, 0.0), strict=True)}
+    found = outlooks(bracket, reached)
+    assert (found["a"], found["t"]) == (Outlook(0.1, 0.6), Outlook(0.0, 0.5)), "one of two goes on from step 20"
+    assert (found["c"], found["u"]) == (Outlook(0.1, 0.1), Outlook(0.0, 0.0))
+    assert (found["a"].left, found["c"].left) == (0.5, 0.0)
+    reached |= {"a": {9: 0.5, 19: 0.5}, "b": {9: 0.25, 19: 0.75}}
+    found = outlooks(bracket, reached)
+    assert (found["a"], found["b"], found["t"].goal) == (Outlook(0.2, 0.2), Outlook(0.2, 1.0), 0.0)
+
+
+def test_the_outlook_of_a_run_that_is_trained_anyway_is_all_of_its_work() -> None:
+    bracket = Bracket(("a", "b", "c"), (9,), 100, whole=("c",))
+    assert outlooks(bracket, {})["c"] == Outlook(0.0, 1.0)
+    assert outlooks(bracket, {"c": {9: 0.0}})["c"] == Outlook(0.1, 1.0)
 
 
 SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -math.inf]), st.floats(0, 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
@@ -65,6 +66,36 @@ def test_time_left_goes_by_kind_and_method(tmp_path: Path, now: list[float]) -> 
     tally.add(Event("failed", SLOW[2]))
     tally.add(Event("blocked", SLOW[3]))
     assert tally.line() == "3/8 done, 1 failed, 1 blocked, 3 waiting, 0:15 left"
+
+
+def test_time_left_counts_the_steps_that_a_search_will_train(tmp_path: Path, now: list[float]) -> None:
+    """Four draws to step 10 of 100, the two best to 20, the best to the end."""
+    store = Store(tmp_path, brackets=[Bracket(tuple(run.id for run in SLOW), (9, 19), 100)])
+    tally = Tally(store, SLOW, 1)
+
+    def pause(run: Run, rung: int, score: float, seconds: float) -> None:
+        tally.add(Event("started", run))
+        now[0] += seconds
+        store.folder(run.id).path.mkdir(parents=True, exist_ok=True)
+        store.folder(run.id).reach(rung, score, {})
+        tally.add(Event("paused", run))
+
+    pause(SLOW[0], 9, 0.5, 10)
+    assert tally.eta() == pytest.approx(30 + 20 + 80), "three more to step 10, at a second a step"
+    for run, score in zip(SLOW[1:], (0.25, 0.0, 0.0), strict=True):
+        pause(run, 9, score, 10)
+    assert tally.eta() == pytest.approx(20 + 80)
+    for run in SLOW[2:]:
+        tally.add(Event("dropped", run))
+    pause(SLOW[0], 19, 0.5, 10)
+    assert tally.eta() == pytest.approx(10 + 80)
+    pause(SLOW[1], 19, 0.75, 10)
+    tally.add(Event("started", SLOW[1]))
+    now[0] += 30
+    assert tally.eta() == pytest.approx(50)
+    tally.add(Event("done", SLOW[1], seconds=80))
+    tally.add(Event("dropped", SLOW[0]))
+    assert (tally.eta(), tally.line()) == (0, "1/4 done, 3 dropped")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (75, "1:15"), (3675, "1:01:15")])

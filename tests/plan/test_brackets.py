@@ -10,12 +10,11 @@ import pytest
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_rows
 from dgbench.core.errors import UserError
-from dgbench.core.halving import HALVING, RANDOM
+from dgbench.core.halving import HALVING, RANDOM, outlooks
 from dgbench.core.protocol import LeaveOneDomainOut
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.launchers.prepare import prepare, reopen
-from dgbench.plan.brackets import shares
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import read_declaration
 from dgbench.plan.planner import Drawn, Plan, plan
@@ -65,7 +64,7 @@ def test_costs_are_those_of_what_the_search_trains(catalogue: Catalogue, make_fa
     # 4 runs to step 5, 2 to step 10, 1 to step 30.
     assert cost_of(searched, catalogue).steps == pytest.approx(12 * (4 * 6 + 2 * 5 + 20))
     assert cost_of(whole, catalogue).steps == 12 * 4 * 31
-    found = shares(searched.brackets)
+    found = {id: outlook.goal for bracket in searched.brackets for id, outlook in outlooks(bracket, {}).items()}
     assert {found[run.id] for run in searched.runs if run.kind == "adapt"} == {0.25}
 
 

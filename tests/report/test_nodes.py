@@ -22,6 +22,7 @@ RUN = RunStatus(
     state="missing",
     step=None,
     steps=100,
+    share=1.0,
     speed=None,
     left=None,
     host="",
@@ -99,6 +100,9 @@ def test_before_any_run_is_held_there_is_nothing_to_show() -> None:
         ([done(seconds=10), done(seconds=2, kind="merge"), running("n1", 0), {"kind": "merge"}], 12),
         ([done(seconds=10), running("n1", 0), {"kind": "merge"}], 20),
         ([done(seconds=10), {"state": "failed"}, running("n1", 0)], 10),
+        # A run that a search may drop has less to make, and one that it has dropped tells as well.
+        ([done(seconds=10), running("n1", 0), {"share": 0.25}, {"state": "paused", "step": 10, "share": 0.5}], 16.5),
+        ([{"state": "dropped", "step": 10, "share": 0.1, "seconds": 2}, running("n1", 0, share=0.5)], 10),
     ],
 )
 def test_the_time_left_is_that_of_runs_like_those_that_ended(

@@ -71,6 +71,7 @@ def test_every_run_says_everything(root: Path, capsysbinary: pytest.CaptureFixtu
         "state": "failed",
         "step": None,
         "steps": 10,
+        "share": 1.0,
         "speed": None,
         "left": None,
         "host": host,
