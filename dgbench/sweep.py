@@ -25,6 +25,7 @@ from dgbench.core.site import split_include
 from dgbench.core.wording import count_nouns, printable
 from dgbench.flags import add_options
 from dgbench.launchers.base import STOPPED_EARLY
+from dgbench.launchers.estimate import kept_bytes
 from dgbench.launchers.launcher import Launcher, last_launcher
 from dgbench.launchers.mend import Trouble, find_mendable, mend
 from dgbench.launchers.prepare import plan_launch, reopen
@@ -144,7 +145,8 @@ def _launch(args: Any) -> int:
     if args.dry_run:
         models, predictions = sweep.site.save_models, sweep.site.save_predictions
         cost = cost_of(sweep.plan, sweep.catalogue, save_models=models, save_predictions=predictions)
-        print(*cost.lines(), sep="\n")
+        # Their size takes an import of torch, which a plan without weights to keep does without.
+        print(*cost.lines(kept_bytes(sweep, cost) if models else 0), sep="\n")
         return 0
     launcher.check(sweep)
     print(*launcher.preview(sweep, rehearse=_asks(args)), sep="\n", flush=True)

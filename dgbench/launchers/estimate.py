@@ -26,7 +26,8 @@ from dgbench.data.cache import CachedDataset
 from dgbench.data.cache_format import CacheIndex
 from dgbench.launchers.base import Slot
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.cost import cost_of
+from dgbench.networks.start import weight_bytes
+from dgbench.plan.cost import Cost, cost_of
 from dgbench.store.folder import Store
 
 STEPS = 20
@@ -187,6 +188,15 @@ def _disk(sweep: Sweep, rehearsals: Sequence[Rehearsal]) -> Iterator[str]:
                 yield f"decoded images of {printable(name)}, about {format_bytes(planned(cache, cache.paths()).size)}"
     existing = next(above for above in (sweep.root.absolute(), *sweep.root.absolute().parents) if above.exists())
     yield f"{format_bytes(shutil.disk_usage(existing).free)} free"
+
+
+def kept_bytes(sweep: Sweep, cost: Cost) -> float:
+    """Return the bytes of the weights of all models that stay on disk, by the size of their networks; 0 if unknown."""
+    total = 0.0
+    for (name, backbone), models in cost.models.items():
+        facts = sweep.plan.datasets[name]
+        total += models * weight_bytes(facts.network(backbone), facts.input_shape, facts.outputs)
+    return total
 
 
 def _words(seconds: float) -> str:

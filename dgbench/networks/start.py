@@ -62,3 +62,26 @@ def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
         language_model(name, input_shape, pretrained=pretrained)
     elif pretrained and name not in WHEELS:
         timm_file(name)
+
+
+def weight_bytes(name: str, input_shape: Sequence[int], outputs: int) -> int:
+    """Return the bytes of a network's weights with a linear classifier, without making them.
+
+    Args:
+        name: Of the network; no alias.
+        input_shape: Shape of one input, which it takes, without the batch axis.
+        outputs: Logits of an example.
+
+    Returns:
+        The number; 0 for language models, whose sizes only their hub knows.
+    """
+    if is_language_model(name):
+        return 0
+    import torch
+
+    from dgbench.networks.network import make_featurizer
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        featurizer, width = make_featurizer(name, input_shape)
+        whole = [*featurizer.state_dict().values(), *torch.nn.Linear(width, outputs).state_dict().values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in whole)

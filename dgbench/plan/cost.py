@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems
@@ -37,13 +37,22 @@ class Cost:
     """
     evaluated: float = 0.0
     """Examples predicted, over all predictors and evaluations. A model that is both best and last counts twice."""
-    kept: int = 0
-    """Models whose weights stay on disk."""
+    models: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(data set, backbone) -> number of models whose weights stay on disk."""
     predictions: float = 0.0
     """Bytes of kept predictions, at most: one model may be that of several selectors, or come after a better one."""
 
-    def lines(self) -> Iterator[str]:
-        """Yield the sums as lines for people."""
+    @property
+    def kept(self) -> int:
+        """Return the number of models whose weights stay on disk."""
+        return self.models.total()
+
+    def lines(self, weights: float = 0.0) -> Iterator[str]:
+        """Yield the sums as lines for people.
+
+        Args:
+            weights: Bytes of the weights of all kept models, about; 0: unknown.
+        """
         total = sum(self.runs.values())
         yield f"{total:,} runs"
         for (kind, method), count in sorted(self.runs.items(), key=lambda item: (-item[1], item[0])):
@@ -52,7 +61,7 @@ class Cost:
         yield f"{_amount(self.passes)} examples passed forward and backward in training"
         yield f"{_amount(self.evaluated)} examples evaluated"
         if self.kept:
-            yield f"{self.kept:,} models kept on disk"
+            yield f"{self.kept:,} models kept on disk" + (f", about {format_bytes(weights)}" if weights else "")
         if self.predictions:
             yield f"{format_bytes(self.predictions)} of predictions kept on disk, at most"
 
@@ -78,7 +87,8 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save
         share = outlook[run.id].goal if run.id in outlook else 1
         cost.runs[run.kind, run.method.name] += 1
         read = plan.read_by_others.get(run.id, {})
-        cost.kept += _models(run, catalogue) if save_models else sum(map(len, read.values()))
+        if kept := _models(run, catalogue) if save_models else sum(map(len, read.values())):
+            cost.models[run.dataset, run.setting.backbone] += kept
         # By identity of the fold, which is slow to hash: a plan may have a million runs and has few folds.
         place = (run.dataset, id(run.fold))
         if place not in sizes:

@@ -46,6 +46,17 @@ def test_without_any_record_the_time_is_unknown(tmp_path: Path) -> None:
     assert free.endswith(" free")
 
 
+def test_the_weights_that_stay_are_those_of_the_networks(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "sweep", "ERM", site=Site(device="cpu", save_models=True))
+    (run,) = sweep.plan.runs
+    expected = module.kept_bytes(sweep, cost_of(sweep.plan, sweep.catalogue, save_models=True))
+    assert execute(sweep, run) == 0
+    sizes = [path.stat().st_size for path in sweep.store.folder(run.id).path.glob("models/*.safetensors")]
+    assert len(sizes) == 2
+    assert expected <= sum(sizes) < expected + 2 * 20_000, "beside the tensors a header"
+    assert module.kept_bytes(sweep, cost_of(sweep.plan, sweep.catalogue)) == 0
+
+
 def test_time_comes_from_the_finished_runs_of_a_method_or_by_work_from_those_of_others(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "sweep", "ERM", "SAM", n_hparams=3)
     erm, sam = runs_of(sweep, "ERM"), runs_of(sweep, "SAM")
