@@ -82,6 +82,15 @@ class DCA(Algorithm):
         for mean in self.means:
             mean.requires_grad_(False)
 
+    def parameter_rates(self, lr: float) -> dict[nn.Parameter, float]:
+        """Return the rates of the layers for their copies, which learn in their place."""
+        rates = super().parameter_rates(lr)
+        for copies in self.copies:
+            rates |= {
+                copy: rates[mean] for mean, copy in zip(self.means, copies.parameters(), strict=True) if mean in rates
+            }
+        return rates
+
     def build_optimizers(self) -> None:
         """Create the optimizer, not fused if it is SGD.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,7 +92,9 @@ class ERMPlusPlus(Algorithm):
 
     def build_optimizers(self) -> None:
         """Create one optimizer for the classifier alone and one for all that learns."""
-        self.linear_optimizer = self.new_optimizer(self.live.classifier.parameters(), lr=self.hparams.linear_lr)
+        # As a group with a rate of its own, which `lr_head` leaves alone.
+        alone: list[dict[str, Any]] = [{"params": self.live.classifier.parameters(), "lr": self.hparams.linear_lr}]
+        self.linear_optimizer = self.new_optimizer(alone)
         self.optimizer = self.new_optimizer(self.live.parameters())
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:

@@ -68,6 +68,7 @@ class KNN(Algorithm):
         """
 
         lr: float = hparam(1e-4, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
+        lr_head: float = hparam(0.0, help="none: there is no classifier that learns", options=(0.0,), optional=True)
         queue_size: int = hparam(
             3500,
             choice(1000, 1500, 2000, 2500, 3500, 5000),

@@ -113,7 +113,7 @@ class CatalogueEntry:
             draws: Distributions that replace those of the space.
 
         Returns:
-            Name -> value, for every hyperparameter of the space.
+            Name -> value, for every hyperparameter of the space but optional ones that nothing names.
         """
         traits = (*traits, dataset)
         return resolve(self.space, traits=traits, hparams_seed=hparams_seed, trial=trial, fixed=fixed, draws=draws)

@@ -114,6 +114,10 @@ class Setting:
     """Largest Euclidean norm of an optimizer step's gradient; longer ones are scaled down; 0: no limit. All parameters
     of the optimizer count as one vector.
     """
+    layer_decay: Annotated[float, interval("(0, 1]"), Added] = 1.0
+    """Factor on the learning rate of a layer for each layer above it, the classifier's included; 1: one rate for all.
+    Layers are those of timm's networks.
+    """
     freeze: Literal["none", "embedding", "featurizer"] = "none"
     """Layers that don't train: those that read the input (`embedding`), or all but the classifier (`featurizer`)."""
     classifier_init: Literal["random", "linear_probe"] = "random"
@@ -303,6 +307,8 @@ def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]
             yield f"{name} belongs to schedule 'step', not to {found.schedule!r}: leave it out"
     if found.schedule == "one_cycle" and found.warmup_steps:
         yield "schedule 'one_cycle' warms up by itself: leave out warmup_steps"
+    if found.layer_decay < 1 and found.freeze == "featurizer":
+        yield "freeze 'featurizer' leaves no layer that learns below the classifier: leave out layer_decay"
     if found.classifier_init == "linear_probe" and found.nonlinear_classifier:
         yield "classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier"
     if changes.get("weights") and changes.get("pretrained") is False:

@@ -151,6 +151,8 @@ class HparamSpec:
     """Name whose stream it is drawn from, if not its own: DomainBed's name where Python reserves that word."""
     streams: Mapping[str, str] = field(default_factory=dict)
     """Trait -> a name to use in place of `stream`: DomainBed's name on another network; the first match counts."""
+    optional: bool = False
+    """Whether runs have it only where the user gives a value or a draw; elsewhere the default acts unrecorded."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -187,6 +189,7 @@ def hparam(
     begins: str = "",
     stream: str = "",
     streams: Mapping[str, str] | None = None,
+    optional: bool = False,
 ) -> Any:
     """Declare a field of an `Hparams` dataclass.
 
@@ -205,6 +208,7 @@ def hparam(
         stream: DomainBed's name where Python reserves that word (`lambda`), so that the draws are the same.
         streams: Trait -> DomainBed's name for this hyperparameter on networks or data with it; the first that applies
             counts.
+        optional: Leave it out of runs unless the user names it, for a field that older runs lack; no draw.
 
     Returns:
         A dataclass field, typed Any so that the annotation of the field is free.
@@ -220,7 +224,7 @@ def hparam(
         if declared_draw is not None and declared_draw.low > declared_draw.high:
             raise UserError(f"write {declared_draw} the other way")
     declared = {"draw": draw, "help": help, "variants": variants or {}, "options": options, "within": within}
-    rest = {"begins": begins, "stream": stream, "streams": streams or {}}
+    rest = {"begins": begins, "stream": stream, "streams": streams or {}, "optional": optional}
     return field(default=default, metadata={"hparam": {**declared, **rest}})
 
 
@@ -272,11 +276,13 @@ def resolve(
         draws: Distributions that replace the declared ones, for seeds other than 0.
 
     Returns:
-        Name -> value, in the order of the space.
+        Name -> value, in the order of the space; without optional ones that neither `fixed` nor `draws` names.
     """
     fixed, draws, traits = fixed or {}, draws or {}, tuple(traits)
     values: dict[str, Value] = {}
     for spec in space:
+        if spec.optional and spec.name not in fixed and spec.name not in draws:
+            continue
         default, draw = spec.for_traits(traits)
         draw = draws.get(spec.name, draw)
         if spec.name in fixed:

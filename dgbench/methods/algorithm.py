@@ -34,6 +34,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
 from dgbench.methods.criteria import CRITERIA
 from dgbench.methods.optimizers import make_optimizer, prepare_step
+from dgbench.methods.rates import rates_of, split_by_rate
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms
 
@@ -112,6 +113,9 @@ class Hparams(Checked):
 
     lr: float = hparam(5e-5, power(10, -5, -3.5), variants=FROM_SCRATCH, within="[0, inf)")
     """Learning rate of every optimizer for which the method names no other."""
+    lr_head: float = hparam(
+        0.0, help="learning rate of the classifier; 0: that of the layers below", within="[0, inf)", optional=True
+    )
     weight_decay: float = hparam(0.0, power(10, -6, -2), variants={"small_images": (0.0, None)}, within="[0, inf)")
     """Weight decay of every optimizer for which the method names no other."""
     batch_size: int = hparam(
@@ -209,6 +213,15 @@ class Algorithm(nn.Module):
         The default makes one, `optimizer`, over all parameters of the module.
         """
         self.optimizer = self.new_optimizer(self.parameters())
+
+    def parameter_rates(self, lr: float) -> dict[nn.Parameter, float]:
+        """Return the full learning rates of parameters that learn at another rate than an optimizer's, `lr`.
+
+        They are those of the network's layers and of the classifier (`layer_decay`, `lr_head`), in every network of the
+        method. Override it where an optimizer steps something in place of them, such as copies.
+        """
+        networks = [module for module in self.modules() if isinstance(module, Network)]
+        return rates_of(networks, self.setting, lr, self.hparams.lr_head)
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
         """Return the scalar to minimize in this step; the default `update` descends its gradient.
@@ -320,12 +333,13 @@ class Algorithm(nn.Module):
 
         Args:
             parameters: Parameters, or groups of them as torch's optimizers take; of a group the options count.
-            lr: Full learning rate; None: the run's.
+            lr: Full learning rate of those that `parameter_rates` doesn't name; None: the run's.
             weight_decay: None: the run's.
             betas: Of Adam and others that take two, which the rest ignore; None: the optimizer's own.
         """
         lr = self.hparams.lr if lr is None else lr
         decay = self.hparams.weight_decay if weight_decay is None else weight_decay
+        parameters = split_by_rate(parameters, self.parameter_rates(lr))
         optimizer = make_optimizer(self.setting, parameters, lr, decay, betas)
         # A hook of the optimizer, since only the method knows when, and how often in a step, it steps which optimizer.
         optimizer.register_step_pre_hook(self._before_step)

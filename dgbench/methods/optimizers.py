@@ -72,6 +72,7 @@ def _kind(name: str) -> _Kind:
     """Return the kind of optimizer with a name in `OPTIMIZERS`."""
     if name in _OURS:
         return _OURS[name]
+    # Slow to import, and only names other than ours need it.
     from timm.optim import get_optimizer_class, get_optimizer_info  # type: ignore[attr-defined]
 
     facts = get_optimizer_info("sgd" if name == "nesterov" else name)

@@ -158,6 +158,11 @@ def drops_features(name: str) -> bool:
 
     It has in its ResNets and its ViT, which correspond to timm's networks, and not in its `MNIST_CNN`.
     """
+    return is_timms(name)
+
+
+def is_timms(name: str) -> bool:
+    """Return whether a network, by its own name, is one of timm's."""
     return name not in BUILTIN_BACKBONES and not is_language_model(name)
 
 

@@ -24,7 +24,7 @@ from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
-from dgbench.networks.backbones import BUILTIN_BACKBONES, EMBEDDING, check_backbone
+from dgbench.networks.backbones import BUILTIN_BACKBONES, EMBEDDING, check_backbone, is_timms
 from dgbench.networks.start import check_start
 from dgbench.plan.request import MOST_RUNS, Request, Values, setting_below
 
@@ -226,6 +226,8 @@ def _unfit_setting(asked: _Request) -> Iterator[str]:
     for need in BUILTIN_BACKBONES[backbone].needs if backbone in BUILTIN_BACKBONES else ():
         if need.what in lacks:
             yield _unmet(f"backbone {backbone!r}", need, dataset)
+    if asked.setting.layer_decay < 1 and not is_timms(backbone):
+        yield f"layer_decay needs a network of timm, whose layers are known; on {dataset} the network is {backbone!r}"
     for (name, value, what), problem in _OF_SETTING.items():
         if what in lacks and getattr(asked.setting, name) == value:
             yield problem.format(dataset=dataset, backbone=backbone)

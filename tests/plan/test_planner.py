@@ -516,6 +516,11 @@ def test_an_embedding_that_nobody_knows_can_not_be_frozen(make_plan: MakePlan) -
             "on Toy the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn",
         ),
         (
+            {"layer_decay": 0.75, "backbone": "MLP"},
+            {},
+            "layer_decay needs a network of timm, whose layers are known; on Toy the network is 'MLP'",
+        ),
+        (
             {"compile": True},
             {"input_kind": "graphs", "input_shape": (40, 10)},
             "backbone 'GIN' can't be trained with compile true: it sees other numbers of atoms in each minibatch, and "
