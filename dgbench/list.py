@@ -33,6 +33,7 @@ from dgbench.core.cards import NEEDS, TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
 from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
+from dgbench.core.presets import DEFAULT, read_preset
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import count_nouns, unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
@@ -301,20 +302,17 @@ def _selectors(args: Any, catalogue: Catalogue) -> Items:
 
 
 def _presets(args: Any, catalogue: Catalogue) -> Items:
-    """List the presets, each with the fields in which it differs from the default one."""
-    default = PRESETS["dgbench"]
-
-    def changes(name: str) -> list[str]:
-        values = ((field, getattr(PRESETS[name], field)) for field in FIELD_NAMES)
-        return [f"{field} {value}" for field, value in values if value != getattr(default, field)]
+    """List the presets by their titles; describe one by its values with their sources."""
 
     def details(name: str) -> Iterator[str]:
+        preset = read_preset(name)
+        for text in (preset.title, preset.about, *(f"not known: {text}" for text in preset.unknown)):
+            yield from textwrap.wrap(" ".join(text.split()), _WIDTH)
+        yield from columns([[place, str(value), preset.source_of(place)] for place, value in preset.values()])
+        yield "all settings:"
         yield from columns([[field, str(getattr(PRESETS[name], field))] for field in FIELD_NAMES])
 
-    return {
-        name: Item(", ".join(changes(name)) or "the default: `dgbench list settings`", partial(details, name))
-        for name in PRESETS
-    }
+    return {name: Item(read_preset(name).title, partial(details, name)) for name in PRESETS}
 
 
 def _settings(args: Any, catalogue: Catalogue) -> Items:
@@ -326,14 +324,13 @@ def _settings(args: Any, catalogue: Catalogue) -> Items:
         yield from meanings.get(name, "").splitlines()
         yield f"values: {_values(hints[name])}"
         yield f"changed by: --{name}" if name in OPTIONS else f"changed by: --set {name}=VALUE"
-        yield from (f"in the preset {preset}: {getattr(PRESETS[preset], name)!r}" for preset in PRESETS)
+        values = {preset: getattr(PRESETS[preset], name) for preset in PRESETS}
+        yield from (f"in the preset {p}: {v!r}" for p, v in values.items() if p == DEFAULT or v != values[DEFAULT])
 
     found = {}
     for name in FIELD_NAMES:
         first = re.split(r"(?<=\.)\s", meanings.get(name, ""), maxsplit=1)[0]
-        found[name] = Item(
-            f"{getattr(PRESETS['dgbench'], name)!r:<12}{' '.join(first.split())}", partial(details, name)
-        )
+        found[name] = Item(f"{getattr(PRESETS[DEFAULT], name)!r:<12}{' '.join(first.split())}", partial(details, name))
     return found
 
 

@@ -33,13 +33,17 @@ class Fish(Algorithm):
     $\epsilon$ = `meta_lr` / `meta_steps`. The optimizer's state goes on from one meta-step to the next. Everything is
     interpolated, batch norm's statistics too; integers are cut off towards 0 after that, as loading a state dict does.
 
+    The first `pretrain_steps` steps are ERM's, over the same minibatches; meta-steps then begin with a new optimizer.
+
     Reference:
         Shi, Seely, Torr, Siddharth, Hannun, Usunier and Synnaeve, "Gradient Matching for Domain Generalization", ICLR
         2022.
 
     Departures from the authors' code:
 
-    - No ERM pre-training.
+    - Pre-training is off unless `pretrain_steps` asks for it. Its minibatches are those of the step's domains; theirs
+      are drawn from all domains at once. Its last weights go on; theirs are those of the best validation (on FMoW the
+      last ones too).
     - The inner optimizer is the run's and remembers throughout (theirs is Adam with amsgrad, and forgets its state at
       each epoch).
     - Minibatches don't run out, so a domain is always there to be drawn, and the draw is uniform (their default; they
@@ -67,6 +71,9 @@ class Fish(Algorithm):
         meta_lr: float = hparam(0.5, choice(0.05, 0.1, 0.5), help="how far to go towards the end of the inner steps")
         form: str = hparam("domainbed", help="which of the two published forms", options=FORMS)
         meta_steps: int = hparam(3, help="domains drawn a step, in the form wilds alone", within="[1, inf)")
+        pretrain_steps: int = hparam(
+            0, help="steps of ERM before the first meta-step", within="[0, inf)", begins="step"
+        )
 
     hparams: Hparams
 
@@ -81,7 +88,13 @@ class Fish(Algorithm):
             raise UserError(f"Fish's meta_steps is {steps}; it must lie between 1 and the {domains} training domains")
 
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one meta-step: an optimizer step a domain, then part of the way from the start to the end."""
+        """Take a step of ERM while pre-training, or one meta-step: a step a domain, then part of the way to its end."""
+        if self.step < self.hparams.pretrain_steps:
+            loss = self.joint_loss(batches)
+            self.descend(loss)
+            return {"loss": loss.detach()}
+        if 0 < self.step == self.hparams.pretrain_steps:
+            self.build_optimizers()
         live = [*self.network.parameters(), *self.network.buffers()]
         start = [tensor.detach().clone() for tensor in live]
         eps, losses = self.hparams.meta_lr, []

@@ -74,7 +74,7 @@ def declare(
     problems, paths = Problems(), dict[str, str]()
     rows: tuple[Row, ...] = ()
     preset = str(asked.get("preset", DEFAULT))
-    asked = {**_keys_of_preset(preset, asked), **asked}
+    asked = {**_keys_of_preset(preset, asked, catalogue), **asked}
     for key in ("algorithms", "datasets"):
         if not asked.get(key):
             problems.add(f"name at least one of --{key}")
@@ -102,18 +102,21 @@ def declare(
     return declaration, {name: path for name, path in paths.items() if path}
 
 
-def _keys_of_preset(preset: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _keys_of_preset(preset: str, asked: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """Return the values that a preset has for keys beside settings and hyperparameters, where nothing speaks against.
 
-    Its protocol counts where no other is asked for, its numbers of draws and trials where none is.
+    Its protocol counts where no other is asked for and data have no splits of their own.
     """
     if preset not in PRESETS:
         return {}
-    left = dict(read_preset(preset).asked)
-    for group, more in ((PROTOCOL_KEYS, ("test_envs", "validation")), (NOT_QUICK, ("quick",))):
-        if any(asked.get(key) for key in (*group, *more)):
-            left = {key: value for key, value in left.items() if key not in group}
-    return left
+    found = dict(read_preset(preset).asked)
+    entries = (catalogue.entries.get(str(name).partition(":")[0]) for name in asked.get("datasets", ()))
+    split = any(entry is not None and entry.kind == "dataset" and entry.card.parts for entry in entries)
+    if split or any(asked.get(key) for key in PROTOCOL_KEYS):
+        found = {key: value for key, value in found.items() if key not in PROTOCOL_KEYS}
+    if asked.get("quick"):
+        found = {key: value for key, value in found.items() if key not in NOT_QUICK}
+    return found
 
 
 def _layer(asked: Mapping[str, Any], rows: Sequence[Row], catalogue: Catalogue, problems: Problems) -> Layer:

@@ -117,11 +117,8 @@ def overrides_of_preset(preset: str, dataset: str) -> Overrides:
     """
     hparams, space = (read_preset(preset).tables[name] for name in ("hparams", "space"))
     draws = {name: text for name, text in space.items() if isinstance(text, str)}
-    layer = {
-        EVERYWHERE: Changes({}, _overrides({name: own for name, own in hparams.items() if name != dataset}, draws)),
-        dataset: Changes({}, _overrides(hparams.get(dataset, {}), space.get(dataset, {}))),
-    }
-    return changes_on(layer if dataset else {EVERYWHERE: layer[EVERYWHERE]}, dataset).overrides
+    usual = Changes({}, _overrides({name: own for name, own in hparams.items() if name != dataset}, draws))
+    return Changes({}, _overrides(hparams.get(dataset, {}), space.get(dataset, {}))).over(usual).overrides
 
 
 def _overrides(hparams: Mapping[str, Any], space: Mapping[str, str]) -> Overrides:

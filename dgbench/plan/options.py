@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dgbench.core.limits import find_problem, interval
-from dgbench.core.setting import PRESETS
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ REQUEST = (
 """Options that choose methods, data, protocol and search."""
 
 TRAINING = (
-    Option("preset", "asked", str, f"one of {', '.join(PRESETS)}"),
+    Option("preset", "asked", str, "settings of a paper or suite by name (dgbench): one of `dgbench list presets`"),
     Option("steps", "setting", int, "optimizer steps (default: the data set's own)", "STEPS"),
     Option("checkpoint_freq", "setting", int, "steps between evaluations", "STEPS"),
     Option("backbone", "setting", str, "network: one of `dgbench list backbones`, or any of timm", "NAME"),

@@ -1,4 +1,4 @@
-"""Pages of the settings and presets, and of the sweeps that are shipped."""
+"""Pages of the settings, of the presets, and of the sweeps that are shipped."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.core import setting
+from dgbench.core.presets import DEFAULT, preset_names, read_preset
 from dgbench.core.setting import PRESETS, Setting
 from docs._pages.docstrings import indented, inline, table
 
+_IN_TABLE = (DEFAULT, "domainbed-2020", "domainbed-2024")
+"""Presets with a column in the table of settings."""
+
 
 def pages(root: Path) -> dict[str, str]:
-    """Return the path in docs/ -> Markdown of both pages; `root` is the repository's."""
-    return {"settings.md": _settings(), "sweeps.md": _sweeps(root)}
+    """Return the path in docs/ -> Markdown of each page; `root` is the repository's."""
+    return {"settings.md": _settings(), "presets.md": _presets(), "sweeps.md": _sweeps(root)}
 
 
 def _settings() -> str:
-    default, *others = PRESETS.values()
+    default, *others = (setting for name, setting in PRESETS.items() if name in _IN_TABLE)
     meanings = _attribute_docstrings()
     rows = []
     for name, hint in get_type_hints(Setting, include_extras=True).items():
@@ -32,10 +36,33 @@ def _settings() -> str:
             "# Settings",
             "All that decides a result beside the method, the data and the seeds. A preset fixes every one of them; a "
             "sweep file's table `[setting]` and flags change some. A table of results names each change. Where a cell "
-            f"is empty, the preset has the value of `{default.preset}`.",
-            table(("setting", "values", *(f"`{name}`" for name in PRESETS), "meaning"), rows, "settings"),
+            f"is empty, the preset has the value of `{default.preset}`. Papers' are on [their page](presets.md).",
+            table(("setting", "values", *(f"`{name}`" for name in _IN_TABLE), "meaning"), rows, "settings"),
         ]
     )
+
+
+def _presets() -> str:
+    sections = [
+        "# Presets",
+        "Settings of papers and suites under a name, `--preset NAME`, with the source of every value. How they work: "
+        "[settings and presets](settings-and-presets.md#presets). Where a preset says nothing, the default of the "
+        "[setting](settings.md) or of the method holds. A value with a data set's name in its place holds for that "
+        "data set alone. Repositories are those of the papers' authors.",
+    ]
+    for preset in map(read_preset, preset_names()):
+        rows = [(f"`{place}`", _value(value), inline(preset.source_of(place))) for place, value in preset.values()]
+        sections += [f"## {preset.name}", f"{inline(preset.title)}.", inline(" ".join(preset.about.split()))]
+        if preset.unknown:
+            sections += ["Not known, or not the same here:", "\n".join(f"* {inline(text)}" for text in preset.unknown)]
+        if rows:
+            sections.append(table(("value of", "is", "source"), rows))
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _value(value: Any) -> str:
+    """Return a preset's value as code; a list by its items."""
+    return ", ".join(f"`{item}`" for item in value) if isinstance(value, list) else f"`{value}`"
 
 
 def _values(hint: Any) -> str:

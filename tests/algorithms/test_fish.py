@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.fish import Fish
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
@@ -110,4 +111,22 @@ def test_refuses_what_it_cannot_do(toy: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("form", ["domainbed", "wilds"])
 def test_resumes_exactly(toy: SimpleNamespace, optimizer: str, form: str) -> None:
-    toy.resumes(Fish, norm="live", optimizer=optimizer, form=form, meta_steps=2, dropout=0.3)
+    for pretrain_steps in (0, 2):
+        options = {"form": form, "meta_steps": 2, "pretrain_steps": pretrain_steps}
+        toy.resumes(Fish, norm="live", optimizer=optimizer, dropout=0.3, **options)
+
+
+def test_pretraining_is_erms_and_the_meta_steps_begin_with_a_new_optimizer(
+    toy: SimpleNamespace, optimizer: str
+) -> None:
+    found, erm = toy.make(Fish, optimizer=optimizer, meta_lr=0.5, pretrain_steps=3), toy.make(ERM, optimizer=optimizer)
+    for step in range(3):
+        toy.take(found, step)
+        toy.take(erm, step)
+    alone = toy.make(Fish, optimizer=optimizer, meta_lr=0.5)
+    alone.network.load_state_dict(erm.network.state_dict())
+    for step in (3, 4):
+        toy.take(found, step)
+        toy.take(alone, step)
+    for p, q in zip(found.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(p, q)
