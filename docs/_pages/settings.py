@@ -52,7 +52,11 @@ def _presets() -> str:
     ]
     for preset in map(read_preset, preset_names()):
         rows = [(f"`{place}`", _value(value), inline(preset.source_of(place))) for place, value in preset.values()]
-        sections += [f"## {preset.name}", f"{inline(preset.title)}.", inline(" ".join(preset.about.split()))]
+        sections += [
+            f"## {preset.name}",
+            f"{inline(preset.title[0].upper() + preset.title[1:])}.",
+            inline(" ".join(preset.about.split())),
+        ]
         if preset.unknown:
             sections += ["Not known, or not the same here:", "\n".join(f"* {inline(text)}" for text in preset.unknown)]
         if rows:

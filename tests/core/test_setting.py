@@ -18,7 +18,7 @@ DIGESTS = {
     "domainbed-2024": "10914e418761dd4ecec0889a3bcf4216385a56d5e6ec7e296e530ab7091094e7",
 }
 OF_PAPERS = {
-    "dgbench-2026": "b3740877f5b9f8ce",
+    "dgbench-2026": "0554491d30bbf8ec",
     "diwa": "5904ebedc23d4fff",
     "eoa": "3e73eba87e074cf9",
     "erm++": "3a542631d8da4dd5",
