@@ -21,7 +21,9 @@ from dgbench.networks.network import Network
 NOT_COMPILED = Need(
     "eager", why="changes what passes between stages anew in each step, which would be compiled anew in each"
 )
-"""The need of every method that works between stages."""
+"""The need of every method that changes what passes between stages."""
+NOT_SPLIT = Need("whole_batches", why="reads what passes between stages of all examples of a minibatch together")
+"""The need of every method that reads stages of examples together."""
 
 
 @contextmanager

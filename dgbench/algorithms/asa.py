@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dgbench.algorithms._stages import (
     NOT_COMPILED,
+    NOT_SPLIT,
     batch_deviation,
     draw_uniform,
     jitter_style,
@@ -59,7 +60,7 @@ class ASA(Algorithm):
         forwards=4.0,
         backwards=4.0,
         base=None,
-        needs=("feature_maps", NOT_COMPILED),
+        needs=("feature_maps", NOT_COMPILED, NOT_SPLIT),
     )
 
     @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dgbench.algorithms._stages import (
     NOT_COMPILED,
+    NOT_SPLIT,
     batch_deviation,
     draw_uniform,
     jitter_style,
@@ -50,7 +51,7 @@ class DSU(Algorithm):
         link="https://arxiv.org/abs/2202.03958",
         tags=("augmentation",),
         penalties=("dsu_p",),
-        needs=("feature_maps", NOT_COMPILED),
+        needs=("feature_maps", NOT_COMPILED, NOT_SPLIT),
     )
 
     @dataclass(frozen=True)

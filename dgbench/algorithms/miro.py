@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._stages import replace_outputs
+from dgbench.algorithms._stages import NOT_SPLIT, replace_outputs
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
@@ -61,7 +61,7 @@ class MIRO(Algorithm):
         tags=("regularization", "pretraining"),
         forwards=2.0,
         penalties=("ld",),
-        needs=("stages",),
+        needs=("stages", NOT_SPLIT),
     )
 
     @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dgbench.algorithms._stages import (
     NOT_COMPILED,
+    NOT_SPLIT,
     draw_uniform,
     replace_stage_outputs,
     replace_style,
@@ -56,7 +57,12 @@ class MixStyle(Algorithm):
         link="https://arxiv.org/abs/2104.02008",
         tags=("augmentation",),
         penalties=("mixstyle_p",),
-        needs=("inner_maps", NOT_COMPILED, Need("domains", when={"mixstyle_partner": "crossdomain"}, least=2)),
+        needs=(
+            "inner_maps",
+            NOT_COMPILED,
+            NOT_SPLIT,
+            Need("domains", when={"mixstyle_partner": "crossdomain"}, least=2),
+        ),
     )
 
     @dataclass(frozen=True)

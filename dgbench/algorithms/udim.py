@@ -202,7 +202,12 @@ class UDIMTransductive(UDIM):
     a step costs a fourth forward pass, which the card leaves out: it is that of networks without batch norm.
     """
 
-    card = dataclasses.replace(UDIM.card, transductive=True, tags=("flat-minima", "augmentation", "test-time"))
+    card = dataclasses.replace(
+        UDIM.card,
+        transductive=True,
+        tags=("flat-minima", "augmentation", "test-time"),
+        needs=(*UDIM.card.needs, Need("whole_batches", why="normalizes by the statistics of each minibatch")),
+    )
 
     def build(self) -> None:
         """Prepare as UDIM does, then drop the running statistics of batch norm."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TAGS, DatasetCard, needs_of, with_values
+from dgbench.core.cards import FEEDBACK, NEEDS, TAGS, DatasetCard, needs_of, with_values
 from dgbench.core.space import Draw, Space, Value
 
 
@@ -47,7 +47,7 @@ def algorithm_facts(entry: CatalogueEntry) -> Iterator[str]:
     plural = "" if card.forwards == card.backwards == 1 else "es"
     yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward pass{plural} a step"
     needs = [f"{card.min_domains} training domains"] if card.min_domains > 1 else []
-    needs += [NEEDS[need.what] + with_values(need.when) for need in needs_of(card) if need.what not in (DOMAINS, EAGER)]
+    needs += [NEEDS[need.what] + with_values(need.when) for need in needs_of(card) if need.what in NEEDS]
     if needs:
         yield f"needs {' and '.join(needs)}"
     if card.transductive:

@@ -22,6 +22,10 @@ DOMAINS = "domains"
 """Name of the need of a number of training domains (`Need.least`)."""
 EAGER = "eager"
 """Name of the need of training without `compile`."""
+WHOLE = "whole_batches"
+"""Name of the need of training without `microbatch`."""
+DECLINED: Mapping[str, str] = {EAGER: "compile true", WHOLE: "a microbatch"}
+"""Need of training without a setting -> that setting in words for messages."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,18 @@ class Need:
     """
 
     what: str
-    """Name of the need: a key of `NEEDS`, or `DOMAINS`, or `EAGER`."""
+    """Name of the need: a key of `NEEDS` or of `DECLINED`, or `DOMAINS`."""
     when: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameter -> value under which the need exists; empty: always."""
     why: str = ""
-    """For `EAGER`: the operation that can't be compiled, as a verb phrase for messages."""
+    """For keys of `DECLINED`: what the method does that rules the setting out, as a verb phrase for messages."""
     least: int | str = 0
     """For `DOMAINS`: the number of training domains, or the hyperparameter that holds it. A number that depends on no
     hyperparameter belongs in `AlgorithmCard.min_domains`.
     """
 
     def __post_init__(self) -> None:
-        if self.what not in (known := (*NEEDS, DOMAINS, EAGER)):
+        if self.what not in (known := (*NEEDS, *DECLINED, DOMAINS)):
             raise UserError(unknown_name("need on a card", self.what, known))
 
 

@@ -133,6 +133,15 @@ class Setting:
     """
     compile: bool = False
     """Train with a featurizer compiled by `torch.compile`; evaluation uses the one that was not compiled."""
+    checkpoint_activations: Annotated[bool, Added] = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time (up to a third).
+    Each residual block or layer of a transformer then keeps its input alone. Gradients are the same.
+    """
+    microbatch: Annotated[int, interval("[0, inf)"), Added] = 0
+    """Most examples in one pass through the featurizer (gradient accumulation), for batches that don't fit; 0: all. The
+    activations of one pass at a time are in memory, and computed again in the backward pass; losses and updates are
+    those of the whole batch. It needs batch norm frozen, or a network without.
+    """
     init: Literal["trial", "run", "sweep"] = "trial"
     """Runs that start from the same weights: those of a `trial`, all of the `sweep`, or none (`run`, as in DomainBed).
     Averaging weights across runs requires that they start alike.
@@ -311,6 +320,8 @@ def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]
         yield "freeze 'featurizer' leaves no layer that learns below the classifier: leave out layer_decay"
     if found.classifier_init == "linear_probe" and found.nonlinear_classifier:
         yield "classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier"
+    if found.compile and (twice := [name for name in ("checkpoint_activations", "microbatch") if getattr(found, name)]):
+        yield f"compile is true, and {' and '.join(twice)} can't be followed by compiled code: leave out one"
     if changes.get("weights") and changes.get("pretrained") is False:
         yield "a file of weights is given, and pretrained is false: leave out one of them"
     if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":

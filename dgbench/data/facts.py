@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.core.cards import EAGER
+from dgbench.core.cards import EAGER, WHOLE
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
@@ -161,7 +161,7 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
         setting: Resolved; its backbone takes such inputs.
 
     Returns:
-        Keys of `cards.NEEDS`, and `EAGER`.
+        Keys of `cards.NEEDS` and of `cards.DECLINED`.
     """
     has = {
         "classes": task == "classification",
@@ -174,6 +174,7 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
         "random_classifier": setting.classifier_init == "random",
         "learning_features": setting.freeze != "featurizer",
         EAGER: not setting.compile,
+        WHOLE: not setting.microbatch,
     }
     of_network = backbone_lacks(setting.backbone, input_shape)
     return of_network.union(what for what, is_there in has.items() if not is_there)

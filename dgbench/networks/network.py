@@ -33,6 +33,7 @@ from dgbench.networks.graphs import gin
 from dgbench.networks.hub import timm_file
 from dgbench.networks.language import SequenceFeaturizer, language_model
 from dgbench.networks.norms import batch_norms
+from dgbench.networks.recompute import recompute_blocks, recomputed
 from dgbench.networks.wheels import WHEELS, of_wheel
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,7 +50,8 @@ class Network(nn.Module):
         featurizer: Inputs to features.
         num_features: Features of an example.
         num_classes: Logits of an example.
-        setting: Decides precision, batch norm, memory order, compilation and the form of the classifier.
+        setting: Decides precision, batch norm, memory order, compilation, the activations that are kept, and the form
+            of the classifier.
         dropout: Probability, between features and classifier.
         normalization: Mean and deviation of each channel; None: inputs are not normalized.
         head: The classifier; None: a new one as the setting has it.
@@ -95,6 +97,10 @@ class Network(nn.Module):
         if setting.compile:
             # A shape that changes is compiled anew: what is computed must not depend on the shapes seen before it.
             featurizer.compile(dynamic=False)
+        if setting.checkpoint_activations:
+            recompute_blocks(featurizer)
+        self.microbatch = setting.microbatch
+        """Most examples in one pass through the featurizer in training; 0: all."""
 
     @property
     def started_from(self) -> str:
@@ -205,8 +211,15 @@ class Network(nn.Module):
         """Return features in the precision of the setting, converted back to the weights' type."""
         if self.precision == "bf16":
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                features = self.featurizer(x)
-            return features.to(self.mean.dtype)  # type: ignore[no-any-return]
+                return self._passed(x).to(self.mean.dtype)
+        return self._passed(x)
+
+    def _passed(self, x: Tensor) -> Tensor:
+        """Pass inputs through the featurizer, at most `microbatch` at once where gradients are taken."""
+        # Without gradients no activations are kept. In evaluation mode methods that adapt may read the whole batch.
+        if 0 < self.microbatch < len(x) and self.training and torch.is_grad_enabled():
+            parts = torch.split(x, self.microbatch)
+            return torch.cat([recomputed(self.featurizer, self.featurizer, part) for part in parts])
         return self.featurizer(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row, teacher_rows
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
+from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
@@ -245,8 +245,8 @@ def _unmet_needs(asked: _Request) -> Iterator[str]:
 
 def _unmet(who: str, need: Need, dataset: str) -> str:
     """Word an unmet need of a method or network."""
-    if need.what == EAGER:
-        return f"{who} can't be trained with compile true: it {need.why}"
+    if need.what in DECLINED:
+        return f"{who} can't be trained with {DECLINED[need.what]}: it {need.why}"
     return f"{who} needs {NEEDS[need.what]}, which it would not have on {dataset}"
 
 
@@ -291,6 +291,17 @@ def _batches_of_one(asked: _Request) -> Iterator[str]:
             )
 
 
+def _split_batches(asked: _Request) -> Iterator[str]:
+    """Yield the problem of a batch norm that would take statistics of parts of a minibatch."""
+    setting = asked.setting
+    if setting.microbatch and setting.batch_norm == "live" and "batch_norm" not in asked.facts.lacking(setting):
+        yield (
+            f"microbatch {setting.microbatch} on {asked.facts.name}: batch norm of {setting.backbone!r} is live, so it "
+            "would take statistics of each part of a minibatch, and training would be another. Leave it out (--set "
+            "checkpoint_activations=true saves memory, too), freeze batch norm, or choose a backbone without"
+        )
+
+
 def _unfit_teachers(asked: _Request) -> Iterator[str]:
     """Yield the problems of rows that teach others; their runs have to be possible too."""
     for row in asked.request.rows:
@@ -325,11 +336,11 @@ def _no_teachers(asked: _Request) -> Iterator[str]:
 
 _RULES: tuple[Rule, ...] = (
     *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together, _batches_of_one),
-    *(_unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
+    *(_split_batches, _unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
 )
 """All rules for rows on a data set, in the order in which their problems are listed."""
 _RULES_OF_TEACHERS: tuple[Rule, ...] = (
-    *(_no_teachers, _too_few_domains, _unfit_mergers),
+    *(_no_teachers, _too_few_domains, _unfit_mergers, _split_batches),
     *(_invalid_values, _unfit_together, _unmet_needs),
 )
 """Rules for teachers' rows. Those on protocol and setting are left out, since the students' rows obey them already."""

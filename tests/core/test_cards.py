@@ -4,8 +4,8 @@ import pytest
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.cards import (
+    DECLINED,
     DOMAINS,
-    EAGER,
     TAGS,
     AdapterCard,
     AlgorithmCard,
@@ -51,7 +51,7 @@ def test_conditions_of_needs_are_values_that_the_hyperparameters_may_have(catalo
         for need in needs_of(entry.card):
             assert all(value in options[name] for name, value in need.when.items()), entry.name
             assert not isinstance(need.least, str) or need.least in options, entry.name
-            assert bool(need.why) == (need.what == EAGER), entry.name
+            assert bool(need.why) == (need.what in DECLINED), entry.name
             assert bool(need.least) == (need.what == DOMAINS), entry.name
             conditional |= {entry.name} if need.when else set()
     assert conditional == {"Fish", "GR", "Hutchinson", "MixStyle", "TENT", "UDIM", "UDIMTransductive"}
