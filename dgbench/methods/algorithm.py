@@ -220,7 +220,7 @@ class Algorithm(nn.Module):
         They are those of the network's layers and of the classifier (`layer_decay`, `lr_head`), in every network of the
         method. Override it where an optimizer steps something in place of them, such as copies.
         """
-        networks = [module for module in self.modules() if isinstance(module, Network)]
+        networks = (module for module in self.modules() if isinstance(module, Network))
         return rates_of(networks, self.setting, lr, self.hparams.lr_head)
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:

@@ -22,6 +22,8 @@ def rates_of(networks: Iterable[Network], setting: Setting, lr: float, lr_head: 
         lr_head: Rate of classifiers; 0: that of the optimizer.
     """
     found: dict[nn.Parameter, float] = {}
+    if setting.layer_decay == 1 and not lr_head:
+        return found  # before `networks` are looked for, since a method may make an optimizer in every step
     for network in networks:
         if setting.layer_decay < 1:
             for parameter, above in layers_above(setting.backbone, network.featurizer):
