@@ -34,6 +34,7 @@ from dgbench.report.select import Selector
 from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
 from dgbench.report.tables import Columns, Report, Section, build
 from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
+from dgbench.report.whole import whole_domains
 from dgbench.store.files import write_atomic
 
 _WITH_STATISTICS = ("text", "markdown", "latex", "json")
@@ -64,7 +65,13 @@ def parser() -> cli.Parser:
 
 
 def _add_contents(found: cli.Parser) -> None:
-    """Declare the flags on numbers beside the means: errors, comparisons, metrics, cost."""
+    """Declare the flags on the numbers: what they are of, and errors, comparisons, metrics and cost beside them."""
+    found.add_argument(
+        "--report",
+        choices=["in", "full"],
+        default="in",
+        help="the score on the part in of test domains (the default), or on whole domains, in and out, as some papers",
+    )
     found.add_argument(
         "--beside",
         choices=["published"],
@@ -179,6 +186,7 @@ def _unknown_fields(args: Any) -> list[str]:
 def _report(args: Any, results: Results, chosen: Sequence[Selector], parts: Mapping[str, Results]) -> Report:
     """Build the report by the flags; `parts` are the results of each folder."""
     results = of_datasets(results, args.datasets)
+    results = whole_domains(results) if args.report == "full" else results
     layout, names = _layout(args)
     kind = args.error or (STANDARD if args.format == "domainbed" else default_kind(results))
     built = build(results, chosen or default_selectors(results), args.partial, layout, once=kind == WILDS)

@@ -19,6 +19,7 @@ MOST_NOTES = 20
 
 SIGNATURE_LINES = (
     "protocol, metric, selector, preset, trials, +/-",
+    "reported",
     "trials vary",
     "chosen once",
     "Δ",
@@ -34,7 +35,7 @@ SIGNATURE_LINES = (
 """Keys of the signature that share a line; all others share the last."""
 
 
-SHORT = ("protocol", "preset", "trials", "trials vary", "+/-", "Δ", "collected by")
+SHORT = ("protocol", "preset", "reported", "trials", "trials vary", "+/-", "Δ", "collected by")
 """Keys of the signature that a short note has."""
 
 _OF_ALL = (WARNING, "* ", "! ", f"{MARK} ")

@@ -148,6 +148,8 @@ class Results:
     """The data, code and hardware behind the runs that count."""
     search: Mapping[tuple[str, str], tuple[Spent, ...]] = field(default_factory=dict)
     """(row, data set) -> the budget that its search has spent, where the worse draws are dropped on the way."""
+    reports: str = ""
+    """What stands in place of values on the tested views; empty: nothing (`report.whole`)."""
     notes: tuple[str, ...] = ()
     """Findings in the folder that a reader of the tables needs, such as torn lines."""
     metrics: Mapping[str, str] = field(default_factory=dict)

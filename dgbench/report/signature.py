@@ -34,6 +34,7 @@ def signature(results: Results, selector: Selector, datasets: Sequence[str]) -> 
         "protocol": results.protocol,
         "metric": ", ".join(f"{name} x 100" for name in metrics - {"accuracy"}),
         "selector": selector.name,
+        "reported": results.reports,
         "validation": _validation(results, datasets),
         "preset": results.preset,
         "beside the preset": ", ".join(results.provenance.asked),
