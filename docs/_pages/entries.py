@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
-from dgbench.core.cards import DOMAINS, EAGER, FEEDBACK, NEEDS, TAGS, TASKS, Card, needs_of, with_values
+from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, TAGS, TASKS, Card, needs_of, with_values
 from dgbench.core.space import Draw, HparamSpec, Space, Value
 from docs._pages.docstrings import Doc, escaped, indented, inline, parse, table
 
@@ -219,8 +219,8 @@ def _needs(entry: CatalogueEntry) -> Facts:
     needs = [f"{entry.card.min_domains} training domains"] if getattr(entry.card, "min_domains", 1) > 1 else []
     for need in needs_of(entry.card):
         when = escaped(with_values(need.when))
-        if need.what == EAGER:
-            needs.append(f"training without `compile`{when}: it {inline(need.why)}")
+        if need.what in DECLINED:
+            needs.append(f"training without {DECLINED[need.what]}{when}: it {inline(need.why)}")
         elif need.what == DOMAINS:
             least = f"as many as `{need.least}`" if isinstance(need.least, str) else str(need.least)
             needs.append(f"{least} training domains{when}")

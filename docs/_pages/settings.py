@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.core import setting
+from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
 from dgbench.core.presets import DEFAULT, preset_names, read_preset
 from dgbench.core.setting import PRESETS, Setting
 from docs._pages.docstrings import indented, inline, table
@@ -38,6 +39,11 @@ def _settings() -> str:
             "sweep file's table `[setting]` and flags change some. A table of results names each change. Where a cell "
             f"is empty, the preset has the value of `{default.preset}`. Papers' are on [their page](presets.md).",
             table(("setting", "values", *(f"`{name}`" for name in _IN_TABLE), "meaning"), rows, "settings"),
+            "## Optimizers",
+            "The values of `optimizer`, as `dgbench list optimizers` prints them.",
+            table(("optimizer", "what it is"), [(f"`{name}`", inline(what)) for name, what in OPTIMIZERS.items()]),
+            "These of timm and PyTorch are left out, each for a reason:",
+            table(("optimizer", "it"), [(f"`{name}`", inline(why)) for name, why in LEFT_OUT.items()]),
         ]
     )
 
