@@ -100,7 +100,7 @@ def counting(counts: Counter[str]) -> list[Any]:
 
 
 def simulate(runs: int, workers: int, folder: Path) -> None:
-    hparams = max(1, round(runs / (FOLDS * TRIALS + FOLDS)))
+    hparams = max(1, round(runs / (FOLDS * TRIALS)) - 1)  # in each fold and trial so many runs, and their merger
     asked = {
         "algorithms": ["ERM", "ERM+DiWA"],
         "datasets": ["RotatedDigits"],

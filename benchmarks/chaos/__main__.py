@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.chaos.caches import caches
 from benchmarks.chaos.crowds import engines, launches, quotas, workers
 from benchmarks.chaos.disks import disks, permissions
 from benchmarks.chaos.heads import heads
 from benchmarks.chaos.holders import clocks, namespaces, stops
 from benchmarks.chaos.kills import kills
 from benchmarks.chaos.large import large
-from benchmarks.chaos.places import places
+from benchmarks.chaos.places import places, searches
 from benchmarks.chaos.sandbox import Harm
 
 Scenario = Callable[[Path, int, int], Iterator[str]]
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "stops": (stops, 5),
     "clocks": (clocks, 1),
     "namespaces": (namespaces, 1),
+    "caches": (caches, 1),
     "launches": (launches, 10),
     "workers": (workers, 2),
     "engines": (engines, 1),
@@ -40,6 +42,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "disks": (disks, 10),
     "permissions": (permissions, 3),
     "places": (places, 60),
+    "searches": (searches, 6),
     "heads": (heads, 1),
     "large": (large, 100_000),
 }

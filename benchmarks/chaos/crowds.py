@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from benchmarks.chaos.sandbox import Harm, Sandbox, finish, request, same, slow_request
+from benchmarks.chaos.sandbox import Harm, Sandbox, finish, request, same, slow_request, until
 from dgbench.core.machine import CORES
 from dgbench.store.state import State
+from tests.support import slurm_cluster
 
 CROWD = 8
 ROWS = ("ERM+SWAD", "ERM+DiWA", "ERM+T3A")
+ON_SLURM = ("workers=2", "poll=2", "idle=60", "jobs=1", "setup=export DGBENCH_CORES=1")
 QUOTAS = Path("/sys/fs/cgroup/cpu")
 
 
@@ -43,24 +46,35 @@ def workers(place: Path, count: int, seed: int) -> Iterator[str]:
 
 
 def engines(place: Path, count: int, seed: int) -> Iterator[str]:
-    """Launch one folder by local processes and in one process, with a worker beside them."""
-    whole = Sandbox(place / "whole", slow_request(place, hparams=8, steps=400))
+    """Launch one folder by local processes, in one process and on Slurm, with a worker beside them."""
+    whole = Sandbox(place / "whole", slow_request(place, hparams=12, steps=400))
     finish(whole.launch("--jobs", "4"), 0)
-    for number in range(count):
-        with Sandbox(place / f"{number}", whole.words) as sandbox:
-            sandbox.plan()
-            crowd = [
-                sandbox.launch("--jobs", "1"),
-                sandbox.launch("--launcher", "here"),
-                sandbox.worker("--jobs", "1", "--idle", "30"),
-            ]
-            for command in crowd:
-                finish(command, 0)
-            parts = Counter(found[0].process.pid for folder in sandbox.folders() if (found := folder.holder()))
-            _once(sandbox, whole)
-        # All runs of `here` are executed by one process, those of the others by a process each.
-        mine = parts[crowd[1].pid]
-        yield f"local, here and a worker: {mine} of {parts.total()} runs by here, each taken up once, same records"
+    with ExitStack() as stack:
+        env: Mapping[str, str] = {}
+        if why := slurm_cluster.missing():
+            yield f"without Slurm: {why}"
+        else:
+            cluster = stack.enter_context(slurm_cluster.running())
+            env = {key: value for key, value in cluster.env.items() if key != CORES}
+        for number in range(count):
+            with Sandbox(place / f"{number}", whole.words, env) as sandbox:
+                sandbox.plan()
+                crowd = [sandbox.launch("--launcher", "slurm", *ON_SLURM)] if env else []
+                if env:
+                    until(partial(_runs, sandbox), "a run on Slurm", 600)
+                crowd += [
+                    sandbox.launch("--jobs", "1"),
+                    sandbox.worker("--jobs", "1", "--idle", "60"),
+                    sandbox.launch("--launcher", "here"),
+                ]
+                for command in crowd:
+                    finish(command, 0, seconds=600)
+                holders = [found[0] for folder in sandbox.folders() if (found := folder.holder())]
+                _once(sandbox, whole)
+            # All runs of `here` are executed by one process, those of the others by a process each.
+            here = sum(holder.process.pid == crowd[-1].pid for holder in holders)
+            slurm = sum(holder.engine.startswith("slurm:") for holder in holders)
+            yield f"of {len(holders)} runs {here} by here, {slurm} by Slurm; each taken up once, same records"
 
 
 def quotas(place: Path, count: int, seed: int) -> Iterator[str]:
@@ -85,6 +99,10 @@ def quotas(place: Path, count: int, seed: int) -> Iterator[str]:
         finally:
             group.rmdir()
         yield f"{share / 100_000:g} cores granted: at most {most} runs at once, same records"
+
+
+def _runs(sandbox: Sandbox) -> bool:
+    return State.RUNNING in sandbox.states().values()
 
 
 def _whole(place: Path) -> Sandbox:

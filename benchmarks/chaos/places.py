@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.chaos.sandbox import CORES, Sandbox, finish, request, same
+from benchmarks.chaos.sandbox import Harm, Sandbox, finish, request, same
+from dgbench.core.machine import CORES
 from tests.support import ray_cluster, slurm_cluster
 
 ROWS = ("ERM+SWAD", "SAM", "Fish", "ERM+DiWA", "ERM+T3A")
 SECONDS = 1200.0
+"""Seconds that one place may take: other work may share the machine."""
+TTL = 77
+"""A time to live of leases, in seconds, that nothing has by default."""
 
 
 def places(place: Path, count: int, seed: int) -> Iterator[str]:
@@ -26,19 +29,46 @@ def places(place: Path, count: int, seed: int) -> Iterator[str]:
     workers = Sandbox(place / "workers", words)
     workers.plan()
     yield _timed("four workers", workers, [workers.worker("--jobs", "1", "--idle", "30") for _ in range(4)], whole)
-    with ExitStack() as stack:
-        for name, cluster, options in (
-            ("slurm", slurm_cluster, ("setup=export DGBENCH_CORES=1",)),
-            ("ray", ray_cluster, ()),
-        ):
-            if why := cluster.missing():
-                yield f"{name}: left out: {why}"
-                continue
-            env: Mapping[str, str] = stack.enter_context(cluster.running()).env
-            env = {key: value for key, value in env.items() if key != CORES}
-            sandbox = Sandbox(place / name, words, env)
-            launch = sandbox.launch("--launcher", name, "workers=4", "poll=2", "idle=20", "jobs=1", *options)
-            yield _timed(name, sandbox, [launch], whole)
+    for name, env, options in clusters():
+        sandbox = Sandbox(place / name, words, env)
+        yield _timed(name, sandbox, [sandbox.launch("--launcher", name, *options)], whole) if env else options[0]
+
+
+def searches(place: Path, count: int, seed: int) -> Iterator[str]:
+    """Compare a sweep that drops the worse of `count` draws in one process, on Slurm and on Ray."""
+    words = [*request(("ERM+SWAD", "ERM+T3A"), hparams=count, steps=120), "--search", "halving", "--ttl", str(TTL)]
+    whole = Sandbox(place / "here", words)
+    yield _timed("here", whole, [whole.launch("--launcher", "here")])
+    for name, env, options in clusters():
+        sandbox = Sandbox(place / name, words, env)
+        yield _timed(name, sandbox, [sandbox.launch("--launcher", name, *options)], whole) if env else options[0]
+        for folder in sandbox.folders():
+            found = folder.holder()
+            if found and found[0].ttl != TTL:
+                raise Harm(f"{folder.path}: its lease lives for {found[0].ttl} s, not for {TTL}")
+        yield f"{name}: {len(sandbox.folders())} leases with a time to live of {TTL} s"
+
+
+def clusters() -> Iterator[tuple[str, Mapping[str, str], tuple[str, ...]]]:
+    """Start one cluster after the other; yield its name, environment, and the options of a launch on it.
+
+    Where one can't be started, the environment is empty and the option is the reason.
+    """
+    options = ("workers=4", "poll=2", "idle=20", "jobs=1")
+    if why := slurm_cluster.missing():
+        yield "slurm", {}, (f"slurm: left out: {why}",)
+    else:
+        with slurm_cluster.running() as slurm:
+            yield "slurm", _without_cores(slurm.env), (*options, "setup=export DGBENCH_CORES=1")
+    if why := ray_cluster.missing():
+        yield "ray", {}, (f"ray: left out: {why}",)
+    else:
+        with ray_cluster.running() as ray:
+            yield "ray", _without_cores(ray.env), options
+
+
+def _without_cores(env: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in env.items() if key != CORES}
 
 
 def _timed(name: str, sandbox: Sandbox, commands: list[subprocess.Popen[str]], whole: Sandbox | None = None) -> str:

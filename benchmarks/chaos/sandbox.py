@@ -158,10 +158,9 @@ class Sandbox:
         return Store(self.root).states((run.id for run in read_plan(self.root).runs), retries)
 
     def records(self) -> dict[str, bytes]:
-        """The records of each run."""
-        return {
-            run.id: (self.root / "runs" / run.id / "records.jsonl").read_bytes() for run in read_plan(self.root).runs
-        }
+        """The records of each run; those that stand on a dropped run have none."""
+        paths = {run.id: self.root / "runs" / run.id / "records.jsonl" for run in read_plan(self.root).runs}
+        return {id: path.read_bytes() for id, path in paths.items() if path.exists()}
 
     @cached_property
     def table(self) -> str:
@@ -227,8 +226,11 @@ def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
 
 def same(sandbox: Sandbox, whole: Sandbox) -> None:
     """Raise `Harm` unless records and table of a disturbed sweep are, byte for byte, those of the undisturbed one."""
-    if set(sandbox.states().values()) != {State.DONE}:
+    states = sandbox.states()
+    if not all(state.settled for state in states.values()):
         raise Harm(f"{sandbox.root}: not every run is done")
+    if states != whole.states():
+        raise Harm(f"{sandbox.root}: the search has dropped other runs than in {whole.root}")
     found, expected = sandbox.records(), whole.records()
     other = [id for id in expected if found.get(id) != expected[id]]
     if other or found.keys() != expected.keys():

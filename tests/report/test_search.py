@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dgbench
@@ -15,7 +17,8 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.report.cost import costs
 from dgbench.report.folders import combine, open_each
 from dgbench.report.reader import read_results
-from dgbench.report.results import Series
+from dgbench.report.results import Candidate, Series
+from dgbench.report.selectors import SELECTORS
 from dgbench.store.run_folder import RECORDS
 from dgbench.store.state import State
 from tests.support.in_process import execute, sweep_of
@@ -76,6 +79,33 @@ def test_the_budget_stands_below_each_table(
     assert f"{SEARCH}: 23 of 33 steps trained (70 %), 1 of 3 runs to the end (ERM, ERM+SWAD); random (SAM)" in (
         capsys.readouterr().out
     )
+
+
+def test_the_oracle_reads_a_dropped_run_at_the_rung_where_it_ended(searched: Sweep) -> None:
+    """It reads the last model of each run, and that of a dropped one is of its rung."""
+    assert Here().execute(searched) == 0
+    results, place = read_results(searched.root), ("ERM", "RotatedDigits")
+    (((fold, trial), found),) = results.candidates[place].items()
+    for chosen, series in found.items():
+        assert isinstance(series, Series)
+        # Best at the last step of this run, and better still at a step that the oracle doesn't read.
+        values = np.full_like(series.values, 0.75)
+        values[0] = 1.0
+        changed = {**found, chosen: replace(series, values=values)}
+        others = {**results.candidates, place: {(fold, trial): _scaled(changed, but=chosen)}}
+        outcome = SELECTORS["oracle"].choose(replace(results, candidates=others), *place, fold, trial)
+        assert outcome.pick
+        assert (outcome.pick.hparams_seed, outcome.pick.step) == (chosen, series.steps[-1])
+        assert (outcome.pick.value, outcome.pick.score, outcome.complete) == (0.75, 0.75, 3)
+    assert sorted(series.steps[-1] for series in found.values() if isinstance(series, Series)) == [5, 5, 10]
+
+
+def _scaled(found: dict[int, Candidate], but: int) -> dict[int, Candidate]:
+    """Bring the values of all series but one below a half."""
+    return {
+        seed: series if seed == but or not isinstance(series, Series) else replace(series, values=series.values / 2)
+        for seed, series in found.items()
+    }
 
 
 def test_damage_of_a_dropped_run_is_no_result(searched: Sweep, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "240",  # other work may share the machine
             "RAY_enable_metrics_collection": "0",
         }
         self._started: dict[str, subprocess.Popen[bytes]] = {}
