@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shlex
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_a_command_plans_the_run_that_was_chosen(
         assert best["pick"]["run"] in planned_again(best["command"]), best["command"]
     commands = said(capsys, str(root), "--commands").splitlines()
     assert commands == [best["command"] for best in found]
+
+
+def test_a_merged_rows_command_has_the_values_of_its_own_entries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hparams = {"rho": 0.1, "RotatedDigits": {"batch_size": 16, "SWAD": {"n_converge": 2}, "SMA": {"start": 2}}}
+    root = sweep(tmp_path / "sweep", algorithms=["EoA", "ERM+DiWA", "SAM+SWAD"], hparams=hparams, single_test_envs=True)
+    monkeypatch.chdir(tmp_path)
+    found = {best["row"]: best for best in map(json.loads, said(capsys, str(root), "--json").splitlines())}
+    given = {row: re.findall("--hparams '(.*?)'", best["command"]) for row, best in found.items()}
+    assert json.loads(given["ERM+DiWA"][0]) == {"batch_size": 16}
+    assert json.loads(given["EoA"][0]) == {"batch_size": 16, "SMA": {"start": 2}}
+    for row in ("ERM+DiWA", "EoA"):
+        assert launch([*shlex.split(found[row]["command"])[1:], "--dry_run"]) == 0
 
 
 def test_a_command_names_the_place_of_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from dgbench.core.site import Site
 from dgbench.core.wording import format_ranges
 from dgbench.plan import planfile
 from dgbench.plan.declaration import asked_beside_preset, read_site
+from dgbench.plan.request import Overrides
 from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.results import Results
 from dgbench.report.run_frames import their_record
@@ -145,7 +146,7 @@ class _Writer:
         for name, numbers in (("n_hparams", seeds), ("n_trials", trials)):
             words += [f"--{name}_from", str(min(numbers)), f"--{name}", str(max(numbers) + 1)]
         words += self._setting_words(merged.dataset)
-        if values := {**asked.fixed, **asked.parts}:
+        if values := _values_of_row(row, merged, members, asked):
             words += ["--hparams", json.dumps(values)]
         words += [*self._site_words(), "--output_dir", f"{self.root}-again", "--skip_confirmation"]
         return shlex.join(words), f"{made}, which the command trains"
@@ -172,8 +173,8 @@ class _Writer:
         for name, numbers in (("n_hparams", seeds), ("n_trials", trials)):
             words += [f"--{name}_from", str(min(numbers)), f"--{name}", str(max(numbers) + 1)]
         words += self._setting_words(run.dataset)
-        merged = {**asked.fixed, **asked.parts}
-        if values := merged if run.kind == "merge" else _chosen_values(row, [run]):
+        merged = run.kind == "merge"
+        if values := _values_of_row(row, run, members, asked) if merged else _chosen_values(row, [run]):
             words += ["--hparams", json.dumps(values)]
         words += [*self._site_words(), "--output_dir", f"{self.root}-deploy", "--skip_confirmation"]
         return shlex.join([*words, "--save_models", "--save_predictions"]), ""
@@ -221,6 +222,13 @@ def _chosen_values(row: str, chain: Sequence[Run]) -> dict[str, dict[str, Any]]:
     entries = [entry for link in chain for entry in (link.method, *link.averages)]
     names = row.split("+")
     return {entry.name: dict(entry.hparams) for entry in entries if entry.hparams and _is_of(entry, names, chain)}
+
+
+def _values_of_row(row: str, merged: Run, members: Sequence[Run], asked: Overrides) -> dict[str, Any]:
+    """Return the changes to hyperparameters of a sweep, as `--hparams` takes them, that a merged row's entries have."""
+    entries = {*row.split("+"), *(source.predictor for source in merged.inputs)}
+    fixed = {name: value for name, value in asked.fixed.items() if any(name in run.method.hparams for run in members)}
+    return {**fixed, **{name: own for name, own in asked.parts.items() if name in entries}}
 
 
 def _is_of(entry: ResolvedEntry, names: Sequence[str], chain: Sequence[Run]) -> bool:
