@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dgbench.core.cards import DatasetCard as DatasetCard
     from dgbench.core.cards import MergerCard as MergerCard
     from dgbench.core.cards import Need as Need
+    from dgbench.core.composition import RuleCard as RuleCard
     from dgbench.core.errors import Problems as Problems
     from dgbench.core.errors import UserError as UserError
     from dgbench.core.progress import ReportProgress as ReportProgress
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from dgbench.methods.merger import Merged as Merged
     from dgbench.methods.merger import Merger as Merger
     from dgbench.methods.merger import Tools as Tools
+    from dgbench.methods.rule import First as First
+    from dgbench.methods.rule import Rule as Rule
     from dgbench.networks.network import Network as Network
     from dgbench.report.frames import SweepResults as SweepResults
     from dgbench.report.frames import load_results as load_results
@@ -75,6 +78,7 @@ _PUBLIC = {
     "api.train": ("RunFailed", "Trained", "train"),
     "catalogue.catalogue": ("Catalogue",),
     "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard", "Need"),
+    "core.composition": ("RuleCard",),
     "core.errors": ("Problems", "UserError"),
     "core.progress": ("ReportProgress",),
     "core.setting": ("PRESETS", "Setting", "setting"),
@@ -85,6 +89,7 @@ _PUBLIC = {
     "methods.algorithm": ("Algorithm", "Batch", "Hparams", "Task"),
     "methods.average": ("Average", "RunningMean", "Weights"),
     "methods.merger": ("Member", "Merged", "Merger", "Tools"),
+    "methods.rule": ("First", "Rule"),
     "networks.network": ("Network",),
     "report.frames": ("SweepResults", "load_results"),
     "report.reader": ("read_results",),
@@ -151,6 +156,7 @@ def _catalogue_entries(kind: str) -> dict[str, Any]:
 
 for _folder, _kind in (
     ("algorithms", "algorithm"),
+    ("rules", "rule"),
     ("averaging", "average"),
     ("merging", "merger"),
     ("adaptation", "adapter"),

@@ -109,7 +109,7 @@ def _is_file(word: str) -> bool:
 
 
 def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> Iterator[str]:
-    algorithms = catalogue.of_kind("algorithm")
+    algorithms = {**catalogue.of_kind("algorithm"), **catalogue.of_kind("rule")}
     if everything:
         yield from algorithms
     for word in words:

@@ -41,7 +41,7 @@ from dgbench.plan.options import OPTIONS
 
 METHODS = "methods"
 """The list of the entries of all kinds but data sets."""
-KINDS = {f"{kind}s": kind for kind in ("algorithm", "average", "merger", "adapter", "dataset")}
+KINDS = {f"{kind}s": kind for kind in ("algorithm", "rule", "average", "merger", "adapter", "dataset")}
 
 _WIDTH = 110
 """Characters of a line of many names."""

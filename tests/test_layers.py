@@ -16,7 +16,7 @@ LAYERS = (
     ("commands", "api"),
     ("launchers", "report"),
     ("plan", "execute", "conformance"),
-    ("catalogue", "algorithms", "averaging", "merging", "adaptation"),
+    ("catalogue", "algorithms", "rules", "averaging", "merging", "adaptation"),
     ("methods", "datasets", "models"),
     ("data",),
     ("networks", "store"),
@@ -24,7 +24,7 @@ LAYERS = (
 )
 """From the top down. Packages of one line do not import each other."""
 LEVEL = {room: -number for number, line in enumerate(LAYERS) for room in line}
-CATALOGUES = ("algorithms", "averaging", "merging", "adaptation", "datasets")
+CATALOGUES = ("algorithms", "rules", "averaging", "merging", "adaptation", "datasets")
 MOST_FLAT_FILES = 18  # a file for each command, what they share, and `testing`
 MOST_FLOORS = 8
 

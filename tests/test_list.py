@@ -64,14 +64,14 @@ def test_a_search_looks_into_names_and_lines_and_then_into_everything(capsys: py
     assert "MIRO" in found("--search", "pretraining"), "its tag"
     assert found("adapters", "--search", "PROTOTYPES") == ["T3A"]
     assert found("adapters", "--search", "Iwasawa") == ["T3A"], "its paper"
-    assert {"SAM", "ASAM", "GSAM"} <= set(found("algorithms", "--search", "sharpness"))
+    assert {"SAM", "ASAM", "GSAM"} <= set(found("rules", "--search", "sharpness"))
     with pytest.raises(UserError, match="--search nowhere: nothing in the list of mergers mentions it"):
         main(["mergers", "--search", "nowhere"])
 
 
 def test_methods_are_found_by_their_ideas(capsys: pytest.CaptureFixture[str], catalogue: Catalogue) -> None:
     def of(tag: str) -> list[str]:
-        kinds = ("algorithm", "average", "merger", "adapter")
+        kinds = ("algorithm", "rule", "average", "merger", "adapter")
         return [e.name for kind in kinds for e in catalogue.of_kind(kind).values() if tag in e.card.tags]
 
     flat = [line.split()[0] for line in listed(capsys, "--tag", "flat").splitlines()]
@@ -168,6 +168,7 @@ def test_the_wrong_kind_is_told_with_the_right_one() -> None:
     assert caught.value.problems == (
         "SWAD is an average: dgbench list averages SWAD",
         "PACS is a dataset: dgbench list datasets PACS",
+        "SAM is a rule: dgbench list rules SAM",
     )
     with pytest.raises(UserError, match="unknown name in the list of mergers 'DiVA': did you mean 'DiWA'"):
         main(["mergers", "DiVA"])

@@ -63,9 +63,9 @@ def test_every_class_of_a_catalogue_is_in_its_folders_module(kind: str, catalogu
 
 def test_a_class_is_imported_as_from_any_package() -> None:
     code = (
-        "from dgbench.algorithms import ERM; from dgbench.datasets import PACS; import dgbench.algorithms.sam; "
+        "from dgbench.algorithms import ERM; from dgbench.datasets import PACS; import dgbench.rules.sam; "
         "from dgbench.merging import diwa; from dgbench import averaging; from dgbench.datasets import _images; "
-        "print(ERM.__name__, PACS.__name__, dgbench.algorithms.sam.SAM is dgbench.algorithms.SAM, "
+        "print(ERM.__name__, PACS.__name__, dgbench.rules.sam.SAM is dgbench.rules.SAM, "
         "diwa.__name__, averaging.SWAD.__name__, _images.__name__)"
     )
     assert in_another_process(code) == "ERM PACS True dgbench.merging.diwa SWAD dgbench.datasets._images"

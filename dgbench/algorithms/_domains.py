@@ -73,18 +73,12 @@ def feature_losses(algorithm: Algorithm, features: Sequence[Tensor], batches: Se
     return losses_of(algorithm, split_by_domain(logits, batches), batches)
 
 
-def descend_penalized(algorithm: Algorithm, nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:
-    """Take one optimizer step along the gradient of `nll + weight * penalty`.
+def penalized(nll: Tensor, penalty: Tensor, weight: float) -> Mapping[str, Tensor]:
+    """Return the parts of a penalized loss: `loss`, which is `nll + weight * penalty`, `nll` and `penalty`.
 
     Args:
-        algorithm: The method, whose `optimizer` steps.
         nll: The loss to fit, a scalar.
         penalty: The regularizer, a scalar.
         weight: Its weight; at 0 the penalty is still computed and logged.
-
-    Returns:
-        The scalars to log: `loss`, `nll` and `penalty`, detached.
     """
-    loss = nll + weight * penalty
-    algorithm.descend(loss)
-    return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+    return {"loss": nll + weight * penalty, "nll": nll, "penalty": penalty}

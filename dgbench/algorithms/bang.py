@@ -50,6 +50,7 @@ class BANG(Algorithm):
         link="https://arxiv.org/abs/2309.17230",
         tags=("augmentation", "averaging", "pretraining"),
         penalties=("mixup_alpha", "label_smoothing"),
+        draws=True,
         experimental="mixup_alpha and label_smoothing, and how examples are paired",
         needs=("classes", "real_inputs"),
     )

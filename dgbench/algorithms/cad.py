@@ -68,15 +68,14 @@ class CAD(Algorithm):
         projection = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, PROJECTED))
         self.project: nn.Module = projection if self.hparams.is_project else nn.Identity()
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with one forward and one backward pass."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the cross-entropy plus the bottleneck, from one forward pass."""
         y = torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         nll = F.cross_entropy(self.network.classifier(features), y)
         penalty = self._bottleneck(features, y, domain_labels(batches))
         loss = nll + self.hparams.lmbda * penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        return {"loss": loss, "nll": nll, "penalty": penalty}
 
     def _bottleneck(self, features: Tensor, y: Tensor, domains: Tensor) -> Tensor:
         h = self.hparams

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalized, feature_losses
+from dgbench.algorithms._domains import feature_losses, penalized
 from dgbench.algorithms._moments import coral, mmd
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -18,10 +18,10 @@ from dgbench.methods.algorithm import Algorithm, Batch
 _PAPER = "Chevalley et al., arXiv 2022"
 
 
-def _update(
+def _loss(
     method: Algorithm, batches: Sequence[Batch], distance: Callable[[Sequence[Tensor]], Tensor], weight: float
 ) -> Mapping[str, Tensor]:
-    """Take one step with the distance between two mixtures; it is 0 if one of them has fewer than two examples."""
+    """Return the parts of a loss with the distance between two mixtures, 0 if one has fewer than two examples."""
     features = method.domain_features(batches)
     nll = feature_losses(method, features, batches).mean()
     # On the host, so that the sizes of the mixtures are known without waiting for the device.
@@ -29,7 +29,7 @@ def _update(
     first = torch.cat([z[:cut] for z, cut in zip(features, cuts, strict=True)])
     second = torch.cat([z[cut:] for z, cut in zip(features, cuts, strict=True)])
     penalty = distance([first, second]) if min(len(first), len(second)) > 1 else nll.new_zeros(())
-    return descend_penalized(method, nll, penalty, weight)
+    return penalized(nll, penalty, weight)
 
 
 class CausIRL_CORAL(Algorithm):
@@ -56,6 +56,7 @@ class CausIRL_CORAL(Algorithm):
         tags=("alignment", "invariance"),
         min_domains=2,
         penalties=("mmd_gamma",),
+        draws=True,
         needs=("feature_vectors",),
     )
 
@@ -67,9 +68,9 @@ class CausIRL_CORAL(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with one forward and one backward pass."""
-        return _update(self, batches, coral, self.hparams.mmd_gamma)
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
+        return _loss(self, batches, coral, self.hparams.mmd_gamma)
 
 
 class CausIRL_MMD(Algorithm):
@@ -96,6 +97,7 @@ class CausIRL_MMD(Algorithm):
         tags=("alignment", "invariance"),
         min_domains=2,
         penalties=("mmd_gamma",),
+        draws=True,
         needs=("feature_vectors",),
     )
 
@@ -107,6 +109,6 @@ class CausIRL_MMD(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with one forward and one backward pass."""
-        return _update(self, batches, mmd, self.hparams.mmd_gamma)
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
+        return _loss(self, batches, mmd, self.hparams.mmd_gamma)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalized, feature_losses
+from dgbench.algorithms._domains import feature_losses, penalized
 from dgbench.algorithms._moments import coral
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -52,8 +52,8 @@ class CORAL(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with one forward and one backward pass."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
         features = self.domain_features(batches)
         nll = feature_losses(self, features, batches).mean()
-        return descend_penalized(self, nll, coral(features), self.hparams.mmd_gamma)
+        return penalized(nll, coral(features), self.hparams.mmd_gamma)

@@ -51,6 +51,7 @@ class DSU(Algorithm):
         link="https://arxiv.org/abs/2202.03958",
         tags=("augmentation",),
         penalties=("dsu_p",),
+        draws=True,
         needs=("feature_maps", NOT_COMPILED, NOT_SPLIT),
     )
 

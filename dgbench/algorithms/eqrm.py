@@ -71,15 +71,17 @@ class EQRM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; drop the optimizer's moments where the objective changes."""
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where the objective changes."""
         if self.step == self.hparams.eqrm_burnin_iters:
             self.optimizer = self.new_optimizer(self.parameters(), lr=self.hparams.eqrm_lr)
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss, and the mean of the domains' losses."""
         risks = feature_losses(self, self.domain_features(batches), batches)
         burning_in = self.step < self.hparams.eqrm_burnin_iters
         loss = risks.mean() if burning_in else quantile(risks, self.hparams.eqrm_quantile)
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": risks.detach().mean()}
+        return {"loss": loss, "nll": risks.mean()}
 
 
 def quantile(risks: Tensor, alpha: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithms._domains import domain_indices
+from dgbench.algorithms._domains import domain_indices, penalized
 from dgbench.algorithms._head import moments, per_example
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power, uniform
@@ -74,12 +74,14 @@ class Fishr(Algorithm):
         like = next(self.network.classifier.parameters()).detach()
         self.register_buffer("variances", like.new_zeros(self.task.num_domains, size))
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; drop the optimizer's moments where the penalty sets in."""
-        annealed = self.hparams.penalty_anneal_iters
-        if self.step == annealed:
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where the penalty sets in."""
+        if self.step == self.hparams.penalty_anneal_iters:
             # As in DomainBed: moments gathered without the penalty would give the first steps with it a wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
         y = torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         logits, layers = per_example(self.network.classifier, features, y)
@@ -91,12 +93,11 @@ class Fishr(Algorithm):
             variances.append(torch.cat(squares) - torch.cat(means).square())
             start = end
         penalty = self._penalty(torch.stack(variances), domain_indices(self, batches))
-        loss = nll + (self.hparams.fishr_lambda if self.step >= annealed else 0.0) * penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        weight = self.hparams.fishr_lambda if self.step >= self.hparams.penalty_anneal_iters else 0.0
+        return penalized(nll, penalty, weight)
 
     def _penalty(self, variances: Tensor, domains: Tensor) -> Tensor:
-        """Update the moving averages and return the penalty, a scalar.
+        """Return the penalty, a scalar; the moving averages that it is computed from are kept at the end of the step.
 
         Args:
             variances: Variances now of the step's domains (E, P).
@@ -105,6 +106,7 @@ class Fishr(Algorithm):
         ema = self.hparams.ema
         averaged = ema * self.variances[domains] + (1 - ema) * variances
         # The past is a constant: a graph through it would grow from step to step.
-        self.variances[domains] = averaged.detach()
+        kept = averaged.detach()
+        self.defer(lambda: self.variances.index_copy_(0, domains, kept))
         averaged = averaged / (1 - ema)
         return (averaged - averaged.mean(dim=0)).square().mean()

@@ -78,8 +78,7 @@ class GAQAT(QTDoG):
     def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         """Take one step, with two forward and two backward passes over the same minibatches."""
         since = self.step - self.hparams.q_steps
-        if since == 0:
-            self.begin()
+        self.before_step()
         loss = self.joint_loss(batches)
         parameters, task = gradient(loss, self.parameters())
         factor = self.hparams.rho / (global_norm(task) + 1e-12) - self.hparams.alpha

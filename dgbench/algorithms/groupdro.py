@@ -58,13 +58,12 @@ class GroupDRO(Algorithm):
         """Create the domains' weights, which start equal."""
         self.register_buffer("log_q", torch.zeros(self.task.num_domains).log_softmax(dim=0))
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step of the domains' weights, then one of the network."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the weighted loss, and the domains' mean loss; their weights step first, and are kept at the end."""
         losses = feature_losses(self, self.domain_features(batches), batches)
         domains = domain_indices(self, batches)
         gains = self.hparams.groupdro_eta * losses.detach()
         # Domains that this step doesn't show gain nothing; the normalization is over all.
-        self.log_q.copy_(self.log_q.index_add(0, domains, gains).log_softmax(dim=0))
-        loss = losses @ self.log_q[domains].exp()
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": losses.detach().mean()}
+        log_q = self.log_q.index_add(0, domains, gains).log_softmax(dim=0)
+        self.defer(lambda: self.log_q.copy_(log_q))
+        return {"loss": losses @ log_q[domains].exp(), "nll": losses.mean()}

@@ -56,15 +56,13 @@ class HGP(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step: one pass through the featurizer, second order in the classifier for all domains at once."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts: one pass through the featurizer, second order in the classifier alone."""
         features = self.domain_features(batches)
         losses, copies = losses_by_copies(self.network.classifier, features, [batch.y for batch in batches])
         mean = losses.mean()
         penalty = self._penalty(losses, copies)
-        loss = mean + penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
+        return {"loss": mean + penalty, "nll": mean, "penalty": penalty}
 
     def _penalty(self, losses: Tensor, copies: list[Tensor]) -> Tensor:
         """Return the penalty, from the domains' losses (E,) and their copies of the classifier."""

@@ -57,6 +57,7 @@ class Hutchinson(Algorithm):
         tags=("gradient-matching",),
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
+        draws=True,
         needs=("classes", Need("linear_classifier", when={"estimator": "exact"})),
     )
 
@@ -79,8 +80,8 @@ class Hutchinson(Algorithm):
         if self.hparams.estimator == "exact":
             linear_head(self.network, "Hutchinson with estimator 'exact'")
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step: one pass through the featurizer, second order in the classifier alone."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts: one pass through the featurizer, second order in the classifier alone."""
         features = self.domain_features(batches)
         losses, copies = losses_by_copies(self.network.classifier, features, [batch.y for batch in batches])
         gradients = derivative(losses.sum(), copies)
@@ -97,9 +98,7 @@ class Hutchinson(Algorithm):
         diagonal_gap = (diagonals - of_mean.detach()).square().sum(dim=1).mean()
         gradient_gap = (gradients - gradients.mean(dim=0).detach()).square().sum(dim=1).mean()
         penalty = self.hparams.hutchinson_alpha * diagonal_gap + self.hparams.hutchinson_beta * gradient_gap
-        loss = mean + penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
+        return {"loss": mean + penalty, "nll": mean, "penalty": penalty}
 
     def products(self, gradients: Tensor, copies: list[Tensor], features: Sequence[Tensor]) -> Products:
         """Return the domains' Hessians as a function of probes.

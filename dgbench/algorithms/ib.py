@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalized, losses_of, pooled_features, split_by_domain
+from dgbench.algorithms._domains import losses_of, penalized, pooled_features, split_by_domain
 from dgbench.algorithms._moments import variance
 from dgbench.algorithms.irm import IRM, irm_penalty
 from dgbench.core.cards import AlgorithmCard
@@ -68,16 +68,18 @@ class IB_ERM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; drop the optimizer's moments where the penalty's weight jumps."""
-        annealed = self.hparams.ib_penalty_anneal_iters
-        if self.step == annealed:
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where the penalty's weight jumps."""
+        if self.step == self.hparams.ib_penalty_anneal_iters:
             # As in DomainBed: moments gathered without the penalty would give the first steps with it a wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
         features = pooled_features(self, batches)
         nll = losses_of(self, split_by_domain(self.network.classifier(features), batches), batches).mean()
-        weight = self.hparams.ib_lambda if self.step >= annealed else 0.0
-        return descend_penalized(self, nll, bottleneck(split_by_domain(features, batches)), weight)
+        weight = self.hparams.ib_lambda if self.step >= self.hparams.ib_penalty_anneal_iters else 0.0
+        return penalized(nll, bottleneck(split_by_domain(features, batches)), weight)
 
 
 class IB_IRM(Algorithm):
@@ -121,19 +123,21 @@ class IB_IRM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; drop the optimizer's moments where a penalty's weight jumps."""
-        irm_annealed, ib_annealed = self.hparams.irm_penalty_anneal_iters, self.hparams.ib_penalty_anneal_iters
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where a penalty's weight jumps."""
         # As in DomainBed: moments gathered under the old weights would give the first steps under the new ones a wrong
         # size.
-        if self.step in (irm_annealed, ib_annealed):
+        if self.step in (self.hparams.irm_penalty_anneal_iters, self.hparams.ib_penalty_anneal_iters):
             self.optimizer = self.new_optimizer(self.parameters())
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
+        h = self.hparams
         features = pooled_features(self, batches)
         logits = split_by_domain(self.network.classifier(features), batches)
         nll = losses_of(self, logits, batches).mean()
         irm = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
         ib = bottleneck(split_by_domain(features, batches))
-        loss = nll + (self.hparams.irm_lambda if self.step >= irm_annealed else 1.0) * irm
-        loss = loss + (self.hparams.ib_lambda if self.step >= ib_annealed else 0.0) * ib
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "irm_penalty": irm.detach(), "ib_penalty": ib.detach()}
+        loss = nll + (h.irm_lambda if self.step >= h.irm_penalty_anneal_iters else 1.0) * irm
+        loss = loss + (h.ib_lambda if self.step >= h.ib_penalty_anneal_iters else 0.0) * ib
+        return {"loss": loss, "nll": nll, "irm_penalty": irm, "ib_penalty": ib}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dgbench.algorithms._domains import descend_penalized
+from dgbench.algorithms._domains import penalized
 from dgbench.algorithms._gradients import of_each_domain
 from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
@@ -59,11 +59,11 @@ class IGA(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with a backward pass through the backward passes of all domains."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, after a backward pass of each domain."""
         # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             losses, _, gradients = of_each_domain(self, batches, differentiable=True)
         # The mean is a constant: the terms of its gradient, sum_e (g_e - mean), are 0.
         spread = torch.stack([(g - g.detach().mean(dim=0)).square().sum() for g in gradients]).sum()
-        return descend_penalized(self, losses.mean(), spread, self.hparams.penalty)
+        return penalized(losses.mean(), spread, self.hparams.penalty)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalized, losses_of, split_by_domain
+from dgbench.algorithms._domains import losses_of, penalized, split_by_domain
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
@@ -77,14 +77,16 @@ class IRM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; drop the optimizer's moments where the penalty's weight jumps."""
-        annealed = self.hparams.irm_penalty_anneal_iters
-        if self.step == annealed:
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where the penalty's weight jumps."""
+        if self.step == self.hparams.irm_penalty_anneal_iters:
             # As in DomainBed: moments gathered under the old weight would give the first steps under the new one a
             # wrong size.
             self.optimizer = self.new_optimizer(self.parameters())
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
         logits = split_by_domain(self(torch.cat([b.x for b in batches])), batches)
         penalty = torch.stack([irm_penalty(z, b.y) for z, b in zip(logits, batches, strict=True)]).mean()
-        weight = self.hparams.irm_lambda if self.step >= annealed else 1.0
-        return descend_penalized(self, losses_of(self, logits, batches).mean(), penalty, weight)
+        weight = self.hparams.irm_lambda if self.step >= self.hparams.irm_penalty_anneal_iters else 1.0
+        return penalized(losses_of(self, logits, batches).mean(), penalty, weight)

@@ -99,16 +99,15 @@ class KNN(Algorithm):
         values, width = self.hparams, self.network.num_features
         self.network.classifier = Queue(values.queue_size, width, self.task.num_classes, values.k, values.temperature)
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, then add the minibatches to the queue."""
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Return the loss of the neighbors' votes; the minibatches join the queue after the step."""
         queue = self.network.classifier
         assert isinstance(queue, Queue)
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         y = torch.cat([b.y for b in batches])
         loss = F.nll_loss(queue.log_scores(features, self._temperature()), y)
-        self.descend(loss)
-        queue.add(features.detach(), y)
-        return {"loss": loss.detach()}
+        self.defer(lambda: queue.add(features.detach(), y))
+        return loss
 
     def _temperature(self) -> float:
         done = self.step / max(1, self.setting.steps - 1)

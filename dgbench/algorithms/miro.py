@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgbench.algorithms._domains import penalized
 from dgbench.algorithms._stages import NOT_SPLIT, replace_outputs
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import frozen_batch_norm_statistics
 from dgbench.networks.network import Network
-from dgbench.networks.norms import batch_norms
+from dgbench.networks.norms import batch_norms, frozen_batch_norm_statistics
 
 _EPS = 1e-5
 _INITIAL_VARIANCE = 0.1
@@ -98,8 +98,8 @@ class MIRO(Algorithm):
         ]
         self.optimizer = self.new_optimizer(groups)
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, for two forward passes, one of them without a gradient."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from two forward passes, one of them without a gradient."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         # The same mode of batch norm on both sides: a network that has not moved must be at distance 0 from its copy.
         for norm, own in zip(batch_norms(self.initial), batch_norms(self.network), strict=True):
@@ -110,9 +110,7 @@ class MIRO(Algorithm):
         nll = self.criterion(self.network.classifier(self.network.dropout(features)), y)
         terms = [_distance(f, f0, b) for f, f0, b in zip(new, old, self.spreads, strict=True)]
         penalty = torch.stack(terms).sum()
-        loss = nll + self.hparams.ld * penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        return penalized(nll, penalty, self.hparams.ld)
 
 
 def staged(network: Network, x: Tensor) -> tuple[Tensor, list[Tensor]]:

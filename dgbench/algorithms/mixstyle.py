@@ -57,6 +57,7 @@ class MixStyle(Algorithm):
         link="https://arxiv.org/abs/2104.02008",
         tags=("augmentation",),
         penalties=("mixstyle_p",),
+        draws=True,
         needs=(
             "inner_maps",
             NOT_COMPILED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,7 @@ class Mixup(Algorithm):
         link="https://arxiv.org/abs/2001.00677",
         tags=("augmentation",),
         min_domains=2,
+        draws=True,
         needs=("real_inputs",),
     )
 
@@ -60,8 +61,8 @@ class Mixup(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step on as many blends as there are domains."""
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Return the mean loss over as many blends as there are domains."""
         order = torch.randperm(len(batches)).tolist()
         # In double precision a share can't underflow; on the host, so that nothing waits for the device.
         alpha = torch.full((len(batches),), self.hparams.mixup_alpha, dtype=torch.float64)
@@ -77,6 +78,4 @@ class Mixup(Algorithm):
             share * self.criterion(z, blend.y) + (1 - share) * self.criterion(z, y)
             for z, blend, y, share in zip(logits, blends, partners, shares, strict=True)
         ]
-        loss = torch.stack(terms).mean()
-        self.descend(loss)
-        return {"loss": loss.detach()}
+        return torch.stack(terms).mean()

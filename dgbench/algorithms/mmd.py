@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.algorithms._domains import descend_penalized, feature_losses
+from dgbench.algorithms._domains import feature_losses, penalized
 from dgbench.algorithms._moments import mmd
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -53,8 +53,8 @@ class MMD(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step on the losses and the discrepancy of all pairs of domains."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts: the domains' losses and the discrepancy of all pairs of them."""
         features = self.domain_features(batches)
         nll = feature_losses(self, features, batches).mean()
-        return descend_penalized(self, nll, mmd(features), self.hparams.mmd_gamma)
+        return penalized(nll, mmd(features), self.hparams.mmd_gamma)

@@ -92,8 +92,8 @@ class MTL(Algorithm):
         """Create the embeddings of the training domains, which begin at 0."""
         self.register_buffer("embeddings", self.network.embedding.repeat(self.task.num_domains, 1))
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, which also moves the embeddings."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the sum of the domains' losses; the embeddings that it reads are kept at the end of the step."""
         network, ema = self.network, self.hparams.mtl_ema
         # The second half of each row is the embedding for prediction; training replaces it by the domain's own.
         features = [z[:, : len(network.embedding)] for z in self.domain_features(batches)]
@@ -103,8 +103,10 @@ class MTL(Algorithm):
         rows = torch.cat([m.expand_as(z) for m, z in zip(embeddings, features, strict=True)])
         logits = network.classifier(torch.cat([torch.cat(features), rows], dim=1)).split([len(z) for z in features])
         losses = torch.stack([self.criterion(z, b.y) for z, b in zip(logits, batches, strict=True)])
-        with torch.no_grad():
-            self.embeddings[domains] = embeddings
-            network.embedding.copy_(self.embeddings.mean(dim=0))
-        self.descend(losses.sum())
-        return {"loss": losses.detach().mean()}
+        self.defer(lambda: self._keep(domains, embeddings))
+        return {"loss": losses.sum(), "nll": losses.mean()}
+
+    def _keep(self, domains: Tensor, embeddings: Tensor) -> None:
+        """Put these embeddings (E, num_features) in their domains' places, and their mean in the network."""
+        self.embeddings[domains] = embeddings
+        self.network.embedding.copy_(self.embeddings.mean(dim=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,17 +75,13 @@ class QTDoG(Algorithm):
         groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, "weight_decay": 0.0}]
         self.optimizer = self.new_optimizer(groups)
 
-    def begin(self) -> None:
-        """Switch the quantizers on, with scales fitted to the weights, and start a fresh optimizer."""
+    def before_step(self) -> None:
+        """Switch the quantizers on at step `q_steps`, with scales fitted to the weights, and a fresh optimizer."""
+        if self.step != self.hparams.q_steps:
+            return
         for convolution, quantizer in self.quantized:
             quantizer.start(convolution.weight)
         self.build_optimizers()
-
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
-        """Take a step of ERM, through the quantizers from step `q_steps` on."""
-        if self.step == self.hparams.q_steps:
-            self.begin()
-        return super().update(batches)
 
     def loss(self, batches: Sequence[Batch]) -> Tensor:
         """Return the cross-entropy over the concatenated minibatches."""

@@ -96,21 +96,21 @@ class RDM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; where the penalties set in, drop the optimizer's moments."""
-        annealed = self.hparams.rdm_penalty_anneal_iters
-        if self.step == annealed:
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where the penalties set in."""
+        if self.step == self.hparams.rdm_penalty_anneal_iters:
             self.optimizer = self.new_optimizer(self.parameters(), lr=self.hparams.rdm_lr)
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
         logits, y = self(torch.cat([b.x for b in batches])), torch.cat([b.y for b in batches])
         losses = torch.split(F.cross_entropy(logits, y, reduction="none"), [len(b.y) for b in batches])
         mean = torch.stack([each.mean() for each in losses]).mean()
-        logged = {"nll": mean.detach()}
-        if self.step >= annealed:
-            matching, variance = penalties(losses)
-            logged |= {"matching": matching.detach(), "variance": variance.detach()}
-            mean = mean + self.hparams.rdm_lambda * matching + self.hparams.variance_weight * variance
-        self.descend(mean)
-        return {"loss": mean.detach(), **logged}
+        if self.step < self.hparams.rdm_penalty_anneal_iters:
+            return {"loss": mean, "nll": mean}
+        matching, variance = penalties(losses)
+        loss = mean + self.hparams.rdm_lambda * matching + self.hparams.variance_weight * variance
+        return {"loss": loss, "nll": mean, "matching": matching, "variance": variance}
 
 
 def penalties(losses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dgbench.algorithms._domains import penalized
 from dgbench.algorithms._head import linear_head
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
@@ -70,34 +71,43 @@ class RIDG(Algorithm):
         self.register_buffer("means", weight.new_zeros(len(weight), *weight.shape))
         self.register_buffer("seen", torch.zeros(len(weight), dtype=torch.bool, device=weight.device))
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step on the examples of all domains alike."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, over the examples of all domains alike."""
         head = linear_head(self.network, "RIDG")
         y = torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(torch.cat([b.x for b in batches])))
         nll = F.cross_entropy(head(features), y)
         of_class = (y[:, None] == torch.arange(len(self.seen), device=y.device)).to(features.dtype)
         of_class = of_class / of_class.sum(dim=0).clamp(min=1)  # each present class's examples weigh 1 together
-        self._remember(head.weight.detach(), features.detach(), of_class)
-        distances = self._distances(head.weight, features, y)
+        means = self._moved_means(head.weight.detach(), features.detach(), of_class)
+        distances = _distances(head.weight, means, features, y)
         penalty = (distances * of_class.sum(dim=1)).sum() / len(self.seen)
-        loss = nll + self.hparams.ridg_alpha * penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        return penalized(nll, penalty, self.hparams.ridg_alpha)
 
-    def _remember(self, weight: Tensor, features: Tensor, of_class: Tensor) -> None:
-        """Move the means of the classes that are present; each one's column in `of_class` (B, classes) sums to 1."""
+    def _moved_means(self, weight: Tensor, features: Tensor, of_class: Tensor) -> Tensor:
+        """Return the classes' means after this minibatch, which are kept at the end of the step.
+
+        Args:
+            weight: Of the classifier (classes, num_features).
+            features: (B, num_features).
+            of_class: (B, classes), the weight of each example in its class; the column of a present class sums to 1.
+        """
         present = of_class.sum(dim=0) > 0
         now = weight * (of_class.T @ features)[:, None, :]
         # 1 for a class that is seen for the first time, whose mean is then the minibatch's; 0 for absent classes.
         share = torch.where(self.seen, self.hparams.ridg_momentum, 1.0).to(now.dtype) * present
-        self.means.lerp_(now, share[:, None, None])
+        means = self.means.lerp(now, share[:, None, None])
+        self.defer(lambda: self._keep(means, present))
+        return means
+
+    def _keep(self, means: Tensor, present: Tensor) -> None:
+        self.means.copy_(means)
         self.seen |= present
 
-    def _distances(self, weight: Tensor, features: Tensor, y: Tensor) -> Tensor:
-        """Return for each example (B,) the sum over classes k and features of (w_k * z_n - M_yk)^2."""
-        # (w z - M)^2 = (w z)^2 - 2 w z M + M^2, summed term by term: no tensor of examples x classes x features is
-        # made.
-        squares = features.square() @ weight.square().sum(dim=0)
-        products = (features * torch.einsum("kd,ckd->cd", weight, self.means)[y]).sum(dim=1)
-        return squares - 2 * products + self.means.square().sum(dim=(1, 2))[y]
+
+def _distances(weight: Tensor, means: Tensor, features: Tensor, y: Tensor) -> Tensor:
+    """Return for each example (B,) the sum over classes k and features of (w_k * z_n - M_yk)^2."""
+    # (w z - M)^2 = (w z)^2 - 2 w z M + M^2, summed term by term: no tensor of examples x classes x features is made.
+    squares = features.square() @ weight.square().sum(dim=0)
+    products = (features * torch.einsum("kd,ckd->cd", weight, means)[y]).sum(dim=1)
+    return squares - 2 * products + means.square().sum(dim=(1, 2))[y]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,13 +58,11 @@ class RSC(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, for one pass through the featurizer and three through the classifier."""
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Return the loss with muted features, for one pass through the featurizer and three through the classifier."""
         features, labels = pooled_features(self, batches), torch.cat([b.y for b in batches])
         muted = self._muted(features.detach(), labels)
-        loss = F.cross_entropy(self.network.classifier(features.masked_fill(muted, 0)), labels)
-        self.descend(loss)
-        return {"loss": loss.detach()}
+        return F.cross_entropy(self.network.classifier(features.masked_fill(muted, 0)), labels)
 
     def _muted(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the mask (N, num_features), bool, of the features to mute."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dgbench.algorithms._domains import penalized
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
@@ -86,8 +87,8 @@ class SAF(Algorithm):
         self.register_buffer("draws", torch.zeros(examples, dtype=torch.int64, device=like.device))
         self.starts = (0, *itertools.accumulate(self.task.sizes))
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, which reads each example's oldest logits and writes the new ones in their place."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts; each example's oldest logits are read, and replaced at the end of the step."""
         rows = torch.cat([batch.positions + self.starts[batch.domain] for batch in batches])
         logits = self(torch.cat([b.x for b in batches]))
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
@@ -95,10 +96,8 @@ class SAF(Algorithm):
         slots = self.draws[rows] % self.hparams.past_epochs
         counted = begun(self, batches) & (self.draws[rows] >= self.hparams.past_epochs)
         penalty = divergence(logits, self.past[rows, slots], counted, self.hparams.temperature)
-        self._write(rows, slots, logits.detach())
-        loss = nll + self.hparams.saf_lambda * penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        self.defer(lambda: self._write(rows, slots, logits.detach()))
+        return penalized(nll, penalty, self.hparams.saf_lambda)
 
     def _write(self, rows: Tensor, slots: Tensor, logits: Tensor) -> None:
         # If an example is twice in a minibatch, its last row is kept, whatever order the device writes in: the other
@@ -157,20 +156,17 @@ class MESA(Algorithm):
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.average.freeze("featurizer")
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, after which the average follows."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts; the average follows after the step."""
         x = torch.cat([b.x for b in batches])
         logits = self(x)
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
         with torch.no_grad():
             past = self.average.classifier(self.average.features(x))
         penalty = divergence(logits, past, begun(self, batches), self.hparams.temperature)
-        loss = nll + self.hparams.mesa_lambda * penalty
-        self.descend(loss)
-        self._follow()
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        self.defer(self._follow)
+        return penalized(nll, penalty, self.hparams.mesa_lambda)
 
-    @torch.no_grad()
     def _follow(self) -> None:
         pairs = list(zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True))
         floats = [(average, new) for average, new in pairs if average.is_floating_point()]

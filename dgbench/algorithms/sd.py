@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.algorithms._domains import descend_penalized
+from dgbench.algorithms._domains import penalized
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
@@ -51,8 +51,8 @@ class SD(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step on the cross-entropy and the mean square of all logits."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts: the cross-entropy and the mean square of all logits."""
         logits = self(torch.cat([b.x for b in batches]))
         nll = F.cross_entropy(logits, torch.cat([b.y for b in batches]))
-        return descend_penalized(self, nll, logits.square().mean(), self.hparams.sd_reg)
+        return penalized(nll, logits.square().mean(), self.hparams.sd_reg)

@@ -43,6 +43,7 @@ class SelfReg(Algorithm):
         link="https://arxiv.org/abs/2104.09841",
         tags=("contrastive", "augmentation"),
         unlike_domainbed="never trains the projection head: it stays out of the optimizer",
+        draws=True,
         needs=("classes",),
     )
 
@@ -63,8 +64,8 @@ class SelfReg(Algorithm):
             nn.BatchNorm1d(width),
         )
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step on the cross-entropy and both contrastive distances."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts: the cross-entropy and both contrastive distances."""
         features, labels = pooled_features(self, batches), torch.cat([b.y for b in batches])
         logits, projected = self.network.classifier(features), self.head(features)
         # On the host and in double precision: nothing waits for the device, and a share can't underflow.
@@ -82,9 +83,7 @@ class SelfReg(Algorithm):
             share * projected[first] + (1 - share) * projected[second],
         )
         penalty = nll.detach().clamp_max(1) * (share * alone + (1 - share) * mixed)
-        loss = nll + penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": nll.detach(), "penalty": penalty.detach()}
+        return {"loss": nll + penalty, "nll": nll, "penalty": penalty}
 
 
 def shuffle_within_classes(labels: Tensor) -> Tensor:

@@ -95,20 +95,18 @@ class TRM(Algorithm):
         self.register_buffer("biases", torch.stack([head.bias.detach() for head in heads]))
         self.register_buffer("alpha", torch.ones(domains, domains) - torch.eye(domains))
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, for one pass through the featurizer that serves all classifiers."""
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, for one pass through the featurizer that serves all classifiers."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
         features = self.network.dropout(self.network.features(x))
         nll = F.cross_entropy(self.network.classifier(features), y)
-        loss, logged = nll, {"nll": nll.detach()}
-        if self.step >= self.hparams.iters:
-            transfer = self._transfer_risk(features, y, [len(b.y) for b in batches], domain_indices(self, batches))
-            loss, logged["transfer"] = nll + transfer, transfer.detach()
-        self.descend(loss)
-        return {"loss": loss.detach(), **logged}
+        if self.step < self.hparams.iters:
+            return {"loss": nll, "nll": nll}
+        transfer = self._transfer_risk(features, y, [len(b.y) for b in batches], domain_indices(self, batches))
+        return {"loss": nll + transfer, "nll": nll, "transfer": transfer}
 
     def _transfer_risk(self, features: Tensor, y: Tensor, sizes: list[int], domains: Tensor) -> Tensor:
-        """Return the mean over q in TRM's objective; moves the domains' classifiers and alpha."""
+        """Return the mean over q in TRM's objective; the domains' moved classifiers and alpha are kept afterwards."""
         own = _Regression(torch.split(features, sizes), torch.split(y, sizes), self.task.num_classes)
         own_weights, own_biases, alpha = self.weights[domains], self.biases[domains], self.alpha[domains][:, domains]
         alpha = alpha / alpha.sum(dim=1, keepdim=True)
@@ -116,7 +114,6 @@ class TRM(Algorithm):
             assert isinstance(self.network.classifier, nn.Linear)
             own_weights.copy_(self.network.classifier.weight.detach().expand_as(own_weights))
         own.fit(own_weights, own_biases)
-        self.weights[domains], self.biases[domains] = own_weights, own_biases
 
         # A leaf by which R_q is differentiated; the features stay in the graph, so that the risk also trains the
         # featurizer.
@@ -128,8 +125,14 @@ class TRM(Algorithm):
         (others,) = torch.autograd.grad(weighted.sum(), weights, retain_graph=True)
         v = own.inverse_hessian(others, own_weights, own_biases)
         alignment = own.alignment(v, own_weights, own_biases)
-        self.alpha[domains[:, None], domains] = alpha * torch.exp(self.hparams.groupdro_eta * weighted.detach())
+        grown = alpha * torch.exp(self.hparams.groupdro_eta * weighted.detach())
+        self.defer(lambda: self._keep(domains, own_weights, own_biases, grown))
         return (weighted.sum() - self.hparams.cos_lambda * alignment) / len(sizes)
+
+    def _keep(self, domains: Tensor, weights: Tensor, biases: Tensor, alpha: Tensor) -> None:
+        """Put classifiers (E, C, D), (E, C) and pair weights (E, E) in the places of their domains."""
+        self.weights[domains], self.biases[domains] = weights, biases
+        self.alpha[domains[:, None], domains] = alpha
 
 
 class _Regression:

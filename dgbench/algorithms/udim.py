@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dgbench.algorithms._head import Layer, moments, per_example
-from dgbench.algorithms.sam import SAM
 from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
-from dgbench.methods.algorithm import Batch
-from dgbench.methods.ascent import backward_at, frozen_batch_norm_statistics, global_norm, gradient, scale_to_length
-from dgbench.networks.norms import use_batch_statistics
+from dgbench.methods import algorithm
+from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.ascent import gradient
+from dgbench.methods.rule import First, Rule
+from dgbench.networks.norms import frozen_batch_norm_statistics, use_batch_statistics
 
 PERTURBATIONS = ("raw", "style")
 """The parts of the inputs that may be moved: pixels, or mean and deviation of each channel."""
@@ -28,7 +29,7 @@ LENGTHS = ("example", "pixel")
 """The vectors that get the length `syn_lr`: each example's move, or each pixel's over the examples of the minibatch."""
 
 
-class UDIM(SAM):
+class UDIM(Algorithm):
     r"""Minimize SAM's loss plus the mismatch of curvature between inputs and perturbed inputs.
 
     $$
@@ -77,6 +78,7 @@ class UDIM(SAM):
         backwards=6.0,
         penalties=("udim_lambda",),
         base="SAM",
+        rule="SAM",
         rehearsal={"warm_up_ratio": 60},
         needs=(
             "classes",
@@ -87,8 +89,8 @@ class UDIM(SAM):
     )
 
     @dataclass(frozen=True)
-    class Hparams(SAM.Hparams):
-        """Hyperparameters of UDIM; defaults are those of the authors' scripts for PACS, the draw of `rho` is SAM's."""
+    class Hparams(algorithm.Hparams):
+        """Hyperparameters of UDIM; defaults are those of the authors' scripts for PACS, those of `rho` are SAM's."""
 
         udim_lambda: float = hparam(1.0, help="weight of the inconsistency")
         perturbation: str = hparam("raw", help="part of the inputs that is moved", options=PERTURBATIONS)
@@ -122,11 +124,12 @@ class UDIM(SAM):
         """Restore the result of `get_extra_state`."""
         self.best = state
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take a step of SAM in the first stage, or one of UDIM in the second."""
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
+        """Take a step of the rule alone in the first stage, with the inconsistency in the second."""
         if self.step < self.warm_up:
-            logged = super().update(batches)
-            return {**logged, "inconsistency": torch.zeros_like(logged["loss"])}
+            return {**super().update(batches), "inconsistency": batches[0].x.new_zeros(())}
+        assert isinstance(self, Rule), "UDIM's steps are a rule's"
+        self.begin_step()
         if self.best:
             self.network.load_state_dict(self.best["network"])
             self.optimizer.load_state_dict(self.best["optimizer"])
@@ -138,16 +141,22 @@ class UDIM(SAM):
         loss = F.cross_entropy(logits, y)
         # With a graph: the inputs are moved along the gradient of the norm of g, a derivative of a derivative.
         parameters, g = gradient(loss, self.network.parameters(), create_graph=True)
-        moved = self.perturbed(x, loss + self.hparams.rho * global_norm(g))
+        moved = self.perturbed(x, self.surrogate(loss, parameters, g))
         inconsistency = _inconsistency([len(b.y) for b in batches], *self.compared(batches, layers, moved))
         # Taken at the weights themselves; only the gradient of L is taken at theta + eps, below.
         _, penalty_gradients = gradient(inconsistency, parameters)
-        ascent = scale_to_length([part.detach() for part in g], self.hparams.rho)
-        uphill, descent = backward_at(self, batches, parameters, ascent)
-        torch._foreach_add_(descent, penalty_gradients, alpha=self.hparams.udim_lambda)
+        first = First({"loss": loss}, parameters, [part.detach() for part in g])
+        logged = self.backward(batches, first)
+        for parameter, extra in zip(parameters, penalty_gradients, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.add_(extra, alpha=self.hparams.udim_lambda)
         self.optimizer.step()
-        loss = loss.detach()
-        return {"loss": loss, "sharpness": uphill - loss, "inconsistency": inconsistency.detach()}
+        self.passes.finish()
+        return {**logged, "inconsistency": inconsistency.detach()}
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Return ERM's loss, which the step rule descends."""
+        return self.joint_loss(batches)
 
     def compared(self, batches: Sequence[Batch], layers: list[Layer], moved: Tensor) -> tuple[list[Layer], list[Layer]]:
         """Return each example's gradient by the classifier, on x and on x~.

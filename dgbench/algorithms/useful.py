@@ -76,12 +76,15 @@ class USEFUL(Algorithm):
         self.survey_at = max(1, round(self.hparams.useful_share * self.setting.steps))
         self.initial = copy.deepcopy(self.network).requires_grad_(False)
 
-    def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Return ERM's loss; before the first step, also copy the initial weights."""
+    def before_step(self) -> None:
+        """Copy the initial weights, before the first step."""
         if self.step == 0:
             # In the first step, not in `build`: weights may be set after the network was built (a linear probe, a
             # shared start).
             self.initial.load_state_dict(self.network.state_dict())
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        """Return ERM's loss."""
         return self.joint_loss(batches)
 
     def survey(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Sequence[Tensor]:

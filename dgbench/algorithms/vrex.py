@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dgbench.algorithms._domains import penalized
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
@@ -57,14 +58,15 @@ class VREx(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step; where the weight of the variance jumps, drop the optimizer's moments."""
-        annealed = self.hparams.vrex_penalty_anneal_iters
-        if self.step == annealed:
+    def before_step(self) -> None:
+        """Drop the optimizer's moments where the weight of the variance jumps."""
+        if self.step == self.hparams.vrex_penalty_anneal_iters:
             self.optimizer = self.new_optimizer(self.parameters())
+
+    def loss(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Return the loss and its parts, from one forward pass."""
+        annealed = self.step >= self.hparams.vrex_penalty_anneal_iters
         losses = self.domain_losses(batches)
         mean = losses.mean()
         penalty = (losses - mean).square().mean()
-        loss = mean + (self.hparams.vrex_lambda if self.step >= annealed else 1.0) * penalty
-        self.descend(loss)
-        return {"loss": loss.detach(), "nll": mean.detach(), "penalty": penalty.detach()}
+        return penalized(mean, penalty, self.hparams.vrex_lambda if annealed else 1.0)

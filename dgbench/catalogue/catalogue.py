@@ -11,14 +11,16 @@ written for another suite nothing is kept, as their hyperparameters come from co
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dgbench.catalogue.composed import ComposedEntry, compose
 from dgbench.catalogue.entry import KINDS, CatalogueEntry
 from dgbench.catalogue.index import entries_of, package_entries
 from dgbench.core.errors import Problems, UserError
@@ -59,6 +61,7 @@ class Catalogue:
         missing = [str(file) for file, _ in files if not file.is_file()]
         if missing:
             raise UserError(*(f"--include {path}: there is no such file" for path in missing))
+        self._stepped: dict[str, CatalogueEntry] = {}
         self.opened: dict[tuple[object, ...], Dataset] = {}
         """Data sets that `sources.open_dataset` has opened; of two catalogues, each may have a class of one name."""
 
@@ -79,6 +82,8 @@ class Catalogue:
             if entry.name in found and found[entry.name].file != entry.file:
                 raise UserError(f"two files claim the name {entry.name!r}: {found[entry.name].file} and {entry.file}")
             found[entry.name] = entry
+        for entry in [entry for entry in found.values() if getattr(entry.card, "rule", "")]:
+            found[entry.name] = compose(entry, found[entry.card.rule], entry.name, _shared(found.values()))
         return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
     def of_kind(self, kind: str) -> dict[str, CatalogueEntry]:
@@ -88,9 +93,15 @@ class Catalogue:
     def get(self, kind: str, name: str) -> CatalogueEntry:
         """Return the entry of that kind and name.
 
+        An algorithm may be named with the step rule that takes its steps, `CORAL+SAM`; a rule alone is one, too.
+
         Raises:
-            UserError: There is none; the message suggests the nearest match.
+            UserError: There is none (the message suggests the nearest match), or the rule can't step the algorithm.
         """
+        if kind == "algorithm" and ("+" in name or name in self.of_kind("rule")):
+            if name not in self._stepped:
+                self._stepped[name] = self._with_rule(*name.rpartition("+")[::2], name)
+            return self._stepped[name]
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:
             what = "data set" if kind == "dataset" else kind
@@ -109,6 +120,24 @@ class Catalogue:
             claims = " and ".join(f"{entry.name} in {entry.file}" for entry in found)
             raise UserError(f"one algorithm is the baseline, but these cards claim it: {claims}")
         return found[0].name
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a name is an entry's, or that of an algorithm with a rule."""
+        return all(word in self.entries for word in name.split("+"))
+
+    def method(self, name: str) -> CatalogueEntry:
+        """Return the entry of a run's method by its name, whichever its kind; raise UserError if there is none."""
+        entry = self.entries.get(name)
+        return entry if entry is not None and entry.kind != "rule" else self.get("algorithm", name)
+
+    def _with_rule(self, algorithm: str, rule: str, name: str) -> CatalogueEntry:
+        """Return the entry of an algorithm whose steps a rule takes; of none, that of the rule alone."""
+        entry = self.get("rule", rule)
+        if not algorithm:
+            return dataclasses.replace(entry, kind="algorithm")
+        stepped = self.get("algorithm", algorithm)
+        bare = stepped.parts[0] if isinstance(stepped, ComposedEntry) else stepped
+        return compose(bare, entry, name, _shared(self.entries.values()))
 
     def _find(self) -> Iterator[CatalogueEntry]:
         """Yield the entries of the package, of entry points and of included files, in this order."""
@@ -131,6 +160,12 @@ class Catalogue:
                 yield foreign_entry(Path(included), name)
             else:
                 yield from entries_of("", Path(included))
+
+
+def _shared(entries: Iterable[CatalogueEntry]) -> frozenset[str]:
+    """Return the hyperparameters that every algorithm has: those of the baseline."""
+    (baseline, *_) = (entry for entry in entries if entry.kind == "algorithm" and entry.card.baseline)
+    return frozenset(spec.name for spec in baseline.space)
 
 
 @cache

@@ -37,6 +37,7 @@ def facts_of_card(entry: CatalogueEntry) -> Iterator[str]:
     kinds: Mapping[str, Callable[[CatalogueEntry], Iterator[str]]] = {
         "dataset": _dataset_facts,
         "algorithm": algorithm_facts,
+        "rule": algorithm_facts,
     }
     return kinds.get(entry.kind, _other_facts)(entry)
 

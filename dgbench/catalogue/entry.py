@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dgbench.core import cards
+from dgbench.core.composition import RuleCard
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Space, Value, resolve
 
 KINDS = {
     "algorithm": ("algorithms", "dgbench.methods.algorithm", "Algorithm", cards.AlgorithmCard),
+    "rule": ("rules", "dgbench.methods.rule", "Rule", RuleCard),
     "average": ("averaging", "dgbench.methods.average", "Average", cards.AverageCard),
     "merger": ("merging", "dgbench.methods.merger", "Merger", cards.MergerCard),
     "adapter": ("adaptation", "dgbench.methods.adapter", "Adapter", cards.AdapterCard),
     "dataset": ("datasets", "dgbench.data.dataset", "Dataset", cards.DatasetCard),
 }
-"""Kind -> folder, module and name of the base class, class of the card."""
+"""Kind -> folder, module and name of the base class, class of the card. A rule alone is an algorithm too."""
 PACKAGE = Path(__file__).parents[1]
 """The folder of the package dgbench."""
 
@@ -52,6 +54,8 @@ class CatalogueEntry:
     """Its `Hparams` checks more than each value by itself, such as how two values must be related."""
     card: Any
     """The card of its kind, see `dgbench.core.cards`."""
+    ruled: bool
+    """Of an algorithm: whether step rules can take its steps, as it has one loss and no `update` of its own."""
 
     features: ClassVar[bool] = True
     """Of an algorithm: its predictor is features and a classifier on them, which adapters work on."""
@@ -62,9 +66,14 @@ class CatalogueEntry:
         return self.doc.strip().partition("\n")[0]
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files that it is made of."""
+        return (self.file,)
+
+    @property
     def source(self) -> str:
-        """Name and hash of an outside source, `mine.py 0123456789ab`; empty for an entry of the package."""
-        return source_of(Path(self.file))
+        """Name and hash of each outside source, `mine.py 0123456789ab`; empty for an entry of the package."""
+        return " ".join(dict.fromkeys(filter(None, (source_of(Path(file)) for file in self.files))))
 
     def load(self) -> Any:
         """Import the entry's file and return the class."""
@@ -77,6 +86,11 @@ class CatalogueEntry:
                 self.load().Hparams(**hparams)
             except UserError as error:
                 raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Names of entries whose values, if a sweep sets them, are this entry's too."""
+        return (self.name,)
 
     @property
     def open(self) -> bool:

@@ -152,6 +152,7 @@ def foreign_entry(file: Path, name: str) -> ForeignEntry:
         space=tuple(spec for spec in space if spec.name not in _OF_THE_LOOP),
         checks=False,
         card=card_of(source),
+        ruled=False,
         registry=registry,
         registered_as=registered_as,
         inherits=bool(registry) and not own,

@@ -91,7 +91,8 @@ def entry_of_class(cls: type, file: str, module: str = "") -> CatalogueEntry | N
     Raises:
         UserError: The class has no card of its kind.
     """
-    for kind, (_, base_module, base_name, card_type) in KINDS.items():
+    # From the last kind on: a rule extends the base of algorithms too.
+    for kind, (_, base_module, base_name, card_type) in reversed(KINDS.items()):
         base = getattr(sys.modules.get(base_module), base_name, None)
         # A base class that nothing has imported has no subclasses, so it isn't imported for the question.
         if base is None or not issubclass(cls, base):
@@ -107,8 +108,14 @@ def entry_of_class(cls: type, file: str, module: str = "") -> CatalogueEntry | N
         hparams = getattr(cls, "Hparams", None)
         checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
         space = space_of(hparams) if hparams else ()
-        return CatalogueEntry(kind, cls.__name__, file, module, inspect.getdoc(cls) or "", space, checks, card)
+        ruled = kind == "algorithm" and _has_one_loss(cls, base)
+        return CatalogueEntry(kind, cls.__name__, file, module, inspect.getdoc(cls) or "", space, checks, card, ruled)
     return None
+
+
+def _has_one_loss(cls: Any, base: Any) -> bool:
+    """Return whether step rules can take an algorithm's steps: it has no `update` of its own, or one made for rules."""
+    return bool(cls.card.rule) or cls.update is base.update
 
 
 def _place(file: Path, error: Exception) -> str:
@@ -130,6 +137,7 @@ def _base_digest() -> bytes:
     modules = (
         "dgbench.catalogue.entry",
         "dgbench.core.cards",
+        "dgbench.core.composition",
         "dgbench.core.space",
         *(base for _, base, *_ in KINDS.values()),
     )

@@ -1,4 +1,4 @@
-"""Rows of tables and the names that users type for them: `ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]`."""
+"""Rows of tables and the names that users type for them: `ALGORITHM[+RULE][+AVERAGE][+MERGER][+ADAPTER]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.space import Value
 from dgbench.core.wording import unknown_name, with_article
 
-ORDER = ("algorithm", "average", "merger", "adapter")
+ORDER = ("algorithm", "rule", "average", "merger", "adapter")
 """Kinds of words in the order in which a name has them."""
 
 
@@ -21,7 +21,7 @@ class Row:
     name: str
     """The name as the user typed it."""
     algorithm: str
-    """The algorithm that trains; the baseline if the name has none."""
+    """The algorithm that trains, with its step rule if the name has one; the baseline if it has neither."""
     average: str = ""
     """The average along the run; empty: the model itself. A merger may imply one."""
     merger: str = ""
@@ -32,7 +32,7 @@ class Row:
     @property
     def entries(self) -> tuple[tuple[str, str], ...]:
         """(kind, name) of each entry that the row is made of."""
-        return tuple((kind, name) for kind in ORDER if (name := getattr(self, kind)))
+        return tuple((kind, name) for kind in ORDER if (name := getattr(self, kind, "")))
 
 
 def parse_row(text: str, catalogue: Catalogue) -> Row:
@@ -60,7 +60,9 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
         raise UserError(f"{text!r} is in the wrong order: write {right!r}")
     if kinds.get("merger") and not kinds.get("average"):
         kinds["average"] = catalogue.get("merger", kinds["merger"]).card.average
-    row = Row(text, **{"algorithm": catalogue.baseline, **kinds})
+    rule = kinds.pop("rule", "")
+    kinds["algorithm"] = _stepped(kinds.get("algorithm", catalogue.baseline), rule, catalogue)
+    row = Row(text, **kinds)
     _check_composition(row, catalogue)
     return row
 
@@ -97,6 +99,17 @@ def teacher_rows(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalo
 def is_ensemble(row: Row, catalogue: Catalogue) -> bool:
     """Return whether a row's predictor is several networks whose logits are averaged."""
     return bool(row.merger) and bool(catalogue.get("merger", row.merger).card.ensemble)
+
+
+def _stepped(algorithm: str, rule: str, catalogue: Catalogue) -> str:
+    """Return the name of an algorithm with a rule; raise UserError if the rule can't take its steps.
+
+    A rule that an algorithm has anyway is left out, and so is the baseline beside one: `UDIM+SAM` is UDIM, `ERM+SAM` is
+    SAM, and these have the same runs.
+    """
+    if not rule or catalogue.get("algorithm", algorithm).card.rule == rule:
+        return algorithm
+    return rule if algorithm == catalogue.baseline else catalogue.get("algorithm", f"{algorithm}+{rule}").name
 
 
 def _check_composition(row: Row, catalogue: Catalogue) -> None:

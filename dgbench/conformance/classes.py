@@ -44,7 +44,7 @@ def subject_of(algorithm: type | str, device: str) -> Subject:
     if not isinstance(algorithm, type):
         raise UserError(f"{algorithm!r} is neither a class nor the name of an algorithm")
     found = entry_of_class(algorithm, file_of(algorithm))
-    if found is None or found.kind != "algorithm":
+    if found is None or found.kind not in ("algorithm", "rule"):
         raise UserError(f"{algorithm.__name__} is no algorithm: it does not extend dgbench.Algorithm")
     values = {field.name: getattr(found, field.name) for field in fields(found)}
     return Subject(ClassEntry(**values, cls=algorithm), where)

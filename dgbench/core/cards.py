@@ -132,6 +132,10 @@ class AlgorithmCard(_Tagged):
     """Modules whose parameters have no gradient but follow others, such as moving averages."""
     needs: tuple[str | Need, ...] = ()
     """Requirements on inputs, labels, network or setting: keys of `NEEDS`, or `Need` where there is more to say."""
+    draws: bool = False
+    """Whether `loss` draws random numbers beside dropout's. The passes of a step rule then share its draws."""
+    rule: str = ""
+    """The step rule that takes its steps where its row names no other; empty: plain descent."""
     taught: bool = False
     """Whether the method learns from a teacher model. Its hyperparameters `teacher` (a row's name) and
     `teacher_backbone` (empty: the run's own) name runs of the same fold and trial. The best model of those by

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -57,3 +57,33 @@ def seed_everything(device: torch.device, *purpose: object) -> None:
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+class Draws(NamedTuple):
+    """The states of the global generators of Python, numpy and torch at one moment, by which draws can be repeated."""
+
+    python: Any
+    numpy: Any
+    cpu: torch.Tensor
+    device: torch.device
+    on_device: torch.Tensor | None
+    """The state of the device's own generator; None for the CPU."""
+
+
+def saved_draws(device: torch.device) -> Draws:
+    """Return the states of the global generators, on the CPU and on `device`."""
+    import torch  # as above
+
+    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
+    return Draws(random.getstate(), np.random.get_state(), torch.get_rng_state(), device, own)
+
+
+def restore_draws(draws: Draws) -> None:
+    """Set the global generators to saved states."""
+    import torch  # as above
+
+    random.setstate(draws.python)
+    np.random.set_state(draws.numpy)
+    torch.set_rng_state(draws.cpu)
+    if draws.on_device is not None:
+        torch.get_device_module(draws.device).set_rng_state(draws.on_device)

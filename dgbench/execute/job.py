@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
-from dgbench.catalogue.entry import PACKAGE, source_of
+from dgbench.catalogue.entry import PACKAGE, CatalogueEntry, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
 from dgbench.core.machine import describe_engine, describe_processor, peak_memory
@@ -76,9 +76,9 @@ def preload(shared: dict[str, Any]) -> None:
     site = Site.from_json(shared["site"])
     catalogue = shared_catalogue(site.include)
     for name in shared["names"]:
-        entry = catalogue.entries[name]
+        entry = catalogue.method(name)
         # Hashed before the import, so that `done` names the code that runs.
-        _as_imported(entry.file)
+        _source_of(entry)
         entry.load()
     for dataset, *reading in shared["datasets"]:
         open_dataset(dataset, site, catalogue, *reading).preload()
@@ -222,7 +222,12 @@ def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:
     The package's own entries are left out: the commit in `done` identifies them.
     """
     names = (run.method.name, *(average.name for average in run.averages))
-    return {name: source for name in names if (source := _as_imported(catalogue.entries[name].file))}
+    return {name: source for name in names if (source := _source_of(catalogue.method(name)))}
+
+
+def _source_of(entry: CatalogueEntry) -> str:
+    """Return the names and hashes of the files that an entry is made of, as of the first call."""
+    return " ".join(dict.fromkeys(filter(None, map(_as_imported, entry.files))))
 
 
 @cache

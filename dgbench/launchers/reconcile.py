@@ -285,7 +285,7 @@ class Sweep:
         changed = Counter[str]()
         for run in self.plan.runs:
             parts = (run.method, *run.averages)
-            now = {part.name: source for part in parts if (source := self.catalogue.entries[part.name].source)}
+            now = {part.name: source for part in parts if (source := self.catalogue.method(part.name).source)}
             then = (self.store.folder(run.id).summary() or {}).get("sources", {}) if now else {}
             changed.update(name for name, source in then.items() if source != now.get(name))
         for name, runs in changed.items():

@@ -1,7 +1,8 @@
 """Define algorithms: modules that train one model on minibatches, one from each training domain.
 
 An author extends `Algorithm`, declares a `card`, and writes either `loss`, the scalar to minimize, or `update`, a whole
-step, where one descent along one gradient is not enough (SAM, Fish, DANN). Every other hook has a default.
+step, where one descent along one gradient is not enough (Fish, DANN). Every other hook has a default. A step rule
+(`methods.rule`: SAM, TRAM) may take the steps of any algorithm that writes `loss`.
 
 The engine (`dgbench.execute`) owns the loop, the data, the random numbers, evaluation and saving:
 
@@ -20,7 +21,7 @@ that was never interrupted, provided that `training_state` holds all that the me
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -34,6 +35,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
 from dgbench.methods.criteria import CRITERIA
 from dgbench.methods.optimizers import make_optimizer, prepare_step
+from dgbench.methods.passes import Passes
 from dgbench.methods.rates import rates_of, split_by_rate
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms
@@ -179,6 +181,8 @@ class Algorithm(nn.Module):
         """Step before which the loop calls `survey`; -1: never. Set it in `build`."""
         self.validate_at = -1
         """Step before which the loop calls `validated`, evaluated or not; -1: none. Set it in `build`."""
+        self.passes = Passes(self.card.draws)
+        """The passes of the current step over `loss`."""
         # Subclasses hook in by `build`, not by an `__init__` of their own: optimizers must take the parameters last.
         self.build()
         self.build_optimizers()
@@ -223,14 +227,23 @@ class Algorithm(nn.Module):
         networks = (module for module in self.modules() if isinstance(module, Network))
         return rates_of(networks, self.setting, lr, self.hparams.lr_head)
 
-    def loss(self, batches: Sequence[Batch]) -> Tensor:
+    def before_step(self) -> None:
+        """Prepare a step, once and before its first pass over `loss`: drop moments, change schedules.
+
+        The default does nothing.
+        """
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor | Mapping[str, Tensor]:
         """Return the scalar to minimize in this step; the default `update` descends its gradient.
+
+        A step rule evaluates it several times in a step, at other weights. So change no state in it directly but by
+        `defer`, and let the card say `draws` if it draws random numbers.
 
         Args:
             batches: One minibatch of each training domain, ascending by `domain`.
 
         Returns:
-            A scalar with a graph, on the device.
+            A scalar with a graph, on the device; or name -> scalar for several to log, of which `loss` is minimized.
         """
         raise NotImplementedError(f"{type(self).__name__} must write loss() or update()")
 
@@ -238,7 +251,7 @@ class Algorithm(nn.Module):
         """Change the model by one step, and return the scalars to log.
 
         The loop calls it once a step, in training mode and with gradients enabled. Override it where a step is more
-        than one descent of `loss`.
+        than one descent of `loss`; no step rule can then take it.
 
         Args:
             batches: One minibatch of each training domain, ascending by `domain`.
@@ -247,9 +260,11 @@ class Algorithm(nn.Module):
             Name -> scalar tensor on the device; the loop averages each between evaluations. Plain numbers, as
             `loss.item()` gives, work too, but make each step wait until the device has computed them.
         """
-        loss = self.loss(batches)
-        self.descend(loss)
-        return {"loss": loss.detach()}
+        self.begin_step()
+        logged = self.backward(batches)
+        self.optimizer.step()
+        self.passes.finish()
+        return logged
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of inputs as in `Batch.x`; of sequences (B, length, classes).
@@ -311,6 +326,14 @@ class Algorithm(nn.Module):
             y: Labels as in `Batch.y`.
         """
         return CRITERIA[self.task.kind].mean(logits, y)
+
+    def defer(self, write: Callable[[], object]) -> None:
+        """Let `loss` change state: call `write` when the step is done, once however often the step evaluates `loss`.
+
+        Args:
+            write: A change of buffers or attributes, called without gradients after the optimizer's step.
+        """
+        self.passes.defer(write)
 
     def descend(self, loss: Tensor) -> None:
         """Take one step of `optimizer` along the gradient of `loss`, which is freed."""
@@ -389,7 +412,30 @@ class Algorithm(nn.Module):
         features = network.dropout(network.features(torch.cat([b.x for b in batches])))
         return list(torch.split(features, [len(b.y) for b in batches]))
 
-    # What the engine calls.
+    # What the engine and step rules call.
+
+    def begin_step(self) -> None:
+        """Begin a step: call `before_step`, and note the state of the generators for later passes."""
+        self.before_step()
+        self.passes.begin(next(self.network.buffers()).device)
+
+    def objective(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Evaluate `loss`, and return name -> scalar with `loss` among the names, whichever form it has."""
+        found = self.loss(batches)
+        return {"loss": found} if isinstance(found, Tensor) else found
+
+    def backward(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """Compute the gradient that the optimizer steps by, into `.grad`, and return the scalars to log.
+
+        Step rules override it.
+
+        Args:
+            batches: One minibatch of each training domain.
+        """
+        parts = self.objective(batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()  # type: ignore[no-untyped-call]
+        return {name: value.detach() for name, value in parts.items()}
 
     def logged_update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Call `update`, and return its scalars as tensors without a graph; warn once if it returns plain numbers."""

@@ -16,10 +16,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.networks.norms import tracking_norms
+from dgbench.networks.norms import frozen_batch_norm_statistics
 
 
 def gradient(
@@ -121,10 +120,10 @@ def clip_to_radius(tensors: list[Tensor], radius: float, *, each: bool, eps: flo
 def backward_at(
     algorithm: Algorithm, batches: Sequence[Batch], parameters: list[Tensor], by: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Compute the mean criterion of all domains and its gradient at displaced parameters, then put the parameters back.
+    """Compute an algorithm's loss and its gradient at displaced parameters, then put the parameters back.
 
     Args:
-        algorithm: Its `optimizer`'s gradients are cleared first.
+        algorithm: The algorithm, in a later pass of its step; its `optimizer`'s gradients are cleared first.
         batches: The minibatches of the step.
         parameters: Those to displace.
         by: Their displacements.
@@ -134,8 +133,8 @@ def backward_at(
         what the optimizer steps by. Parameters that were not displaced have their gradients in `.grad` too.
     """
     algorithm.optimizer.zero_grad(set_to_none=True)
-    with displaced_parameters(algorithm, parameters, by):
-        loss = algorithm.joint_loss(batches)
+    with displaced_parameters(algorithm, parameters, by), algorithm.passes.repeat(algorithm):
+        loss = algorithm.objective(batches)["loss"]
         # Not by `gradient`: `.grad` gets the memory layout of its parameter, as the optimizer wants it.
         loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach(), gradients_in_place(parameters)
@@ -167,23 +166,3 @@ def displaced_parameters(module: nn.Module, parameters: list[Tensor], by: list[T
     finally:
         with torch.no_grad():
             torch._foreach_copy_(parameters, saved)
-
-
-@contextmanager
-def frozen_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep batch norm from changing its buffers within the block; in training mode it still normalizes by the batch."""
-    live = tracking_norms(module)
-    # Without `track_running_stats`, torch's batch norm leaves its buffers alone, the count of batches included. Layers
-    # of other makers have no such switch: their buffers are copied and put back.
-    others = [buffer for norm in live if not isinstance(norm, _BatchNorm) for buffer in norm.buffers(recurse=False)]
-    saved = [buffer.clone() for buffer in others]
-    norms = [norm for norm in live if isinstance(norm, _BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-        for buffer, before in zip(others, saved, strict=True):
-            buffer.copy_(before)

@@ -6,6 +6,8 @@ Everything that looks for such layers uses these functions, methods and planning
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -37,6 +39,26 @@ def tracking_norms(module: nn.Module) -> list[nn.Module]:
 def tracks_statistics(part: nn.Module) -> bool:
     """Return whether one of `batch_norms` keeps running statistics."""
     return bool(getattr(part, "track_running_stats", True)) and getattr(part, "running_var", None) is not None
+
+
+@contextmanager
+def frozen_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep batch norm from changing its buffers within the block; in training mode it still normalizes by the batch."""
+    live = tracking_norms(module)
+    # Without `track_running_stats`, torch's batch norm leaves its buffers alone, the count of batches included. Layers
+    # of other makers have no such switch: their buffers are copied and put back.
+    others = [buffer for norm in live if not isinstance(norm, _BatchNorm) for buffer in norm.buffers(recurse=False)]
+    saved = [buffer.clone() for buffer in others]
+    norms = [norm for norm in live if isinstance(norm, _BatchNorm)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        for buffer, before in zip(others, saved, strict=True):
+            buffer.copy_(before)
 
 
 def use_batch_statistics(module: nn.Module) -> list[nn.Module]:

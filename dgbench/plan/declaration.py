@@ -109,7 +109,7 @@ class Declaration:
         def words(dataset: str) -> Iterator[str]:
             own = self.overrides_on(dataset).beside(overrides_of_preset(self.setting.preset, dataset))
             names = dict.fromkeys((*algorithms, *own.parts))
-            return own.describe(catalogue.entries[name] for name in names if name in catalogue.entries)
+            return own.describe(catalogue.method(name) for name in names if name in catalogue)
 
         said = [*words(EVERYWHERE)]
         yield from said

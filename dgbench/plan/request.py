@@ -132,7 +132,8 @@ class Overrides:
         of_all = self if entry.kind == "algorithm" else Overrides()
         fixed = {name: value for name, value in of_all.fixed.items() if entry.takes(name)}
         draws = {name: draw for name, draw in of_all.draws.items() if entry.takes(name)}
-        fixed |= self.parts.get(entry.name, {})
+        for word in entry.words:
+            fixed |= self.parts.get(word, {})
         traits = traits_of(facts, setting)
         hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
         # The check may import the entry's class, and torch with it. Values from its own space need none.

@@ -24,6 +24,13 @@ KINDS = {
         "forward + backward through the featurizer in a step, by those of the minibatches. "
         "The title of a column sorts by it.",
     ),
+    "rule": (
+        "rules",
+        "Step rules",
+        "A step rule says how to step, given an algorithm's loss: `CORAL+SAM` descends CORAL's loss as SAM descends, "
+        "`SAM` alone is of ERM ([names of rows](../rows.md)). A rule takes the steps of every algorithm that has one "
+        "loss; a step costs the passes of both, multiplied.",
+    ),
     "average": (
         "averages",
         "Averages",
@@ -118,6 +125,7 @@ def _capitalized(text: str) -> str:
 def _facts(entry: CatalogueEntry) -> Facts:
     facts: Mapping[str, Callable[[CatalogueEntry], Facts]] = {
         "algorithm": _algorithm,
+        "rule": _algorithm,
         "average": _average,
         "merger": _merger,
         "adapter": _adapter,

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.sam import SAM
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.sam import SAM
 
 
 def reference(other: SimpleNamespace, batches: list[Batch], step: int) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +15,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from dgbench.algorithms.sam import SAM
-from dgbench.algorithms.udim import UDIM, UDIMTransductive
+from dgbench.algorithms import udim
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.rule import compose
 from dgbench.networks.network import Network
+from dgbench.rules.gam import GAM
+from dgbench.rules.sagm import SAGM
+from dgbench.rules.sam import SAM
+from tests.algorithms.uphill import Loss, erm, gradient_at, gradient_of, norm_of, plus, times
+from tests.algorithms.uphill import step as take_step
+from tests.rules.test_gam import PAPER, combined
 
+UDIM = compose(udim.UDIM, SAM, "UDIM")
+UDIMTransductive = compose(udim.UDIMTransductive, SAM, "UDIMTransductive")
 RHO, LAMBDA, LENGTH = 0.1, 0.6, 0.8
 OPTIONS: dict[str, Any] = {"rho": RHO, "udim_lambda": LAMBDA, "syn_lr": LENGTH, "warm_up_ratio": 1000}
 NO_WARM_UP, WARM_UP = 100, 3
@@ -49,7 +58,11 @@ def ilc(network: nn.Module, z: Tensor, moved: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-def moved_inputs(network: nn.Module, x: Tensor, y: Tensor, how: str) -> Tensor:
+Raised = Callable[[Sequence[Tensor]], Tensor]
+"""How much higher the loss is at a rule's first displaced point, to first order, by the gradient at the weights."""
+
+
+def moved_inputs(network: nn.Module, x: Tensor, y: Tensor, how: str, raised: Raised | None = None) -> Tensor:
     """Leaves, an objective, a step uphill."""
     if how == "style":
         mean = x.mean((2, 3), keepdim=True).requires_grad_()
@@ -62,7 +75,7 @@ def moved_inputs(network: nn.Module, x: Tensor, y: Tensor, how: str) -> Tensor:
         leaves = [again]
     loss = F.cross_entropy(network(again), y)
     g = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
-    objective = loss + RHO * sum((part**2).sum() for part in g).sqrt()
+    objective = loss + (RHO * sum((part**2).sum() for part in g).sqrt() if raised is None else raised(g))
     slopes = torch.autograd.grad(objective, leaves)
     if how == "style":
         return content * (deviation + LENGTH * slopes[1]).detach() + (mean + LENGTH * slopes[0]).detach()
@@ -103,6 +116,49 @@ def reference(how: str, together: bool = False) -> Callable[[SimpleNamespace, li
         return {"loss": loss.detach(), "sharpness": (top - loss).detach(), "inconsistency": inconsistency.detach()}
 
     return step_
+
+
+def stepped_by(
+    raised: Raised, descent: Callable[[nn.Module, Loss], list[Tensor]]
+) -> Callable[[SimpleNamespace, list[Batch], int], dict[str, Tensor]]:
+    """UDIM's second stage over another rule than SAM, whose descent is `descent(network, loss)`."""
+
+    def step_(other: SimpleNamespace, batches: list[Batch], number: int) -> dict[str, Tensor]:
+        network, x, y = other.network, torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
+        moved = moved_inputs(copy.deepcopy(network), x, y, "example", raised)
+        sizes = [len(b.y) for b in batches]
+        split = (torch.split(t, sizes) for t in (network.features(x), network.features(moved), y))
+        inconsistency = sum(ilc(network, a, b, c) for a, b, c in zip(*split, strict=True))
+        extra = torch.autograd.grad(inconsistency, list(network.parameters()))
+        take_step(other, plus(descent(network, erm(batches)), times(LAMBDA, list(extra))))
+        return {"inconsistency": inconsistency.detach()}
+
+    return step_
+
+
+def inner(by: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
+    return sum((a.detach() * b).sum() for a, b in zip(by, g, strict=True))
+
+
+def test_over_sagm_it_equals_a_plain_loop(toy: SimpleNamespace, optimizer: str) -> None:
+    alpha = 0.3
+
+    def by(g: Sequence[Tensor]) -> list[Tensor]:
+        return times(RHO / norm_of(list(g)) - alpha, list(g))
+
+    def descent(network: nn.Module, loss: Loss) -> list[Tensor]:
+        g = gradient_of(network, loss)
+        return plus(times(0.5, g), times(0.5, gradient_at(network, loss, by(g))))
+
+    algorithm = toy.make(compose(udim.UDIM, SAGM, "UDIM+SAGM"), optimizer=optimizer, alpha=alpha, **OPTIONS)
+    toy.agrees(algorithm, stepped_by(lambda g: inner(by([part.detach() for part in g]), g), descent))
+
+
+def test_over_gam_it_equals_a_plain_loop(toy: SimpleNamespace, optimizer: str) -> None:
+    options = {name: value for name, value in OPTIONS.items() if name != "rho"}
+    both = compose(udim.UDIM, GAM, "UDIM+GAM")
+    algorithm = toy.make(both, optimizer=optimizer, grad_rho=0.1, grad_norm_rho=0.2, gamma=0.6, **PAPER, **options)
+    toy.agrees(algorithm, stepped_by(lambda g: 0.1 * norm_of(list(g)), partial(combined, PAPER)))
 
 
 def remembering_nothing(network: nn.Module, x: Tensor) -> Tensor:

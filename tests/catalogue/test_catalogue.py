@@ -177,7 +177,7 @@ def test_a_file_that_cannot_be_imported_is_told_with_the_line(tmp_path: Path, so
 
 def test_a_name_clash_names_both_files(tmp_path: Path) -> None:
     (tmp_path / "sam.py").write_text(ALGORITHM.format(name="SAM", year=2025))
-    with pytest.raises(UserError, match=r"two files claim the name 'SAM': \S+/algorithms/sam\.py and \S+/sam\.py"):
+    with pytest.raises(UserError, match=r"two files claim the name 'SAM': \S+/rules/sam\.py and \S+/sam\.py"):
         _ = Catalogue([tmp_path / "sam.py"]).entries
 
 
@@ -307,7 +307,7 @@ def test_an_entry_that_extends_another_is_read_again_when_that_changes(
     monkeypatch.setattr(index, "PACKAGE", tmp_path)
     digest = index._base_digest.__wrapped__
     assert digest() == before
-    for name in ("algorithms/sam.py", "datasets/_digits.py", "methods/algorithm.py", "core/space.py"):
+    for name in ("rules/sam.py", "datasets/_digits.py", "methods/algorithm.py", "core/space.py"):
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
         assert digest() != before, name
         before = digest()

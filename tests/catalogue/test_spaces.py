@@ -46,7 +46,7 @@ def _describe_hparam(spec: HparamSpec) -> dict[str, Any]:
 
 @cache
 def found() -> dict[str, Any]:
-    kinds = ("algorithm", "average", "merger", "adapter")
+    kinds = ("algorithm", "rule", "average", "merger", "adapter")
     return {f"{kind} {name}": describe(entry) for kind in kinds for name, entry in Catalogue().of_kind(kind).items()}
 
 

@@ -380,7 +380,7 @@ def test_its_file_is_included_as_well_as_others(fork: Path, tmp_path: Path) -> N
     link = tmp_path / "link.py"
     link.symlink_to(fork)
     other = tmp_path / "other.py"
-    other.write_text("from dgbench.algorithms.sam import SAM\nclass Other(SAM):\n    'Mine.'\n")
+    other.write_text("from dgbench.rules.sam import SAM\nclass Other(SAM):\n    'Mine.'\n")
     found = Catalogue([f"{link}:Tilted", f"{fork}:Tilted", f"{fork}:OldSchool", other])
     assert {"Tilted", "OldSchool", "Other", "ERM"} <= found.entries.keys()
     assert found.include[0] == f"{fork}:Tilted"

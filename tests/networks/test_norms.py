@@ -15,10 +15,9 @@ from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.execute.batch_norm import measure_statistics
 from dgbench.methods.algorithm import Task
-from dgbench.methods.ascent import frozen_batch_norm_statistics
 from dgbench.networks.backbones import lacking
 from dgbench.networks.network import Network, build_network
-from dgbench.networks.norms import batch_norms, norms, use_batch_statistics
+from dgbench.networks.norms import batch_norms, frozen_batch_norm_statistics, norms, use_batch_statistics
 from tests.conftest import MakePlan
 
 OF_BATCHES = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm]

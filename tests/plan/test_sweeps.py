@@ -65,8 +65,9 @@ def tiny(cls: Any, data_dir: Path, patch: pytest.MonkeyPatch) -> bool:
     return cls.__name__ in (*MNIST, *WRITERS, *glyphs_layouts.WRITERS) or issubclass(cls, ImageDataset)
 
 
-def test_the_catalogue_sweep_names_every_algorithm(catalogue: Catalogue) -> None:
-    assert sorted(rows(SWEEPS / "catalogue.toml")) == sorted(catalogue.of_kind("algorithm"))
+def test_the_catalogue_sweep_names_every_algorithm_and_rule(catalogue: Catalogue) -> None:
+    names = [*catalogue.of_kind("algorithm"), *catalogue.of_kind("rule")]
+    assert sorted(rows(SWEEPS / "catalogue.toml")) == sorted(names)
 
 
 @declared

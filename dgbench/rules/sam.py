@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, scale_to_length
+from dgbench.methods.ascent import global_norm, scale_to_length
+from dgbench.methods.rule import Rule
 
 
-class SAM(Algorithm):
+class SAM(Rule):
     r"""Minimize the worst loss within a ball of radius `rho` around the weights.
 
     $$
@@ -40,7 +39,7 @@ class SAM(Algorithm):
     DomainBed: has no SAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Foret et al., ICLR 2021",
         link="https://arxiv.org/abs/2010.01412",
         tags=("flat-minima",),
@@ -57,10 +56,10 @@ class SAM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, for two forward and two backward passes over the same minibatches."""
-        loss = self.joint_loss(batches)
-        parameters, ascent = gradient(loss, self.parameters())
-        uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho))
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill."""
+        return scale_to_length(gradients, self.hparams.rho)
+
+    def surrogate(self, loss: Tensor, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Return the loss uphill to first order, the loss plus `rho` times the norm of its gradient."""
+        return loss + self.hparams.rho * global_norm(gradients)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, global_norm, gradient
+from dgbench.methods.ascent import global_norm
+from dgbench.methods.rule import Rule
 
 
-class SAGM(Algorithm):
+class SAGM(Rule):
     r"""Minimize the loss at the weights and uphill of them, and align the two gradients.
 
     $$
@@ -39,7 +38,7 @@ class SAGM(Algorithm):
     DomainBed: has no SAGM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Wang et al., CVPR 2023",
         link="https://arxiv.org/abs/2303.10353",
         tags=("flat-minima",),
@@ -62,13 +61,11 @@ class SAGM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, for two forward and two backward passes over the same minibatches."""
-        loss = self.joint_loss(batches)
-        parameters, gradients = gradient(loss, self.parameters())
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill, less a share of the gradient."""
         factor = self.hparams.rho / (global_norm(gradients) + 1e-12) - self.hparams.alpha
-        uphill, displaced = backward_at(self, batches, parameters, list(torch._foreach_mul(gradients, factor)))
-        # In place: these tensors are the `.grad` that the optimizer reads.
+        return list(torch._foreach_mul(gradients, factor))
+
+    def combine(self, gradients: list[Tensor], displaced: list[Tensor]) -> None:
+        """Take the mean of both gradients."""
         torch._foreach_lerp_(displaced, gradients, 0.5)
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import adaptive_scales, backward_at, gradient, scale_to_adaptive_length
+from dgbench.methods.ascent import adaptive_scales, scale_to_adaptive_length
+from dgbench.methods.rule import Rule
 
 
-class ASAM(Algorithm):
+class ASAM(Rule):
     r"""Minimize the worst loss within a neighborhood of the weights that scales with their sizes.
 
     $$
@@ -37,7 +36,7 @@ class ASAM(Algorithm):
     DomainBed: has no ASAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Kwon et al., ICML 2021",
         link="https://arxiv.org/abs/2102.11600",
         tags=("flat-minima",),
@@ -62,11 +61,7 @@ class ASAM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with two forward and two backward passes over the same minibatches."""
-        loss = self.joint_loss(batches)
-        parameters, ascent = gradient(loss, self.parameters())
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill, scaled by the sizes of the weights."""
         scales = adaptive_scales(self, parameters, self.hparams.eta)
-        uphill, _ = backward_at(self, batches, parameters, scale_to_adaptive_length(ascent, scales, self.hparams.rho))
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
+        return scale_to_adaptive_length(gradients, scales, self.hparams.rho)

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import Need
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, gradient
+from dgbench.methods.rule import First, Rule
 
 FORMS = ("forward", "backward", "double")
 """The choices of `form`."""
 
 
-class GR(Algorithm):
+class GR(Rule):
     r"""Penalize the squared norm of the loss's gradient.
 
     $$
@@ -46,7 +48,7 @@ class GR(Algorithm):
     DomainBed: has no GR.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Karakida et al., ICML 2023",
         link="https://arxiv.org/abs/2210.02720",
         tags=("flat-minima",),
@@ -80,33 +82,41 @@ class GR(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with two forward and two backward passes, or one forward pass and its double backward."""
+    def backward(self, batches: Sequence[Batch], first: First | None = None) -> Mapping[str, Tensor]:
+        """Differentiate the loss and its penalty, by two passes, or by one and its double backward pass."""
         if self.hparams.form == "double":
             return self._by_double_backward(batches)
         step = self.hparams.epsilon if self.hparams.form == "forward" else -self.hparams.epsilon
-        loss = self.joint_loss(batches)
-        parameters, gradients = gradient(loss, self.parameters())
+        first = first or self.first_pass(batches)
+        parameters, gradients = first.parameters, first.gradients
         _, displaced = backward_at(self, batches, parameters, list(torch._foreach_mul(gradients, step)))
         # In place: `displaced` is what lies in `.grad`, and becomes the gradient of the objective.
         torch._foreach_sub_(displaced, gradients)
         torch._foreach_mul_(displaced, self.hparams.gamma / step)
         torch._foreach_add_(displaced, gradients)
-        self.optimizer.step()
-        return self._logged(loss, gradients)
+        return self._logged(first.parts, gradients)
+
+    def surrogate(self, loss: Tensor, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Return the loss with its penalty, the objective of the rule."""
+        return loss + self.hparams.gamma / 2 * _squared_norm(gradients)
 
     def _by_double_backward(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
         # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            loss = self.joint_loss(batches)
-            _, gradients = gradient(loss, self.parameters(), create_graph=True)
-            self.descend(loss + self.hparams.gamma / 2 * _squared_norm(gradients))
-        return self._logged(loss, gradients)
+            parts = self.objective(batches)
+            _, gradients = gradient(parts["loss"], self.parameters(), create_graph=True)
+            self.optimizer.zero_grad(set_to_none=True)
+            objective = parts["loss"] + self.hparams.gamma / 2 * _squared_norm(gradients)
+            objective.backward()  # type: ignore[no-untyped-call]
+        return self._logged(parts, gradients)
 
-    def _logged(self, loss: Tensor, gradients: list[Tensor]) -> Mapping[str, Tensor]:
+    def _logged(self, parts: Mapping[str, Tensor], gradients: list[Tensor]) -> Mapping[str, Tensor]:
         """Return the scalars to log, with the penalty computed from the gradient at the weights."""
         penalty = self.hparams.gamma / 2 * _squared_norm(gradients).detach()
-        return {"loss": loss.detach() + penalty, "nll": loss.detach(), "penalty": penalty}
+        loss = parts["loss"].detach()
+        others = {name: value.detach() for name, value in parts.items()}
+        # The names that the algorithm logs stay its own.
+        return {"nll": loss, "penalty": penalty, **others, "loss": loss + penalty}
 
 
 def _squared_norm(tensors: list[Tensor]) -> Tensor:

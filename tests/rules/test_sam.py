@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.sam import SAM
 from dgbench.core.space import space_of
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import ascended
 
 RHO = 0.05

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dgbench.algorithms.asam import ASAM
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.asam import ASAM
 from tests.algorithms.uphill import ascended, displacements, erm, flat, gradient_at, gradient_of, step, train_alike
 
 RHO, ETA = 0.5, 0.03

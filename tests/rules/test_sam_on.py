@@ -8,10 +8,10 @@ from timm.layers import RmsNorm, SimpleNorm
 from torch import nn
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.sam import SAM
-from dgbench.algorithms.sam_on import SAMON
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.sam import SAM
+from dgbench.rules.sam_on import SAMON
 from tests.algorithms.uphill import ascended, displacements, erm, gradient_at, gradient_of, step, train_alike
 
 RHO = 0.4

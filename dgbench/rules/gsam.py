@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, orthogonal_part, scale_to_length
+from dgbench.methods.ascent import orthogonal_part, scale_to_length
+from dgbench.methods.rule import Rule
 
 
-class GSAM(Algorithm):
+class GSAM(Rule):
     r"""Minimize the loss uphill of the weights and, at right angles to it, its gap to the loss at the weights.
 
     $$
@@ -46,7 +45,7 @@ class GSAM(Algorithm):
     DomainBed: has no GSAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Zhuang et al., ICLR 2022",
         link="https://arxiv.org/abs/2203.08065",
         tags=("flat-minima",),
@@ -69,14 +68,12 @@ class GSAM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with two forward and two backward passes over the same minibatches."""
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill, whose length follows the schedule."""
         floor = self.hparams.rho_floor
         rho = self.hparams.rho * (floor + (1 - floor) * self.setting.lr_factor(self.step))
-        loss = self.joint_loss(batches)
-        parameters, gradients = gradient(loss, self.parameters())
-        uphill, displaced = backward_at(self, batches, parameters, scale_to_length(gradients, rho))
-        # In place: `displaced`, the gradients uphill, are what lies in `.grad`.
+        return scale_to_length(gradients, rho)
+
+    def combine(self, gradients: list[Tensor], displaced: list[Tensor]) -> None:
+        """Take off the gradient uphill the part of the gradient at the weights that is orthogonal to it."""
         torch._foreach_sub_(displaced, orthogonal_part(gradients, to=displaced), alpha=self.hparams.alpha)
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}

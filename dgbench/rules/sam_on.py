@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, scale_to_length
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.ascent import gradient, scale_to_length
+from dgbench.methods.rule import First, Rule
 from dgbench.networks.norms import norms
 
 
-class SAMON(Algorithm):
+class SAMON(Rule):
     r"""Minimize the worst loss when only the parameters of the normalization layers are displaced.
 
     $$
@@ -42,7 +44,7 @@ class SAMON(Algorithm):
     DomainBed: has no SAM-ON.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Mueller et al., NeurIPS 2023",
         link="https://arxiv.org/abs/2306.04226",
         tags=("flat-minima",),
@@ -63,14 +65,21 @@ class SAMON(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, for two forward and two backward passes over the same minibatches."""
-        loss = self.joint_loss(batches)
+    def first_pass(self, batches: Sequence[Batch]) -> First:
+        """Evaluate the loss, and its gradient by the affine parameters of the normalization layers."""
+        parts = self.objective(batches)
+        return First(parts, *gradient(parts["loss"], self._affine()))
+
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill of the affine parameters, 0 for all others."""
+        affine = {id(parameter) for parameter in self._affine()}
+        climbed = [g if id(p) in affine else torch.zeros_like(g) for p, g in zip(parameters, gradients, strict=True)]
+        return scale_to_length(climbed, self.hparams.rho, eps=1e-16)
+
+    def _affine(self) -> list[Tensor]:
+        """Return the affine parameters of the normalization layers that learn."""
         # A layer's own parameters alone: timm's norms also hold their activation, which may have some.
-        affine = [p for layer in norms(self) for p in layer.parameters(recurse=False) if p.requires_grad]
-        if not affine:
+        found = [p for layer in norms(self) for p in layer.parameters(recurse=False) if p.requires_grad]
+        if not found:
             raise UserError("SAMON displaces the normalization layers that learn, and this network has none")
-        parameters, ascent = gradient(loss, affine)
-        uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho, eps=1e-16))
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
+        return list(found)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.gsam import GSAM
-from dgbench.algorithms.sam import SAM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.gsam import GSAM
+from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (
     ascended,
     displacements,

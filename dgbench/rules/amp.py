@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, clip_to_radius, gradient
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.ascent import backward_at, clip_to_radius
+from dgbench.methods.rule import First, Rule
 
 BALLS = ("tensor", "global")
 """The choices of `ball`."""
 
 
-class AMP(Algorithm):
+class AMP(Rule):
     r"""Minimize the loss at weights that gradient ascent has moved uphill within small balls.
 
     $$
@@ -47,7 +48,7 @@ class AMP(Algorithm):
     DomainBed: has no AMP.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Zheng et al., CVPR 2021",
         link="https://arxiv.org/abs/2010.04925",
         tags=("flat-minima",),
@@ -69,16 +70,20 @@ class AMP(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with 1 + `inner_iter` forward and backward passes over the same minibatches."""
-        h = self.hparams
-        loss = self.joint_loss(batches)
-        parameters, ascent = gradient(loss, self.parameters())
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill of the first inner step."""
+        return self._clipped(list(torch._foreach_mul(gradients, self.hparams.inner_lr)))
+
+    def backward(self, batches: Sequence[Batch], first: First | None = None) -> Mapping[str, Tensor]:
+        """Climb by `inner_iter` steps, each a forward and a backward pass, and take the gradient at the last point."""
+        first = first or self.first_pass(batches)
+        parameters, ascent = first.parameters, first.gradients
         by = [torch.zeros_like(parameter) for parameter in parameters]
-        for _ in range(h.inner_iter):
-            further = list(torch._foreach_add(by, ascent, alpha=h.inner_lr))
-            by = clip_to_radius(further, h.epsilon, each=h.ball == "tensor")
+        for _ in range(self.hparams.inner_iter):
+            by = self._clipped(list(torch._foreach_add(by, ascent, alpha=self.hparams.inner_lr)))
             uphill, ascent = backward_at(self, batches, parameters, by)
         # The last `backward_at` left its gradient in `.grad`, and the weights are back where they were.
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
+        return self.logged(first, uphill)
+
+    def _clipped(self, by: list[Tensor]) -> list[Tensor]:
+        return clip_to_radius(by, self.hparams.epsilon, each=self.hparams.ball == "tensor")

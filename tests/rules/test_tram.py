@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.tram import DISTANCES, TRAM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.tram import DISTANCES, TRAM
 from tests.algorithms.uphill import ascended
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.sagm import SAGM
-from dgbench.algorithms.sam import SAM
 from dgbench.core.errors import UserError
 from dgbench.core.space import space_of
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.sagm import SAGM
+from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (
     ascended,
     erm,

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, frozen_batch_norm_statistics, gradient, scale_to_adaptive_length
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.ascent import backward_at, gradient, scale_to_adaptive_length
+from dgbench.methods.rule import First, Rule
+from dgbench.networks.norms import frozen_batch_norm_statistics
 
 DISTANCES = ("previous", "pretrained", "noise", "fisher")
 """Predictions to compare with, from which the radius comes."""
@@ -22,7 +24,7 @@ REDUCTIONS = ("batchmean", "repo")
 """The mean over examples, and the smaller number of the authors' code."""
 
 
-class TRAM(Algorithm):
+class TRAM(Rule):
     r"""Take SAM steps whose radius is the distance that the predictions have moved.
 
     $$
@@ -67,12 +69,13 @@ class TRAM(Algorithm):
     DomainBed: has no TRAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Sherborne et al., ICLR 2024",
         link="https://arxiv.org/abs/2310.03646",
         tags=("flat-minima",),
         forwards=3.0,
         backwards=2.0,
+        forwards_beside=2.0,
         followers=("reference",),
         needs=("classes",),
     )
@@ -99,37 +102,48 @@ class TRAM(Algorithm):
 
     def build(self) -> None:
         """Copy the initial weights if predictions are compared with those of a copy."""
+        super().build()
         if self.hparams.distance in ("previous", "pretrained"):
             self.reference = copy.deepcopy(self.network).requires_grad_(False)
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, before which the reference of `previous` becomes the present weights."""
+    def backward(self, batches: Sequence[Batch], first: First | None = None) -> Mapping[str, Tensor]:
+        """Take the gradient at the end of the step uphill; the reference of `previous` becomes the present weights."""
         x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
-        features = self.network.features(x)
-        loss = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
-        parameters, g = gradient(loss, self.parameters())
+        features = None
+        if first is None and self.stepped is None:  # one pass serves both the loss and the distance
+            features = self.network.features(x)
+            loss = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
+            first = First({"loss": loss}, *gradient(loss, self.parameters()))
+            features = features.detach()
+        first = first or self.first_pass(batches)
         if self.hparams.distance == "fisher":
-            radius, uphill = self._fisher_step(parameters, g, x, y)
+            radius, by = self._fisher_step(first, x, y)
         else:
-            radius = self.radius(x, features.detach())
-            uphill = scale_to_adaptive_length(g, [p.detach() for p in parameters], radius, eps=1e-12)
+            radius = self.radius(x, features)
+            by = scale_to_adaptive_length(first.gradients, [p.detach() for p in first.parameters], radius, eps=1e-12)
         # After the distance was measured and before the optimizer steps, so that the next step compares with these
         # weights.
         if self.hparams.distance == "previous":
             with torch.no_grad():
                 torch._foreach_copy_(list(self.reference.parameters()), list(self.network.parameters()))
-        at_top, _ = backward_at(self, batches, parameters, uphill)
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": at_top - loss.detach(), "radius": radius}
+        uphill, _ = backward_at(self, batches, first.parameters, by)
+        return {**self.logged(first, uphill), "radius": radius}
+
+    def surrogate(self, loss: Tensor, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Return the loss at the weights: the radius is no function of it."""
+        return loss
 
     @torch.no_grad()
-    def radius(self, x: Tensor, features: Tensor) -> Tensor:
+    def radius(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the radius d of this step, a scalar without a gradient.
 
         Args:
             x: Inputs (B, ...) of all domains.
-            features: Their features (B, num_features) under the present weights, before dropout.
+            features: Their features (B, num_features) under the present weights, before dropout; None: computed.
         """
+        if features is None:
+            with frozen_batch_norm_statistics(self.network):
+                features = self.network.features(x)
         if self.hparams.distance == "noise":
             with frozen_batch_norm_statistics(self.network):
                 other = self.network.classifier(self.network.noisy_features(x, self.hparams.sigma))
@@ -140,16 +154,19 @@ class TRAM(Algorithm):
         d = F.kl_div(now, then, reduction="batchmean", log_target=True).clamp(min=0)
         return d / now.numel() if self.hparams.kl_reduction == "repo" else d
 
-    def _fisher_step(
-        self, parameters: list[Tensor], g: list[Tensor], x: Tensor, y: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _fisher_step(self, first: First, x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the length factor and the displacements of `fisher`, for which one more backward pass is made."""
         h = self.hparams
         with frozen_batch_norm_statistics(self.network):
             features = self.network.noisy_features(x, h.sigma)
             loss = F.cross_entropy(self.network.classifier(self.network.dropout(features)), y)
-            _, information = gradient(loss, parameters)
-        scaled = [v / (1 + h.fisher_eta * f.square()) for v, f in zip(g, information, strict=True)]
-        product = torch.stack([part.sum() for part in torch._foreach_mul(g, scaled)]).sum()
+            reached, found = gradient(loss, first.parameters)
+        # Parameters that the predictions don't depend on have no information, and move by their plain gradient.
+        information = {id(parameter): g for parameter, g in zip(reached, found, strict=True)}
+        scaled = [
+            g / (1 + h.fisher_eta * information[id(p)].square()) if id(p) in information else g
+            for p, g in zip(first.parameters, first.gradients, strict=True)
+        ]
+        product = torch.stack([part.sum() for part in torch._foreach_mul(first.gradients, scaled)]).sum()
         length = h.fisher_gamma / (product.sqrt() + 1e-12)
         return length, list(torch._foreach_mul(scaled, length))

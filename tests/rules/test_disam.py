@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dgbench.algorithms.disam import DISAM
-from dgbench.algorithms.sam import SAM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.disam import DISAM
+from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (
     Loss,
     displacements,

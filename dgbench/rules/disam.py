@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, gradient, scale_to_length
+from dgbench.methods.rule import First, Rule
 
 WEIGHTINGS = ("domains", "examples")
 """The choices of `weighting`."""
 
 
-class DISAM(Algorithm):
+class DISAM(Rule):
     r"""Minimize the loss uphill of the weights, climbing less along domains whose loss is high.
 
     $$
@@ -47,12 +48,14 @@ class DISAM(Algorithm):
     DomainBed: has no DISAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Zhang et al., ICLR 2024",
         link="https://arxiv.org/abs/2405.18861",
         tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
+        forwards_beside=1.0,
+        backwards_beside=1.0,
         min_domains=2,
         penalties=("disam_lambda",),
         base="SAM",
@@ -70,19 +73,29 @@ class DISAM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with two forward and two backward passes over the same minibatches."""
-        losses = self.domain_losses(batches)
-        loss = _by_size(losses, batches)
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill."""
+        return scale_to_length(gradients, self.hparams.rho)
+
+    def backward(self, batches: Sequence[Batch], first: First | None = None) -> Mapping[str, Tensor]:
+        """Climb the loss less the variance of the domains' losses, and take the gradient of the loss there."""
+        if self.stepped:
+            parts = self.objective(batches)
+            with self.passes.repeat(self):
+                losses = self.domain_losses(batches)
+        else:  # one pass serves both
+            losses = self.domain_losses(batches)
+            parts = {"loss": _by_size(losses, batches)}
+        mean = _by_size(losses, batches)
         if self.hparams.weighting == "examples":
-            variance = _by_size((losses - loss).square(), batches)
+            variance = _by_size((losses - mean).square(), batches)
         else:
             variance = (losses - losses.mean()).square().mean()
-        parameters, ascent = gradient(loss - self.hparams.disam_lambda * variance, self.parameters())
-        # The descent is along the gradient of ERM's loss: the variance is in the ascent alone.
-        uphill, _ = backward_at(self, batches, parameters, scale_to_length(ascent, self.hparams.rho))
-        self.optimizer.step()
-        return {"loss": loss.detach(), "variance": variance.detach(), "sharpness": uphill - loss.detach()}
+        climbed = parts["loss"] - self.hparams.disam_lambda * variance
+        parameters, ascent = gradient(climbed, self.parameters())
+        # The descent is along the gradient of the loss itself: the variance is in the ascent alone.
+        uphill, _ = backward_at(self, batches, parameters, self.displacement(parameters, ascent))
+        return self.logged(First({**parts, "variance": variance}, parameters, ascent), uphill)
 
 
 def _by_size(values: Tensor, batches: Sequence[Batch]) -> Tensor:

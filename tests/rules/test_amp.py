@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dgbench.algorithms.amp import AMP
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.amp import AMP
 from tests.algorithms.uphill import (
     ascended,
     displacements,

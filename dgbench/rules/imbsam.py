@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import displaced_parameters, gradient, gradients_in_place, scale_to_length
+from dgbench.methods.ascent import displaced_parameters, gradient, scale_to_length
+from dgbench.methods.rule import First, Rule
 
 
-class ImbSAM(Algorithm):
+class ImbSAM(Rule):
     r"""Minimize the loss uphill of the weights for examples of rare classes, the plain loss for all others.
 
     $$
@@ -38,12 +39,15 @@ class ImbSAM(Algorithm):
     DomainBed: has no ImbSAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Zhou et al., ICCV 2023",
         link="https://arxiv.org/abs/2308.07815",
         tags=("flat-minima",),
         forwards=2.0,
         backwards=3.0,
+        passes=1.0,
+        forwards_beside=2.0,
+        backwards_beside=2.0,
         penalties=("rho",),
         without={"tail_weight": 1.0},
         rehearsal={"tail_below": 10**9},
@@ -66,29 +70,43 @@ class ImbSAM(Algorithm):
 
     def build(self) -> None:
         """Find the rare classes."""
+        super().build()
         counts = [sum(of_class) for of_class in zip(*self.task.class_counts, strict=True)]
         below = self.hparams.tail_below or sum(counts) / len(counts)
         rare = [count < below for count in counts]
         self.has_tail = any(rare)
         self.register_buffer("is_rare", torch.tensor(rare), persistent=False)
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with two forward passes, the first shared by head and tail, and three backward passes."""
+    def backward(self, batches: Sequence[Batch], first: First | None = None) -> Mapping[str, Tensor]:
+        """Descend the tail's gradient uphill and the rest's at the weights; plainly where no class is rare."""
         if not self.has_tail:
-            loss = self.joint_loss(batches)
-            self.descend(loss)
-            return {"loss": loss.detach()}
-        head, tail = self._losses(batches)
-        parameters, ascent = gradient(tail, self.parameters(), retain_graph=True)
-        _, head_gradient = gradient(head, parameters)
+            return Algorithm.backward(self, batches)
+        parts, rest, tail = self._split(batches)
+        climbing, ascent = gradient(tail, self.parameters(), retain_graph=True)
+        learning, gradients = gradient(rest, self.parameters())
         self.optimizer.zero_grad(set_to_none=True)
-        with displaced_parameters(self, parameters, scale_to_length(ascent, self.hparams.rho, eps=1e-16)):
+        by = scale_to_length(ascent, self.hparams.rho, eps=1e-16)
+        with displaced_parameters(self, climbing, by), self.passes.repeat(self):
             _, uphill = self._losses(batches)
             uphill.backward()  # type: ignore[no-untyped-call]
-        # The head's gradient is that at the weights, the tail's, which lies in `.grad`, that uphill.
-        torch._foreach_add_(gradients_in_place(parameters), head_gradient)
-        self.optimizer.step()
-        return {"loss": (head + tail).detach(), "sharpness": (uphill - tail).detach()}
+        # The tail's gradient uphill lies in `.grad` already; that of the rest is the one at the weights.
+        for parameter, g in zip(learning, gradients, strict=True):
+            parameter.grad = g if parameter.grad is None else parameter.grad.add_(g)
+        return {name: part.detach() for name, part in parts.items()} | {"sharpness": (uphill - tail).detach()}
+
+    def surrogate(self, loss: Tensor, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Return the loss at the weights: it doesn't tell what of it is the tail's."""
+        return loss
+
+    def _split(self, batches: Sequence[Batch]) -> tuple[Mapping[str, Tensor], Tensor, Tensor]:
+        """Return the parts of the loss at the weights, the rest of it without the tail, and L_tail."""
+        if self.stepped is None:  # one pass serves both
+            head, tail = self._losses(batches)
+            return {"loss": head + tail}, head, tail
+        parts = self.objective(batches)
+        with self.passes.repeat(self):
+            head, tail = self._losses(batches)
+        return parts, parts["loss"] - tail / max(self.hparams.tail_weight, 1e-12), tail
 
     def _losses(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Compute L_head and L_tail, in one forward pass over all examples."""

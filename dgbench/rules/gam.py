@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
-from dgbench.methods.ascent import backward_at, gradient, orthogonal_part, scale_to_length
+from dgbench.methods.algorithm import Batch
+from dgbench.methods.ascent import backward_at, orthogonal_part, scale_to_length
+from dgbench.methods.rule import First, Rule
 
 
-class GAM(Algorithm):
+class GAM(Rule):
     r"""Seek minima around which no gradient is large, by combining four gradients a step.
 
     $$
@@ -54,12 +55,13 @@ class GAM(Algorithm):
     DomainBed: has no GAM.
     """
 
-    card = AlgorithmCard(
+    card = RuleCard(
         paper="Zhang et al., CVPR 2023",
         link="https://arxiv.org/abs/2303.03108",
         tags=("flat-minima",),
         forwards=4.0,
         backwards=4.0,
+        passes=4.0,
         penalties=("grad_rho", "grad_norm_rho", "gamma"),
     )
 
@@ -82,12 +84,16 @@ class GAM(Algorithm):
 
     hparams: Hparams
 
-    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        """Take one step, with four forward and four backward passes over the same minibatches."""
+    def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the step uphill to the first of three displaced points."""
+        return scale_to_length(gradients, self.hparams.grad_rho)
+
+    def backward(self, batches: Sequence[Batch], first: First | None = None) -> Mapping[str, Tensor]:
+        """Combine four gradients, each from a forward and a backward pass over the same minibatches."""
         h = self.hparams
-        loss = self.joint_loss(batches)
-        parameters, g0 = gradient(loss, self.parameters())
-        uphill, g1 = backward_at(self, batches, parameters, scale_to_length(g0, h.grad_rho))
+        first = first or self.first_pass(batches)
+        parameters, g0 = first.parameters, first.gradients
+        uphill, g1 = backward_at(self, batches, parameters, self.displacement(parameters, g0))
         steeper = scale_to_length(list(torch._foreach_sub(g1, g0)), h.grad_norm_rho)
         _, g2 = backward_at(self, batches, parameters, steeper)
         both = list(torch._foreach_add(steeper, scale_to_length(g2, h.grad_rho)))
@@ -98,5 +104,4 @@ class GAM(Algorithm):
         torch._foreach_mul_(g2, h.beta_2)
         torch._foreach_add_(g2, g0, alpha=h.beta_0)
         torch._foreach_sub_(g3, orthogonal_part(g2, to=g3), alpha=h.gamma)
-        self.optimizer.step()
-        return {"loss": loss.detach(), "sharpness": uphill - loss.detach()}
+        return self.logged(first, uphill)

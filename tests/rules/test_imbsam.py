@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.imbsam import ImbSAM
-from dgbench.algorithms.sam import SAM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.imbsam import ImbSAM
+from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (
     Loss,
     displacements,

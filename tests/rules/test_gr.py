@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from dgbench.algorithms.erm import ERM
-from dgbench.algorithms.gr import FORMS, GR
-from dgbench.algorithms.sam import SAM
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
+from dgbench.rules.gr import FORMS, GR
+from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import displacements, erm, flat, gradient_at, gradient_of, norm_of, plus, step, times
 from tests.algorithms.uphill import train_alike as train_alike_
 
