@@ -1,4 +1,4 @@
-"""Put eleven questions to any algorithm, in small worlds of data, and five to any data set.
+"""Put twelve questions to any algorithm, in small worlds of data, and five to any data set.
 
 `questions.examine` runs an algorithm through all of them and yields findings; `rehearsal` is the small training loop in
 which it is watched, `worlds` makes tiny data of every kind of input. `data.examine` does the same for data sets.

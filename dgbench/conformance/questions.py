@@ -1,4 +1,4 @@
-"""Check any algorithm by eleven questions.
+"""Check any algorithm by twelve questions.
 
 A question is a function of a subject (an algorithm on a device), a number of training domains and a hyperparameter
 seed. It trains the algorithm for some steps in a small world and returns the problem it found, as a phrase, or an empty
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.conformance.passes import differences, passes_again
 from dgbench.conformance.rehearsal import CHANCE, STEPS, TRAITS, Rehearsal, Subject, count_passes, double_precision
 from dgbench.conformance.worlds import World, worlds
 from dgbench.core.cards import holds, needs_of, with_values
@@ -168,25 +169,10 @@ def resumes(subject: Subject, domains: int, seed: int) -> str:
         resumed = subject.rehearse(domains, seed)
         resumed.load(content)
         resumed.until(SHORT)
-        different = list(_differences(expected, resumed.algorithm.training_state()))
+        different = list(differences(expected, resumed.algorithm.training_state()))
         if different:
             return f"resumed at step {step}, it differs in {', '.join(different[:3])}"
     return ""
-
-
-def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
-    """Yield the places at which two training states differ, as dotted paths."""
-    if isinstance(one, Tensor):
-        if not isinstance(other, Tensor) or not torch.equal(one, other):
-            yield where
-    elif isinstance(one, dict):
-        for key in one.keys() | other.keys():
-            yield from _differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
-    elif isinstance(one, list | tuple):
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            yield from _differences(a, b, f"{where}.{i}")
-    elif one != other:
-        yield where
 
 
 def predicts_alone(subject: Subject, domains: int, seed: int) -> str:
@@ -349,6 +335,7 @@ QUESTIONS = (
     Question("json", "hyperparameters survive JSON", survives_json, (3,), drawn=False),
     Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven),
     Question("no sync", "no step waits for the device unless the card says why", reads_nothing, drawn=False),
+    Question("passes", "a step may evaluate the loss twice, as step rules do", passes_again, drawn=False),
     Question("repeats", "the same seed gives the same numbers", repeats, drawn=False),
     Question("inputs", "it trains on every input and label that its card lets in", takes_inputs, (3,), drawn=False),
     Question("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), drawn=False),

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.conformance.classes import subject_of
+from dgbench.conformance.passes import passes_again
 from dgbench.conformance.questions import QUESTIONS, SHORT, Reads, examine
 from dgbench.conformance.rehearsal import CLASSES, SHAPE, Rehearsal, Subject, count_passes, double_precision
 from dgbench.core.setting import setting
@@ -15,7 +19,13 @@ CPU = torch.device("cpu")
 BROKEN = EXAMPLES / "broken.py"
 ALSO = {"Gambles": {"resumes"}}
 """What a broken example can't help breaking too."""
-OURS = Catalogue().of_kind("algorithm")
+COMPOSED = ("CORAL+SAM", "UDIM+SAGM", "VREx+DISAM")
+"""Algorithms with step rules that are asked; steps of every pair are taken in tests/rules/test_compositions.py."""
+CATALOGUE = Catalogue()
+OURS = {
+    name: CATALOGUE.get("algorithm", name)
+    for name in (*CATALOGUE.of_kind("algorithm"), *CATALOGUE.of_kind("rule"), *COMPOSED)
+}
 BREAKING = {
     name: entry for name, entry in Catalogue([BROKEN]).of_kind("algorithm").items() if entry.file == str(BROKEN)
 }
@@ -36,6 +46,12 @@ def test_a_broken_rule_is_noticed(name: str) -> None:
     findings = examine(Subject(BREAKING[name], CPU), draws=0)
     wrong = {finding.question for finding in findings if finding.wrong}
     assert wrong - ALSO.get(name, set()) == {BREAKING[name].doc.partition(":")[0]}
+
+
+def test_a_loss_that_draws_without_saying_so_is_noticed() -> None:
+    card = dataclasses.replace(OURS["Mixup"].card, draws=False)
+    silent = type("Silent", (OURS["Mixup"].load(),), {"card": card})
+    assert passes_again(subject_of(silent, "cpu"), 3, 0).startswith("a second pass of step 0 has another loss")
 
 
 def test_there_is_an_example_that_breaks_each_rule() -> None:
