@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import parse_row
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.conformance.data import QUESTIONS as DATA_QUESTIONS
 from dgbench.conformance.data import DataSubject
@@ -35,6 +36,7 @@ from dgbench.core.progress import print_line
 from dgbench.core.site import Site
 from dgbench.core.wording import count_nouns, format_duration, printable
 from dgbench.plan.options import OPTIONS, Option
+from dgbench.plan.sweep_file import read_sweep_file, shipped_sweeps
 
 if TYPE_CHECKING:
     from dgbench.conformance.questions import Finding
@@ -112,6 +114,7 @@ def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> I
     algorithms = {**catalogue.of_kind("algorithm"), **catalogue.of_kind("rule")}
     if everything:
         yield from algorithms
+        yield from _composed(catalogue)
     for word in words:
         if not _is_file(word):
             yield catalogue.get("algorithm", word).name
@@ -120,6 +123,13 @@ def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> I
         if not own and not any(_own_datasets([word], catalogue)):
             raise UserError(f"{word} holds no algorithm and no data set")
         yield from own
+
+
+def _composed(catalogue: Catalogue) -> Iterator[str]:
+    """Yield the algorithms with step rules that the package's sweep files have rows of."""
+    rows = (row for file in shipped_sweeps().values() for row in read_sweep_file(file).get("algorithms", ()))
+    algorithms = dict.fromkeys(parse_row(row, catalogue).algorithm for row in rows)
+    yield from (name for name in algorithms if "+" in name)
 
 
 def _own_datasets(words: Sequence[str], catalogue: Catalogue) -> Iterator[str]:

@@ -162,11 +162,15 @@ def _entries(args: Any, catalogue: Catalogue) -> Items:
         if (other := catalogue.entries.get(name)) and other.kind not in kinds:
             problems.add(f"{name} is {with_article(other.kind)}: dgbench list {other.kind}s {name}")
     problems.raise_if_any()
+    entries = {
+        name: entry for kind in KINDS.values() if kind in kinds for name, entry in catalogue.of_kind(kind).items()
+    }
+    # An algorithm with a step rule is no entry of its own, but can be asked for by its name.
+    for name in (name for name in args.names if "+" in name and "algorithm" in kinds and name in catalogue):
+        entries[name] = catalogue.get("algorithm", name)
     return {
         name: Item(entry.summary, partial(describe, entry), getattr(entry.card, "tags", ()), reference_of(entry))
-        for kind in KINDS.values()
-        if kind in kinds
-        for name, entry in catalogue.of_kind(kind).items()
+        for name, entry in entries.items()
     }
 
 
@@ -177,10 +181,10 @@ def _kinds(what: str) -> set[str]:
 
 def _table(what: str, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
     """Make a Markdown table: of methods with their papers, of algorithms also cost and notes, of data sets sources."""
-    rows = [[what, "what it is", "from", *(["passes", "notes"] if what == "algorithms" else [])]]
+    rows = [[what, "what it is", "from", *(["passes", "notes"] if what in ("algorithms", "rules") else [])]]
     for entry in entries:
         rows.append([entry.name, entry.summary, entry.card.source if what == "datasets" else entry.card.paper])
-        if what == "algorithms":
+        if what in ("algorithms", "rules"):
             _, *notes = algorithm_facts(entry)
             rows[-1] += [f"{entry.card.forwards:g} + {entry.card.backwards:g}", "; ".join(notes)]
     return pipes(rows, ["---"] * len(rows[0]), lambda cell: cell.translate(_ESCAPED))

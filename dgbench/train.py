@@ -34,7 +34,7 @@ def parser() -> cli.Parser:
     found = cli.Parser(prog="dgbench train", doc=__doc__)
     found.usage = "%(prog)s --algorithm NAME --dataset NAME [--test DOMAIN ...] [options]"
     which = found.group("which run")
-    which.add_argument("--algorithm", required=True, metavar="NAME", help="ALGORITHM[+AVERAGE][+ADAPTER]")
+    which.add_argument("--algorithm", required=True, metavar="NAME", help="ALGORITHM[+RULE][+AVERAGE][+ADAPTER]")
     which.add_argument("--dataset", required=True, metavar="NAME", help=OPTIONS["datasets"].help)
     which.add_argument(
         "--test",

@@ -57,7 +57,7 @@ def train(
     Ctrl-C lets the run save its state, and raises KeyboardInterrupt.
 
     Args:
-        algorithm: The row, `ALGORITHM[+AVERAGE][+ADAPTER]`; or a class, such as one that a notebook defines.
+        algorithm: The row, `ALGORITHM[+RULE][+AVERAGE][+ADAPTER]`; or a class, such as one that a notebook defines.
         dataset: Name of the data set; `folder:PATH` or `csv:PATH` for one's own; what `from_dataset` returned; or a
             class.
         test: Held-out domains, by name or number; one, or several.

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core.cards import FEEDBACK, NEEDS, TAGS, DatasetCard, needs_of, with_values
+from dgbench.core.composition import RuleCard
 from dgbench.core.space import Draw, Space, Value
 
 
@@ -51,6 +52,10 @@ def algorithm_facts(entry: CatalogueEntry) -> Iterator[str]:
     needs += [NEEDS[need.what] + with_values(need.when) for need in needs_of(card) if need.what in NEEDS]
     if needs:
         yield f"needs {' and '.join(needs)}"
+    if entry.kind == "algorithm" and not isinstance(card, RuleCard) and "+" not in entry.name:
+        yield f"step rules {'can' if entry.ruled else 'cannot'} take its steps"
+    if card.rule:
+        yield f"its step rule is {card.rule} where a row names no other"
     if card.transductive:
         yield "transductive: a prediction depends on the other inputs predicted with it"
     for what, why in card.no_feedback.items():

@@ -41,7 +41,7 @@ def plan_one(algorithm: str, dataset: str, test: Sequence[str], root: Path | Non
     """Plan the sweep of one run, and of the runs that it reads; write nothing.
 
     Args:
-        algorithm: `ALGORITHM[+AVERAGE][+ADAPTER]`.
+        algorithm: `ALGORITHM[+RULE][+AVERAGE][+ADAPTER]`.
         dataset: Name of the data set, with its path if it has one.
         test: Held-out domains, by name or number.
         root: The output folder, which may hold other runs; None: one in `PLACE` that is named by a hash of the request.

@@ -61,7 +61,7 @@ class Option:
 
 
 REQUEST = (
-    Option("algorithms", "asked", list, "rows: ALGORITHM[+AVERAGE][+MERGER][+ADAPTER]", "NAME"),
+    Option("algorithms", "asked", list, "rows: ALGORITHM[+RULE][+AVERAGE][+MERGER][+ADAPTER]", "NAME"),
     Option("datasets", "asked", list, "names, folder:/path, or csv:/path/to/file.csv", "NAME"),
     Option("quick", "flags", bool, "a first look: default hyperparameters, one trial, no pairs of test domains"),
     Option("n_hparams", "asked", int, "end of the range of hyperparameter seeds (20)", "N"),

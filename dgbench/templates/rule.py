@@ -39,4 +39,4 @@ class MyRule(Rule):
         return scale_to_length(gradients, self.hparams.radius)
 
     def combine(self, gradients: list[Tensor], displaced: list[Tensor]) -> None:
-        """Change `displaced`, which the optimizer steps by, in place; here it stays the gradient uphill."""
+        """Combine both gradients, by changes of `displaced` in place; as it stands, the gradient uphill is kept."""

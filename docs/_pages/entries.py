@@ -386,7 +386,7 @@ def _columns(entry: CatalogueEntry) -> dict[str, str]:
     """Return further columns of the index: title -> cell."""
     card = entry.card
     match entry.kind:
-        case "algorithm":
+        case "algorithm" | "rule":
             return {"passes": f"{card.forwards:g} + {card.backwards:g}", "domains ≥": str(card.min_domains)}
         case "average":
             evaluated = "each time" if card.when == "always" else "at the end"
