@@ -8,13 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import dgbench
 from dgbench import cli, collect
 from dgbench.launchers import here
 from dgbench.launchers.here import Here
 from dgbench.launchers.reconcile import Sweep
+from dgbench.report import __main__ as report
 from dgbench.report.cost import costs
+from dgbench.report.figures.curves import read_curves
+from dgbench.report.figures.sensitivity import _centered
+from dgbench.report.figures.training import _band
 from dgbench.report.folders import combine, open_each
 from dgbench.report.reader import read_results
 from dgbench.report.results import Candidate, Series
@@ -98,6 +103,23 @@ def test_the_oracle_reads_a_dropped_run_at_the_rung_where_it_ended(searched: Swe
         assert (outcome.pick.hparams_seed, outcome.pick.step) == (chosen, series.steps[-1])
         assert (outcome.pick.value, outcome.pick.score, outcome.complete) == (0.75, 0.75, 3)
     assert sorted(series.steps[-1] for series in found.values() if isinstance(series, Series)) == [5, 5, 10]
+
+
+def test_figures_don_t_mix_draws_that_were_trained_for_long_and_for_short(
+    searched: Sweep, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert Here().execute(searched) == 0
+    curves = [curve for curve in read_curves(read_results(searched.root), "RotatedDigits") if curve.row == "ERM"]
+    assert sorted(curve.steps for curve in curves) == [(0, 5), (0, 5), (0, 5, 10)]
+    at_rung = np.array([curve.outside[1] for curve in curves])
+    assert _centered(curves).tolist() == pytest.approx((at_rung - at_rung.mean()).tolist())
+    axes = Figure().add_subplot()
+    _band(axes, [(curve.steps, curve.outside) for curve in curves], "black", "", "-")
+    (line,) = axes.lines
+    assert list(line.get_xdata()) == [0, 5, 10], "of the draw that was trained to its end"
+    assert cli.run(report.main, [str(searched.root), "-o", str(tmp_path / "page.html")]) == 0
+    page = " ".join((tmp_path / "page.html").read_text().split())
+    assert "1 of 3 runs are finished, 2 were dropped by the search." in page
 
 
 def _scaled(found: dict[int, Candidate], but: int) -> dict[int, Candidate]:

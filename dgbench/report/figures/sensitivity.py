@@ -47,7 +47,9 @@ class Sensitivity:
     method: str
     runs: Sequence[str]
     scores: NDArray[np.float64]
-    """(runs,), value on the held-out domain at the last step in percent, minus the mean of runs on the same domain."""
+    """(runs,), value on the held-out domain at the last step that all runs have in percent, minus the mean of runs on
+    the same domain.
+    """
     hparams: Sequence[Hparam]
     """The most important first."""
 
@@ -71,8 +73,11 @@ def sensitivities(sweep: Sweep, dataset: str, curves: Sequence[Curve]) -> Iterat
 
 
 def _centered(curves: Sequence[Curve]) -> NDArray[np.float64]:
-    """Return the last value of each curve minus the mean of those with the same held-out domain."""
-    values = np.array([curve.outside[-1] for curve in curves], dtype=np.float64)
+    """Return the value of each curve at the last step that all have minus the mean of those with the same domain."""
+    # A search may have dropped some: at their last steps, draws would be told apart by how long they were trained.
+    shared = set(curves[0].steps).intersection(*(curve.steps for curve in curves))
+    places = [curve.steps.index(max(shared)) if shared else -1 for curve in curves]
+    values = np.array([curve.outside[place] for curve, place in zip(curves, places, strict=True)], dtype=np.float64)
     domains = np.array([curve.held_out for curve in curves])
     for domain in np.unique(domains):
         own = domains == domain

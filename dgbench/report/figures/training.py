@@ -28,7 +28,7 @@ def learning(subject: Subject) -> Drawing | None:
     caption = (
         "Values during training, mean over trials and draws; a band spans the middle 80 % of runs. Dashed: validation "
         "parts of the training domains. Solid: each held-out domain, from the runs that did not train on it. Rows that "
-        "are made once, at the end of a run, have no curve."
+        "are made once, at the end of a run, have no curve, and draws that a search has dropped are left out."
     )
     return Drawing(
         "learning",
@@ -58,11 +58,11 @@ def _draw_row(metric: str, found: Sequence[Curve], domains: Sequence[str], axes:
 
 
 def _band(axes: Axes, lines: Sequence[tuple[Sequence[int], Any]], color: str, label: str, style: str) -> None:
-    """Draw the mean of some curves over the steps that most share, and a band for 80 % of them."""
+    """Draw the mean of the curves that go furthest, of those over the steps that most share, and a band for 80 %."""
     if not lines:
         return
     groups = group_values((tuple(steps), values) for steps, values in lines)
-    steps, found = max(groups.items(), key=lambda group: len(group[1]))
+    steps, found = max(groups.items(), key=lambda group: (group[0][-1], len(group[1])))
     values = np.stack(found)
     axes.plot(steps, np.nanmean(values, axis=0), style, color=color, label=label)
     if len(found) > 2:
@@ -82,9 +82,9 @@ def sensitivity(subject: Subject) -> Drawing | None:
     if not panels:
         return None
     caption = (
-        "Value on the held-out domain at the last step against each hyperparameter that was drawn, a point for each "
-        "run; the mean of runs on the same domain is subtracted. In brackets: the hyperparameter's share of importance "
-        "for the method in a random forest, which says little where runs are few."
+        "Value on the held-out domain at the last step that all runs have against each hyperparameter that was drawn, "
+        "a point for each run; the mean of runs on the same domain is subtracted. In brackets: the hyperparameter's "
+        "share of importance for the method in a random forest, which says little where runs are few."
     )
     return Drawing(
         "hyperparameters",
