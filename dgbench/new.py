@@ -1,6 +1,7 @@
 """Print a commented file that works as it is: an algorithm, average, merger, adapter or data set of one's own.
 
 dgbench new algorithm MyMethod > my_method.py
+dgbench new algorithm MyMethod --like adversary > my_method.py
 dgbench check my_method.py
 dgbench train --include my_method.py --algorithm MyMethod --dataset RotatedDigits --test 75
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dgbench import cli
@@ -21,6 +22,12 @@ from dgbench.core.wording import unknown_name, with_article
 
 TEMPLATES = Path(__file__).with_name("templates")
 """The files that are printed, `KIND.py` each. Their classes are called `MyKind`, their commands name `mine.py`."""
+LIKE: Mapping[str, str] = {
+    "adversary": "a critic trained against the network, each by its own optimizer",
+    "schedule": "learning rates that follow a schedule of the method's own",
+    "state": "a running mean that is remembered between steps",
+}
+"""Kind of algorithm that has a file of its own, `NAME.py` -> what that file shows."""
 
 
 def parser() -> cli.Parser:
@@ -28,6 +35,8 @@ def parser() -> cli.Parser:
     found = cli.Parser(prog="dgbench new", doc=__doc__)
     found.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
     found.add_argument("name", metavar="NAME", help="the class, and how rows or --datasets name it")
+    shown = "; ".join(f"{name}: {what}" for name, what in LIKE.items())
+    found.add_argument("--like", metavar="EXAMPLE", help=f"of algorithms, another file to begin with ({shown})")
     return found
 
 
@@ -36,10 +45,14 @@ def main(argv: Sequence[str]) -> int:
     args, problems = parser().parse_args(argv), Problems()
     if args.kind not in KINDS:
         problems.add(unknown_name("kind", args.kind, KINDS))
+    if args.like is not None and args.like not in LIKE:
+        problems.add(unknown_name("example", args.like, LIKE))
+    elif args.like and args.kind != "algorithm":
+        problems.add(f"--like {args.like} is an example of an algorithm: leave it out")
     if wrong := wrong_name(args.name):
         problems.add(wrong)
     problems.raise_if_any()
-    sys.stdout.write(new_file(args.kind, args.name))
+    sys.stdout.write(new_file(args.kind, args.name, args.like or ""))
     return 0
 
 
@@ -55,14 +68,15 @@ def wrong_name(name: str) -> str | None:
     return None
 
 
-def new_file(kind: str, name: str) -> str:
+def new_file(kind: str, name: str, like: str = "") -> str:
     """Return the text of a file that defines a working entry.
 
     Args:
         kind: A key of `KINDS`.
         name: Of its class.
+        like: A key of `LIKE`; empty: the plain file of the kind.
     """
-    text = (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8")
+    text = (TEMPLATES / f"{like or kind}.py").read_text(encoding="utf-8")
     return text.replace(f"My{kind.capitalize()}", name).replace("mine.py", f"{_snake(name)}.py")
 
 

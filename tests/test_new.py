@@ -19,14 +19,19 @@ SHORT = ("--steps", "30", "--threads", "1")
 
 @pytest.fixture
 def file(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """The file of a kind for the name `OfMine`."""
-    assert new.main([request.param, "OfMine"]) == 0
+    """The file of a kind, or of an example of an algorithm, for the name `OfMine`."""
+    words = ["algorithm", "OfMine", "--like", request.param] if request.param in new.LIKE else [request.param, "OfMine"]
+    assert new.main(words) == 0
     path = tmp_path / "of_mine.py"
     path.write_text(capsys.readouterr().out)
     return path
 
 
-@pytest.mark.parametrize(("file", "kind"), [(kind, kind) for kind in KINDS], indirect=["file"])
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [*((kind, kind) for kind in KINDS), *((like, "algorithm") for like in new.LIKE)],
+    indirect=["file"],
+)
 def test_the_file_defines_one_entry_of_its_kind_and_says_how_to_run_it(file: Path, kind: str) -> None:
     text = file.read_text()
     own = [entry for entry in Catalogue([file]).entries.values() if entry.file == str(file)]
@@ -61,7 +66,7 @@ def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
     assert cli.run(sweep.main, ["launch", str(tmp_path / "out"), *words, *size, "--device", "cpu"]) == 0
 
 
-@pytest.mark.parametrize("file", ["algorithm"], indirect=True)
+@pytest.mark.parametrize("file", ["algorithm", *new.LIKE], indirect=True)
 def test_the_algorithm_passes_the_check(file: Path) -> None:
     assert cli.run(check.main, [str(file), "--draws", "1"]) == 0
 
@@ -80,6 +85,13 @@ def test_everything_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) ->
         "dgbench: error: unknown kind 'algorithms': did you mean 'algorithm'?",
         "dgbench: error: 'sam' can't name a class: it is one word of letters and digits that begins with a capital",
     ]
+
+
+def test_examples_are_of_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(new.main, ["algorithm", "Mine", "--like", "adversry"]) == 2
+    assert "unknown example 'adversry': did you mean 'adversary'?" in capsys.readouterr().err
+    assert cli.run(new.main, ["average", "Mine", "--like", "state"]) == 2
+    assert "--like state is an example of an algorithm: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

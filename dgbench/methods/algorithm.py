@@ -257,14 +257,22 @@ class Algorithm(nn.Module):
             batches: One minibatch of each training domain, ascending by `domain`.
 
         Returns:
-            Name -> scalar tensor on the device; the loop averages each between evaluations. Plain numbers, as
-            `loss.item()` gives, work too, but make each step wait until the device has computed them.
+            Name -> scalar on the device, a tensor of one number; the loop averages each between evaluations, over the
+            steps that returned it, so names may differ from step to step, and `{}` logs nothing. A graph is dropped.
+            Plain numbers, as `loss.item()` gives, work too, but make each step wait until the device has computed them.
         """
         self.begin_step()
         logged = self.backward(batches)
         self.optimizer.step()
         self.passes.finish()
         return logged
+
+    def rate_factor(self, optimizer: Optimizer) -> float:
+        """Return a factor on the learning rates of one of its optimizers in step `step`, beside the setting's schedule.
+
+        Override it for a schedule of the method's own. A function of the step alone resumes by itself. The default: 1.
+        """
+        return 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of inputs as in `Batch.x`; of sequences (B, length, classes).
@@ -370,7 +378,8 @@ class Algorithm(nn.Module):
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Set the learning rates of a step, and clip the gradients of this optimizer's parameters."""
-        prepare_step(optimizer, self.lr_scale * self.setting.lr_factor(self.step), self.setting.clip_norm)
+        factor = self.lr_scale * self.setting.lr_factor(self.step) * self.rate_factor(optimizer)
+        prepare_step(optimizer, factor, self.setting.clip_norm)
 
     def new_network(self, input_shape: Sequence[int] | None = None) -> Network:
         """Build a further network of the run's kind with fresh weights from torch's generator, on the run's device.
