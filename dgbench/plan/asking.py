@@ -299,7 +299,8 @@ def _overrides(
     for entry in algorithms:
         for spec in entry.space:
             spaces.setdefault(spec.name, {})[entry.name] = spec
-    entries = {word: catalogue.entries[word] for row in rows for word in (*row.name.split("+"), row.average) if word}
+    words = dict.fromkeys(word for row in rows for word in (row.algorithm, *row.name.split("+"), row.average) if word)
+    entries = {word: catalogue.method(word) for word in words}
     fixed: dict[str, Value] = {}
     parts: dict[str, Mapping[str, Value]] = {}
     changes: dict[str, Any] = {}

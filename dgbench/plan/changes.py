@@ -87,7 +87,7 @@ def apply_changes(
             continue
         owner, dot, own_name = name.rpartition(".")
         if dot:
-            entry = catalogue.entries.get(owner)
+            entry = catalogue.method(owner) if owner in catalogue else None
             own = found[owner] if isinstance(found.get(owner), Mapping) else {}
             specs = entry.space if entry else ()
             found[owner] = {**own, own_name: _typed(text, _types(own_name, specs))}
