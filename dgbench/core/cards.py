@@ -180,8 +180,8 @@ FEEDBACK: Mapping[str, str] = {
 
 
 def holds(condition: Mapping[str, Any], hparams: Mapping[str, Any]) -> bool:
-    """Return whether `hparams` have all the values of `condition`."""
-    return all(hparams[name] == value for name, value in condition.items())
+    """Return whether `hparams` have all the values of `condition`; optional ones that a run lacks are at defaults."""
+    return all(hparams.get(name) == value for name, value in condition.items())
 
 
 def with_values(condition: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ the gradient is taken, or all of `backward`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -55,10 +55,14 @@ class Rule(Algorithm):
         """Return the algorithm's loss; without one, the mean loss over the concatenated minibatches."""
         return super().loss(batches) if self.stepped else self.joint_loss(batches)
 
+    def climbing(self) -> Iterable[Tensor]:
+        """Return the parameters that the rule displaces; all of them take the step down."""
+        return self.parameters()
+
     def first_pass(self, batches: Sequence[Batch]) -> First:
-        """Evaluate the loss at the weights, and its gradient."""
+        """Evaluate the loss at the weights, and its gradient by the parameters to displace."""
         parts = self.objective(batches)
-        return First(parts, *gradient(parts["loss"], self.parameters()))
+        return First(parts, *gradient(parts["loss"], self.climbing()))
 
     def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Return the move of each parameter to the point at which the second gradient is taken.
@@ -85,7 +89,7 @@ class Rule(Algorithm):
             first: The first pass, where the algorithm has made it already; None: the rule makes it.
         """
         first = first or self.first_pass(batches)
-        parameters, gradients = first.parameters, first.gradients
+        parameters, gradients = self._among_climbing(first.parameters, first.gradients)
         uphill, displaced = backward_at(self, batches, parameters, self.displacement(parameters, gradients))
         self.combine(gradients, displaced)
         return self.logged(first, uphill)
@@ -110,8 +114,15 @@ class Rule(Algorithm):
             parameters: Those that it reaches.
             gradients: Its gradient by each, with a graph.
         """
-        by = self.displacement([p.detach() for p in parameters], [g.detach() for g in gradients])
+        parameters, gradients = self._among_climbing(parameters, gradients)
+        by = self.displacement(parameters, [g.detach() for g in gradients])
         return loss + torch.stack([part.sum() for part in torch._foreach_mul(by, gradients)]).sum()
+
+    def _among_climbing(self, parameters: list[Tensor], gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return those of the parameters that the rule displaces, and their gradients."""
+        climbing = {id(parameter) for parameter in self.climbing()}
+        pairs = [(p, g) for p, g in zip(parameters, gradients, strict=True) if id(p) in climbing]
+        return [p for p, _ in pairs], [g for _, g in pairs]
 
 
 @cache

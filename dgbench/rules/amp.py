@@ -27,7 +27,7 @@ class AMP(Rule):
     \Delta \leftarrow \Pi_\epsilon\big(\Delta + \zeta\, \nabla L(\theta + \Delta)\big)
     $$
 
-    $L$ is ERM's loss, $\zeta$ is `inner_lr`, and $\Pi_\epsilon$ shortens to length $\epsilon$ what is longer. From
+    $L$ is the loss, $\zeta$ is `inner_lr`, and $\Pi_\epsilon$ shortens to length $\epsilon$ what is longer. From
     $\Delta = 0$ the ascent takes `inner_iter` steps on one set of minibatches, along gradients that are not normalized;
     the descent is along the gradient at the last $\theta + \Delta$.
 

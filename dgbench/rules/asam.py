@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from dgbench.core.cards import Need
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.ascent import adaptive_scales, scale_to_adaptive_length
 from dgbench.methods.rule import Rule
+from dgbench.rules._norms import DISPLACED, affine
 
 
 class ASAM(Rule):
@@ -22,7 +25,7 @@ class ASAM(Rule):
     T = \begin{cases} |\theta| + \eta & \text{for weights} \\ 1 & \text{for other parameters} \end{cases}
     $$
 
-    $L$ is ERM's loss and $g = \nabla L(\theta)$. Products are elementwise and the norm is over all parameters. As in
+    $L$ is the loss and $g = \nabla L(\theta)$. Products are elementwise and the norm is over all parameters. As in
     the authors' code, weights are the parameters with "weight" in their names: convolutions, linear layers and the
     scales of normalization layers; biases, tokens and positional embeddings are not scaled.
 
@@ -42,6 +45,7 @@ class ASAM(Rule):
         tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
+        needs=(Need("norm", when={"displaced": "norms"}), Need("learning_features", when={"displaced": "norms"})),
         penalties=("rho",),
     )
 
@@ -58,8 +62,18 @@ class ASAM(Rule):
         eta: float = hparam(
             0.01, help="added to the size of each weight, so that small ones move too", within="[0, inf)"
         )
+        displaced: str = hparam(
+            "all",
+            help="parameters that are displaced; norms: those of normalization layers",
+            options=DISPLACED,
+            optional=True,
+        )
 
     hparams: Hparams
+
+    def climbing(self) -> Iterable[Tensor]:
+        """Return all parameters, or those of the normalization layers that learn."""
+        return affine(self) if self.hparams.displaced == "norms" else self.parameters()
 
     def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Return the step uphill, scaled by the sizes of the weights."""

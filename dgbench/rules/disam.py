@@ -27,7 +27,7 @@ class DISAM(Rule):
     d = \nabla_\theta \Big( L - \lambda\, \frac{1}{E} \sum_e (L_e - \bar L)^2 \Big), \; \bar L = \tfrac{1}{E} \sum_e L_e
     $$
 
-    $L$ is ERM's loss, the mean over examples, $L_e$ that of domain $e$ of $E$, and $\lambda$ is `disam_lambda`. The
+    $L$ is the loss, the mean over examples, $L_e$ that of domain $e$ of $E$, and $\lambda$ is `disam_lambda`. The
     variance is in the ascent alone: domains with a high loss pull less at the direction uphill. This is Eq. 6 of the
     paper.
 

@@ -32,7 +32,7 @@ class GAM(Rule):
     \qquad e = R\, u(g_1 - g_0), \qquad u(v) = \frac{v}{\|v\|_2 + 10^{-12}}
     $$
 
-    $L$ is ERM's loss, $r$ is `grad_rho` and $R$ is `grad_norm_rho`. This is the paper's accelerated form.
+    $L$ is the loss, $r$ is `grad_rho` and $R$ is `grad_norm_rho`. This is the paper's accelerated form.
 
     The paper's algorithm has $\beta_0 + \beta_2 = 1$ and $\beta_1 + \beta_3 = 1$, and so have the defaults. The
     authors' code has no $\beta_0$: $g_0$ always counts fully. Set `beta_0` to 1 for that, with the other betas at 1 for

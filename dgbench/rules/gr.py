@@ -28,7 +28,7 @@ class GR(Rule):
     \min_\theta L(\theta) + \frac{\gamma}{2}\, \|\nabla L(\theta)\|_2^2
     $$
 
-    $L$ is ERM's loss, $g$ its gradient and $H$ its Hessian. The gradient of the penalty is $\gamma H g$, and `form` is
+    $L$ is the loss, $g$ its gradient and $H$ its Hessian. The gradient of the penalty is $\gamma H g$, and `form` is
     the way to find it:
 
     - `forward` (F-GR, the paper's best): $\frac{\gamma}{\varepsilon} \big(\nabla L(\theta + \varepsilon g) - g\big)$

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dgbench.core.cards import Need
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
 from dgbench.methods.ascent import orthogonal_part, scale_to_length
 from dgbench.methods.rule import Rule
+from dgbench.rules._norms import DISPLACED, affine
 
 
 class GSAM(Rule):
@@ -23,7 +26,7 @@ class GSAM(Rule):
     g_\perp = g - \frac{\langle g, g' \rangle}{\|g'\|_2^2}\, g'
     $$
 
-    $L$ is ERM's loss and $g = \nabla L(\theta)$. With $\epsilon$ the step uphill, stepping against $g_\perp$ lowers the
+    $L$ is the loss and $g = \nabla L(\theta)$. With $\epsilon$ the step uphill, stepping against $g_\perp$ lowers the
     gap $L(\theta + \epsilon) - L(\theta)$ while $L(\theta + \epsilon)$ stays as it is, to first order.
 
     The paper's radius falls with the learning rate from rho_max to rho_min: in this implementation rho_max is `rho`,
@@ -51,6 +54,7 @@ class GSAM(Rule):
         tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
+        needs=(Need("norm", when={"displaced": "norms"}), Need("learning_features", when={"displaced": "norms"})),
         penalties=("rho", "alpha"),
     )
 
@@ -65,8 +69,18 @@ class GSAM(Rule):
             1.0, help="share of rho that remains where the schedule has brought lr to 0", within="[0, 1]"
         )
         alpha: float = hparam(0.4, help="weight of the surrogate gap", within="[0, inf)")
+        displaced: str = hparam(
+            "all",
+            help="parameters that are displaced; norms: those of normalization layers",
+            options=DISPLACED,
+            optional=True,
+        )
 
     hparams: Hparams
+
+    def climbing(self) -> Iterable[Tensor]:
+        """Return all parameters, or those of the normalization layers that learn."""
+        return affine(self) if self.hparams.displaced == "norms" else self.parameters()
 
     def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Return the step uphill, whose length follows the schedule."""

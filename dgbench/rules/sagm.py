@@ -22,7 +22,7 @@ class SAGM(Rule):
     \epsilon = \Big( \frac{\rho}{\|g\|_2 + 10^{-12}} - \alpha \Big)\, g, \quad g = \nabla_\theta L(\theta)
     $$
 
-    $L$ is ERM's loss, and $\epsilon$ is held constant. To first order, the part $-\alpha g$ raises the inner product of
+    $L$ is the loss, and $\epsilon$ is held constant. To first order, the part $-\alpha g$ raises the inner product of
     the two gradients.
 
     Reference:

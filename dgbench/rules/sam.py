@@ -21,7 +21,7 @@ class SAM(Rule):
     g = \nabla_\theta L(\theta)
     $$
 
-    $L$ is ERM's loss on the concatenated minibatches. One norm is taken over all parameters that have a gradient,
+    $L$ is the loss on the concatenated minibatches. One norm is taken over all parameters that have a gradient,
     biases and the affine parameters of batch norm included. The gradient at $\theta + \epsilon$, from the same
     minibatches, moves $\theta$; dropout draws a new mask for it.
 

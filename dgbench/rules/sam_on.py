@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dgbench.core.composition import RuleCard
-from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Batch
-from dgbench.methods.ascent import gradient, scale_to_length
-from dgbench.methods.rule import First, Rule
-from dgbench.networks.norms import norms
+from dgbench.methods.ascent import scale_to_length
+from dgbench.methods.rule import Rule
+from dgbench.rules._norms import affine
 
 
 class SAMON(Rule):
@@ -26,7 +22,7 @@ class SAMON(Rule):
     \epsilon = 0 \text{ outside of } S, \quad g = \nabla_\theta L(\theta)
     $$
 
-    $L$ is ERM's loss. $S$ are the parameters of normalization layers, timm's own included: scales, shifts, and the
+    $L$ is the loss. $S$ are the parameters of normalization layers, timm's own included: scales, shifts, and the
     further parameters of an EvoNorm. All parameters take the step down. A network without such layers (the MLP), or
     with all of them frozen, is refused.
 
@@ -38,7 +34,7 @@ class SAMON(Rule):
 
     - Layers are recognized by their type. Theirs looks for "bn" or "norm" in names, which misses the batch norm on the
       shortcuts of a torchvision ResNet.
-    - There are no adaptive variants (ASAM-ON).
+    - The adaptive variant is `ASAM` with `displaced=norms`, GSAM's is `GSAM` with it.
     - In the second pass live batch norm leaves its statistics alone; in theirs they move in both passes.
 
     DomainBed: has no SAM-ON.
@@ -65,21 +61,10 @@ class SAMON(Rule):
 
     hparams: Hparams
 
-    def first_pass(self, batches: Sequence[Batch]) -> First:
-        """Evaluate the loss, and its gradient by the affine parameters of the normalization layers."""
-        parts = self.objective(batches)
-        return First(parts, *gradient(parts["loss"], self._affine()))
+    def climbing(self) -> list[Tensor]:
+        """Return the parameters of the normalization layers that learn."""
+        return affine(self)
 
     def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Return the step uphill of the affine parameters, 0 for all others."""
-        affine = {id(parameter) for parameter in self._affine()}
-        climbed = [g if id(p) in affine else torch.zeros_like(g) for p, g in zip(parameters, gradients, strict=True)]
-        return scale_to_length(climbed, self.hparams.rho, eps=1e-16)
-
-    def _affine(self) -> list[Tensor]:
-        """Return the affine parameters of the normalization layers that learn."""
-        # A layer's own parameters alone: timm's norms also hold their activation, which may have some.
-        found = [p for layer in norms(self) for p in layer.parameters(recurse=False) if p.requires_grad]
-        if not found:
-            raise UserError("SAMON displaces the normalization layers that learn, and this network has none")
-        return list(found)
+        """Return the step uphill."""
+        return scale_to_length(gradients, self.hparams.rho, eps=1e-16)

@@ -33,7 +33,7 @@ class TRAM(Rule):
     d = \frac1N \sum_x \mathrm{KL}\big(p'(x) \,\|\, p(x)\big)
     $$
 
-    $g = \nabla_\theta L(\theta)$, $L$ is ERM's loss, products and squares are elementwise, the norm is over all
+    $g = \nabla_\theta L(\theta)$, $L$ is the loss, products and squares are elementwise, the norm is over all
     parameters, and $d$ is constant. $p$ are the predictions; $p'$ are others, chosen by `distance`:
 
     - `previous` (the paper's TRAM-$\theta_{t-1}$): of the weights before the last step. In the first step $d$ is 0, so
