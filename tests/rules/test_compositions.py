@@ -21,12 +21,14 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.rehearsal import Subject
 from dgbench.core.errors import UserError
 from dgbench.methods.algorithm import Batch
-from dgbench.methods.rule import compose
+from dgbench.methods.rule import Rule, compose
+from dgbench.rules.asam import ASAM
 from dgbench.rules.disam import DISAM
+from dgbench.rules.gsam import GSAM
 from dgbench.rules.sam import SAM
 from dgbench.rules.tram import TRAM
 from tests.algorithms.test_coral import distance
-from tests.algorithms.uphill import Loss, gradient_at, gradient_of, norm_of, same, step, times
+from tests.algorithms.uphill import Loss, displacements, gradient_at, gradient_of, norm_of, same, step, times
 
 RHO, LAMBDA = 0.1, 0.9
 ANNEALED: dict[str, Any] = {"vrex_penalty_anneal_iters": 0}
@@ -125,6 +127,21 @@ def test_both_passes_see_one_blend(toy: SimpleNamespace) -> None:
 
 def test_a_resumed_composition_goes_on_exactly(toy: SimpleNamespace) -> None:
     toy.resumes(compose(Fishr, TRAM, "Fishr+TRAM"), penalty_anneal_iters=2)
+
+
+@pytest.mark.parametrize(("rule", "values"), [(ASAM, {"rho": 0.3}), (GSAM, {"rho": 0.3, "alpha": 0.0})])
+def test_of_norms_alone_other_parameters_stay_where_they_are_uphill(
+    toy: SimpleNamespace, rule: type[Rule], values: dict[str, Any]
+) -> None:
+    """SAM-ON over ASAM and GSAM: only scales and shifts are displaced, while all parameters step down."""
+    algorithm = toy.make(rule, norm="frozen", displaced="norms", **values)
+    before = {name: p.detach().clone() for name, p in algorithm.named_parameters()}
+    [uphill] = displacements(algorithm, toy.batches(0))
+    names = [name for name, _ in algorithm.network.named_parameters()]
+    moved = {name for name, by in zip(names, uphill, strict=True) if by.any()}
+    layers = [name for name, layer in algorithm.network.named_modules() if isinstance(layer, nn.BatchNorm1d)]
+    assert moved == {f"{name}.{own}" for name in layers for own in ("weight", "bias")}
+    assert all(not torch.equal(before[name], p) for name, p in algorithm.named_parameters())
 
 
 CATALOGUE = Catalogue()
