@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import Network
 
 _CONVOLVE = F.conv2d

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def discriminator(num_inputs: int, num_outputs: int, hparams: Any) -> nn.Sequential:

@@ -16,7 +16,8 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch, from_scratch
+from dgbench.methods.algorithm import Algorithm, from_scratch
+from dgbench.methods.batch import Batch
 from dgbench.networks.builtin import classifier
 from dgbench.networks.network import Network, build_network
 

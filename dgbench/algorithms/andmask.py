@@ -11,7 +11,8 @@ from dgbench.algorithms._gradients import agreement, of_each_domain, step_masked
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, uniform
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class ANDMask(Algorithm):

@@ -15,7 +15,8 @@ from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 from dgbench.networks.backbones import normalization_of
 from dgbench.networks.network import Network, build_network
 

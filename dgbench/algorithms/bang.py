@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class BANG(Algorithm):

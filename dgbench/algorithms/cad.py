@@ -13,7 +13,8 @@ from dgbench.algorithms._adversary import domain_labels
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 BASE_TEMPERATURE, PROJECTED = 0.07, 128
 """The temperature at which the penalty has weight `lmbda`, and the width of the projection; DomainBed's constants."""

@@ -13,7 +13,8 @@ from dgbench.algorithms._adversary import discriminator, domain_labels, is_discr
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm, Batch
+from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm
+from dgbench.methods.batch import Batch
 
 
 class DANN(Algorithm):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dgbench.core.cards import AlgorithmCard
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class ERM(Algorithm):

@@ -12,7 +12,8 @@ from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 FORMS = ("domainbed", "wilds")
 """The choices of `form`."""

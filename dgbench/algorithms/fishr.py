@@ -14,7 +14,8 @@ from dgbench.algorithms._head import moments, per_example
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power, uniform
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class Fishr(Algorithm):

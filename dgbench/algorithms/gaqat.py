@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from dgbench.algorithms.qtdog import QTDoG
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
-from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, global_norm, gradient
+from dgbench.methods.batch import Batch
 
 
 class GAQAT(QTDoG):

@@ -13,7 +13,8 @@ from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_produ
 from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 Products = Callable[[Tensor], Tensor]
 """Map from probes (K, E, P) to the products (K, E, P) of each domain's Hessian and its own probes."""

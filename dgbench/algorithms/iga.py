@@ -14,7 +14,8 @@ from dgbench.algorithms._gradients import of_each_domain
 from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class IGA(Algorithm):

@@ -12,7 +12,8 @@ from dgbench.algorithms._domains import losses_of, penalized, split_by_domain
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from dgbench.algorithms._stages import NOT_SPLIT, replace_outputs
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 from dgbench.networks.network import Network
 from dgbench.networks.norms import batch_norms, frozen_batch_norm_statistics
 

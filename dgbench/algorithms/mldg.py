@@ -11,8 +11,9 @@ from torch import Tensor
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.ascent import gradient
+from dgbench.methods.batch import Batch
 
 
 class MLDG(Algorithm):

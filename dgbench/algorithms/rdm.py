@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power, uniform
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 _GAMMAS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100, 1000)
 

@@ -13,7 +13,8 @@ from dgbench.algorithms._domains import pooled_features
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, uniform
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class RSC(Algorithm):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 from dgbench.networks.builtin import classifier
 
 _EPS = 1e-5

@@ -14,8 +14,9 @@ from dgbench.algorithms._adversary import discriminator, domain_labels, gradient
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.ascent import displaced_parameters, gradient, scale_to_length
+from dgbench.methods.batch import Batch
 
 
 class SDAT(Algorithm):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from dgbench.algorithms._domains import pooled_features
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 
 class SelfReg(Algorithm):

@@ -14,8 +14,9 @@ from torch.func import functional_call
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power, uniform
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.ascent import global_norm
+from dgbench.methods.batch import Batch
 
 
 class Transfer(Algorithm):

@@ -15,7 +15,8 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 _HEAD_STEPS, _HEAD_LR = 30, 0.1
 _NEUMANN_TERMS, _NEUMANN_LIMIT = 10, 10.0

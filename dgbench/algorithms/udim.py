@@ -18,8 +18,9 @@ from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.ascent import gradient
+from dgbench.methods.batch import Batch
 from dgbench.methods.rule import First, Rule
 from dgbench.networks.norms import frozen_batch_norm_statistics, use_batch_statistics
 

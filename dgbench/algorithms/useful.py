@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 GROUPS = ("class", "class_and_domain")
 """The sets of examples that are clustered apart: the classes, or each domain's classes."""

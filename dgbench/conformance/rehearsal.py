@@ -23,7 +23,8 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.seeding import seed_everything
 from dgbench.core.setting import Setting, setting
 from dgbench.core.space import Value
-from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch, Task
 from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import Network
 

@@ -30,7 +30,8 @@ from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import Predict, PredictedBatch, predict_batches, score_views
 from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.execute.predictions import save_predictions, selectors_naming
-from dgbench.methods.algorithm import Algorithm, Task
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Task
 from dgbench.networks.network import Network
 from dgbench.store.folder import Store
 from dgbench.store.lease import Lease, Stopped

@@ -21,7 +21,8 @@ from dgbench.core.site import Site
 from dgbench.execute.context import open_context, training_run
 from dgbench.execute.describe import describe, row_of
 from dgbench.execute.models import SavedModel, build_algorithm, find_model
-from dgbench.methods.algorithm import Algorithm, Task
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Task
 from dgbench.models.facts import ModelFacts
 from dgbench.models.ready import ReadyModel
 from dgbench.store.files import model_path

@@ -23,8 +23,9 @@ from torch.func import functional_call
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.plain import from_plain
 from dgbench.core.run import ResolvedEntry, Run
-from dgbench.methods.algorithm import Algorithm, Task
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
+from dgbench.methods.batch import Task
 from dgbench.models.facts import ModelFacts
 from dgbench.networks.network import Network
 from dgbench.networks.weights import with_weights_file

@@ -40,8 +40,9 @@ from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
 from dgbench.execute.models import build, predict_with, save_model
 from dgbench.execute.teacher import teacher_of
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Average
+from dgbench.methods.batch import Batch
 from dgbench.store.files import write_atomic
 from dgbench.store.lease import Stopped
 from dgbench.store.run_folder import CHECKPOINT

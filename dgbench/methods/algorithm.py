@@ -24,7 +24,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import Checked, Draw, Value, choice, hparam, power
+from dgbench.methods.batch import Batch, Task
 from dgbench.methods.criteria import CRITERIA
 from dgbench.methods.optimizers import make_optimizer, prepare_step
 from dgbench.methods.passes import Passes
@@ -41,51 +42,6 @@ from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms
 
 log = logging.getLogger(__name__)
-
-
-class Batch(NamedTuple):
-    """A minibatch of one training domain, on the device of the run; the engine makes one for each domain of a step."""
-
-    x: Tensor
-    """Inputs (B, ...) as the network takes them, after `Network.prepare`: images (B, channels, height, width) and
-    vectors (B, n), float32; texts (B, 2, length) and sequences (B, length), int64; graphs (B, rows, columns), int16."""
-    y: Tensor
-    """Labels by `task.kind`: classes (B,), int64; numbers (B,), float32; answers (B, questions), float32, NaN where
-    unknown; tokens (B, places), int64, `NOT_ASKED` where nothing is scored."""
-    positions: Tensor
-    """(B,), int64: which of the domain's training examples these are, from 0 to `task.sizes[domain] - 1`. Examples are
-    drawn with replacement, so one may occur twice."""
-    domain: int
-    """Index of the domain among the training domains. A step may show only some of them (`setting.domains_per_step`),
-    so this is not always the place in `batches`."""
-    taught: Tensor | None = None
-    """Logits (B, classes) of the teacher; None unless the card says `taught`."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """The facts about a run's data that a method may use: those of the training domains alone."""
-
-    input_shape: tuple[int, ...]
-    """Shape of one input, without the batch axis."""
-    num_classes: int
-    """Classes; for other labels the questions of an example, or 1 for a number."""
-    class_counts: tuple[tuple[int, ...], ...]
-    """Training examples by domain and class; where labels are not classes, one number for each domain."""
-    kind: str = "classification"
-    """Kind of the labels, a key of `cards.TASKS` and of `CRITERIA`."""
-    normalised: bool = False
-    """True if inputs arrive normalized, so that the network must not normalize them."""
-
-    @property
-    def num_domains(self) -> int:
-        """Return the number of training domains: the length of `batches`, unless the setting shows fewer in a step."""
-        return len(self.class_counts)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Return the number of training examples of each domain."""
-        return tuple(sum(counts) for counts in self.class_counts)
 
 
 def from_scratch(default: float, draw: Draw) -> dict[str, tuple[Value, Draw | None]]:

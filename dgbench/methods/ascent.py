@@ -17,7 +17,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 from dgbench.networks.norms import frozen_batch_norm_statistics
 
 

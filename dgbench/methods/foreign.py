@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 from dgbench.methods.foreign_state import capture_state, restore_state, stepped
 from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 

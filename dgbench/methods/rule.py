@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from dgbench.core.composition import RuleCard, composed_card
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.ascent import backward_at, gradient
+from dgbench.methods.batch import Batch
 
 
 class First(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, orthogonal_part, scale_to_length
+from dgbench.methods.batch import Batch
 from dgbench.methods.rule import First, Rule
 
 

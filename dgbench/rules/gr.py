@@ -13,8 +13,8 @@ from dgbench.core.cards import Need
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, gradient
+from dgbench.methods.batch import Batch
 from dgbench.methods.rule import First, Rule
 
 FORMS = ("forward", "backward", "double")

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.ascent import displaced_parameters, gradient, scale_to_length
+from dgbench.methods.batch import Batch
 from dgbench.methods.rule import First, Rule
 
 

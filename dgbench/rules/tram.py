@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Batch
 from dgbench.methods.ascent import backward_at, gradient, scale_to_adaptive_length
+from dgbench.methods.batch import Batch
 from dgbench.methods.rule import First, Rule
 from dgbench.networks.norms import frozen_batch_norm_statistics
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import Network
 
 INPUTS, CLASSES, SIZES = 6, 4, (5, 3, 8)

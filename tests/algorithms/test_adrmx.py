@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.adrmx import ADRMX, remixed_pairs, sup_con
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting, setting
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.networks.network import Network
 
 VALUES = {"cnt_lambda": 0.3, "dclf_lambda": 0.6, "rmxd_lambda": 0.8, "disc_lambda": 0.7}

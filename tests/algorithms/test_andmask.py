@@ -11,7 +11,7 @@ from dgbench.algorithms._gradients import agreement
 from dgbench.algorithms.andmask import ANDMask
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def reference(tau: float) -> Callable[[SimpleNamespace, list[Batch], int], None]:

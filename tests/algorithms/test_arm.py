@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.arm import ARM, ContextNetwork, context_net
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting, setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import Network
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.asa import ASA
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 WEIGHT = 4.0
 

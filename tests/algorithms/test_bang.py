@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.bang import BANG
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ALPHA, SMOOTHING = 0.4, 0.15
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.cad import CAD, CondCAD
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def bottleneck(z: Tensor, y: list[int], d: list[int], t: float, *, conditional: bool, flipped: bool) -> Tensor:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.causirl import CausIRL_CORAL, CausIRL_MMD
 from dgbench.algorithms.erm import ERM
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 # The module by its name, so that what it uses can be watched.
 MODULE = importlib.import_module("dgbench.algorithms.causirl")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dgbench.algorithms._moments import coral, covariance
 from dgbench.algorithms.coral import CORAL
 from dgbench.algorithms.erm import ERM
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from dgbench.algorithms.dann import CDANN, DANN
 from dgbench.core.errors import UserError
 from dgbench.core.seeding import seed_hash
 from dgbench.core.space import resolve, space_of
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 VALUES = {
     "dann_lambda": 0.7,

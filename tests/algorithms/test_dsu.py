@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.dsu import DSU
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 P, FACTOR = 0.6, 1.3
 

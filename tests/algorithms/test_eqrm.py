@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.eqrm import EQRM, quantile
 from dgbench.core.errors import UserError
 from dgbench.core.space import resolve, space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 BURN_IN, ALPHA, LR = 2, 0.8, 3e-3
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.sam import SAM
 
 

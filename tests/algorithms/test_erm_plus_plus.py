@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm_plus_plus import ERMPlusPlus
 from dgbench.core.errors import UserError
 from dgbench.core.space import space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 LINEAR, START, LINEAR_LR = 1, 4, 3e-2
 OPTIONS = {"linear_steps": LINEAR, "sma_start": START, "linear_lr": LINEAR_LR}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.fish import Fish
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 Reference = Callable[[SimpleNamespace, list[Batch], int], None]
 

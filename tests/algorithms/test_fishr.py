@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.fishr import Fishr
 from dgbench.core.errors import UserError
 from dgbench.core.space import resolve, space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 OPTIONS = {"fishr_lambda": 50.0, "penalty_anneal_iters": 2, "ema": 0.9}
 

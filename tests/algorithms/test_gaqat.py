@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.gaqat import GAQAT, _Disorder
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.sagm import SAGM
 
 START, RHO, ALPHA, EVERY, THRESHOLD = 1, 0.05, 0.002, 3, 0.4

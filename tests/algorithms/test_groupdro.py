@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.groupdro import GroupDRO
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ETA = 0.5
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.hgp import HGP
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ALPHA, BETA = 0.3, 0.2
 

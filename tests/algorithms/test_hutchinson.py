@@ -15,7 +15,7 @@ from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_produ
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.hutchinson import Hutchinson
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ALPHA, BETA, SAMPLES = 0.3, 0.2, 7
 OPTIONS = {"hutchinson_alpha": ALPHA, "hutchinson_beta": BETA, "hutchinson_samples": SAMPLES}

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.ib import IB_ERM, IB_IRM, bottleneck
 from dgbench.algorithms.irm import irm_penalty
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 IRM_AT, IB_AT = 1, 3
 

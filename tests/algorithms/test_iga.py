@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.iga import IGA
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 WEIGHT = 0.5
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.irm import IRM, irm_penalty
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ANNEAL = 2
 

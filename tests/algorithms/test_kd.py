@@ -7,7 +7,7 @@ import torch
 
 from dgbench.algorithms.kd import KD
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from tests.algorithms.conftest import agrees, given, make, resumes
 
 

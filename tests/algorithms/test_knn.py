@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dgbench.algorithms.knn import KNN, Queue
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import RunningMean
+from dgbench.methods.batch import Batch
 
 SIZE, K, STEPS, CLASSES = 24, 7, 11, 4
 

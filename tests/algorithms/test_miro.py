@@ -16,7 +16,7 @@ from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.miro import MIRO, _channel_axis, hooked, staged
 from dgbench.core.setting import setting
 from dgbench.core.space import resolve, space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.networks.language import TextFeaturizer
 from dgbench.networks.network import Network
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.mixstyle import MixStyle, foreign
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 P, ALPHA = 0.6, 0.4
 SIZES = (5, 3, 8)

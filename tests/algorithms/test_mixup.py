@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.mixup import Mixup
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ALPHA = 0.4
 

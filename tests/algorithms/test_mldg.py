@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.mldg import MLDG
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 BETA = 0.6
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dgbench.algorithms._moments import GAMMAS, _kernel, mmd
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.mmd import MMD
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dgbench.algorithms._lsq import Quantizer
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.qtdog import QTDoG
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 START, BITS = 2, 3
 OPTIONS = {"q_steps": START, "bits": BITS}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.rdm import RDM, penalties
 from dgbench.core.errors import UserError
 from dgbench.core.space import space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ANNEAL, LAMBDA, NU, LR = 2, 3.0, 0.7, 4e-3
 OPTIONS = {"rdm_penalty_anneal_iters": ANNEAL, "rdm_lambda": LAMBDA, "variance_weight": NU, "rdm_lr": LR}

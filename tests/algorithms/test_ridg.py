@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.ridg import RIDG
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ALPHA, MOMENTUM = 0.3, 0.2
 OPTIONS = {"ridg_alpha": ALPHA, "ridg_momentum": MOMENTUM}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.rsc import RSC, _mark_largest
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 FEATURES, EXAMPLES = 0.3, 0.4
 

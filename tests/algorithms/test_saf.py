@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.saf import MESA, SAF
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 LAMBDA, T, EXAMPLES = 0.7, 3.0, 20
 OPTIONS = {

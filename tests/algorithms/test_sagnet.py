@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench.algorithms.sagnet import SagNet, randomize_content, randomize_style
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 WEIGHT = 0.7
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.sandmask import SANDMask
 from dgbench.core.errors import UserError
 from dgbench.core.space import space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def mask_of(values: list[float], tau: float, k: float) -> float:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sd import SD
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def reference(other: SimpleNamespace, batches: list[Batch], step: int) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.erm import ERM
 from dgbench.algorithms.sdat import SDAT
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.sam import SAM
 
 OPTIONS = {"rho": 0.1, "trade_off": 0.7, "reversal_steps": 2, "mlp_width": 5}

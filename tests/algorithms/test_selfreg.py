@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.selfreg import SelfReg, shuffle_within_classes
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 
 def partners(labels: Tensor) -> list[int]:

@@ -16,7 +16,8 @@ from dgbench.algorithms.groupdro import GroupDRO
 from dgbench.algorithms.saf import SAF
 from dgbench.algorithms.trm import TRM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 from tests.algorithms import conftest as toy
 from tests.algorithms.test_adrmx import Toy as ADRMX
 from tests.algorithms.test_mtl import Toy as MTL

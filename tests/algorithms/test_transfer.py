@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.transfer import Transfer
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 VALUES = {"t_lambda": 0.7, "lr_d": 0.5, "d_steps_per_g": 3}
 

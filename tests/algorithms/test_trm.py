@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.trm import TRM, _Regression
 from dgbench.core.errors import UserError
 from dgbench.core.space import space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ITERS, LAMBDA, ETA = 1, 0.3, 0.5
 OPTIONS = {"iters": ITERS, "cos_lambda": LAMBDA, "groupdro_eta": ETA}

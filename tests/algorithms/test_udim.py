@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dgbench.algorithms import udim
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.methods.rule import compose
 from dgbench.networks.network import Network
 from dgbench.rules.gam import GAM

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dgbench.algorithms.urm import URM, BoundedNetwork
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting, setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import Network
 
 VALUES = {"urm_adv_lambda": 0.6, "urm_discriminator_lr": 2e-2}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.vrex import VREx
 from dgbench.core.space import resolve, space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 
 ANNEAL = 2
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, Batch
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch
 
 _READS = itertools.count()
 CARD = AlgorithmCard(paper="nobody's")

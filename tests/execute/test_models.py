@@ -15,7 +15,8 @@ from dgbench.core.run import BEST, LAST, ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.execute import models
 from dgbench.execute.models import build, build_algorithm, find_model, predict_with, save_model, to_bytes
-from dgbench.methods.algorithm import Algorithm, Batch, Task
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.batch import Batch, Task
 from dgbench.store.files import model_path
 from dgbench.store.sealed import CorruptFile
 

@@ -32,7 +32,7 @@ from dgbench.execute.models import predict_with
 from dgbench.execute.training import CHECKPOINT
 from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.methods.foreign import Inputs
 from dgbench.methods.foreign_state import capture_state, restore_state
 from dgbench.networks.network import IMAGENET_MEAN, IMAGENET_STD

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import build_network
 
 

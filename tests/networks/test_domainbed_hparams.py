@@ -19,7 +19,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.seeding import seed_hash
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.plan.asking import declare
 from tests.conftest import MakePlan
 from tests.plan.test_domainbed_draws import NAMES

@@ -17,7 +17,7 @@ from torch import Tensor
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.backbones import check_backbone, check_inputs, check_weights, lacking
 from dgbench.networks.network import build_network
 from tests.conftest import MakePlan

@@ -14,7 +14,7 @@ from dgbench.algorithms.mixstyle import MixStyle
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.execute.batch_norm import measure_statistics
-from dgbench.methods.algorithm import Task
+from dgbench.methods.batch import Task
 from dgbench.networks.backbones import lacking
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms, frozen_batch_norm_statistics, norms, use_batch_statistics

@@ -18,7 +18,7 @@ from dgbench.core.cards import EAGER, needs_of
 from dgbench.core.errors import UserError
 from dgbench.core.machine import check_precision
 from dgbench.core.setting import setting
-from dgbench.methods.algorithm import Batch, Task
+from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import Network, build_network
 from tests.support.in_process import CPU, execute_all, records_of, sweep_of
 

@@ -23,7 +23,7 @@ from dgbench.core.setting import setting
 from dgbench.core.site import Site
 from dgbench.flags import add_options
 from dgbench.launchers.values import asked_of, places_of, site_of
-from dgbench.methods.algorithm import Task
+from dgbench.methods.batch import Task
 from dgbench.networks.network import Network, build_network, make_featurizer
 from dgbench.networks.start import check_start
 from dgbench.networks.weights import digest, hash_weights_file, load, with_weights_file

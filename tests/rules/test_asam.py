@@ -8,7 +8,7 @@ import torch
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.asam import ASAM
 from tests.algorithms.uphill import ascended, displacements, erm, flat, gradient_at, gradient_of, step, train_alike
 

@@ -20,7 +20,7 @@ from dgbench.algorithms.vrex import VREx
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.rehearsal import Subject
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.methods.rule import Rule, compose
 from dgbench.rules.asam import ASAM
 from dgbench.rules.disam import DISAM

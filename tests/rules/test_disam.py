@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.disam import DISAM
 from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (

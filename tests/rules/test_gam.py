@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.gam import GAM
 from tests.algorithms.uphill import (
     Loss,

@@ -9,7 +9,7 @@ from torch import nn
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.gr import FORMS, GR
 from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import displacements, erm, flat, gradient_at, gradient_of, norm_of, plus, step, times

@@ -8,7 +8,7 @@ import torch
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.gsam import GSAM
 from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (

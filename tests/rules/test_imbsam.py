@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.imbsam import ImbSAM
 from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (

@@ -8,7 +8,7 @@ import torch
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
 from dgbench.core.space import space_of
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.sagm import SAGM
 from dgbench.rules.sam import SAM
 from tests.algorithms.uphill import (

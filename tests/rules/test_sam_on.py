@@ -9,7 +9,7 @@ from torch import nn
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.sam import SAM
 from dgbench.rules.sam_on import SAMON
 from tests.algorithms.uphill import ascended, displacements, erm, gradient_at, gradient_of, step, train_alike

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dgbench.algorithms.erm import ERM
 from dgbench.core.errors import UserError
-from dgbench.methods.algorithm import Batch
+from dgbench.methods.batch import Batch
 from dgbench.rules.tram import DISTANCES, TRAM
 from tests.algorithms.uphill import ascended
 
