@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--defaults", action="store_true", help="take no card's rehearsal, where it changes the cost")
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    names = args.names or list(Catalogue().of_kind("algorithm"))
+    names = args.names or list(Catalogue().algorithms)
     erm = Stepper("ERM", args.batch_size)
     share = backward_share(erm, args.rounds)
     timings = []

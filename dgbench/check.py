@@ -111,7 +111,7 @@ def _is_file(word: str) -> bool:
 
 
 def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> Iterator[str]:
-    algorithms = {**catalogue.of_kind("algorithm"), **catalogue.of_kind("rule")}
+    algorithms = catalogue.algorithms
     if everything:
         yield from algorithms
         yield from _composed(catalogue)

@@ -90,6 +90,12 @@ class Catalogue:
         """Return the entries of one kind by name."""
         return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
 
+    @property
+    def algorithms(self) -> dict[str, CatalogueEntry]:
+        """Every algorithm by name, step rules alone among them, which are of the baseline."""
+        names = (name for name, entry in self.entries.items() if entry.kind in ("algorithm", "rule"))
+        return {name: self.get("algorithm", name) for name in names}
+
     def get(self, kind: str, name: str) -> CatalogueEntry:
         """Return the entry of that kind and name.
 

@@ -98,7 +98,7 @@ def test_a_stopped_run_on_molecules_goes_on_bit_by_bit(data_dir: Path, tmp_path:
 def test_every_method_trains_on_molecules_or_says_before_why_not(data_dir: Path, tmp_path: Path) -> None:
     catalogue = Catalogue()
     needs = {"classes", "feature_maps", "images", "real_inputs"}
-    algorithms, adapters = (catalogue.of_kind(kind) for kind in ("algorithm", "adapter"))
+    algorithms, adapters = catalogue.algorithms, catalogue.of_kind("adapter")
     always = {name: {n.what for n in needs_of(entry.card) if not n.when} for name, entry in algorithms.items()}
     unfit = [name for name in algorithms if needs & always[name]]
     asked = [*algorithms, *(f"ERM+{name}" for name in adapters), "ERM+FisherMerging", "ERM+UBGM"]

@@ -22,10 +22,7 @@ ALSO = {"Gambles": {"resumes"}}
 COMPOSED = ("CORAL+SAM", "UDIM+SAGM", "VREx+DISAM")
 """Algorithms with step rules that are asked; steps of every pair are taken in tests/rules/test_compositions.py."""
 CATALOGUE = Catalogue()
-OURS = {
-    name: CATALOGUE.get("algorithm", name)
-    for name in (*CATALOGUE.of_kind("algorithm"), *CATALOGUE.of_kind("rule"), *COMPOSED)
-}
+OURS = {name: CATALOGUE.get("algorithm", name) for name in (*CATALOGUE.algorithms, *COMPOSED)}
 BREAKING = {
     name: entry for name, entry in Catalogue([BROKEN]).of_kind("algorithm").items() if entry.file == str(BROKEN)
 }

@@ -112,7 +112,7 @@ def test_compiled_methods_learn_the_same(name: str, catalogue: Catalogue, monkey
 def test_every_method_can_be_compiled_or_says_why_not(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     by_autograd(monkeypatch)
     wrong = []
-    for name, entry in catalogue.of_kind("algorithm").items():
+    for name, entry in catalogue.algorithms.items():
         if any(need.what == EAGER for need in needs_of(entry.card)):
             continue
         plain, compiled = (rehearsed(catalogue, name, compiled=c, steps=12) for c in (False, True))

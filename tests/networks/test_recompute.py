@@ -115,7 +115,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(backbone: str, how: d
 @pytest.mark.slow
 def test_every_method_trains_as_it_did_or_says_why_not(catalogue: Catalogue) -> None:
     wrong = []
-    for name, entry in catalogue.of_kind("algorithm").items():
+    for name, entry in catalogue.algorithms.items():
         subject = Subject(entry, CPU)
         whole = any(need.what == WHOLE for need in needs_of(entry.card))
         found = []
