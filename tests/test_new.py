@@ -47,7 +47,8 @@ def test_the_file_defines_one_entry_of_its_kind_and_says_how_to_run_it(file: Pat
 @pytest.mark.parametrize(
     ("file", "row", "dataset", "test"),
     [
-        ("algorithm", "OfMine+SWAD", "RotatedDigits", "75"),
+        ("algorithm", "OfMine+SAM+SWAD", "RotatedDigits", "75"),
+        ("rule", "CORAL+OfMine", "RotatedDigits", "75"),
         ("average", "ERM+OfMine", "RotatedDigits", "75"),
         ("adapter", "ERM+OfMine", "RotatedDigits", "75"),
         ("dataset", "ERM", "OfMine", "60"),
