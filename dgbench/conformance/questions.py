@@ -335,7 +335,7 @@ QUESTIONS = (
     Question("json", "hyperparameters survive JSON", survives_json, (3,), drawn=False),
     Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven),
     Question("no sync", "no step waits for the device unless the card says why", reads_nothing, drawn=False),
-    Question("passes", "a step may evaluate the loss twice, as step rules do", passes_again, drawn=False),
+    Question("passes", "a step may evaluate the loss twice, as step rules do", passes_again, (2,), drawn=False),
     Question("repeats", "the same seed gives the same numbers", repeats, drawn=False),
     Question("inputs", "it trains on every input and label that its card lets in", takes_inputs, (3,), drawn=False),
     Question("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), drawn=False),

@@ -67,7 +67,7 @@ def pages(catalogue: Catalogue) -> dict[str, str]:
     for kind, (folder, _, _) in KINDS.items():
         entries = catalogue.of_kind(kind)
         found[f"{folder}/index.md"] = index(kind, entries)
-        shared = catalogue.get("algorithm", catalogue.baseline).space if kind == "algorithm" else ()
+        shared = catalogue.get("algorithm", catalogue.baseline).space if kind in ("algorithm", "rule") else ()
         found |= {f"{folder}/{name}.md": page(entry, shared) for name, entry in entries.items()}
     return found
 
@@ -148,6 +148,13 @@ def paper(card: Card, *, short: bool = False) -> str:
 
 def _algorithm(entry: CatalogueEntry) -> Facts:
     card = entry.card
+    if entry.kind == "rule":
+        yield "In rows", f"`{entry.name}`, `CORAL+{entry.name}`"
+    elif entry.ruled:
+        yield (
+            "Step rules",
+            "[can take its steps](../rules/index.md)" + (f"; alone it has {card.rule}" if card.rule else ""),
+        )
     plural = "pass" if (card.forwards, card.backwards) == (1, 1) else "passes"
     yield "Cost", f"{card.forwards:g} forward and {card.backwards:g} backward {plural} a step"
     yield from _needs(entry)
