@@ -54,4 +54,5 @@ def test_conditions_of_needs_are_values_that_the_hyperparameters_may_have(catalo
             assert bool(need.why) == (need.what in DECLINED), entry.name
             assert bool(need.least) == (need.what == DOMAINS), entry.name
             conditional |= {entry.name} if need.when else set()
-    assert conditional == {"Fish", "GR", "Hutchinson", "MixStyle", "TENT", "UDIM", "UDIMTransductive"}
+    named = {"ASAM", "Fish", "GR", "GSAM", "Hutchinson", "MixStyle", "TENT", "UDIM", "UDIMTransductive"}
+    assert conditional == named

@@ -20,6 +20,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.average import Weights
 from dgbench.plan.cost import cost_of
 from dgbench.report.reader import read_results
+from dgbench.report.select import Rated
 from dgbench.report.selectors import SELECTORS
 from dgbench.store import removal
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, scores_of, sweep_of, training_of
@@ -150,12 +151,12 @@ def test_selection_picks_among_the_alphas(sweep: Sweep, base: str) -> None:
         assert [record["step"] for record in found] == [8, 9, 10, 11, 12]
         scores = [mean_score(record["views"], run.fold.source_val) for record in found]
         place = scores.index(max(scores))
-        picks = {
-            name: SELECTORS[name].rate(results, row, "RotatedDigits", 0, run.trial, run.hparams_seed)
-            for name in ("training-domain", "oracle")
-        }
-        assert picks["training-domain"].step == found[place]["step"]  # type: ignore[union-attr]
-        assert picks["oracle"].step == 12  # type: ignore[union-attr]
+        steps = {}
+        for name in ("training-domain", "oracle"):
+            rated = SELECTORS[name].rate(results, row, "RotatedDigits", 0, run.trial, run.hparams_seed)
+            assert isinstance(rated, Rated)
+            steps[name] = rated.series.steps[rated.place]
+        assert steps == {"training-domain": found[place]["step"], "oracle": 12}
         best, last = (find_model(sweep.store.folder(run.id).path, MODEL, which) for which in (BEST, LAST))
         assert (best.step, best.accuracy) == (found[place]["step"], scores[place])
         assert (last.step, last.accuracy) == (12, scores[-1])
