@@ -74,7 +74,7 @@ def saved_draws(device: torch.device) -> Draws:
     """Return the states of the global generators, on the CPU and on `device`."""
     import torch  # as above
 
-    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
+    own = None if device.type in ("cpu", "meta") else torch.get_device_module(device).get_rng_state()
     return Draws(random.getstate(), np.random.get_state(), torch.get_rng_state(), device, own)
 
 

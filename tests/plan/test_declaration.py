@@ -343,7 +343,7 @@ def test_all_that_is_wrong_with_hparams_is_told_at_once(catalogue: Catalogue) ->
     assert found[10].startswith("[space] ERM: weight_decay is a float, not ")
     assert found[11].startswith("unknown hyperparameter in [space] 'rho'")
     assert len(found) == 13
-    assert found[12].startswith("unknown setting 'preset': there are augmentation, backbone, ")
+    assert found[12].startswith("unknown setting 'preset': there are amsgrad, augmentation, backbone, ")
 
 
 def test_everything_else_wrong_is_told_at_once(catalogue: Catalogue) -> None:
