@@ -33,7 +33,7 @@ from dgbench.core.cards import NEEDS, TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
 from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
-from dgbench.core.presets import DEFAULT, read_preset
+from dgbench.core.presets import DEFAULT, TABLES, read_preset
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import count_nouns, unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
@@ -211,7 +211,9 @@ def _sweep(file: Path, asked: Mapping[str, Any], catalogue: Catalogue) -> Item:
     comment = [line.lstrip("# ") for line in lines]
     rows, datasets, runs = asked.get("algorithms", ()), asked.get("datasets", ()), None
     with suppress(UserError):  # a file may leave to flags what counting needs
-        runs = count_training_runs(declare(asked, catalogue)[0], catalogue)
+        # Values don't change the number of runs, and to check the name of one of timm's networks takes timm and torch.
+        counted = {key: value for key, value in asked.items() if key not in TABLES}
+        runs = count_training_runs(declare(counted, catalogue)[0], catalogue)
     counts = [
         count_nouns(len(rows), "row"),
         datasets[0] if len(datasets) == 1 else count_nouns(len(datasets), "data set"),

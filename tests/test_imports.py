@@ -20,7 +20,7 @@ from tests.conftest import MakePlan
 from tests.support.places import ROOT
 
 PACKAGE = ROOT / "dgbench"
-CATALOGUES = ("algorithms", "averaging", "merging", "adaptation", "datasets")
+CATALOGUES = ("algorithms", "rules", "averaging", "merging", "adaptation", "datasets")
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "pandas", "scipy", "dgbench.networks.network")
 WATCHED = """
 import json, sys
@@ -60,7 +60,8 @@ def command(cache: Path, *words: str) -> tuple[int, list[str], str]:
 def test_importing_the_package_does_nothing() -> None:
     code = (
         "import logging, random, sys; before = random.getstate(); known = set(sys.modules); import dgbench; "
-        "doors = {f'dgbench.{name}' for name in ('algorithms', 'averaging', 'merging', 'adaptation', 'datasets')}; "
+        "folders = ('algorithms', 'rules', 'averaging', 'merging', 'adaptation', 'datasets'); "
+        "doors = {f'dgbench.{name}' for name in folders}; "
         "standard = {name for name in set(sys.modules) - known if name.partition('.')[0] in sys.stdlib_module_names}; "
         "new = set(sys.modules) - known - standard; assert new == {'dgbench', *doors}, new; "
         "assert random.getstate() == before; assert not logging.getLogger().handlers"
@@ -82,7 +83,7 @@ def test_importing_the_package_does_nothing() -> None:
         ["list", "--help"],
         ["list", "algorithms"],
         ["list", "datasets"],
-        ["list", "algorithms", "SAM"],
+        ["list", "rules", "SAM"],
         ["list", "sweeps"],
         ["list", "backbones"],
         ["list", "selectors"],
