@@ -33,7 +33,7 @@ SKIPPED: dict[str, tuple[str, ...]] = {
     ),
 }
 """Page -> the first lines of its blocks that aren't executed. The comment above each says why: review changes."""
-IN_BROWSER = ("algorithms/SAM", "algorithms/UDIM", "averages/SWAD", "mergers/DiWA", "adapters/T3A")
+IN_BROWSER = ("rules/SAM", "algorithms/UDIM", "averages/SWAD", "mergers/DiWA", "adapters/T3A")
 """Pages of the built site that a browser opens."""
 
 
