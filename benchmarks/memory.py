@@ -54,7 +54,17 @@ def main() -> None:
 
 
 def measure(backbone: str, variant: str, batch: int, steps: int) -> tuple[float, float]:
-    """Return the peak in GB beyond what was held before, and the fastest step in seconds of the processor."""
+    """Measure the memory and the time of training steps on random images.
+
+    Args:
+        backbone: Name of the network.
+        variant: A key of `VARIANTS`.
+        batch: Images in a step.
+        steps: Steps to take.
+
+    Returns:
+        Peak memory in GB, less that before the first step; and processor time of the fastest step, in seconds.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = build_network((3, 224, 224), 7, setting(backbone=backbone, pretrained=False, **VARIANTS[variant])).train()

@@ -10,7 +10,6 @@ dgbench list backbones --search convnext
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
@@ -29,6 +28,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.describe import algorithm_facts, describe, reference_of
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core import setting
+from dgbench.core.attribute_docs import attribute_docs
 from dgbench.core.cards import NEEDS, TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
@@ -344,23 +344,6 @@ def _values(hint: Any) -> str:
     """Return the values that a field of a setting may have, `fp32, bf16`, or its type."""
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     return ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else str(kind.__name__)
-
-
-def attribute_docs(source: str, name: str) -> dict[str, str]:
-    """Return the strings below the fields of a class, by field, each without its indentation.
-
-    Args:
-        source: Text of the module that defines the class.
-        name: The class.
-    """
-    (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
-    docs = dict[str, str]()
-    for field, below in zip(found.body, found.body[1:], strict=False):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=field_name)), ast.Expr(value=ast.Constant(value=str(text))):
-                first, *rest = text.strip().splitlines()
-                docs[field_name] = "\n".join([first, *textwrap.dedent("\n".join(rest)).splitlines()])
-    return docs
 
 
 def _launchers(args: Any, catalogue: Catalogue) -> Items:

@@ -83,7 +83,11 @@ class Catalogue:
                 raise UserError(f"two files claim the name {entry.name!r}: {found[entry.name].file} and {entry.file}")
             found[entry.name] = entry
         for entry in [entry for entry in found.values() if getattr(entry.card, "rule", "")]:
-            found[entry.name] = compose(entry, found[entry.card.rule], entry.name, _shared(found.values()))
+            rule = found.get(entry.card.rule)
+            if rule is None or rule.kind != "rule":
+                rules = [name for name, other in found.items() if other.kind == "rule"]
+                raise UserError(f"{entry.file}: card of {entry.name}: {unknown_name('rule', entry.card.rule, rules)}")
+            found[entry.name] = compose(entry, rule, entry.name, _shared(found.values()))
         return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
     def of_kind(self, kind: str) -> dict[str, CatalogueEntry]:
@@ -106,7 +110,8 @@ class Catalogue:
         """
         if kind == "algorithm" and ("+" in name or name in self.of_kind("rule")):
             if name not in self._stepped:
-                self._stepped[name] = self._with_rule(*name.rpartition("+")[::2], name)
+                algorithm, _, rule = name.partition("+") if "+" in name else ("", "", name)
+                self._stepped[name] = self._with_rule(algorithm, rule, name)
             return self._stepped[name]
         entry = self.entries.get(name)
         if entry is None or entry.kind != kind:

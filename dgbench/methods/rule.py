@@ -89,8 +89,11 @@ class Rule(Algorithm):
             batches: One minibatch of each training domain.
             first: The first pass, where the algorithm has made it already; None: the rule makes it.
         """
-        first = first or self.first_pass(batches)
-        parameters, gradients = self._among_climbing(first.parameters, first.gradients)
+        if first is None:
+            first = self.first_pass(batches)
+            parameters, gradients = first.parameters, first.gradients
+        else:  # the algorithm's pass may reach more than the rule displaces
+            parameters, gradients = self._among_climbing(first.parameters, first.gradients)
         uphill, displaced = backward_at(self, batches, parameters, self.displacement(parameters, gradients))
         self.combine(gradients, displaced)
         return self.logged(first, uphill)

@@ -115,7 +115,17 @@ def _places(table: Mapping[str, Any], before: str = "", depth: int = _DEPTH) -> 
 
 
 def _without(table: Mapping[str, Any], said: frozenset[str], before: str = "", depth: int = _DEPTH) -> dict[str, Any]:
-    """Return a table without the values whose name or place is in `said`."""
+    """Remove values from a table by name or place.
+
+    Args:
+        table: The table, which stays as it is.
+        said: Names (`lr`) and places (`SAM.rho`) of the values to remove.
+        before: Place of the table itself, with a dot at its end; empty for the outermost.
+        depth: Levels of tables to look into.
+
+    Returns:
+        A copy without these values.
+    """
     return {
         name: _without(value, said, f"{before}{name}.", depth - 1)
         if depth > 1 and isinstance(value, Mapping)

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from torch import Tensor
 
+from dgbench.core.cards import Need
 from dgbench.core.errors import UserError
+from dgbench.core.space import hparam
+from dgbench.methods import algorithm
 from dgbench.methods.rule import Rule
 from dgbench.networks.norms import norms
 
 DISPLACED = ("all", "norms")
 """The parameters that a rule displaces: all, or those of normalization layers (the ON of SAM-ON)."""
+
+NEEDS_OF_NORMS = tuple(Need(what, when={"displaced": "norms"}) for what in ("norm", "learning_features"))
+"""Needs of a rule that can displace normalization layers alone."""
+
+
+class SomeDisplaced(Rule):
+    """Base of rules that displace all parameters, or those of normalization layers alone."""
+
+    @dataclass(frozen=True)
+    class Hparams(algorithm.Hparams):
+        """The hyperparameter that chooses between them."""
+
+        displaced: str = hparam(
+            "all",
+            help="parameters that are displaced; norms: those of normalization layers",
+            options=DISPLACED,
+            optional=True,
+        )
+
+    hparams: Hparams
+
+    def climbing(self) -> Iterable[Tensor]:
+        """Return all parameters, or those of the normalization layers that learn."""
+        return affine(self) if self.hparams.displaced == "norms" else self.parameters()
 
 
 def affine(rule: Rule) -> list[Tensor]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.core.cards import Need
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
-from dgbench.methods import algorithm
 from dgbench.methods.ascent import adaptive_scales, scale_to_adaptive_length
-from dgbench.methods.rule import Rule
-from dgbench.rules._norms import DISPLACED, affine
+from dgbench.rules._norms import NEEDS_OF_NORMS, SomeDisplaced
 
 
-class ASAM(Rule):
+class ASAM(SomeDisplaced):
     r"""Minimize the worst loss within a neighborhood of the weights that scales with their sizes.
 
     $$
@@ -45,12 +41,12 @@ class ASAM(Rule):
         tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
-        needs=(Need("norm", when={"displaced": "norms"}), Need("learning_features", when={"displaced": "norms"})),
+        needs=NEEDS_OF_NORMS,
         penalties=("rho",),
     )
 
     @dataclass(frozen=True)
-    class Hparams(algorithm.Hparams):
+    class Hparams(SomeDisplaced.Hparams):
         """Hyperparameters of ASAM; defaults are those of the authors' optimizer and of their CIFAR-10.
 
         Ten times SAM's radius is usual.
@@ -62,18 +58,8 @@ class ASAM(Rule):
         eta: float = hparam(
             0.01, help="added to the size of each weight, so that small ones move too", within="[0, inf)"
         )
-        displaced: str = hparam(
-            "all",
-            help="parameters that are displaced; norms: those of normalization layers",
-            options=DISPLACED,
-            optional=True,
-        )
 
     hparams: Hparams
-
-    def climbing(self) -> Iterable[Tensor]:
-        """Return all parameters, or those of the normalization layers that learn."""
-        return affine(self) if self.hparams.displaced == "norms" else self.parameters()
 
     def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Return the step uphill, scaled by the sizes of the weights."""

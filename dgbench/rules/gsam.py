@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import Need
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import choice, hparam
-from dgbench.methods import algorithm
 from dgbench.methods.ascent import orthogonal_part, scale_to_length
-from dgbench.methods.rule import Rule
-from dgbench.rules._norms import DISPLACED, affine
+from dgbench.rules._norms import NEEDS_OF_NORMS, SomeDisplaced
 
 
-class GSAM(Rule):
+class GSAM(SomeDisplaced):
     r"""Minimize the loss uphill of the weights and, at right angles to it, its gap to the loss at the weights.
 
     $$
@@ -54,12 +50,12 @@ class GSAM(Rule):
         tags=("flat-minima",),
         forwards=2.0,
         backwards=2.0,
-        needs=(Need("norm", when={"displaced": "norms"}), Need("learning_features", when={"displaced": "norms"})),
+        needs=NEEDS_OF_NORMS,
         penalties=("rho", "alpha"),
     )
 
     @dataclass(frozen=True)
-    class Hparams(algorithm.Hparams):
+    class Hparams(SomeDisplaced.Hparams):
         """Hyperparameters of GSAM; `rho` is as in SAM, the default of `alpha` is that of the author's example."""
 
         rho: float = hparam(
@@ -69,18 +65,8 @@ class GSAM(Rule):
             1.0, help="share of rho that remains where the schedule has brought lr to 0", within="[0, 1]"
         )
         alpha: float = hparam(0.4, help="weight of the surrogate gap", within="[0, inf)")
-        displaced: str = hparam(
-            "all",
-            help="parameters that are displaced; norms: those of normalization layers",
-            options=DISPLACED,
-            optional=True,
-        )
 
     hparams: Hparams
-
-    def climbing(self) -> Iterable[Tensor]:
-        """Return all parameters, or those of the normalization layers that learn."""
-        return affine(self) if self.hparams.displaced == "norms" else self.parameters()
 
     def displacement(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Return the step uphill, whose length follows the schedule."""

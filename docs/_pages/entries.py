@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
-from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, TAGS, TASKS, Card, needs_of, with_values
+from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, TAGS, Card, needs_of, with_values
 from dgbench.core.space import Draw, HparamSpec, Space, Value
+from docs._pages import datasets
+from docs._pages.datasets import Facts
 from docs._pages.docstrings import Doc, escaped, indented, inline, parse, table
-
-Facts = Iterator[tuple[str, str]]
-"""Name -> Markdown."""
 
 KINDS = {
     "algorithm": (
@@ -96,7 +95,7 @@ def page(entry: CatalogueEntry, shared: Space) -> str:
     sections += _sections(doc)
     sections += _hyperparameters(entry, shared)
     if entry.kind == "dataset":
-        sections += _contents(entry)
+        sections += datasets.contents(entry)
     code = f"<div data-search-exclude markdown>\n\n```python\n{Path(entry.file).read_text()}```\n\n</div>"
     sections.append(f'??? quote "Source: {_file(entry)}"\n\n{indented(code)}')
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -129,7 +128,7 @@ def _facts(entry: CatalogueEntry) -> Facts:
         "average": _average,
         "merger": _merger,
         "adapter": _adapter,
-        "dataset": _dataset,
+        "dataset": datasets.facts,
     }
     if entry.card.paper:
         yield "Paper", paper(entry.card)
@@ -243,84 +242,6 @@ def _needs(entry: CatalogueEntry) -> Facts:
             needs.append(f"{NEEDS[need.what]}{when}")
     if needs:
         yield "Needs", "; ".join(needs)
-
-
-def _dataset(entry: CatalogueEntry) -> Facts:
-    card = entry.card
-    if card.unsupported:
-        yield "Not supported", inline(card.unsupported)
-    yield "Domains", str(len(card.domains)) if card.domains else "as found in the files"
-    if counts := card.parts or card.counts:
-        yield "Examples", f"{sum(counts.values()):,}"
-    yield "Classes", str(len(card.classes)) if card.classes else "as found in the files"
-    yield "Inputs", f"{card.input_kind}, {' x '.join(map(str, card.input_shape))}"
-    yield "Task", TASKS[card.task]
-    yield "Protocol", _protocol(entry)
-    yield "Score", card.metric
-    yield "Steps", f"{card.steps:,}, evaluated every {card.checkpoint_freq}"
-    if card.of_domainbed:
-        steps, every = (card.of_domainbed.get(name, getattr(card, name)) for name in ("steps", "checkpoint_freq"))
-        yield "DomainBed presets", f"{steps:,} steps, evaluated every {every}"
-    yield "Licence", inline(card.licence)
-    yield "From", _linked(card.source)
-    for mirror in card.mirrors:
-        yield "Or from", _linked(mirror)
-    if card.folder:
-        yield "Place", f"`DATA_DIR/{card.folder}`"
-    if card.duplicates:
-        count = sum(card.duplicates.values())
-        yield (
-            "Duplicates",
-            f"{count:,} further files of the archives, which a published list names; `download` removes them",
-        )
-    if card.domains_per_step:
-        yield "Domains a step", f"{card.domains_per_step} of those that train, drawn anew each time"
-    for file, why in card.known_bad.items():
-        yield "Known", f"`{file}`: {inline(why)}"
-    for corpus, why in card.shares.items():
-        yield "Shared with pretraining", f"{corpus}: {inline(why)}"
-    if card.note:
-        yield "Note", inline(card.note)
-
-
-def _protocol(entry: CatalogueEntry) -> str:
-    card = entry.card
-    if card.parts:
-        folds = f", in {len(card.domains)} folds" if len(card.domains) > 1 else ""
-        return f"its own split into {', '.join(card.parts)}{folds}"
-    if card.tested:
-        return f"{' and '.join(card.tested)} is tested, the other domains train"
-    return "leave one domain out"
-
-
-def _linked(source: str) -> str:
-    """Return a source as Markdown, with its addresses as links."""
-    return " ".join(
-        f"<{word}>" if word.startswith(("http://", "https://")) else inline(word) for word in source.split()
-    )
-
-
-def _contents(entry: CatalogueEntry) -> list[str]:
-    """List a data set's domains and classes."""
-    card = entry.card
-    found = []
-    if card.counts:
-        rows = [(f"`{domain}`", f"{card.counts[domain]:,}") for domain in card.domains or card.counts]
-        found += ["## Domains", table(("domain", "examples"), rows)]
-    elif card.domains:
-        found += ["## Domains", ", ".join(f"`{domain}`" for domain in card.domains)]
-    if card.parts:
-        found += ["## Parts", table(("part", "examples"), [(f"`{part}`", f"{n:,}") for part, n in card.parts.items()])]
-    for name, counts in card.generations.items():
-        found += [
-            f"## {name}",
-            table(("domain", "examples"), [(f"`{domain}`", f"{n:,}") for domain, n in counts.items()]),
-        ]
-    if card.classes:
-        names = ", ".join(f"`{name}`" for name in card.classes)
-        many = len(card.classes) > 40
-        found += ["## Classes", f'??? note "All {len(card.classes)}"\n\n{indented(names)}' if many else names]
-    return found
 
 
 def _hyperparameters(entry: CatalogueEntry, shared: Space) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.core import setting
+from dgbench.core.attribute_docs import attribute_docs
 from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
 from dgbench.core.presets import DEFAULT, preset_names, read_preset
 from dgbench.core.setting import PRESETS, Setting
@@ -23,7 +23,7 @@ def pages(root: Path) -> dict[str, str]:
 
 def _settings() -> str:
     default, *others = (setting for name, setting in PRESETS.items() if name in _IN_TABLE)
-    meanings = _attribute_docstrings()
+    meanings = attribute_docs(Path(setting.__file__).read_text(), Setting.__name__)
     rows = []
     for name, hint in get_type_hints(Setting, include_extras=True).items():
         if name != "preset":
@@ -80,18 +80,6 @@ def _values(hint: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{option}`" for option in get_args(kind))
     return f"{kind.__name__}"
-
-
-def _attribute_docstrings() -> dict[str, str]:
-    """Read the strings below the fields of `Setting`."""
-    tree = ast.parse(Path(setting.__file__).read_text())
-    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == Setting.__name__)
-    documented = dict[str, str]()
-    for field, below in zip(found.body, found.body[1:], strict=False):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                documented[name] = text
-    return documented
 
 
 def _sweeps(root: Path) -> str:

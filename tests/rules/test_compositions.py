@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,3 +174,13 @@ def test_hyperparameters_stand_in_the_order_of_the_search_space() -> None:
 def test_the_cost_is_the_product_of_the_passes() -> None:
     miro = CATALOGUE.get("algorithm", "MIRO+GAM").card
     assert (miro.forwards, miro.backwards) == (8.0, 4.0)
+
+
+def test_a_second_rule_and_a_rule_that_no_file_defines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown rule 'SAM"):
+        CATALOGUE.get("algorithm", "CORAL+SAM+SAGM")
+    file = tmp_path / "odd.py"
+    card = 'card = AlgorithmCard(paper="none", rule="SAMM")'
+    file.write_text(f"from dgbench import Algorithm, AlgorithmCard\nclass Odd(Algorithm):\n    'x'\n    {card}\n")
+    with pytest.raises(UserError, match="card of Odd: unknown rule 'SAMM': did you mean 'SAM'"):
+        _ = Catalogue([file]).entries
