@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 OUT ?= runs/quickstart
+# Processes that run tests: one more than two cores, since tests of queues and kills mostly wait.
+TEST_PROCESSES ?= 3
 FUZZ ?= 400
 export UV_COMPILE_BYTECODE := 1
 # Big wheels over slow lines: uv's own limit is 30 seconds.
@@ -26,10 +28,10 @@ quickstart: setup
 	$(BIN)/python -m dgbench collect $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
 fuzz: setup
-	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/test_fuzz.py $(TESTS)
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/test_fuzz.py $(TESTS)
 
 mutants: setup
 	$(BIN)/python tests/support/mutants.py $(MODULE) $(if $(TESTS),--tests $(TESTS)) $(if $(MOST),--most $(MOST)) $(FLAGS)
