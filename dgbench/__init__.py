@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     from dgbench.data.dataset import SplitExamples as SplitExamples
     from dgbench.methods.adapter import Adapter as Adapter
     from dgbench.methods.algorithm import Algorithm as Algorithm
-    from dgbench.methods.algorithm import Hparams as Hparams
     from dgbench.methods.average import Average as Average
     from dgbench.methods.average import RunningMean as RunningMean
     from dgbench.methods.average import Weights as Weights
     from dgbench.methods.batch import Batch as Batch
     from dgbench.methods.batch import Task as Task
+    from dgbench.methods.hparams import Hparams as Hparams
     from dgbench.methods.merger import Member as Member
     from dgbench.methods.merger import Merged as Merged
     from dgbench.methods.merger import Merger as Merger
@@ -86,9 +86,10 @@ _PUBLIC = {
     "core.version": ("__version__",),
     "data.dataset": ("ArrayExamples", "Dataset", "Examples", "SplitExamples"),
     "methods.adapter": ("Adapter",),
-    "methods.algorithm": ("Algorithm", "Hparams"),
+    "methods.algorithm": ("Algorithm",),
     "methods.batch": ("Batch", "Task"),
     "methods.average": ("Average", "RunningMean", "Weights"),
+    "methods.hparams": ("Hparams",),
     "methods.merger": ("Member", "Merged", "Merger", "Tools"),
     "methods.rule": ("First", "Rule"),
     "networks.network": ("Network",),

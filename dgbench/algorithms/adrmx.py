@@ -16,8 +16,9 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import Algorithm, from_scratch
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Batch
+from dgbench.methods.hparams import from_scratch
 from dgbench.networks.builtin import classifier
 from dgbench.networks.network import Network, build_network
 

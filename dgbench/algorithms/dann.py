@@ -13,8 +13,9 @@ from dgbench.algorithms._adversary import discriminator, domain_labels, is_discr
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Batch
+from dgbench.methods.hparams import FROM_SCRATCH
 
 
 class DANN(Algorithm):

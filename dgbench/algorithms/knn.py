@@ -14,8 +14,9 @@ from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
 from dgbench.core.space import choice, hparam, power
 from dgbench.methods import algorithm
-from dgbench.methods.algorithm import FROM_SCRATCH, Algorithm
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Batch
+from dgbench.methods.hparams import FROM_SCRATCH
 from dgbench.methods.neighbors import scores
 
 _FIRST_TEMPERATURE = 1.0

@@ -139,6 +139,7 @@ def _base_digest() -> bytes:
         "dgbench.core.cards",
         "dgbench.core.composition",
         "dgbench.core.space",
+        "dgbench.methods.hparams",
         *(base for _, base, *_ in KINDS.values()),
     )
     entries = (file for folder, *_ in KINDS.values() for file in sorted((PACKAGE / folder).glob("*.py")))

@@ -307,7 +307,7 @@ def test_an_entry_that_extends_another_is_read_again_when_that_changes(
     monkeypatch.setattr(index, "PACKAGE", tmp_path)
     digest = index._base_digest.__wrapped__
     assert digest() == before
-    for name in ("rules/sam.py", "datasets/_digits.py", "methods/algorithm.py", "core/space.py"):
+    for name in ("rules/sam.py", "datasets/_digits.py", "methods/algorithm.py", "methods/hparams.py", "core/space.py"):
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
         assert digest() != before, name
         before = digest()
