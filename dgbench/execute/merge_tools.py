@@ -22,6 +22,7 @@ from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
 from dgbench.methods.merger import Tools
 from dgbench.networks.network import Network
+from dgbench.networks.norms import statistics_of
 
 _CHUNK = 16
 """Examples whose gradients are held at once."""
@@ -37,7 +38,7 @@ class MergeTools:
     def tools(self) -> Tools:
         """Return the tools as a merger takes them."""
         examples = sum(self.context.data.size(view) for view in self.context.data.train)
-        return Tools(self.score, self.initial, self.fisher, examples)
+        return Tools(self.score, self.initial, self.fisher, examples, statistics_of(self.algorithm))
 
     def initial(self) -> Weights:
         """Return the weights that the first member's training started from."""

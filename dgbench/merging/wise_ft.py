@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgbench.core.cards import MergerCard
 from dgbench.core.space import Checked, hparam
+from dgbench.merging._grid import rising
 from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 
@@ -60,8 +61,7 @@ class WiSEFT(Merger):
     @cached_property
     def alphas(self) -> tuple[float, ...]:
         """Return the grid in rising order, but for the recommended value, which is last."""
-        grid = [i / (self.hparams.points - 1) for i in range(self.hparams.points)]
-        return (*(alpha for alpha in grid if abs(alpha - self.hparams.recommended) > 1e-9), self.hparams.recommended)
+        return rising(self.hparams.points, 1.0, self.hparams.recommended)
 
     @property
     def choices(self) -> int:

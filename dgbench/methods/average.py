@@ -105,7 +105,8 @@ def move_towards(mean: Weights, weights: Mapping[str, Tensor], share: float) -> 
         share: In [0, 1].
     """
     moving = [n for n, tensor in weights.items() if tensor.is_floating_point() and tensor.shape == mean[n].shape]
-    torch._foreach_lerp_([mean[n] for n in moving], [weights[n].detach() for n in moving], share)
+    if moving:  # torch refuses empty lists
+        torch._foreach_lerp_([mean[n] for n in moving], [weights[n].detach() for n in moving], share)
     mean.update(copied({name: weights[name] for name in weights.keys() - set(moving)}))
 
 

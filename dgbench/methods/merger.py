@@ -40,6 +40,8 @@ class Tools:
     about that many training examples, each with y drawn from the model's own prediction."""
     examples: int
     """Number of training examples of all domains together."""
+    statistics: frozenset[str]
+    """Names of the running statistics of batch norm, which describe inputs and are no weights."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ def tracks_statistics(part: nn.Module) -> bool:
     return bool(getattr(part, "track_running_stats", True)) and getattr(part, "running_var", None) is not None
 
 
+def statistics_of(module: nn.Module) -> frozenset[str]:
+    """Return the names in a module's state of the running statistics of batch norm, the counts of batches included."""
+    names: dict[nn.Module, str] = {part: name for name, part in module.named_modules()}
+    norms = (norm for norm in batch_norms(module) if tracks_statistics(norm))
+    return frozenset(f"{names[norm]}.{name}" for norm in norms for name, _ in norm.named_buffers(recurse=False))
+
+
 @contextmanager
 def frozen_batch_norm_statistics(module: nn.Module) -> Iterator[None]:
     """Keep batch norm from changing its buffers within the block; in training mode it still normalizes by the batch."""

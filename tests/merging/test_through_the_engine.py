@@ -29,9 +29,14 @@ BASES = ("ERM", "SAM", "ERM+SWAD")
 GREEDY = ("DiWARestricted", "GreedySoup")
 OF_ALL = ("DiWA", "UniformSoup", "ModelStock", "FisherMerging", "UBGM", "Ensemble", "EoA")
 MERGERS = (*OF_ALL, *GREEDY, "WiSEFT")
+MOVED = ("TaskArithmetic", "TIES", "DARE", "LiNeS", "LayerSearch", "KarcherMean", "LERPGrid")
 HPARAMS = {
     "SMA": {"start": 5},
     "WiSEFT": {"points": 5},
+    "TaskArithmetic": {"points": 3},
+    "LiNeS": {"points": 2},
+    "LayerSearch": {"parts": 1, "points": 2},
+    "LERPGrid": {"points": 2},
     "UBGM": {"examples": 20},
     "FisherMerging": {"examples": 20},
 }
@@ -40,7 +45,7 @@ HPARAMS = {
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """All rows over two runs an algorithm, executed."""
-    rows = [f"{base}+{merger}" for base in BASES for merger in MERGERS]
+    rows = [f"{base}+{merger}" for base in BASES for merger in MERGERS] + [f"ERM+{merger}" for merger in MOVED]
     return execute_all(
         sweep_of(
             tmp_path_factory.mktemp("merging"),
@@ -94,7 +99,7 @@ def test_records_say_which_members_the_model_is_made_of(sweep: Sweep, base: str,
 def test_tables_say_how_many_runs_a_model_is_merged_from(sweep: Sweep) -> None:
     members = read_results(sweep.root).members
     expected = {f"{base}+{name}": "1" if name == "WiSEFT" else "2" for base in BASES for name in MERGERS}
-    assert members == expected
+    assert members == expected | {f"ERM+{name}": "2" for name in MOVED}
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -119,6 +124,21 @@ def test_model_stock_goes_back_towards_the_weights_that_the_runs_began_with(swee
     found = weights(sweep, merged(sweep, "ERM", "ModelStock")[0].id)[name]
     torch.testing.assert_close(found, initial + t * (one + other) / 2, rtol=0, atol=1e-6)
     assert 0 < t < 1
+
+
+@pytest.mark.parametrize("merger", MOVED)
+def test_mergers_of_displacements_record_each_candidate_and_keep_its_weights(sweep: Sweep, merger: str) -> None:
+    (run,) = merged(sweep, "ERM", merger)
+    found = records(sweep, run)
+    by = {"TaskArithmetic": [0, 2, 1], "LiNeS": [0, 1, 0.5], "LERPGrid": [0, 1, 0.5]}.get(merger)
+    assert [record.get("alpha") for record in found] == (by or [None])
+    assert [record["step"] for record in found] == list(range(13 - len(found), 13))
+    assert all(record["members"] == [source.run for source in run.inputs] for record in found)
+    last = weights(sweep, run.id, which=LAST)
+    assert all(tensor.isfinite().all() for tensor in last.values())
+    if merger in ("TaskArithmetic", "LERPGrid"):
+        mean = weights(sweep, merged(sweep, "ERM", "DiWA")[0].id)
+        assert all(torch.allclose(tensor, mean[name], atol=1e-6) for name, tensor in last.items())
 
 
 # -- WiSE-FT ------------------------------------------------------------------------------------------------------
@@ -178,7 +198,7 @@ def test_runs_whose_networks_follow_others_are_merged_too(tmp_path: Path) -> Non
     """BANG as its paper has it, and mergers that ask for gradients of weights that learn nothing by themselves."""
     rows = ("BANG+WiSEFT", "DCA+DiWA", "DCA+UBGM", "DCA+FisherMerging", "DCA+WiSEFT")
     site = Site(device="cpu", save_models=True)
-    hparams = {name: values for name, values in HPARAMS.items() if name != "SMA"}
+    hparams = {name: HPARAMS[name] for name in ("WiSEFT", "UBGM", "FisherMerging")}
     found = execute_all(sweep_of(tmp_path, *rows, site=site, n_hparams=2, setting={"steps": 6}, hparams=hparams))
     assert len(runs_of(found, "WiSEFT")) == 4
     mean, *others = (weights(found, runs_of(found, name)[0].id) for name in ("DiWA", "UBGM", "FisherMerging"))

@@ -27,6 +27,14 @@ def member(i: int, accuracy: float = 0.5, size: int = 5) -> Member:
     return made(f"run{i}", accuracy, load)
 
 
+def drawn_model(seed: int) -> Weights:
+    """A model of two layers and a norm in double precision, whose count is the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a.weight": (4, 3), "a.bias": (4,), "norm.weight": (4,), "norm.running_mean": (4,), "b.weight": (2, 4)}
+    drawn = {name: torch.randn(shape, dtype=torch.float64, generator=generator) for name, shape in shapes.items()}
+    return {**drawn, "count": torch.tensor(seed)}
+
+
 def of(*weights: Weights) -> list[Member]:
     """Members with these weights."""
 
@@ -41,6 +49,7 @@ def tools(
     initial: Weights | None = None,
     fisher: Callable[[Weights, int], Weights] | None = None,
     examples: int = 1,
+    statistics: frozenset[str] = frozenset(),
 ) -> Tools:
     """What is not given must not be asked for."""
 
@@ -51,7 +60,7 @@ def tools(
         assert initial is not None, "nobody asks for that"
         return {name: tensor.clone() for name, tensor in initial.items()}
 
-    return Tools(score or refuse, begin, fisher or refuse, examples)  # type: ignore[arg-type]
+    return Tools(score or refuse, begin, fisher or refuse, examples, statistics)  # type: ignore[arg-type]
 
 
 def one(merger: Merger, members: Sequence[Member], given: Tools) -> Merged:
