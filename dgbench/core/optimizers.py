@@ -67,7 +67,7 @@ OPTIMIZERS: Mapping[str, str] = {
     "lars": "LARS: SGD with a rate for each layer, by the norms of weights and gradient",
     "lion": "Lion: steps along the sign of a mean of momentum and gradient",
     "lionc": f"`lion` {_CORRECTED}",
-    "madgrad": "MADGRAD: dual averaging with cube roots of summed squares, and `momentum`",
+    "madgrad": "MADGRAD: dual averaging with cube roots of summed squares, and `momentum`; adds 1e-6 to rates",
     "madgradw": "`madgrad` with decoupled weight decay",
     "mars": "MARS: AdamW on gradients with reduced variance",
     "muon": "Muon: orthogonalized momentum for matrices and kernels, AdamW for all else",

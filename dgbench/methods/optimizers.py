@@ -46,7 +46,7 @@ def make_optimizer(
     Args:
         setting: Names its kind, and has the momentum of those that take one.
         parameters: Parameters, or groups of them as torch's optimizers take; of a group the options count.
-        lr: Full learning rate.
+        lr: Full learning rate; at 0 nothing moves, but by MADGRAD, which adds 1e-6 to every rate.
         weight_decay: Weight decay.
         betas: For those that take two; None: the kind's own. Others keep their own.
     """
@@ -58,13 +58,14 @@ def make_optimizer(
         more["betas"] = betas
     if setting.amsgrad and setting.optimizer in WITH_AMSGRAD:
         more["amsgrad"] = True
-    optimizer = kind.make(_learning(parameters), lr=lr, weight_decay=weight_decay, **more)
+    # Each group has a rate of its own, since timm's with corrected decay refuse a common one of 0.
+    optimizer = kind.make(_groups(parameters, lr), lr=lr or 1.0, weight_decay=weight_decay, **more)
     for group in optimizer.param_groups:
         # Kept in the group, so that it is saved with the optimizer's state, and each step scales the full rate and
         # not the rate of the step before.
         group["full_lr"] = group["lr"]
         if "max_lr_snapshot" in group:  # timm's, of the optimizer and not of the group: decay is "corrected" by it
-            group["max_lr_snapshot"] = group["lr"]
+            group["max_lr_snapshot"] = group["lr"] or 1.0  # divides the square of the rate
     return optimizer
 
 
@@ -97,12 +98,9 @@ def prepare_step(optimizer: Optimizer, factor: float, clip_norm: float) -> None:
         nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
 
 
-def _learning(parameters: Iterable[Any]) -> list[Any]:
-    """Return the parameters that require a gradient; of a group, the group with only those."""
-    kept: list[Any] = []
-    for item in parameters:
-        if isinstance(item, dict):
-            kept.append({**item, "params": [p for p in item["params"] if p.requires_grad]})
-        elif item.requires_grad:
-            kept.append(item)
-    return kept
+def _groups(parameters: Iterable[Any], lr: float) -> list[dict[str, Any]]:
+    """Return groups of the parameters that require a gradient, each with its learning rate."""
+    given = list(parameters)
+    if given and not isinstance(given[0], dict):
+        given = [{"params": given}]
+    return [{"lr": lr, **group, "params": [p for p in group["params"] if p.requires_grad]} for group in given]

@@ -63,6 +63,17 @@ def test_every_optimizer_trains_and_resumes_exactly(name: str) -> None:
         assert torch.isfinite(found).all()
 
 
+@pytest.mark.parametrize("name", ["adam", "adafactorbvc", "cadamc", "lambcd", "lionc", "sgdc"])
+def test_a_rate_of_0_moves_nothing_whatever_the_decay(name: str) -> None:
+    for rates in ((0.0, 0.0), (1e-2, 0.0)):
+        network = model()
+        before, parameters = [p.detach().clone() for p in network.parameters()], list(network.parameters())
+        groups: list[dict[str, Any]] = [{"params": parameters[:4]}, {"params": parameters[4:], "lr": rates[1]}]
+        train(network, make_optimizer(setting(optimizer=name), groups, rates[0], 1e-1, None), range(2))
+        moved = [not torch.equal(p, q) for p, q in zip(parameters, before, strict=True)]
+        assert moved == [rates[0] > 0] * 4 + [False] * 4
+
+
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
