@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 OUT ?= runs/quickstart
 # Processes that run tests: one more than two cores, since tests of queues and kills mostly wait.
+# Each has one thread: those of PyTorch would wait for each other in a loop, on the cores that the other processes need.
 TEST_PROCESSES ?= 3
 FUZZ ?= 400
 export UV_COMPILE_BYTECODE := 1
@@ -28,7 +29,7 @@ quickstart: setup
 	$(BIN)/python -m dgbench collect $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
 fuzz: setup
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/test_fuzz.py $(TESTS)
