@@ -1,4 +1,4 @@
-"""Tools of adapters that learn from a batch as a whole: its entropies, and a last batch of one."""
+"""Tools of adapters that learn from a batch as a whole: its entropies, and batches of one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def entropies(logits: Tensor) -> Tensor:
 
 
 class Batches:
-    """The batches of a view; a last batch of a single input, which has no statistics, joins the batch before it."""
+    """The batches of a stream, in which a batch of a single input joins the batch before it, or is doubled.
+
+    A single input may have no statistics: one value of a feature has no variance. A copy of it leaves the mean and
+    variance of its features as they are, and gives torch's batch norm the two values that it asks for.
+    """
 
     def __init__(self) -> None:
         self._before: Tensor | None = None
@@ -39,10 +43,10 @@ class Batches:
             x: The next batch (B, ...).
 
         Returns:
-            `x`, or for a single input the batch before it followed by `x`: the outputs for `x` are always the last B.
+            `x`, or for a single input the batch before it followed by `x`, or `x` twice if there was no batch of
+            several before: the outputs for `x` are always the last B.
         """
         if len(x) > 1:
             self._before = x
-        elif self._before is not None:
-            return torch.cat([self._before, x])
-        return x
+            return x
+        return torch.cat([x if self._before is None else self._before, x])

@@ -22,6 +22,7 @@ from dgbench.core.errors import Problems
 from dgbench.core.limits import Limit, find_problem, interval, one_of
 from dgbench.core.optimizers import WITH_AMSGRAD, optimizer_problem
 from dgbench.core.presets import DEFAULT, preset_names, read_preset
+from dgbench.core.stream import canonical, stream_problems
 from dgbench.core.wording import unknown_name
 
 _SHARE = Limit(lambda share: 0 < share < 1, "must lie between 0 and 1, so that both parts hold something")
@@ -156,6 +157,12 @@ class Setting:
     """
     evaluate: Literal["selectors", "all"] = "selectors"
     """Views to evaluate: those that some `selectors` read, or `all`, which adds the training views."""
+    stream: Annotated[str, Added] = ""
+    """Way in which adapters are shown their inputs: `batch_size=N order=ORDER domains=DOMAINS`, or some of these words;
+    empty: each view begins anew, in a random order, in batches of 32. `order` is `shuffled` or `by_class`, `domains` is
+    `separate`, `continual` (views of several test domains follow each other) or `mixed`. Accuracy along a stream that
+    is given is recorded.
+    """
     ddof: Literal[0, 1] = 1
     """Delta degrees of freedom of the standard deviation in error bars: 1 is the usual, 0 is DomainBed's."""
 
@@ -302,11 +309,12 @@ def setting(preset: str = DEFAULT, /, **changes: Any) -> Setting:
     for problem in _contradictions(found, valid):
         problems.add(problem)
     problems.raise_if_any()
-    return found
+    return dataclasses.replace(found, stream=canonical(found.stream))
 
 
 def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]:
     """Yield problems of a setting whose fields are fine by themselves; `changes` are those given by the user."""
+    yield from stream_problems(found.stream)
     if problem := optimizer_problem(found.optimizer):
         yield problem
     elif found.amsgrad and found.optimizer not in WITH_AMSGRAD:

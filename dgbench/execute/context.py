@@ -158,6 +158,7 @@ class RunContext:
         step: int,
         last: bool,
         named: dict[str, float],
+        along: dict[str, list[float]] | None = None,
     ) -> dict[str, dict[str, float]]:
         """Score a model on each view of the run, and save its logits if the site asks for predictions.
 
@@ -169,12 +170,13 @@ class RunContext:
             step: The step after which the model was taken.
             last: Whether it is the last model of its predictor.
             named: State of `predictions.selectors_naming` over the predictor's models; updated.
+            along: If given, receives view as text -> the accuracy of each tenth of its examples, as they came.
 
         Returns:
             View as text -> name of a score -> value.
         """
         logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
-        scores = score_views(batches_of, self.data, self.run.views, logits)
+        scores = score_views(batches_of, self.data, self.run.views, logits, along)
         if logits is not None:
             names = selectors_naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
             names += [f"step-{step}"] * (self.site.save_predictions == "all")

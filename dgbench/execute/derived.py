@@ -13,12 +13,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Input
-from dgbench.core.seeding import numpy_stream, seed_everything
+from dgbench.core.seeding import seed_everything
 from dgbench.core.stats import nan_as_worst
 from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
@@ -33,12 +31,9 @@ from dgbench.execute.evaluate import (
 )
 from dgbench.execute.merge_tools import MergeTools
 from dgbench.execute.models import build, predict_with, save_model
-from dgbench.methods.adapter import Adapter
+from dgbench.execute.streams import StreamedViews
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.merger import Member, Merger
-
-_SOURCE_BATCH = 128
-"""Least training examples in a batch for an adapter that needs them, unless the domain has fewer."""
 
 
 def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
@@ -80,7 +75,9 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
 
 
 def execute_adapt(context: RunContext, algorithm: Algorithm) -> None:
-    """Adapt the input's best and last model to each view by itself, and record both.
+    """Adapt the input's best and last model to the run's views, and record both.
+
+    Where the setting has a stream, `along` of a record holds the accuracy along it: view -> that of each tenth.
 
     Args:
         context: The run, opened.
@@ -94,16 +91,9 @@ def execute_adapt(context: RunContext, algorithm: Algorithm) -> None:
         # A file holds what prediction reads; other tensors of the algorithm are not needed any more.
         algorithm.load_state_dict(saved.load(context.device), strict=False)
         algorithm.eval()
-        batches_of = partial(_adapted, context, lambda: cls(copy.deepcopy(algorithm.network), hparams))
-        _record(context, step, batches_of, named, last=step == max(models))
-
-
-def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all training examples (x, y), clean, domain after domain, in batches on the device."""
-    for view in context.data.train:
-        labels = torch.from_numpy(context.data.labels(view))
-        for positions in np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH)):
-            yield prepare(context.data.inputs(view, positions).to(context.device)), labels[positions].to(context.device)
+        views = StreamedViews(context, lambda: cls(copy.deepcopy(algorithm.network), hparams))
+        along: dict[str, list[float]] | None = {} if context.run.setting.stream else None
+        _record(context, step, views.batches_of, named, last=step == max(models), along=along)
 
 
 def _member(context: RunContext, source: Input) -> Member:
@@ -125,13 +115,15 @@ def _record(
     extra: dict[str, Any] | None = None,
     *,
     last: bool,
+    along: dict[str, list[float]] | None = None,
 ) -> float:
     """Measure a model, append its record, and return its mean validation score, or NaN without validation views.
 
     `extra` are further fields of the record; for the other arguments see `RunContext.measure`.
     """
-    scores = context.measure(MODEL, batches_of, step=step, last=last, named=named)
-    context.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **(extra or {})}])
+    scores = context.measure(MODEL, batches_of, step=step, last=last, named=named, along=along)
+    extra = (extra or {}) | ({} if along is None else {"along": along})
+    context.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **extra}])
     return mean_score(scores, context.run.validation, context.data.card.metric) if context.run.validation else math.nan
 
 
@@ -159,20 +151,3 @@ def _averaged(
                 else:
                     total[i][1].add_(logits.to(total[i][1].device))
         yield from context.interruptible((where, logits / len(members)) for where, logits in total)
-
-
-def _adapted(context: RunContext, make: Callable[[], Adapter], view: View) -> Iterator[PredictedBatch]:
-    """Yield a view's logits by a fresh adapter, given each input once, in an order shuffled by the run's seed."""
-    # By view, so that a view's scores don't depend on the views before it.
-    seed_everything(context.device, context.run.seed, "adapt", str(view))
-    adapter = make()
-    prepare = adapter.network.prepare
-    if adapter.card.needs_source:
-        adapter.begin(context.interruptible(_source(context, prepare)))
-    order = numpy_stream(context.run.seed, "adapt", str(view)).permutation(context.data.size(view))
-
-    def predict(x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            return adapter.predict(prepare(x)).detach()
-
-    return context.predict_batches(predict, view, batch_size=adapter.batch_size, order=order)

@@ -34,6 +34,8 @@ PredictedBatch = tuple[NDArray[np.int64], Tensor]
 
 HELD = 2**26
 """Most logits held at once, unless one example has more: 256 MiB in float32; scoring them takes 1.2 GiB."""
+WINDOWS = 10
+"""Parts of a view's stream whose accuracy is recorded."""
 _VALUES_PER_BATCH = 2**22
 """Most numbers in a batch of inputs."""
 
@@ -72,7 +74,22 @@ def evaluate(
     return scores, predicted
 
 
-def score(batches: Iterable[PredictedBatch], data: ViewData, view: View) -> dict[str, float]:
+def accuracy_along(predicted: NDArray[np.int64], labels: NDArray[np.int64], order: NDArray[np.int64]) -> list[float]:
+    """Return the accuracy of each tenth of a view's examples, as they came.
+
+    Args:
+        predicted: Classes (n,), in the order of the view.
+        labels: Labels (n,), in the same order.
+        order: Positions (n,) in the order in which the examples were predicted.
+
+    Returns:
+        Accuracies in [0, 1], `WINDOWS` or one an example. Sizes of tenths differ by 1 at most, the first are larger.
+    """
+    right = (predicted == labels)[order]
+    return [float(window.mean()) for window in np.array_split(right, min(WINDOWS, len(right)))]
+
+
+def score(batches: Iterable[PredictedBatch], data: ViewData, view: View) -> tuple[dict[str, float], NDArray[Any]]:
     """Score one view: the scores of `evaluate`, and those that the data set defines itself.
 
     Args:
@@ -81,13 +98,20 @@ def score(batches: Iterable[PredictedBatch], data: ViewData, view: View) -> dict
         view: The view that the batches are of.
 
     Returns:
-        Name -> value, as it is recorded.
+        Name -> value, as it is recorded, and the predictions of `evaluate`.
     """
     found, predicted = evaluate(batches, data.labels(view), data.card.task)
     examples = data.examples[view.domain]
     if isinstance(examples, SplitExamples):
         found |= examples.score(predicted, data.indices[view])
-    return found
+    return found, predicted
+
+
+def _noting(batches: Iterable[PredictedBatch], order: list[NDArray[np.int64]]) -> Iterator[PredictedBatch]:
+    """Yield batches, and append the positions of each to `order`."""
+    for positions, logits in batches:
+        order.append(positions)
+        yield positions, logits
 
 
 def to_float64(x: Tensor) -> Tensor:
@@ -165,6 +189,7 @@ def score_views(
     data: ViewData,
     views: tuple[View, ...],
     kept: dict[View, Tensor] | None = None,
+    along: dict[str, list[float]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score several views.
 
@@ -173,17 +198,21 @@ def score_views(
         data: The run's views.
         views: The views to score.
         kept: If given, receives each view's logits, (n, ...), on the CPU.
+        along: If given, receives view as text -> its `accuracy_along`; labels are then classes.
 
     Returns:
         View as text -> name -> value, as it is recorded.
     """
     found = {}
     for view in views:
-        batches = batches_of(view)
+        order: list[NDArray[np.int64]] = []
+        batches: Iterable[PredictedBatch] = _noting(batches_of(view), order)
         if kept is not None:
             kept[view] = concatenate_logits(batches, data.size(view))
             batches = [(np.arange(data.size(view)), kept[view])]
-        found[str(view)] = score(batches, data, view)
+        found[str(view)], predicted = score(batches, data, view)
+        if along is not None:
+            along[str(view)] = accuracy_along(predicted, data.labels(view), np.concatenate(order))
     return found
 
 

@@ -47,7 +47,10 @@ def asked_of(values: Values) -> dict[str, Any]:
     Raises:
         UserError: Values are out of range or malformed, or contradict each other.
     """
-    asked, setting = _given(values, "asked"), {**(values.get("setting") or {}), **_given(values, "setting")}
+    flags = {
+        name: " ".join(value) if isinstance(value, list) else value for name, value in _given(values, "setting").items()
+    }
+    asked, setting = _given(values, "asked"), {**(values.get("setting") or {}), **flags}
     if values.get("backbone_weights"):
         setting["weights"] = hash_weights_file(Path(values["backbone_weights"]))
     if setting:

@@ -23,7 +23,9 @@ class Option:
     `train`.
     """
     type: type
-    """Type of the value, as in a sweep file. Flags of type list take several words, those of type bool none."""
+    """Type of the value, as in a sweep file. Flags of type list take several words, those of type bool none. The
+    words of a setting are one text in a sweep file, with blanks between them.
+    """
     help: str
     """One line for `--help`."""
     metavar: str | None = None
@@ -99,6 +101,13 @@ TRAINING = (
         "validation", "asked", str, "own splits: validate on further domains (ood) or on those that train", "ood|id"
     ),
     Option("evaluate", "setting", str, "selectors (what a selector may read), or all", "VIEWS"),
+    Option(
+        "stream",
+        "setting",
+        list,
+        "how adapters are shown inputs: batch_size=N order=shuffled|by_class domains=separate|continual|mixed",
+        "WORD=VALUE",
+    ),
     Option(
         "set",
         "flags",

@@ -149,7 +149,10 @@ def plan(
     # Once something is refused, a failure to build the plan has the same cause and would say it in worse words. It is
     # still tried: rows may evaluate examples that were trained on, which belongs in the same message.
     with problems.collecting() if not problems.found else suppress(UserError):
-        planned = _Planner(requests, facts, settings, catalogue, values, halving).plan()
+        # No training or merging depends on the stream, so none of their runs holds it.
+        plain = {name: dataclasses.replace(setting, stream="") for name, setting in settings.items()}
+        streams = {name: setting.stream for name, setting in settings.items()}
+        planned = _Planner(requests, facts, plain, streams, catalogue, values, halving).plan()
         filled = (*planned.candidates.items(), *planned.repeats.items())
         cells = ((row, made.run) for (row, *_), cell in filled for made in cell)
         problems.found += seen_before(planned.runs, cells, facts)
@@ -165,7 +168,9 @@ class _Planner:
     requests: Sequence[Request]
     facts: Mapping[str, DatasetFacts]
     settings: Mapping[str, Setting]
-    """Data set -> its setting, resolved."""
+    """Data set -> its setting, resolved, without the stream."""
+    streams: Mapping[str, str]
+    """Data set -> the stream of its adapters."""
     catalogue: Catalogue
     values: Values
     halving: bool
@@ -343,7 +348,8 @@ class _Planner:
     ) -> PlannedPredictor:
         """Return the run that merges or adapts `sources`, made if it is new.
 
-        Its hyperparameters are drawn with the seed of `base` in the trial `drawn_in`; other fields are those of `base`.
+        Its hyperparameters are drawn with the seed of `base` in the trial `drawn_in`; other fields are those of `base`,
+        and an adapter's setting holds the stream.
         """
         inputs = tuple(candidate.source for candidate in sources)
         # The inputs' ids stand for all else: fold, trial, setting and the members' hyperparameters.
@@ -351,7 +357,11 @@ class _Planner:
         if key not in self.runs:
             entry_kind = "merger" if kind == "merge" else "adapter"
             part = self.values(entry_kind, method, base.dataset, base.setting, base.hparams_seed, drawn_in)
-            self.runs[key] = dataclasses.replace(base, kind=kind, method=part, averages=(), inputs=inputs)
+            stream = self.streams[base.dataset] if kind == "adapt" else ""
+            setting = dataclasses.replace(base.setting, stream=stream)
+            self.runs[key] = dataclasses.replace(
+                base, kind=kind, method=part, setting=setting, averages=(), inputs=inputs
+            )
         return PlannedPredictor(self.runs[key], MODEL)
 
     def _feeds_back(self, average: str) -> bool:

@@ -98,6 +98,13 @@ def refuse(
         for name in request.datasets:
             asked = _Request(request, facts[name], settings[name], catalogue, values)
             _collect(problems, asked, _RULES)
+    if not any(row.adapter for request in requests for row in request.rows):
+        for name, setting in settings.items():
+            if setting.stream:
+                problems.add(
+                    f"--stream on {name}: only adapters are shown a stream, and no row has one. Leave it out, or add "
+                    "a row such as ERM+T3A"
+                )
     problems.raise_if_any()
 
 

@@ -19,6 +19,7 @@ from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import (
     HELD,
     PredictedBatch,
+    accuracy_along,
     concatenate_logits,
     evaluate,
     mean_score,
@@ -232,8 +233,16 @@ def test_a_data_sets_own_scores_are_recorded_beside_the_others() -> None:
     own = toy.examples["a"] = Own()
     toy.indices = {A: np.array([2, 0, 1])}
     logits = torch.eye(3)
-    found = score(whole(logits), cast(ViewData, toy), A)
+    found, _ = score(whole(logits), cast(ViewData, toy), A)
     assert found == {"accuracy": 0.125, "worst": 0.25, "loss": pytest.approx(math.log(1 + 2 / math.e)), "n": 3}
     assert own.asked[0].tolist() == [0, 1, 2]
     assert own.asked[1].tolist() == [2, 0, 1]
     assert mean_score({"a/out": found, "b/out": {"worst": 0.75}}, (A, B), "worst") == 0.5
+
+
+def test_accuracy_along_a_stream_is_that_of_each_tenth_as_it_came() -> None:
+    labels, order = np.arange(25) % 2, np.random.default_rng(0).permutation(25)
+    predicted = labels.copy()
+    predicted[order[-5:]] ^= 1
+    assert accuracy_along(predicted, labels, order) == [1.0] * 7 + [0.5, 0.0, 0.0]
+    assert accuracy_along(predicted[:3], labels[:3], np.arange(3)) == (predicted[:3] == labels[:3]).tolist()
