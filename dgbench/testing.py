@@ -16,7 +16,7 @@ from dgbench.conformance.questions import QUESTIONS, examine
 def check_algorithm(algorithm: type | str, *, draws: int = 2, device: str = "cpu") -> Callable[[Any], None]:
     """Make a test for pytest, parametrized by question, to be assigned to a name that begins with `test_`.
 
-    A question that fails shows its problems, and the line of the algorithm's file that raised them.
+    A question that fails shows its problems, each with a line of the algorithm's file.
 
     Args:
         algorithm: The class, or the name of an entry of the catalogue.

@@ -37,8 +37,10 @@ def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureF
     assert "| Waits | 3 ok |" in out
     assert "| 3/3 WRONG |" in out
     told = [line for line in out.splitlines() if line.startswith("Waits: ")]
+    line = next(number for number, text in enumerate(file.read_text().splitlines(), 1) if ".item()" in text)
     assert told == [
-        "Waits: no sync (1-3 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense"
+        "Waits: no sync (1-3 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense "
+        f"({file}:{line})"
     ]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The answers of an algorithm to all questions; shown as its problems, with the lines that raised them."""
+    """The answers of an algorithm to all questions; shown as its problems, each with a line of its file."""
 
     algorithm: str
     """Name of the algorithm."""

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.passes import differences, passes_again
+from dgbench.conformance.places import place_of
 from dgbench.conformance.rehearsal import CHANCE, STEPS, TRAITS, Rehearsal, Subject, count_passes, double_precision
 from dgbench.conformance.worlds import World, worlds
 from dgbench.core.cards import holds, needs_of, with_values
@@ -35,6 +36,8 @@ _ITEM = "aten::_local_scalar_dense"
 """The operation behind `item()`, `float(tensor)` and the like."""
 _READS = (_ITEM, "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select")
 """Operations whose result, or its shape, depends on values: on a GPU the host waits for them."""
+_STEP = ("update", "loss")
+"""Methods that decide what a step does."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Question:
     """Numbers of training domains that it tries."""
     drawn: bool = True
     """Tries random hyperparameters too, not the defaults alone."""
+    about: Sequence[str] = _STEP
+    """Methods and nested classes that answer it. A problem names the line of the first that the author wrote."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ def _not_finite(rehearsal: Rehearsal, logged: Mapping[str, Tensor]) -> str:
 def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
     """Check that no step reads values on the host, which on a GPU waits for the device, unless the card says why."""
     rehearsal = subject.rehearse(domains, seed)
-    with Reads() as reads:
+    with Reads(subject.entry.file) as reads:
         for step in range(SHORT):
             batches = rehearsal.batches(step)
             rehearsal.algorithm.step = step
@@ -234,20 +239,30 @@ def reads_nothing(subject: Subject, domains: int, seed: int) -> str:
                 if not isinstance(value, Tensor) and _ITEM in reads.found:
                     reads.found.remove(_ITEM)
             if reads.found and not subject.card.syncs:
-                return f"step {step} reads values on the host: {', '.join(sorted(set(reads.found)))}"
+                place = f" ({reads.place})" if reads.place else ""
+                return f"step {step} reads values on the host: {', '.join(sorted(set(reads.found)))}{place}"
     return ""
 
 
 class Reads(TorchDispatchMode):
-    """Record, within its block, the operations whose result or shape depends on values."""
+    """Record, within its block, the operations whose result or shape depends on values.
 
-    def __init__(self) -> None:
+    Args:
+        file: The algorithm's own file.
+    """
+
+    def __init__(self, file: str = "") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.file = file
         self.found: list[str] = []
+        self.place = ""
+        """`FILE:LINE` of the last such operation that the algorithm's own file led to; empty if there is none."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.name in _READS:
             self.found.append(func._schema.name)
+            lines = [frame.lineno for frame in traceback.extract_stack() if frame.filename == self.file]
+            self.place = f"{self.file}:{lines[-1]}" if lines else self.place
         return func(*args, **(kwargs or {}))
 
 
@@ -328,11 +343,15 @@ def _options(subject: Subject) -> Iterator[Mapping[str, Value]]:
 
 QUESTIONS = (
     Question("learns", "loss falls and accuracy beats chance", learns),
-    Question("moves", "what should move moves, what should not doesn't", moves),
+    Question("moves", "what should move moves, what should not doesn't", moves, about=("build", *_STEP)),
     Question("weights", "penalties answer to their weights; at 0 the base method remains", answers_to_weights, (3,)),
-    Question("resumes", "saved and loaded in mid-run, bit for bit the same", resumes),
-    Question("alone", "a prediction doesn't depend on its batch, or the card says so", predicts_alone, drawn=False),
-    Question("json", "hyperparameters survive JSON", survives_json, (3,), drawn=False),
+    Question("resumes", "saved and loaded in mid-run, bit for bit the same", resumes, about=("build", *_STEP)),
+    Question(
+        *("alone", "a prediction doesn't depend on its batch, or the card says so", predicts_alone),
+        drawn=False,
+        about=("forward", "build"),
+    ),
+    Question("json", "hyperparameters survive JSON", survives_json, (3,), drawn=False, about=("Hparams",)),
     Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven),
     Question("no sync", "no step waits for the device unless the card says why", reads_nothing, drawn=False),
     Question("passes", "a step may evaluate the loss twice, as step rules do", passes_again, (2,), drawn=False),
@@ -365,11 +384,13 @@ def examine(subject: Subject, draws: int = 2, questions: Sequence[Question] = QU
 
 
 def _ask(question: Question, subject: Subject, domains: int, seed: int) -> str:
-    """Return the answer to a question; an exception counts as a problem."""
+    """Return the answer to a question; an exception counts as a problem. Each names a line of the author's."""
     try:
-        return question.ask(subject, domains, seed)
+        wrong = question.ask(subject, domains, seed)
     except Exception as error:
         return _raised(error, subject)
+    place = place_of(subject, question.about) if wrong and subject.entry.file not in wrong else ""
+    return f"{wrong} ({place})" if place else wrong
 
 
 def _raised(error: Exception, subject: Subject) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -43,10 +44,16 @@ def test_ours_conform(name: str, device: str) -> None:
 
 @pytest.mark.parametrize("name", BREAKING)
 def test_a_broken_rule_is_noticed(name: str) -> None:
-    """A broken example breaks the rule that its docstring begins with, and no other."""
-    findings = examine(Subject(BREAKING[name], CPU), draws=0)
-    wrong = {finding.question for finding in findings if finding.wrong}
+    """A broken example breaks the rule that its docstring begins with, and no other; a line of it is named."""
+    problems = [finding for finding in examine(Subject(BREAKING[name], CPU), draws=0) if finding.wrong]
+    wrong = {finding.question for finding in problems}
     assert wrong - ALSO.get(name, set()) == {BREAKING[name].doc.partition(":")[0]}
+    lines = BROKEN.read_text().splitlines()
+    for finding in problems:
+        named = re.search(rf"\({re.escape(str(BROKEN))}:(\d+)(, (\w+))?\)$", finding.wrong)
+        assert named, finding.wrong
+        line = lines[int(named[1]) - 1]
+        assert re.search(rf"@|(def|class) {named[3]}" if named[3] else r"\.item\(\)|raise ", line), finding.wrong
 
 
 def test_a_loss_that_draws_without_saying_so_is_noticed() -> None:
