@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dgbench.core.plain import from_plain
+from dgbench.core.run import BEST, LAST
 
 READING = ("skip_bad_images", "allow_missing_classes", "exif", "max_image_pixels")
 """Fields of `Site` that decide how files of data sets are read."""
@@ -43,8 +44,8 @@ class Site:
     """Processes that decode images, for each run; 0: the run's own process decodes."""
     backbone_weights: str = ""
     """Path of the file whose hash is `Setting.weights`; empty if the setting names none."""
-    save_models: bool = False
-    """Keep every run's weights, not only those that another run reads."""
+    save_models: Literal["", "best", "all"] = ""
+    """Keep weights that no other run reads: each predictor's `best` model, or `all` (best and last); empty: none."""
     save_predictions: Literal["", "chosen", "all"] = ""
     """Keep the logits of models on every evaluated view: `chosen`, of those that selectors name; `all`, of each
     evaluation; empty, of none."""
@@ -84,10 +85,15 @@ class Site:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Site:
         """Read the output of `to_json`, of this version or an earlier one."""
-        kept = data.get("save_predictions", "")
-        # It was yes or no before there was a choice.
-        chosen = {"save_predictions": "chosen" if kept else ""} if isinstance(kept, bool) else {}
+        # Both were yes or no before there was a choice.
+        yes = {"save_predictions": "chosen", "save_models": "all"}
+        chosen = {name: yes[name] if data[name] else "" for name in yes if isinstance(data.get(name), bool)}
         return from_plain(Site, {**data, **chosen})
+
+
+def saved_models(save_models: str) -> tuple[str, ...]:
+    """Return which models of a predictor are kept under a value of `Site.save_models`: `BEST`, `LAST`, both or none."""
+    return {"": (), "best": (BEST,), "all": (BEST, LAST)}[save_models]
 
 
 def split_include(include: str) -> tuple[str, str]:

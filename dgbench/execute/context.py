@@ -22,9 +22,9 @@ from dgbench.catalogue.sources import open_dataset
 from dgbench.core.machine import check_precision, open_device
 from dgbench.core.progress import NO_DISPLAY, TrainingDisplay
 from dgbench.core.protocol import View
-from dgbench.core.run import BEST, LAST, Input, Run
+from dgbench.core.run import LAST, Input, Run
 from dgbench.core.seeding import numpy_stream
-from dgbench.core.site import Site
+from dgbench.core.site import Site, saved_models
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import Predict, PredictedBatch, predict_batches, score_views
@@ -81,8 +81,8 @@ class RunContext:
         return self.store.folder(self.run.id)
 
     def kept(self, predictor: str) -> Collection[str]:
-        """Return which of a predictor's models are saved: those that other runs read, or both with `save_models`."""
-        return (BEST, LAST) if self.site.save_models else self.keep.get(predictor, ())
+        """Return which of a predictor's models are saved: those that other runs read, and those of `save_models`."""
+        return {*self.keep.get(predictor, ()), *saved_models(self.site.save_models)}
 
     def algorithm(self, *, begin: bool = False) -> Algorithm:
         """Build the algorithm of the training run with its initial weights.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems
 from dgbench.core.halving import outlooks
 from dgbench.core.protocol import IN, NEW, OUT, View
-from dgbench.core.run import CHOSEN_BY, Run
+from dgbench.core.run import CHOSEN_BY, MODEL, Run
+from dgbench.core.site import saved_models
 from dgbench.core.wording import format_bytes
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.splits import NEW_SHARE
@@ -71,13 +72,13 @@ def _amount(number: float) -> str:
     return f"{number / 1e6:,.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
-def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save_predictions: str = "") -> Cost:
+def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: str = "", save_predictions: str = "") -> Cost:
     """Return the cost of all runs of a plan.
 
     Args:
         plan: The plan.
         catalogue: Holds the methods' cards.
-        save_models: Every model is kept, not only those that other runs read.
+        save_models: The site's: whose weights are kept besides those that other runs read.
         save_predictions: The site's: whose predictions are kept.
     """
     cost = Cost(Counter())
@@ -87,7 +88,7 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: bool = False, save
         share = outlook[run.id].goal if run.id in outlook else 1
         cost.runs[run.kind, run.method.name] += 1
         read = plan.read_by_others.get(run.id, {})
-        if kept := _models(run, catalogue) if save_models else sum(map(len, read.values())):
+        if kept := _models_kept(run, catalogue, read, save_models):
             cost.models[run.dataset, run.setting.backbone] += kept
         # By identity of the fold, which is slow to hash: a plan may have a million runs and has few folds.
         place = (run.dataset, id(run.fold))
@@ -130,11 +131,19 @@ def _predictions_kept(run: Run, catalogue: Catalogue, which: str) -> int:
     return named * predictors + (each if which == "all" else 0)
 
 
-def _models(run: Run, catalogue: Catalogue) -> int:
-    """Return the number of models of a run: best and last of each predictor that has weights."""
-    if run.kind == "train":
-        return 2 * (1 + len(run.averages))
-    return 2 if run.kind == "merge" and not catalogue.get("merger", run.method.name).card.ensemble else 0
+def _models_kept(run: Run, catalogue: Catalogue, read: Mapping[str, Collection[str]], save_models: str) -> int:
+    """Return how many models of a run have their weights kept, of all its predictors that have weights.
+
+    Args:
+        run: The run.
+        catalogue: Holds the mergers' cards.
+        read: Predictor -> which of its models other runs read.
+        save_models: The site's.
+    """
+    merged = run.kind == "merge" and not catalogue.get("merger", run.method.name).card.ensemble
+    own = (MODEL, *(average.name for average in run.averages)) if run.kind == "train" or merged else ()
+    saved = saved_models(save_models)
+    return sum(len({*read.get(name, ()), *(saved if name in own else ())}) for name in {*own, *read})
 
 
 def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:

@@ -85,7 +85,7 @@ TRAINING = (
     Option("preset", "asked", str, "settings of a paper or suite by name (dgbench): one of `dgbench list presets`"),
     Option("steps", "setting", int, "optimizer steps (default: the data set's own)", "STEPS"),
     Option("checkpoint_freq", "setting", int, "steps between evaluations", "STEPS"),
-    Option("backbone", "setting", str, "network: one of `dgbench list backbones`, or any of timm", "NAME"),
+    Option("backbone", "setting", str, "network: of `dgbench list backbones`, of timm, or a class of yours", "NAME"),
     Option("pretrained", "setting", bool, "start timm's networks from pretrained weights (the default), or not"),
     Option("image_size", "setting", int, "side of images in pixels (default: the data set's own)", "PIXELS"),
     Option("precision", "setting", str, "numbers of the forward pass (fp32)", "fp32|bf16"),
@@ -119,7 +119,7 @@ TRAINING = (
 )
 """Options of the training and evaluation of every run."""
 
-_INCLUDED = "Python files with algorithms, data sets, ...; FILE:NAME is a class written for DomainBed"
+_INCLUDED = "Python files with algorithms, networks, data sets, ...; FILE:NAME is a class written for DomainBed"
 DATA = (
     Option("data_dir", "site", Path, "folder that holds the data sets", "DIR"),
     Option("include", "site", list, _INCLUDED, "FILE"),
@@ -190,7 +190,14 @@ LEAVING = (
 """Options of `worker` alone: when it leaves before the sweep is done."""
 
 OUTPUT = (
-    Option("save_models", "site", bool, "keep all weights, not only those that runs read"),
+    Option(
+        "save_models",
+        "site",
+        str,
+        "keep weights that no other run reads: the best and last of each model (all), or the best alone, half as much",
+        choices=("best", "all"),
+        alone="all",
+    ),
     Option(
         "save_predictions",
         "site",

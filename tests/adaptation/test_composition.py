@@ -42,7 +42,7 @@ HPARAMS = {"SAR": {"margin": 0.9}}
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """All adapters on all bases over two runs of a small ResNet with batch norm, executed."""
-    site = Site(device="cpu", save_models=True, save_predictions="chosen")
+    site = Site(device="cpu", save_models="all", save_predictions="chosen")
     rows = [f"{base}+{name}" for base in BASES for name in ADAPTERS]
     how = {"steps": 40, **BATCH_NORM}
     root = tmp_path_factory.mktemp("adapters")
@@ -168,7 +168,7 @@ def test_group_norm_and_heads_learn_on_the_digits_own_network(tmp_path: Path) ->
 
 
 def test_knn_is_saved_with_its_queue_averaged_and_adapted(tmp_path: Path) -> None:
-    site = Site(device="cpu", save_models=True, save_predictions="chosen")
+    site = Site(device="cpu", save_models="all", save_predictions="chosen")
     rows = ("KNN", "KNN+SWAD", "KNN+SWAD+AdaNPC", "KNN+DiWA", "KNN+DiWA+SAR")
     sweep = execute_all(sweep_of(tmp_path, *rows, site=site, n_hparams=2, setting={"steps": 40}))
     run = runs_of(sweep, "KNN")[0]

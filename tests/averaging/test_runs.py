@@ -84,7 +84,7 @@ def test_from_scratch_running_statistics_move(tmp_path: Path) -> None:
 
 
 def live_sweep(root: Path, *rows: str) -> Sweep:
-    site = Site(device="cpu", save_models=True)
+    site = Site(device="cpu", save_models="all")
     names = [name for row in rows for name in row.split("+")[1:]]
     return sweep_of(root, *rows, site=site, setting=LIVE, hparams={"batch_size": 4, **short(*names)})
 
@@ -197,7 +197,7 @@ def test_learning_rates_follow_the_rule_on_top_of_the_schedule(algorithm: str, f
 def test_what_feeds_back_goes_on_as_if_it_was_not_stopped(row: str, tmp_path: Path) -> None:
     name = row.partition("+")[2]
     cyclic = {"SWA": {"start": 0.5, "cycle": 3, "form": "cyclic"}} if name == "SWA" else {}
-    asked = {"site": Site(device="cpu", save_models=True), "hparams": {"resnet_dropout": 0.5, **cyclic}}
+    asked = {"site": Site(device="cpu", save_models="all"), "hparams": {"resnet_dropout": 0.5, **cyclic}}
     undisturbed = alone(tmp_path / "whole", row, **asked)
     assert not train(undisturbed)
     for stop_after in (1, 3, 7, 11, 13, 19):

@@ -73,11 +73,13 @@ def test_a_site_is_read_as_it_was_written() -> None:
         skip_bad_images=True,
         device="cpu",
         workers=2,
-        save_models=True,
+        save_models="all",
         save_predictions="chosen",
         checkpoint_minutes=1.5,
     )
     assert Site.from_json(orjson.loads(orjson.dumps(site.to_json()))) == site
+    earlier = Site.from_json({"save_models": True, "save_predictions": False})
+    assert (earlier.save_models, earlier.save_predictions) == ("all", "")
 
 
 def test_a_launch_without_places_finds_those_of_the_one_before(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ Weights = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """All rows over three runs, executed."""
-    site = Site(device="cpu", save_models=True, save_predictions="chosen")
+    site = Site(device="cpu", save_models="all", save_predictions="chosen")
     space = {"lr": "{0.001, 0.003, 0.01}"}
     hparams = {"SMA": {"start": 8}}
     root = tmp_path_factory.mktemp("derived")
@@ -316,7 +316,7 @@ def test_a_merged_model_can_be_adapted(sweep: Sweep) -> None:
 
 
 def test_training_views_are_evaluated_where_the_setting_says_so(tmp_path: Path) -> None:
-    site = Site(device="cpu", save_models=True)
+    site = Site(device="cpu", save_models="all")
     sweep = execute_all(
         sweep_of(tmp_path, "DiWA", "T3A", "EoA", n_hparams=2, site=site, setting={"steps": 4, "evaluate": "all"})
     )

@@ -21,7 +21,7 @@ from dgbench.models.ready import ReadyModel
 from dgbench.store.sealed import CorruptFile
 from tests.support.in_process import CPU, execute_all, records_of, runs_of, sweep_of
 
-SITE = Site(device="cpu", save_models=True)
+SITE = Site(device="cpu", save_models="all")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ W, B = "network.classifier.weight", "network.classifier.bias"
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Two runs of ERM and of ERM++, whose network learns nothing but follows, merged."""
-    site = Site(device="cpu", save_models=True)
+    site = Site(device="cpu", save_models="all")
     root = tmp_path_factory.mktemp("tools")
     return execute_all(sweep_of(root, "DiWA", "ERMPlusPlus+DiWA", site=site, n_hparams=2, setting={"steps": 10}))
 

@@ -126,7 +126,8 @@ def test_weights_are_kept_where_somebody_reads_them(tmp_path: Path) -> None:
     for name, keep, site, kept in (
         ("none", {}, Site(device="cpu"), {}),
         ("some", read, Site(device="cpu"), read),
-        ("all", {}, Site(device="cpu", save_models=True), BOTH),
+        ("all", {}, Site(device="cpu", save_models="all"), BOTH),
+        ("best", read, Site(device="cpu", save_models="best"), {name: {BEST, *read.get(name, ())} for name in BOTH}),
     ):
         sweep = sweep_of(tmp_path / name, *rows, site=site, hparams=AVERAGES)
         training = training_of(sweep, sweep.plan.runs[0], keep)

@@ -47,9 +47,9 @@ def test_without_any_record_the_time_is_unknown(tmp_path: Path) -> None:
 
 
 def test_the_weights_that_stay_are_those_of_the_networks(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path / "sweep", "ERM", site=Site(device="cpu", save_models=True))
+    sweep = sweep_of(tmp_path / "sweep", "ERM", site=Site(device="cpu", save_models="all"))
     (run,) = sweep.plan.runs
-    expected = module.kept_bytes(sweep, cost_of(sweep.plan, sweep.catalogue, save_models=True))
+    expected = module.kept_bytes(sweep, cost_of(sweep.plan, sweep.catalogue, save_models="all"))
     assert execute(sweep, run) == 0
     sizes = [path.stat().st_size for path in sweep.store.folder(run.id).path.glob("models/*.safetensors")]
     assert len(sizes) == 2

@@ -50,7 +50,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         sweep_of(
             tmp_path_factory.mktemp("merging"),
             *rows,
-            site=Site(device="cpu", save_models=True),
+            site=Site(device="cpu", save_models="all"),
             n_hparams=2,
             setting={"steps": 13},
             space={"lr": "{0.003, 0.01}"},
@@ -197,7 +197,7 @@ def test_a_linear_probe_makes_the_beginning_of_wise_ft_a_model(sweep: Sweep, tmp
 def test_runs_whose_networks_follow_others_are_merged_too(tmp_path: Path) -> None:
     """BANG as its paper has it, and mergers that ask for gradients of weights that learn nothing by themselves."""
     rows = ("BANG+WiSEFT", "DCA+DiWA", "DCA+UBGM", "DCA+FisherMerging", "DCA+WiSEFT")
-    site = Site(device="cpu", save_models=True)
+    site = Site(device="cpu", save_models="all")
     hparams = {name: HPARAMS[name] for name in ("WiSEFT", "UBGM", "FisherMerging")}
     found = execute_all(sweep_of(tmp_path, *rows, site=site, n_hparams=2, setting={"steps": 6}, hparams=hparams))
     assert len(runs_of(found, "WiSEFT")) == 4
@@ -209,7 +209,7 @@ def test_runs_whose_networks_follow_others_are_merged_too(tmp_path: Path) -> Non
 def test_quantised_networks_have_gradients_of_single_examples(tmp_path: Path) -> None:
     hparams = {"UBGM": HPARAMS["UBGM"], "QTDoG": {"q_steps": 0}}
     rows = ("QTDoG+DiWA", "QTDoG+UBGM")
-    site = Site(device="cpu", save_models=True)
+    site = Site(device="cpu", save_models="all")
     found = execute_all(sweep_of(tmp_path, *rows, site=site, n_hparams=2, setting={"steps": 6}, hparams=hparams))
     mean, other = (weights(found, runs_of(found, name)[0].id) for name in ("DiWA", "UBGM"))
     assert any(name.endswith(".on") and tensor.item() == 1 for name, tensor in other.items())
@@ -276,7 +276,7 @@ def normed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Merged models under live batch norm."""
     root = tmp_path_factory.mktemp("normed")
     (root / "normed.py").write_text(NORMED)
-    site = Site(device="cpu", save_models=True, include=(str(root / "normed.py"),))
+    site = Site(device="cpu", save_models="all", include=(str(root / "normed.py"),))
     rows = [f"Normed+{merger}" for merger in ("DiWA", "WiSEFT", "UBGM", "GreedySoup")]
     setting = {"steps": 12, "batch_norm": "live"}
     hparams = {"UBGM": {"examples": 20}, "WiSEFT": {"points": 2}, "lr": 0.01}

@@ -310,7 +310,7 @@ def test_a_run_starts_from_the_file_and_tells_what_that_was(tmp_path: Path) -> N
         path = tmp_path / place / "w.pth"
         path.parent.mkdir()
         torch.save(own, path)
-        site = Site(device="cpu", backbone_weights=str(path), save_models=True)
+        site = Site(device="cpu", backbone_weights=str(path), save_models="all")
         how = {"weights": hash_weights_file(path), "freeze": "featurizer", "steps": 2}
         sweep = execute_all(sweep_of(tmp_path / place / "sweep", "ERM", site=site, setting=how))
         folder = sweep.store.folder(sweep.plan.runs[0].id)

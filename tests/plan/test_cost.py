@@ -54,12 +54,13 @@ def test_it_is_told_in_words(make_plan: MakePlan, catalogue: Catalogue) -> None:
 def test_the_models_that_stay_on_disk_are_counted(make_plan: MakePlan, catalogue: Catalogue) -> None:
     merged = make_plan("ERM", "ERM+SWAD", "DiWA", protocol=SINGLES, hparams=3)
     assert cost_of(merged, catalogue).kept == 4 * 3, "a merger reads the best"
-    assert cost_of(merged, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2)
+    assert cost_of(merged, catalogue, save_models="all").kept == 4 * (3 * 2 * 2 + 2)
+    assert cost_of(merged, catalogue, save_models="best").kept == 4 * (3 * 2 + 1), "half as many"
     adapted = make_plan("DiWA", "EoA", "T3A", "DiWA+T3A", protocol=SINGLES, hparams=3)
     cost = cost_of(adapted, catalogue)
     assert cost.kept == 4 * (3 * (2 + 1) + 2), "an adapter the last too, also of what DiWA made"
     assert list(cost.lines())[-1] == "44 models kept on disk"
-    assert cost_of(adapted, catalogue, save_models=True).kept == 4 * (3 * 2 * 2 + 2), "an ensemble has no weights"
+    assert cost_of(adapted, catalogue, save_models="all").kept == 4 * (3 * 2 * 2 + 2), "an ensemble has no weights"
     alone = cost_of(make_plan("ERM", protocol=SINGLES), catalogue)
     assert (alone.kept, list(alone.lines())[-1][-9:]) == (0, "evaluated")
 

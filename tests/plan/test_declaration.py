@@ -214,7 +214,7 @@ def test_what_flags_say_of_the_machine(tmp_path: Path, monkeypatch: pytest.Monke
     assert site_of(flags()) == Site()
     given = flags("--data_dir", "d", "--include", "a.py", "--workers", "2", "--save_models", "--device", "cpu")
     assert site_of(given) == Site(
-        data_dir=str(tmp_path / "d"), include=(str(tmp_path / "a.py"),), workers=2, save_models=True, device="cpu"
+        data_dir=str(tmp_path / "d"), include=(str(tmp_path / "a.py"),), workers=2, save_models="all", device="cpu"
     )
     assert refused(site_of, flags("--workers", "-1")) == ("--workers must be at least 0, not -1",)
 

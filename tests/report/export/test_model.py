@@ -32,7 +32,7 @@ from dgbench.report.export.model.hub import push
 from tests.support.in_process import execute_all, runs_of, sweep_of
 from tests.support.shapes import CLASSES, make_shapes
 
-SITE = Site(device="cpu", save_models=True, save_predictions="chosen")
+SITE = Site(device="cpu", save_models="all", save_predictions="chosen")
 SETTING = {"backbone": "test_vit", "pretrained": False, "image_size": 32, "steps": 12, "checkpoint_freq": 4}
 WITHOUT_DGBENCH = """
 import runpy, sys
