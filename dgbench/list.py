@@ -237,6 +237,9 @@ def _backbones(args: Any, catalogue: Catalogue) -> Items:
     found = {name: Item(summary, partial(list, [summary])) for name, summary in _aliases().items()}
     for name, facts in BUILTIN_BACKBONES.items():
         found[name] = Item(f"ours, takes {' or '.join(facts.takes)}", partial(_backbone, name))
+    for name, file in catalogue.networks.items():
+        short = name.partition("@")[0]
+        found[short] = Item(f"of {file.name}, {name}, if it is a network", partial(list, [f"{name}, in {file}"]))
     if args.search or asked:
         import timm  # with torch, so only where its networks are looked for
 

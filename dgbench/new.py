@@ -1,4 +1,4 @@
-"""Print a commented file that works as it is: an algorithm, average, merger, adapter or data set of one's own.
+"""Print a commented file that works as it is: an algorithm, average, merger, adapter, data set or network of one's own.
 
 dgbench new algorithm MyMethod > my_method.py
 dgbench new algorithm MyMethod --like adversary > my_method.py
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.entry import KINDS
+from dgbench.catalogue.entry import KINDS as ENTRIES
 from dgbench.core.errors import Problems
 from dgbench.core.wording import unknown_name, with_article
 
 TEMPLATES = Path(__file__).with_name("templates")
 """The files that are printed, `KIND.py` each. Their classes are called `MyKind`, their commands name `mine.py`."""
+KINDS = (*ENTRIES, "network")
+"""Kinds of files: of the catalogue's entries, and of networks, which are found by file alone."""
 LIKE: Mapping[str, str] = {
     "adversary": "a critic trained against the network, each by its own optimizer",
     "schedule": "learning rates that follow a schedule of the method's own",
@@ -72,7 +74,7 @@ def new_file(kind: str, name: str, like: str = "") -> str:
     """Return the text of a file that defines a working entry.
 
     Args:
-        kind: A key of `KINDS`.
+        kind: One of `KINDS`.
         name: Of its class.
         like: A key of `LIKE`; empty: the plain file of the kind.
     """

@@ -11,6 +11,7 @@ import pytest
 from dgbench import cli, new
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import KINDS
+from dgbench.networks.own import inspect_own
 from tests.support.commands import check, sweep, train
 from tests.support.places import ROOT
 
@@ -58,6 +59,16 @@ def test_the_file_defines_one_entry_of_its_kind_and_says_how_to_run_it(file: Pat
 def test_it_trains(file: Path, row: str, dataset: str, test: str, tmp_path: Path) -> None:
     words = ["--include", str(file), "--algorithm", row, "--dataset", dataset, "--test", test, *SHORT]
     assert cli.run(train.main, [*words, "--output_dir", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("file", ["network"], indirect=True)
+def test_a_network_gives_features(file: Path) -> None:
+    catalogue = Catalogue([file])
+    name = catalogue.network("OfMine")
+    assert list(catalogue.networks) == [name]
+    facts = inspect_own(name, (1, 8, 8))
+    assert (facts.width, facts.trained) == (128, False)
+    subprocess.run([sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), file], check=True)
 
 
 @pytest.mark.parametrize("file", ["merger"], indirect=True)

@@ -20,8 +20,10 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from dgbench.api.own_data import OwnData
+from dgbench.api.own_network import weights_of
 from dgbench.core.errors import Problems, UserError
-from dgbench.core.wording import shorten, with_article
+from dgbench.core.wording import format_value, shorten, with_article
+from dgbench.networks.own import digest_of
 from dgbench.store.files import absent_folders, write_atomic
 
 FOLDER = ".included"
@@ -40,8 +42,10 @@ class IncludedClasses:
                 edited file does.
         """
         self._folder, self._apart = folder / FOLDER, apart
-        self._files: dict[str, str | None] = {}
-        """What is included -> the text to write there; None for a file that exists."""
+        self._files: dict[str, bytes | None] = {}
+        """What is included -> the content to write there; None for a file that exists."""
+        self._weights: dict[str, bytes] = {}
+        """File of weights -> its content."""
 
     def named(self, value: Any) -> Any:
         """Return the name of a class, and include it, or of own data; return any other value as it is.
@@ -51,21 +55,16 @@ class IncludedClasses:
         """
         if isinstance(value, OwnData):
             return value.name
-        if not isinstance(value, type):
-            return value
-        module = sys.modules.get(value.__module__)
-        file = getattr(module, "__file__", None)
-        if value.__module__ != "__main__" and file:
-            self._files[f"{file}:{value.__name__}"] = None
-        else:
-            text = source_of(value)
-            version = (hashlib.sha256(text.encode()).hexdigest()[:8],) if self._apart else ()
-            self._files[str(self._folder.joinpath(*version, f"{value.__name__}.py"))] = text
-        return value.__name__
+        if isinstance(value, type):
+            self._include(value, alone=_is_domainbeds(value), apart=self._apart)
+            return value.__name__
+        return value
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return keyword arguments with the names of classes in place of classes, and with `include` completed."""
         found = {name: value for name, value in given.items() if name != "include"}
+        if not isinstance(backbone := found.get("backbone"), str | None):
+            found |= self._network(backbone, found)
         for name, value in found.items():
             found[name] = [*map(self.named, value)] if isinstance(value, list | tuple) else self.named(value)
         files = given.get("include") or ()
@@ -77,14 +76,54 @@ class IncludedClasses:
     def _takes(self, value: Any) -> bool:
         return isinstance(value, type) and bool(self.named(value))
 
+    def _network(self, value: Any, given: Mapping[str, Any]) -> dict[str, str]:
+        """Return the arguments for a network that is a class or module, and include its class.
+
+        Raises:
+            UserError: It is neither, or can't be written to files.
+        """
+        torch = sys.modules.get("torch")  # whoever has a module has imported it
+        cls = value if isinstance(value, type) else type(value)
+        if torch is None or not issubclass(cls, torch.nn.Module):
+            raise UserError(
+                f"backbone is a name, a class that extends torch.nn.Module, or such a module, not {format_value(value)}"
+            )
+        found = {"backbone": f"{cls.__name__}@{digest_of(self._include(cls, alone=False, apart=True))}"}
+        if value is not cls:
+            if given.get("backbone_weights"):
+                raise UserError("backbone has weights of its own, and backbone_weights gives others: give the class")
+            content = weights_of(value)
+            file = self._folder / f"{cls.__name__}-{digest_of(content)}.safetensors"
+            self._weights[str(file)] = content
+            found["backbone_weights"] = str(file)
+        return found
+
+    def _include(self, cls: type, *, alone: bool, apart: bool) -> bytes:
+        """Include the file of a class, and return its content.
+
+        Args:
+            cls: The class.
+            alone: Whether the class alone is included, where it has a file.
+            apart: Whether each version of a class without one has a file of its own.
+        """
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if cls.__module__ != "__main__" and file:
+            self._files[f"{file}:{cls.__name__}" if alone else file] = None
+            return Path(file).read_bytes()
+        content = source_of(cls).encode()
+        version = (hashlib.sha256(content).hexdigest()[:8],) if apart else ()
+        self._files[str(self._folder.joinpath(*version, f"{cls.__name__}.py"))] = content
+        return content
+
     @contextmanager
     def written(self) -> Iterator[None]:
         """Write the files; take back new ones if the body refuses its input, so that nothing is left of it."""
-        texts = {Path(name): text for name, text in self._files.items() if text is not None}
-        new = {path: absent_folders(path.parent) for path in texts if not path.exists()}
-        for path, text in texts.items():
+        known = {**self._files, **self._weights}
+        contents = {Path(name): content for name, content in known.items() if content is not None}
+        new = {path: absent_folders(path.parent) for path in contents if not path.exists()}
+        for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text.encode())
+            write_atomic(path, content)
         try:
             yield
         except UserError:
@@ -94,6 +133,12 @@ class IncludedClasses:
                     with suppress(OSError):  # holds something else
                         folder.rmdir()
             raise
+
+
+def _is_domainbeds(cls: type) -> bool:
+    """Return whether a class has the methods of an algorithm for DomainBed, and is not made for dgbench."""
+    ours = any(base.__module__.partition(".")[0] == "dgbench" for base in cls.__mro__[1:])
+    return not ours and all(callable(getattr(cls, name, None)) for name in ("update", "predict"))
 
 
 def source_of(cls: type) -> str:

@@ -27,6 +27,8 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_path
 from dgbench.core.site import split_include
 from dgbench.core.wording import unknown_name
+from dgbench.networks.backbones import ALIASES, SMALL
+from dgbench.networks.own import add_source, classes_of, full_name
 
 if TYPE_CHECKING:
     from dgbench.data.dataset import Dataset
@@ -61,6 +63,7 @@ class Catalogue:
         missing = [str(file) for file, _ in files if not file.is_file()]
         if missing:
             raise UserError(*(f"--include {path}: there is no such file" for path in missing))
+        self._digests = [add_source(file) for file, _ in files]
         self._stepped: dict[str, CatalogueEntry] = {}
         self.opened: dict[tuple[object, ...], Dataset] = {}
         """Data sets that `sources.open_dataset` has opened; of two catalogues, each may have a class of one name."""
@@ -131,6 +134,20 @@ class Catalogue:
             claims = " and ".join(f"{entry.name} in {entry.file}" for entry in found)
             raise UserError(f"one algorithm is the baseline, but these cards claim it: {claims}")
         return found[0].name
+
+    def network(self, name: str) -> str:
+        """Return the full name of a network, `Class@digest`, if an included file defines it; else the name as it is.
+
+        Raises:
+            UserError: Several files define it, or one of dgbench's networks has its name.
+        """
+        return full_name(name, self._digests, (*ALIASES, *SMALL))
+
+    @property
+    def networks(self) -> dict[str, Path]:
+        """Full name of each class of included files that may be a network -> its file; other entries are left out."""
+        found = classes_of(self._digests)
+        return {name: file for name, file in found.items() if name.partition("@")[0] not in self.entries}
 
     def __contains__(self, name: str) -> bool:
         """Return whether a name is an entry's, or that of an algorithm with a rule."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, ClassVar
 from dgbench.core import cards
 from dgbench.core.composition import RuleCard
 from dgbench.core.errors import UserError
+from dgbench.core.imports import ends_the_process, import_file
 from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Space, Value, resolve
 
@@ -152,32 +151,11 @@ def import_source(module: str, file: Path) -> Any:
         file: Path of the file.
 
     Raises:
-        ImportError: The file calls `sys.exit`, as scripts do at their end; that must not end the command.
+        ImportError: It ends the process, see `ends_the_process`.
     """
+    if not module:
+        return import_file(file, "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12])
     try:
-        return importlib.import_module(module) if module else _import_file(file)
+        return importlib.import_module(module)
     except SystemExit as error:
-        raise ImportError(
-            "it ends the process while it is imported (sys.exit): put what only a script does below "
-            "`if __name__ == '__main__':`"
-        ) from error
-
-
-def _import_file(file: Path) -> Any:
-    """Import a file that is no part of a package, under a module name made from its path."""
-    name = "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--include {file}: not a Python file")
-    loaded = importlib.util.module_from_spec(spec)
-    # Before the module is executed, as dataclasses and pickle look their module up there; taken out again if that
-    # fails.
-    sys.modules[name] = loaded
-    try:
-        spec.loader.exec_module(loaded)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return loaded
+        raise ends_the_process() from error

@@ -20,6 +20,7 @@ from dgbench.networks.backbones import (
     drops_features,
     interpolation_of,
     resolve_backbone,
+    starts_random,
     starts_without_statistics,
     takes,
 )
@@ -197,11 +198,12 @@ def traits_of(facts: DatasetFacts, setting: Setting) -> tuple[str, ...]:
         setting: Resolved.
 
     Returns:
-        The data set's own traits; `from_scratch` if the network could start from pretrained weights and the setting
-        declines them; `domainbed_vit` if a DomainBed preset trains a network in the way of its ViT.
+        The data set's own traits; `from_scratch` if a network that could have trained weights starts without;
+        `domainbed_vit` if a DomainBed preset trains a network in the way of its ViT.
     """
     name, found = setting.backbone, dict.fromkeys(facts.traits)
-    if not setting.pretrained and name not in BUILTIN_BACKBONES:
+    random = not setting.weights and starts_random(name, facts.input_shape, pretrained=setting.pretrained)
+    if random and name not in BUILTIN_BACKBONES:
         found["from_scratch"] = None
     if setting.of_domainbed and drops_features(name) and "feature_maps" in backbone_lacks(name, facts.input_shape):
         found["domainbed_vit"] = None

@@ -105,7 +105,7 @@ def _origin(setting: Setting, network: Network) -> tuple[str, str, str]:
     if setting.weights:
         return f"a file with the sha256 {setting.weights}", "", ""
     if not starts_pretrained(setting):
-        return "", "", ""
+        return f"the class {name}, which brings them" if network.started_from else "", "", ""
     # A class written for DomainBed has a stand-in for a network, which has no featurizer.
     facts = getattr(getattr(network, "featurizer", None), "pretrained_cfg", None) or {}
     tag = "" if "." in name else str(facts.get("tag") or "")

@@ -22,6 +22,7 @@ from dgbench.launchers.base import Slot
 from dgbench.launchers.prepare import prepare
 from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.values import Values, asked_of, run_of, site_of
+from dgbench.plan.networks import with_full_names
 from dgbench.store.lease import STOPPED, Stopped
 
 PLACE = Path("train_output")
@@ -76,6 +77,7 @@ def plan_one(algorithm: str, dataset: str, test: Sequence[str], root: Path | Non
         site = site_of(values)
     with problems.collecting():
         asked = {**asked_of(values), **fold, **seeds, "algorithms": [name], "datasets": [dataset]}
+        asked = with_full_names(asked, catalogue)  # here, too: a changed network has another folder
         sweep = prepare(root or PLACE / f"{name}-{_digest(asked, site)}", asked, site, catalogue)
         sweep.slots(1, 1)  # refuses a device that this machine lacks
     problems.raise_if_any()

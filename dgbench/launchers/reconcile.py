@@ -33,6 +33,7 @@ from dgbench.launchers.base import GRACE, STOPPED_EARLY, TO_THE_END, UNAVAILABLE
 from dgbench.networks.start import ensure_weights
 from dgbench.plan.declaration import FILE as DECLARATION
 from dgbench.plan.declaration import Declaration, read_declaration, write_declaration
+from dgbench.plan.networks import seeming_classifiers
 from dgbench.plan.onset import late_onsets
 from dgbench.plan.planfile import tabulate, write_plan
 from dgbench.plan.planner import Plan
@@ -290,7 +291,7 @@ class Sweep:
             changed.update(name for name, source in then.items() if source != now.get(name))
         for name, runs in changed.items():
             yield f"WARNING: {name} is not what {runs} finished runs were made by. They stay: use another folder for it"
-        yield from map(printable, late_onsets(self.plan, self.catalogue))
+        yield from map(printable, (*late_onsets(self.plan, self.catalogue), *seeming_classifiers(self.plan)))
         for budget in expected(self.plan.brackets):
             steps = f"{budget.trained:,} of {budget.steps:,} steps ({budget.share})"
             yield f"search: {budget.how} trains {steps}, {budget.to_the_end}"

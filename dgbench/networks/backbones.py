@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from dgbench.core.cards import INPUTS, Need
 from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
+from dgbench.networks.own import check_own, inspect_own, is_own
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
 """Names that stand for a network which the inputs decide."""
@@ -74,13 +75,17 @@ def check_backbone(name: str) -> None:
     """
     if name in (*ALIASES, *SMALL, *_LARGE.values()):
         return
+    if is_own(name):
+        check_own(name)
+        return
     import timm
 
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         if is_language_model(name):
             return
-        raise UserError(unknown_name("backbone", name, [*SMALL, *timm.list_models()]))
+        hint = "a class of yours needs --include FILE.py"
+        raise UserError(unknown_name("backbone", name, [*SMALL, *timm.list_models()], hint))
     if tag and name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
         raise UserError(unknown_name("weights of a backbone", name, tagged))
 
@@ -131,6 +136,8 @@ def takes(name: str) -> tuple[str, ...]:
     """Return the kinds of inputs (`cards.INPUTS`) that a network takes, by its own name."""
     if name in BUILTIN_BACKBONES:
         return BUILTIN_BACKBONES[name].takes
+    if is_own(name):
+        return "images", "vectors"
     return ("texts", "sequences") if is_language_model(name) else ("images",)
 
 
@@ -148,6 +155,8 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
         least = BUILTIN_BACKBONES[name].inner_maps_from
         inner = {"inner_maps"} if least and min(input_shape[1:]) >= least else set()
         return _ANY - BUILTIN_BACKBONES[name].has - inner
+    if is_own(name):
+        return _ANY - inspect_own(name, tuple(input_shape)).has
     if is_language_model(name):
         return _MAPS | {"batch_norm"}
     return frozenset() if name in _LARGE.values() else inspect_timm_model(name, tuple(input_shape)).lacking
@@ -163,7 +172,20 @@ def drops_features(name: str) -> bool:
 
 def is_timms(name: str) -> bool:
     """Return whether a network, by its own name, is one of timm's."""
-    return name not in BUILTIN_BACKBONES and not is_language_model(name)
+    return name not in BUILTIN_BACKBONES and not is_own(name) and not is_language_model(name)
+
+
+def starts_random(name: str, input_shape: Sequence[int], *, pretrained: bool) -> bool:
+    """Return whether a network starts from random weights, unless a file of weights is given.
+
+    Args:
+        name: Of the network; no alias.
+        input_shape: Shape of one input, which it takes.
+        pretrained: It starts from the pretrained weights of its name, if there are any.
+    """
+    if is_own(name):
+        return not inspect_own(name, tuple(input_shape)).trained
+    return name in BUILTIN_BACKBONES or not pretrained
 
 
 def starts_without_statistics(name: str, input_shape: Sequence[int], *, pretrained: bool) -> bool:
@@ -174,7 +196,8 @@ def starts_without_statistics(name: str, input_shape: Sequence[int], *, pretrain
         input_shape: Shape of one input, which it takes.
         pretrained: It starts from the pretrained weights of its name, if there are any.
     """
-    return (name in BUILTIN_BACKBONES or not pretrained) and "batch_norm" not in lacking(name, input_shape)
+    random = starts_random(name, input_shape, pretrained=pretrained)
+    return random and "batch_norm" not in lacking(name, input_shape)
 
 
 def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
@@ -193,7 +216,9 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
         raise UserError(
             f"backbone {name!r} takes {' or '.join(known)}, and these inputs are {kind} ({size}): leave it out{instead}"
         )
-    if name not in (*SMALL, *_LARGE.values()) and kind == "images":
+    if is_own(name):
+        inspect_own(name, tuple(input_shape))
+    elif name not in (*SMALL, *_LARGE.values()) and kind == "images":
         inspect_timm_model(name, tuple(input_shape))
 
 
@@ -303,11 +328,11 @@ def _refused(name: str, input_shape: Sequence[int], why: str) -> str:
 
 
 def check_weights(name: str) -> None:
-    """Raise `UserError` if there are no pretrained weights for a network; built-in networks need none.
+    """Raise `UserError` if there are no pretrained weights for a network of timm; other networks pass unchecked.
 
-    Language models are accepted unchecked: only their hub knows.
+    Built-in networks and those of the user's own need none, and those of language models only their hub knows.
     """
-    if name in (*SMALL, *_LARGE.values()) or is_language_model(name):
+    if name in _LARGE.values() or not is_timms(name):
         return
     import timm
 
@@ -324,7 +349,7 @@ def interpolation_of(name: str) -> str:
 
     It is timm's value for the tag of the name, pretrained or not; bilinear for networks that timm doesn't have.
     """
-    if name in SMALL or is_language_model(name):
+    if not is_timms(name):
         return "bilinear"
     if name in _INTERPOLATION:
         return _INTERPOLATION[name]

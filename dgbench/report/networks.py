@@ -140,7 +140,7 @@ def _line(results: Results, dataset: str, setting: Setting) -> NetworkLine:
     return NetworkLine(
         dataset=dataset,
         architecture=f"{name}.{tag}{beside}" if tag else f"{name}{beside}",
-        pretrained=pretrained or bool(setting.weights) or bool(features_of),
+        pretrained=pretrained or bool(setting.weights or features_of or any(start.weights for start in recorded)),
         trained_on=card.trained_on if card else "",
         weights=tuple(_hashes(recorded, setting)),
         parameters=tuple(sorted({start.parameters for start in recorded if start.parameters})),
