@@ -118,7 +118,7 @@ def merge(model: Weights, size: int, members: int) -> None:
         reading = seconds(lambda: all(tensor.clone() is not None for m in found for tensor in m.load().values()))
         print(f"reading {members} of them: {reading:.2f} s")
         scores = iter(range(10**6))
-        tools = Tools(lambda weights: float(next(scores)), lambda: model, no_fisher, 1000, frozenset())
+        tools = Tools(lambda weights: float(next(scores)), lambda: model, no_fisher, 1000, frozenset(), tuple)
         for cls in (DiWA, DiWARestricted, GreedySoup, ModelStock):
             merger: Merger = cls(cls.Hparams())
             took: list[float] = []

@@ -157,6 +157,7 @@ NEEDS: Mapping[str, str] = {
     "convolutions": "images and a backbone with convolutions",
     "stages": "a backbone whose features between stages are known",
     "stage_modules": "a backbone whose stages are known modules",
+    "units": "a multilayer perceptron or a convolutional network, whose units can change places",
     "linear_classifier": "a linear classifier",
     "random_classifier": "a classifier that starts at random",
     "learning_features": "a featurizer that learns",

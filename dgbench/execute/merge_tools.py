@@ -1,4 +1,4 @@
-"""Provide the tools that mergers may ask for beside their members: scores, initial weights and Fisher information."""
+"""Provide the tools of mergers: scores, initial weights, Fisher information and symmetries of the network."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dgbench.methods.average import Weights
 from dgbench.methods.merger import Tools
 from dgbench.networks.network import Network
 from dgbench.networks.norms import statistics_of
+from dgbench.networks.permutations import Symmetry, find_symmetries
 
 _CHUNK = 16
 """Examples whose gradients are held at once."""
@@ -38,7 +39,8 @@ class MergeTools:
     def tools(self) -> Tools:
         """Return the tools as a merger takes them."""
         examples = sum(self.context.data.size(view) for view in self.context.data.train)
-        return Tools(self.score, self.initial, self.fisher, examples, statistics_of(self.algorithm))
+        statistics = statistics_of(self.algorithm)
+        return Tools(self.score, self.initial, self.fisher, examples, statistics, self.symmetries)
 
     def initial(self) -> Weights:
         """Return the weights that the first member's training started from."""
@@ -86,6 +88,19 @@ class MergeTools:
                     total[name] += gradient.square().sum(dim=0)
                 count += len(x)
         return {name: square / count for name, square in total.items()}
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Return the permutations of units under which the algorithm's predictions stay the same."""
+        algorithm = self.algorithm.eval()
+        x = torch.zeros(2, *self.context.data.input_shape, device=self.context.device)
+        weights = {**dict(algorithm.named_parameters()), **dict(algorithm.named_buffers())}
+
+        def predict(weights: Weights, x: Tensor) -> Tensor:
+            logits: Tensor = functional_call(algorithm, weights, (x,), tie_weights=False)
+            return logits
+
+        with _in_full_precision(algorithm):
+            return find_symmetries(predict, weights, algorithm.network.prepare(x))
 
     def _examples(self, count: int) -> Iterator[Tensor]:
         """Yield `count` training examples in chunks, as many of each domain, drawn by the run's seed."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dgbench.core.cards import MergerCard
 from dgbench.methods.average import NoHparams, Weights
+from dgbench.networks.permutations import Symmetry
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Tools:
     """Number of training examples of all domains together."""
     statistics: frozenset[str]
     """Names of the running statistics of batch norm, which describe inputs and are no weights."""
+    symmetries: Callable[[], Sequence[Symmetry]]
+    """Return the permutations of units that leave the network's outputs as they are; raise `UserError` if the network
+    computes something whose symmetries are not known. Ask for them where the card says that `units` are needed."""
 
 
 @dataclass(frozen=True)

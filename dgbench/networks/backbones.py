@@ -41,12 +41,12 @@ class BuiltinBackbone(NamedTuple):
 
 _MAPS = frozenset({"feature_maps", "inner_maps", "convolutions"})
 _STAGES = frozenset({"stages", "stage_modules", EMBEDDING})
-_ANY = _MAPS | _STAGES | {"learning_features", "norm", "batch_norm"}
+_ANY = _MAPS | _STAGES | {"learning_features", "norm", "batch_norm", "units"}
 _FLAT, _LEARNING = ("vectors", "images"), _STAGES | {"learning_features"}
-_CONVOLUTIONAL = BuiltinBackbone(("images",), _LEARNING | {"norm", "feature_maps", "convolutions"})
+_CONVOLUTIONAL = BuiltinBackbone(("images",), _LEARNING | {"units", "norm", "feature_maps", "convolutions"})
 BUILTIN_BACKBONES: Mapping[str, BuiltinBackbone] = {
-    "Linear": BuiltinBackbone(_FLAT, _STAGES),
-    "MLP": BuiltinBackbone(_FLAT, _LEARNING),
+    "Linear": BuiltinBackbone(_FLAT, _STAGES | {"units"}),
+    "MLP": BuiltinBackbone(_FLAT, _LEARNING | {"units"}),
     "MNIST_CNN": _CONVOLUTIONAL._replace(inner_maps_from=3),
     "SmallCNN": _CONVOLUTIONAL._replace(inner_maps_from=5),
     "GIN": BuiltinBackbone(
@@ -158,7 +158,7 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
     if is_own(name):
         return _ANY - inspect_own(name, tuple(input_shape)).has
     if is_language_model(name):
-        return _MAPS | {"batch_norm"}
+        return _MAPS | {"batch_norm", "units"}
     return frozenset() if name in _LARGE.values() else inspect_timm_model(name, tuple(input_shape)).lacking
 
 
@@ -307,6 +307,8 @@ def _lacking_of(model: Any, stages: Sequence[tuple[str, int]]) -> frozenset[str]
         "norm": bool(norms(model)),
         "convolutions": any(isinstance(module, nn.Conv2d) for child in inner for module in child.modules()),
         "feature_maps": kinds == {"maps"} and stages[0][1] > 1,
+        # Whether every operation is known is seen when runs are merged: tracing takes seconds.
+        "units": kinds == {"maps"},
         "inner_maps": kinds == {"maps"} and any(positions > 1 for _, positions in stages[1:-1] or stages[:-1]),
         "stages": bool(kinds) and kinds <= {"maps", "tokens"},
         "stage_modules": listed is None or {info["module"] for info in listed} <= dict(model.named_modules()).keys(),

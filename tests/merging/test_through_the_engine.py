@@ -29,7 +29,7 @@ BASES = ("ERM", "SAM", "ERM+SWAD")
 GREEDY = ("DiWARestricted", "GreedySoup")
 OF_ALL = ("DiWA", "UniformSoup", "ModelStock", "FisherMerging", "UBGM", "Ensemble", "EoA")
 MERGERS = (*OF_ALL, *GREEDY, "WiSEFT")
-MOVED = ("TaskArithmetic", "TIES", "DARE", "LiNeS", "LayerSearch", "KarcherMean", "LERPGrid")
+MOVED = ("TaskArithmetic", "TIES", "DARE", "LiNeS", "LayerSearch", "KarcherMean", "LERPGrid", "GitReBasin")
 HPARAMS = {
     "SMA": {"start": 5},
     "WiSEFT": {"points": 5},

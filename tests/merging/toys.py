@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dgbench.methods.average import Weights
 from dgbench.methods.merger import Member, Merged, Merger, Tools
+from dgbench.networks.permutations import Symmetry
 
 
 def made(run: str, accuracy: float, load: Callable[[], Weights]) -> Member:
@@ -50,6 +51,7 @@ def tools(
     fisher: Callable[[Weights, int], Weights] | None = None,
     examples: int = 1,
     statistics: frozenset[str] = frozenset(),
+    symmetries: Sequence[Symmetry] | None = None,
 ) -> Tools:
     """What is not given must not be asked for."""
 
@@ -60,7 +62,11 @@ def tools(
         assert initial is not None, "nobody asks for that"
         return {name: tensor.clone() for name, tensor in initial.items()}
 
-    return Tools(score or refuse, begin, fisher or refuse, examples, statistics)  # type: ignore[arg-type]
+    def permute() -> Sequence[Symmetry]:
+        assert symmetries is not None, "nobody asks for that"
+        return symmetries
+
+    return Tools(score or refuse, begin, fisher or refuse, examples, statistics, permute)  # type: ignore[arg-type]
 
 
 def one(merger: Merger, members: Sequence[Member], given: Tools) -> Merged:
