@@ -13,10 +13,11 @@ from dgbench.networks.network import Network
 
 
 class Adapter:
-    """Base class of adapters. One instance predicts one view, and learns while it does.
+    """Base class of adapters. One instance predicts one view, or several that a stream joins, and learns while it does.
 
     For each view the engine makes a new instance with a fresh copy of the trained network, so that no view learns from
-    another, and passes the view's inputs once each, in an order drawn by the run's seed. An adapter never gets a label.
+    another, and passes the view's inputs once each, in an order drawn by the run's seed. The setting's `stream` may
+    join test domains, sort inputs by class, and have batches of any size, also of one. An adapter never gets a label.
     A subclass declares `card`, if need be `Hparams`, and writes `predict`.
 
     Args:
@@ -29,7 +30,7 @@ class Adapter:
     Hparams: ClassVar[type] = NoHparams
     """The class of the hyperparameters, a frozen dataclass."""
     batch_size: ClassVar[int] = 32
-    """Inputs in a batch of `predict`; the last batch may have fewer."""
+    """Inputs in a batch of `predict`, unless the stream has another number; the last batch may have fewer."""
 
     def __init__(self, network: Network, hparams: Any) -> None:
         self.network = network

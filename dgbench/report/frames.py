@@ -24,7 +24,7 @@ from dgbench.report.folders import combine, open_each
 from dgbench.report.networks import networks_frame
 from dgbench.report.plots import Plots
 from dgbench.report.predictions.frame import metrics_frame
-from dgbench.report.record_frames import finished_series, held_out_name, records_frame
+from dgbench.report.record_frames import finished_series, held_out_name, records_frame, streams_frame
 from dgbench.report.results import Results, Series
 from dgbench.report.run_frames import add_hparams, runs_frame
 from dgbench.report.select import Outcome, Selector
@@ -85,6 +85,17 @@ class SweepResults:
             value (float64): NaN where the value was no number.
         """
         return records_frame(self.results)
+
+    @cached_property
+    def streams(self) -> pd.DataFrame:
+        """The accuracy along the streams that adapters were shown (`--stream`), one part of a view's stream a line.
+
+        Columns:
+            row, dataset, held_out, run, domain, part (str): `part` is that of the domain, as in `records`.
+            trial, hparams_seed, step, tenth (int64): tenths of the view's examples as they came, counted from 0.
+            accuracy (float64): in [0, 1].
+        """
+        return streams_frame(self.results)
 
     @cached_property
     def runs(self) -> pd.DataFrame:

@@ -115,6 +115,11 @@ class Plots:
         return Plot(self._sweep, "learning")
 
     @property
+    def streams(self) -> Plot:
+        """Accuracy along the streams that adapters were shown, a panel a row, on each test domain."""
+        return Plot(self._sweep, "streams")
+
+    @property
     def hyperparameters(self) -> Plot:
         """Each hyperparameter that was drawn against the value on the held-out domain."""
         return Plot(self._sweep, "hyperparameters")

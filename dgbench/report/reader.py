@@ -236,6 +236,7 @@ class _Reader:
             values = np.array(rows, dtype=np.float64)  # JSON's null, for NaN and infinity, becomes NaN
             ordered = steps in self.steps or all(earlier < later for earlier, later in pairwise(steps))
             diverged = bool(own_records) and _diverged(own_records[-1], metric)
+            along = _along(own_records, names) if self.all_metrics else None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return self._gap(position, "damaged", f"{type(error).__name__} in its records: {error}")
         if not own_records and run.id in self.dropped:
@@ -248,7 +249,7 @@ class _Reader:
         steps, adapted = self.steps.setdefault(steps, steps), run.kind == "adapt"
         sizes = _sizes(own_records[-1], names) if metric == "accuracy" else ()
         sizes = self.sizes.setdefault(sizes, sizes)
-        return Series(run.id, steps, views, values, diverged, adapted, predictor, sizes, others, kind)
+        return Series(run.id, steps, views, values, diverged, adapted, predictor, sizes, others, kind, along)
 
 
 def _other_metrics(
@@ -259,6 +260,19 @@ def _other_metrics(
     scores = [found[view] for found in (record["views"] for record in records) for view in views]
     names = (name for name in scores[-1] if name not in (metric, "n"))
     return {name: np.array([s.get(name) for s in scores], dtype=np.float64).reshape(shape) for name in names}
+
+
+def _along(records: Sequence[Mapping[str, Any]], views: Sequence[str]) -> NDArray[np.float64] | None:
+    """Return the accuracy along the streams of records, (records, views, parts); None if they hold none."""
+    if not records or "along" not in records[-1]:
+        return None
+    found = [[record["along"][view] for view in views] for record in records]
+    shape = len(found), len(views), max(len(parts) for own in found for parts in own)
+    values = np.full(shape, np.nan)
+    for i, own in enumerate(found):
+        for j, parts in enumerate(own):
+            values[i, j, : len(parts)] = parts
+    return values
 
 
 def _sizes(record: Mapping[str, Any], views: Sequence[str]) -> tuple[int, ...]:

@@ -21,6 +21,20 @@ _RECORD_HEADS = ("row", "dataset", "held_out", "trial", "hparams_seed", "run", "
 """The columns of the records' frame in which all records of a series agree."""
 _RECORD_NAMES = ("row", "dataset", "held_out", "run", "predictor", "domain", "part", "metric")
 """The columns of the records' frame that are categories."""
+_STREAM_NAMES = (
+    "row",
+    "dataset",
+    "held_out",
+    "trial",
+    "hparams_seed",
+    "run",
+    "step",
+    "domain",
+    "part",
+    "tenth",
+    "accuracy",
+)
+"""The columns of the streams' frame."""
 
 
 def held_out_name(held_out: Sequence[str]) -> str:
@@ -79,6 +93,22 @@ def records_frame(results: Results) -> pd.DataFrame:
     for name, known in codes.items():
         frame[name] = pd.Categorical.from_codes(frame[name], categories=list(known), ordered=True)
     return pd.DataFrame(frame, copy=False)
+
+
+def streams_frame(results: Results) -> pd.DataFrame:
+    """Make the frame of `SweepResults.streams`."""
+    import pandas as pd
+
+    lines = [
+        (row, dataset, held_out_name(results.folds[fold].held_out), trial, seed, series.run, step, *place, i, value)
+        for row, dataset, fold, trial, seed, series in finished_series(results)
+        if series.along is not None
+        for step, own in zip(series.steps, series.along, strict=True)
+        for place, parts in zip(((view.domain, view.part) for view in series.views), own.tolist(), strict=True)
+        for i, value in enumerate(parts)
+        if not np.isnan(value)
+    ]
+    return pd.DataFrame(lines, columns=list(_STREAM_NAMES))
 
 
 def _block(

@@ -63,6 +63,10 @@ class Series:
     """Further metric, `loss` among them -> (steps, views). Empty unless `read_results` was asked for all metrics."""
     kind: Kind = field(default_factory=Kind)
     """The kind of machine that finished the run."""
+    along: NDArray[np.float64] | None = None
+    """(steps, views, parts), accuracy of each part of a view's stream, NaN where a view has fewer examples than parts.
+    None for runs without a stream, and unless `read_results` was asked for all metrics.
+    """
 
     @property
     def places(self) -> Mapping[int | str, int]:

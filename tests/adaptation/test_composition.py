@@ -31,6 +31,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.methods.adapter import Adapter
 from dgbench.report.reader import read_results
 from dgbench.report.select import TrainingDomain
+from dgbench.store import removal
 from tests.support.in_process import CPU, execute, execute_all, records_of, runs_of, sweep_of, training_of
 
 ADAPTERS: dict[str, type[Adapter]] = {"AdaNPC": AdaNPC, "BNAdapt": BNAdapt, "SAR": SAR, "T3A": T3A, "TENT": TENT}
@@ -144,6 +145,25 @@ def test_a_network_without_batch_norm_is_refused_in_the_users_words(name: str, w
     assert caught.value.problems == (
         f"{who} needs a network with batch norm, which it would not have on RotatedDigits",
     )
+
+
+def test_each_of_these_predicts_otherwise_than_the_model_and_alike_when_it_is_run_again(tmp_path: Path) -> None:
+    """CoTTA and EATA draw random numbers, before the stream and in it."""
+    names, fold = ("CoTTA", "EATA", "LAME"), {"train_domains": ["0"], "test_domains": ["75"]}
+    how = {"setting": {"steps": 1, **BATCH_NORM}, "hparams": {"CoTTA": {"copies": 1}, "EATA": {"fisher_size": 64}}}
+    sweep = execute_all(sweep_of(tmp_path, *(f"ERM+{name}" for name in names), **how, **fold))
+    (erm,) = runs_of(sweep, "ERM")
+    plain = records_of(sweep.store.folder(erm.id))[-1]["views"]
+    for name in names:
+        (run,) = runs_of(sweep, name)
+        folder = sweep.store.folder(run.id)
+        before = records_of(folder)
+        for view, scores in before[-1]["views"].items():
+            assert math.isfinite(scores["loss"])
+            assert scores["loss"] != plain[view]["loss"]
+        assert removal.reset(folder, done_too=True)
+        assert execute(sweep, run) == 0
+        assert records_of(folder) == before
 
 
 def test_group_norm_and_heads_learn_on_the_digits_own_network(tmp_path: Path) -> None:

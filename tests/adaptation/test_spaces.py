@@ -27,6 +27,22 @@ SPACES: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
         "recovery": (0.2, ()),
         "top": (0.25, ()),
     },
+    "LAME": {"affinity": ("knn", ()), "k": (5, (1, 3, 5)), "symmetric": (False, ())},
+    "EATA": {
+        "lr": (2.5e-4, (2.5e-4, 1e-3, 5e-3)),
+        "margin": (0.4, ()),
+        "d_margin": (0.4, (0.05, 0.2, 0.4)),
+        "fisher_alpha": (2000.0, (1.0, 2000.0)),
+        "fisher_size": (2000, ()),
+    },
+    "CoTTA": {
+        "lr": (1e-3, (1e-5, 1e-4, 1e-3)),
+        "momentum": (0.999, ()),
+        "restore": (0.01, (0.001, 0.01, 0.1)),
+        "threshold": (0.92, ()),
+        "copies": (32, ()),
+    },
+    "MEMO": {"lr": (2.5e-4, (2.5e-5, 2.5e-4, 2.5e-3)), "steps": (1, ()), "copies": (32, ()), "prior": (16.0, ())},
 }
 """Adapter -> hyperparameter -> its default and what it is drawn from, each as likely; nothing where it is not drawn."""
 

@@ -471,6 +471,9 @@ def test_what_values_need_of_the_inputs_is_asked_for_too(make_plan: MakePlan) ->
         make_plan, "UDIM", "ERM", **vectors, overrides=Overrides(parts={"UDIM": {"perturbation": "style"}})
     ) == ("UDIM with perturbation 'style' needs inputs that are images, which it would not have on Toy",)
     assert make_plan("UDIM", **vectors).runs
+    for adapter in ("CoTTA", "MEMO"):
+        told = f"{adapter} needs inputs that are images, which it would not have on Toy"
+        assert problems(make_plan, f"ERM+{adapter}", **vectors) == (told,)
 
 
 def test_values_may_ask_for_more_training_domains(make_plan: MakePlan) -> None:

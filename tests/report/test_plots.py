@@ -22,8 +22,8 @@ from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 DOMAINS = ["+90%", "+80%", "-90%"]
-EMPTY = {"hyperparameters", "cost", "confusion", "reliability"}
-"""Figures of which the toy sweep has nothing: one value of a hyperparameter, no times, no predictions."""
+EMPTY = {"streams", "hyperparameters", "cost", "confusion", "reliability"}
+"""Figures of which the toy sweep has nothing: no stream, one value of a hyperparameter, no times, no predictions."""
 
 mpl.use("agg")
 from matplotlib import pyplot  # noqa: E402  (after the choice of its display)

@@ -9,6 +9,7 @@ from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
 from dgbench.report.figures.scores import accuracy, cost_against_accuracy, differences, scatter, selection
+from dgbench.report.figures.streams import streams
 from dgbench.report.figures.subject import Subject, Sweep
 from dgbench.report.figures.training import learning, sensitivity
 from dgbench.report.select import Selector
@@ -30,6 +31,7 @@ FIGURES: dict[str, Entry] = {
     "in_against_out": Entry(scatter, "finished runs, and validation parts of the training domains"),
     "selection": Entry(selection, "a row with a number in every column"),
     "learning": Entry(learning, "finished runs with two evaluated steps"),
+    "streams": Entry(streams, "finished runs with adapters that were shown a stream (--stream)"),
     "hyperparameters": Entry(sensitivity, "eight finished runs of a method, and a hyperparameter with four values"),
     "cost": Entry(cost_against_accuracy, "two rows with a number in every column and recorded times"),
     "confusion": Entry(confusion, "kept predictions of all models that a selector chose (--save_predictions)"),
