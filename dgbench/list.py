@@ -27,6 +27,7 @@ from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.describe import algorithm_facts, describe, reference_of
 from dgbench.catalogue.entry import CatalogueEntry
+from dgbench.catalogue.rows import parse_row
 from dgbench.core import setting
 from dgbench.core.attribute_docs import attribute_docs
 from dgbench.core.cards import NEEDS, TAGS
@@ -158,6 +159,7 @@ def _by_tag(args: Any, items: Items) -> Iterator[str]:
 def _entries(args: Any, catalogue: Catalogue) -> Items:
     kinds = _kinds(args.what)
     problems = Problems()
+    args.names = [part for name in args.names for part in _parts(name, catalogue)]
     for name in args.names:
         if (other := catalogue.entries.get(name)) and other.kind not in kinds:
             problems.add(f"{name} is {with_article(other.kind)}: dgbench list {other.kind}s {name}")
@@ -165,13 +167,18 @@ def _entries(args: Any, catalogue: Catalogue) -> Items:
     entries = {
         name: entry for kind in KINDS.values() if kind in kinds for name, entry in catalogue.of_kind(kind).items()
     }
-    # An algorithm with a step rule is no entry of its own, but can be asked for by its name.
     for name in (name for name in args.names if "+" in name and "algorithm" in kinds and name in catalogue):
         entries[name] = catalogue.get("algorithm", name)
     return {
         name: Item(entry.summary, partial(describe, entry), getattr(entry.card, "tags", ()), reference_of(entry))
         for name, entry in entries.items()
     }
+
+
+def _parts(name: str, catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the names of the entries that a row is made of, an algorithm with its step rule as one."""
+    is_row = "+" in name and name in catalogue
+    return tuple(part for _, part in parse_row(name, catalogue).entries) if is_row else (name,)
 
 
 def _kinds(what: str) -> set[str]:

@@ -46,6 +46,14 @@ def test_what_is_named_is_described_in_full(
             assert spec.draw is None or f"~ {spec.draw}" in block
 
 
+def test_a_row_is_described_part_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["methods", "MIRO+SAM+SWAD+T3A", "CORAL+SAM"])
+    titles = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith(" ")]
+    assert titles == ["MIRO+SAM", "SWAD", "T3A", "CORAL+SAM"]
+    with pytest.raises(UserError, match="SWAD is an average: dgbench list averages SWAD"):
+        main(["algorithms", "MIRO+SAM+SWAD"])
+
+
 def test_a_line_is_cut_to_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = listed(capsys, "mergers").splitlines()
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
