@@ -37,9 +37,9 @@ class SDAT(Algorithm):
         Rangwani, Aithal, Mishra, Jain and Babu, "A Closer Look at Smoothness in Domain Adversarial Training", ICML
         2022.
 
-    No composition with a step rule, although its ascent is SAM's: a rule climbs and descends one loss, and $L_d$ must
-    count at $\theta + \epsilon$ alone, and in full. Rules that mix in the gradient at $\theta$ (SAGM, GSAM, GAM, GR)
-    would halve it or leave it out, and of the turns of `DANN` and `CDANN` only every other one has a loss to climb.
+    It is no composition with a step rule, although its ascent is SAM's. A rule climbs and descends one loss; $L_d$ must
+    count at $\theta + \epsilon$ alone, and in full. Rules that mix in the gradient at $\theta$ (SAGM, GAM, GR) would
+    weigh it otherwise, and of the turns of `DANN` and `CDANN` only the network's has a task loss to climb.
 
     Departures from the paper: the discriminator distinguishes the training domains. The paper adapts to a target
     domain, which its discriminator distinguishes from the source.

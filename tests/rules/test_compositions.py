@@ -21,6 +21,7 @@ from dgbench.algorithms.vrex import VREx
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.rehearsal import Subject
 from dgbench.core.errors import UserError
+from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Batch
 from dgbench.methods.rule import Rule, compose
 from dgbench.rules.asam import ASAM
@@ -96,8 +97,13 @@ def test_vrex_by_disam_equals_a_plain_loop(toy: SimpleNamespace, norm: str, opti
         toy.agrees(toy.make(both, norm=norm, optimizer=optimizer, **values), reference)
 
 
-def test_without_its_weight_the_algorithm_leaves_the_rule(toy: SimpleNamespace, optimizer: str) -> None:
-    both = toy.make(compose(VREx, SAM, "VREx+SAM"), optimizer=optimizer, rho=RHO, vrex_lambda=0.0, **ANNEALED)
+@pytest.mark.parametrize(
+    ("algorithm", "weight"), [(VREx, {"vrex_lambda": 0.0, **ANNEALED}), (CORAL, {"mmd_gamma": 0.0})]
+)
+def test_without_its_weight_the_algorithm_leaves_the_rule(
+    toy: SimpleNamespace, optimizer: str, algorithm: type[Algorithm], weight: dict[str, Any]
+) -> None:
+    both = toy.make(compose(algorithm, SAM, f"{algorithm.__name__}+SAM"), optimizer=optimizer, rho=RHO, **weight)
     sam = toy.make(MeanOfDomains, optimizer=optimizer, rho=RHO)
     for number in range(3):
         toy.take(both, number)
