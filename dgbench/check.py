@@ -121,7 +121,9 @@ def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> I
             continue
         own = [name for name, entry in algorithms.items() if _lies_in(entry.file, word)]
         if not own and not any(_own_datasets([word], catalogue)):
-            raise UserError(f"{word} holds no algorithm and no data set")
+            network = "; a network is looked at by a launch: --include FILE --backbone NAME --dry_run"
+            hint = network if any(_lies_in(str(file), word) for file in catalogue.networks.values()) else ""
+            raise UserError(f"{word} holds no algorithm and no data set{hint}")
         yield from own
 
 

@@ -41,7 +41,7 @@ def parser() -> cli.Parser:
     found.add_argument(
         "--examples", type=Path, metavar="FILE", help="only examples that FILE lists, as in dgbench collect --examples"
     )
-    found.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    found.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there instead of printing")
     return found
 
 

@@ -22,8 +22,8 @@ from typing import Any
 from dgbench.api.own_data import OwnData
 from dgbench.api.own_network import weights_of
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.imports import digest_of
 from dgbench.core.wording import format_value, shorten, with_article
-from dgbench.networks.own import digest_of
 from dgbench.store.files import absent_folders, write_atomic
 
 FOLDER = ".included"

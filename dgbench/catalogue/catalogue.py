@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgbench.catalogue.composed import ComposedEntry, compose
-from dgbench.catalogue.entry import KINDS, CatalogueEntry
+from dgbench.catalogue.entry import KINDS, CatalogueEntry, forget_if_changed
 from dgbench.catalogue.index import entries_of, package_entries
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.paths import check_path
@@ -63,6 +63,8 @@ class Catalogue:
         missing = [str(file) for file, _ in files if not file.is_file()]
         if missing:
             raise UserError(*(f"--include {path}: there is no such file" for path in missing))
+        for path, _ in files:
+            forget_if_changed(path)
         self._digests = [add_source(file) for file, _ in files]
         self._stepped: dict[str, CatalogueEntry] = {}
         self.opened: dict[tuple[object, ...], Dataset] = {}

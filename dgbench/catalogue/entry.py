@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from dgbench.core import cards
 from dgbench.core.composition import RuleCard
 from dgbench.core.errors import UserError
-from dgbench.core.imports import ends_the_process, import_file
+from dgbench.core.imports import digest_of, ends_the_process, import_file, imported_digest
 from dgbench.core.setting import Setting
 from dgbench.core.space import Draw, Space, Value, resolve
 
@@ -140,7 +140,25 @@ def source_of(file: Path) -> str:
     """Return the name and hash of a file's present content, as `CatalogueEntry.source`; empty for the package's own."""
     if file.is_relative_to(PACKAGE):
         return ""
-    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    return f"{file.name} {digest_of(file.read_bytes())}"
+
+
+def source_as_imported(file: Path) -> str:
+    """Return the name and hash of an included file as this process imported it; empty if it imported none."""
+    digest = imported_digest(_module_name(file))
+    return f"{file.name} {digest}" if digest else ""
+
+
+def forget_if_changed(file: Path) -> None:
+    """Let an included file be imported anew if it has changed since this process imported it, as in a notebook."""
+    digest = imported_digest(_module_name(file))
+    if digest and digest != digest_of(file.read_bytes()):
+        del sys.modules[_module_name(file)]
+
+
+def _module_name(file: Path) -> str:
+    """Return the name of the module that an included file becomes."""
+    return "dgbench_include_" + digest_of(str(file).encode())
 
 
 def import_source(module: str, file: Path) -> Any:
@@ -154,7 +172,7 @@ def import_source(module: str, file: Path) -> Any:
         ImportError: It ends the process, see `ends_the_process`.
     """
     if not module:
-        return import_file(file, "dgbench_include_" + hashlib.sha256(str(file).encode()).hexdigest()[:12])
+        return import_file(file, _module_name(file))
     try:
         return importlib.import_module(module)
     except SystemExit as error:

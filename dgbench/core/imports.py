@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 from dgbench.core.errors import UserError
+
+_DIGEST = "__dgbench_digest__"
+"""Attribute of an imported module: the first digits of the sha256 of its file's content."""
+
+
+def digest_of(content: bytes) -> str:
+    """Return the first digits of the sha256 of a file's content, by which records and messages name it."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def imported_digest(name: str) -> str:
+    """Return the digest of the content that a module was imported from by `import_file`; empty if it was not."""
+    return str(getattr(sys.modules.get(name), _DIGEST, ""))
 
 
 def import_file(file: Path, name: str) -> Any:
@@ -27,6 +41,7 @@ def import_file(file: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"--include {file}: not a Python file")
     loaded = importlib.util.module_from_spec(spec)
+    setattr(loaded, _DIGEST, digest_of(file.read_bytes()))
     # Before the module is executed, as dataclasses and pickle look their module up there; taken out again if that
     # fails.
     sys.modules[name] = loaded

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from dgbench.catalogue.catalogue import Catalogue, shared_catalogue
-from dgbench.catalogue.entry import PACKAGE, CatalogueEntry, source_of
+from dgbench.catalogue.entry import PACKAGE, CatalogueEntry, source_as_imported, source_of
 from dgbench.catalogue.sources import open_dataset
 from dgbench.core.errors import UserError
 from dgbench.core.machine import describe_engine, describe_processor, peak_memory
@@ -181,7 +181,8 @@ def execute(context: RunContext, lease: Lease, started: float, until: int | None
         LeaseLost: Another process has taken the run over.
         InputDamaged: A model that the run reads is damaged.
     """
-    run, sources = context.run, sources_of(context.run, context.catalogue)
+    run = context.run
+    sources_of(run, context.catalogue)  # now, for files that have no hash once they are imported
     log.info("%s on %s: %s", run.id, context.device, run.name)
     algorithm = context.algorithm(begin=run.kind == "train")
     training = Training(context, algorithm) if run.kind == "train" else None
@@ -205,7 +206,7 @@ def execute(context: RunContext, lease: Lease, started: float, until: int | None
     summary["weights"] = algorithm.network.started_from
     summary["network"] = describe_network(algorithm)
     summary["machine"] = describe_machine(context.device)
-    if sources:
+    if sources := sources_of(run, context.catalogue):
         summary["sources"] = sources
     if training and until is not None:
         context.folder.reach(until, training.score_at(until), summary)
@@ -226,16 +227,22 @@ def sources_of(run: Run, catalogue: Catalogue) -> dict[str, str]:
 
 
 def _source_of(entry: CatalogueEntry) -> str:
-    """Return the names and hashes of the files that an entry is made of, as of the first call."""
+    """Return the names and hashes of the files that an entry is made of, as they were imported."""
     return " ".join(dict.fromkeys(filter(None, map(_as_imported, entry.files))))
 
 
-@cache
 def _as_imported(file: str) -> str:
-    """Return the name and hash of a file as of the first call, and an empty string for the package's own files.
+    """Return the name and hash of a file, and an empty string for the package's own files.
 
-    A file that is edited while runs execute must not change what their `done` records.
+    A file that is edited while runs execute must not change what their `done` records: an included file counts as it
+    was imported, and any other as of the first call.
     """
+    return source_as_imported(Path(file)) or _at_first(file)
+
+
+@cache
+def _at_first(file: str) -> str:
+    """Return `source_of` a file as of the first call."""
     return source_of(Path(file))
 
 

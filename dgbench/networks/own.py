@@ -10,7 +10,6 @@ Imports torch only inside functions: names are checked without it.
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import re
 import traceback
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbench.core.errors import UserError
-from dgbench.core.imports import import_file
+from dgbench.core.imports import digest_of, import_file
 from dgbench.core.wording import printable
 
 _NAME = re.compile(r"([^\W\d]\w*)@([0-9a-f]{12})")
@@ -61,11 +60,6 @@ class OwnFacts:
 def is_own(name: str) -> bool:
     """Return whether a name is the full name of a network of the user's own."""
     return _NAME.fullmatch(name) is not None
-
-
-def digest_of(content: bytes) -> str:
-    """Return the digits that full names have of the content of a file."""
-    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def add_source(file: Path) -> str:

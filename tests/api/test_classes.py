@@ -18,8 +18,10 @@ import torch
 import dgbench
 from dgbench.algorithms import ERM
 from dgbench.api.classes import FOLDER, IncludedClasses, source_of
+from dgbench.core.imports import digest_of
 from dgbench.launchers.prepare import reopen
 from dgbench.plan.declaration import read_site
+from dgbench.store.folder import Store
 
 BRIEF = {"steps": 4, "checkpoint_freq": 2, "hparams": {"batch_size": 16}, "device": "cpu", "threads": 1, "quiet": True}
 HEAD = """
@@ -179,7 +181,16 @@ def test_a_class_of_a_notebook_is_trained(cell: Cell, tmp_path: Path, monkeypatc
     mine = cell(MINE.replace("scaled(", "3 * scaled("))["Mine"]
     assert dgbench.train(mine, "RotatedDigits", test=75, **BRIEF).folder != first.folder, "another version of it"
     both = dgbench.train("Mine+EMA", "RotatedDigits", test=75, include=[mine], output_dir="runs/a", **BRIEF)
-    assert (both.row, read_site(both.folder).include) == ("Mine+EMA", (str(tmp_path / f"runs/a/{FOLDER}/Mine.py"),))
+    file = tmp_path / f"runs/a/{FOLDER}/Mine.py"
+    assert (both.row, read_site(both.folder).include) == ("Mine+EMA", (str(file),))
+    hashes = []
+    for trial, factor in enumerate((5, 7), 1):
+        mine = cell(MINE.replace("scaled(", f"{factor} * scaled("))["Mine"]
+        last = dgbench.train(mine, "RotatedDigits", test=75, output_dir="runs/a", trial_seed=trial, **BRIEF)
+        run = next(run for run in reopen(last.folder).plan.runs if run.trial == trial)
+        hashes.append((Store(last.folder).folder(run.id).summary() or {})["sources"]["Mine"])
+        assert hashes[-1] == f"Mine.py {digest_of(file.read_bytes())}", "the edited class, not the first"
+    assert len(set(hashes)) == 2
 
 
 def test_nothing_is_left_of_a_class_in_a_call_that_is_refused(

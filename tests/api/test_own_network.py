@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import dgbench
 from dgbench.api.classes import IncludedClasses
 from dgbench.api.own_network import weights_of
+from dgbench.core.imports import digest_of
 from dgbench.core.run import Run
 from dgbench.launchers.prepare import reopen
-from dgbench.networks.own import digest_of
 
 BRIEF: dict[str, Any] = {"steps": 2, "checkpoint_freq": 2, "hparams": {"batch_size": 8}, "device": "cpu", "quiet": True}
 HOW: dict[str, Any] = {"test": 75, "threads": 1, **BRIEF}
