@@ -24,6 +24,7 @@ from dgbench.report.differences import BASELINE, with_coverage, with_differences
 from dgbench.report.errors import KINDS, STANDARD, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.latex import NOTES, latex
+from dgbench.report.members import check_members, member_sections
 from dgbench.report.predictions.chosen import metrics_of
 from dgbench.report.predictions.examples import find_examples, read_examples
 from dgbench.report.predictions.metrics import METRICS
@@ -106,6 +107,13 @@ def _add_contents(found: cli.Parser) -> None:
         "path, and on all others",
     )
     found.add_argument(
+        "--members",
+        nargs="*",
+        type=int,
+        metavar="N",
+        help="also rows merged from N of their runs (none: every N), of a sweep that was launched with --members",
+    )
+    found.add_argument(
         "--cost",
         action="store_true",
         help=f"also time, speed and memory of the runs behind each row; in formats {', '.join(_WITH_STATISTICS)}",
@@ -162,6 +170,10 @@ def _contradictions(args: Any) -> Iterator[str]:
     for flag in ("statistics", "beside", "metrics", "examples", "reference", "cost"):
         if getattr(args, flag) and args.format not in _WITH_STATISTICS:
             yield f"--{flag} goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
+    if args.members is not None and args.format not in _WITH_STATISTICS:
+        yield f"--members goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
+    if args.members is not None and len(args.input_dir) > 1:
+        yield "--members shows the runs of one folder"
     if args.output and not args.output.parent.is_dir():
         yield f"--output {args.output}: there is no folder {args.output.parent}"
     if args.format == PARQUET and not args.output:
@@ -186,6 +198,8 @@ def _unknown_fields(args: Any) -> list[str]:
 def _report(args: Any, results: Results, chosen: Sequence[Selector], parts: Mapping[str, Results]) -> Report:
     """Build the report by the flags; `parts` are the results of each folder."""
     results = of_datasets(results, args.datasets)
+    if args.members is not None:
+        check_members(results, args.members)
     results = whole_domains(results) if args.report == "full" else results
     layout, names = _layout(args)
     kind = args.error or (STANDARD if args.format == "domainbed" else default_kind(results))
@@ -198,12 +212,17 @@ def _report(args: Any, results: Results, chosen: Sequence[Selector], parts: Mapp
         whole = with_coverage(whole, results.ddof) if kind == STANDARD else whole
     report = restrict(whole, args.rows, names, args.sort)
     # Sections are about whole rows, whichever columns are shown.
-    sections = _sections(args, restrict(whole, args.rows), results, parts)
+    sections = _sections(args, restrict(whole, args.rows), results, parts, chosen)
     return replace(report, sections=tuple(sections))
 
 
-def _sections(args: Any, report: Report, results: Results, parts: Mapping[str, Results]) -> Iterator[Section]:
+def _sections(
+    args: Any, report: Report, results: Results, parts: Mapping[str, Results], chosen: Sequence[Selector]
+) -> Iterator[Section]:
     """Yield the sections below the tables that the flags name, about the rows that the report has."""
+    if args.members is not None:
+        rows = [row for table in report.tables for row in table.rows]
+        yield from member_sections(results, chosen or default_selectors(results), rows, args.members)
     if args.statistics:
         yield from statistics_sections(report, args.reference)
     if args.metrics or args.examples:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dgbench.core.connectivity import mean_barrier
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Input
 from dgbench.core.seeding import seed_everything
@@ -66,7 +67,7 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
         weights = with_statistics(context, algorithm, merged.weights)
         batches_of = partial(context.predict_batches, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
-        accuracy = _record(context, step, batches_of, named, by, last=step == last)
+        accuracy = _record(context, step, batches_of, named, by, merged.members, last=step == last)
         if BEST in keep and (step == first or nan_as_worst(accuracy) > best):
             save_model(context.folder.path, MODEL, BEST, weights, step, accuracy, facts)
         if LAST in keep and step == last:
@@ -113,18 +114,24 @@ def _record(
     batches_of: Callable[[View], Iterable[PredictedBatch]],
     named: dict[str, float],
     extra: dict[str, Any] | None = None,
+    members: Sequence[Member] = (),
     *,
     last: bool,
     along: dict[str, list[float]] | None = None,
 ) -> float:
     """Measure a model, append its record, and return its mean validation score, or NaN without validation views.
 
-    `extra` are further fields of the record; for the other arguments see `RunContext.measure`.
+    `extra` are further fields of the record, and of several `members` whose weights were merged the record names the
+    barrier, in that score; for the other arguments see `RunContext.measure`.
     """
     scores = context.measure(MODEL, batches_of, step=step, last=last, named=named, along=along)
     extra = (extra or {}) | ({} if along is None else {"along": along})
+    validated = bool(context.run.validation)
+    score = mean_score(scores, context.run.validation, context.data.card.metric) if validated else math.nan
+    if validated and len(members) > 1:
+        extra |= {"barrier": mean_barrier(1 - score, [1 - member.accuracy for member in members])}
     context.folder.append_records([{"step": step, "predictor": MODEL, "views": scores, **extra}])
-    return mean_score(scores, context.run.validation, context.data.card.metric) if context.run.validation else math.nan
+    return score
 
 
 def _averaged(

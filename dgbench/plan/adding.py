@@ -27,6 +27,7 @@ _GIVE = {
     "protocol": ("quick", "test_envs", "validation", *PROTOCOL_KEYS),
     "hparams_seeds": ("quick", "n_hparams", "n_hparams_from"),
     "trials": ("quick", "n_trials", "n_trials_from"),
+    "members": ("members",),
 }
 """Field of a request -> the keys that give its value."""
 

@@ -7,6 +7,7 @@ has to be changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -96,10 +97,13 @@ def declare(
         _check_settings(preset, layer, paths)
     with problems.collecting():
         protocol = _protocol(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
+    members: tuple[int, ...] = ()
+    with problems.collecting():
+        members = _members(asked.get("members", ()))
     with problems.collecting():
         refuse_search(search := asked.get("search", RANDOM))
     problems.raise_if_any()
-    request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials))
+    request = Request(rows, tuple(paths), protocol, tuple(seeds), tuple(trials), members=members)
     found, of_datasets = everywhere(layer), {name: own for name, own in layer.items() if name != EVERYWHERE}
     declaration = Declaration(setting(preset, **found.setting), found.overrides, (request,), search, of_datasets)
     return declaration, {name: path for name, path in paths.items() if path}
@@ -189,6 +193,16 @@ def _seeds(asked: Mapping[str, Any]) -> tuple[range, range]:
             f"--n_trials and --n_hparams ask for {runs:,} runs of each row in each fold, more than {MOST_RUNS:,}"
         )
     return seeds, trials
+
+
+def _members(given: Iterable[str | int]) -> tuple[int, ...]:
+    """Return the numbers of members, rising and each once; raise UserError with all that are no positive integers."""
+    problems = Problems()
+    for word in given:
+        if not re.fullmatch(r"0*[1-9]\d{0,8}", str(word)):
+            problems.add(f"--members {word} is no number of runs: give integers from 1")
+    problems.raise_if_any()
+    return tuple(sorted({int(word) for word in given}))
 
 
 def count_training_runs(declaration: Declaration, catalogue: Catalogue) -> int | None:

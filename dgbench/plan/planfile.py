@@ -68,6 +68,8 @@ class PlanTable:
     provenance: Provenance = field(default_factory=Provenance)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """Data set -> its setting before it was filled in, of data sets with values of their own."""
+    curves: Mapping[tuple[str, str, int], tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    """(row, data set, number of members) -> the same for predictors merged from so many runs."""
 
     def setting_on(self, dataset: str) -> Setting:
         """Return the setting of the runs on a data set, before the data set filled it in."""
@@ -119,7 +121,8 @@ def tabulate(
     # Departures belong to the sweep, not to any row, so planning doesn't know them and they are added to its facts now.
     provenance = replace(plan.provenance, asked=(*departures, *changes))
     table = PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, repeats, provenance)
-    return replace(table, settings=dict(settings or {}))
+    curves = {key: placed(candidates) for key, candidates in plan.curves.items()}
+    return replace(table, settings=dict(settings or {}), curves=curves)
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -128,6 +131,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
     content["runs"] = [list(run) for run in table.runs]
     content["cells"] = [[row, dataset, cell] for (row, dataset), cell in table.cells.items()]
     content["repeats"] = [[*place, cell] for place, cell in table.repeats.items()]
+    content["curves"] = [[*place, cell] for place, cell in table.curves.items()]
     content |= fields_of(content.pop("provenance"))
     write_atomic(root / FILE, orjson.dumps(content))
 
@@ -142,6 +146,7 @@ def read_plan(root: Path) -> PlanTable:
         data["runs"] = tuple(PlannedRun._make((*values, tuple(inputs))) for *values, inputs in data["runs"])
         data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
         data["repeats"] = {(row, dataset, name): cell for row, dataset, name, cell in data.get("repeats", ())}
+        data["curves"] = {(row, dataset, number): cell for row, dataset, number, cell in data.get("curves", ())}
         data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
         table = from_plain(PlanTable, data)
         _check(table)
@@ -161,7 +166,7 @@ def _check(table: PlanTable) -> None:
             raise ValueError(f"run {run.id} has values of other types")
         if not all(type(other) is int and 0 <= other < position for other in run.inputs):
             raise ValueError(f"run {run.id} stands on runs that don't come before it")
-    for (row, dataset, *_), cell in (*table.cells.items(), *table.repeats.items()):
+    for (row, dataset, *_), cell in (*table.cells.items(), *table.repeats.items(), *table.curves.items()):
         if row not in table.rows or dataset not in table.datasets:
             raise ValueError(f"a cell belongs to {row!r} on {dataset!r}, of which there is nothing in it")
         if not all(0 <= position < len(table.runs) for position, _ in cell):

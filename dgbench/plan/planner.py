@@ -30,6 +30,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
+from dgbench.core.seeding import numpy_stream, seed_hash
 from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts, resolve_setting
@@ -38,6 +39,9 @@ from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
 from dgbench.plan.request import Overrides, Request, Values, setting_below
 from dgbench.plan.unseen import seen_before
+
+MEMBER_DRAWS = 5
+"""Draws of members for each point of a curve over their number."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Plan:
     """(row, data set) -> the predictors to choose among, over all folds, trials and hyperparameter seeds."""
     repeats: Mapping[tuple[str, str, str], tuple[PlannedPredictor, ...]] = field(default_factory=dict)
     """(row, data set, selector) -> the predictors of trials that repeat what the selector chose in the search."""
+    curves: Mapping[tuple[str, str, int], tuple[PlannedPredictor, ...]] = field(default_factory=dict)
+    """(row, data set, number of members) -> the predictors merged from so many runs, one for each draw of them."""
     provenance: Provenance = field(default_factory=Provenance)
     """Facts about the rows that tables print beside their numbers."""
     brackets: tuple[Bracket, ...] = ()
@@ -153,8 +159,8 @@ def plan(
         plain = {name: dataclasses.replace(setting, stream="") for name, setting in settings.items()}
         streams = {name: setting.stream for name, setting in settings.items()}
         planned = _Planner(requests, facts, plain, streams, catalogue, values, halving).plan()
-        filled = (*planned.candidates.items(), *planned.repeats.items())
-        cells = ((row, made.run) for (row, *_), cell in filled for made in cell)
+        filled = (*planned.candidates.items(), *planned.repeats.items(), *planned.curves.items())
+        cells = ((str(row), made.run) for (row, *_), cell in filled for made in cell)
         problems.found += seen_before(planned.runs, cells, facts)
     problems.raise_if_any()
     assert planned, "a plan without problems"
@@ -192,6 +198,7 @@ class _Planner:
         taught = self._watch([*search.items(), *(place for grid in again.values() for place in grid.items())])
         candidates = dict(self._cells(search, halving=self.halving))
         repeats = {(*place, selector): cell for selector, grid in again.items() for place, cell in self._cells(grid)}
+        curves = dict(self._curves(search))
         # A repeated default is the same run as the search's in that trial.
         runs = _inputs_first({run.id: run for run in self.runs.values()}.values())
         return Plan(
@@ -200,6 +207,7 @@ class _Planner:
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates=candidates,
             repeats=repeats,
+            curves=curves,
             provenance=Provenance(
                 {row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
                 taught,
@@ -231,6 +239,29 @@ class _Planner:
             for (_, trial), trained in together.items():
                 cell += self._candidates(row, trial, trained)
             yield (row.name, dataset), tuple(cell)
+
+    def _curves(
+        self, grid: Mapping[tuple[Row, str], Spots]
+    ) -> Iterator[tuple[tuple[str, str, int], tuple[PlannedPredictor, ...]]]:
+        """Yield (name of the row, data set, number of members) -> the predictors merged from so many of its runs."""
+        for (row, dataset), spots in grid.items():
+            card = self.catalogue.get("merger", row.merger).card if row.merger else None
+            if card is None or card.each:
+                continue
+            asked = [request for request in self.requests if row in request.rows and dataset in request.datasets]
+            together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
+            for (fold, trial), draws in spots.items() if any(request.members for request in asked) else ():
+                trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, draws))
+                together.setdefault((fold, ALL_TRIALS if card.all_trials else trial), []).extend(trained)
+            for number in sorted({number for request in asked for number in request.members}):
+                # One run is no merge: its own model is the beginning of the curve.
+                own = dataclasses.replace(row, merger="") if number == 1 else row
+                found: dict[tuple[str, str], PlannedPredictor] = {}
+                for (_, trial), trained in together.items():
+                    for chosen in draw_members(trained, number):
+                        made = self._candidates(own, trial, chosen)
+                        found |= {(each.run.id, each.predictor): each for each in made}
+                yield (row.name, dataset, number), tuple(found.values())
 
     def _grid(self, requests: Iterable[Request]) -> dict[tuple[Row, str], Spots]:
         """Return (row, data set) -> (fold, trial) -> draws, over some requests, each once."""
@@ -366,6 +397,25 @@ class _Planner:
 
     def _feeds_back(self, average: str) -> bool:
         return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)
+
+
+def draw_members(trained: Sequence[tuple[Run, int]], number: int) -> list[list[tuple[Run, int]]]:
+    """Draw some of the runs of one fold and trial, several times; each draw continues that of a smaller number.
+
+    Args:
+        trained: The runs, each with the trial whose hyperparameters it has.
+        number: How many runs a draw takes; the first draw takes the first ones.
+
+    Returns:
+        At most `MEMBER_DRAWS` draws, no two alike, each in the order of `trained`.
+    """
+    first = trained[0][0]
+    draws: dict[tuple[int, ...], None] = {}
+    for draw in range(MEMBER_DRAWS):
+        stream = numpy_stream(seed_hash(first.dataset, list(first.fold.held_out), first.trial), "members", str(draw))
+        order = stream.permutation(len(trained)) if draw else range(len(trained))
+        draws[tuple(sorted(int(place) for place in order[:number]))] = None
+    return [[trained[place] for place in places] for places in draws]
 
 
 def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -227,6 +227,20 @@ def _unfit_mergers(asked: _Request) -> Iterator[str]:
             )
 
 
+def _unfit_members(asked: _Request) -> Iterator[str]:
+    """Yield numbers of members that no row, or not every merger of several runs, can follow."""
+    numbers, request = asked.request.members, asked.request
+    merged = [(row, card) for row, card in asked.mergers() if not card.each]
+    if numbers and not merged:
+        yield "--members merges rows from fewer runs too, and no row of this launch merges several runs"
+    for row, card in merged:
+        runs = len(request.hparams_seeds) * (len(request.trials) if card.all_trials else 1)
+        if more := [number for number in numbers if number > runs]:
+            yield f"{row.name} can't be merged from {more[-1]} runs: --n_hparams gives {runs} of them"
+        if fewer := [number for number in numbers if 1 < number < card.min_members]:
+            yield f"{row.name} merges at least {card.min_members} runs: leave {fewer[0]} out of --members"
+
+
 def _unfit_setting(asked: _Request) -> Iterator[str]:
     """Yield values of the setting that the data set or the network can't follow with any row."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
@@ -342,7 +356,7 @@ def _no_teachers(asked: _Request) -> Iterator[str]:
 
 
 _RULES: tuple[Rule, ...] = (
-    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_together, _batches_of_one),
+    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_members, _unfit_together, _batches_of_one),
     *(_split_batches, _unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
 )
 """All rules for rows on a data set, in the order in which their problems are listed."""

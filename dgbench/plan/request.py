@@ -58,6 +58,8 @@ class Request:
     """Trials, counted from 0."""
     repeats: Repeat | None = None
     """The choice of a search that all trials repeat; None: this is a search, and each trial draws by itself."""
+    members: tuple[int, ...] = ()
+    """Numbers of runs that rows with a merger are also merged from, for a curve over members; empty: none."""
 
     def drawn_in(self, trial: int) -> int:
         """Return the trial whose draws of hyperparameters a trial trains with."""

@@ -84,7 +84,7 @@ def read_sweep_file(word: str | Path) -> dict[str, Any]:
             problems.add(f"{path}: {key} is {with_article(KEYS[key].__name__)}, not {format_value(value)}")
         elif isinstance(value, list):
             for item in value:
-                if not isinstance(item, str) and not (key in ("test_envs", *FOLD) and type(item) is int):
+                if not isinstance(item, str) and not (key in ("test_envs", "members", *FOLD) and type(item) is int):
                     problems.add(f"{path}: {key} is a list of names, {format_value(item)} is none")
     problems.raise_if_any()
     return content

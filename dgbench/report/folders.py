@@ -136,6 +136,7 @@ def combine(results: Mapping[str, Results]) -> Results:
         folds=tuple(fold for known in folds.values() for fold in known),
         candidates=joined.candidates,
         repeats={selector: also.candidates for selector, also in again.items()},
+        curves={},
         records=sum(found.records for found in results.values()),
         members=_union(found.members for found in results.values()),
         pooled=frozenset[str]().union(*(found.pooled for found in results.values())),

@@ -83,7 +83,7 @@ class _Reader:
     def read(self) -> Results:
         """Read every planned run once, finished ones first."""
         # Rows share runs: each is read once, for all predictors that some row needs of it.
-        cells = (*self.table.cells.values(), *self.table.repeats.values())
+        cells = (*self.table.cells.values(), *self.table.repeats.values(), *self.table.curves.values())
         needed = group_values(dict.fromkeys(pair for cell in cells for pair in cell))
         found: dict[tuple[int, str], Candidate] = {}
         undone = []
@@ -119,6 +119,7 @@ class _Reader:
             folds=table.folds,
             candidates={place: self._spots(cell, found) for place, cell in table.cells.items()},
             repeats=repeats,
+            curves={place: self._points(cell, found) for place, cell in table.curves.items()},
             metrics={name: facts.metric for name, facts in table.datasets.items() if facts.metric != "accuracy"},
             missing_classes={name: facts.missing_classes for name, facts in table.datasets.items()},
             records=self.records,
@@ -148,6 +149,13 @@ class _Reader:
             if (position, predictor) in found:
                 spot[run.hparams_seed] = found[position, predictor]
         return spots
+
+    def _points(
+        self, cell: Iterable[tuple[int, str]], found: Mapping[tuple[int, str], Candidate]
+    ) -> tuple[tuple[Spot, Candidate], ...]:
+        """Return (fold, trial) and candidate of each draw of members."""
+        runs = self.table.runs
+        return tuple(((runs[p].fold, runs[p].trial), found[p, name]) for p, name in cell if (p, name) in found)
 
     def _searches(self) -> Iterator[tuple[tuple[str, str], tuple[Spent, ...]]]:
         """Yield (row, data set) -> the budget that its search has spent."""

@@ -172,6 +172,8 @@ class Results:
     """The predictions that runs keep; none of DomainBed's."""
     repeats: Mapping[str, Candidates] = field(default_factory=dict)
     """Selector -> the candidates of trials that repeat what it chose in the search; empty without any."""
+    curves: Mapping[tuple[str, str, int], Sequence[tuple[Spot, Candidate]]] = field(default_factory=dict)
+    """(row, data set, number of members) -> (fold, trial) and candidate of each draw of so many members."""
     repeated: frozenset[str] = frozenset()
     """Rows whose candidates are such trials; empty unless made by `chosen_once`."""
     choices: dict[tuple[str, str, str, int, int], Any] = field(default_factory=dict, init=False, repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +28,12 @@ def whole_domains(results: Results) -> Results:
     if problems:
         raise UserError(*problems)
     repeats = {selector: _rewritten(results, found) for selector, found in results.repeats.items()}
-    return replace(results, candidates=_rewritten(results, results.candidates), repeats=repeats, reports=REPORTED)
+    curves = {
+        place: [(spot, _own(results, place[1], spot, candidate)) for spot, candidate in draws]
+        for place, draws in results.curves.items()
+    }
+    candidates = _rewritten(results, results.candidates)
+    return replace(results, candidates=candidates, repeats=repeats, curves=curves, reports=REPORTED)
 
 
 def _lacking(results: Results) -> Iterator[tuple[str, str]]:
@@ -60,17 +65,20 @@ def _rewritten(results: Results, candidates: Candidates) -> Candidates:
 
     Folds that hold out two domains serve the selection alone.
     """
-
-    def own(dataset: str, spot: Spot, seeds: Mapping[int, Candidate]) -> Mapping[int, Candidate]:
-        if spot[0] not in results.reported(dataset):
-            return seeds
-        fold = results.folds[spot[0]]
-        return {seed: _whole(series, fold) if isinstance(series, Series) else series for seed, series in seeds.items()}
-
     return {
-        (row, dataset): {spot: own(dataset, spot, seeds) for spot, seeds in spots.items()}
+        (row, dataset): {
+            spot: {seed: _own(results, dataset, spot, candidate) for seed, candidate in seeds.items()}
+            for spot, seeds in spots.items()
+        }
         for (row, dataset), spots in candidates.items()
     }
+
+
+def _own(results: Results, dataset: str, spot: Spot, candidate: Candidate) -> Candidate:
+    """Return one candidate with values on whole domains, if its fold is a column of tables."""
+    if spot[0] not in results.reported(dataset) or not isinstance(candidate, Series):
+        return candidate
+    return _whole(candidate, results.folds[spot[0]])
 
 
 def _whole(series: Series, fold: Fold) -> Series:

@@ -21,7 +21,7 @@ from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
 from dgbench.execute.context import open_context
-from dgbench.execute.evaluate import predict_view, to_float64
+from dgbench.execute.evaluate import mean_score, predict_view, to_float64
 from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
 from dgbench.merging.diwa import DiWA
@@ -104,6 +104,10 @@ def test_diwa_is_the_mean_of_the_members_best_weights(sweep: Sweep) -> None:
     (record,) = records_of(folder(sweep, merged))
     assert (record["step"], record["predictor"]) == (29, MODEL)
     assert record["members"] == [run.id for run in runs_of(sweep, "ERM")]
+    kept = [find_model(folder(sweep, run).path, MODEL, BEST).accuracy for run in runs_of(sweep, "ERM")]
+    expected = sum(kept) / len(kept) - mean_score(record["views"], runs_of(sweep, "DiWA")[0].validation)
+    assert record["barrier"] == pytest.approx(expected, abs=1e-12)
+    assert abs(record["barrier"]) > 1e-6
     assert set(record["views"]) == {str(view) for view in merged.fold.evaluated}
 
 
