@@ -27,7 +27,7 @@ class BMA(Average):
 
     Reference:
         Shu, Guo, Wu, Wang, Wang and Long, "CLIPood: Generalizing CLIP to Out-of-Distributions", ICML 2023: its average
-        of the weights, without its loss.
+        of the weights; the loss is the algorithm `CLIPood`.
 
     Departures from the authors' code: buffers are averaged like parameters (the statistics of live batch norm are
     measured afresh; CLIP has no batch norm). With a `beta` so large that weights $w_t$ underflow, they still count by

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgbench.catalogue.entry import CatalogueEntry
+from dgbench.conformance.tiny_clip import tiny_clip
 from dgbench.core.cards import AlgorithmCard
 from dgbench.core.seeding import seed_everything
 from dgbench.core.setting import Setting, setting
@@ -111,7 +112,10 @@ class Subject:
             uneven: Give minibatches different sizes, and let the last domain lack a class.
             **changes: Fields of the setting that differ from the rehearsal's.
         """
-        resolved = setting(**{"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **changes})
+        usual = {"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **self.card.setting}
+        if "text_tower" in self.card.needs:
+            usual |= {"backbone": tiny_clip(), "pretrained": False}
+        resolved = setting(**{**usual, **changes})
         sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
         seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
         material = Material(SHAPE, CLASSES, "classification", seen, [_domain(i, 1) for i in range(domains)])
@@ -165,7 +169,8 @@ class Rehearsal:
         hparams = cls.Hparams(**values)
         network = cls.make_network(material.shape, material.outputs, hparams, resolved).to(device)
         network.freeze(resolved.freeze)
-        task = Task(material.shape, material.outputs, counts, material.task)
+        names = tuple(f"class {number}" for number in range(material.outputs))
+        task = Task(material.shape, material.outputs, counts, material.task, classes=names)
         self.algorithm = cls(network, hparams, task, resolved).to(device)
         self.algorithm.train()
         self.step = 0

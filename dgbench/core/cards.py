@@ -128,6 +128,12 @@ class AlgorithmCard(_Tagged):
     """Further hyperparameters -> values they must have for `base` to remain (no weight of 1 before annealing)."""
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameters under which twenty steps show every phase of the method (schedules and warm-ups cut short)."""
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the setting that the method decides, whatever a sweep says of them (`classifier_init`)."""
+    learns: bool = True
+    """Whether steps change the model. One that doesn't learn is its initial weights, evaluated once in a run of one
+    step, and its draws of hyperparameters are one.
+    """
     followers: tuple[str, ...] = ()
     """Modules whose parameters have no gradient but follow others, such as moving averages."""
     needs: tuple[str | Need, ...] = ()
@@ -169,6 +175,8 @@ NEEDS: Mapping[str, str] = {
     "real_inputs": "inputs that are images or vectors",
     "feature_vectors": "one vector of features an example",
     "own_classifier": "a classifier with weights of its own",
+    "clip": "images and a backbone of CLIP ('clip:ViT-B-32.openai')",
+    "text_tower": "images and a backbone of CLIP ('clip:ViT-B-32.openai'), with its text tower",
 }
 """Name of a need -> the requirement in words for messages."""
 

@@ -27,6 +27,12 @@ from dgbench.core.wording import unknown_name
 
 _SHARE = Limit(lambda share: 0 < share < 1, "must lie between 0 and 1, so that both parts hold something")
 _SIDE = Limit(lambda side: side == 0 or side >= 8, "must be at least 8")
+PROMPTS = ("imagenet", "imagenet_simple")
+"""Values of `prompt` that stand for sets of templates."""
+_PROMPT = Limit(
+    lambda prompt: prompt in PROMPTS or (prompt.count("{}") == 1 and "{" not in prompt.replace("{}", "")),
+    "is a text with one {} for the name of a class, or 'imagenet' or 'imagenet_simple', sets of open_clip",
+)
 _SHA256 = Limit(
     lambda digits: bool(re.fullmatch("([0-9a-f]{64})?", digits)),
     "is the sha256 of a file, in 64 hexadecimal digits (--backbone_weights FILE says it for you)",
@@ -121,9 +127,15 @@ class Setting:
     """
     freeze: Literal["none", "embedding", "featurizer"] = "none"
     """Layers that don't train: those that read the input (`embedding`), or all but the classifier (`featurizer`)."""
-    classifier_init: Literal["random", "linear_probe"] = "random"
-    """Start of the classifier: at random, or fitted to the initial features by logistic regression (`linear_probe`).
-    With `init` `sweep` the probe is fitted to the training examples of trial 0, some of which validate in other trials.
+    classifier_init: Literal["random", "linear_probe", "zero_shot"] = "random"
+    """Start of the classifier: at random, fitted to the initial features (`linear_probe`), or CLIP's (`zero_shot`). The
+    probe is a logistic regression. With `init` `sweep` it is fitted to the training examples of trial 0, some of which
+    validate in other trials. `zero_shot` takes the embeddings of the class names by CLIP's text tower, and the
+    embeddings of images are then scaled to length 1.
+    """
+    prompt: Annotated[str, _PROMPT, Added] = "a photo of a {}."
+    """Text by which CLIP's text tower reads a class, `{}` standing for its name. `imagenet` and `imagenet_simple` are
+    open_clip's sets of 80 and 7 such texts, the mean of whose embeddings counts.
     """
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the featurizer: `bf16` runs it under PyTorch's autocast, with weights in float32."""
@@ -326,8 +338,8 @@ def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]
         yield "schedule 'one_cycle' warms up by itself: leave out warmup_steps"
     if found.layer_decay < 1 and found.freeze == "featurizer":
         yield "freeze 'featurizer' leaves no layer that learns below the classifier: leave out layer_decay"
-    if found.classifier_init == "linear_probe" and found.nonlinear_classifier:
-        yield "classifier_init 'linear_probe' fits a linear classifier: leave out nonlinear_classifier"
+    if found.classifier_init != "random" and found.nonlinear_classifier:
+        yield f"classifier_init {found.classifier_init!r} makes a linear classifier: leave out nonlinear_classifier"
     if found.compile and (twice := [name for name in ("checkpoint_activations", "microbatch") if getattr(found, name)]):
         yield f"compile is true, and {' and '.join(twice)} can't be followed by compiled code: leave out one"
     if changes.get("weights") and changes.get("pretrained") is False:

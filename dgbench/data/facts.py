@@ -25,6 +25,7 @@ from dgbench.networks.backbones import (
     takes,
 )
 from dgbench.networks.backbones import lacking as backbone_lacks
+from dgbench.networks.clip_names import is_clip
 
 
 def facts_of(name: str, dataset: Dataset) -> DatasetFacts:
@@ -174,6 +175,8 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
         "linear_classifier": not setting.nonlinear_classifier,
         "random_classifier": setting.classifier_init == "random",
         "learning_features": setting.freeze != "featurizer",
+        "clip": is_clip(setting.backbone),
+        "text_tower": is_clip(setting.backbone),
         EAGER: not setting.compile,
         WHOLE: not setting.microbatch,
     }

@@ -33,6 +33,7 @@ from dgbench.execute.predictions import save_predictions, selectors_naming
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Task
 from dgbench.networks.network import Network
+from dgbench.networks.weights import with_weights_file
 from dgbench.store.folder import Store
 from dgbench.store.lease import Lease, Stopped
 from dgbench.store.run_folder import RunFolder
@@ -97,7 +98,9 @@ class RunContext:
         else:
             # Other labels can't be counted by class: a domain has one count, its size.
             counts = [[self.data.size(view)] for view in self.data.train]
-        task = Task(self.data.input_shape, classes, tuple(map(tuple, counts)), kind, self.dataset.card.normalised)
+        names = tuple(self.dataset.classes) if kind == "classification" else ()
+        shape, normalised = self.data.input_shape, self.dataset.card.normalised
+        task = Task(shape, classes, tuple(map(tuple, counts)), kind, normalised, names)
         begin_with = self._fit if begin else None
         return build_algorithm(self.trained, self.catalogue, task, self.device, self.site.backbone_weights, begin_with)
 
@@ -205,8 +208,14 @@ class RunContext:
             raise InputDamaged(source.run, str(error)) from error
 
     def _fit(self, network: Network) -> None:
-        """Fit the classifier to the network's features, if the setting asks for a linear probe."""
-        if self.run.setting.classifier_init == "linear_probe":
+        """Fit the classifier to the network's features or to the names of the classes, if the setting asks for it."""
+        setting = self.run.setting
+        if setting.classifier_init == "zero_shot":
+            from dgbench.networks.clip_text import write_zero_shot  # no other start needs it
+
+            located = with_weights_file(setting, self.site.backbone_weights)
+            write_zero_shot(network.classifier, located, self.data.input_shape, self.dataset.classes)
+        if setting.classifier_init == "linear_probe":
             from dgbench.execute.probe import fit_classifier  # scikit-learn takes a second to import
 
             probed = self.trained.probed

@@ -27,9 +27,9 @@ class WiSEFT(Merger):
     candidates as the steps of a run are. The `recommended` one comes last, since a selector that looks at the last step
     alone takes that. Of equally good ones the smallest wins, the recommended after the others.
 
-    $\theta_0$ includes the initial classifier. The paper's is a zero-shot one, made from the class names. Runs start
-    with a random one, so that $\theta_0$ predicts nothing, unless the setting has `classifier_init = linear_probe`:
-    then both ends are models worth mixing.
+    $\theta_0$ includes the initial classifier. The paper's is a zero-shot one, made from the class names: a CLIP starts
+    so with `classifier_init` `zero_shot`. By default runs start with a random one, so that $\theta_0$ predicts nothing;
+    with `linear_probe` both ends are models worth mixing, too.
 
     Reference:
         Wortsman, Ilharco, Kim, Li, Kornblith, Roelofs, Gontijo-Lopes, Hajishirzi, Farhadi, Namkoong and Schmidt,

@@ -41,6 +41,8 @@ class Task:
     """Kind of the labels, a key of `cards.TASKS` and of `CRITERIA`."""
     normalised: bool = False
     """True if inputs arrive normalized, so that the network must not normalize them."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of the logits; empty where labels are not classes."""
 
     @property
     def num_domains(self) -> int:

@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 from dgbench.core.cards import INPUTS, Need
 from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
+from dgbench.networks.clip_names import check_clip, check_clip_weights, is_clip, preprocessing
 from dgbench.networks.own import check_own, inspect_own, is_own
 
 ALIASES = ("auto", "domainbed-2020", "domainbed-2024")
 """Names that stand for a network which the inputs decide."""
 EMBEDDING = "embedding"
 """Fact about a network: it is known which of its layers read the input."""
-EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem")
-"""timm's names of those layers, in transformers, ConvNeXts, ResNets and EfficientNets."""
+EMBEDDINGS = ("patch_embed", "norm_pre", "stem", "conv1", "bn1", "conv_stem", "ln_pre")
+"""timm's names of those layers, in transformers, ConvNeXts, ResNets and EfficientNets; and open_clip's last."""
 
 
 class BuiltinBackbone(NamedTuple):
@@ -78,6 +79,9 @@ def check_backbone(name: str) -> None:
     if is_own(name):
         check_own(name)
         return
+    if is_clip(name):
+        check_clip(name)
+        return
     import timm
 
     architecture, _, tag = name.partition(".")
@@ -94,8 +98,10 @@ def is_language_model(name: str) -> bool:
     """Return whether a name may be a language model's.
 
     It is if it has a slash (a folder, or `owner/name` on the hub), or begins with a kind that transformers knows
-    (`bert-`).
+    (`bert-`). CLIP's names are none.
     """
+    if is_clip(name):
+        return False
     if "/" in name:
         return True
     kind, dash, _ = name.partition("-")
@@ -159,6 +165,10 @@ def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
         return _ANY - inspect_own(name, tuple(input_shape)).has
     if is_language_model(name):
         return _MAPS | {"batch_norm", "units"}
+    if is_clip(name):
+        from dgbench.networks.clip import inspect_clip  # with torch, and open_clip
+
+        return _ANY - {"learning_features"} - inspect_clip(name, tuple(input_shape))
     return frozenset() if name in _LARGE.values() else inspect_timm_model(name, tuple(input_shape)).lacking
 
 
@@ -172,7 +182,7 @@ def drops_features(name: str) -> bool:
 
 def is_timms(name: str) -> bool:
     """Return whether a network, by its own name, is one of timm's."""
-    return name not in BUILTIN_BACKBONES and not is_own(name) and not is_language_model(name)
+    return not (name in BUILTIN_BACKBONES or is_own(name) or is_clip(name) or is_language_model(name))
 
 
 def starts_random(name: str, input_shape: Sequence[int], *, pretrained: bool) -> bool:
@@ -218,6 +228,8 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
         )
     if is_own(name):
         inspect_own(name, tuple(input_shape))
+    elif is_clip(name):
+        lacking(name, input_shape)
     elif name not in (*SMALL, *_LARGE.values()) and kind == "images":
         inspect_timm_model(name, tuple(input_shape))
 
@@ -334,6 +346,8 @@ def check_weights(name: str) -> None:
 
     Built-in networks and those of the user's own need none, and those of language models only their hub knows.
     """
+    if is_clip(name):
+        check_clip_weights(name)
     if name in _LARGE.values() or not is_timms(name):
         return
     import timm
@@ -351,6 +365,8 @@ def interpolation_of(name: str) -> str:
 
     It is timm's value for the tag of the name, pretrained or not; bilinear for networks that timm doesn't have.
     """
+    if is_clip(name):
+        return str(preprocessing(name)["interpolation"])
     if not is_timms(name):
         return "bilinear"
     if name in _INTERPOLATION:
@@ -369,6 +385,9 @@ def normalization_of(name: str, channels: int) -> tuple[tuple[float, ...], tuple
     """
     if name in SMALL or channels != 3:
         return None
+    if is_clip(name):
+        how = preprocessing(name)
+        return tuple(how["mean"]), tuple(how["std"])
     import timm
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 

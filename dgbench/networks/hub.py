@@ -12,12 +12,17 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgbench.core.errors import UserError
 from dgbench.networks.backbones import check_weights
+from dgbench.networks.checkpoints import parse_tensors
+from dgbench.networks.clip_names import local_weights, parse, repository
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights of a timm network on the hub, the preferred one first."""
@@ -46,6 +51,31 @@ def timm_file(name: str) -> Path:
             "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights, or "
             "train from scratch with --set pretrained=false"
         ) from error
+
+
+def clip_file(name: str) -> Path:
+    """Return the file with the weights of a CLIP: in its folder, or published by open_clip and downloaded if need be.
+
+    Raises:
+        UserError: It can't be had; with the ways out.
+    """
+    if parse(name).folder:
+        return local_weights(name)
+    place, files = repository(name)
+    try:
+        return _of_hub(place, files)
+    except Exception as error:  # as in `timm_file`
+        why = str(error).partition("\n")[0]
+        raise UserError(
+            f"the weights of backbone {name!r} could not be fetched ({type(error).__name__}: {why}). Fetch them once "
+            "where there is a network and copy ~/.cache/huggingface here, or give a file by --backbone_weights"
+        ) from error
+
+
+def clip_tensors(name: str) -> tuple[dict[str, Tensor], str]:
+    """Return all tensors of the weights of a CLIP, and the path of their file."""
+    path = clip_file(name)
+    return parse_tensors(path.read_bytes(), path), str(path)
 
 
 def from_hub(load: Callable[..., Any], name: str) -> Any:
@@ -87,17 +117,17 @@ def cached_file(name: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _of_hub(repository: str) -> Path:
-    """Return the weights in a repository, from the cache or downloaded into it."""
+def _of_hub(repository: str, files: Sequence[str] = _FILES) -> Path:
+    """Return the weights in a repository, the first of `files` that it has, from the cache or downloaded into it."""
     from huggingface_hub import hf_hub_download, model_info
 
-    for file in _FILES:
+    for file in files:
         if path := cached_file(repository, file):
             return path
     there = {sibling.rfilename for sibling in model_info(repository, timeout=_ANSWERS_WITHIN).siblings or ()}
-    found = next((file for file in _FILES if file in there), None)
+    found = next((file for file in files if file in there), None)
     if found is None:
-        raise FileNotFoundError(f"{repository} has neither {' nor '.join(_FILES)}")
+        raise FileNotFoundError(f"{repository} has neither {' nor '.join(files)}")
     return Path(hf_hub_download(repository, found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,7 +129,9 @@ def language_model(name: str, input_shape: Sequence[int], *, pretrained: bool = 
     models: Any = transformers.AutoModelForCausalLM if sequences else transformers.AutoModel
     try:
         config = from_hub(transformers.AutoConfig.from_pretrained, name)
-        model = from_hub(models.from_pretrained, name) if pretrained else models.from_config(config)
+        # Where peft is installed, transformers looks for an adapter too, and would ask the hub for it each time.
+        load = partial(models.from_pretrained, adapter_kwargs={"local_files_only": True})
+        model = from_hub(load, name) if pretrained else models.from_config(config)
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
         instead = "" if sequences else ', or use --hparams \'{"backbone": "MLP"}\' on bags of words'

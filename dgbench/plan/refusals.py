@@ -25,13 +25,17 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
 from dgbench.networks.backbones import BUILTIN_BACKBONES, EMBEDDING, check_backbone, is_timms
+from dgbench.networks.clip_names import zero_shot_problem
 from dgbench.networks.start import check_start
-from dgbench.plan.request import MOST_RUNS, Request, Values, setting_below
+from dgbench.plan.request import MOST_RUNS, Request, Values, setting_below, setting_of
 
 _OF_SETTING: Mapping[tuple[str, Value, str], str] = {
     ("class_balanced", True, "classes"): "class_balanced needs labels that are classes, which {dataset} has not",
     ("classifier_init", "linear_probe", "classes"): (
         "classifier_init 'linear_probe' needs labels that are classes, which {dataset} has not"
+    ),
+    ("classifier_init", "zero_shot", "classes"): (
+        "classifier_init 'zero_shot' needs labels that are classes, which {dataset} has not"
     ),
     ("freeze", "featurizer", "own_classifier"): (
         "on {dataset} the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn"
@@ -121,6 +125,14 @@ class _Request:
     def algorithm(self, row: Row) -> CatalogueEntry:
         """Return the entry of a row's algorithm."""
         return self.catalogue.get("algorithm", row.algorithm)
+
+    def setting_of(self, entry: CatalogueEntry) -> Setting:
+        """Return the setting of an entry's runs, of which an algorithm may decide some fields."""
+        return setting_of(entry.card, self.setting) if entry.kind == "algorithm" else self.setting
+
+    def settings(self) -> dict[Setting, None]:
+        """Return the settings of all rows' runs, each once."""
+        return dict.fromkeys(self.setting_of(self.algorithm(row)) for row in self.request.rows)
 
     def entries(self) -> list[CatalogueEntry]:
         """Return the entries that the rows are made of, each once."""
@@ -244,20 +256,25 @@ def _unfit_members(asked: _Request) -> Iterator[str]:
 def _unfit_setting(asked: _Request) -> Iterator[str]:
     """Yield values of the setting that the data set or the network can't follow with any row."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
+    for setting in asked.settings():
+        if setting.classifier_init == "zero_shot" and (problem := zero_shot_problem(backbone)):
+            yield f"on {dataset}, classifier_init 'zero_shot': {problem}"
+        elif setting.classifier_init == "zero_shot" and not (setting.pretrained or setting.weights):
+            yield "classifier_init 'zero_shot' needs CLIP's weights, and pretrained is false: leave out one of them"
     for need in BUILTIN_BACKBONES[backbone].needs if backbone in BUILTIN_BACKBONES else ():
         if need.what in lacks:
             yield _unmet(f"backbone {backbone!r}", need, dataset)
     if asked.setting.layer_decay < 1 and not is_timms(backbone):
         yield f"layer_decay needs a network of timm, whose layers are known; on {dataset} the network is {backbone!r}"
     for (name, value, what), problem in _OF_SETTING.items():
-        if what in lacks and getattr(asked.setting, name) == value:
+        if what in lacks and any(getattr(setting, name) == value for setting in asked.settings()):
             yield problem.format(dataset=dataset, backbone=backbone)
 
 
 def _unmet_needs(asked: _Request) -> Iterator[str]:
     """Yield needs of methods that are not met although some draw has them."""
-    lacks = asked.facts.lacking(asked.setting)
     for entry in asked.entries():
+        lacks = asked.facts.lacking(asked.setting_of(entry))
         for need in needs_of(entry.card):
             drawn = asked.drawn(entry) if need.when else [{}]
             if need.what in lacks and any(holds(need.when, hparams) for hparams in drawn):
@@ -279,7 +296,7 @@ def _unfit_together(asked: _Request) -> Iterator[str]:
     """
     for row in asked.request.rows:
         entry = asked.algorithm(row)
-        yield from entry.refusals(asked.setting)
+        yield from entry.refusals(asked.setting_of(entry))
         for what in asked.catalogue.get("average", row.average).card.feeds_back if row.average else ():
             if why := entry.card.no_feedback.get(what):
                 yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"

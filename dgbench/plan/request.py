@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row
+from dgbench.core.cards import AlgorithmCard
 from dgbench.core.protocol import Protocol
 from dgbench.core.run import ResolvedEntry
 from dgbench.core.setting import Setting
@@ -80,6 +81,18 @@ def setting_below(hparams: Mapping[str, Value], facts: DatasetFacts, setting: Se
     if backbone == setting.backbone:
         return setting
     return resolve_batch_norm(dataclasses.replace(setting, backbone=backbone, weights=""), facts)
+
+
+def setting_of(card: AlgorithmCard, setting: Setting) -> Setting:
+    """Return the setting of an algorithm's runs: the sweep's, but for what the algorithm's card decides.
+
+    Args:
+        card: The algorithm's.
+        setting: Of the sweep on a data set, resolved.
+    """
+    # One step, after which it is evaluated; warm-up and schedules then mean nothing.
+    length: dict[str, Any] = {} if card.learns else {"steps": 1, "checkpoint_freq": 1}
+    return dataclasses.replace(setting, **card.setting, **length) if card.setting or length else setting
 
 
 def _beside(values: Mapping[str, T], usual: Mapping[str, T]) -> dict[str, T]:
