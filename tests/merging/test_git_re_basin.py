@@ -129,3 +129,17 @@ def test_networks_with_attention_are_refused_before_anything_is_trained(backbone
     assert GitReBasin.card.needs == ("units",)
     assert not GitReBasin.card.shared_init
     assert ("units" in lacking(backbone, (3, 224, 224))) is lacks
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_model_that_is_matched_to_another_predicts_as_before(grouped: bool) -> None:
+    """Groups of group norm stay together, though the best order of channels would tear them apart."""
+    _, target, symmetries = small(1, grouped=grouped)
+    network, model, _ = small(2, grouped=grouped)
+    orders = match(symmetries, target, model)
+    assert all(not torch.equal(order, torch.arange(len(order))) for order in orders)
+    x = torch.randn(3, *((2, 8, 8) if grouped else (6,)), dtype=torch.float64)
+    before, after = (
+        functional_call(network, weights, (x,)) for weights in (model, permuted(symmetries, orders, model))
+    )
+    near(after, before, 1e-9)
