@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,12 +74,14 @@ class CoOp(Algorithm):
         self.context.data = self.context.data.to(device)
         self.write_classifier()
 
-    def loss(self, batches: Sequence[Batch]) -> Tensor:
-        """Return the mean cross-entropy, in one forward pass through the image tower and none back."""
+    def update(self, batches: Sequence[Batch]) -> Mapping[str, Tensor | float]:
+        """Descend the mean cross-entropy, in one forward pass through the image tower and none back."""
         with torch.no_grad():
             features = self.network.features(torch.cat([b.x for b in batches]))
-        self.defer(self.write_classifier)
-        return self.criterion(features @ self.class_vectors().T, torch.cat([b.y for b in batches]))
+        loss = self.criterion(features @ self.class_vectors().T, torch.cat([b.y for b in batches]))
+        self.descend(loss)
+        self.write_classifier()
+        return {"loss": loss.detach()}
 
     def class_vectors(self) -> Tensor:
         """Return the embeddings of the classes in their learned context, times the logits' scale: (classes, n)."""

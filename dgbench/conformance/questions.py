@@ -89,7 +89,8 @@ def learns(subject: Subject, domains: int, seed: int) -> str:
         scores.append(rehearsal.score())
     after, accuracy = max(scores, key=lambda score: score[1])
     wrong = [] if after < before else [f"cross-entropy went from {before:.3f} to {after:.3f}"]
-    if accuracy < CHANCE + 0.1:
+    # A CLIP of random weights tells classes apart by little, whatever the words.
+    if accuracy < CHANCE + 0.1 and "text_tower" not in subject.card.needs:
         wrong.append(f"accuracy {accuracy:.2f}, chance is {CHANCE:.2f}")
     return ", ".join(wrong)
 

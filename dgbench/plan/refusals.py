@@ -25,7 +25,7 @@ from dgbench.core.setting import Setting
 from dgbench.core.space import Value
 from dgbench.data.facts import DatasetFacts
 from dgbench.networks.backbones import BUILTIN_BACKBONES, EMBEDDING, check_backbone, is_timms
-from dgbench.networks.clip_names import zero_shot_problem
+from dgbench.networks.clip_names import is_clip, zero_shot_problem
 from dgbench.networks.start import check_start
 from dgbench.plan.request import MOST_RUNS, Request, Values, setting_below, setting_of
 
@@ -256,7 +256,9 @@ def _unfit_members(asked: _Request) -> Iterator[str]:
 def _unfit_setting(asked: _Request) -> Iterator[str]:
     """Yield values of the setting that the data set or the network can't follow with any row."""
     backbone, dataset, lacks = asked.setting.backbone, asked.facts.name, asked.facts.lacking(asked.setting)
-    for setting in asked.settings():
+    # Rows that start so whatever the sweep says have needs on their cards, which refuse networks that are no CLIP.
+    settings = asked.settings() if is_clip(backbone) else [asked.setting]
+    for setting in settings:
         if setting.classifier_init == "zero_shot" and (problem := zero_shot_problem(backbone)):
             yield f"on {dataset}, classifier_init 'zero_shot': {problem}"
         elif setting.classifier_init == "zero_shot" and not (setting.pretrained or setting.weights):
@@ -267,7 +269,7 @@ def _unfit_setting(asked: _Request) -> Iterator[str]:
     if asked.setting.layer_decay < 1 and not is_timms(backbone):
         yield f"layer_decay needs a network of timm, whose layers are known; on {dataset} the network is {backbone!r}"
     for (name, value, what), problem in _OF_SETTING.items():
-        if what in lacks and any(getattr(setting, name) == value for setting in asked.settings()):
+        if what in lacks and getattr(asked.setting, name) == value:
             yield problem.format(dataset=dataset, backbone=backbone)
 
 
