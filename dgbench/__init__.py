@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dgbench.catalogue.catalogue import Catalogue as Catalogue
     from dgbench.core.cards import AdapterCard as AdapterCard
     from dgbench.core.cards import AlgorithmCard as AlgorithmCard
+    from dgbench.core.cards import AnalysisCard as AnalysisCard
     from dgbench.core.cards import Archive as Archive
     from dgbench.core.cards import AverageCard as AverageCard
     from dgbench.core.cards import DatasetCard as DatasetCard
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from dgbench.data.dataset import SplitExamples as SplitExamples
     from dgbench.methods.adapter import Adapter as Adapter
     from dgbench.methods.algorithm import Algorithm as Algorithm
+    from dgbench.methods.analysis import Analysis as Analysis
+    from dgbench.methods.analysis import FinishedModel as FinishedModel
+    from dgbench.methods.analysis import Views as Views
     from dgbench.methods.average import Average as Average
     from dgbench.methods.average import RunningMean as RunningMean
     from dgbench.methods.average import Weights as Weights
@@ -77,7 +81,16 @@ _PUBLIC = {
     "api.sweep": ("Launched", "Status", "sweep"),
     "api.train": ("RunFailed", "Trained", "train"),
     "catalogue.catalogue": ("Catalogue",),
-    "core.cards": ("AdapterCard", "AlgorithmCard", "Archive", "AverageCard", "DatasetCard", "MergerCard", "Need"),
+    "core.cards": (
+        "AdapterCard",
+        "AlgorithmCard",
+        "AnalysisCard",
+        "Archive",
+        "AverageCard",
+        "DatasetCard",
+        "MergerCard",
+        "Need",
+    ),
     "core.composition": ("RuleCard",),
     "core.errors": ("Problems", "UserError"),
     "core.progress": ("ReportProgress",),
@@ -86,6 +99,7 @@ _PUBLIC = {
     "core.version": ("__version__",),
     "data.dataset": ("ArrayExamples", "Dataset", "Examples", "SplitExamples"),
     "methods.adapter": ("Adapter",),
+    "methods.analysis": ("Analysis", "FinishedModel", "Views"),
     "methods.algorithm": ("Algorithm",),
     "methods.batch": ("Batch", "Task"),
     "methods.average": ("Average", "RunningMean", "Weights"),
@@ -162,6 +176,7 @@ for _folder, _kind in (
     ("averaging", "average"),
     ("merging", "merger"),
     ("adaptation", "adapter"),
+    ("analyses", "analysis"),
     ("datasets", "dataset"),
 ):
     _open_door(_folder, _kind)

@@ -32,6 +32,7 @@ COMMANDS = {
     "collect": "print the tables of a sweep, ours or DomainBed's",
     "best": "print the chosen hyperparameters, and commands that train the chosen runs again",
     "predictions": "write the kept predictions of the chosen models as csv",
+    "analyze": "measure the models of a sweep: sharpness, curvature, alignment, diversity",
     "report": "write tables, figures and every run of a sweep as one page that opens in a browser",
     "worker": "execute runs of a sweep beside other machines, until none is left",
     "predict": "predict image files by an exported model",

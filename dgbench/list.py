@@ -41,8 +41,11 @@ from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation
 from dgbench.plan.options import OPTIONS
 
 METHODS = "methods"
-"""The list of the entries of all kinds but data sets."""
-KINDS = {f"{kind}s": kind for kind in ("algorithm", "rule", "average", "merger", "adapter", "dataset")}
+"""The list of the entries of all kinds that make predictors."""
+KINDS = {
+    **{f"{kind}s": kind for kind in ("algorithm", "rule", "average", "merger", "adapter", "dataset")},
+    "analyses": "analysis",
+}
 
 _WIDTH = 110
 """Characters of a line of many names."""
@@ -68,7 +71,7 @@ Items = Mapping[str, Item]
 def parser() -> cli.Parser:
     """Declare the arguments of the command."""
     found = cli.Parser(prog="dgbench list", doc=__doc__)
-    what = f"one of {', '.join(_LISTS)} (default: {METHODS}, which are all but data sets)"
+    what = f"one of {', '.join(_LISTS)} (default: {METHODS}, which are all that make models)"
     found.add_argument("what", metavar="WHAT", nargs="?", default=METHODS, help=what)
     found.add_argument("names", nargs="*", metavar="NAME", help="print everything about these")
     found.add_argument("--search", metavar="WORD", help="only those that mention it; also timm's backbones")
@@ -162,7 +165,8 @@ def _entries(args: Any, catalogue: Catalogue) -> Items:
     args.names = [part for name in args.names for part in _parts(name, catalogue)]
     for name in args.names:
         if (other := catalogue.entries.get(name)) and other.kind not in kinds:
-            problems.add(f"{name} is {with_article(other.kind)}: dgbench list {other.kind}s {name}")
+            lists = next(title for title, kind in KINDS.items() if kind == other.kind)
+            problems.add(f"{name} is {with_article(other.kind)}: dgbench list {lists} {name}")
     problems.raise_if_any()
     entries = {
         name: entry for kind in KINDS.values() if kind in kinds for name, entry in catalogue.of_kind(kind).items()
@@ -183,7 +187,7 @@ def _parts(name: str, catalogue: Catalogue) -> tuple[str, ...]:
 
 def _kinds(what: str) -> set[str]:
     """Return the kinds of entries in a list; none in a list of other things."""
-    return {*KINDS.values()} - {"dataset"} if what == METHODS else {KINDS[what]} if what in KINDS else set()
+    return {*KINDS.values()} - {"dataset", "analysis"} if what == METHODS else {KINDS[what]} if what in KINDS else set()
 
 
 def _table(what: str, entries: Iterable[CatalogueEntry]) -> Iterator[str]:

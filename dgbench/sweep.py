@@ -152,7 +152,7 @@ def _launch(args: Any) -> int:
     print(*launcher.preview(sweep, rehearse=_asks(args)), sep="\n", flush=True)
     if _asks(args) and not _agreed_to_launch(sweep):
         return 1
-    return _execute(sweep, launcher, args.detach)
+    return execute(sweep, launcher, args.detach)
 
 
 def _planned(args: Any, asked: Mapping[str, Any], catalogue: Catalogue) -> Sweep:
@@ -203,10 +203,11 @@ def _retry(args: Any) -> int:
     kinds = " or ".join(filter(None, (", ".join(troubles[:-1]), troubles[-1])))
     print(f"{count_nouns(mended, f'{kinds} run')} may run again")
     launcher.check(sweep)
-    return _execute(sweep, launcher, args.detach)
+    return execute(sweep, launcher, args.detach)
 
 
-def _execute(sweep: Sweep, launcher: Launcher, detach: bool) -> int:
+def execute(sweep: Sweep, launcher: Launcher, detach: bool = False) -> int:
+    """Write a planned sweep and execute its missing runs; return the exit code of the command."""
     total = len(sweep.plan.runs)
     done = sum(state.settled for state in sweep.states().values())
     before = f"{done:,}/{total:,} done, {total - done:,} left" if done else f"preparing {count_nouns(total, 'run')}"

@@ -20,7 +20,7 @@ from tests.conftest import MakePlan
 from tests.support.places import ROOT
 
 PACKAGE = ROOT / "dgbench"
-CATALOGUES = ("algorithms", "rules", "averaging", "merging", "adaptation", "datasets")
+CATALOGUES = ("algorithms", "rules", "averaging", "merging", "adaptation", "analyses", "datasets")
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "pandas", "scipy", "dgbench.networks.network")
 WATCHED = """
 import json, sys

@@ -16,7 +16,7 @@ LAYERS = (
     ("commands", "api"),
     ("launchers", "report"),
     ("plan", "execute", "conformance"),
-    ("catalogue", "algorithms", "rules", "averaging", "merging", "adaptation"),
+    ("catalogue", "algorithms", "rules", "averaging", "merging", "adaptation", "analyses"),
     ("methods", "datasets", "models"),
     ("data",),
     ("networks", "store"),
@@ -24,8 +24,8 @@ LAYERS = (
 )
 """From the top down. Packages of one line do not import each other."""
 LEVEL = {room: -number for number, line in enumerate(LAYERS) for room in line}
-CATALOGUES = ("algorithms", "rules", "averaging", "merging", "adaptation", "datasets")
-MOST_FLAT_FILES = 18  # a file for each command, what they share, and `testing`
+CATALOGUES = ("algorithms", "rules", "averaging", "merging", "adaptation", "analyses", "datasets")
+MOST_FLAT_FILES = 19  # a file for each command, what they share, and `testing`
 MOST_FLOORS = 8
 
 

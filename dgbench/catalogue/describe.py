@@ -80,6 +80,9 @@ def _other_facts(entry: CatalogueEntry) -> Iterator[str]:
         models = f"models averaged by {card.average}" if card.average else "models at their best validation"
         runs = "each run by itself" if card.each else f"at least {card.min_members} runs of a trial"
         yield f"merges: {runs}, of {models}, into {result}"
+    elif entry.kind == "analysis":
+        yield f"measures: {'all runs of a trial together' if card.together else 'the best model of each run by itself'}"
+        yield from (f"    {name}: {meaning}" for name, meaning in card.measures.items())
     else:
         yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
 

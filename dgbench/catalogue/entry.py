@@ -22,6 +22,7 @@ KINDS = {
     "average": ("averaging", "dgbench.methods.average", "Average", cards.AverageCard),
     "merger": ("merging", "dgbench.methods.merger", "Merger", cards.MergerCard),
     "adapter": ("adaptation", "dgbench.methods.adapter", "Adapter", cards.AdapterCard),
+    "analysis": ("analyses", "dgbench.methods.analysis", "Analysis", cards.AnalysisCard),
     "dataset": ("datasets", "dgbench.data.dataset", "Dataset", cards.DatasetCard),
 }
 """Kind -> folder, module and name of the base class, class of the card. A rule alone is an algorithm too."""

@@ -1,16 +1,19 @@
-"""Rows of tables and the names that users type for them: `ALGORITHM[+RULE][+AVERAGE][+MERGER][+ADAPTER]`."""
+"""Rows of tables and the names that users type for them: `ALGORITHM[+RULE][+AVERAGE][+MERGER][+ADAPTER]`.
+
+A name may end in an analysis, `ERM+SWAD+Sharpness`: that is no row of a table, but asks to measure the row's models.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dgbench.catalogue.catalogue import OF_YOURS, Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.space import Value
 from dgbench.core.wording import unknown_name, with_article
 
-ORDER = ("algorithm", "rule", "average", "merger", "adapter")
+ORDER = ("algorithm", "rule", "average", "merger", "adapter", "analysis")
 """Kinds of words in the order in which a name has them."""
 
 
@@ -28,6 +31,16 @@ class Row:
     """The merger of runs; empty: none."""
     adapter: str = ""
     """The test-time adapter; empty: none."""
+    analysis: str = ""
+    """The analysis of its models; empty: it is a row of a table."""
+
+    @property
+    def measured(self) -> Row:
+        """Return the row of the table whose models the analysis measures; itself without one."""
+        if not self.analysis:
+            return self
+        name = self.name.removesuffix(self.analysis).removesuffix("+")
+        return replace(self, name=name or self.algorithm, analysis="")
 
     @property
     def entries(self) -> tuple[tuple[str, str], ...]:
@@ -40,7 +53,7 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
 
     Raises:
         UserError: A word is unknown (the message has the nearest match), two are of one kind, the order is wrong (the
-            message has the right one), or an adapter of features is put on an ensemble.
+            message has the right one), or an adapter or analysis of one network is put on an ensemble or on adaptation.
     """
     problems, words = Problems(), text.split("+")
     kinds: dict[str, str] = {}
@@ -113,8 +126,12 @@ def _stepped(algorithm: str, rule: str, catalogue: Catalogue) -> str:
 
 
 def _check_composition(row: Row, catalogue: Catalogue) -> None:
-    """Raise UserError if an adapter that works on one network's features is to adapt an ensemble."""
+    """Raise UserError if an adapter or an analysis that works on one network is put on something else."""
     if row.adapter and is_ensemble(row, catalogue) and catalogue.get("adapter", row.adapter).card.needs_features:
         raise UserError(
             f"{row.name!r}: {row.adapter} works on one network's features, {row.merger} is an ensemble of several"
         )
+    if row.analysis and is_ensemble(row, catalogue):
+        raise UserError(f"{row.name!r}: {row.analysis} measures the weights of one network, {row.merger} has several")
+    if row.analysis and row.adapter:
+        raise UserError(f"{row.name!r}: {row.analysis} measures finished weights, which {row.adapter} goes on changing")

@@ -270,6 +270,26 @@ class AdapterCard(_Tagged):
     """Whether it sees the training examples before the first test batch."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnalysisCard(_Tagged):
+    """Properties of an analysis, which measures finished models beyond their scores."""
+
+    paper: str
+    """Authors, venue and year."""
+    measures: Mapping[str, str]
+    """Name of each number that it finds -> its meaning, in words that fit into a table's legend."""
+    link: str = ""
+    """URL of the paper's page: arXiv where it has one, else the publisher."""
+    tags: tuple[str, ...] = ()
+    """Ideas that the measures belong to, keys of `TAGS`."""
+    together: bool = False
+    """Whether it compares all runs of a trial with each other, and not each run by itself."""
+    min_domains: int = 1
+    """Training domains below which it is undefined, so that the run is refused."""
+    needs: tuple[str | Need, ...] = ()
+    """Requirements, as on an algorithm's card."""
+
+
 GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 """Prefix of URLs at which Google Drive answers with the file itself, not with a page that asks for confirmation."""
 

@@ -5,9 +5,10 @@ A sweep is a set of runs. `plan.planner` makes them from what the user asked for
 The store keeps a folder for each run, named by its id, with the run's JSON inside; `execute.job` reads that JSON and
 does the work.
 
-There are three kinds. A `train` run fits an algorithm on a fold's training views, and each average that watches it
+There are four kinds. A `train` run fits an algorithm on a fold's training views, and each average that watches it
 yields one more model. A `merge` run combines the models of finished runs, and an `adapt` run adapts one of them at test
-time; both name their members by run id in `inputs`, so runs form a directed acyclic graph. Since the id covers every
+time. An `analyze` run makes no predictor: it measures the models of finished runs beyond their scores. These three name
+their members by run id in `inputs`, so runs form a directed acyclic graph. Since the id covers every
 field, with the ids of inputs among them, equal ids mean equal results: a run that is in the store already is never
 repeated, and a change of any value makes a new run and leaves the old one valid. Options of the machine (`core.site`)
 are not part of a run.
@@ -47,8 +48,8 @@ CHOSEN_BY: Mapping[str, str] = {"training-domain": "source_val", "validation-dom
 ALL_TRIALS = -1
 """`Run.trial` of a merger of runs of all trials. Its splits are seeded by this number, so they are no member's."""
 
-Kind = Literal["train", "merge", "adapt"]
-"""Ways to make a predictor: train a model, merge models of finished runs, or adapt one at test time."""
+Kind = Literal["train", "merge", "adapt", "analyze"]
+"""Train a model, merge models of finished runs, adapt one at test time; or analyze models, which makes no predictor."""
 
 _ID = re.compile(r"[0-9a-f]{20}")
 
@@ -60,7 +61,7 @@ def is_run_id(name: object) -> bool:
 
 @dataclass(frozen=True)
 class ResolvedEntry:
-    """A catalogue entry (algorithm, average, merger or adapter) with the value of each of its hyperparameters."""
+    """A catalogue entry (algorithm, average, merger, adapter, analysis) with the values of its hyperparameters."""
 
     name: str
     """Name in the catalogue."""
@@ -72,7 +73,7 @@ class ResolvedEntry:
 
 @dataclass(frozen=True)
 class Input:
-    """A predictor of another run, which a merge, an adaptation or a student reads."""
+    """A predictor of another run, which a merge, an adaptation, an analysis or a student reads."""
 
     run: str
     """Id of the run that yields it."""
@@ -89,9 +90,9 @@ class Run:
     """
 
     kind: Kind
-    """`train`, `merge` or `adapt`; the meaning of `method` and `inputs` depends on it."""
+    """`train`, `merge`, `adapt` or `analyze`; the meaning of `method` and `inputs` depends on it."""
     method: ResolvedEntry
-    """The algorithm that trains, the merger, or the adapter."""
+    """The algorithm that trains, the merger, the adapter, or the analysis."""
     dataset: str
     """Name of the data set, as the user typed it."""
     fold: Fold
@@ -105,7 +106,9 @@ class Run:
     averages: tuple[ResolvedEntry, ...] = ()
     """Averages of weights along the training; each yields a predictor under its own name."""
     inputs: tuple[Input, ...] = ()
-    """Members of a merge, the one model of an adaptation, the teacher of a distilling algorithm; else empty."""
+    """Members of a merge, the one model of an adaptation, the models of an analysis, the teacher of a distilling
+    algorithm; else empty.
+    """
 
     @cached_property
     def id(self) -> str:
@@ -125,7 +128,7 @@ class Run:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Models read of each input: `(BEST, LAST)` by an adapter, `(BEST,)` by a merger or a student.
+        """Models read of each input: `(BEST, LAST)` by an adapter, `(BEST,)` by a merger, an analysis or a student.
 
         An adapter is evaluated on both, because a selector may choose either; the others stand on one choice, made by
         training-domain validation.

@@ -45,6 +45,7 @@ from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable_lines
+from dgbench.execute.analyze import execute_analysis
 from dgbench.execute.context import InputDamaged, RunContext, open_context
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
@@ -56,6 +57,9 @@ from dgbench.store.lease import AT_RUNG, INPUT_DAMAGED, STOPPED, TAKEN, Lease, L
 from dgbench.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
+
+_DERIVED = {"merge": execute_merge, "adapt": execute_adapt, "analyze": execute_analysis}
+"""Kind of a run that trains nothing -> the function that executes it."""
 
 
 class _PrintableFormatter(logging.Formatter):
@@ -190,9 +194,9 @@ def execute(context: RunContext, lease: Lease, started: float, until: int | None
         if training:
             training.execute(until)
         else:
-            # Merging and adapting keep no checkpoint: they start again, without the records of earlier attempts.
+            # What trains nothing keeps no checkpoint: it starts again, without the records of earlier attempts.
             context.folder.truncate_records(0)
-            (execute_merge if run.kind == "merge" else execute_adapt)(context, algorithm)
+            _DERIVED[run.kind](context, algorithm)
     except Stopped:
         # A lost lease asks to stop, too, and then the folder is another process's. Else the time counts as cost.
         lease.confirm()

@@ -60,7 +60,7 @@ def estimate(sweep: Sweep, slots: Sequence[Slot], *, rehearse: bool) -> Iterator
     states = sweep.states()
     left = [run for run in sweep.plan.runs if not states[run.id].settled]
     done = len(sweep.plan.runs) - len(left)
-    kinds = {kind: sum(run.kind == kind for run in left) for kind in ("train", "merge", "adapt")}
+    kinds = {kind: sum(run.kind == kind for run in left) for kind in ("train", "merge", "adapt", "analyze")}
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
     yield f"runs: {len(left):,} of {len(sweep.plan.runs):,} are left" + (f" ({counts})" if left else "")
     if not left:

@@ -58,6 +58,9 @@ def plan_one(algorithm: str, dataset: str, test: Sequence[str], root: Path | Non
         if row.merger:
             problems.add(f"{name!r} merges several runs: `dgbench sweep launch` makes them")
             name = row.algorithm  # with which the rest is checked all the same
+        if row.analysis:
+            problems.add(f"{name!r} is no predictor: train {row.measured.name}, then `dgbench analyze {row.analysis}`")
+            name = row.algorithm
     chosen = {"hparams_seed": 0, "trial_seed": 0}  # with which the rest is checked where they are wrong
     with problems.collecting():
         chosen |= run_of(values)

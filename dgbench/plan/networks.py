@@ -10,6 +10,8 @@ from dgbench.networks.own import inspect_own, is_own
 from dgbench.plan.planner import Plan
 
 _TABLES = ("setting", "hparams", "set")
+_DEPTH = 4
+"""Tables within each other that may hold values: of settings or hyperparameters, of a data set, of an entry."""
 _NAMES = ("backbone", "teacher_backbone")
 """The setting, and the hyperparameter of methods that are taught, whose values are names of networks."""
 
@@ -27,10 +29,10 @@ def with_full_names(asked: Mapping[str, Any], catalogue: Catalogue) -> dict[str,
     return {key: _named(key, value, catalogue) if key in _TABLES else value for key, value in asked.items()}
 
 
-def _named(name: str, value: Any, catalogue: Catalogue) -> Any:
-    """Return the value of a name, or the values of a table, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: _named(str(key), own, catalogue) for key, own in value.items()}
+def _named(name: str, value: Any, catalogue: Catalogue, depth: int = _DEPTH) -> Any:
+    """Return the value of a name, or the values of a table; what lies deeper than values can be stays as it is."""
+    if isinstance(value, Mapping) and depth:
+        return {key: _named(str(key), own, catalogue, depth - 1) for key, own in value.items()}
     is_network = isinstance(value, str) and name.rpartition(".")[2] in _NAMES
     return catalogue.network(value) if is_network else value
 

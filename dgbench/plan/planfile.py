@@ -65,6 +65,8 @@ class PlanTable:
     """(row, data set) -> (position in `runs`, name of the predictor) of each candidate."""
     repeats: Mapping[tuple[str, str, str], tuple[tuple[int, str], ...]] = field(default_factory=dict)
     """(row, data set, selector) -> the same for trials that repeat what the selector chose in the search."""
+    analyses: Mapping[tuple[str, str, str], tuple[int, ...]] = field(default_factory=dict)
+    """(row, data set, analysis) -> positions in `runs` of the runs that measure the row's models."""
     provenance: Provenance = field(default_factory=Provenance)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """Data set -> its setting before it was filled in, of data sets with values of their own."""
@@ -118,11 +120,24 @@ def tabulate(
 
     cells = {key: placed(candidates) for key, candidates in plan.candidates.items()}
     repeats = {key: placed(candidates) for key, candidates in plan.repeats.items()}
+    analyses = {key: tuple(places[run.id] for run in found) for key, found in plan.analyses.items()}
     # Departures belong to the sweep, not to any row, so planning doesn't know them and they are added to its facts now.
     provenance = replace(plan.provenance, asked=(*departures, *changes))
-    table = PlanTable(protocol, setting, plan.rows, plan.datasets, tuple(folds), runs, cells, repeats, provenance)
     curves = {key: placed(candidates) for key, candidates in plan.curves.items()}
-    return replace(table, settings=dict(settings or {}), curves=curves)
+    return PlanTable(
+        protocol=protocol,
+        setting=setting,
+        rows=plan.rows,
+        datasets=plan.datasets,
+        folds=tuple(folds),
+        runs=runs,
+        cells=cells,
+        repeats=repeats,
+        curves=curves,
+        analyses=analyses,
+        provenance=provenance,
+        settings=dict(settings or {}),
+    )
 
 
 def write_plan(root: Path, table: PlanTable) -> None:
@@ -132,6 +147,7 @@ def write_plan(root: Path, table: PlanTable) -> None:
     content["cells"] = [[row, dataset, cell] for (row, dataset), cell in table.cells.items()]
     content["repeats"] = [[*place, cell] for place, cell in table.repeats.items()]
     content["curves"] = [[*place, cell] for place, cell in table.curves.items()]
+    content["analyses"] = [[*place, positions] for place, positions in table.analyses.items()]
     content |= fields_of(content.pop("provenance"))
     write_atomic(root / FILE, orjson.dumps(content))
 
@@ -147,6 +163,7 @@ def read_plan(root: Path) -> PlanTable:
         data["cells"] = {(row, dataset): cell for row, dataset, cell in data["cells"]}
         data["repeats"] = {(row, dataset, name): cell for row, dataset, name, cell in data.get("repeats", ())}
         data["curves"] = {(row, dataset, number): cell for row, dataset, number, cell in data.get("curves", ())}
+        data["analyses"] = {(*place,): positions for *place, positions in data.get("analyses", ())}
         data["provenance"] = {f.name: data.pop(f.name) for f in fields(Provenance)}
         table = from_plain(PlanTable, data)
         _check(table)
@@ -171,3 +188,6 @@ def _check(table: PlanTable) -> None:
             raise ValueError(f"a cell belongs to {row!r} on {dataset!r}, of which there is nothing in it")
         if not all(0 <= position < len(table.runs) for position, _ in cell):
             raise ValueError(f"the cell of {row!r} on {dataset!r} names runs that are not in it")
+    for (row, dataset, name), positions in table.analyses.items():
+        if not all(0 <= position < len(table.runs) for position in positions):
+            raise ValueError(f"{name} of {row!r} on {dataset!r} names runs that are not in it")

@@ -75,6 +75,8 @@ class Plan:
     """(row, data set, selector) -> the predictors of trials that repeat what the selector chose in the search."""
     curves: Mapping[tuple[str, str, int], tuple[PlannedPredictor, ...]] = field(default_factory=dict)
     """(row, data set, number of members) -> the predictors merged from so many runs, one for each draw of them."""
+    analyses: Mapping[tuple[str, str, str], tuple[Run, ...]] = field(default_factory=dict)
+    """(row, data set, analysis) -> the runs that measure the row's models."""
     provenance: Provenance = field(default_factory=Provenance)
     """Facts about the rows that tables print beside their numbers."""
     brackets: tuple[Bracket, ...] = ()
@@ -89,6 +91,10 @@ class Plan:
                 models = read.setdefault(source.run, {})
                 models[source.predictor] = models.get(source.predictor, frozenset()).union(run.reads)
         return read
+
+
+_ENTRIES = {"merge": "merger", "adapt": "adapter", "analyze": "analysis"}
+"""Kind of a run that trains nothing -> the kind of its catalogue entry."""
 
 
 class Drawn(NamedTuple):
@@ -199,17 +205,24 @@ class _Planner:
         candidates = dict(self._cells(search, halving=self.halving))
         repeats = {(*place, selector): cell for selector, grid in again.items() for place, cell in self._cells(grid)}
         curves = dict(self._curves(search))
+        analyses = self._analyses([search, *again.values()])
         # A repeated default is the same run as the search's in that trial.
         runs = _inputs_first({run.id: run for run in self.runs.values()}.values())
         return Plan(
             runs=runs,
-            rows=tuple(dict.fromkeys(row.name for request in self.requests for row in request.rows)),
+            rows=tuple(dict.fromkeys(row.measured.name for request in self.requests for row in request.rows)),
             datasets={name: self.facts[name] for request in self.requests for name in request.datasets},
             candidates=candidates,
             repeats=repeats,
             curves=curves,
+            analyses=analyses,
             provenance=Provenance(
-                {row.name: what for request in self.requests for row in request.rows if (what := self._shown(row))},
+                {
+                    row.measured.name: what
+                    for request in self.requests
+                    for row in request.rows
+                    if (what := self._shown(row))
+                },
                 taught,
             ),
             brackets=complete(self.brackets.values(), runs, (made.run for cell in repeats.values() for made in cell)),
@@ -225,8 +238,13 @@ class _Planner:
     def _cells(
         self, grid: Mapping[tuple[Row, str], Spots], *, halving: bool = False
     ) -> Iterator[tuple[tuple[str, str], tuple[PlannedPredictor, ...]]]:
-        """Yield (name of the row, data set) -> the predictors of that cell; make the runs that are new."""
+        """Yield (name of the row, data set) -> the predictors of that cell; make the runs that are new.
+
+        The rows are those of tables: an analysis measures the predictors of its row.
+        """
         for (row, dataset), spots in grid.items():
+            if row.analysis:
+                continue
             all_trials = row.merger and self.catalogue.get("merger", row.merger).card.all_trials
             together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
             for (fold, trial), draws in spots.items():
@@ -246,7 +264,7 @@ class _Planner:
         """Yield (name of the row, data set, number of members) -> the predictors merged from so many of its runs."""
         for (row, dataset), spots in grid.items():
             card = self.catalogue.get("merger", row.merger).card if row.merger else None
-            if card is None or card.each:
+            if card is None or card.each or row.analysis:
                 continue
             asked = [request for request in self.requests if row in request.rows and dataset in request.datasets]
             together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
@@ -263,13 +281,30 @@ class _Planner:
                         found |= {(each.run.id, each.predictor): each for each in made}
                 yield (row.name, dataset, number), tuple(found.values())
 
+    def _analyses(
+        self, grids: Iterable[Mapping[tuple[Row, str], Spots]]
+    ) -> dict[tuple[str, str, str], tuple[Run, ...]]:
+        """Return (row, data set, analysis) -> the runs that measure the row's predictors; make those."""
+        found: dict[tuple[str, str, str], dict[str, Run]] = {}
+        for grid in grids:
+            for (row, dataset), spots in ((place, spots) for place, spots in grid.items() if place[0].analysis):
+                together = self.catalogue.get("analysis", row.analysis).card.together
+                ((_, measured),) = self._cells({(row.measured, dataset): spots})
+                groups = group_values(((p.run.fold, p.run.trial), p) for p in measured) if together else {}
+                for models in groups.values() if together else ([model] for model in measured):
+                    # As with a merger, what runs share is the first's, and of several draws none has the number.
+                    base = dataclasses.replace(models[0].run, hparams_seed=0) if together else models[0].run
+                    run = self._derive("analyze", row.analysis, base, base.trial, models).run
+                    found.setdefault((row.measured.name, dataset, row.analysis), {})[run.id] = run
+        return {place: tuple(runs.values()) for place, runs in found.items()}
+
     def _grid(self, requests: Iterable[Request]) -> dict[tuple[Row, str], Spots]:
         """Return (row, data set) -> (fold, trial) -> draws, over some requests, each once."""
         grid: dict[tuple[Row, str], dict[tuple[Fold, int], dict[Drawn, None]]] = {}
         for request in requests:
             for dataset in request.datasets:
                 folds = self.facts[dataset].folds(request.protocol)
-                for row in request.rows:
+                for row in dict.fromkeys(part for asked in request.rows for part in (asked.measured, asked)):
                     spots = grid.setdefault((row, dataset), {})
                     for trial in request.trials:
                         for fold in folds:
@@ -373,13 +408,13 @@ class _Planner:
 
     def _derive(
         self,
-        kind: Literal["merge", "adapt"],
+        kind: Literal["merge", "adapt", "analyze"],
         method: str,
         base: Run,
         drawn_in: int,
         sources: Sequence[PlannedPredictor],
     ) -> PlannedPredictor:
-        """Return the run that merges or adapts `sources`, made if it is new.
+        """Return the run that merges, adapts or analyzes `sources`, made if it is new.
 
         Its hyperparameters are drawn with the seed of `base` in the trial `drawn_in`; other fields are those of `base`,
         and an adapter's setting holds the stream.
@@ -388,8 +423,7 @@ class _Planner:
         # The inputs' ids stand for all else: fold, trial, setting and the members' hyperparameters.
         key = (kind, method, base.dataset, inputs, drawn_in)
         if key not in self.runs:
-            entry_kind = "merger" if kind == "merge" else "adapter"
-            part = self.values(entry_kind, method, base.dataset, base.setting, base.hparams_seed, drawn_in)
+            part = self.values(_ENTRIES[kind], method, base.dataset, base.setting, base.hparams_seed, drawn_in)
             stream = self.streams[base.dataset] if kind == "adapt" else ""
             setting = dataclasses.replace(base.setting, stream=stream)
             self.runs[key] = dataclasses.replace(

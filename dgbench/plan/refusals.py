@@ -107,7 +107,7 @@ def refuse(
             if setting.stream:
                 problems.add(
                     f"--stream on {name}: only adapters are shown a stream, and no row has one. Leave it out, or add "
-                    "a row such as ERM+T3A"
+                    "one to a row: `dgbench list adapters`"
                 )
     problems.raise_if_any()
 
@@ -133,6 +133,12 @@ class _Request:
     def settings(self) -> dict[Setting, None]:
         """Return the settings of all rows' runs, each once."""
         return dict.fromkeys(self.setting_of(self.algorithm(row)) for row in self.request.rows)
+
+    def of_domains(self) -> list[CatalogueEntry]:
+        """Return the entries that may need several training domains: each row's algorithm, and its analysis."""
+        rows = self.request.rows
+        analyses = dict.fromkeys(row.analysis for row in rows if row.analysis)
+        return [*map(self.algorithm, rows), *(self.catalogue.get("analysis", name) for name in analyses)]
 
     def entries(self) -> list[CatalogueEntry]:
         """Return the entries that the rows are made of, each once."""
@@ -188,8 +194,7 @@ def _too_few(asked: _Request, folds: Sequence[Fold]) -> Iterator[str]:
     fewest = min(facts.domains_in_step(fold, setting) for fold in folds)
     # Folds with a pair of test domains have one training domain less. If single folds would do, name the way out.
     alone = [facts.domains_in_step(fold, setting) for fold in folds if len(fold.held_out) == 1]
-    for row in asked.request.rows:
-        entry = asked.algorithm(row)
+    for entry in asked.of_domains():
         who, needed = _domains_needed(entry, asked.drawn(entry))
         if fewest < needed and (facts.pools or 0 < setting.domains_per_step < needed):
             yield (
@@ -251,6 +256,14 @@ def _unfit_members(asked: _Request) -> Iterator[str]:
             yield f"{row.name} can't be merged from {more[-1]} runs: --n_hparams gives {runs} of them"
         if fewer := [number for number in numbers if 1 < number < card.min_members]:
             yield f"{row.name} merges at least {card.min_members} runs: leave {fewer[0]} out of --members"
+
+
+def _unfit_analyses(asked: _Request) -> Iterator[str]:
+    """Yield analyses that compare runs with each other where a trial has one."""
+    for row in (row for row in asked.request.rows if row.analysis):
+        draws = 1 if row.merger else len(asked.request.hparams_seeds)
+        if draws < 2 and asked.catalogue.get("analysis", row.analysis).card.together:
+            yield f"{row.name} compares the runs of a trial, and there is one: give --n_hparams 2 or more"
 
 
 def _unfit_setting(asked: _Request) -> Iterator[str]:
@@ -375,8 +388,8 @@ def _no_teachers(asked: _Request) -> Iterator[str]:
 
 
 _RULES: tuple[Rule, ...] = (
-    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_members, _unfit_together, _batches_of_one),
-    *(_split_batches, _unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
+    *(_unfit_protocol, _too_few_domains, _unfit_mergers, _unfit_members, _unfit_analyses, _unfit_together),
+    *(_batches_of_one, _split_batches, _unmet_needs, _unfit_setting, _unfit_teachers, _invalid_values),
 )
 """All rules for rows on a data set, in the order in which their problems are listed."""
 _RULES_OF_TEACHERS: tuple[Rule, ...] = (

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
 from dgbench.report import study_frames
+from dgbench.report.analyses import agreement, analyses_frame
 from dgbench.report.cost import cost_frame, costs
 from dgbench.report.errors import KINDS, STYLES, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
@@ -111,6 +112,31 @@ class SweepResults:
                 Integers are Int64, other numbers float64, yes and no boolean, all else str.
         """
         return runs_frame(self.parts)
+
+    @cached_property
+    def analyses(self) -> pd.DataFrame:
+        """Every number that analyses found, one a line; `dgbench analyze` makes them.
+
+        Columns:
+            row, analysis, dataset, held_out, role, view, measure (category): `role` is `training`, `validation` or
+                `held out`, the part that the view has in the fold; `all`, with an empty view, of a number that belongs
+                to no single view.
+            run, models (str): ids of the analysis and of the run that it measured; several are joined by `+`.
+            trial, hparams_seed, step (int64).
+            value, in_domain, out_of_domain (float64): the last two are the measured model's score on the training
+                domains' validation parts and on the test views; NaN where several models were compared.
+        """
+        return analyses_frame(self.parts)
+
+    def agreement(self) -> pd.DataFrame:
+        """Return how the order of runs by each measure of `analyses` agrees with their order by accuracy.
+
+        Returns:
+            A line for each analysis, measure and role: runs (int64) and Kendall's tau-b, within data set and held-out
+            domain and averaged over these, with the 95 % interval over resampled runs: tau, low, high (float64) with
+            out-of-domain accuracy, tau_gap, low_gap, high_gap with in-domain less out-of-domain accuracy.
+        """
+        return agreement(self.analyses)
 
     @property
     def plot(self) -> Plots:

@@ -50,6 +50,12 @@ KINDS = {
         "as in `ERM+T3A` ([names of rows](../rows.md)). Passes are forward + backward, for each test batch; "
         "some adapters are shown the training data first.",
     ),
+    "analysis": (
+        "analyses",
+        "Analyses",
+        "An analysis measures finished models beyond their scores: `dgbench analyze Sharpness runs/mine` "
+        "([how, and when not to trust it](../analysis.md)). Its numbers stand in no table of results.",
+    ),
     "dataset": (
         "datasets",
         "Data sets",
@@ -128,6 +134,7 @@ def _facts(entry: CatalogueEntry) -> Facts:
         "average": _average,
         "merger": _merger,
         "adapter": _adapter,
+        "analysis": _analysis,
         "dataset": datasets.facts,
     }
     if entry.card.paper:
@@ -229,6 +236,14 @@ def _adapter(entry: CatalogueEntry) -> Facts:
     yield from _needs(entry)
 
 
+def _analysis(entry: CatalogueEntry) -> Facts:
+    card = entry.card
+    yield "Command", f"`dgbench analyze {entry.name} runs/mine`"
+    yield "Measures", "all runs of a trial together" if card.together else "each run's best model by itself"
+    yield from ((f"`{name}`", meaning) for name, meaning in card.measures.items())
+    yield from _needs(entry)
+
+
 def _needs(entry: CatalogueEntry) -> Facts:
     needs = [f"{entry.card.min_domains} training domains"] if getattr(entry.card, "min_domains", 1) > 1 else []
     for need in needs_of(entry.card):
@@ -326,6 +341,8 @@ def _columns(entry: CatalogueEntry) -> dict[str, str]:
                 "passes": f"{card.forwards:g} + {card.backwards:g}",
                 "training data": "yes" if card.needs_source else "",
             }
+        case "analysis":
+            return {"of": "all runs of a trial" if card.together else "each run", "measures": ", ".join(card.measures)}
         case _:
             counts = card.parts or card.counts
             return {

@@ -105,9 +105,10 @@ def test_exactly_one_order_of_words_of_different_kinds_is_right(data: st.DataObj
     if not named:
         return
     shuffled = data.draw(st.permutations(named))
-    algorithm, rule, average, merger, adapter = words
+    algorithm, rule, average, merger, adapter, analysis = words
     ruled = not (algorithm and rule) or catalogue.entries[algorithm].ruled
-    refused = not ruled or (merger and adapter and catalogue.get("merger", merger).card.ensemble)
+    ensemble = bool(merger) and catalogue.get("merger", merger).card.ensemble
+    refused = not ruled or (ensemble and (adapter or analysis)) or (adapter and analysis)
     if list(shuffled) != named:
         assert problems(catalogue, "+".join(shuffled)) == (
             f"{'+'.join(shuffled)!r} is in the wrong order: write {'+'.join(named)!r}",
@@ -116,6 +117,8 @@ def test_exactly_one_order_of_words_of_different_kinds_is_right(data: st.DataObj
         row = parse_row("+".join(named), catalogue)
         implied = catalogue.get("merger", merger).card.average if merger else ""
         assert (row.average, row.merger, row.adapter) == (average or implied, merger, adapter)
+        assert row.analysis == analysis
+        assert row.measured.name == ("+".join(named[:-1] if analysis else named) or catalogue.baseline)
         assert row.algorithm == stepped(algorithm or catalogue.baseline, rule, catalogue)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dgbench.core.cards import AdapterCard
 from dgbench.core.protocol import View
 from dgbench.core.site import Site
-from dgbench.execute.derived import _adapted
+from dgbench.execute.streams import StreamedViews
 from dgbench.methods.adapter import Adapter
 from tests.support.in_process import execute_all, records_of, runs_of, sweep_of, training_of
 
@@ -75,12 +75,13 @@ def test_an_adapter_draws_on_a_view_what_it_draws_there_alone(tmp_path: Path) ->
     training = training_of(sweep, sweep.plan.runs[0])
     one, two = training.run.views[:2]
 
-    def shown(view: View) -> list[Tensor]:
-        make = partial(Dice, training.algorithm.network.eval(), None)
-        return [logits for _, logits in _adapted(training.context, make, view)]
+    def shown(*views: View) -> list[Tensor]:
+        """The logits of the last view, after those of the others."""
+        streamed = StreamedViews(training.context, partial(Dice, training.algorithm.network.eval(), None))
+        *_, last = ([logits for _, logits in streamed.batches_of(view)] for view in views)
+        return last
 
     alone = shown(two)
-    shown(one)
-    after = shown(two)
+    after = shown(one, two)
     assert len(alone) > 1
     assert all(torch.equal(a, b) for a, b in zip(alone, after, strict=True))

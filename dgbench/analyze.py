@@ -1,0 +1,113 @@
+"""Measure the models of a sweep beyond their scores, and print the numbers.
+
+dgbench analyze Sharpness runs/mine
+dgbench analyze Sharpness Curvature runs/mine --rows ERM SAM ERM+SWAD --jobs 2
+dgbench analyze Diversity runs/mine --csv diversity.csv
+
+Each analysis is a run of the sweep for each model, or each trial, like any other: planned once, executed by the engine
+that `--launcher` names, resumed by the same command. Where models were not kept, the runs train again.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbench import cli
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.cards import AnalysisCard
+from dgbench.core.errors import Problems
+from dgbench.core.grid import columns
+from dgbench.core.wording import printable, unknown_name
+from dgbench.flags import add_options
+from dgbench.launchers.prepare import plan_launch
+from dgbench.launchers.values import launcher_of
+from dgbench.plan.options import EXECUTING, LAUNCHER, PLACES
+from dgbench.plan.planfile import read_plan
+from dgbench.report.analyses import agreement, analyses_frame
+from dgbench.sweep import execute
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def parser() -> cli.Parser:
+    """Declare the flags of the command."""
+    found = cli.Parser(prog="dgbench analyze", doc=__doc__)
+    found.add_argument("analyses", nargs="+", metavar="ANALYSIS", help="names, see `dgbench list analyses`")
+    found.add_argument("input_dir", type=Path, metavar="DIR", help="the sweep's folder")
+    found.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only models of these rows; default: all")
+    add_options(found, {"data": PLACES, "where runs execute": LAUNCHER, "this machine": EXECUTING})
+    shown = found.group("output")
+    shown.add_argument("--shown", action="store_true", help="execute nothing, print what was found so far")
+    shown.add_argument("--csv", type=Path, metavar="FILE", help="write every number, a line each")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Execute the analyses as far as they are missing, and print them; return 1 if runs failed."""
+    args, problems = parser().parse_args(argv), Problems()
+    catalogue, table = Catalogue(args.include or ()), read_plan(args.input_dir)
+    known = catalogue.of_kind("analysis")
+    for name in (name for name in args.analyses if name not in known):
+        problems.add(unknown_name("analysis", name, known))
+    for name in (name for name in args.rows if name not in table.rows):
+        problems.add(unknown_name("row", name, table.rows))
+    with problems.collecting():
+        launcher = launcher_of(vars(args), {})
+    problems.raise_if_any()
+    names = [f"{row}+{name}" for row in args.rows or table.rows for name in args.analyses]
+    code = 0
+    if not args.shown:
+        planned = plan_launch(args.input_dir, {"algorithms": names}, vars(args), catalogue).with_ttl(launcher.ttl)
+        launcher.check(planned)
+        code = execute(planned, launcher)
+    return _show(args, {name: known[name].card for name in args.analyses}) or code
+
+
+def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
+    """Print the means of each measure, and how they go with accuracy; write the csv."""
+    frame = analyses_frame([args.input_dir])
+    frame = frame[frame["analysis"].isin(args.analyses) & (not args.rows or frame["row"].isin(args.rows))]
+    if args.csv:
+        frame.to_csv(args.csv, index=False)
+    if frame.empty:
+        print("nothing was found yet")
+        return 1
+    agreeing = agreement(frame)
+    for name, card in cards.items():
+        own = frame[frame["analysis"] == name]
+        print(f"\n{name}: mean over {own['run'].nunique():,} runs", *_table(_means(own)), sep="\n")
+        print(*(f"  {measure}: {meaning}" for measure, meaning in card.measures.items()), sep="\n")
+        if len(found := agreeing[agreeing["analysis"] == name]):
+            print(f"\n{name}: order of runs by the measure and by accuracy, Kendall's tau with 95 % interval")
+            print(*_table(_taus(found)), sep="\n")
+    return 0
+
+
+def _table(lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    return (line.rstrip() for line in columns([list(map(printable, line)) for line in lines]))
+
+
+def _means(frame: pd.DataFrame) -> Iterator[Sequence[str]]:
+    """Yield the cells of the means: a line for each measure and role, a column for each row."""
+    rows = list(dict.fromkeys(frame["row"]))
+    yield "measure", "on", *rows
+    means = frame.groupby(["measure", "role", "row"], observed=True, sort=False)["value"].mean()
+    for measure, role in dict.fromkeys(key[:2] for key in means.index):
+        yield measure, role, *(f"{means.get((measure, role, row), math.nan):.4g}" for row in rows)
+
+
+def _taus(frame: pd.DataFrame) -> Iterator[Sequence[str]]:
+    """Yield the cells of the correlations: a line for each measure and role."""
+    yield "measure", "on", "runs", "out-of-domain accuracy", "in-domain less out-of-domain"
+    for line in frame.itertuples():
+        both = (f"{t:+.2f} [{low:+.2f}, {high:+.2f}]" for t, low, high in (line[5:8], line[8:11]))
+        yield line.measure, line.role, f"{line.runs}", *both
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

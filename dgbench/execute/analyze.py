@@ -1,0 +1,87 @@
+"""Execute an analysis: measure the models of finished runs beyond their scores, and record the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dgbench.core.protocol import View
+from dgbench.core.run import BEST, MODEL, Input
+from dgbench.core.seeding import numpy_stream, seed_everything, seed_hash, torch_seed
+from dgbench.execute.context import RunContext, training_run
+from dgbench.execute.models import build
+from dgbench.methods.algorithm import Algorithm
+from dgbench.methods.analysis import Analysis, Batches, FinishedModel, Views
+from dgbench.methods.average import Weights
+
+_PLAIN: Mapping[str, Any] = {"precision": "fp32", "compile": False, "checkpoint_activations": False, "microbatch": 0}
+"""Settings of how a network computes, as an analysis has them."""
+
+
+def execute_analysis(context: RunContext, algorithm: Algorithm) -> None:
+    """Measure the best models of the run's inputs, and append one record with all numbers.
+
+    Its `views` are view -> measure -> value, and its `measures` those that belong to no single view. Its step is that
+    of the model; of several models, the last step of training.
+
+    Args:
+        context: The run, opened.
+        algorithm: That of the first input's training, which prepares inputs.
+    """
+    cls, hparams = build(context.catalogue, "analysis", context.run.method)
+    seed_everything(context.device, context.run.seed, "analyze")
+    generator = torch.Generator(context.device).manual_seed(torch_seed(context.run.seed, "analysis", cls.__name__))
+    analysis: Analysis = cls(hparams, generator)
+    models = [_model(context, source) for source in context.run.inputs]
+    views: dict[str, dict[str, float]] = {}
+    whole: dict[str, float] = {}
+    for view, found in context.interruptible(analysis.measure(models, views_of(context, algorithm))):
+        if found:
+            target = whole if view is None else views.setdefault(str(view), {"n": context.data.size(view)})
+            target.update(found)
+    if unknown := {name for found in (whole, *views.values()) for name in found} - {*cls.card.measures, "n"}:
+        raise RuntimeError(f"{cls.__name__} found {', '.join(sorted(unknown))}, of which its card says nothing")
+    step = context.run.setting.steps - 1 if len(models) > 1 else models[0].step
+    context.folder.append_records([{"step": step, "predictor": MODEL, "views": views, "measures": whole}])
+
+
+def _model(context: RunContext, source: Input) -> FinishedModel:
+    """Describe an input's model to an analysis; it is built and read when the analysis wants it."""
+    saved = context.find_input_model(source, BEST)
+    trained = training_run(context.store.folder(source.run).run(), context.store)
+    # Second derivatives need the plain network: in full precision, neither compiled nor recomputed.
+    setting = dataclasses.replace(trained.setting, **_PLAIN)
+    own = dataclasses.replace(context, trained=dataclasses.replace(trained, setting=setting))
+
+    def load() -> nn.Module:
+        algorithm = own.algorithm()
+        algorithm.load_state_dict(saved.load(context.device), strict=False)
+        return algorithm.eval()
+
+    def initial() -> Weights:
+        return own.algorithm(begin=True).predictor_tensors()
+
+    return FinishedModel(source.run, saved.step, load, lambda: saved.load(context.device), initial)
+
+
+def views_of(context: RunContext, algorithm: Algorithm) -> Views:
+    """Return the views of the run's fold as an analysis reads them."""
+    data, run = context.data, context.run
+    # The same for all models of a fold and trial, so that they are measured on the same examples.
+    seed = seed_hash(run.dataset, list(run.fold.held_out), run.trial, "analysis")
+
+    def examples(view: View, most: int, batch_size: int) -> Batches:
+        chosen = numpy_stream(seed, str(view)).permutation(data.size(view))[:most]
+        return [batch_at(view, where) for where in np.split(chosen, range(batch_size, len(chosen), batch_size))]
+
+    def batch_at(view: View, where: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        x = algorithm.network.prepare(data.inputs(view, where).to(context.device))
+        return x, torch.from_numpy(data.labels(view)[where]).to(context.device)
+
+    return Views(data.train, run.views, examples)

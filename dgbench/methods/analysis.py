@@ -1,0 +1,106 @@
+"""Define analyses: each measures finished models beyond their scores, such as how sharp the loss around them is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.core.cards import AnalysisCard
+from dgbench.core.protocol import View
+from dgbench.methods.average import NoHparams, Weights
+from dgbench.methods.surface import Surface
+
+Batches = list[tuple[Tensor, Tensor]]
+"""Prepared inputs (B, ...) and labels (B,), on the device."""
+
+
+@dataclass(frozen=True)
+class FinishedModel:
+    """The model of one finished run: of its evaluated steps, that with the best training-domain validation accuracy."""
+
+    run: str
+    """Id of the run."""
+    step: int
+    """The step after which it was taken."""
+    load: Callable[[], nn.Module]
+    """Return the network with the model's weights, in evaluation mode: inputs to logits. All models of a run share one
+    module, so a call ends the life of what the call before returned."""
+    weights: Callable[[], Weights]
+    """Read the weights by the names of parameters and buffers; nothing is kept in memory between calls."""
+    initial: Callable[[], Weights]
+    """Return the weights that the run's training started from."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The data of a fold, as an analysis reads it."""
+
+    training: tuple[View, ...]
+    """One of each training domain."""
+    evaluated: tuple[View, ...]
+    """All that are scored: validation parts, and the held-out domains."""
+    examples: Callable[[View, int, int], Batches]
+    """(view, most examples, batch size) -> that many examples without augmentation, drawn by the run's seed; all if
+    the view has no more. The same for every model of a fold and trial."""
+
+    @property
+    def all(self) -> tuple[View, ...]:
+        """Return training and evaluated views, each once."""
+        return tuple(dict.fromkeys((*self.training, *self.evaluated)))
+
+
+Finding = tuple[View | None, Mapping[str, float]]
+"""The view that was measured on, or None for all of them together; measure -> its value."""
+
+
+class Analysis:
+    """Base class of analyses. One instance measures the models of one run.
+
+    A subclass declares `card`, if need be `Hparams`, and writes `measure`. Models are never changed, and no number of
+    an analysis can reach a table of results: selectors don't read them.
+
+    Args:
+        hparams: An instance of the class's `Hparams`.
+        generator: Draws, on the device, whatever the analysis draws.
+    """
+
+    card: ClassVar[AnalysisCard]
+    """Facts that planning and `list` read."""
+    Hparams: ClassVar[type] = NoHparams
+    """The class of the hyperparameters, a frozen dataclass."""
+
+    def __init__(self, hparams: Any, generator: torch.Generator) -> None:
+        self.hparams = hparams
+        self.generator = generator
+
+    def measure(self, models: Sequence[FinishedModel], data: Views) -> Iterator[Finding]:
+        """Yield the numbers, a view at a time.
+
+        Args:
+            models: One, or all of a trial in the order of their hyperparameter seeds if the card says `together`.
+            data: The views of the fold.
+
+        Yields:
+            Findings. Those of one view are joined; a stop between two findings loses what came before.
+        """
+        raise NotImplementedError
+
+
+def surface_of(model: nn.Module, batches: Batches) -> Surface:
+    """Return the loss of a model on examples by its weights: those that learn and that logits depend on.
+
+    Args:
+        model: In evaluation mode.
+        batches: At least one.
+    """
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    x, _ = batches[0]
+    with torch.enable_grad():
+        reached = torch.autograd.grad(model(x[:1]).sum(), list(learning.values()), allow_unused=True)
+    return Surface(
+        model, batches, parameters=[name for name, g in zip(learning, reached, strict=True) if g is not None]
+    )

@@ -1,0 +1,147 @@
+"""Estimate the spectrum of a symmetric operator that is known by its products with vectors alone.
+
+Each estimate comes with its error. The Hessian of a loss is the operator meant (`surface.Surface.products`); tests hold
+every function to matrices whose spectra are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+Products = Callable[[Tensor], Tensor]
+"""Vectors (K, size) -> the operator's products with them (K, size)."""
+_SPENT = 1e-10
+"""Length, relative to the largest so far, at which a new Lanczos vector is rounding error: the space is exhausted."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimated number and its error."""
+
+    value: float
+    error: float
+    """A bound of the distance to an eigenvalue, or the standard error of a mean of random draws."""
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """The result of a Lanczos iteration: approximate eigenvalues, ascending."""
+
+    values: NDArray[np.float64]
+    """(steps,)."""
+    weights: NDArray[np.float64]
+    """(steps,); the squared share of each in the starting vector: they sum to 1."""
+    errors: NDArray[np.float64]
+    """(steps,); within each, around its value, lies an eigenvalue."""
+    vectors: Tensor
+    """(steps, size); the approximate eigenvectors, of length 1."""
+
+
+def lanczos(products: Products, start: Tensor, steps: int) -> Ritz:
+    """Approximate eigenvalues by a Lanczos iteration with full re-orthogonalization.
+
+    The extreme eigenvalues converge first, whatever their sign. Without re-orthogonalization rounding would bring
+    copies of those that have converged.
+
+    Args:
+        products: The operator.
+        start: The starting vector (size,), not zero.
+        steps: Products to take; fewer are taken where the space is exhausted.
+
+    Returns:
+        As many approximate eigenvalues as products were taken.
+    """
+    basis = [start / start.norm()]
+    diagonal, beside = list[float](), list[float]()
+    while True:
+        product = products(basis[-1][None])[0]
+        diagonal.append(float(product @ basis[-1]))
+        spanned = torch.stack(basis)
+        # Twice: once leaves rounding errors that grow with the number of steps.
+        for _ in range(2):
+            product = product - spanned.T @ (spanned @ product)
+        length = float(product.norm())
+        largest = max(map(abs, (*diagonal, *beside)))
+        if len(basis) == min(steps, len(start)) or length <= _SPENT * max(largest, 1e-300):
+            break
+        beside.append(length)
+        basis.append(product / length)
+    values, within = eigh_tridiagonal(np.array(diagonal), np.array(beside))
+    vectors = torch.as_tensor(within.T, dtype=spanned.dtype, device=spanned.device) @ spanned
+    return Ritz(values, within[0] ** 2, length * np.abs(within[-1]), vectors)
+
+
+def top_eigenvalue(products: Products, size: int, steps: int, generator: torch.Generator, like: Tensor) -> Estimate:
+    """Estimate the largest eigenvalue, not the largest magnitude.
+
+    Args:
+        products: The operator.
+        size: Length of its vectors.
+        steps: Lanczos steps.
+        generator: Draws the starting vector.
+        like: A tensor of the operator's type, on its device.
+    """
+    ritz = lanczos(products, gaussian(1, size, generator, like)[0], steps)
+    return Estimate(float(ritz.values[-1]), float(ritz.errors[-1]))
+
+
+def trace(
+    products: Products, size: int, draws: int, generator: torch.Generator, like: Tensor, together: int = 8
+) -> Estimate:
+    """Estimate the trace by Hutchinson's estimator, the mean of v'Hv over vectors v of random signs.
+
+    Args:
+        products: The operator.
+        size: Length of its vectors.
+        draws: Number of vectors, at least 2.
+        generator: Draws them; how many are taken together doesn't change them.
+        like: A tensor of the operator's type, on its device.
+        together: Vectors in one call of `products`.
+
+    Returns:
+        The mean over the draws and its standard error.
+    """
+    found = list[float]()
+    while len(found) < draws:
+        count = min(together, draws - len(found))
+        bits = [torch.randint(2, (size,), generator=generator, device=generator.device) for _ in range(count)]
+        signs = (2 * torch.stack(bits) - 1).to(like)
+        found += (products(signs) * signs).sum(dim=1).tolist()
+    return Estimate(float(np.mean(found)), float(np.std(found, ddof=1)) / math.sqrt(draws))
+
+
+def spectral_density(
+    products: Products, size: int, steps: int, draws: int, generator: torch.Generator, like: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Approximate the distribution of the eigenvalues by stochastic Lanczos quadrature.
+
+    Args:
+        products: The operator.
+        size: Length of its vectors.
+        steps: Lanczos steps a draw: moments up to twice as many, less 1, are exact for its vector.
+        draws: Random starting vectors.
+        generator: Draws them.
+        like: A tensor of the operator's type, on its device.
+
+    Returns:
+        Points (N,) ascending, and the share (N,) of eigenvalues at each; the shares sum to 1.
+    """
+    found = [lanczos(products, gaussian(1, size, generator, like)[0], steps) for _ in range(draws)]
+    values = np.concatenate([ritz.values for ritz in found])
+    weights = np.concatenate([ritz.weights for ritz in found]) / draws
+    order = np.argsort(values, kind="stable")
+    return values[order], weights[order]
+
+
+def gaussian(count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Draw vectors (count, size) of standard normal numbers, in double precision before they get the type of `like`."""
+    drawn = [torch.randn(size, generator=generator, dtype=torch.float64, device=generator.device) for _ in range(count)]
+    return torch.stack(drawn).to(like)

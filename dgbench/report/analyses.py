@@ -1,0 +1,181 @@
+"""Read the numbers of analyses, and compare the order of runs by a measure with their order by accuracy.
+
+pandas is imported only inside functions, because this file is also imported where no frame is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgbench.core.protocol import Fold, View
+from dgbench.core.run import MODEL
+from dgbench.plan import planfile
+from dgbench.plan.planfile import PlanTable
+from dgbench.store.folder import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRAINING, VALIDATION, HELD_OUT, WHOLE = "training", "validation", "held out", "all"
+"""Roles of the views that a measure was taken on; `all`: of a number that belongs to no single view."""
+COLUMNS = (
+    *("row", "analysis", "dataset", "held_out", "run", "models", "trial", "hparams_seed", "step"),
+    *("role", "view", "measure", "value", "in_domain", "out_of_domain"),
+)
+RESAMPLES = 1000
+"""Resamples of the interval of a correlation, drawn with a fixed seed."""
+
+
+def analyses_frame(folders: Iterable[Path | str]) -> pd.DataFrame:
+    """Make the frame of `SweepResults.analyses` for some folders."""
+    import pandas as pd
+
+    lines = [line for folder in folders for line in _lines(Path(folder))]
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    texts = ("row", "analysis", "dataset", "held_out", "role", "view", "measure")
+    numbers = dict.fromkeys(("value", "in_domain", "out_of_domain"), "float64")
+    return frame.astype({**dict.fromkeys(texts, "category"), **numbers, **dict.fromkeys(("trial", "step"), "int64")})
+
+
+def _lines(root: Path) -> Iterator[tuple[Any, ...]]:
+    """Yield the lines of the frame from one folder, dgbench's; none from DomainBed's."""
+    if not (root / planfile.FILE).exists():
+        return
+    table, store = planfile.read_plan(root), Store(root)
+    for (row, dataset, _), positions in table.analyses.items():
+        for run in (table.runs[position] for position in positions):
+            finished = store.folder(run.id).finished()
+            if finished is None:
+                continue
+            (record,) = finished[1]
+            fold = table.folds[run.fold]
+            models = [table.runs[i].id for i in run.inputs]
+            scores = _scores(store, table, run.id, dataset) if len(models) == 1 else (math.nan, math.nan)
+            first = (row, run.method, dataset, "+".join(fold.held_out), run.id, "+".join(models))
+            place = (*first, run.trial, run.hparams_seed, record["step"])
+            for role, view, found in _measured(record, fold):
+                yield from ((*place, role, view, measure, value, *scores) for measure, value in found.items())
+
+
+def _measured(record: Mapping[str, Any], fold: Fold) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Yield role, view and measures of each view of a record, then those of all together."""
+    validation = set(map(str, fold.validation))
+    for text, found in record["views"].items():
+        role = HELD_OUT if text.partition("/")[0] in fold.held_out else VALIDATION if text in validation else TRAINING
+        yield role, text, {name: _number(value) for name, value in found.items() if name != "n"}
+    yield WHOLE, "", {name: _number(value) for name, value in record["measures"].items()}
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _scores(store: Store, table: PlanTable, id: str, dataset: str) -> tuple[float, float]:
+    """Return in-domain and out-of-domain score of the model that a run measured; NaN where it has none."""
+    run = store.folder(id).run()
+    (source,) = run.inputs
+    finished = store.folder(source.run).finished()
+    (record,) = store.folder(id).finished()[1]  # type: ignore[index]
+    metric = table.datasets[dataset].metric
+    for other in finished[1] if finished else ():
+        if (other["step"], other.get("predictor", MODEL)) == (record["step"], source.predictor):
+            return tuple(_mean(other["views"], views, metric) for views in (run.fold.validation, run.fold.test))  # type: ignore[return-value]
+    return math.nan, math.nan
+
+
+def _mean(scores: Mapping[str, Mapping[str, float]], views: Iterable[View], metric: str) -> float:
+    found = [_number(scores[str(view)][metric]) for view in views if str(view) in scores]
+    return float(np.mean(found)) if found else math.nan
+
+
+def agreement(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return how the order of runs by each measure agrees with their order by accuracy and by the gap.
+
+    Runs are compared with runs on the same data set with the same domain held out, in the same trial or another:
+    Kendall's tau-b of each such group is averaged by its number of runs.
+
+    Args:
+        frame: As of `analyses_frame`; measures of several models together are left out.
+
+    Returns:
+        A frame with a line for each analysis, measure and role: runs (int64); tau, low, high (float64: with the 95 %
+        interval over resampled runs) with out-of-domain accuracy; tau_gap, low_gap, high_gap with in-domain less
+        out-of-domain accuracy.
+    """
+    import pandas as pd
+
+    alone = frame[frame["out_of_domain"].notna() & frame["value"].notna()]
+    keys = ["analysis", "measure", "role", "dataset", "held_out", "run"]
+    each = alone.groupby(keys, observed=True, sort=False)[["value", "in_domain", "out_of_domain"]].mean().reset_index()
+    lines = []
+    for (analysis, measure, role), runs in each.groupby(["analysis", "measure", "role"], observed=True, sort=False):
+        groups = [group for _, group in runs.groupby(["dataset", "held_out"], observed=True) if len(group) > 2]
+        outcomes = {
+            "": [(g["value"].to_numpy(), g["out_of_domain"].to_numpy()) for g in groups],
+            "_gap": [(g["value"].to_numpy(), (g["in_domain"] - g["out_of_domain"]).to_numpy()) for g in groups],
+        }
+        line = {"analysis": analysis, "measure": measure, "role": role, "runs": sum(map(len, groups))}
+        for suffix, pairs in outcomes.items():
+            tau, low, high = _tau_with_interval(pairs)
+            line |= {f"tau{suffix}": tau, f"low{suffix}": low, f"high{suffix}": high}
+        lines.append(line)
+    names = ("analysis", "measure", "role", "runs", "tau", "low", "high", "tau_gap", "low_gap", "high_gap")
+    return pd.DataFrame(lines, columns=list(names))
+
+
+Groups = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Measures and outcomes of the runs of each group."""
+
+
+def _tau_with_interval(groups: Groups) -> tuple[float, float, float]:
+    """Return the mean tau over groups and its 95 % percentile interval over resampled runs of each; NaN without."""
+    if not groups:
+        return math.nan, math.nan, math.nan
+    sizes = [len(values) for values, _ in groups]
+    rng = np.random.default_rng(0)
+    both = [(signs(values), signs(outcomes)) for values, outcomes in groups]
+    whole = [tau_b(*own, np.arange(size)[None]) for own, size in zip(both, sizes, strict=True)]
+    drawn = [tau_b(*own, rng.integers(size, size=(RESAMPLES, size))) for own, size in zip(both, sizes, strict=True)]
+    means = _mean_over_groups(np.stack(drawn), sizes)
+    low, high = np.nanquantile(means, [0.025, 0.975]) if np.isfinite(means).any() else (math.nan, math.nan)
+    return float(_mean_over_groups(np.stack(whole), sizes)[0]), float(low), float(high)
+
+
+def signs(values: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Return the signs of all differences between two values (n, n)."""
+    found: NDArray[np.int8] = np.sign(values[:, None] - values[None]).astype(np.int8)
+    return found
+
+
+def tau_b(ones: NDArray[np.int8], others: NDArray[np.int8], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return Kendall's tau-b of resamples of pairs of values, which SciPy computes for one sample at a time.
+
+    Args:
+        ones: Signs of differences of the first values (n, n).
+        others: Signs of differences of the second values (n, n).
+        chosen: Positions in each resample (resamples, size).
+
+    Returns:
+        (resamples,); NaN where all values of one side are equal.
+    """
+    found = np.empty(len(chosen))
+    for i, where in enumerate(chosen):
+        a, b = ones[np.ix_(where, where)].astype(np.int64), others[np.ix_(where, where)].astype(np.int64)
+        untied = float((a * a).sum()) * float((b * b).sum())
+        found[i] = (a * b).sum() / math.sqrt(untied) if untied else math.nan
+    return found
+
+
+def _mean_over_groups(taus: NDArray[np.float64], sizes: list[int]) -> NDArray[np.float64]:
+    """Return the mean over groups (groups, samples), weighted by their sizes; groups without a tau are left out."""
+    weights = np.where(np.isnan(taus), 0.0, np.array(sizes, dtype=float)[:, None])
+    total = weights.sum(axis=0)
+    summed = (weights * np.nan_to_num(taus)).sum(axis=0)
+    found: NDArray[np.float64] = np.divide(summed, total, out=np.full_like(total, math.nan), where=total > 0)
+    return found

@@ -1,0 +1,142 @@
+"""Every analysis over real runs: what is planned, recorded and read, and that no table changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import dgbench
+from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.errors import UserError
+from dgbench.core.run import BEST, MODEL
+from dgbench.execute.analyze import views_of
+from dgbench.execute.context import open_context
+from dgbench.execute.models import find_model
+from dgbench.launchers.reconcile import Sweep
+from dgbench.plan.planfile import read_plan
+from tests.support.in_process import execute_all, records_of, sweep_of
+
+ANALYSES = tuple(Catalogue().of_kind("analysis"))
+SMALL = {
+    "Sharpness": {"examples": 40, "m": 20, "steps": 2},
+    "Curvature": {"examples": 40, "steps": 3, "draws": 2},
+    "Alignment": {"examples": 60, "batch_size": 25},
+    "Diversity": {"examples": 60},
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Two runs of ERM with all analyses, and one analysis of an average and of a merged model."""
+    rows = ["SAM", *(f"ERM+{name}" for name in ANALYSES), "ERM+SMA+Alignment", "ERM+DiWA+Alignment"]
+    return execute_all(
+        sweep_of(
+            tmp_path_factory.mktemp("analyses"),
+            *rows,
+            n_hparams=2,
+            setting={"steps": 13, "checkpoint_freq": 6},
+            hparams=SMALL | {"SMA": {"start": 3}},
+        )
+    )
+
+
+def test_a_row_is_measured_and_stays_the_row_that_it_was(sweep: Sweep) -> None:
+    assert sweep.plan.rows == ("SAM", *dict.fromkeys(["ERM", "ERM+SMA", "ERM+DiWA"]))
+    assert {row for row, _ in sweep.plan.candidates} == {*sweep.plan.rows}
+    measured = {(row, name): len(runs) for (row, _, name), runs in sweep.plan.analyses.items()}
+    singles = dict.fromkeys((("ERM", name) for name in ANALYSES if name != "Diversity"), 2)
+    assert measured == singles | {
+        ("ERM", "Diversity"): 1,
+        ("ERM+SMA", "Alignment"): 2,
+        ("ERM+DiWA", "Alignment"): 1,
+    }
+    table = read_plan(sweep.root)
+    assert {place: [table.runs[i].id for i in positions] for place, positions in table.analyses.items()} == {
+        place: [run.id for run in runs] for place, runs in sweep.plan.analyses.items()
+    }
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_every_measure_of_the_card_is_found_and_is_a_number(name: str, sweep: Sweep) -> None:
+    frame = dgbench.load_results(sweep.root).analyses
+    found = frame[(frame["analysis"] == name) & (frame["row"] == "ERM")]
+    assert {*found["measure"]} == {*Catalogue().get("analysis", name).card.measures}
+    defined = found[~found["measure"].isin(["ratio_error", "q_statistic"])]
+    assert np.isfinite(defined["value"]).all()
+    if name != "Alignment":
+        assert {*found["role"]} >= {"training", "validation", "held out"}
+
+
+def test_the_alignment_is_that_of_gradients_taken_by_hand(sweep: Sweep) -> None:
+    (run, *_) = sweep.plan.analyses["ERM", "RotatedDigits", "Alignment"]
+    (source,) = run.inputs
+    context = open_context(run, sweep.store, sweep.site, sweep.catalogue, {}, None)
+    saved = find_model(sweep.store.folder(source.run).path, MODEL, BEST)
+    algorithm = context.algorithm()
+    algorithm.load_state_dict(saved.load(context.device), strict=False)
+    algorithm.eval()
+    (record,) = records_of(sweep.store.folder(run.id))
+    assert record["step"] == saved.step
+    data, gradients = views_of(context, algorithm), []
+    for view in data.training:
+        assert context.data.size(view) > 60, "a part of each view is drawn"
+        ((x, y),) = data.examples(view, 60, 60)
+        loss = F.cross_entropy(algorithm(x), y)
+        grads = torch.autograd.grad(loss, [p for p in algorithm.parameters() if p.requires_grad])
+        gradients.append(torch.cat([g.flatten() for g in grads]).double())
+    inner = [float(a @ b) for i, a in enumerate(gradients) for b in gradients[:i]]
+    assert record["measures"]["inner"] == pytest.approx(np.mean(inner), rel=1e-4)
+
+
+def test_scores_beside_a_measure_are_those_of_the_measured_model(sweep: Sweep) -> None:
+    frame = dgbench.load_results(sweep.root).analyses
+    for run in sweep.plan.analyses["ERM+SMA", "RotatedDigits", "Alignment"]:
+        line = frame[(frame["run"] == run.id)].iloc[0]
+        (source,) = run.inputs
+        (record,) = [
+            record
+            for record in records_of(sweep.store.folder(source.run))
+            if record["predictor"] == "SMA" and record["step"] == line["step"]
+        ]
+        (test,) = run.fold.test
+        assert line["out_of_domain"] == record["views"][str(test)]["accuracy"]
+        validated = [record["views"][str(view)]["accuracy"] for view in run.fold.validation]
+        assert line["in_domain"] == pytest.approx(np.mean(validated))
+    assert frame[frame["analysis"] == "Diversity"]["in_domain"].isna().all()
+
+
+def test_executed_again_an_analysis_finds_the_same(sweep: Sweep, tmp_path: Path) -> None:
+    again = execute_all(
+        sweep_of(
+            tmp_path / "again",
+            "ERM+Sharpness",
+            n_hparams=2,
+            setting={"steps": 13, "checkpoint_freq": 6},
+            hparams={"Sharpness": SMALL["Sharpness"]},
+        )
+    )
+    (one, _) = again.plan.analyses["ERM", "RotatedDigits", "Sharpness"]
+    (first, _) = sweep.plan.analyses["ERM", "RotatedDigits", "Sharpness"]
+    # The runs below differ in the average that watches them, and in nothing else.
+    mine, theirs = (records_of(s.store.folder(run.id)) for s, run in ((again, one), (sweep, first)))
+    assert mine[0]["views"].keys() == theirs[0]["views"].keys()
+    for view, found in mine[0]["views"].items():
+        assert found == pytest.approx(theirs[0]["views"][view], rel=1e-6), view
+
+
+@pytest.mark.parametrize(
+    ("row", "n_hparams", "why"),
+    [
+        ("ERM+Ensemble+Sharpness", 2, "measures the weights of one network, Ensemble has several"),
+        ("ERM+T3A+Sharpness", 2, "measures finished weights, which T3A goes on changing"),
+        ("ERM+Sharpness+DiWA", 2, "in the wrong order: write"),
+        ("ERM+Diversity", 1, "give --n_hparams 2 or more"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused(row: str, n_hparams: int, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=why):
+        sweep_of(tmp_path, row, n_hparams=n_hparams)
