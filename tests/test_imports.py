@@ -60,7 +60,7 @@ def command(cache: Path, *words: str) -> tuple[int, list[str], str]:
 def test_importing_the_package_does_nothing() -> None:
     code = (
         "import logging, random, sys; before = random.getstate(); known = set(sys.modules); import dgbench; "
-        "folders = ('algorithms', 'rules', 'averaging', 'merging', 'adaptation', 'datasets'); "
+        "folders = ('algorithms', 'rules', 'averaging', 'merging', 'adaptation', 'analyses', 'datasets'); "
         "doors = {f'dgbench.{name}' for name in folders}; "
         "standard = {name for name in set(sys.modules) - known if name.partition('.')[0] in sys.stdlib_module_names}; "
         "new = set(sys.modules) - known - standard; assert new == {'dgbench', *doors}, new; "

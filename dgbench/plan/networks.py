@@ -30,7 +30,7 @@ def with_full_names(asked: Mapping[str, Any], catalogue: Catalogue) -> dict[str,
 
 
 def _named(name: str, value: Any, catalogue: Catalogue, depth: int = _DEPTH) -> Any:
-    """Return the value of a name, or the values of a table; what lies deeper than values can be stays as it is."""
+    """Return the value of a name, or the values of a table as deep as values can lie."""
     if isinstance(value, Mapping) and depth:
         return {key: _named(str(key), own, catalogue, depth - 1) for key, own in value.items()}
     is_network = isinstance(value, str) and name.rpartition(".")[2] in _NAMES
