@@ -350,7 +350,7 @@ def _settings(args: Any, catalogue: Catalogue) -> Items:
     found = {}
     for name in FIELD_NAMES:
         first = re.split(r"(?<=\.)\s", meanings.get(name, ""), maxsplit=1)[0]
-        found[name] = Item(f"{getattr(PRESETS[DEFAULT], name)!r:<12}{' '.join(first.split())}", partial(details, name))
+        found[name] = Item(f"{getattr(PRESETS[DEFAULT], name)!r:<11} {' '.join(first.split())}", partial(details, name))
     return found
 
 
