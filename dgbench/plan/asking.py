@@ -231,7 +231,11 @@ def count_training_runs(declaration: Declaration, catalogue: Catalogue) -> int |
             len(list(request.protocol.folds(card.domains, parts=tuple(card.parts), tested=card.tested)))
             for card in cards
         )
-        count += len(trained) * folds * len(request.hparams_seeds) * len(request.trials)
+        draws = sum(
+            len(request.hparams_seeds) if catalogue.get("algorithm", algorithm).card.learns else 1
+            for algorithm, _ in trained
+        )
+        count += draws * folds * len(request.trials)
     return count
 
 
