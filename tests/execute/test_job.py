@@ -221,9 +221,9 @@ def test_a_metric_that_is_no_number_is_the_worst_there_is_and_no_damage(
     made = evaluate.score
     worst: float | None = None
 
-    def diverged(batches: Any, data: ViewData, view: View) -> dict[str, float]:
-        found = made(batches, data, view)
-        return found if worst is None else {**found, "accuracy": worst}
+    def diverged(batches: Any, data: ViewData, view: View) -> Any:
+        found, predicted = made(batches, data, view)
+        return (found if worst is None else {**found, "accuracy": worst}), predicted
 
     monkeypatch.setattr(evaluate, "score", diverged)
     sweep = sweep_of(tmp_path, "ERM", "ERM+IIDMax", "DiWARestricted", "WiSEFT", "T3A", n_hparams=2)

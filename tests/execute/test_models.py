@@ -87,7 +87,7 @@ def test_an_algorithm_knows_its_task_and_values_and_nothing_of_what_is_held_out(
     algorithm = made(catalogue, lr=0.25)
     assert type(algorithm).__name__ == "ERM"
     known = {"input_shape": SHAPE, "num_classes": CLASSES, "class_counts": TASK.class_counts}
-    assert vars(algorithm.task) == {**known, "kind": "classification", "normalised": False}
+    assert vars(algorithm.task) == {**known, "kind": "classification", "normalised": False, "classes": ()}
     assert algorithm.hparams.lr == 0.25
     assert algorithm.optimizer.param_groups[0]["lr"] == 0.25
     assert algorithm.network.dropout.p == 0.5

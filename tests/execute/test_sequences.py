@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from dgbench import collect
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
+from dgbench.core.cards import needs_of
 from dgbench.core.errors import UserError
 from dgbench.core.run import BEST, MODEL, Run
 from dgbench.core.site import Site
@@ -218,11 +219,13 @@ def test_every_algorithm_trains_or_is_refused(
 def test_every_average_and_every_merger_of_weights_or_logits_works(data_dir: Path, model: str, tmp_path: Path) -> None:
     entries = Catalogue().entries.values()
     rows = [f"ERM+{entry.name}" for entry in entries if entry.kind in ("average", "merger")]
-    of_gradients = {
-        f"ERM+{entry.name}" for entry in entries if entry.kind == "merger" and "classes" in entry.card.needs
+    of_others = {  # gradients by class, and units that can be matched
+        f"ERM+{entry.name}"
+        for entry in entries
+        if entry.kind == "merger" and {"classes", "units"} & {need.what for need in needs_of(entry.card)}
     }
-    assert len(problems(tmp_path / "all", data_dir, model, *rows, setting={"init": "sweep"})) == len(of_gradients) == 2
-    rows = [row for row in rows if row not in of_gradients]
+    assert len(problems(tmp_path / "all", data_dir, model, *rows, setting={"init": "sweep"})) == len(of_others) == 3
+    rows = [row for row in rows if row not in of_others]
     sweep = execute_all(sweep_of(tmp_path / "some", data_dir, model, *rows, setting={"init": "sweep"}))
     assert len(sweep.plan.rows) == len(rows) > 12
 
