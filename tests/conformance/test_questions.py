@@ -33,13 +33,13 @@ BREAKING = {
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 @pytest.mark.parametrize("name", OURS)
 def test_ours_conform(name: str, device: str) -> None:
-    """Every question with every number of domains, in turn with the defaults and a draw: `dgbench check` asks both."""
+    """Each question with the fewest domains and the defaults, then with one more and a draw; `check` asks more."""
     subject = Subject(OURS[name], torch.device(device))
     with double_precision():
         for question in QUESTIONS:
-            for nth, domains in enumerate(d for d in reversed(question.domains) if d >= subject.card.min_domains):
-                seed = nth % 2 if question.drawn else 0
-                assert not question.ask(subject, domains, seed), (question.name, domains, seed)
+            able = [domains for domains in question.domains if domains >= subject.card.min_domains]
+            for seed, domains in enumerate(able[:2]):
+                assert not question.ask(subject, domains, seed if question.drawn else 0), (question.name, domains)
 
 
 @pytest.mark.parametrize("name", BREAKING)

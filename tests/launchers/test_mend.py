@@ -131,7 +131,7 @@ def test_the_command_says_how_many_and_launches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launched: list[Path] = []
-    monkeypatch.setattr(command, "_execute", lambda sweep, *rest: launched.append(sweep.root) or 0)
+    monkeypatch.setattr(command, "execute", lambda sweep, *rest: launched.append(sweep.root) or 0)
     assert cli.run(command.main, ["retry", str(sweep.root), "--skip_confirmation", *words]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == said
     assert launched == [sweep.root]

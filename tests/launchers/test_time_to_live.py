@@ -41,7 +41,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Sweep]:
         found.append(sweep)
         return 0
 
-    monkeypatch.setattr(sweep, "_execute", write)
+    monkeypatch.setattr(sweep, "execute", write)
     monkeypatch.setattr(Sweep, "execute", lambda self, *rest, **options: found.append(self) or 0)
     return found
 
