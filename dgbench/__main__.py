@@ -38,9 +38,9 @@ COMMANDS = {
     "predict": "predict image files by an exported model",
     "export": "write one model to use elsewhere, or a sweep for TensorBoard, MLflow, Weights & Biases, or DomainBed",
     "train": "train one run, in this process, and print its table",
-    "list": "algorithms, averages, mergers, adapters, data sets, sweeps, backbones, selectors, settings",
+    "list": "algorithms, averages, mergers, adapters, analyses, data sets, sweeps, backbones, settings, ...",
     "download": "fetch a data set, organize files that you have, or check those in its folder",
-    "new": "print a file to start from: an algorithm, average, merger, adapter or data set of yours",
+    "new": "print a file to start from: an algorithm, average, merger, adapter, analysis or data set of yours",
     "check": "check algorithms and data sets, ours or yours, against the rules that hold for all of them",
     "sweep": "the commands above `logs`, by one name: `dgbench sweep launch`",
 }

@@ -1,4 +1,4 @@
-"""Print a commented file that works as it is: an algorithm, average, merger, adapter, data set or network of one's own.
+"""Print a commented file that works as it is: an algorithm, average, merger, adapter, analysis, data set or network.
 
 dgbench new algorithm MyMethod > my_method.py
 dgbench new algorithm MyMethod --like adversary > my_method.py

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import cli, new
+from dgbench import analyze, cli, new
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import KINDS
+from dgbench.core.site import Site
 from dgbench.networks.own import inspect_own
 from tests.support.commands import check, sweep, train
+from tests.support.in_process import execute_all, sweep_of
 from tests.support.places import ROOT
 
 SHORT = ("--steps", "30", "--threads", "1")
@@ -76,6 +78,16 @@ def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
     words = ["--include", str(file), "--algorithms", "OfMine", "--datasets", "RotatedDigits", "--test_envs", "75"]
     size = ["--n_hparams", "3", "--n_trials", "1", "--single_test_envs", "--steps", "6", "--jobs", "1"]
     assert cli.run(sweep.main, ["launch", str(tmp_path / "out"), *words, *size, "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize("file", ["analysis"], indirect=True)
+def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = execute_all(
+        sweep_of(tmp_path / "runs", "ERM", setting={"steps": 3}, site=Site(device="cpu", save_models="all"))
+    ).root
+    words = ["OfMine", str(root), "--include", str(file), "--device", "cpu", "--jobs", "1"]
+    assert cli.run(analyze.main, words) == 0
+    assert "confidence: mean of the largest probability" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["algorithm", *new.LIKE], indirect=True)
