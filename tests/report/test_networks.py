@@ -74,7 +74,7 @@ def test_a_tag_that_the_name_lacks_is_read_from_the_runs() -> None:
 
 
 def test_rows_with_networks_of_their_own_and_machines_with_other_weights() -> None:
-    found = line("VLCS", Started(HASH, 900, "none"), Started("f" * 64, 23_000_000, "none"), backbone="SmallCNN")
+    found = line("VLCS", Started("", 900, "none"), Started("", 23_000_000, "none"), backbone="SmallCNN")
     assert found.facts.startswith("SmallCNN | random weights | 900 to 23 M parameters | inputs")
     found = line("VLCS", Started(HASH), Started("f" * 64))
     assert "weights 0123456789ab|ffffffffffff" in found.facts
