@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
         problems.add(unknown_name("analysis", name, known))
     for name in (name for name in args.rows if name not in table.rows):
         problems.add(unknown_name("row", name, table.rows))
+    if args.csv and not args.csv.parent.is_dir():
+        problems.add(f"--csv {args.csv}: there is no folder {args.csv.parent}")
     with problems.collecting():
         launcher = launcher_of(vars(args), {})
     problems.raise_if_any()

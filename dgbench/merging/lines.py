@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from dgbench.core.cards import MergerCard
-from dgbench.core.space import Checked, hparam
-from dgbench.merging._grid import rising
+from dgbench.merging._grid import AlphaGrid
 from dgbench.merging._task_vectors import TaskVectors
 from dgbench.methods.merger import Member, Merged, Merger, Tools
 
@@ -46,30 +44,22 @@ class LiNeS(Merger):
     )
 
     @dataclass(frozen=True)
-    class Hparams(Checked):
+    class Hparams(AlphaGrid):
         """Hyperparameters of LiNeS: the release's grid."""
 
-        points: int = hparam(11, help="alphas of the grid, evenly from 0 to 1", within="[2, inf)")
-        recommended: float = hparam(0.5, help="the alpha to take where nothing chooses", within="[0, 1]")
-
     hparams: Hparams
-
-    @cached_property
-    def alphas(self) -> tuple[float, ...]:
-        """Return the grid in rising order, but for the recommended value, which is last."""
-        return rising(self.hparams.points, 1.0, self.hparams.recommended)
 
     @property
     def choices(self) -> int:
         """Return the number of candidates, one for each alpha."""
-        return len(self.alphas)
+        return len(self.hparams.alphas)
 
     @torch.no_grad()
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
         """Yield a model for each alpha; three copies of the model are in memory."""
         vectors = TaskVectors(members, tools)
         depths = depths_of(vectors.names)
-        for alpha in self.alphas:
+        for alpha in self.hparams.alphas:
             scales = {name: alpha + (1 - alpha) * depth for name, depth in depths.items()}
             yield Merged(vectors.moved(vectors.mean, scales), members, {"alpha": alpha})
 

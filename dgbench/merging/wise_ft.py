@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dgbench.core.cards import MergerCard
-from dgbench.core.space import Checked, hparam
-from dgbench.merging._grid import rising
+from dgbench.merging._grid import AlphaGrid
 from dgbench.methods.merger import Member, Merged, Merger, Tools
 
 
@@ -50,23 +48,15 @@ class WiSEFT(Merger):
     )
 
     @dataclass(frozen=True)
-    class Hparams(Checked):
+    class Hparams(AlphaGrid):
         """Hyperparameters of WiSE-FT: the paper's grid and its recommendation."""
 
-        points: int = hparam(11, help="alphas of the grid, evenly from 0 to 1", within="[2, inf)")
-        recommended: float = hparam(0.5, help="the alpha to take where nothing chooses", within="[0, 1]")
-
     hparams: Hparams
-
-    @cached_property
-    def alphas(self) -> tuple[float, ...]:
-        """Return the grid in rising order, but for the recommended value, which is last."""
-        return rising(self.hparams.points, 1.0, self.hparams.recommended)
 
     @property
     def choices(self) -> int:
         """Return the number of candidates, one for each alpha."""
-        return len(self.alphas)
+        return len(self.hparams.alphas)
 
     @torch.no_grad()
     def candidates(self, members: Sequence[Member], tools: Tools) -> Iterator[Merged]:
@@ -78,5 +68,5 @@ class WiSEFT(Merger):
             one = tuned[name]
             return torch.lerp(initial[name], one, alpha) if one.is_floating_point() else one
 
-        for alpha in self.alphas:
+        for alpha in self.hparams.alphas:
             yield Merged({name: between(name, alpha) for name in tuned}, members, {"alpha": alpha})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dgbench.core.protocol import Fold, View
 from dgbench.core.run import MODEL
 from dgbench.plan import planfile
-from dgbench.plan.planfile import PlanTable
+from dgbench.plan.planfile import PlannedRun, PlanTable
 from dgbench.store.folder import Store
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _lines(root: Path) -> Iterator[tuple[Any, ...]]:
             (record,) = finished[1]
             fold = table.folds[run.fold]
             models = [table.runs[i].id for i in run.inputs]
-            scores = _scores(store, table, run.id, dataset) if len(models) == 1 else (math.nan, math.nan)
+            scores = _scores(store, table, run, record["step"]) if len(models) == 1 else (math.nan, math.nan)
             first = (row, run.method, dataset, "+".join(fold.held_out), run.id, "+".join(models))
             place = (*first, run.trial, run.hparams_seed, record["step"])
             for role, view, found in _measured(record, fold):
@@ -76,16 +76,14 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _scores(store: Store, table: PlanTable, id: str, dataset: str) -> tuple[float, float]:
+def _scores(store: Store, table: PlanTable, run: PlannedRun, step: int) -> tuple[float, float]:
     """Return in-domain and out-of-domain score of the model that a run measured; NaN where it has none."""
-    run = store.folder(id).run()
-    (source,) = run.inputs
-    finished = store.folder(source.run).finished()
-    (record,) = store.folder(id).finished()[1]  # type: ignore[index]
-    metric = table.datasets[dataset].metric
-    for other in finished[1] if finished else ():
-        if (other["step"], other.get("predictor", MODEL)) == (record["step"], source.predictor):
-            return tuple(_mean(other["views"], views, metric) for views in (run.fold.validation, run.fold.test))  # type: ignore[return-value]
+    (source,) = store.folder(run.id).run().inputs
+    finished, fold = store.folder(source.run).finished(), table.folds[run.fold]
+    metric = table.datasets[run.dataset].metric
+    for record in finished[1] if finished else ():
+        if (record["step"], record.get("predictor", MODEL)) == (step, source.predictor):
+            return _mean(record["views"], fold.validation, metric), _mean(record["views"], fold.test, metric)
     return math.nan, math.nan
 
 
