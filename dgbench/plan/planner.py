@@ -30,18 +30,15 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold
 from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
-from dgbench.core.seeding import numpy_stream, seed_hash
 from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.brackets import bracket_of, complete, unfit_for_halving
+from dgbench.plan.members import draw_members
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
 from dgbench.plan.request import Overrides, Request, Values, setting_below, setting_of
 from dgbench.plan.unseen import seen_before
-
-MEMBER_DRAWS = 5
-"""Draws of members for each point of a curve over their number."""
 
 
 @dataclass(frozen=True)
@@ -433,25 +430,6 @@ class _Planner:
 
     def _feeds_back(self, average: str) -> bool:
         return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)
-
-
-def draw_members(trained: Sequence[tuple[Run, int]], number: int) -> list[list[tuple[Run, int]]]:
-    """Draw some of the runs of one fold and trial, several times; each draw continues that of a smaller number.
-
-    Args:
-        trained: The runs, each with the trial whose hyperparameters it has.
-        number: How many runs a draw takes; the first draw takes the first ones.
-
-    Returns:
-        At most `MEMBER_DRAWS` draws, no two alike, each in the order of `trained`.
-    """
-    first = trained[0][0]
-    draws: dict[tuple[int, ...], None] = {}
-    for draw in range(MEMBER_DRAWS):
-        stream = numpy_stream(seed_hash(first.dataset, list(first.fold.held_out), first.trial), "members", str(draw))
-        order = stream.permutation(len(trained)) if draw else range(len(trained))
-        draws[tuple(sorted(int(place) for place in order[:number]))] = None
-    return [[trained[place] for place in places] for places in draws]
 
 
 def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -13,7 +13,7 @@ from dgbench import collect
 from dgbench.core.errors import UserError
 from dgbench.core.run import MODEL
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.planner import MEMBER_DRAWS, draw_members
+from dgbench.plan.members import MEMBER_DRAWS, draw_members
 from dgbench.report.members import curve
 from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
