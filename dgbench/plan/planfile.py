@@ -22,7 +22,8 @@ from dgbench.plan.provenance import Provenance, word_setting
 from dgbench.store.files import reading_sweep_json, write_atomic
 
 if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
-    from dgbench.plan.planner import Plan, PlannedPredictor
+    from dgbench.plan.derived import PlannedPredictor
+    from dgbench.plan.planner import Plan
 
 FILE = "plan.json"
 """Name of the file in the sweep's folder."""

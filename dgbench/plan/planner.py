@@ -10,9 +10,9 @@ Rows share runs. `ERM`, `ERM+SWAD` and `ERM+T3A` all stand on the same ERM run f
 hyperparameter seed): averages watch that training together, and mergers and adapters read its models. The planner
 therefore works in this order: collect the grid of cells over all requests (`_grid`); find out which averages watch each
 algorithm (`_watch`), since they are part of a run and of its id; then, for each cell, make the training runs that don't
-exist yet (`_trained`) and derive merge and adapt runs from them (`_candidates`). An average that changes the training
-it watches can't share a run and gets its own. A distilling algorithm's runs read the runs of its teacher's row, which
-are made by the same functions.
+exist yet (`_trained`), and let `derived` build merge, adapt and analyze runs on them. An average that changes the
+training it watches can't share a run and gets its own. A distilling algorithm's runs read the runs of its teacher's
+row, which are made by the same functions.
 """
 
 from __future__ import annotations
@@ -22,38 +22,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, is_ensemble, teacher_rows
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold
-from dgbench.core.run import ALL_TRIALS, MODEL, Input, ResolvedEntry, Run
+from dgbench.core.run import Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.brackets import bracket_of, complete, unfit_for_halving
-from dgbench.plan.members import draw_members
+from dgbench.plan.derived import DerivedRuns, PlannedPredictor, Trained, TrainedRun
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
 from dgbench.plan.request import Overrides, Request, Values, setting_below, setting_of
 from dgbench.plan.unseen import seen_before
-
-
-@dataclass(frozen=True)
-class PlannedPredictor:
-    """A predictor that a selector may choose for a cell of a table."""
-
-    run: Run
-    """The run that yields it."""
-    predictor: str
-    """Its name in that run: `MODEL`, or an average."""
-
-    @property
-    def source(self) -> Input:
-        """This predictor as an input of another run."""
-        return Input(self.run.id, self.predictor)
 
 
 @dataclass(frozen=True)
@@ -88,10 +73,6 @@ class Plan:
                 models = read.setdefault(source.run, {})
                 models[source.predictor] = models.get(source.predictor, frozenset()).union(run.reads)
         return read
-
-
-_ENTRIES = {"merge": "merger", "adapt": "adapter", "analyze": "analysis"}
-"""Kind of a run that trains nothing -> the kind of its catalogue entry."""
 
 
 class Drawn(NamedTuple):
@@ -161,7 +142,9 @@ def plan(
         # No training or merging depends on the stream, so none of their runs holds it.
         plain = {name: dataclasses.replace(setting, stream="") for name, setting in settings.items()}
         streams = {name: setting.stream for name, setting in settings.items()}
-        planned = _Planner(requests, facts, plain, streams, catalogue, values, halving).plan()
+        runs: dict[tuple[object, ...], Run] = {}
+        derived = DerivedRuns(catalogue, values, streams, runs)
+        planned = _Planner(requests, facts, plain, catalogue, values, halving, derived, runs).plan()
         filled = (*planned.candidates.items(), *planned.repeats.items(), *planned.curves.items())
         cells = ((str(row), made.run) for (row, *_), cell in filled for made in cell)
         problems.found += seen_before(planned.runs, cells, facts)
@@ -178,14 +161,15 @@ class _Planner:
     facts: Mapping[str, DatasetFacts]
     settings: Mapping[str, Setting]
     """Data set -> its setting, resolved, without the stream."""
-    streams: Mapping[str, str]
-    """Data set -> the stream of its adapters."""
     catalogue: Catalogue
     values: Values
     halving: bool
     """Whether the worse draws are dropped on the way."""
-    runs: dict[tuple[object, ...], Run] = field(default_factory=dict)
-    """Everything that distinguishes a run, without hashing it -> the run; each run comes after its inputs."""
+    derived: DerivedRuns
+    """Makes the runs that train nothing."""
+    runs: dict[tuple[object, ...], Run]
+    """Everything that distinguishes a run, without hashing it -> the run; each run comes after its inputs. `derived`
+    adds to it too."""
     folds: dict[Fold, int] = field(default_factory=dict)
     """Fold -> a number that stands for it in the keys of `runs`, because a fold is slow to hash."""
     watching: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
@@ -240,60 +224,43 @@ class _Planner:
         The rows are those of tables: an analysis measures the predictors of its row.
         """
         for (row, dataset), spots in grid.items():
-            if row.analysis:
-                continue
-            all_trials = row.merger and self.catalogue.get("merger", row.merger).card.all_trials
-            together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
-            for (fold, trial), draws in spots.items():
-                trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, draws))
-                if halving:
-                    bracket = bracket_of([run for run, _ in trained])
-                    self.brackets.setdefault(bracket.runs, bracket)
-                together.setdefault((fold, ALL_TRIALS if all_trials else trial), []).extend(trained)
-            cell: list[PlannedPredictor] = []
-            for (_, trial), trained in together.items():
-                cell += self._candidates(row, trial, trained)
-            yield (row.name, dataset), tuple(cell)
+            if not row.analysis:
+                trained = self._trained_in(row, dataset, spots, halving=halving)
+                yield (row.name, dataset), self.derived.predictors(row, trained)
 
     def _curves(
         self, grid: Mapping[tuple[Row, str], Spots]
     ) -> Iterator[tuple[tuple[str, str, int], tuple[PlannedPredictor, ...]]]:
         """Yield (name of the row, data set, number of members) -> the predictors merged from so many of its runs."""
         for (row, dataset), spots in grid.items():
-            card = self.catalogue.get("merger", row.merger).card if row.merger else None
-            if card is None or card.each or row.analysis:
-                continue
             asked = [request for request in self.requests if row in request.rows and dataset in request.datasets]
-            together: dict[tuple[Fold, int], list[tuple[Run, int]]] = {}
-            for (fold, trial), draws in spots.items() if any(request.members for request in asked) else ():
-                trained = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, draws))
-                together.setdefault((fold, ALL_TRIALS if card.all_trials else trial), []).extend(trained)
-            for number in sorted({number for request in asked for number in request.members}):
-                # One run is no merge: its own model is the beginning of the curve.
-                own = dataclasses.replace(row, merger="") if number == 1 else row
-                found: dict[tuple[str, str], PlannedPredictor] = {}
-                for (_, trial), trained in together.items():
-                    for chosen in draw_members(trained, number):
-                        made = self._candidates(own, trial, chosen)
-                        found |= {(each.run.id, each.predictor): each for each in made}
-                yield (row.name, dataset, number), tuple(found.values())
+            numbers = sorted({number for request in asked for number in request.members})
+            if numbers and not row.analysis and self.derived.joins(row):
+                trained = self._trained_in(row, dataset, spots)
+                for number in numbers:
+                    yield (row.name, dataset, number), self.derived.point_of_curve(row, trained, number)
 
     def _analyses(
         self, grids: Iterable[Mapping[tuple[Row, str], Spots]]
     ) -> dict[tuple[str, str, str], tuple[Run, ...]]:
         """Return (row, data set, analysis) -> the runs that measure the row's predictors; make those."""
         found: dict[tuple[str, str, str], dict[str, Run]] = {}
-        for grid in grids:
-            for (row, dataset), spots in ((place, spots) for place, spots in grid.items() if place[0].analysis):
-                together = self.catalogue.get("analysis", row.analysis).card.together
-                ((_, measured),) = self._cells({(row.measured, dataset): spots})
-                groups = group_values(((p.run.fold, p.run.trial), p) for p in measured) if together else {}
-                for models in groups.values() if together else ([model] for model in measured):
-                    # As with a merger, what runs share is the first's, and of several draws none has the number.
-                    base = dataclasses.replace(models[0].run, hparams_seed=0) if together else models[0].run
-                    run = self._derive("analyze", row.analysis, base, base.trial, models).run
-                    found.setdefault((row.measured.name, dataset, row.analysis), {})[run.id] = run
+        for (row, dataset), spots in (place for grid in grids for place in grid.items() if place[0][0].analysis):
+            measured = self.derived.predictors(row.measured, self._trained_in(row.measured, dataset, spots))
+            runs = found.setdefault((row.measured.name, dataset, row.analysis), {})
+            runs |= {run.id: run for run in self.derived.analyses(row.analysis, measured)}
         return {place: tuple(runs.values()) for place, runs in found.items()}
+
+    def _trained_in(self, row: Row, dataset: str, spots: Spots, *, halving: bool = False) -> Trained:
+        """Return all training runs of a row on a data set; note their brackets if they compete."""
+        found = {}
+        for (fold, trial), draws in spots.items():
+            runs = self._trained(row, PlannedSpot(dataset, self.settings[dataset], fold, trial, draws))
+            found[fold, trial] = runs
+            if halving:
+                bracket = bracket_of([trained.run for trained in runs])
+                self.brackets.setdefault(bracket.runs, bracket)
+        return found
 
     def _grid(self, requests: Iterable[Request]) -> dict[tuple[Row, str], Spots]:
         """Return (row, data set) -> (fold, trial) -> draws, over some requests, each once."""
@@ -339,8 +306,8 @@ class _Planner:
                 taught.setdefault(row.name, {})[teacher.name + network] = None
         return {name: " or ".join(teachers) for name, teachers in taught.items()}
 
-    def _trained(self, row: Row, spot: PlannedSpot) -> list[tuple[Run, int]]:
-        """Return a row's training runs in one fold and trial, one for each draw, and the trial whose draw it is."""
+    def _trained(self, row: Row, spot: PlannedSpot) -> list[TrainedRun]:
+        """Return a row's training runs in one fold and trial, one for each draw; make those that are new."""
         dataset, backbone = spot.dataset, spot.setting.backbone
         own = row.average if self._feeds_back(row.average) else ""
         # Sorted, because averages are part of the run's id: the order of flags must not make a new run.
@@ -363,7 +330,7 @@ class _Planner:
                     averages=tuple(self.values("average", name, dataset, spot.setting, *drawn) for name in averages),
                     inputs=tuple(self._inputs(row, spot, drawn)),
                 )
-            found.append((self.runs[key], drawn.trial))
+            found.append(TrainedRun(self.runs[key], drawn.trial))
         return found
 
     def _inputs(self, row: Row, spot: PlannedSpot, drawn: Drawn) -> Iterator[Input]:
@@ -374,59 +341,7 @@ class _Planner:
         for below, setting in self._below(row, spot.dataset, drawn):
             trained = self._trained(below, spot._replace(setting=setting))
             members = dataclasses.replace(below, merger="") if is_ensemble(below, self.catalogue) else below
-            yield from (candidate.source for candidate in self._candidates(members, spot.trial, trained))
-
-    def _candidates(self, row: Row, trial: int, trained: Sequence[tuple[Run, int]]) -> list[PlannedPredictor]:
-        """Return the predictors of a row in one fold and trial; make the merge and adapt runs that are new.
-
-        Args:
-            row: The row.
-            trial: The trial, or `ALL_TRIALS`.
-            trained: The training runs of all draws, each with the trial whose draw it is.
-        """
-        found = [PlannedPredictor(run, row.average or MODEL) for run, _ in trained]
-        drawn_in = [drawn for _, drawn in trained]
-        if row.merger and self.catalogue.get("merger", row.merger).card.each:
-            found = [
-                self._derive("merge", row.merger, base.run, drawn, [base])
-                for base, drawn in zip(found, drawn_in, strict=True)
-            ]
-        elif row.merger:
-            # A merger of runs of several hyperparameter seeds belongs to none of them. It takes the number 0, and the
-            # first run only lends what is the same for all: data set, fold and setting.
-            base = dataclasses.replace(trained[0][0], hparams_seed=0, trial=trial)
-            found, drawn_in = [self._derive("merge", row.merger, base, trial, found)], [trial]
-        if row.adapter:
-            found = [
-                self._derive("adapt", row.adapter, base.run, drawn, [base])
-                for base, drawn in zip(found, drawn_in, strict=True)
-            ]
-        return found
-
-    def _derive(
-        self,
-        kind: Literal["merge", "adapt", "analyze"],
-        method: str,
-        base: Run,
-        drawn_in: int,
-        sources: Sequence[PlannedPredictor],
-    ) -> PlannedPredictor:
-        """Return the run that merges, adapts or analyzes `sources`, made if it is new.
-
-        Its hyperparameters are drawn with the seed of `base` in the trial `drawn_in`; other fields are those of `base`,
-        and an adapter's setting holds the stream.
-        """
-        inputs = tuple(candidate.source for candidate in sources)
-        # The inputs' ids stand for all else: fold, trial, setting and the members' hyperparameters.
-        key = (kind, method, base.dataset, inputs, drawn_in)
-        if key not in self.runs:
-            part = self.values(_ENTRIES[kind], method, base.dataset, base.setting, base.hparams_seed, drawn_in)
-            stream = self.streams[base.dataset] if kind == "adapt" else ""
-            setting = dataclasses.replace(base.setting, stream=stream)
-            self.runs[key] = dataclasses.replace(
-                base, kind=kind, method=part, setting=setting, averages=(), inputs=inputs
-            )
-        return PlannedPredictor(self.runs[key], MODEL)
+            yield from (predictor.source for predictor in self.derived.of_pool(members, spot.trial, trained))
 
     def _feeds_back(self, average: str) -> bool:
         return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)

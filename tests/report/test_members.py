@@ -13,7 +13,7 @@ from dgbench import collect
 from dgbench.core.errors import UserError
 from dgbench.core.run import MODEL
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.members import MEMBER_DRAWS, draw_members
+from dgbench.plan.derived import MEMBER_DRAWS, TrainedRun, draw_members
 from dgbench.report.members import curve
 from dgbench.report.reader import read_results
 from dgbench.report.selectors import SELECTORS
@@ -63,7 +63,7 @@ def test_adapters_adapt_each_merged_model(sweep: Sweep, tmp_path: Path) -> None:
 
 def test_draws_are_seeded_and_a_larger_one_contains_the_smaller(sweep: Sweep) -> None:
     run = sweep.plan.candidates["ERM", "RotatedDigits"][0].run
-    runs = [(run, number) for number in range(20)]
+    runs = [TrainedRun(run, number) for number in range(20)]
     small, large = (draw_members(runs, number) for number in (4, 9))
     assert small == draw_members(runs, 4)
     assert len(small) == len(large) == MEMBER_DRAWS

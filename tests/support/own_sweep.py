@@ -14,8 +14,9 @@ from dgbench.core.protocol import Fold, LeaveOneDomainOut, Protocol
 from dgbench.core.run import MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
+from dgbench.plan.derived import PlannedPredictor
 from dgbench.plan.planfile import PlanTable, tabulate, write_plan
-from dgbench.plan.planner import Plan, PlannedPredictor
+from dgbench.plan.planner import Plan
 from dgbench.store.run_folder import RunFolder
 
 STEPS = (0, 5, 9)
