@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dgbench.core.cards import DatasetCard as DatasetCard
     from dgbench.core.cards import MergerCard as MergerCard
     from dgbench.core.cards import Need as Need
+    from dgbench.core.cards import SeriesCard as SeriesCard
     from dgbench.core.composition import RuleCard as RuleCard
     from dgbench.core.errors import Problems as Problems
     from dgbench.core.errors import UserError as UserError
@@ -90,6 +91,7 @@ _PUBLIC = {
         "DatasetCard",
         "MergerCard",
         "Need",
+        "SeriesCard",
     ),
     "core.composition": ("RuleCard",),
     "core.errors": ("Problems", "UserError"),

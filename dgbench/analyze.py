@@ -28,6 +28,7 @@ from dgbench.launchers.values import launcher_of
 from dgbench.plan.options import EXECUTING, LAUNCHER, PLACES
 from dgbench.plan.planfile import read_plan
 from dgbench.report.analyses import agreement, analyses_frame
+from dgbench.report.series import read_series, series_frame
 from dgbench.sweep import execute
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def parser() -> cli.Parser:
     add_options(found, {"data": PLACES, "where runs execute": LAUNCHER, "this machine": EXECUTING})
     shown = found.group("output")
     shown.add_argument("--shown", action="store_true", help="execute nothing, print what was found so far")
-    shown.add_argument("--csv", type=Path, metavar="FILE", help="write every number, a line each")
+    shown.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write every number, a line each; series have files beside it"
+    )
     return found
 
 
@@ -76,6 +79,7 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
     frame = frame[frame["analysis"].isin(args.analyses) & (not args.rows or frame["row"].isin(args.rows))]
     if args.csv:
         frame.to_csv(args.csv, index=False)
+        _write_series(args, cards)
     if frame.empty:
         print("nothing was found yet")
         return 1
@@ -88,6 +92,15 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
             print(f"\n{name}: order of runs by the measure and by accuracy, Kendall's tau with 95 % interval")
             print(*_table(_taus(found)), sep="\n")
     return 0
+
+
+def _write_series(args: Any, cards: Mapping[str, AnalysisCard]) -> None:
+    """Write each series beside the csv of the numbers, and print the paths."""
+    found = [one for one in read_series([args.input_dir]) if not args.rows or one.row in args.rows]
+    for analysis, name in dict.fromkeys((one.analysis, one.name) for one in found if one.analysis in cards):
+        path = args.csv.with_name(f"{args.csv.stem}-{analysis}-{name}{args.csv.suffix}")
+        series_frame(found, analysis, name).to_csv(path, index=False)
+        print(f"wrote {printable(str(path))}")
 
 
 def _table(lines: Iterable[Sequence[str]]) -> Iterator[str]:

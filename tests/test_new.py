@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbench import analyze, cli, new
+from dgbench import analyze, cli, load_results, new
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import KINDS
 from dgbench.core.site import Site
@@ -86,8 +86,14 @@ def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.Capture
         sweep_of(tmp_path / "runs", "ERM", setting={"steps": 3}, site=Site(device="cpu", save_models="all"))
     ).root
     words = ["OfMine", str(root), "--include", str(file), "--device", "cpu", "--jobs", "1"]
-    assert cli.run(analyze.main, words) == 0
+    assert cli.run(analyze.main, [*words, "--csv", str(tmp_path / "found.csv")]) == 0
     assert "confidence: mean of the largest probability" in capsys.readouterr().out
+    results = load_results(root)
+    found = results.series("OfMine")
+    assert (tmp_path / "found-OfMine-shares.csv").read_text().count("\n") == 1 + len(found)
+    sums = found.groupby("view")["share"].sum()
+    assert {*sums.index} == {*results.analyses["view"]}
+    assert sums.to_numpy() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("file", ["algorithm", *new.LIKE], indirect=True)

@@ -83,6 +83,9 @@ def _other_facts(entry: CatalogueEntry) -> Iterator[str]:
     elif entry.kind == "analysis":
         yield f"measures: {'all runs of a trial together' if card.together else 'the best model of each run by itself'}"
         yield from (f"    {name}: {meaning}" for name, meaning in card.measures.items())
+        for name, series in card.series.items():
+            yield f"series {name}: {series.title}"
+            yield from (f"    {column}: {label}" for column, label in series.labels.items())
     else:
         yield f"cost: {card.forwards:g} forward, {card.backwards:g} backward a batch at test time"
 

@@ -270,6 +270,52 @@ class AdapterCard(_Tagged):
     """Whether it sees the training examples before the first test batch."""
 
 
+DRAWINGS: Mapping[str, str] = {
+    "lines": "each of `values` over `x`, a line for each value of `by`",
+    "map": "each of `values` as color over the plane of `x` and `y`; points that `by` names are marked",
+    "points": "a point at each `x` and `y`, colored by each of `by`",
+}
+"""Form in which a series is drawn -> the form in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesCard:
+    """Data that an analysis finds to be drawn: named columns of equal length, and the figure that they make.
+
+    Example:
+        `SeriesCard(title="Spectral density", drawing="lines", x="eigenvalue", values=("density",), labels={...})`
+    """
+
+    title: str
+    """What stands above the figure."""
+    drawing: str
+    """The form of the figure, a key of `DRAWINGS`."""
+    labels: Mapping[str, str]
+    """Name of each column -> its label on an axis, with its unit."""
+    x: str
+    """The column of the horizontal axis."""
+    y: str = ""
+    """The column of the vertical axis, of maps and points."""
+    values: tuple[str, ...] = ()
+    """The columns that are drawn, of lines and maps: each has panels and a scale of its own."""
+    by: tuple[str, ...] = ()
+    """Columns of text that tell lines or points apart; of a map, the column that names marked points."""
+    logarithmic: tuple[str, ...] = ()
+    """Columns that are shown on a logarithmic scale."""
+    caption: str = ""
+    """How to read the figure."""
+
+    def __post_init__(self) -> None:
+        if self.drawing not in DRAWINGS:
+            raise UserError(unknown_name("drawing on the card of a series", self.drawing, DRAWINGS))
+        used = (self.x, *(self.y for _ in self.y[:1]), *self.values, *self.by, *self.logarithmic)
+        for name in (name for name in used if name not in self.labels):
+            raise UserError(unknown_name("column on the card of a series", name, self.labels))
+        lacking = "y" if self.drawing != "lines" and not self.y else "values"
+        if lacking == "y" or (self.drawing != "points" and not self.values):
+            raise UserError(f"the card of the series {self.title!r} lacks {lacking}, which {self.drawing} need")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnalysisCard(_Tagged):
     """Properties of an analysis, which measures finished models beyond their scores."""
@@ -278,6 +324,8 @@ class AnalysisCard(_Tagged):
     """Authors, venue and year."""
     measures: Mapping[str, str]
     """Name of each number that it finds -> its meaning, in words that fit into a table's legend."""
+    series: Mapping[str, SeriesCard] = field(default_factory=dict)
+    """Name of each series that it finds -> the figure that it makes."""
     link: str = ""
     """URL of the paper's page: arXiv where it has one, else the publisher."""
     tags: tuple[str, ...] = ()

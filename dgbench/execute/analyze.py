@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dgbench.core.cards import SeriesCard
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, MODEL, Input
 from dgbench.core.seeding import numpy_stream, seed_everything, seed_hash, torch_seed
 from dgbench.execute.context import RunContext, training_run
 from dgbench.execute.models import build
 from dgbench.methods.algorithm import Algorithm
-from dgbench.methods.analysis import Analysis, Batches, FinishedModel, Views
+from dgbench.methods.analysis import Analysis, Batches, Columns, FinishedModel, Views
 from dgbench.methods.average import Weights
 
 _PLAIN: Mapping[str, Any] = {"precision": "fp32", "compile": False, "checkpoint_activations": False, "microbatch": 0}
@@ -27,8 +28,9 @@ _PLAIN: Mapping[str, Any] = {"precision": "fp32", "compile": False, "checkpoint_
 def execute_analysis(context: RunContext, algorithm: Algorithm) -> None:
     """Measure the best models of the run's inputs, and append one record with all numbers.
 
-    Its `views` are view -> measure -> value, and its `measures` those that belong to no single view. Its step is that
-    of the model; of several models, the last step of training.
+    Its `views` are view -> measure -> value, and its `measures` those that belong to no single view. Where the analysis
+    finds data to be drawn, its `series` are name -> the `card` and, view ("" for all together) -> column -> values, the
+    `views`. Its step is that of the model; of several models, the last step of training.
 
     Args:
         context: The run, opened.
@@ -41,14 +43,29 @@ def execute_analysis(context: RunContext, algorithm: Algorithm) -> None:
     models = [_model(context, source) for source in context.run.inputs]
     views: dict[str, dict[str, float]] = {}
     whole: dict[str, float] = {}
+    series: dict[str, dict[str, Any]] = {}
     for view, found in context.interruptible(analysis.measure(models, views_of(context, algorithm))):
-        if found:
+        if unknown := {*found} - {*cls.card.measures, *cls.card.series}:
+            raise RuntimeError(f"{cls.__name__} found {', '.join(sorted(unknown))}, of which its card says nothing")
+        if numbers := {name: value for name, value in found.items() if not isinstance(value, Mapping)}:
             target = whole if view is None else views.setdefault(str(view), {"n": context.data.size(view)})
-            target.update(found)
-    if unknown := {name for found in (whole, *views.values()) for name in found} - {*cls.card.measures, "n"}:
-        raise RuntimeError(f"{cls.__name__} found {', '.join(sorted(unknown))}, of which its card says nothing")
+            target.update(numbers)
+        for name, columns in ((name, value) for name, value in found.items() if isinstance(value, Mapping)):
+            kept = series.setdefault(name, {"card": cls.card.series[name], "views": {}})
+            _extend(kept["views"].setdefault("" if view is None else str(view), {}), columns, name, kept["card"])
     step = context.run.setting.steps - 1 if len(models) > 1 else models[0].step
-    context.folder.append_records([{"step": step, "predictor": MODEL, "views": views, "measures": whole}])
+    drawn = {"series": series} if series else {}
+    context.folder.append_records([{"step": step, "predictor": MODEL, "views": views, "measures": whole, **drawn}])
+
+
+def _extend(kept: dict[str, list[Any]], columns: Columns, name: str, card: SeriesCard) -> None:
+    """Append columns to those of a series that are kept; raise RuntimeError if they are not those of its card."""
+    if columns.keys() != card.labels.keys():
+        raise RuntimeError(f"{name} has columns {', '.join(columns)}, and on its card stand {', '.join(card.labels)}")
+    if len(lengths := {len(values) for values in columns.values()}) > 1:
+        raise RuntimeError(f"columns of {name} have different lengths: {', '.join(map(str, sorted(lengths)))}")
+    for column, values in columns.items():
+        kept.setdefault(column, []).extend(np.asarray(values).tolist())
 
 
 def _model(context: RunContext, source: Input) -> FinishedModel:

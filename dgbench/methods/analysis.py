@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dgbench.core.cards import AnalysisCard
@@ -53,8 +54,10 @@ class Views:
         return tuple(dict.fromkeys((*self.training, *self.evaluated)))
 
 
-Finding = tuple[View | None, Mapping[str, float]]
-"""The view that was measured on, or None for all of them together; measure -> its value."""
+Columns = Mapping[str, Sequence[float] | Sequence[str] | NDArray[Any]]
+"""Column of a series -> its values (N,), numbers or texts; all columns of a series are equally long."""
+Finding = tuple[View | None, Mapping[str, float | Columns]]
+"""The view that was measured on, or None for all of them together; measure -> its value, series -> its columns."""
 
 
 class Analysis:
@@ -78,14 +81,15 @@ class Analysis:
         self.generator = generator
 
     def measure(self, models: Sequence[FinishedModel], data: Views) -> Iterator[Finding]:
-        """Yield the numbers, a view at a time.
+        """Yield the numbers, and the data to be drawn, a view at a time.
 
         Args:
             models: One, or all of a trial in the order of their hyperparameter seeds if the card says `together`.
             data: The views of the fold.
 
         Yields:
-            Findings. Those of one view are joined; a stop between two findings loses what came before.
+            Findings. Those of one view are joined, and columns of a series that comes in parts grow; a stop between two
+            findings loses what came before.
         """
         raise NotImplementedError
 

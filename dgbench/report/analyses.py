@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
 
 TRAINING, VALIDATION, HELD_OUT, WHOLE = "training", "validation", "held out", "all"
 """Roles of the views that a measure was taken on; `all`: of a number that belongs to no single view."""
-COLUMNS = (
-    *("row", "analysis", "dataset", "held_out", "run", "models", "trial", "hparams_seed", "step"),
-    *("role", "view", "measure", "value", "in_domain", "out_of_domain"),
-)
+PLACE = ("row", "analysis", "dataset", "held_out", "run", "models", "trial", "hparams_seed", "step")
+"""First columns of frames: the run of an analysis, and what it measured."""
+COLUMNS = (*PLACE, "role", "view", "measure", "value", "in_domain", "out_of_domain")
 RESAMPLES = 1000
 """Resamples of the interval of a correlation, drawn with a fixed seed."""
 
@@ -36,40 +36,57 @@ def analyses_frame(folders: Iterable[Path | str]) -> pd.DataFrame:
     """Make the frame of `SweepResults.analyses` for some folders."""
     import pandas as pd
 
-    lines = [line for folder in folders for line in _lines(Path(folder))]
+    lines = [line for run in analyzed(folders) for line in _lines(run)]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
     texts = ("row", "analysis", "dataset", "held_out", "role", "view", "measure")
     numbers = dict.fromkeys(("value", "in_domain", "out_of_domain"), "float64")
     return frame.astype({**dict.fromkeys(texts, "category"), **numbers, **dict.fromkeys(("trial", "step"), "int64")})
 
 
-def _lines(root: Path) -> Iterator[tuple[Any, ...]]:
-    """Yield the lines of the frame from one folder, dgbench's; none from DomainBed's."""
-    if not (root / planfile.FILE).exists():
-        return
-    table, store = planfile.read_plan(root), Store(root)
-    for (row, dataset, _), positions in table.analyses.items():
-        for run in (table.runs[position] for position in positions):
-            finished = store.folder(run.id).finished()
-            if finished is None:
-                continue
-            (record,) = finished[1]
-            fold = table.folds[run.fold]
-            models = [table.runs[i].id for i in run.inputs]
-            scores = _scores(store, table, run, record["step"]) if len(models) == 1 else (math.nan, math.nan)
-            first = (row, run.method, dataset, "+".join(fold.held_out), run.id, "+".join(models))
-            place = (*first, run.trial, run.hparams_seed, record["step"])
-            for role, view, found in _measured(record, fold):
-                yield from ((*place, role, view, measure, value, *scores) for measure, value in found.items())
+@dataclass(frozen=True)
+class Analyzed:
+    """One finished run of an analysis."""
+
+    place: tuple[Any, ...]
+    """Values of the first columns of frames, `PLACE`."""
+    fold: Fold
+    record: Mapping[str, Any]
+    scores: tuple[float, float]
+    """In-domain and out-of-domain score of the model; NaN where several were compared."""
+
+    def role(self, view: str) -> str:
+        """Return the role of a view in the fold; `WHOLE` of an empty name, which stands for all views."""
+        if not view:
+            return WHOLE
+        if view.partition("/")[0] in self.fold.held_out:
+            return HELD_OUT
+        return VALIDATION if view in map(str, self.fold.validation) else TRAINING
 
 
-def _measured(record: Mapping[str, Any], fold: Fold) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Yield role, view and measures of each view of a record, then those of all together."""
-    validation = set(map(str, fold.validation))
-    for text, found in record["views"].items():
-        role = HELD_OUT if text.partition("/")[0] in fold.held_out else VALIDATION if text in validation else TRAINING
-        yield role, text, {name: _number(value) for name, value in found.items() if name != "n"}
-    yield WHOLE, "", {name: _number(value) for name, value in record["measures"].items()}
+def analyzed(folders: Iterable[Path | str]) -> Iterator[Analyzed]:
+    """Yield the finished runs of analyses of dgbench's folders; of DomainBed's there are none."""
+    for root in (root for root in map(Path, folders) if (root / planfile.FILE).exists()):
+        table, store = planfile.read_plan(root), Store(root)
+        for (row, dataset, _), positions in table.analyses.items():
+            for run in (table.runs[position] for position in positions):
+                finished = store.folder(run.id).finished()
+                if finished is None:
+                    continue
+                (record,) = finished[1]
+                fold = table.folds[run.fold]
+                models = [table.runs[i].id for i in run.inputs]
+                scores = _scores(store, table, run, record["step"]) if len(models) == 1 else (math.nan, math.nan)
+                first = (row, run.method, dataset, "+".join(fold.held_out), run.id, "+".join(models))
+                yield Analyzed((*first, run.trial, run.hparams_seed, record["step"]), fold, record, scores)
+
+
+def _lines(found: Analyzed) -> Iterator[tuple[Any, ...]]:
+    """Yield the lines of the frame from one run."""
+    of_views = {**found.record["views"], "": found.record["measures"]}
+    for view, measures in of_views.items():
+        for measure, value in measures.items():
+            if measure != "n":
+                yield (*found.place, found.role(view), view, measure, _number(value), *found.scores)
 
 
 def _number(value: Any) -> float:

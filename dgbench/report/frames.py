@@ -10,7 +10,7 @@ pandas is imported only inside functions, because this file is also imported whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,15 @@ from dgbench.report.cost import cost_frame, costs
 from dgbench.report.errors import KINDS, STYLES, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
 from dgbench.report.networks import networks_frame
+from dgbench.report.pick_frames import picks_frame
 from dgbench.report.plots import Plots
 from dgbench.report.predictions.frame import metrics_frame
-from dgbench.report.record_frames import finished_series, held_out_name, records_frame, streams_frame
-from dgbench.report.results import Results, Series
+from dgbench.report.record_frames import finished_series, records_frame, streams_frame
+from dgbench.report.results import Results
 from dgbench.report.run_frames import add_hparams, runs_frame
-from dgbench.report.select import Outcome, Selector
+from dgbench.report.select import Selector
 from dgbench.report.selectors import default_selectors, selectors
+from dgbench.report.series import Series, read_series, series_frame
 from dgbench.report.tables import Columns, Report, build, shortfall
 
 if TYPE_CHECKING:
@@ -128,6 +130,27 @@ class SweepResults:
         """
         return analyses_frame(self.parts)
 
+    def series(self, analysis: str, name: str | None = None) -> pd.DataFrame:
+        """Return a series that an analysis found, data of curves, surfaces or pictures, one point a line.
+
+        Args:
+            analysis: Name of the analysis.
+            name: Name of the series; None if the analysis has a single one.
+
+        Returns:
+            A frame with the columns row, analysis, dataset, held_out, run, models, trial, hparams_seed, step, role and
+            view as in `analyses`, and those of the series, which `dgbench list analyses NAME` names.
+
+        Raises:
+            UserError: No run has found it, or the analysis has several and none is named.
+        """
+        return series_frame(self.found_series, analysis, name)
+
+    @cached_property
+    def found_series(self) -> tuple[Series, ...]:
+        """Return every series of every finished run of an analysis, as figures take them."""
+        return tuple(read_series(self.parts))
+
     def agreement(self) -> pd.DataFrame:
         """Return how the order of runs by each measure of `analyses` agrees with their order by accuracy.
 
@@ -183,13 +206,7 @@ class SweepResults:
             planned, lacking (int64: draws that could be rated, draws that the sweep should have, and runs that the
             others lack), and `hparams.NAME` for each hyperparameter of the chosen runs.
         """
-        import pandas as pd
-
-        chosen = self._selector(selector)
-        frame = pd.DataFrame.from_records(list(_picks(self.results, chosen)), columns=_PICK_COLUMNS)
-        frame = _categorical(frame, self.results)
-        frame = frame.astype({"hparams_seed": "Int64", "step": "Int64"} | dict.fromkeys(_PICK_NUMBERS, "float64"))
-        return add_hparams(frame, self.parts)
+        return add_hparams(picks_frame(self.results, self._selector(selector)), self.parts)
 
     def table(
         self,
@@ -347,43 +364,7 @@ class SweepResults:
         return chosen
 
 
-_PICK_COLUMNS = (
-    "row", "dataset", "held_out", "trial", "hparams_seed", "step", "run", "predictor", "score", "in_domain", "value",
-    "diverged", "complete", "planned", "lacking",
-)  # fmt: skip
-_PICK_NUMBERS = ("score", "in_domain", "value")
 _CELL_COLUMNS = ("dataset", "row", "column", "mean", "error", "n", "partial", "diverged", "lacking", "why")
-
-
-def _picks(results: Results, selector: Selector) -> Iterator[tuple[Any, ...]]:
-    """Yield the lines of `SweepResults.picks`, in the order of the tables."""
-    for dataset in results.datasets:
-        if selector.unavailable(results, dataset):
-            continue
-        for row in results.rows:
-            for position in results.reported(dataset):
-                held_out = held_out_name(results.folds[position].held_out)
-                spots = results.candidates.get((row, dataset), {})
-                for trial in sorted(trial for fold, trial in spots if fold == position):
-                    outcome = selector.choose(results, row, dataset, position, trial)
-                    series = _chosen(results, row, dataset, (position, trial), outcome)
-                    yield row, dataset, held_out, trial, *_pick(outcome, series)
-
-
-def _chosen(results: Results, row: str, dataset: str, spot: tuple[int, int], outcome: Outcome) -> Series | None:
-    """Return the series that was chosen at a spot."""
-    candidate = results.at(row, dataset, spot)[outcome.pick.hparams_seed] if outcome.pick else None
-    return candidate if isinstance(candidate, Series) else None
-
-
-def _pick(outcome: Outcome, series: Series | None) -> tuple[Any, ...]:
-    """Return the columns of a pick from the hyperparameter seed on."""
-    counts = outcome.complete, outcome.planned, len(outcome.gaps)
-    pick = outcome.pick
-    if pick is None or series is None:
-        return None, None, "", "", None, None, None, False, *counts
-    found = pick.hparams_seed, pick.step, pick.run, series.predictor, pick.score, pick.in_domain, pick.value
-    return *found, pick.diverged, *counts
 
 
 def _cells(report: Report) -> Iterator[tuple[Any, ...]]:
@@ -396,13 +377,3 @@ def _cells(report: Report) -> Iterator[tuple[Any, ...]]:
                 why = "" if found else shortfall(cell.gaps)
                 marks = cell.partial, cell.diverged, len(cell.gaps), why
                 yield table.dataset or AVERAGES, row, cell.column, *numbers, *marks
-
-
-def _categorical(frame: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """Make categories of the columns row, dataset and held_out, in the order of the tables."""
-    import pandas as pd
-
-    folds: Iterable[str] = (held_out_name(fold.held_out) for fold in results.folds)
-    orders = {"row": results.rows, "dataset": tuple(results.datasets), "held_out": tuple(dict.fromkeys(folds))}
-    made = {name: pd.Categorical(frame[name], categories=list(order), ordered=True) for name, order in orders.items()}
-    return frame.assign(**made)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dgbench import Analysis, AnalysisCard, Checked, FinishedModel, Views, hparam
+from dgbench import Analysis, AnalysisCard, Checked, FinishedModel, SeriesCard, Views, hparam
 from dgbench.methods.analysis import Finding
 
 
@@ -20,6 +20,15 @@ class MyAnalysis(Analysis):
     card = AnalysisCard(
         paper="Author et al., Venue Year",
         measures={"confidence": "mean of the largest probability of each example"},  # all that `measure` yields
+        series={  # data to be drawn: the report has a figure of it
+            "shares": SeriesCard(
+                title="How sure models are",
+                drawing="lines",
+                labels={"probability": "largest probability", "share": "share of examples"},
+                x="probability",
+                values=("share",),
+            )
+        },
         needs=("classes",),
     )
 
@@ -38,4 +47,12 @@ class MyAnalysis(Analysis):
         for view in data.all:
             batches = data.examples(view, self.hparams.examples, 100)
             sure = torch.cat([network(x).softmax(dim=1).amax(dim=1) for x, _ in batches])
-            yield view, {"confidence": float(sure.mean())}
+            shares = torch.histc(sure, bins=10, min=0, max=1) / len(sure)
+            middles = torch.linspace(0.05, 0.95, 10)
+            yield (
+                view,
+                {
+                    "confidence": float(sure.mean()),
+                    "shares": {"probability": middles.tolist(), "share": shares.tolist()},
+                },
+            )

@@ -241,6 +241,9 @@ def _analysis(entry: CatalogueEntry) -> Facts:
     yield "Command", f"`dgbench analyze {entry.name} runs/mine`"
     yield "Measures", "all runs of a trial together" if card.together else "each run's best model by itself"
     yield from ((f"`{name}`", meaning) for name, meaning in card.measures.items())
+    for name, series in card.series.items():
+        columns = ", ".join(f"`{column}` ({label})" for column, label in series.labels.items())
+        yield f"Series `{name}`", f"{inline(series.title)}: {columns}"
     yield from _needs(entry)
 
 

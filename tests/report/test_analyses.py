@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from dgbench.core.cards import SeriesCard
+from dgbench.core.errors import UserError
 from dgbench.report import analyses
 from dgbench.report.analyses import agreement
 
@@ -41,3 +43,16 @@ def test_tau_of_resamples_is_scipys() -> None:
     chosen = rng.integers(12, size=(6, 12))
     expected = [stats.kendalltau(ones[i], others[i]).statistic for i in chosen]
     assert analyses.tau_b(analyses.signs(ones), analyses.signs(others), chosen) == pytest.approx(expected)
+
+
+def test_the_card_of_a_series_is_complete() -> None:
+    right = {"title": "T", "drawing": "map", "labels": {"x": "x", "y": "y", "v": "v"}, "x": "x"}
+    SeriesCard(**right, y="y", values=("v",))
+    for wrong, why in (
+        ({"drawing": "line", "values": ("v",)}, "did you mean 'lines'"),
+        ({"values": ("v",)}, "lacks y"),
+        ({"y": "y"}, "lacks values"),
+        ({"y": "y", "values": ("w",)}, "unknown column"),
+    ):
+        with pytest.raises(UserError, match=why):
+            SeriesCard(**right | wrong)
