@@ -4,8 +4,9 @@ dgbench analyze Sharpness runs/mine
 dgbench analyze Sharpness Curvature runs/mine --rows ERM SAM ERM+SWAD --jobs 2
 dgbench analyze Diversity runs/mine --csv diversity.csv
 
-Each analysis is a run of the sweep for each model, or each trial, like any other: planned once, executed by the engine
-that `--launcher` names, resumed by the same command. Where models were not kept, the runs train again.
+Each analysis is a run of the sweep like any other, for each model, each trial, or a model of each row together: planned
+once, executed by the engine that `--launcher` names, resumed by the same command. Where models were not kept, the runs
+train again.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
     """Print the means of each measure, and how they go with accuracy; write the csv."""
     frame = analyses_frame([args.input_dir])
-    frame = frame[frame["analysis"].isin(args.analyses) & (not args.rows or frame["row"].isin(args.rows))]
+    frame = frame[frame["analysis"].isin(args.analyses) & (not args.rows or frame["row"].isin(_names_of(args.rows)))]
     if args.csv:
         frame.to_csv(args.csv, index=False)
         _write_series(args, cards)
@@ -94,9 +95,14 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
     return 0
 
 
+def _names_of(rows: Sequence[str]) -> set[str]:
+    """Return the names of rows as results have them: each, and those that are compared with each other as one."""
+    return {*rows, ", ".join(rows)}
+
+
 def _write_series(args: Any, cards: Mapping[str, AnalysisCard]) -> None:
     """Write each series beside the csv of the numbers, and print the paths."""
-    found = [one for one in read_series([args.input_dir]) if not args.rows or one.row in args.rows]
+    found = [one for one in read_series([args.input_dir]) if not args.rows or one.row in _names_of(args.rows)]
     for analysis, name in dict.fromkeys((one.analysis, one.name) for one in found if one.analysis in cards):
         path = args.csv.with_name(f"{args.csv.stem}-{analysis}-{name}{args.csv.suffix}")
         series_frame(found, analysis, name).to_csv(path, index=False)

@@ -44,7 +44,7 @@ class Diversity(Analysis):
         paper="Ramé et al., NeurIPS 2022",
         link="https://arxiv.org/abs/2205.09739",
         tags=("averaging", "ensembling"),
-        together=True,
+        takes="trial",
         needs=("classes",),
         measures={
             "disagreement": "share of examples that two runs put into different classes",

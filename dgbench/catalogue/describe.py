@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.core.cards import FEEDBACK, NEEDS, TAGS, DatasetCard, needs_of, with_values
+from dgbench.core.cards import FEEDBACK, NEEDS, TAGS, TAKES, DatasetCard, needs_of, with_values
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import Draw, Space, Value
 
@@ -81,7 +81,7 @@ def _other_facts(entry: CatalogueEntry) -> Iterator[str]:
         runs = "each run by itself" if card.each else f"at least {card.min_members} runs of a trial"
         yield f"merges: {runs}, of {models}, into {result}"
     elif entry.kind == "analysis":
-        yield f"measures: {'all runs of a trial together' if card.together else 'the best model of each run by itself'}"
+        yield f"measures: {TAKES[card.takes]}"
         yield from (f"    {name}: {meaning}" for name, meaning in card.measures.items())
         for name, series in card.series.items():
             yield f"series {name}: {series.title}"

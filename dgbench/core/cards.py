@@ -316,6 +316,14 @@ class SeriesCard:
             raise UserError(f"the card of the series {self.title!r} lacks {lacking}, which {self.drawing} need")
 
 
+TAKES: Mapping[str, str] = {
+    "model": "the best model of each run by itself",
+    "trial": "all runs of a trial together",
+    "rows": "a model of each row that is asked for, of the same trial and draw, together",
+}
+"""Models that a run of an analysis measures together -> the same in words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnalysisCard(_Tagged):
     """Properties of an analysis, which measures finished models beyond their scores."""
@@ -330,12 +338,19 @@ class AnalysisCard(_Tagged):
     """URL of the paper's page: arXiv where it has one, else the publisher."""
     tags: tuple[str, ...] = ()
     """Ideas that the measures belong to, keys of `TAGS`."""
-    together: bool = False
-    """Whether it compares all runs of a trial with each other, and not each run by itself."""
+    takes: str = "model"
+    """The models that it measures together, a key of `TAKES`."""
+    models: int = 0
+    """Number of models that it takes; 0: any number, and where it compares models two or more."""
     min_domains: int = 1
     """Training domains below which it is undefined, so that the run is refused."""
     needs: tuple[str | Need, ...] = ()
     """Requirements, as on an algorithm's card."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.takes not in TAKES:
+            raise UserError(unknown_name("value of takes on a card", self.takes, TAKES))
 
 
 GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dgbench.execute.models import build
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.analysis import Analysis, Batches, Columns, FinishedModel, Views
 from dgbench.methods.average import Weights
+from dgbench.store.folder import Store
 
 _PLAIN: Mapping[str, Any] = {"precision": "fp32", "compile": False, "checkpoint_activations": False, "microbatch": 0}
 """Settings of how a network computes, as an analysis has them."""
@@ -41,6 +42,8 @@ def execute_analysis(context: RunContext, algorithm: Algorithm) -> None:
     generator = torch.Generator(context.device).manual_seed(torch_seed(context.run.seed, "analysis", cls.__name__))
     analysis: Analysis = cls(hparams, generator)
     models = [_model(context, source) for source in context.run.inputs]
+    if cls.card.takes == "rows":
+        _check_alike(context, models)
     views: dict[str, dict[str, float]] = {}
     whole: dict[str, float] = {}
     series: dict[str, dict[str, Any]] = {}
@@ -84,7 +87,31 @@ def _model(context: RunContext, source: Input) -> FinishedModel:
     def initial() -> Weights:
         return own.algorithm(begin=True).predictor_tensors()
 
-    return FinishedModel(source.run, saved.step, load, lambda: saved.load(context.device), initial)
+    run = context.store.folder(source.run).run()
+    row = _row_of(context.store, source)
+    return FinishedModel(
+        source.run, row, run.hparams_seed, saved.step, load, lambda: saved.load(context.device), initial
+    )
+
+
+def _row_of(store: Store, source: Input) -> str:
+    """Return the name of the row that a predictor is of, from the runs that it stands on."""
+    run = store.folder(source.run).run()
+    if run.kind == "merge":
+        return f"{_row_of(store, run.inputs[0])}+{run.method.name}"
+    return run.method.name if source.predictor == MODEL else f"{run.method.name}+{source.predictor}"
+
+
+def _check_alike(context: RunContext, models: Sequence[FinishedModel]) -> None:
+    """Raise RuntimeError if models have unlike networks, whose weights can't be compared."""
+    shapes = [{name: tuple(tensor.shape) for name, tensor in model.weights().items()} for model in models]
+    for model, found in zip(models[1:], shapes[1:], strict=True):
+        unlike = [name for name in {**shapes[0], **found} if shapes[0].get(name) != found.get(name)]
+        if unlike:
+            raise RuntimeError(
+                f"{context.run.method.name} compares weights, and the networks of {models[0].row} and {model.row} are "
+                f"unlike in {', '.join(unlike[:3])}{' and others' if len(unlike) > 3 else ''}: leave one out"
+            )
 
 
 def views_of(context: RunContext, algorithm: Algorithm) -> Views:

@@ -25,6 +25,10 @@ class FinishedModel:
 
     run: str
     """Id of the run."""
+    row: str
+    """Name of the row that it is of, as in tables."""
+    hparams_seed: int
+    """The draw of hyperparameters; 0 for the defaults, and for a model that is merged from several."""
     step: int
     """The step after which it was taken."""
     load: Callable[[], nn.Module]
@@ -84,7 +88,8 @@ class Analysis:
         """Yield the numbers, and the data to be drawn, a view at a time.
 
         Args:
-            models: One, or all of a trial in the order of their hyperparameter seeds if the card says `together`.
+            models: Those that the card says it `takes`: one, or all of a trial in the order of their hyperparameter
+                seeds, or one of each row in the order in which they were asked for.
             data: The views of the fold.
 
         Yields:

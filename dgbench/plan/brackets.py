@@ -50,7 +50,7 @@ def unfit_for_halving(
     for row in dict.fromkeys(row for request in searches for row in request.rows):
         merges = row.merger and not catalogue.get("merger", row.merger).card.each
         learns = catalogue.get("algorithm", row.algorithm).card.taught
-        measures = bool(row.analysis) and catalogue.get("analysis", row.analysis).card.together
+        measures = bool(row.analysis) and catalogue.get("analysis", row.analysis).card.takes != "model"
         for does in ["merges"] * bool(merges) + ["learns from"] * bool(learns) + ["compares"] * measures:
             yield f"{row.name} {does} the runs of all draws, most of which --search halving ends early: leave it out"
 

@@ -148,7 +148,7 @@ class DerivedRuns:
             analysis: Name of the analysis; its card says whether it takes the models of a fold and trial together.
             measured: The predictors of a row on a data set.
         """
-        if not self.catalogue.get("analysis", analysis).card.together:
+        if self.catalogue.get("analysis", analysis).card.takes == "model":
             return [self._derive("analyze", analysis, one.run, one.run.trial, [one]).run for one in measured]
         pools = group_values(((each.run.fold, each.run.trial), each) for each in measured).values()
         # As with a merger, what runs share is the first's, and of several draws none has the number.
@@ -157,6 +157,25 @@ class DerivedRuns:
             self._derive("analyze", analysis, base, base.trial, pool).run
             for base, pool in zip(bases, pools, strict=True)
         ]
+
+    def analyses_across(self, analysis: str, measured: Sequence[Sequence[PlannedPredictor]]) -> list[Run]:
+        """Return the runs that compare rows, one for each fold, trial and draw; make those that are new.
+
+        Args:
+            analysis: Name of the analysis.
+            measured: The predictors of each row on a data set. A row with a single one in a fold and trial, because it
+                merges its draws or learns nothing, enters each comparison there.
+        """
+        rows = [group_values(((one.run.fold, one.run.trial), one) for one in predictors) for predictors in measured]
+        found = []
+        for spot in (spot for spot in rows[0] if all(spot in row for row in rows)):
+            pools = [{one.run.hparams_seed: one for one in row[spot]} for row in rows]
+            draws = [pool for pool in pools if len(pool) > 1] or pools[:1]
+            for seed in (seed for seed in draws[0] if all(seed in pool for pool in draws)):
+                models = [pool[seed] if len(pool) > 1 else next(iter(pool.values())) for pool in pools]
+                base = dataclasses.replace(models[0].run, hparams_seed=seed)
+                found.append(self._derive("analyze", analysis, base, base.trial, models).run)
+        return found
 
     def _merger(self, row: Row) -> MergerCard | None:
         return self.catalogue.get("merger", row.merger).card if row.merger else None

@@ -243,12 +243,27 @@ class _Planner:
     def _analyses(
         self, grids: Iterable[Mapping[tuple[Row, str], Spots]]
     ) -> dict[tuple[str, str, str], tuple[Run, ...]]:
-        """Return (row, data set, analysis) -> the runs that measure the row's predictors; make those."""
+        """Return (row, data set, analysis) -> the runs that measure the row's predictors; make those.
+
+        The rows of one request that are compared with each other stand there as one, `ERM, SAM`.
+        """
         found: dict[tuple[str, str, str], dict[str, Run]] = {}
-        for (row, dataset), spots in (place for grid in grids for place in grid.items() if place[0][0].analysis):
-            measured = self.derived.predictors(row.measured, self._trained_in(row.measured, dataset, spots))
-            runs = found.setdefault((row.measured.name, dataset, row.analysis), {})
-            runs |= {run.id: run for run in self.derived.analyses(row.analysis, measured)}
+        across = {name for name, entry in self.catalogue.of_kind("analysis").items() if entry.card.takes == "rows"}
+        for (row, dataset), spots in (place for grid in grids for place in grid.items()):
+            if row.analysis and row.analysis not in across:
+                measured = self.derived.predictors(row.measured, self._trained_in(row.measured, dataset, spots))
+                runs = found.setdefault((row.measured.name, dataset, row.analysis), {})
+                runs |= {run.id: run for run in self.derived.analyses(row.analysis, measured)}
+        for request in (request for request in self.requests if any(row.analysis in across for row in request.rows)):
+            grid = self._grid([request])
+            compared = group_values(
+                ((dataset, row.analysis), row.measured) for row, dataset in grid if row.analysis in across
+            )
+            for (dataset, analysis), rows in compared.items():
+                trained = [self._trained_in(row, dataset, grid[row, dataset]) for row in rows]
+                measured_rows = list(map(self.derived.predictors, rows, trained))
+                runs = found.setdefault((", ".join(row.name for row in rows), dataset, analysis), {})
+                runs |= {run.id: run for run in self.derived.analyses_across(analysis, measured_rows)}
         return {place: tuple(runs.values()) for place, runs in found.items()}
 
     def _trained_in(self, row: Row, dataset: str, spots: Spots, *, halving: bool = False) -> Trained:

@@ -23,6 +23,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value
+from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts
 from dgbench.networks.backbones import BUILTIN_BACKBONES, EMBEDDING, check_backbone, is_timms
 from dgbench.networks.clip_names import is_clip, zero_shot_problem
@@ -259,11 +260,21 @@ def _unfit_members(asked: _Request) -> Iterator[str]:
 
 
 def _unfit_analyses(asked: _Request) -> Iterator[str]:
-    """Yield analyses that compare runs with each other where a trial has one."""
-    for row in (row for row in asked.request.rows if row.analysis):
-        draws = 1 if row.merger else len(asked.request.hparams_seeds)
-        if draws < 2 and asked.catalogue.get("analysis", row.analysis).card.together:
-            yield f"{row.name} compares the runs of a trial, and there is one: give --n_hparams 2 or more"
+    """Yield analyses that compare models with each other where there are too few, or more than they take."""
+    rows = group_values((row.analysis, row) for row in asked.request.rows if row.analysis)
+    for name, own in rows.items():
+        card = asked.catalogue.get("analysis", name).card
+        if card.takes == "trial":
+            for row in own:
+                if (1 if row.merger else len(asked.request.hparams_seeds)) < 2:
+                    yield f"{row.name} compares the runs of a trial, and there is one: give --n_hparams 2 or more"
+        elif card.takes == "rows":
+            given = ", ".join(row.measured.name for row in own)
+            if len(own) < 2 or (card.models and len(own) != card.models):
+                yield f"{name} compares {card.models or 'two or more'} rows with each other, not {len(own)} ({given})"
+            for row in own:
+                if row.merger and asked.catalogue.get("merger", row.merger).card.all_trials:
+                    yield f"{row.name}: {row.merger} merges runs of all trials, so no trial has a model to compare"
 
 
 def _unfit_setting(asked: _Request) -> Iterator[str]:

@@ -43,7 +43,7 @@ class MyAnalysis(Analysis):
     @torch.no_grad()
     def measure(self, models: Sequence[FinishedModel], data: Views) -> Iterator[Finding]:
         """Yield the numbers of each view; None in place of the view for numbers of all views together."""
-        network = models[0].load()  # with `together=True` on the card, all runs of a trial are in `models`
+        network = models[0].load()  # with `takes="trial"` on the card, all runs of a trial
         for view in data.all:
             batches = data.examples(view, self.hparams.examples, 100)
             sure = torch.cat([network(x).softmax(dim=1).amax(dim=1) for x, _ in batches])

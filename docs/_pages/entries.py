@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
-from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, TAGS, Card, needs_of, with_values
+from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, TAGS, TAKES, Card, needs_of, with_values
 from dgbench.core.space import Draw, HparamSpec, Space, Value
 from docs._pages import datasets
 from docs._pages.datasets import Facts
@@ -239,7 +239,7 @@ def _adapter(entry: CatalogueEntry) -> Facts:
 def _analysis(entry: CatalogueEntry) -> Facts:
     card = entry.card
     yield "Command", f"`dgbench analyze {entry.name} runs/mine`"
-    yield "Measures", "all runs of a trial together" if card.together else "each run's best model by itself"
+    yield "Measures", TAKES[card.takes]
     yield from ((f"`{name}`", meaning) for name, meaning in card.measures.items())
     for name, series in card.series.items():
         columns = ", ".join(f"`{column}` ({label})" for column, label in series.labels.items())
@@ -345,7 +345,7 @@ def _columns(entry: CatalogueEntry) -> dict[str, str]:
                 "training data": "yes" if card.needs_source else "",
             }
         case "analysis":
-            return {"of": "all runs of a trial" if card.together else "each run", "measures": ", ".join(card.measures)}
+            return {"of": f"a {card.takes}".replace("a rows", "rows"), "measures": ", ".join(card.measures)}
         case _:
             counts = card.parts or card.counts
             return {
