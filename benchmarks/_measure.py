@@ -30,15 +30,20 @@ def machine() -> str:
     )
 
 
-def paired(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
+def paired(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
     """Time two things in turn and print medians and the ratio theirs / ours, pair by pair."""
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
         pair = []
         for thing in (ours, theirs):
-            start = time.perf_counter()
+            start = clock()
             thing()
-            pair.append(time.perf_counter() - start)
+            pair.append(clock() - start)
         times.append((pair[0], pair[1]))
     ratios = sorted(b / a for a, b in times)
     print(f"dgbench    {statistics.median(a for a, _ in times):8.3f} s (median of {rounds})")

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dgbench.core.cards import AnalysisCard
-from dgbench.core.protocol import View
 from dgbench.core.space import Checked, hparam
 from dgbench.methods.analysis import Analysis, Finding, FinishedModel, Views
 from dgbench.methods.average import Weights
@@ -68,17 +67,15 @@ class Diversity(Analysis):
     @torch.no_grad()
     def measure(self, models: Sequence[FinishedModel], data: Views) -> Iterator[Finding]:
         """Yield the measures of each view, then those of the weights."""
-        h, logits = self.hparams, dict[View, list[Tensor]]()
-        labels = dict[View, NDArray[np.int64]]()
-        for model in models:
-            network = model.load()
-            for view in data.all:
-                batches = data.examples(view, h.examples, h.batch_size)
-                logits.setdefault(view, []).append(torch.cat([network(x) for x, _ in batches]).double().cpu())
-                labels[view] = torch.cat([y for _, y in batches]).cpu().numpy()
-                yield view, {}
+        h = self.hparams
         for view in data.all:
-            yield view, _of_pairs(logits[view], labels[view])
+            # Examples cost more to read than models: networks are loaded anew for each view.
+            batches, logits = data.examples(view, h.examples, h.batch_size), list[Tensor]()
+            for model in models:
+                network = model.load()
+                logits.append(torch.cat([network(x) for x, _ in batches]).double().cpu())
+                yield view, {}
+            yield view, _of_pairs(logits, torch.cat([y for _, y in batches]).cpu().numpy())
         flat = [_joined(model.weights()) for model in models]
         moved = [float((own - _joined(model.initial())).norm()) for own, model in zip(flat, models, strict=True)]
         apart = [float((one - other).norm()) for one, other in combinations(flat, 2)]

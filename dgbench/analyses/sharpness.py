@@ -98,5 +98,5 @@ class Sharpness(Analysis):
             "worst_l2": worst_sharpness(surface, h.rho_l2, scale, "l2", h.steps),
             "worst_linf": worst_sharpness(surface, h.rho_linf, scale, "linf", h.steps),
             "sam": step_sharpness(surface, h.rho_sam),
-            "box": 100 * box / (1 + surface.loss()),
+            "box": 100 * box / (1 + surface.start[0]),
         }

@@ -126,6 +126,8 @@ def views_of(context: RunContext, algorithm: Algorithm) -> Views:
 
     def batch_at(view: View, where: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         x = algorithm.network.prepare(data.inputs(view, where).to(context.device))
+        # Convolutions follow the order of their input, and are about a sixth faster in this one.
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         return x, torch.from_numpy(data.labels(view)[where]).to(context.device)
 
     return Views(data.train, run.views, examples)

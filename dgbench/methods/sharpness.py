@@ -65,18 +65,21 @@ def worst_sharpness(surface: Surface, rho: float, scale: Tensor, norm: Norm, ste
         rho: Radius of the ball in `u`.
         scale: Length of each axis (size,); where it is 0, the weight doesn't move.
         norm: Shape of the ball.
-        steps: Gradients to take.
+        steps: Points to try, at least 1. All but the last have their gradient taken, beside the surface's `start`.
     """
-    start, slope = surface.gradient()
+    start, slope = surface.start
     best_rise, best, best_slope = 0.0, torch.zeros_like(scale), slope * scale
     u, before, length, momentum = best, best, 2 * rho, 1.0
     period, since, successes, best_then, shortened = max(1, int(_FIRST * steps)), 0, 0, 0.0, True
     rise, ascent = 0.0, best_slope
-    for _ in range(steps):
+    for number in range(1, steps + 1):
         stepped = _into_ball(u + length * _steepest(ascent, norm), rho, norm)
         moved = _into_ball(u + momentum * (stepped - u) + (1 - momentum) * (u - before), rho, norm)
         before, u, momentum = u, moved, _MOMENTUM
-        loss, slope = surface.gradient(surface.origin + scale * u)
+        point = surface.origin + scale * u
+        if number == steps:
+            return max(best_rise, surface.loss(point) - start)
+        loss, slope = surface.gradient(point)
         successes += loss - start > rise
         rise, ascent, since = loss - start, slope * scale, since + 1
         if rise > best_rise:
@@ -94,7 +97,7 @@ def worst_sharpness(surface: Surface, rho: float, scale: Tensor, norm: Norm, ste
 
 def step_sharpness(surface: Surface, rho: float) -> float:
     """Return the rise of the loss one step of length `rho` along the gradient, as SAM takes it."""
-    start, slope = surface.gradient()
+    start, slope = surface.start
     return surface.loss(surface.origin + rho * _steepest(slope, "l2")) - start
 
 

@@ -8,6 +8,7 @@ constants, and its own weights are never touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,11 @@ class Surface:
             total += float(loss.detach())
             summed += torch.autograd.grad(loss, leaf)[0]
         return total / self.examples, summed / self.examples
+
+    @cached_property
+    def start(self) -> tuple[float, Tensor]:
+        """Return the mean loss and its gradient at the origin, which searches share."""
+        return self.gradient()
 
     def products(self, vectors: Tensor, at: Tensor | None = None) -> Tensor:
         """Return the products of the Hessian at a point with vectors.

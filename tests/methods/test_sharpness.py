@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgbench.methods.sharpness import adaptive_scale, average_sharpness, step_sharpness, worst_sharpness
+from dgbench.methods.sharpness import Norm, adaptive_scale, average_sharpness, step_sharpness, worst_sharpness
 from dgbench.methods.surface import Surface
 
 SIZE = 6
@@ -114,3 +114,28 @@ def test_adaptive_sharpness_does_not_see_layers_rescaled_and_plain_does(norm: st
 def test_weights_of_zero_do_not_spoil_the_adaptive_ball() -> None:
     surface = linear(torch.zeros(SIZE, dtype=torch.float64), SLOPE)
     assert worst_sharpness(surface, 0.3, adaptive_scale(surface.origin), "l2", 5) == 0
+
+
+class Counted(Surface):
+    """A surface that counts the gradients taken of it."""
+
+    taken = 0
+
+    def gradient(self, at: Tensor | None = None) -> tuple[float, Tensor]:
+        self.taken += 1
+        return super().gradient(at)
+
+
+def test_searches_share_the_gradient_at_the_weights_and_find_what_they_find_alone() -> None:
+    batches = [(torch.randn(9, 4, generator=seeded(), dtype=torch.float64), torch.arange(9) % 3)]
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    shared = Counted(network, batches)
+    scale = adaptive_scale(shared.origin)
+    searches: list[tuple[float, Norm]] = [(0.5, "l2"), (0.05, "linf"), (0.3, "l2")]
+    found = [worst_sharpness(shared, rho, scale, norm, 7) for rho, norm in searches] + [step_sharpness(shared, 0.05)]
+    assert shared.taken == 1 + 3 * 6, "nor is one taken where a search ends"
+    alone = [worst_sharpness(Surface(network, batches), rho, scale, norm, 7) for rho, norm in searches]
+    assert found == pytest.approx([*alone, step_sharpness(Surface(network, batches), 0.05)], rel=1e-12)
+    (x, y) = batches[0]
+    ordered = Surface(network, [(x.flip(0), y.flip(0))])
+    assert worst_sharpness(ordered, 0.5, scale, "l2", 7) == pytest.approx(found[0], rel=1e-12)
