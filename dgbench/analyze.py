@@ -22,6 +22,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.cards import AnalysisCard
 from dgbench.core.errors import Problems
 from dgbench.core.grid import columns
+from dgbench.core.paths import check_folder
 from dgbench.core.wording import printable, unknown_name
 from dgbench.flags import add_options
 from dgbench.launchers.prepare import plan_launch
@@ -29,7 +30,13 @@ from dgbench.launchers.values import launcher_of
 from dgbench.plan.options import EXECUTING, LAUNCHER, PLACES
 from dgbench.plan.planfile import read_plan
 from dgbench.report.analyses import agreement, analyses_frame
-from dgbench.report.series import read_series, series_frame
+from dgbench.report.figures.agreement import drawings_of
+from dgbench.report.figures.subject import subjects
+from dgbench.report.frames import load_results
+from dgbench.report.page.build import check_packages, write_drawings
+from dgbench.report.selectors import default_selectors
+from dgbench.report.series import Series, read_series, series_frame
+from dgbench.report.tables import build
 from dgbench.sweep import execute
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ def parser() -> cli.Parser:
     shown.add_argument(
         "--csv", type=Path, metavar="FILE", help="write every number, a line each; series have files beside it"
     )
+    shown.add_argument("--figures", type=Path, metavar="DIR", help="draw what was found there, as PDF, SVG and PNG")
     return found
 
 
@@ -62,6 +70,10 @@ def main(argv: Sequence[str]) -> int:
         problems.add(unknown_name("row", name, table.rows))
     if args.csv and not args.csv.parent.is_dir():
         problems.add(f"--csv {args.csv}: there is no folder {args.csv.parent}")
+    if args.figures:
+        with problems.collecting():
+            check_folder(args.figures, "--figures")
+            check_packages()
     with problems.collecting():
         launcher = launcher_of(vars(args), {})
     problems.raise_if_any()
@@ -78,12 +90,16 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
     """Print the means of each measure, and how they go with accuracy; write the csv."""
     frame = analyses_frame([args.input_dir])
     frame = frame[frame["analysis"].isin(args.analyses) & (not args.rows or frame["row"].isin(_names_of(args.rows)))]
+    rows = _names_of(args.rows)
+    series = [one for one in read_series([args.input_dir]) if one.analysis in cards and (not rows or one.row in rows)]
     if args.csv:
         frame.to_csv(args.csv, index=False)
-        _write_series(args, cards)
-    if frame.empty:
+        _write_series(args, series)
+    if frame.empty and not series:
         print("nothing was found yet")
         return 1
+    if args.figures:
+        _draw(args, frame, series)
     agreeing = agreement(frame)
     for name, card in cards.items():
         own = frame[frame["analysis"] == name]
@@ -97,16 +113,25 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
 
 def _names_of(rows: Sequence[str]) -> set[str]:
     """Return the names of rows as results have them: each, and those that are compared with each other as one."""
-    return {*rows, ", ".join(rows)}
+    return {*rows, ", ".join(rows)} if rows else set()
 
 
-def _write_series(args: Any, cards: Mapping[str, AnalysisCard]) -> None:
+def _write_series(args: Any, found: Sequence[Series]) -> None:
     """Write each series beside the csv of the numbers, and print the paths."""
-    found = [one for one in read_series([args.input_dir]) if not args.rows or one.row in _names_of(args.rows)]
-    for analysis, name in dict.fromkeys((one.analysis, one.name) for one in found if one.analysis in cards):
+    for analysis, name in dict.fromkeys((one.analysis, one.name) for one in found):
         path = args.csv.with_name(f"{args.csv.stem}-{analysis}-{name}{args.csv.suffix}")
         series_frame(found, analysis, name).to_csv(path, index=False)
         print(f"wrote {printable(str(path))}")
+
+
+def _draw(args: Any, frame: pd.DataFrame, series: Sequence[Series]) -> None:
+    """Write the figures of the findings on each data set."""
+    results = load_results(args.input_dir)
+    shown = subjects(results, build(results.results, default_selectors(results.results)))
+    drawings = (drawing for subject in shown for drawing in drawings_of(subject, frame, series))
+    files = list(write_drawings(drawings, args.figures))
+    lacking = "nothing to draw: correlations take three runs, and no series was found"
+    print(f"wrote {len(files)} files to {printable(str(args.figures))}" if files else lacking)
 
 
 def _table(lines: Iterable[Sequence[str]]) -> Iterator[str]:

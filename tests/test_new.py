@@ -86,11 +86,17 @@ def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.Capture
         sweep_of(tmp_path / "runs", "ERM", setting={"steps": 3}, site=Site(device="cpu", save_models="all"))
     ).root
     words = ["OfMine", str(root), "--include", str(file), "--device", "cpu", "--jobs", "1"]
-    assert cli.run(analyze.main, [*words, "--csv", str(tmp_path / "found.csv")]) == 0
+    out = ["--csv", str(tmp_path / "found.csv"), "--figures", str(tmp_path / "figures")]
+    assert cli.run(analyze.main, [*words, *out]) == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"RotatedDigits-OfMine-shares.{suffix}" for suffix in ("pdf", "png", "svg")
+    }
     assert "confidence: mean of the largest probability" in capsys.readouterr().out
     results = load_results(root)
     found = results.series("OfMine")
     assert (tmp_path / "found-OfMine-shares.csv").read_text().count("\n") == 1 + len(found)
+    views = results.plot.series("OfMine", "shares", dataset="RotatedDigits", held_out="75")
+    assert len(views) == found[found["role"] != "validation"]["view"].nunique() - 1, "not the oracle's view"
     sums = found.groupby("view")["share"].sum()
     assert {*sums.index} == {*results.analyses["view"]}
     assert sums.to_numpy() == pytest.approx(1)

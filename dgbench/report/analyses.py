@@ -54,11 +54,17 @@ class Analyzed:
     scores: tuple[float, float]
     """In-domain and out-of-domain score of the model; NaN where several were compared."""
 
+    @property
+    def trial(self) -> int:
+        """Return the trial."""
+        return int(self.place[PLACE.index("trial")])
+
     def role(self, view: str) -> str:
         """Return the role of a view in the fold; `WHOLE` of an empty name, which stands for all views."""
         if not view:
             return WHOLE
-        if view.partition("/")[0] in self.fold.held_out:
+        tested = map(str, (*self.fold.test, *self.fold.oracle))  # held_out of a fixed split names no domain
+        if view in tested or view.partition("/")[0] in self.fold.held_out:
             return HELD_OUT
         return VALIDATION if view in map(str, self.fold.validation) else TRAINING
 

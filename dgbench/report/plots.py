@@ -18,6 +18,7 @@ from dgbench.report import tables
 from dgbench.report.figures import gallery
 from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.ranking import ranks
+from dgbench.report.figures.series import series_drawing
 from dgbench.report.figures.subject import Subject, Sweep, subjects
 from dgbench.report.select import Selector
 from dgbench.report.selectors import default_selectors, selectors
@@ -128,6 +129,50 @@ class Plots:
     def cost(self) -> Plot:
         """The mean over domains against the time of all runs that a row needs."""
         return Plot(self._sweep, "cost")
+
+    @property
+    def agreement(self) -> Plot:
+        """Kendall's tau of each measure of analyses with accuracy on held-out domains, with its 95 % interval."""
+        return Plot(self._sweep, "agreement")
+
+    @property
+    def measures(self) -> Plot:
+        """Each measure of analyses against accuracy on the held-out domain, a panel a measure."""
+        return Plot(self._sweep, "measures")
+
+    @property
+    def gaps(self) -> Plot:
+        """Each measure of analyses against in-domain less out-of-domain accuracy, a panel a measure."""
+        return Plot(self._sweep, "gaps")
+
+    def series(
+        self,
+        analysis: str,
+        name: str | None = None,
+        *,
+        dataset: str | None = None,
+        held_out: str | None = None,
+        ax: Axes | None = None,
+        panel: str | None = None,
+    ) -> Drawn:
+        """Draw a series that an analysis found, of each row the run with the highest in-domain accuracy.
+
+        Args:
+            analysis: Name of the analysis.
+            name: Name of the series; None where the analysis has a single one.
+            dataset: The data set; None where there is a single one.
+            held_out: The held-out domains, joined by `+`; None where there are no others.
+            ax: Axes to draw on, which keep their size; None for a new figure of pyplot.
+            panel: Of a figure of several panels, the one to draw.
+
+        Returns:
+            The axes where there is one panel, else an array of them.
+
+        Raises:
+            UserError: matplotlib is lacking, a name is unknown or must be given, or there is nothing to draw.
+        """
+        _check_matplotlib()
+        return _show(series_drawing(self._sweep.found_series, analysis, name, dataset, held_out), ax, panel)
 
     @property
     def confusion(self) -> Plot:

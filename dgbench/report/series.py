@@ -83,6 +83,18 @@ def series_frame(found: Iterable[Series], analysis: str, name: str | None = None
     """
     import pandas as pd
 
+    frames = [
+        pd.DataFrame(
+            {**dict(zip(PLACE, one.of.place, strict=True)), "role": one.of.role(view), "view": view, **columns}
+        )
+        for one in one_series(found, analysis, name)
+        for view, columns in one.views.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def one_series(found: Iterable[Series], analysis: str, name: str | None = None) -> list[Series]:
+    """Return one series of all runs; arguments and errors are those of `series_frame`."""
     series = list(found)
     analyses = dict.fromkeys(one.analysis for one in series)
     if analysis not in analyses:
@@ -92,12 +104,4 @@ def series_frame(found: Iterable[Series], analysis: str, name: str | None = None
         raise UserError(f"{analysis} found several series, name one: {', '.join(names)}")
     if name is not None and name not in names:
         raise UserError(unknown_name(f"series of {analysis}", name, names))
-    own = [one for one in series if one.analysis == analysis and one.name == (name or next(iter(names)))]
-    frames = [
-        pd.DataFrame(
-            {**dict(zip(PLACE, one.of.place, strict=True)), "role": one.of.role(view), "view": view, **columns}
-        )
-        for one in own
-        for view, columns in one.views.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
+    return [one for one in series if one.analysis == analysis and one.name == (name or next(iter(names)))]

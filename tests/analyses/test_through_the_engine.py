@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,9 @@ from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.planfile import read_plan
 from tests.support.in_process import execute_all, records_of, sweep_of
+
+mpl.use("agg")
+from matplotlib import pyplot
 
 ANALYSES = tuple(Catalogue().of_kind("analysis"))
 SMALL = {
@@ -107,6 +111,26 @@ def test_scores_beside_a_measure_are_those_of_the_measured_model(sweep: Sweep) -
         validated = [record["views"][str(view)]["accuracy"] for view in run.fold.validation]
         assert line["in_domain"] == pytest.approx(np.mean(validated))
     assert frame[frame["analysis"] == "Diversity"]["in_domain"].isna().all()
+
+
+def test_figures_show_the_correlations(sweep: Sweep) -> None:
+    results = dgbench.load_results(sweep.root)
+    found = results.agreement()
+    axes = results.plot.agreement()
+    for one, suffix in zip(axes, ("", "_gap"), strict=True):
+        (marks,) = (line for line in one.lines if line.get_gid())
+        assert marks.get_xdata() == pytest.approx(found[f"tau{suffix}"].dropna().to_numpy())
+    names = (found["analysis"] == "Alignment").sum()  # others measured two runs, of which there is nothing to see
+    for figure, lowest in (("measures", 0), ("gaps", -100)):
+        axes = getattr(results.plot, figure)()
+        assert len(axes) == names
+        own = results.analyses
+        own = own[(own["analysis"] == "Alignment") & (own["measure"] == "cosine")]
+        (shown,) = (one for one in axes if one.get_title() == "cosine")
+        points = sorted(x for line in shown.lines for x in line.get_xdata())
+        assert points == pytest.approx(sorted(own["value"]))
+        assert all(lowest <= y <= 100 for line in shown.lines for y in line.get_ydata())
+    pyplot.close("all")
 
 
 def test_executed_again_an_analysis_finds_the_same(sweep: Sweep, tmp_path: Path) -> None:

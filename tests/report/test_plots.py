@@ -22,8 +22,10 @@ from tests.support.places import SUPPORT
 
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 DOMAINS = ["+90%", "+80%", "-90%"]
-EMPTY = {"streams", "hyperparameters", "cost", "confusion", "reliability"}
-"""Figures of which the toy sweep has nothing: no stream, one value of a hyperparameter, no times, no predictions."""
+ANALYZED = {"agreement", "measures", "gaps"}
+EMPTY = {"streams", "hyperparameters", "cost", "confusion", "reliability", *ANALYZED}
+"""Figures of which the toy sweep has nothing: no stream, one value of a hyperparameter, no times, no predictions, no
+analyses."""
 
 mpl.use("agg")
 from matplotlib import pyplot  # noqa: E402  (after the choice of its display)
@@ -51,7 +53,7 @@ def test_every_figure_of_the_gallery_can_be_called(results: SweepResults) -> Non
             axes = np.atleast_1d(getattr(results.plot, name)())
             assert all(isinstance(one, pyplot.Axes) for one in axes)
             assert axes[0].figure.number in pyplot.get_fignums(), "pyplot knows it, so a notebook shows it"
-    assert {name for name in vars(Plots) if not name.startswith("_")} == {*FIGURES, "ranks"}
+    assert {name for name in vars(Plots) if not name.startswith("_")} == {*FIGURES, "ranks", "series"}
 
 
 def test_a_figure_is_documented_with_its_arguments(results: SweepResults) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dgbench.report.figures.agreement import agreement, drawings_of_series, gaps, measures
 from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
@@ -34,6 +35,9 @@ FIGURES: dict[str, Entry] = {
     "streams": Entry(streams, "finished runs with adapters that were shown a stream (--stream)"),
     "hyperparameters": Entry(sensitivity, "eight finished runs of a method, and a hyperparameter with four values"),
     "cost": Entry(cost_against_accuracy, "two rows with a number in every column and recorded times"),
+    "agreement": Entry(agreement, "an analysis of three runs with the same domain held out (dgbench analyze)"),
+    "measures": Entry(measures, "an analysis of each of three runs (dgbench analyze)"),
+    "gaps": Entry(gaps, "an analysis of each of three runs, and validation parts of the training domains"),
     "confusion": Entry(confusion, "kept predictions of all models that a selector chose (--save_predictions)"),
     "reliability": Entry(reliability, "kept predictions of all models that a selector chose (--save_predictions)"),
 }
@@ -44,11 +48,12 @@ RANKS_NEED = "three rows with a complete trial on each of three data sets, or of
 
 
 def drawings(subject: Subject) -> Iterator[Drawing]:
-    """Yield the figures of a data set one by one; those without data are left out."""
+    """Yield the figures of a data set one by one, those of series last; those without data are left out."""
     for entry in FIGURES.values():
         drawing = entry.make(subject)
         if drawing:
             yield drawing
+    yield from drawings_of_series(subject)
 
 
 def gallery(sweep: Sweep, subjects: Sequence[Subject], selector: Selector) -> Iterator[tuple[str, list[Drawing]]]:

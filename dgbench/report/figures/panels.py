@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dgbench.core.errors import UserError
 from dgbench.core.wording import printable
@@ -62,7 +62,8 @@ class Drawing:
     height: float = 3.6
     """Of a panel, in inches."""
     share_x: bool = False
-    share_y: bool = False
+    share_y: bool | Literal["row"] = False
+    """`row`: those side by side share it."""
     legend: bool = False
     """Whether one legend explains all panels."""
 

@@ -14,6 +14,7 @@ from dgbench.report.errors import with_errors
 from dgbench.report.figures.curves import Curve, read_curves
 from dgbench.report.figures.style import color_of, mark_of
 from dgbench.report.results import Results
+from dgbench.report.series import Series
 from dgbench.report.tables import Report, Table
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ class Sweep(Protocol):
     @property
     def runs(self) -> pd.DataFrame:
         """Return the frame of all planned runs."""
+        ...
+
+    @property
+    def analyses(self) -> pd.DataFrame:
+        """Return the frame of the numbers that analyses found."""
+        ...
+
+    @property
+    def found_series(self) -> Sequence[Series]:
+        """Return the series that analyses found."""
         ...
 
 

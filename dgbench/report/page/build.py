@@ -6,7 +6,7 @@ matplotlib and jinja2 are imported only inside functions, because they are extra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +93,27 @@ def write_figures(results: SweepResults, selectors: Sequence[Selector], folder: 
         folder: The folder, which is made if it isn't there.
     """
     check_packages()
+    shown = subjects(results, tables.build(results.results, selectors))
+    yield from write_drawings((one for _, found in gallery(results, shown, selectors[0]) for one in found), folder)
+
+
+def write_drawings(drawings: Iterable[Drawing], folder: Path) -> Iterator[Path]:
+    """Write figures as PDF, SVG and PNG, and yield the paths.
+
+    Args:
+        drawings: The figures.
+        folder: The folder, which is made if it isn't there.
+    """
     import matplotlib  # only inside functions, as the module says
 
     folder.mkdir(parents=True, exist_ok=True)
-    shown = subjects(results, tables.build(results.results, selectors))
-    for _, drawings in gallery(results, shown, selectors[0]):
-        for drawing in drawings:
-            figure, name = drawing.render().figure, f"{drawing.dataset or 'all'}-{drawing.name}"
-            for suffix in SUFFIXES:
-                path = folder / f"{re.sub(_UNSAFE, '-', name)}{suffix}"
-                with matplotlib.rc_context(SETTINGS):
-                    figure.savefig(path, metadata=None if suffix == ".png" else _UNDATED[suffix])
-                yield path
+    for drawing in drawings:
+        figure, name = drawing.render().figure, f"{drawing.dataset or 'all'}-{drawing.name}"
+        for suffix in SUFFIXES:
+            path = folder / f"{re.sub(_UNSAFE, '-', name)}{suffix}"
+            with matplotlib.rc_context(SETTINGS):
+                figure.savefig(path, metadata=None if suffix == ".png" else _UNDATED[suffix])
+            yield path
 
 
 _UNSAFE = r"[^\w.-]+"
