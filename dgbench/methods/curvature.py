@@ -7,13 +7,14 @@ every function to matrices whose spectra are known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
+from scipy.stats import norm
 from torch import Tensor
 
 Products = Callable[[Tensor], Tensor]
@@ -43,6 +44,11 @@ class Ritz:
     """(steps,); within each, around its value, lies an eigenvalue."""
     vectors: Tensor
     """(steps, size); the approximate eigenvectors, of length 1."""
+
+    @property
+    def top(self) -> Estimate:
+        """Return the largest value with its error."""
+        return Estimate(float(self.values[-1]), float(self.errors[-1]))
 
 
 def lanczos(products: Products, start: Tensor, steps: int) -> Ritz:
@@ -89,8 +95,7 @@ def top_eigenvalue(products: Products, size: int, steps: int, generator: torch.G
         generator: Draws the starting vector.
         like: A tensor of the operator's type, on its device.
     """
-    ritz = lanczos(products, gaussian(1, size, generator, like)[0], steps)
-    return Estimate(float(ritz.values[-1]), float(ritz.errors[-1]))
+    return lanczos(products, gaussian(1, size, generator, like)[0], steps).top
 
 
 def trace(
@@ -134,11 +139,34 @@ def spectral_density(
     Returns:
         Points (N,) ascending, and the share (N,) of eigenvalues at each; the shares sum to 1.
     """
-    found = [lanczos(products, gaussian(1, size, generator, like)[0], steps) for _ in range(draws)]
+    return joined([lanczos(products, gaussian(1, size, generator, like)[0], steps) for _ in range(draws)])
+
+
+def joined(found: Sequence[Ritz]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the points (N,), ascending, and shares (N,) of `spectral_density` from iterations that were taken."""
     values = np.concatenate([ritz.values for ritz in found])
-    weights = np.concatenate([ritz.weights for ritz in found]) / draws
+    weights = np.concatenate([ritz.weights for ritz in found]) / len(found)
     order = np.argsort(values, kind="stable")
     return values[order], weights[order]
+
+
+def broadened(
+    points: NDArray[np.float64], shares: NDArray[np.float64], count: int, width: float = 0.01
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a density over a grid, in which each point is a normal distribution.
+
+    Args:
+        points: (N,), ascending.
+        shares: (N,), that sum to 1.
+        count: Points of the grid.
+        width: Standard deviation of the distributions, as a share of the range of the points.
+
+    Returns:
+        The grid (count,), and the density (count,), whose integral is 1.
+    """
+    deviation = width * (float(points[-1] - points[0]) or max(abs(float(points[0])), 1e-12))
+    grid = np.linspace(points[0] - 4 * deviation, points[-1] + 4 * deviation, count)
+    return grid, norm.pdf(grid[:, None], points[None], deviation) @ shares
 
 
 def gaussian(count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:

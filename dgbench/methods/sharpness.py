@@ -27,7 +27,14 @@ def adaptive_scale(weights: Tensor) -> Tensor:
 
 
 def average_sharpness(
-    surface: Surface, rho: float, scale: Tensor, norm: Norm, draws: int, generator: torch.Generator
+    surface: Surface,
+    rho: float,
+    scale: Tensor,
+    norm: Norm,
+    draws: int,
+    generator: torch.Generator,
+    *,
+    mirrored: bool = False,
 ) -> Estimate:
     """Estimate the mean rise of the loss under random moves of the weights.
 
@@ -39,6 +46,8 @@ def average_sharpness(
         norm: Which of the two.
         draws: Number of moves, at least 2.
         generator: Draws the moves.
+        mirrored: Whether a draw is the mean of a move and its opposite. The mean is the same, and its error smaller
+            where the gradient is large: the slope's share cancels.
 
     Returns:
         The mean over the draws and its standard error.
@@ -50,7 +59,8 @@ def average_sharpness(
         else:
             uniform = torch.rand(surface.size, generator=generator, dtype=torch.float64, device=generator.device)
             move = (2 * uniform - 1).to(scale)
-        rises.append(surface.loss(surface.origin + rho * scale * move) - start)
+        moves = (move, -move) if mirrored else (move,)
+        rises.append(sum(surface.loss(surface.origin + rho * scale * one) for one in moves) / len(moves) - start)
     return Estimate(float(np.mean(rises)), float(np.std(rises, ddof=1) / np.sqrt(draws)))
 
 
@@ -95,10 +105,17 @@ def worst_sharpness(surface: Surface, rho: float, scale: Tensor, norm: Norm, ste
     return best_rise
 
 
-def step_sharpness(surface: Surface, rho: float) -> float:
-    """Return the rise of the loss one step of length `rho` along the gradient, as SAM takes it."""
+def step_sharpness(surface: Surface, rho: float, scale: Tensor | None = None) -> float:
+    """Return the rise of the loss after the one step that a linear loss would rise most by, as SAM takes it.
+
+    Args:
+        surface: The loss.
+        rho: Length of the step, over `scale`.
+        scale: Length of each axis (size,); None: ones.
+    """
     start, slope = surface.start
-    return surface.loss(surface.origin + rho * _steepest(slope, "l2")) - start
+    axes = torch.ones_like(slope) if scale is None else scale
+    return surface.loss(surface.origin + rho * axes * _steepest(axes * slope, "l2")) - start
 
 
 def _steepest(gradient: Tensor, norm: Norm) -> Tensor:

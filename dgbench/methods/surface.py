@@ -66,12 +66,29 @@ class Surface:
         parts = torch.split(vector, [shape.numel() for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
+    def layers(self) -> dict[str, Tensor]:
+        """Return the layers by the names of their modules, in order, each with ones (size,) at its weights.
+
+        A layer is a module with weights of two or more axes; its biases belong to it. Norms are none.
+        """
+        held: dict[str, list[str]] = {}
+        for name in self.shapes:
+            held.setdefault(name.rpartition(".")[0], []).append(name)
+        parts = self.named(torch.zeros_like(self.origin))
+        layers = {name: own for name, own in held.items() if any(len(self.shapes[one]) > 1 for one in own)}
+        return {
+            layer: torch.cat([(part + (name in own)).flatten() for name, part in parts.items()])
+            for layer, own in layers.items()
+        }
+
     def part(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Surface:
         """Return the surface of the same network on other examples."""
         return Surface(self._network, batches, self._loss, self.shapes)
 
     def loss(self, at: Tensor | None = None) -> float:
-        """Return the mean loss at a point (size,); None: at the origin."""
+        """Return the mean loss at a point (size,); None: at the origin, where it is known once `start` was taken."""
+        if at is None and "start" in vars(self):
+            return self.start[0]
         point = self.origin if at is None else at
         with torch.no_grad():
             return float(sum(self._of_batch(point, x, y) for x, y in self._batches)) / self.examples

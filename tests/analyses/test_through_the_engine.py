@@ -30,6 +30,7 @@ SMALL = {
     "Curvature": {"examples": 40, "steps": 3, "draws": 2},
     "Alignment": {"examples": 60, "batch_size": 25},
     "Diversity": {"examples": 60},
+    "LayerSharpness": {"examples": 40, "draws": 2},
 }
 
 
@@ -66,9 +67,14 @@ def test_a_row_is_measured_and_stays_the_row_that_it_was(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("name", ANALYSES)
 def test_every_measure_of_the_card_is_found_and_is_a_number(name: str, sweep: Sweep) -> None:
-    frame = dgbench.load_results(sweep.root).analyses
+    results, card = dgbench.load_results(sweep.root), Catalogue().get("analysis", name).card
+    frame = results.analyses
     found = frame[(frame["analysis"] == name) & (frame["row"] == "ERM")]
-    assert {*found["measure"]} == {*Catalogue().get("analysis", name).card.measures}
+    assert {*found["measure"]} == {*card.measures}
+    for series, drawn in card.series.items():
+        points = results.series(name, series)
+        assert {*drawn.labels} <= {*points}
+        assert points[list(drawn.values) or [drawn.x, drawn.y]].notna().any().all()
     defined = found[~found["measure"].isin(["ratio_error", "q_statistic"])]
     assert np.isfinite(defined["value"]).all()
     if name != "Alignment":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.methods.curvature import gaussian, lanczos, spectral_density, top_eigenvalue, trace
+from dgbench.methods.curvature import broadened, gaussian, joined, lanczos, spectral_density, top_eigenvalue, trace
 from dgbench.methods.surface import Surface
 
 ONE = torch.ones(1, dtype=torch.float64)
@@ -140,3 +140,26 @@ def test_quadrature_has_the_moments_of_the_spectrum() -> None:
     assert shares.sum() == pytest.approx(1)
     for power in (1, 2, 3):
         assert (shares * points**power).sum() == pytest.approx(float((values**power).mean()), rel=0.06)
+
+
+def test_the_spectrum_of_a_network_has_the_moments_of_its_full_hessian() -> None:
+    network, (x, y) = small_network(), examples()
+    surface, hessian = Surface(network, [(x, y)]), full_hessian(network, x, y)
+    start = gaussian(1, surface.size, seeded(), ONE)[0]
+    points, shares = joined([lanczos(surface.products, start, 8)])
+    vector = start / start.norm()
+    for power in range(1, 6):
+        moved = torch.linalg.matrix_power(hessian, power) @ vector
+        assert (shares * points**power).sum() == pytest.approx(float(vector @ moved), abs=1e-6)
+
+
+def test_a_broadened_density_has_integral_one_and_its_mass_at_the_points() -> None:
+    points, shares = np.array([-1.0, 0.0, 9.0]), np.array([0.2, 0.7, 0.1])
+    grid, density = broadened(points, shares, 4001)
+    step = grid[1] - grid[0]
+    assert density.sum() * step == pytest.approx(1, abs=1e-3)
+    for point, share in zip(points, shares, strict=True):
+        assert density[abs(grid - point) < 0.4].sum() * step == pytest.approx(share, abs=1e-3)
+    one, only = broadened(np.array([0.0]), np.array([1.0]), 11)
+    assert np.isfinite(only).all()
+    assert len({*one}) == 11

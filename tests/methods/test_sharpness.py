@@ -58,6 +58,16 @@ def test_random_moves_of_a_quadratic_cost_half_its_trace() -> None:
     assert plain.error < 0.1 * plain.value
 
 
+def test_moves_with_their_opposites_do_not_see_the_slope() -> None:
+    surface, rho = quadratic(WEIGHTS, WEIGHTS - 1.0), 0.1
+    one, both = (
+        average_sharpness(surface, rho, ONES, "l2", 200, seeded(), mirrored=mirrored) for mirrored in (False, True)
+    )
+    exact = rho**2 / 2 * float(EIGENVALUES.sum())
+    assert abs(both.value - exact) < 4 * both.error
+    assert both.error < 0.1 * one.error
+
+
 @pytest.mark.parametrize("scale", [ONES, adaptive_scale(WEIGHTS)], ids=["plain", "adaptive"])
 def test_the_worst_move_of_a_linear_loss_is_known(scale: Tensor) -> None:
     surface, rho = linear(WEIGHTS, SLOPE), 0.3
@@ -139,3 +149,39 @@ def test_searches_share_the_gradient_at_the_weights_and_find_what_they_find_alon
     (x, y) = batches[0]
     ordered = Surface(network, [(x.flip(0), y.flip(0))])
     assert worst_sharpness(ordered, 0.5, scale, "l2", 7) == pytest.approx(found[0], rel=1e-12)
+
+
+class TwoLayers(nn.Module):
+    """A network whose output is its weights: a matrix of two, a norm of one, a matrix of three with its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(2, 1, bias=False), nn.LayerNorm(1, bias=False), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([p.flatten() for p in self.parameters()]).expand(len(x), -1)
+
+
+def test_a_layer_moves_alone_and_layers_add_up() -> None:
+    network = TwoLayers().double()
+    batch = (torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.int64))
+    center = torch.cat([p.detach().flatten() for p in network.parameters()])
+
+    def bowl(outputs: Tensor, _: Tensor) -> Tensor:
+        return 0.5 * ((outputs - center).square() * EIGENVALUES).sum()
+
+    surface = Surface(network, [batch], bowl)
+    layers = surface.layers()
+    assert {name: own.tolist() for name, own in layers.items()} == {
+        "first": [1, 1, 0, 0, 0, 0],
+        "last": [0] * 3 + [1] * 3,
+    }
+    rho, scale = 0.1, adaptive_scale(center)
+    for own in layers.values():
+        found = average_sharpness(surface, rho, scale * own, "l2", 500, seeded())
+        exact = rho**2 / 2 * float((EIGENVALUES * (own * center).square()).sum())
+        assert abs(found.value - exact) < 4 * found.error
+    slope = Surface(network, [batch], lambda outputs, _: (outputs * SLOPE).sum())
+    for own in layers.values():
+        risen = step_sharpness(slope, 0.3, scale * own)
+        assert risen == pytest.approx(0.3 * float((scale * own * SLOPE).norm()))
