@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm
@@ -52,7 +52,7 @@ class DCA(Algorithm):
         base=None,
         followers=("network",),
         no_feedback={"weights": "predicts by the mean of the copies that it trains"},
-        needs=("classes",),
+        needs=("classes", Need("full_weights", why="trains copies of each layer's weights")),
     )
 
     @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm
@@ -58,7 +58,7 @@ class ERMPlusPlus(Algorithm):
         followers=("network",),
         no_feedback={"weights": "predicts by the mean of those that it trains"},
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
-        needs=("own_classifier",),
+        needs=("own_classifier", Need("full_weights", why="averages the parameters that it trains one by one")),
     )
 
     @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithms.qtdog import QTDoG
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam
 from dgbench.methods.ascent import backward_at, global_norm, gradient
 from dgbench.methods.batch import Batch
@@ -51,7 +51,11 @@ class GAQAT(QTDoG):
         backwards=2.0,
         base=None,
         rehearsal={"q_steps": 3, "gaqat_interval": 4, "gaqat_threshold": 0.5},
-        needs=("convolutions", "learning_features"),
+        needs=(
+            "convolutions",
+            "learning_features",
+            Need("full_weights", why="saves weights of few bits, which their sums with changes are not"),
+        ),
         experimental="interval, threshold and exact measure of disorder, when quantization begins, what eps displaces",
     )
 

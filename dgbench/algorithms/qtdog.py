@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dgbench.algorithms._lsq import add_quantizers
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.errors import UserError
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
@@ -47,7 +47,11 @@ class QTDoG(Algorithm):
         tags=("quantization", "flat-minima"),
         base=None,
         rehearsal={"q_steps": 5},
-        needs=("convolutions", "learning_features"),
+        needs=(
+            "convolutions",
+            "learning_features",
+            Need("full_weights", why="saves weights of few bits, which their sums with changes are not"),
+        ),
     )
 
     @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgbench.algorithms._domains import penalized
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm
@@ -140,7 +140,7 @@ class MESA(Algorithm):
         penalties=("mesa_lambda",),
         rehearsal={"start_epoch": 0, "mesa_decay": 0.5},
         followers=("average",),
-        needs=("classes",),
+        needs=("classes", Need("full_weights", why="averages the parameters that it trains one by one")),
     )
 
     @dataclass(frozen=True)

@@ -24,7 +24,9 @@ EAGER = "eager"
 """Name of the need of training without `compile`."""
 WHOLE = "whole_batches"
 """Name of the need of training without `microbatch`."""
-DECLINED: Mapping[str, str] = {EAGER: "compile true", WHOLE: "a microbatch"}
+FULL = "full_weights"
+"""Name of the need of training without `lora_rank`."""
+DECLINED: Mapping[str, str] = {EAGER: "compile true", WHOLE: "a microbatch", FULL: "a lora_rank"}
 """Need of training without a setting -> that setting in words for messages."""
 
 

@@ -127,6 +127,18 @@ class Setting:
     """
     freeze: Literal["none", "embedding", "featurizer"] = "none"
     """Layers that don't train: those that read the input (`embedding`), or all but the classifier (`featurizer`)."""
+    lora_rank: Annotated[int, interval("[0, inf)"), Added] = 0
+    """Rank of the changes B A that learn in place of the featurizer's weights (LoRA, by peft); 0: the weights learn.
+    Everything else of the featurizer is fixed then, norms and biases included; the classifier learns as without. A run
+    keeps the sums W + lora_alpha / lora_rank B A, as weights of the plain network.
+    """
+    lora_alpha: Annotated[float, interval("[0, inf)"), Added] = 0.0
+    """Factor of the changes B A, divided by their rank; 0 stands for the rank, so that B A is added as it is."""
+    lora_targets: Annotated[str, Added] = ""
+    """Layers that change by B A: ends, parts or beginnings of their names, with `*` for any text; empty: the usual.
+    Several are separated by spaces (`"qkv fc1"`, `blocks.11`). The usual are all linear layers, attention layers and
+    convolutions without groups, but for those that read the input.
+    """
     classifier_init: Literal["random", "linear_probe", "zero_shot"] = "random"
     """Start of the classifier: at random, fitted to the initial features (`linear_probe`), or CLIP's (`zero_shot`). The
     probe is a logistic regression. With `init` `sweep` it is fitted to the training examples of trial 0, some of which
@@ -327,6 +339,7 @@ def setting(preset: str = DEFAULT, /, **changes: Any) -> Setting:
 def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]:
     """Yield problems of a setting whose fields are fine by themselves; `changes` are those given by the user."""
     yield from stream_problems(found.stream)
+    yield from _contradictions_of_low_rank(found, changes)
     if problem := optimizer_problem(found.optimizer):
         yield problem
     elif found.amsgrad and found.optimizer not in WITH_AMSGRAD:
@@ -346,3 +359,12 @@ def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]
         yield "a file of weights is given, and pretrained is false: leave out one of them"
     if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":
         yield "pretrained is false, so batch norm has no statistics to freeze: leave out batch_norm 'frozen'"
+
+
+def _contradictions_of_low_rank(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield problems of the fields that `lora_rank` goes with, or rules out."""
+    if found.lora_rank and found.freeze == "featurizer":
+        yield "freeze 'featurizer' leaves nothing for lora_rank to change: leave out one of them"
+    for name in ("lora_alpha", "lora_targets"):
+        if changes.get(name) and not found.lora_rank:
+            yield f"{name} belongs to lora_rank, which is 0: say --set lora_rank=8, or leave it out"

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.core.cards import EAGER, WHOLE
+from dgbench.core.cards import EAGER, FULL, WHOLE
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
@@ -179,6 +179,7 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
         "text_tower": is_clip(setting.backbone),
         EAGER: not setting.compile,
         WHOLE: not setting.microbatch,
+        FULL: not setting.lora_rank,
     }
     of_network = backbone_lacks(setting.backbone, input_shape)
     return of_network.union(what for what, is_there in has.items() if not is_there)

@@ -18,6 +18,7 @@ from dgbench.data.views import Minibatches, ViewData
 from dgbench.execute.context import RunContext
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
+from dgbench.networks.low_rank import placed_weights
 from dgbench.networks.norms import tracking_norms
 
 MINIBATCHES = 500
@@ -61,6 +62,7 @@ def measure_statistics(module: nn.Module, weights: Mapping[str, Tensor], inputs:
         for name, buffer in norm.named_buffers(recurse=False):
             found[f"{names[norm]}.{name}"] = torch.zeros_like(buffer)
     momenta = [norm.momentum for norm in live]
+    placed = placed_weights(module, found)
     module.eval()
     try:
         for norm in live:
@@ -69,7 +71,7 @@ def measure_statistics(module: nn.Module, weights: Mapping[str, Tensor], inputs:
             for norm in live:
                 norm.momentum = 1 / (seen + 1)  # makes the running statistics the plain mean over batches
             # The call writes the new statistics into the buffers of `found`; the module's own stay untouched.
-            functional_call(module, found, (x,), tie_weights=False)
+            functional_call(module, placed, (x,), tie_weights=False)
     finally:
         for norm, momentum in zip(live, momenta, strict=True):
             norm.momentum = momentum

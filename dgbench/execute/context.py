@@ -85,11 +85,12 @@ class RunContext:
         """Return which of a predictor's models are saved: those that other runs read, and those of `save_models`."""
         return {*self.keep.get(predictor, ()), *saved_models(self.site.save_models)}
 
-    def algorithm(self, *, begin: bool = False) -> Algorithm:
+    def algorithm(self, *, begin: bool = False, train: bool = False) -> Algorithm:
         """Build the algorithm of the training run with its initial weights.
 
         Args:
             begin: Whether training starts from them: then the classifier is fitted first, if the setting says so.
+            train: Whether it is to be trained, see `build_algorithm`.
         """
         classes = len(self.dataset.classes)
         kind = self.dataset.card.task
@@ -102,7 +103,8 @@ class RunContext:
         shape, normalised = self.data.input_shape, self.dataset.card.normalised
         task = Task(shape, classes, tuple(map(tuple, counts)), kind, normalised, names)
         begin_with = self._fit if begin else None
-        return build_algorithm(self.trained, self.catalogue, task, self.device, self.site.backbone_weights, begin_with)
+        file = self.site.backbone_weights
+        return build_algorithm(self.trained, self.catalogue, task, self.device, file, begin_with, train=train)
 
     def interruptible(self, items: Iterable[T]) -> Iterator[T]:
         """Yield the items of an iterable, and raise `Stopped` before the next once the lease asks to stop."""

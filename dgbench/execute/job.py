@@ -50,6 +50,7 @@ from dgbench.execute.context import InputDamaged, RunContext, open_context
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
 from dgbench.methods.algorithm import Algorithm
+from dgbench.networks.low_rank import LowRank
 from dgbench.networks.norms import batch_norms
 from dgbench.store import removal
 from dgbench.store.folder import Store
@@ -188,7 +189,7 @@ def execute(context: RunContext, lease: Lease, started: float, until: int | None
     run = context.run
     sources_of(run, context.catalogue)  # now, for files that have no hash once they are imported
     log.info("%s on %s: %s", run.id, context.device, run.name)
-    algorithm = context.algorithm(begin=run.kind == "train")
+    algorithm = context.algorithm(begin=run.kind == "train", train=run.kind == "train")
     training = Training(context, algorithm) if run.kind == "train" else None
     try:
         if training:
@@ -258,7 +259,8 @@ def describe_network(algorithm: Algorithm) -> dict[str, Any]:
         timm's weights; empty for others.
     """
     network, predictor = algorithm.network, algorithm.predictor_tensors()
-    sizes = {name: parameter.numel() for name, parameter in algorithm.named_parameters()}
+    changes = {id(p) for part in algorithm.modules() if isinstance(part, LowRank) for p in part.parameters()}
+    sizes = {name: p.numel() for name, p in algorithm.named_parameters() if id(p) not in changes}
     # An average of weights predicts by buffers, of which the network has as many as parameters.
     count = sum(n for name, n in sizes.items() if name in predictor) or sum(p.numel() for p in network.parameters())
     norm = ("frozen" if network.frozen_batch_norm else "live") if batch_norms(algorithm) else "none"

@@ -5,6 +5,7 @@ Weights are safetensors files, `models/PREDICTOR.WHICH.safetensors` in the run's
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
 from dgbench.methods.batch import Task
 from dgbench.models.facts import ModelFacts
+from dgbench.networks.low_rank import placed_weights, plain_weights
 from dgbench.networks.network import Network
 from dgbench.networks.weights import with_weights_file
 from dgbench.store.files import making_sense_of, model_path, write_atomic
@@ -54,6 +56,8 @@ def build_algorithm(
     device: torch.device,
     weights_file: str = "",
     begin: Callable[[Network], None] | None = None,
+    *,
+    train: bool = False,
 ) -> Algorithm:
     """Build the algorithm of a training run with its initial weights, which depend on the run alone.
 
@@ -64,12 +68,15 @@ def build_algorithm(
         device: Where the algorithm's tensors are put.
         weights_file: This machine's file of the weights that the setting names; empty if it names none.
         begin: Changes the initial weights before the algorithm sees the network; None: nothing does.
+        train: Whether it is to be trained; else its network is the plain one, in which finished models are put, also
+            where a run trains low-rank changes (`networks.low_rank`).
     """
     # All that is drawn until the algorithm is built comes from this seed: a new network's weights, then whatever
     # `build` of the algorithm draws.
     torch.manual_seed(run.init_seed)
     cls, hparams = build(catalogue, "algorithm", run.method)
-    setting = with_weights_file(run.setting, weights_file)
+    setting = run.setting if train else dataclasses.replace(run.setting, lora_rank=0, lora_alpha=0.0, lora_targets="")
+    setting = with_weights_file(setting, weights_file)
     network = cls.make_network(task.input_shape, task.num_classes, hparams, setting).to(device)
     network.normalizes = network.normalizes and not task.normalised
     network.freeze(run.setting.freeze)
@@ -79,16 +86,25 @@ def build_algorithm(
     return algorithm.to(device)
 
 
+def predictor_weights(algorithm: Algorithm) -> dict[str, Tensor]:
+    """Return the weights of the model as they are saved and averaged: those of `predictor_tensors`.
+
+    They are the live tensors, except for low-rank changes, whose sums with the weights are computed.
+    """
+    tensors = algorithm.predictor_tensors()
+    return plain_weights(algorithm, tensors) if algorithm.setting.lora_rank else tensors
+
+
 def predict_with(algorithm: Algorithm, weights: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
     """Return the function from inputs to logits that an algorithm computes, put into evaluation mode for it.
 
     Args:
         algorithm: Its `forward`, and its weights unless others are given.
-        weights: Tensors of `predictor_tensors`, on any device, that take the place of the algorithm's; None: its own,
+        weights: Those of `predictor_weights`, on any device, that take the place of the algorithm's; None: its own,
             as they are at the time of each call.
     """
     if weights is not None:
-        weights = _match_memory_format(algorithm, weights)
+        weights = _match_memory_format(algorithm, placed_weights(algorithm, weights))
 
     def predict(x: Tensor) -> Tensor:
         x = algorithm.network.prepare(x)

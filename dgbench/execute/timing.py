@@ -20,6 +20,7 @@ from dgbench.catalogue.catalogue import shared_catalogue
 from dgbench.core.site import Site
 from dgbench.data.views import Minibatches
 from dgbench.execute.context import open_context
+from dgbench.execute.models import predictor_weights
 from dgbench.execute.training import Training
 from dgbench.store.folder import Store
 
@@ -44,10 +45,10 @@ def time_steps(job: dict[str, Any]) -> dict[str, float]:
     assert lease, "nothing else uses the folder"
     with lease:
         context = open_context(folder.run(), store, site, shared_catalogue(site.include), lease=lease)
-        training = Training(context, context.algorithm())
+        training = Training(context, context.algorithm(train=True))
         training.algorithm.train()
         for average in training.averages.values():
-            average.begin(training.algorithm.predictor_tensors(), context.run.setting.steps)
+            average.begin(predictor_weights(training.algorithm), context.run.setting.steps)
         batches = Minibatches(context.data, context.run, []).between(0, _WARM + steps, site.workers)
         started = 0.0
         for step, minibatch in enumerate(batches):
@@ -57,7 +58,7 @@ def time_steps(job: dict[str, Any]) -> dict[str, float]:
             training._step(step, minibatch)  # not `_train`, which evaluates and saves
         _finish(context.device)
         seconds = (time.perf_counter() - started) / steps
-        tensors = training.algorithm.predictor_tensors().values()
+        tensors = predictor_weights(training.algorithm).values()
         return {"seconds": seconds, "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors)}
 
 

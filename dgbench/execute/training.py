@@ -38,7 +38,7 @@ from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
 from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
-from dgbench.execute.models import build, predict_with, save_model
+from dgbench.execute.models import build, predict_with, predictor_weights, save_model
 from dgbench.execute.teacher import teacher_of
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Average
@@ -120,7 +120,7 @@ class Training:
         self.algorithm.train()
         if self.loop.step == 0:
             for average in self.averages.values():
-                average.begin(self.algorithm.predictor_tensors(), steps)
+                average.begin(predictor_weights(self.algorithm), steps)
         try:
             # A resumed run may owe an evaluation, in which it was stopped.
             self._after_step()
@@ -211,7 +211,7 @@ class Training:
             loop.summed[name] = loop.summed.get(name, 0) + 1
         loop.step, loop.due = step + 1, step in self.evaluation_steps
         if self.averages:
-            weights = algorithm.predictor_tensors()
+            weights = predictor_weights(algorithm)
             for average in self.averages.values():
                 average.observe(weights)
 
@@ -281,7 +281,7 @@ class Training:
         scores = self.context.measure(predictor, batches_of, step=step, last=last, named=self.loop.named)
         if keep := self.keep[predictor]:
             score = mean_score(scores, self.run.fold.validation, self.data.card.metric)
-            tensors = weights or self.algorithm.predictor_tensors()
+            tensors = weights or predictor_weights(self.algorithm)
             facts = describe(self.context, self.algorithm, predictor)
             if BEST in keep and (predictor not in self.loop.best or nan_as_worst(score) > self.loop.best[predictor]):
                 self.loop.best[predictor] = nan_as_worst(score)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, classes), labels (B,)) -> the sum of the examples' losses."""
@@ -124,9 +125,10 @@ class Surface:
             (K, size).
         """
         total = torch.zeros_like(vectors)
-        for loss, leaf in self._tracked(self.origin if at is None else at):
-            (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
-            total += torch.autograd.grad(slope, leaf, vectors, is_grads_batched=True)[0]
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            for loss, leaf in self._tracked(self.origin if at is None else at):
+                (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+                total += torch.autograd.grad(slope, leaf, vectors, is_grads_batched=True)[0]
         return total / self.examples
 
     def _tracked(self, point: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from dgbench.core.errors import UserError
 
-_REPLACED = re.compile(r"\.parametrizations\.(\w+)\.original$")
-"""End of the name that PyTorch gives to a tensor which a parametrization replaces."""
+_REPLACED = re.compile(r"\.parametrizations\.(\w+)\.(?:original|\d+\.lora_[AB])$")
+"""End of the name that PyTorch gives to a tensor which a parametrization replaces, or adds a low-rank change to."""
 
 
 def layers_above(backbone: str, featurizer: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:

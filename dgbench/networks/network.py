@@ -34,8 +34,10 @@ from dgbench.networks.clip_names import is_clip
 from dgbench.networks.graphs import gin
 from dgbench.networks.hub import clip_tensors, timm_file
 from dgbench.networks.language import SequenceFeaturizer, language_model
+from dgbench.networks.low_rank import add_low_rank
 from dgbench.networks.norms import batch_norms
 from dgbench.networks.own import inspect_own, is_own, make_own
+from dgbench.networks.parts import layers_that_read, modules_of
 from dgbench.networks.pretraining import starts_pretrained
 from dgbench.networks.recompute import recompute_blocks, recomputed
 from dgbench.networks.wheels import WHEELS, of_wheel
@@ -126,7 +128,7 @@ class Network(nn.Module):
         # The small networks list no stages: each linear layer or convolution begins one, and the activation or norm
         # that follows it ends it.
         found: list[nn.Module] = []
-        for leaf in self.featurizer.modules():
+        for leaf in modules_of(self.featurizer):
             if isinstance(leaf, nn.Linear | nn.Conv2d):
                 found.append(leaf)
             elif found and not isinstance(leaf, nn.Sequential | nn.AdaptiveAvgPool2d | nn.Flatten):
@@ -173,16 +175,7 @@ class Network(nn.Module):
 
     def _embedding(self) -> list[nn.Module]:
         """Return the layers that read the input; raise `UserError` if they are unknown."""
-        layered = self.featurizer.visual if isinstance(self.featurizer, ClipFeaturizer) else self.featurizer
-        children = dict(layered.named_children())
-        tables = [module for module in self.featurizer.modules() if isinstance(module, nn.Embedding)]
-        if tables:
-            found = list[nn.Module](tables)
-        elif hasattr(self.featurizer, "feature_info"):
-            found = [children[name] for name in EMBEDDINGS if name in children]
-        else:
-            weights = [m for m in self.featurizer.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-            found = list[nn.Module](weights[:1])
+        found = layers_that_read(self.featurizer)
         if not found:
             raise UserError(
                 f"which layers of {type(self.featurizer).__name__} read the input is not known, so freeze can't be "
@@ -278,7 +271,10 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
     normalization = normalization_of(name, input_shape[0]) if len(input_shape) == 3 else None
     if setting.of_domainbed and not drops_features(name):
         dropout = 0.0  # the run has a value nonetheless, drawn as DomainBed draws it
-    return Network(featurizer, width, num_classes, setting, dropout, normalization, head)
+    network = Network(featurizer, width, num_classes, setting, dropout, normalization, head)
+    if setting.lora_rank:
+        add_low_rank(featurizer, setting)
+    return network
 
 
 def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setting) -> nn.Module | None:

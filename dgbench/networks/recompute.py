@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dgbench.networks.norms import tracking_norms
+from dgbench.networks.parts import children_of
 
 _HELD = (
     *("_parameters", "_buffers", "_forward_hooks", "_forward_hooks_with_kwargs"),
@@ -46,9 +47,9 @@ def blocks_of(featurizer: nn.Module) -> list[nn.Module]:
 def _blocks_within(module: nn.Module) -> list[nn.Module]:
     """Return the blocks that lie in a module; none if it is one itself."""
     found = list[nn.Module]()
-    for child in module.children():
+    for child in children_of(module):
         inner = _blocks_within(child)
-        if not inner and isinstance(module, nn.Sequential | nn.ModuleList) and any(child.children()):
+        if not inner and isinstance(module, nn.Sequential | nn.ModuleList) and any(children_of(child)):
             inner = [child]
         found += inner
     return found

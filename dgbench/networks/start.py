@@ -30,6 +30,8 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
     """
     name = setting.backbone
     check_inputs(name, input_shape, kind)
+    if setting.lora_rank and not is_language_model(name):
+        _check_low_rank(setting, input_shape)
     if setting.weights:
         tensors = read_weights_file(with_weights_file(setting, path))
         import torch
@@ -48,6 +50,17 @@ def check_start(setting: Setting, input_shape: Sequence[int], path: str, kind: s
         raise UserError(f"pretrained is false, and backbone {name!r} brings weights of its own: leave it out")
 
 
+def _check_low_rank(setting: Setting, input_shape: Sequence[int]) -> None:
+    """Raise `UserError` if no layers of the setting's backbone can have the low-rank changes that it asks for."""
+    import torch
+
+    from dgbench.networks.low_rank import find_targets
+    from dgbench.networks.network import make_featurizer
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        find_targets(make_featurizer(setting.backbone, input_shape)[0], setting)
+
+
 def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
     """Download the files of the setting's backbone from their hub, unless this machine has them.
 
@@ -56,13 +69,18 @@ def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
         input_shape: Shape of one input, without the batch axis.
 
     Raises:
-        UserError: They can't be had; with the ways out.
+        UserError: They can't be had, with the ways out; or a language model, whose layers no other step knows before
+            runs start, lacks those that `lora_targets` names.
     """
     name, pretrained = setting.backbone, setting.pretrained and not setting.weights
     if is_language_model(name):
         from dgbench.networks.language import language_model  # which imports torch
 
-        language_model(name, input_shape, pretrained=pretrained)
+        featurizer, _ = language_model(name, input_shape, pretrained=pretrained)
+        if setting.lora_rank:
+            from dgbench.networks.low_rank import find_targets
+
+            find_targets(featurizer, setting)
     elif pretrained and is_clip(name):
         clip_file(name)
     elif pretrained and is_timms(name) and name not in WHEELS:

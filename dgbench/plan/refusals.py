@@ -326,6 +326,11 @@ def _unfit_together(asked: _Request) -> Iterator[str]:
         for what in asked.catalogue.get("average", row.average).card.feeds_back if row.average else ():
             if why := entry.card.no_feedback.get(what):
                 yield f"{row.name}: {row.average} sets {FEEDBACK[what]}, but {row.algorithm} {why}"
+            elif what == "weights" and asked.setting.lora_rank:
+                yield (
+                    f"{row.name}: {row.average} sets {FEEDBACK[what]}, and the mean of weights of lora_rank "
+                    f"{asked.setting.lora_rank} has a higher rank: leave it out, or choose another average"
+                )
         if row.adapter and not entry.features and asked.catalogue.get("adapter", row.adapter).card.needs_features:
             yield (
                 f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "

@@ -17,7 +17,13 @@ from dgbench.networks.norms import norms
 DISPLACED = ("all", "norms")
 """The parameters that a rule displaces: all, or those of normalization layers (the ON of SAM-ON)."""
 
-NEEDS_OF_NORMS = tuple(Need(what, when={"displaced": "norms"}) for what in ("norm", "learning_features"))
+_WHEN = {"displaced": "norms"}
+LEARNING_NORMS = "displaces normalization layers, which don't learn then"
+"""The reason why a `lora_rank` rules such a rule out."""
+NEEDS_OF_NORMS = (
+    *(Need(what, when=_WHEN) for what in ("norm", "learning_features")),
+    Need("full_weights", when=_WHEN, why=LEARNING_NORMS),
+)
 """Needs of a rule that can displace normalization layers alone."""
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dgbench.core.cards import Need
 from dgbench.core.composition import RuleCard
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.ascent import scale_to_length
 from dgbench.methods.rule import Rule
-from dgbench.rules._norms import affine
+from dgbench.rules._norms import LEARNING_NORMS, affine
 
 
 class SAMON(Rule):
@@ -47,7 +48,7 @@ class SAMON(Rule):
         forwards=2.0,
         backwards=2.0,
         penalties=("rho",),
-        needs=("norm", "learning_features"),
+        needs=("norm", "learning_features", Need("full_weights", why=LEARNING_NORMS)),
     )
 
     @dataclass(frozen=True)

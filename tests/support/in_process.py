@@ -73,7 +73,7 @@ def training_of(
     torch.set_num_threads(1)
     sweep.store.folder(run.id).create(run)
     context = open_context(run, sweep.store, sweep.site, sweep.catalogue, keep or {}, cast(Lease, lease or Patience()))
-    return Training(context, context.algorithm(begin=True))
+    return Training(context, context.algorithm(begin=True, train=True))
 
 
 def scores_of(
