@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
-from torch.nn import functional as F
 
 from dgbench.core.seeding import numpy_stream, torch_seed
 from dgbench.core.stats import nan_as_worst
@@ -20,10 +17,10 @@ from dgbench.execute.evaluate import score_views
 from dgbench.execute.models import predict_with
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
+from dgbench.methods.functional import fisher_information, unit_symmetries
 from dgbench.methods.merger import Tools
-from dgbench.networks.network import Network
 from dgbench.networks.norms import statistics_of
-from dgbench.networks.permutations import Symmetry, find_symmetries
+from dgbench.networks.permutations import Symmetry
 
 _CHUNK = 16
 """Examples whose gradients are held at once."""
@@ -57,50 +54,20 @@ class MergeTools:
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """Return, by parameter, the mean squared gradient of log p(y | x), y drawn from the model's predictions.
 
-        Frozen parameters are included, as those that follow others (an average of them, say) differ between members
-        too. Gradients are computed in full precision whatever the setting.
-
         Args:
             weights: Name -> tensor, on any device.
             examples: Training examples to use, as many of each domain.
         """
-        algorithm, device = self.algorithm.eval(), self.context.device
-        parameters = {name for name, _ in algorithm.named_parameters()}
-        moving = {name: tensor.to(device) for name, tensor in weights.items() if name in parameters}
-        fixed = {name: tensor.to(device) for name, tensor in weights.items() if name not in parameters}
+        device = self.context.device
         generator = torch.Generator(device).manual_seed(torch_seed(self.context.run.seed, "fisher"))
-
-        def logits_of(moving: Weights, x: Tensor) -> Tensor:
-            logits: Tensor = functional_call(algorithm, {**fixed, **moving}, (x,), tie_weights=False)
-            return logits
-
-        def loss(moving: Weights, x: Tensor, y: Tensor) -> Tensor:
-            return F.cross_entropy(logits_of(moving, x[None]), y[None])
-
-        per_example = vmap(grad(loss), in_dims=(None, 0, 0))
-        total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
-        with _in_full_precision(algorithm):
-            for x in self.context.interruptible(self._examples(examples)):
-                with torch.no_grad():
-                    y = torch.multinomial(logits_of(moving, x).softmax(dim=1), 1, generator=generator).squeeze(1)
-                # Squares of each example's gradient: the square of a batch's mean gradient would be another quantity.
-                for name, gradient in per_example(moving, x, y).items():
-                    total[name] += gradient.square().sum(dim=0)
-                count += len(x)
-        return {name: square / count for name, square in total.items()}
+        here = {name: tensor.to(device) for name, tensor in weights.items()}
+        batches = self.context.interruptible(self._examples(examples))
+        return fisher_information(self.algorithm, here, batches, generator)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Return the permutations of units under which the algorithm's predictions stay the same."""
-        algorithm = self.algorithm.eval()
         x = torch.zeros(2, *self.context.data.input_shape, device=self.context.device)
-        weights = {**dict(algorithm.named_parameters()), **dict(algorithm.named_buffers())}
-
-        def predict(weights: Weights, x: Tensor) -> Tensor:
-            logits: Tensor = functional_call(algorithm, weights, (x,), tie_weights=False)
-            return logits
-
-        with _in_full_precision(algorithm):
-            return find_symmetries(predict, weights, algorithm.network.prepare(x))
+        return unit_symmetries(self.algorithm, self.algorithm.network.prepare(x))
 
     def _examples(self, count: int) -> Iterator[Tensor]:
         """Yield `count` training examples in chunks, as many of each domain, drawn by the run's seed."""
@@ -111,20 +78,3 @@ class MergeTools:
             chosen = order[: max(1, count // len(views))]
             for positions in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
                 yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.context.device))
-
-
-@contextmanager
-def _in_full_precision(algorithm: Algorithm) -> Iterator[None]:
-    """Switch an algorithm's networks to float32 for a while.
-
-    Half precision would spoil squared gradients, and PyTorch has no half-precision batch norm for gradients by example.
-    """
-    networks = [module for module in algorithm.modules() if isinstance(module, Network)]
-    before = [network.precision for network in networks]
-    try:
-        for network in networks:
-            network.precision = "fp32"
-        yield
-    finally:
-        for network, precision in zip(networks, before, strict=True):
-            network.precision = precision
