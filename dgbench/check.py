@@ -1,7 +1,10 @@
-"""Check algorithms and data sets against the rules that hold for all of them, and print a matrix of answers.
+"""Check methods and data sets against the rules that hold for all of their kind, and print a matrix of answers.
+
+Methods are algorithms, mergers and test-time adapters.
 
     dgbench check mine.py
     dgbench check mine.py:Mine ERM --draws 5
+    dgbench check MyMerger --include merger.py
     dgbench check --all --jobs 4
     dgbench check --datasets Clusters folder:/data/birds --include clusters.py
 
@@ -23,11 +26,13 @@ from typing import TYPE_CHECKING
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import parse_row
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.conformance.data import QUESTIONS as DATA_QUESTIONS
 from dgbench.conformance.data import DataSubject
 from dgbench.conformance.data import examine as examine_data
+from dgbench.conformance.names import EXAMINED, examined_entries, find_examined
 from dgbench.conformance.problems import problem_lines
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
@@ -39,10 +44,10 @@ from dgbench.plan.options import OPTIONS, Option
 from dgbench.plan.sweep_file import read_sweep_file, shipped_sweeps
 
 if TYPE_CHECKING:
-    from dgbench.conformance.questions import Finding
+    from dgbench.conformance.examine import Finding
 
 Answers = Mapping[str, "Sequence[Finding]"]
-"""Findings by algorithm."""
+"""Findings by method."""
 _NUMBERS = (
     Option("draws", "run", int, "random hyperparameters beside the defaults (2)", "N", default=2, within="[0, inf)"),
     replace(OPTIONS["jobs"], help="processes side by side (1)", default=1),
@@ -52,43 +57,50 @@ _NUMBERS = (
 def parser() -> cli.Parser:
     """Declare the flags of the command."""
     found = cli.Parser(prog="dgbench check", doc=__doc__)
-    found.add_argument("what", nargs="*", metavar="NAME|FILE", help="algorithms, or files that hold some, or data sets")
-    found.add_argument("--all", action="store_true", help="every algorithm of the catalogue")
+    found.add_argument(
+        "what",
+        nargs="*",
+        metavar="NAME|FILE",
+        help="methods, or files that hold some, or data sets",
+    )
+    found.add_argument("--all", action="store_true", help="every algorithm, merger and adapter of the catalogue")
     found.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=OPTIONS["datasets"].help)
     found.add_argument("--data_dir", type=Path, metavar="DIR", help=OPTIONS["data_dir"].help)
     found.add_argument("--include", nargs="+", default=[], metavar="FILE", help=OPTIONS["include"].help)
     for option in _NUMBERS:
         found.add_argument(f"--{option.name}", **option.argument)
-    found.add_argument("--device", choices=OPTIONS["device"].choices, default="cpu", help="device of algorithms (cpu)")
+    found.add_argument("--device", choices=OPTIONS["device"].choices, default="cpu", help="device of methods (cpu)")
     found.add_argument("--markdown", action="store_true", help="print the matrix as a Markdown table")
     return found
 
 
 def main(argv: Sequence[str]) -> int:
-    """Examine algorithms and data sets and print the matrices; return 0, or 1 if anything is wrong."""
+    """Examine methods and data sets and print the matrices; return 0, or 1 if anything is wrong."""
     args, problems = parser().parse_args(argv), Problems()
     files = [*(word for word in args.what if _is_file(word)), *args.include]
     catalogue = Catalogue(files)
-    names, subjects = list[str](), list[DataSubject]()
+    entries, subjects = list[CatalogueEntry](), list[DataSubject]()
     if not (args.what or args.datasets or args.all):
-        raise UserError("name algorithms or files to check, or say --all; data sets by --datasets")
+        raise UserError("name methods or files to check, or say --all; data sets by --datasets")
     for option in _NUMBERS:
         if problem := option.problem(getattr(args, option.name)):
             problems.add(problem)
     with problems.collecting():
-        names = list(dict.fromkeys(_names(args.what, catalogue, everything=args.all)))
+        entries = _entries(args.what, catalogue, everything=args.all)
     with problems.collecting():
         datasets = dict.fromkeys([*args.datasets, *_own_datasets(args.what, catalogue)])
         subjects = _subjects(list(datasets), str(args.data_dir or ""), catalogue)
     problems.raise_if_any()
-    device = str(open_device(args.device)) if names else args.device
-    total = len(names) + len(subjects)
+    device = str(open_device(args.device)) if entries else args.device
+    total = len(entries) + len(subjects)
     data_answers = dict(_examined_data(subjects, total))
-    answers = dict(_examined(names, files, device, args.draws, args.jobs, total))
+    answers = dict(_examined([entry.name for entry in entries], files, device, args.draws, args.jobs, total))
     lines = list[str]()
-    if names:
-        lines += [*_matrix("algorithm", _cells(answers), markdown=args.markdown), *_problems(answers)]
-        lines += _said(answers, args.draws, device)
+    for kind in EXAMINED:
+        if own := {entry.name: answers[entry.name] for entry in entries if entry.kind == kind}:
+            lines += [""] if lines else []
+            lines += [*_matrix(kind, _cells(kind, own), markdown=args.markdown), *_problems(own)]
+            lines += _said(kind, own, args.draws, device)
     if subjects:
         lines += [""] if lines else []
         lines += _matrix("data set", _data_cells(data_answers), markdown=args.markdown)
@@ -110,21 +122,22 @@ def _is_file(word: str) -> bool:
     return word.partition(":")[0].endswith(".py")
 
 
-def _names(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> Iterator[str]:
-    algorithms = catalogue.algorithms
+def _entries(words: Sequence[str], catalogue: Catalogue, *, everything: bool) -> list[CatalogueEntry]:
+    """Return the methods to examine, each once; raise UserError for words that are none."""
+    known, found = examined_entries(catalogue), list[CatalogueEntry]()
     if everything:
-        yield from algorithms
-        yield from _composed(catalogue)
+        found += [*known.values(), *(catalogue.get("algorithm", name) for name in _composed(catalogue))]
     for word in words:
         if not _is_file(word):
-            yield catalogue.get("algorithm", word).name
+            found.append(find_examined(word, catalogue))
             continue
-        own = [name for name, entry in algorithms.items() if _lies_in(entry.file, word)]
+        own = [entry for entry in known.values() if _lies_in(entry.file, word)]
         if not own and not any(_own_datasets([word], catalogue)):
             network = "; a network is looked at by a launch: --include FILE --backbone NAME --dry_run"
             hint = network if any(_lies_in(str(file), word) for file in catalogue.networks.values()) else ""
-            raise UserError(f"{word} holds no algorithm and no data set{hint}")
-        yield from own
+            raise UserError(f"{word} holds no algorithm, merger, adapter or data set{hint}")
+        found += own
+    return list({entry.name: entry for entry in found}.values())
 
 
 def _composed(catalogue: Catalogue) -> Iterator[str]:
@@ -216,10 +229,10 @@ def _examined(
 
 
 def examined(name: str, files: Sequence[str], device: str, draws: int) -> list[Finding]:
-    """Return all findings on one algorithm.
+    """Return all findings on one algorithm, merger or adapter.
 
     Args:
-        name: The algorithm's.
+        name: The method's.
         files: Included files, one of which may define it.
         device: Name of a torch device.
         draws: Number of random draws of hyperparameters, beside the defaults.
@@ -227,19 +240,19 @@ def examined(name: str, files: Sequence[str], device: str, draws: int) -> list[F
     # torch, and all that imports it, are not for `--help` nor for wrong names.
     import torch
 
-    from dgbench.conformance.questions import examine
-    from dgbench.conformance.rehearsal import Subject
+    from dgbench.conformance.kinds import examine_entry
 
-    return list(examine(Subject(Catalogue(files).get("algorithm", name), torch.device(device)), draws))
+    return list(examine_entry(find_examined(name, Catalogue(files)), torch.device(device), draws))
 
 
-def _cells(answers: Answers) -> Iterator[list[str]]:
-    from dgbench.conformance.questions import QUESTIONS  # imports torch, see `examined`
+def _cells(kind: str, answers: Answers) -> Iterator[list[str]]:
+    from dgbench.conformance.kinds import EXAMINATIONS  # imports torch, see `examined`
 
-    yield ["", *(question.name for question in QUESTIONS)]
+    questions = EXAMINATIONS[kind].questions
+    yield ["", *(question.name for question in questions)]
     for name, findings in answers.items():
         row = [name]
-        for question in QUESTIONS:
+        for question in questions:
             own = [finding for finding in findings if finding.question == question.name]
             wrong = sum(bool(finding.wrong) for finding in own)
             row.append(f"{wrong}/{len(own)} WRONG" if wrong else f"{len(own)} ok" if own else "-")
@@ -270,16 +283,16 @@ def _problems(answers: Answers) -> Iterator[str]:
     return (f"\n{line}" for name, findings in answers.items() for line in problem_lines(name, findings))
 
 
-def _said(answers: Answers, draws: int, device: str) -> Iterator[str]:
-    from dgbench.conformance.questions import QUESTIONS  # imports torch, see `examined`
+def _said(kind: str, answers: Answers, draws: int, device: str) -> Iterator[str]:
+    from dgbench.conformance.kinds import EXAMINATIONS  # imports torch, see `examined`
 
     yield ""
-    for question in QUESTIONS:
+    for question in EXAMINATIONS[kind].questions:
         yield f"{question.name}: {question.requirement}"
     asked = sum(len(findings) for findings in answers.values())
     wrong = sum(bool(finding.wrong) for findings in answers.values() for finding in findings)
-    algorithms = count_nouns(len(answers), "algorithm")
-    yield f"{algorithms} on {device}, defaults and {draws} random draws: {asked} answers, {wrong} wrong"
+    methods = count_nouns(len(answers), kind)
+    yield f"{methods} on {device}, defaults and {draws} random draws: {asked} answers, {wrong} wrong"
 
 
 if __name__ == "__main__":

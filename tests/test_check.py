@@ -7,8 +7,8 @@ import torch
 
 from dgbench import cli
 from dgbench.check import main
+from dgbench.conformance.examine import Finding
 from dgbench.conformance.problems import problem_lines
-from dgbench.conformance.questions import Finding
 from tests.support.places import EXAMPLES, SHOWN
 
 
@@ -42,6 +42,35 @@ def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureF
         "Waits: no sync (1-3 domains, defaults): step 0 reads values on the host: aten::_local_scalar_dense "
         f"({file}:{line})"
     ]
+
+
+LAST = '''
+from dgbench import Merger, MergerCard
+
+
+class Last(Merger):
+    """The last member."""
+
+    card = MergerCard(paper="none")
+
+    def merge(self, members, tools):
+        return members[-1].load()
+'''
+
+
+def test_a_merger_of_a_file_and_ours_have_a_table_and_the_line_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "last.py"
+    file.write_text(LAST)
+    assert run("Last", "T3A", "DiWA", "--include", str(file), "--draws", "0") == 1
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if " ok" in line] == ["Last", "DiWA", "T3A"]
+    (told,) = (line for line in out.splitlines() if line.startswith("Last: "))
+    assert told.startswith("Last: order (4 members, defaults): with members in another order it is off by ")
+    assert told.endswith(f"({file}:10, merge)")
+    assert "2 mergers on cpu, defaults and 0 random draws: 26 answers, 1 wrong" in out
+    assert out.endswith("1 adapter on cpu, defaults and 0 random draws: 12 answers, 0 wrong\n")
 
 
 TYPO = '''
@@ -84,15 +113,17 @@ def test_cases_that_differ_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "name algorithms or files to check, or say --all"),
+        ((), "name methods or files to check, or say --all"),
         (("--datasets", "RotatedDigit"), "unknown data set 'RotatedDigit': did you mean 'RotatedDigits'?"),
         (("--datasets", "PACS"), "PACS is read from PACS under --data_dir, which is not given"),
-        (("ERN",), "unknown algorithm 'ERN': did you mean 'ERM'?"),
+        (("ERN",), "unknown method 'ERN': did you mean 'ERM'?"),
+        (("SWAD",), "SWAD is an entry of kind average, which has no questions: name algorithms, mergers or adapters"),
+        (("DiWAA",), "unknown method 'DiWAA': did you mean 'DiWA'?"),
         (("ERM", "--jobs", "0", "--draws", "-1"), "--draws must be at least 0, not -1\n"),
         (("ERM", "--jobs", "0", "--draws", "-1"), "--jobs must be at least 1, not 0\n"),
         (("ERM", "--device", "gpu"), "argument --device: invalid choice: 'gpu'"),
         (("nowhere.py",), "there is no such file"),
-        ((str(Path(__file__)),), "holds no algorithm and no data set"),
+        ((str(Path(__file__)),), "holds no algorithm, merger, adapter or data set"),
     ],
 )
 def test_wrong_input_is_refused(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:

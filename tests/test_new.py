@@ -102,8 +102,8 @@ def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.Capture
     assert sums.to_numpy() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("file", ["algorithm", *new.LIKE], indirect=True)
-def test_the_algorithm_passes_the_check(file: Path) -> None:
+@pytest.mark.parametrize("file", ["algorithm", *new.LIKE, "merger", "adapter"], indirect=True)
+def test_the_method_passes_the_check(file: Path) -> None:
     assert cli.run(check.main, [str(file), "--draws", "0"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""Check an algorithm of one's own, as `dgbench check` does: `dgbench.check(Mine)`."""
+"""Check a method of one's own, as `dgbench check` does: `dgbench.check(Mine)`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING
 
 from dgbench.api.options import in_words_of_python
 from dgbench.conformance.problems import problem_lines
+from dgbench.core.machine import open_device
 from dgbench.core.progress import shown_progress
 from dgbench.core.wording import count_nouns
 
 if TYPE_CHECKING:
-    from dgbench.conformance.questions import Finding
+    from dgbench.conformance.examine import Finding
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The answers of an algorithm to all questions; shown as its problems, each with a line of its file."""
+    """The answers of a method to all questions; shown as its problems, each with a line of its file."""
 
-    algorithm: str
-    """Name of the algorithm."""
+    method: str
+    """Name of the algorithm, merger or adapter."""
     findings: tuple[Finding, ...]
-    """An answer for each question, number of training domains and draw of hyperparameters."""
+    """An answer for each question, number (of training domains, members or classes) and draw of hyperparameters."""
 
     @property
     def ok(self) -> bool:
@@ -32,36 +33,41 @@ class CheckResult:
     @property
     def problems(self) -> tuple[str, ...]:
         """Return a line on each problem, with the questions and cases in which it occurs."""
-        return tuple(problem_lines(self.algorithm, self.findings))
+        return tuple(problem_lines(self.method, self.findings))
 
     def __repr__(self) -> str:
         wrong = sum(bool(finding.wrong) for finding in self.findings)
         answers = count_nouns(len(self.findings), "answer")
-        return "\n".join((*self.problems, f"{self.algorithm}: {answers}, {wrong} wrong"))
+        return "\n".join((*self.problems, f"{self.method}: {answers}, {wrong} wrong"))
 
 
-def check(algorithm: type | str, *, draws: int = 2, device: str = "cpu") -> CheckResult:
-    """Ask an algorithm the questions that every algorithm of the catalogue answers.
+def check(method: type | str, *, draws: int = 2, device: str = "cpu") -> CheckResult:
+    """Put to a method the questions that every one of its kind in the catalogue answers.
 
     Args:
-        algorithm: A class that extends `dgbench.Algorithm`, also one that a notebook defines; or the name of an entry.
+        method: A class that extends `dgbench.Algorithm`, `dgbench.Merger` or `dgbench.Adapter`, also one that a
+            notebook defines; or the name of an entry.
         draws: Number of random draws of hyperparameters, beside the defaults.
         device: Where to compute, a name of `--device`.
 
     Raises:
-        UserError: It is no algorithm, or has no card.
+        UserError: It is none of these, or has no card.
     """
-    from dgbench.conformance.classes import subject_of  # imports torch, as the questions do
-    from dgbench.conformance.questions import QUESTIONS, examine
+    import torch  # not for `import dgbench`, like all that imports it
+
+    from dgbench.conformance.classes import entry_at_hand
+    from dgbench.conformance.examine import examine
+    from dgbench.conformance.kinds import EXAMINATIONS
 
     with in_words_of_python():
-        subject = subject_of(algorithm, device)
+        where, entry = torch.device(open_device(device)), entry_at_hand(method)
+    subject, questions = EXAMINATIONS[entry.kind].subject(entry, where), EXAMINATIONS[entry.kind].questions
 
     def asked() -> Iterator[Finding]:
-        with shown_progress(f"{subject.entry.name}: ") as report:
-            for done, question in enumerate(QUESTIONS):
-                report("questions", done, len(QUESTIONS))
-                yield from examine(subject, draws, [question])
-            report("questions", len(QUESTIONS), len(QUESTIONS))
+        with shown_progress(f"{entry.name}: ") as report:
+            for done, question in enumerate(questions):
+                report("questions", done, len(questions))
+                yield from examine(subject, [question], draws)
+            report("questions", len(questions), len(questions))
 
-    return CheckResult(subject.entry.name, tuple(asked()))
+    return CheckResult(entry.name, tuple(asked()))

@@ -80,6 +80,10 @@ def _other_facts(entry: CatalogueEntry) -> Iterator[str]:
         models = f"models averaged by {card.average}" if card.average else "models at their best validation"
         runs = "each run by itself" if card.each else f"at least {card.min_members} runs of a trial"
         yield f"merges: {runs}, of {models}, into {result}"
+        if card.in_order:
+            yield f"the order of members matters: {card.in_order}"
+        if card.changes_equal:
+            yield f"equal members give another model: {card.changes_equal}"
     elif entry.kind == "analysis":
         yield f"measures: {TAKES[card.takes]}"
         yield from (f"    {name}: {meaning}" for name, meaning in card.measures.items())

@@ -6,14 +6,11 @@ from dataclasses import dataclass, fields
 from types import FunctionType
 from typing import Any
 
-import torch
-
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.index import entry_of_class
-from dgbench.conformance.rehearsal import Subject
+from dgbench.conformance.names import EXAMINED, find_examined
 from dgbench.core.errors import UserError
-from dgbench.core.machine import open_device
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,24 @@ class ClassEntry(CatalogueEntry):
         return self.cls
 
 
-def subject_of(algorithm: type | str, device: str) -> Subject:
-    """Return the subject that an algorithm is examined as.
+def entry_at_hand(method: type | str) -> CatalogueEntry:
+    """Return the entry of an algorithm, merger or adapter.
 
     Args:
-        algorithm: A class, or the name of an entry of the catalogue.
-        device: A name of `--device`.
+        method: A class, or the name of an entry of the catalogue.
 
     Raises:
-        UserError: There is no such algorithm or device, or the class has no card.
+        UserError: There is no such method, or the class has no card.
     """
-    where = torch.device(open_device(device))
-    if isinstance(algorithm, str):
-        return Subject(Catalogue().get("algorithm", algorithm), where)
-    if not isinstance(algorithm, type):
-        raise UserError(f"{algorithm!r} is neither a class nor the name of an algorithm")
-    found = entry_of_class(algorithm, file_of(algorithm))
-    if found is None or found.kind not in ("algorithm", "rule"):
-        raise UserError(f"{algorithm.__name__} is no algorithm: it does not extend dgbench.Algorithm")
+    if isinstance(method, str):
+        return find_examined(method, Catalogue())
+    if not isinstance(method, type):
+        raise UserError(f"{method!r} is neither a class nor the name of a method")
+    found = entry_of_class(method, file_of(method))
+    if found is None or found.kind not in (*EXAMINED, "rule"):
+        raise UserError(f"{method.__name__} extends none of dgbench.Algorithm, dgbench.Merger and dgbench.Adapter")
     values = {field.name: getattr(found, field.name) for field in fields(found)}
-    return Subject(ClassEntry(**values, cls=algorithm), where)
+    return ClassEntry(**values, cls=method)
 
 
 def file_of(cls: type) -> str:

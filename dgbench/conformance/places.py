@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FunctionType
 
-from dgbench.conformance.rehearsal import Subject
+from dgbench.catalogue.entry import CatalogueEntry
 
 
-def place_of(subject: Subject, names: Sequence[str]) -> str:
-    """Return `FILE:LINE, NAME` of the first of these attributes that the algorithm's own file defines.
+def place_of(entry: CatalogueEntry, names: Sequence[str]) -> str:
+    """Return `FILE:LINE, NAME` of the first of these attributes that the entry's own file defines.
 
     Args:
-        subject: The algorithm.
+        entry: The entry.
         names: Names of methods and nested classes.
 
     Returns:
         The place; that of the class if its file defines none of them; empty if that isn't known either.
     """
-    cls, file = subject.entry.load(), subject.entry.file
+    cls, file = entry.load(), entry.file
     for name in names:
         for owner in inspect.getmro(cls):
             if (line := _line(vars(owner).get(name), file)) is not None:

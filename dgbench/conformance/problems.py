@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dgbench.core.wording import format_ranges, group_values
+from dgbench.core.wording import format_ranges, group_values, plural
 
 if TYPE_CHECKING:
-    from dgbench.conformance.questions import Finding
+    from dgbench.conformance.examine import Finding
 
 
 def problem_lines(name: str, findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield each problem of an algorithm, as `NAME: QUESTIONS (CASES): PROBLEM`."""
+    """Yield each problem of an entry, as `NAME: QUESTIONS (CASES): PROBLEM`."""
     for wrong, found in group_values((finding.wrong, finding) for finding in findings if finding.wrong).items():
         yield f"{name}: {_where(found)}: {wrong}"
 
@@ -25,11 +25,12 @@ def _where(findings: Sequence[Finding]) -> str:
 
 
 def _cases(findings: Sequence[Finding]) -> str:
-    """Format the numbers of domains of findings, grouped by the draws that went wrong with them."""
-    seeds = group_values((finding.domains, finding.seed) for finding in findings)
-    domains = group_values((_draws(own), number) for number, own in seeds.items())
+    """Format the numbers of domains, members or classes of findings, grouped by the draws that went wrong with them."""
+    seeds = group_values((finding.number, finding.seed) for finding in findings)
+    numbers = group_values((_draws(own), number) for number, own in seeds.items())
+    noun = findings[0].noun
     return "; ".join(
-        f"{format_ranges(numbers)} domain{'' if numbers == [1] else 's'}, {told}" for told, numbers in domains.items()
+        f"{format_ranges(found)} {noun if found == [1] else plural(noun)}, {told}" for told, found in numbers.items()
     )
 
 

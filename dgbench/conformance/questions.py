@@ -2,15 +2,13 @@
 
 A question is a function of a subject (an algorithm on a device), a number of training domains and a hyperparameter
 seed. It trains the algorithm for some steps in a small world and returns the problem it found, as a phrase, or an empty
-text. `QUESTIONS` lists them, and `examine` asks them all.
+text. `QUESTIONS` lists them, and `examine.examine` asks them.
 """
 
 from __future__ import annotations
 
-import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -19,9 +17,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.conformance.examine import Question, format_error, survives_json
 from dgbench.conformance.passes import differences, passes_again
-from dgbench.conformance.places import place_of
-from dgbench.conformance.rehearsal import CHANCE, STEPS, TRAITS, Rehearsal, Subject, count_passes, double_precision
+from dgbench.conformance.rehearsal import CHANCE, STEPS, Rehearsal, Subject, count_passes
 from dgbench.conformance.worlds import World, worlds
 from dgbench.core.cards import holds, needs_of, with_values
 from dgbench.core.errors import UserError
@@ -38,39 +36,6 @@ _READS = (_ITEM, "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::mask
 """Operations whose result, or its shape, depends on values: on a GPU the host waits for them."""
 _STEP = ("update", "loss")
 """Methods that decide what a step does."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question, a column in the table of findings."""
-
-    name: str
-    """Short name, the column's title."""
-    requirement: str
-    """The property that an algorithm must have, for the user."""
-    ask: Callable[[Subject, int, int], str]
-    """Called with the subject, the number of training domains and the hyperparameter seed; returns the problem or an
-    empty text."""
-    domains: Sequence[int] = DOMAINS
-    """Numbers of training domains that it tries."""
-    drawn: bool = True
-    """Tries random hyperparameters too, not the defaults alone."""
-    about: Sequence[str] = _STEP
-    """Methods and nested classes that answer it. A problem names the line of the first that the author wrote."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer to one question, with one number of domains and one hyperparameter seed."""
-
-    question: str
-    """Name of the question."""
-    domains: int
-    """Number of training domains."""
-    seed: int
-    """Hyperparameter seed; 0: the defaults."""
-    wrong: str
-    """The problem; empty if there is none."""
 
 
 def learns(subject: Subject, domains: int, seed: int) -> str:
@@ -200,17 +165,6 @@ def predicts_alone(subject: Subject, domains: int, seed: int) -> str:
     return ""
 
 
-def survives_json(subject: Subject, domains: int, seed: int) -> str:
-    """Check that hyperparameters, default or drawn, come back from JSON as they were."""
-    cls = subject.entry.load()
-    for drawn in range(20):
-        for traits in ((), ("small_images",), TRAITS):
-            values = subject.drawn(drawn, traits)
-            if cls.Hparams(**json.loads(json.dumps(values))) != cls.Hparams(**values):
-                return f"hyperparameter seed {drawn} does not survive JSON"
-    return ""
-
-
 def takes_uneven(subject: Subject, domains: int, seed: int) -> str:
     """Check that minibatches of different sizes, and a domain without a class, work or are refused with the reason."""
     try:
@@ -332,7 +286,7 @@ def _trained(subject: Subject, world: World, values: Mapping[str, Any], domains:
         rehearsal = subject.rehearse_on(world.material(domains), values, world.setting, [4] * domains)
         return _not_finite(rehearsal, rehearsal.until(world.setting.steps))
     except Exception as error:
-        return _raised(error, subject)
+        return format_error(error, subject.entry)
 
 
 def _options(subject: Subject) -> Iterator[Mapping[str, Value]]:
@@ -345,59 +299,32 @@ def _options(subject: Subject) -> Iterator[Mapping[str, Value]]:
 
 
 QUESTIONS = (
-    Question("learns", "loss falls and accuracy beats chance", learns),
-    Question("moves", "what should move moves, what should not doesn't", moves, about=("build", *_STEP)),
-    Question("weights", "penalties answer to their weights; at 0 the base method remains", answers_to_weights, (3,)),
-    Question("resumes", "saved and loaded in mid-run, bit for bit the same", resumes, about=("build", *_STEP)),
+    Question("learns", "loss falls and accuracy beats chance", learns, DOMAINS, _STEP),
+    Question("moves", "what should move moves, what should not doesn't", moves, DOMAINS, ("build", *_STEP)),
+    Question(
+        "weights", "penalties answer to their weights; at 0 the base method remains", answers_to_weights, (3,), _STEP
+    ),
+    Question("resumes", "saved and loaded in mid-run, bit for bit the same", resumes, DOMAINS, ("build", *_STEP)),
     Question(
         *("alone", "a prediction doesn't depend on its batch, or the card says so", predicts_alone),
+        *(DOMAINS, ("forward", "build")),
         drawn=False,
-        about=("forward", "build"),
     ),
-    Question("json", "hyperparameters survive JSON", survives_json, (3,), drawn=False, about=("Hparams",)),
-    Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven),
-    Question("no sync", "no step waits for the device unless the card says why", reads_nothing, drawn=False),
-    Question("passes", "a step may evaluate the loss twice, as step rules do", passes_again, (2,), drawn=False),
-    Question("repeats", "the same seed gives the same numbers", repeats, drawn=False),
-    Question("inputs", "it trains on every input and label that its card lets in", takes_inputs, (3,), drawn=False),
-    Question("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), drawn=False),
+    Question("json", "hyperparameters survive JSON", survives_json, (3,), ("Hparams",), drawn=False),
+    Question("uneven", "unequal minibatches and missing classes work or are refused", takes_uneven, DOMAINS, _STEP),
+    Question(
+        *("no sync", "no step waits for the device unless the card says why", reads_nothing, DOMAINS, _STEP),
+        drawn=False,
+    ),
+    Question(
+        *("passes", "a step may evaluate the loss twice, as step rules do", passes_again, (2,), _STEP), drawn=False
+    ),
+    Question("repeats", "the same seed gives the same numbers", repeats, DOMAINS, _STEP, drawn=False),
+    Question(
+        *("inputs", "it trains on every input and label that its card lets in", takes_inputs, (3,), _STEP), drawn=False
+    ),
+    Question(
+        *("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), _STEP), drawn=False
+    ),
 )
-
-
-def examine(subject: Subject, draws: int = 2, questions: Sequence[Question] = QUESTIONS) -> Iterator[Finding]:
-    """Ask questions with the default hyperparameters and, where that makes sense, with random ones.
-
-    Numbers of domains below the card's `min_domains` are left out, as planning refuses them.
-
-    Args:
-        subject: The algorithm and its device.
-        draws: Number of random draws of hyperparameters.
-        questions: The questions.
-
-    Yields:
-        One finding for each question, number of domains and hyperparameter seed, also where all is well.
-    """
-    with double_precision():
-        for question in questions:
-            for domains in question.domains:
-                if domains < subject.card.min_domains:
-                    continue
-                for seed in range(draws + 1) if question.drawn else (0,):
-                    yield Finding(question.name, domains, seed, _ask(question, subject, domains, seed))
-
-
-def _ask(question: Question, subject: Subject, domains: int, seed: int) -> str:
-    """Return the answer to a question; an exception counts as a problem. Each names a line of the author's."""
-    try:
-        wrong = question.ask(subject, domains, seed)
-    except Exception as error:
-        return _raised(error, subject)
-    place = place_of(subject, question.about) if wrong and subject.entry.file not in wrong else ""
-    return f"{wrong} ({place})" if place else wrong
-
-
-def _raised(error: Exception, subject: Subject) -> str:
-    """Format an exception with the last line of the algorithm's own file that led to it, or else of any."""
-    frames = traceback.extract_tb(error.__traceback__)
-    last = ([frame for frame in frames if frame.filename == subject.entry.file] or frames)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+"""The questions to algorithms."""

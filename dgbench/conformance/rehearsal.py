@@ -35,7 +35,7 @@ TRAITS = ("few_examples", "small_images")
 """Traits of the small world's data, by which hyperparameter spaces vary."""
 CHANCE = 1 / CLASSES
 """Accuracy of guessing."""
-_LIKE = "Debug28"
+LIKE = "Debug28"
 """Name of the small world where a data set's name is needed: DomainBed's data set of noise for tests."""
 STEPS = 60
 """Length of the longest rehearsal; a setting's schedule is stretched over it."""
@@ -72,6 +72,15 @@ class Subject:
         card: AlgorithmCard = self.entry.card
         return card
 
+    @property
+    def noun(self) -> str:
+        """Questions vary the number of training domains."""
+        return "domain"
+
+    def allows(self, number: int) -> bool:
+        """Return whether the algorithm trains on so many domains."""
+        return number >= self.card.min_domains
+
     def values(self, seed: int, fixed: Mapping[str, Value] | None = None) -> dict[str, Any]:
         """Resolve hyperparameters for a short rehearsal.
 
@@ -92,7 +101,7 @@ class Subject:
             traits: Traits of the data.
             fixed: Values that override the draw.
         """
-        return self.entry.resolve(_LIKE, traits=traits, hparams_seed=seed, trial=0, fixed=fixed or {}, draws={})
+        return self.entry.resolve(LIKE, traits=traits, hparams_seed=seed, trial=0, fixed=fixed or {}, draws={})
 
     def rehearse(
         self,
@@ -101,6 +110,7 @@ class Subject:
         fixed: Mapping[str, Value] | None = None,
         *,
         uneven: bool = False,
+        classes: int = CLASSES,
         **changes: Any,
     ) -> Rehearsal:
         """Make a rehearsal in the small world of images, before its first step.
@@ -110,6 +120,7 @@ class Subject:
             seed: Hyperparameter seed; 0: the defaults.
             fixed: Hyperparameters that override the draw.
             uneven: Give minibatches different sizes, and let the last domain lack a class.
+            classes: Number of classes.
             **changes: Fields of the setting that differ from the rehearsal's.
         """
         usual = {"steps": STEPS, "checkpoint_freq": _EVALUATE_EVERY, "backbone": "SmallCNN", **self.card.setting}
@@ -117,8 +128,9 @@ class Subject:
             usual |= {"backbone": tiny_clip(), "pretrained": False}
         resolved = setting(**{**usual, **changes})
         sizes = [_MINIBATCH - 3 * i if uneven else _MINIBATCH for i in range(domains)]
-        seen = [_domain(i, 0, lacks=0 if uneven and i == domains - 1 else None) for i in range(domains)]
-        material = Material(SHAPE, CLASSES, "classification", seen, [_domain(i, 1) for i in range(domains)])
+        seen = [images_of(i, 0, classes, 0 if uneven and i == domains - 1 else None) for i in range(domains)]
+        unseen = [images_of(i, 1, classes) for i in range(domains)]
+        material = Material(SHAPE, classes, "classification", seen, unseen)
         return self.rehearse_on(material, self.values(seed, fixed), resolved, sizes)
 
     def rehearse_on(
@@ -270,18 +282,19 @@ def _counts(y: Tensor, given: Material) -> tuple[int, ...]:
     return tuple(torch.bincount(y, minlength=given.outputs).tolist()) if given.task == "classification" else (len(y),)
 
 
-def _domain(number: int, split: int, lacks: int | None = None) -> tuple[Tensor, Tensor]:
+def images_of(number: int, split: int, classes: int = CLASSES, lacks: int | None = None) -> tuple[Tensor, Tensor]:
     """Return images and labels of a domain: the same patterns in all domains, in another light.
 
     Args:
         number: The domain's number, which sets brightness and contrast.
         split: 0 for examples to train on, 1 for others.
+        classes: Number of classes.
         lacks: The class of which there is no example; None: there is none.
     """
     # One seed for all domains: classes are told apart by the same patterns everywhere.
-    patterns = torch.randn(CLASSES, *SHAPE, generator=torch.Generator().manual_seed(7))
+    patterns = torch.randn(classes, *SHAPE, generator=torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(10 * number + split)
-    kinds = [k for k in range(CLASSES) if k != lacks]
+    kinds = [k for k in range(classes) if k != lacks]
     y = torch.tensor(kinds).repeat(_EXAMPLES // len(kinds))
     noise = torch.randn(len(y), *SHAPE, generator=generator)
     return (1 + 0.3 * number) * (patterns[y] + 0.5 * noise) + 0.3 * number, y

@@ -242,6 +242,10 @@ class MergerCard(_Tagged):
     """Fewest runs that can be merged."""
     each: bool = False
     """Whether it merges each run with the weights that run started from, not all runs of a trial with each other."""
+    changes_equal: str = ""
+    """Reason why members that are all equal give another model than each of them; empty: they don't."""
+    in_order: str = ""
+    """Reason why the order of members makes a difference; empty: it doesn't."""
     all_trials: bool = False
     """Whether it merges runs of all trials. Some trial trained on each example of the training domains, so nothing is
     left to validate on: there is one model, no choice, and no standard error.

@@ -41,7 +41,16 @@ def count_nouns(number: int, noun: str) -> str:
     >>> count_nouns(1, "run"), count_nouns(1200, "run")
     ('1 run', '1,200 runs')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a regular noun.
+
+    >>> plural("run"), plural("class")
+    ('runs', 'classes')
+    """
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def unknown_name(what: str, name: str, options: Iterable[str], hint: str = "") -> str:

@@ -40,7 +40,11 @@ class DARE(Merger):
     """
 
     card = MergerCard(
-        paper="Yu et al., ICML 2024", link="https://arxiv.org/abs/2311.03099", tags=("averaging", "pretraining")
+        paper="Yu et al., ICML 2024",
+        link="https://arxiv.org/abs/2311.03099",
+        tags=("averaging", "pretraining"),
+        changes_equal="displacements are dropped at random",
+        in_order="each member's random numbers are drawn in its turn",
     )
 
     @dataclass(frozen=True)

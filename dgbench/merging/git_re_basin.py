@@ -56,6 +56,7 @@ class GitReBasin(Merger):
         link="https://arxiv.org/abs/2209.04836",
         tags=("averaging",),
         shared_init=False,
+        in_order="members are matched in turn, and the optimum is local",
         needs=("units",),
     )
 

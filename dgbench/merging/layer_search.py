@@ -41,6 +41,7 @@ class LayerSearch(Merger):
         paper="after Yang et al., ICLR 2024",
         link="https://arxiv.org/abs/2310.02575",
         tags=("averaging", "pretraining"),
+        changes_equal="each part of the network is scaled as its accuracy is best",
     )
 
     @dataclass(frozen=True)

@@ -41,7 +41,10 @@ class TIES(Merger):
     """
 
     card = MergerCard(
-        paper="Yadav et al., NeurIPS 2023", link="https://arxiv.org/abs/2306.01708", tags=("averaging", "pretraining")
+        paper="Yadav et al., NeurIPS 2023",
+        link="https://arxiv.org/abs/2306.01708",
+        tags=("averaging", "pretraining"),
+        changes_equal="small displacements are trimmed",
     )
 
     @dataclass(frozen=True)

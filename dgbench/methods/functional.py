@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.average import Weights
 from dgbench.networks.network import Network
 from dgbench.networks.permutations import Symmetry, find_symmetries
+
+_Gradient: TypeAlias = Callable[[Weights, Tensor, Tensor], Weights]
+"""Weights, inputs and labels -> gradients by name."""
 
 
 def fisher_information(
@@ -41,7 +45,7 @@ def fisher_information(
     def loss(moving: Weights, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits_of(moving, x[None]), y[None])
 
-    per_example = vmap(grad(loss), in_dims=(None, 0, 0))
+    per_example = _per_example(grad(loss))
     total, count = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}, 0
     with _in_full_precision(algorithm):
         for x in batches:
@@ -72,6 +76,26 @@ def unit_symmetries(algorithm: Algorithm, x: Tensor) -> tuple[Symmetry, ...]:
 
     with _in_full_precision(algorithm):
         return find_symmetries(predict, weights, x)
+
+
+def _per_example(gradient: _Gradient) -> _Gradient:
+    """Return a function that computes a gradient for each example of a batch, stacked by name.
+
+    Where the network has an operation that `vmap` does not know, such as one whose output's size depends on values,
+    examples are passed one by one.
+    """
+    together = vmap(gradient, in_dims=(None, 0, 0))
+
+    def compute(weights: Weights, x: Tensor, y: Tensor) -> Weights:
+        try:
+            return together(weights, x, y)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+        each = [gradient(weights, *example) for example in zip(x, y, strict=True)]
+        return {name: torch.stack([found[name] for found in each]) for name in weights}
+
+    return compute
 
 
 @contextmanager

@@ -222,6 +222,10 @@ def _merger(entry: CatalogueEntry) -> Facts:
             "Selection",
             "nothing can be validated, as each example was trained on in some trial: there is one model and no error",
         )
+    if card.in_order:
+        yield "Order of members", f"matters: {card.in_order}"
+    if card.changes_equal:
+        yield "Equal members", f"give another model: {card.changes_equal}"
     yield from _needs(entry)
 
 

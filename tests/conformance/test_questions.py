@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.conformance.classes import subject_of
+from dgbench.conformance.classes import entry_at_hand
+from dgbench.conformance.kinds import examine_entry
 from dgbench.conformance.passes import passes_again
-from dgbench.conformance.questions import QUESTIONS, SHORT, Reads, examine
+from dgbench.conformance.questions import QUESTIONS, SHORT, Reads
 from dgbench.conformance.rehearsal import CLASSES, SHAPE, Rehearsal, Subject, count_passes, double_precision
 from dgbench.core.setting import setting
 from dgbench.networks.network import build_network
@@ -37,7 +38,7 @@ def test_ours_conform(name: str, device: str) -> None:
     subject = Subject(OURS[name], torch.device(device))
     with double_precision():
         for question in QUESTIONS:
-            able = [domains for domains in question.domains if domains >= subject.card.min_domains]
+            able = list(filter(subject.allows, question.numbers))
             for seed, domains in enumerate(able[:2]):
                 assert not question.ask(subject, domains, seed if question.drawn else 0), (question.name, domains)
 
@@ -45,7 +46,7 @@ def test_ours_conform(name: str, device: str) -> None:
 @pytest.mark.parametrize("name", BREAKING)
 def test_a_broken_rule_is_noticed(name: str) -> None:
     """A broken example breaks the rule that its docstring begins with, and no other; a line of it is named."""
-    problems = [finding for finding in examine(Subject(BREAKING[name], CPU), draws=0) if finding.wrong]
+    problems = [finding for finding in examine_entry(BREAKING[name], CPU, draws=0) if finding.wrong]
     wrong = {finding.question for finding in problems}
     assert wrong - ALSO.get(name, set()) == {BREAKING[name].doc.partition(":")[0]}
     lines = BROKEN.read_text().splitlines()
@@ -61,7 +62,9 @@ def test_a_broken_rule_is_noticed(name: str) -> None:
 def test_a_loss_that_draws_without_saying_so_is_noticed() -> None:
     card = dataclasses.replace(OURS["Mixup"].card, draws=False)
     silent = type("Silent", (OURS["Mixup"].load(),), {"card": card})
-    assert passes_again(subject_of(silent, "cpu"), 3, 0).startswith("a second pass of step 0 has another loss")
+    assert passes_again(Subject(entry_at_hand(silent), CPU), 3, 0).startswith(
+        "a second pass of step 0 has another loss"
+    )
 
 
 def test_there_is_an_example_that_breaks_each_rule() -> None:
