@@ -3,15 +3,17 @@
 dgbench analyze Sharpness runs/mine
 dgbench analyze Sharpness Curvature runs/mine --rows ERM SAM ERM+SWAD --jobs 2
 dgbench analyze Diversity runs/mine --csv diversity.csv
+dgbench analyze Sharpness runs/mine --set Sharpness.m=16
 
 Each analysis is a run of the sweep like any other, for each model, each trial, or a model of each row together: planned
 once, executed by the engine that `--launcher` names, resumed by the same command. Where models were not kept, the runs
-train again.
+train again. Values of `--set`, or behind an analysis' name (`Sharpness:m=16`), are runs beside those of other values.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import parse_row
 from dgbench.core.cards import AnalysisCard
 from dgbench.core.errors import Problems
 from dgbench.core.grid import columns
 from dgbench.core.paths import check_folder
+from dgbench.core.row_names import words_of
 from dgbench.core.wording import printable, unknown_name
 from dgbench.flags import add_options
 from dgbench.launchers.prepare import plan_launch
 from dgbench.launchers.values import launcher_of
+from dgbench.plan.changes import read_changes
 from dgbench.plan.options import EXECUTING, LAUNCHER, PLACES
 from dgbench.plan.planfile import read_plan
 from dgbench.report.analyses import agreement, analyses_frame
@@ -49,6 +54,14 @@ def parser() -> cli.Parser:
     found.add_argument("analyses", nargs="+", metavar="ANALYSIS", help="names, see `dgbench list analyses`")
     found.add_argument("input_dir", type=Path, metavar="DIR", help="the sweep's folder")
     found.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only models of these rows; default: all")
+    found.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameters of the analyses, ANALYSIS.NAME=VALUE; they leave the sweep's own as they are",
+    )
     add_options(found, {"data": PLACES, "where runs execute": LAUNCHER, "this machine": EXECUTING})
     shown = found.group("output")
     shown.add_argument("--shown", action="store_true", help="execute nothing, print what was found so far")
@@ -63,9 +76,9 @@ def main(argv: Sequence[str]) -> int:
     """Execute the analyses as far as they are missing, and print them; return 1 if runs failed."""
     args, problems = parser().parse_args(argv), Problems()
     catalogue, table = Catalogue(args.include or ()), read_plan(args.input_dir)
-    known = catalogue.of_kind("analysis")
-    for name in (name for name in args.analyses if name not in known):
-        problems.add(unknown_name("analysis", name, known))
+    analyses: dict[str, AnalysisCard] = {}
+    with problems.collecting():
+        analyses = _analyses(args, catalogue)
     for name in (name for name in args.rows if name not in table.rows):
         problems.add(unknown_name("row", name, table.rows))
     if args.csv and not args.csv.parent.is_dir():
@@ -77,19 +90,49 @@ def main(argv: Sequence[str]) -> int:
     with problems.collecting():
         launcher = launcher_of(vars(args), {})
     problems.raise_if_any()
-    names = [f"{row}+{name}" for row in args.rows or table.rows for name in args.analyses]
+    names = [f"{row}+{name}" for row in args.rows or table.rows for name in analyses]
     code = 0
     if not args.shown:
-        planned = plan_launch(args.input_dir, {"algorithms": names}, vars(args), catalogue).with_ttl(launcher.ttl)
+        places = {name: value for name, value in vars(args).items() if name != "set"}
+        planned = plan_launch(args.input_dir, {"algorithms": names}, places, catalogue).with_ttl(launcher.ttl)
         launcher.check(planned)
         code = execute(planned, launcher)
-    return _show(args, {name: known[name].card for name in args.analyses}) or code
+    return _show(args, analyses) or code
+
+
+def _analyses(args: Any, catalogue: Catalogue) -> dict[str, AnalysisCard]:
+    """Return the analyses by name with their values, `Sharpness:m=16`; raise UserError with all that is wrong."""
+    problems, known = Problems(), catalogue.of_kind("analysis")
+    given: dict[str, list[str]] = {name: [] for name in args.analyses}
+    own = {name: words_of(name)[0] for name in given}
+    for word in own.values():
+        if word not in known:
+            problems.add(unknown_name("analysis", word, known))
+    changes: dict[str, str] = {}
+    with problems.collecting():
+        changes = read_changes(args.set)
+    for name, text in changes.items():
+        owner, _, hparam = name.rpartition(".")
+        takers = [each for each, word in own.items() if word == owner and word in known]
+        if not takers:
+            ways = " or ".join(f"{word}.NAME=VALUE" for word in dict.fromkeys(own.values()))
+            problems.add(f"--set {name}={text}: write {ways}")
+        for each in takers:
+            given[each].append(f"{hparam}={text}")
+    found: dict[str, AnalysisCard] = {}
+    for name, values in given.items() if not problems.found else ():
+        with problems.collecting():
+            joint = "," if ":" in name else ":"
+            named = parse_row(joint.join((name, ",".join(values))) if values else name, catalogue)
+            found[named.analysis] = catalogue.get("analysis", named.analysis).card
+    problems.raise_if_any()
+    return found
 
 
 def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
     """Print the means of each measure, and how they go with accuracy; write the csv."""
     frame = analyses_frame([args.input_dir])
-    frame = frame[frame["analysis"].isin(args.analyses) & (not args.rows or frame["row"].isin(_names_of(args.rows)))]
+    frame = frame[frame["analysis"].isin(list(cards)) & (not args.rows or frame["row"].isin(_names_of(args.rows)))]
     rows = _names_of(args.rows)
     series = [one for one in read_series([args.input_dir]) if one.analysis in cards and (not rows or one.row in rows)]
     if args.csv:
@@ -119,7 +162,8 @@ def _names_of(rows: Sequence[str]) -> set[str]:
 def _write_series(args: Any, found: Sequence[Series]) -> None:
     """Write each series beside the csv of the numbers, and print the paths."""
     for analysis, name in dict.fromkeys((one.analysis, one.name) for one in found):
-        path = args.csv.with_name(f"{args.csv.stem}-{analysis}-{name}{args.csv.suffix}")
+        own = re.sub(r"[^\w.-]+", "-", analysis)  # values stand behind a colon
+        path = args.csv.with_name(f"{args.csv.stem}-{own}-{name}{args.csv.suffix}")
         series_frame(found, analysis, name).to_csv(path, index=False)
         print(f"wrote {printable(str(path))}")
 

@@ -33,6 +33,7 @@ from dgbench.report.render import FORMATS
 from dgbench.report.results import Results
 from dgbench.report.select import Selector
 from dgbench.report.selectors import ALL_SELECTORS, default_selectors, selectors
+from dgbench.report.sensitivity import check_grid, sensitivity_sections
 from dgbench.report.tables import Columns, Report, Section, build
 from dgbench.report.tidy import FIELDS, as_csv, signature, write_parquet
 from dgbench.report.whole import whole_domains
@@ -114,6 +115,11 @@ def _add_contents(found: cli.Parser) -> None:
         help="also rows merged from N of their runs (none: every N), of a sweep that was launched with --members",
     )
     found.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="also each method over the values that rows name, of a sweep that was launched with --grid",
+    )
+    found.add_argument(
         "--cost",
         action="store_true",
         help=f"also time, speed and memory of the runs behind each row; in formats {', '.join(_WITH_STATISTICS)}",
@@ -167,7 +173,7 @@ def _contradictions(args: Any) -> Iterator[str]:
     """Yield a message for each flag that can't be met, alone or beside the others."""
     if args.format not in _FORMATS:
         yield unknown_name("format", args.format, _FORMATS)
-    for flag in ("statistics", "beside", "metrics", "examples", "reference", "cost"):
+    for flag in ("statistics", "beside", "metrics", "examples", "reference", "sensitivity", "cost"):
         if getattr(args, flag) and args.format not in _WITH_STATISTICS:
             yield f"--{flag} goes with --format {', '.join(_WITH_STATISTICS)}, not {args.format}"
     if args.members is not None and args.format not in _WITH_STATISTICS:
@@ -223,6 +229,9 @@ def _sections(
     if args.members is not None:
         rows = [row for table in report.tables for row in table.rows]
         yield from member_sections(results, chosen or default_selectors(results), rows, args.members)
+    if args.sensitivity:
+        check_grid(report)
+        yield from sensitivity_sections(report, results.ddof)
     if args.statistics:
         yield from statistics_sections(report, args.reference)
     if args.metrics or args.examples:

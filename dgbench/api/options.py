@@ -14,6 +14,7 @@ from typing import Any
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.setting import FIELD_NAMES
 from dgbench.core.wording import shorten, unknown_name, with_article
+from dgbench.plan.grid import flatten
 from dgbench.plan.options import OPTIONS, Groups, Option
 
 _FLAG = re.compile(r"(?<![\w-])--(\w+)")
@@ -66,8 +67,9 @@ def _converted(option: Option, value: Any) -> Any:
             raise _unfit(option, value)
         # A flag that isn't given is None; only settings, whose presets may say yes, tell no from nothing.
         return value if value or option.part == "setting" else None
-    if option.name == "set" and isinstance(value, Mapping):
-        return [f"{name}={item}" for name, item in value.items()]
+    if option.name in ("set", "grid") and isinstance(value, Mapping):
+        values = flatten(value) if option.name == "grid" else {name: [str(item)] for name, item in value.items()}
+        return [f"{name}={','.join(texts)}" for name, texts in values.items()]
     if option.type is dict:
         return value if isinstance(value, str) else _mapping(option.name, value)
     if option.type is list:

@@ -67,6 +67,7 @@ class Catalogue:
             forget_if_changed(path)
         self._digests = [add_source(file) for file, _ in files]
         self._stepped: dict[str, CatalogueEntry] = {}
+        self._with_values: dict[tuple[str, str], CatalogueEntry] = {}
         self.opened: dict[tuple[object, ...], Dataset] = {}
         """Data sets that `sources.open_dataset` has opened; of two catalogues, each may have a class of one name."""
 
@@ -108,11 +109,18 @@ class Catalogue:
     def get(self, kind: str, name: str) -> CatalogueEntry:
         """Return the entry of that kind and name.
 
-        An algorithm may be named with the step rule that takes its steps, `CORAL+SAM`; a rule alone is one, too.
+        An algorithm may be named with the step rule that takes its steps, `CORAL+SAM`; a rule alone is one, too. A name
+        of a method may end in values of its hyperparameters, `CORAL+SAM:rho=0.1`.
 
         Raises:
-            UserError: There is none (the message suggests the nearest match), or the rule can't step the algorithm.
+            UserError: There is none (the message suggests the nearest match), the rule can't step the algorithm, or the
+                values are invalid.
         """
+        if ":" in name and kind != "dataset":
+            if (kind, name) not in self._with_values:
+                plain, _, text = name.partition(":")
+                self._with_values[kind, name] = self.get(kind, plain).with_values(text)
+            return self._with_values[kind, name]
         if kind == "algorithm" and ("+" in name or name in self.of_kind("rule")):
             if name not in self._stepped:
                 algorithm, _, rule = name.partition("+") if "+" in name else ("", "", name)

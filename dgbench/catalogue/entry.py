@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from dgbench.core import cards
 from dgbench.core.composition import RuleCard
 from dgbench.core.errors import UserError
 from dgbench.core.imports import digest_of, ends_the_process, import_file, imported_digest
+from dgbench.core.row_names import read_assignments, read_value
 from dgbench.core.setting import Setting
-from dgbench.core.space import Draw, Space, Value, resolve
+from dgbench.core.space import Draw, Space, Value, check_fixed, resolve
 
 KINDS = {
     "algorithm": ("algorithms", "dgbench.methods.algorithm", "Algorithm", cards.AlgorithmCard),
@@ -26,6 +27,7 @@ KINDS = {
     "dataset": ("datasets", "dgbench.data.dataset", "Dataset", cards.DatasetCard),
 }
 """Kind -> folder, module and name of the base class, class of the card. A rule alone is an algorithm too."""
+E = TypeVar("E", bound="CatalogueEntry")
 PACKAGE = Path(__file__).parents[1]
 """The folder of the package dgbench."""
 
@@ -56,6 +58,8 @@ class CatalogueEntry:
     """The card of its kind, see `dgbench.core.cards`."""
     ruled: bool
     """Of an algorithm: whether step rules can take its steps, as it has one loss and no `update` of its own."""
+    values: Mapping[str, Value] = field(default_factory=dict, kw_only=True)
+    """Hyperparameter -> its value in every draw, of an entry that a row names with values, `SAM:rho=0.1`."""
 
     features: ClassVar[bool] = True
     """Of an algorithm: its predictor is features and a classifier on them, which adapters work on."""
@@ -91,6 +95,28 @@ class CatalogueEntry:
     def words(self) -> tuple[str, ...]:
         """Names of entries whose values, if a sweep sets them, are this entry's too."""
         return (self.name,)
+
+    def with_values(self: E, text: str) -> E:
+        """Return the entry with values for all draws, in the order of its space.
+
+        Args:
+            text: The values, as a row's name has them: `rho=0.1,lr=0.001`.
+
+        Raises:
+            UserError: A name is unknown, a value is invalid, or the text has another form; all problems are listed.
+        """
+        specs = {spec.name: spec for spec in self.space}
+        given = read_assignments(text, f"{self.name}:{text}")
+        values = {
+            name: read_value(value, specs[name].type, specs[name].options) if name in specs else read_value(value)
+            for name, value in given.items()
+        }
+        check_fixed(self.space, values, self.name, more=self.open)
+        of_space = {spec.name: spec.type == "float" for spec in self.space if spec.name in values}
+        others = {name: value for name, value in values.items() if name not in of_space}
+        # 1 and 1.0 are equal but hash to different run ids, so a float's value is always a float.
+        ordered = {name: float(values[name]) if real else values[name] for name, real in of_space.items()}
+        return replace(self, values={**ordered, **others})
 
     @property
     def open(self) -> bool:

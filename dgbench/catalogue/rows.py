@@ -1,6 +1,7 @@
 """Rows of tables and the names that users type for them: `ALGORITHM[+RULE][+AVERAGE][+MERGER][+ADAPTER]`.
 
-A name may end in an analysis, `ERM+SWAD+Sharpness`: that is no row of a table, but asks to measure the row's models.
+Each word may be followed by values of its hyperparameters, `SAM:rho=0.1+SWAD`, which the row has in every draw. A name
+may end in an analysis, `ERM+SWAD+Sharpness`: that is no row of a table, but asks to measure the row's models.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from dgbench.catalogue.catalogue import OF_YOURS, Catalogue
+from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.row_names import join_word, split_name
 from dgbench.core.space import Value
 from dgbench.core.wording import unknown_name, with_article
 
@@ -22,7 +25,8 @@ class Row:
     """A row of a table, which says how its predictors are made; `parse_row` makes it."""
 
     name: str
-    """The name as the user typed it."""
+    """The name as the user typed it, but that values are written in one way. Words in the other fields have them too.
+    """
     algorithm: str
     """The algorithm that trains, with its step rule if the name has one; the baseline if it has neither."""
     average: str = ""
@@ -53,11 +57,14 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
 
     Raises:
         UserError: A word is unknown (the message has the nearest match), two are of one kind, the order is wrong (the
-            message has the right one), or an adapter or analysis of one network is put on an ensemble or on adaptation.
+            message has the right one), values are invalid, or an adapter or analysis of one network is put on an
+            ensemble or on adaptation.
     """
-    problems, words = Problems(), text.split("+")
+    problems, words = Problems(), split_name(text)
     kinds: dict[str, str] = {}
-    for word in words:
+    given: dict[str, str | None] = {}
+    """Kind -> the text of its word's values; None: it has none."""
+    for word, values in words:
         entry = catalogue.entries.get(word)
         if entry is None or entry.kind not in ORDER:
             options = [name for kind in ORDER for name in catalogue.of_kind(kind)]
@@ -66,16 +73,30 @@ def parse_row(text: str, catalogue: Catalogue) -> Row:
         elif entry.kind in kinds:
             problems.add(f"{text!r} has {with_article(entry.kind)} twice: {kinds[entry.kind]} and {word}")
         else:
-            kinds[entry.kind] = word
+            kinds[entry.kind], given[entry.kind] = word, values
     problems.raise_if_any()
-    right = "+".join(kinds[kind] for kind in ORDER if kind in kinds)
-    if right != text:
-        raise UserError(f"{text!r} is in the wrong order: write {right!r}")
+    right = [kind for kind in ORDER if kind in kinds]
+    if right != list(kinds):
+        name = "+".join(kinds[kind] if given[kind] is None else f"{kinds[kind]}:{given[kind]}" for kind in right)
+        raise UserError(f"{text!r} is in the wrong order: write {name!r}")
+    written = dict(kinds)
+    """Kind -> its word in the name."""
     if kinds.get("merger") and not kinds.get("average"):
         kinds["average"] = catalogue.get("merger", kinds["merger"]).card.average
     rule = kinds.pop("rule", "")
     kinds["algorithm"] = _stepped(kinds.get("algorithm", catalogue.baseline), rule, catalogue)
-    row = Row(text, **kinds)
+    if rule:  # takes steps of the algorithm, with which it has one space: the values of both follow it
+        both = [text for text in (given.get("algorithm"), given.pop("rule")) if text is not None]
+        given["algorithm"] = ",".join(both) if both else None
+    for kind in (kind for kind in ORDER if given.get(kind) is not None):
+        with problems.collecting():
+            named = catalogue.get(kind, f"{kinds[kind]}:{given[kind]}")
+            floats = {spec.name for spec in named.space if spec.type == "float"}
+            place = "rule" if rule and kind == "algorithm" else kind
+            kinds[kind] = join_word(kinds[kind], named.values, floats)
+            written[place] = join_word(written[place], named.values, floats)
+    problems.raise_if_any()
+    row = Row("+".join(written.values()), **kinds)
     _check_composition(row, catalogue)
     return row
 
@@ -87,7 +108,7 @@ def parse_rows(texts: Iterable[str], catalogue: Catalogue) -> tuple[Row, ...]:
         with problems.collecting():
             rows.append(parse_row(text, catalogue))
     problems.raise_if_any()
-    return tuple(rows)
+    return tuple(dict.fromkeys(rows))
 
 
 def teacher_rows(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalogue) -> tuple[Row, ...]:
@@ -112,6 +133,14 @@ def teacher_rows(algorithm: str, hparams: Mapping[str, Value], catalogue: Catalo
 def is_ensemble(row: Row, catalogue: Catalogue) -> bool:
     """Return whether a row's predictor is several networks whose logits are averaged."""
     return bool(row.merger) and bool(catalogue.get("merger", row.merger).card.ensemble)
+
+
+def runs_alone(average: CatalogueEntry) -> bool:
+    """Return whether an average can't watch the runs of other rows: it feeds back into them, or has values of its own.
+
+    A run has each average once, so one with other values is not the average that watches for other rows.
+    """
+    return bool(average.card.feeds_back) or bool(average.values)
 
 
 def _stepped(algorithm: str, rule: str, catalogue: Catalogue) -> str:

@@ -18,6 +18,7 @@ from dgbench.core.wording import shorten
 from dgbench.launchers.launcher import Launcher, choose_launcher
 from dgbench.networks.weights import hash_weights_file
 from dgbench.plan.changes import read_changes, refuse_conflicts
+from dgbench.plan.grid import read_grid
 from dgbench.plan.options import OPTIONS
 
 Values = Mapping[str, Any]
@@ -80,6 +81,12 @@ def _changes(values: Values, setting: Mapping[str, Any], hparams: Mapping[str, A
     found = _given(values, "flags")
     if "set" in found:
         found["set"] = read_changes(found["set"])
+    if "grid" in found:
+        found["grid"] = read_grid(found["grid"])
+        for name in (name for name in found["grid"] if name in found.get("set", {}) or name in hparams):
+            raise UserError(
+                f"{name} is given by --grid, and by {'--set' if name in found.get('set', {}) else '--hparams'}"
+            )
     refuse_conflicts(found.get("set", {}), setting, hparams)
     return found
 

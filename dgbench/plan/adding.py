@@ -6,18 +6,21 @@ value that it does give stays, for `Declaration.extended_with` to refuse where i
 - A launch that names both algorithms and data sets is a request by itself, with the usual defaults for seeds, trials
   and folds. The same words therefore ask for the same runs, whatever was added to the folder since.
 - A launch that leaves out either asks again for each search of the sweep, with what it does give in place of theirs.
+  Rows with an analysis are asked for where the rows are that they measure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import Row
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, SingleSource
 from dgbench.plan.asking import declare
 from dgbench.plan.declaration import Declaration
+from dgbench.plan.grid import with_points
 from dgbench.plan.request import Request
 from dgbench.plan.sweep_file import PROTOCOL_KEYS
 
@@ -49,6 +52,7 @@ def declare_more(
     Raises:
         UserError: The values are wrong, as far as that can be seen without the data; all problems are listed.
     """
+    asked = with_points(asked, catalogue)
     given = [name for name, keys in _GIVE.items() if any(asked.get(key) is not None for key in keys)]
     repeats = not {"rows", "datasets"} <= set(given)
     preset = before.setting.preset
@@ -68,7 +72,26 @@ def declare_more(
     if repeats:
         changed: dict[str, Any] = {name: getattr(request, name) for name in given}
         requests = [replace(old, **changed) for old in before.searches]
+        if "rows" in given:
+            own = [_rows_like(old, request.rows, before.searches, catalogue) for old in before.searches]
+            requests = [replace(new, rows=rows) for new, rows in zip(requests, own, strict=True) if rows]
     return replace(declaration, requests=tuple(dict.fromkeys(requests))), found
+
+
+def _rows_like(old: Request, rows: Sequence[Row], searches: Sequence[Request], catalogue: Catalogue) -> tuple[Row, ...]:
+    """Return the rows of a launch that get the draws and trials of one of the sweep's requests.
+
+    An analysis measures the models that its row has: those of the requests with that row. With another request's draws
+    it would train more of them. Rows that are compared with each other, and new ones, are asked for with all requests.
+    """
+    known, of_old = ({row.measured for asked in some for row in asked.rows} for some in (searches, [old]))
+    return tuple(
+        row
+        for row in rows
+        if not row.analysis
+        or row.measured not in known - of_old
+        or catalogue.get("analysis", row.analysis).card.takes == "rows"
+    )
 
 
 def _request(asked: Mapping[str, Any], before: tuple[Request, ...], paths: Mapping[str, str]) -> dict[str, Any]:

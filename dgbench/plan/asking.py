@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import Row, parse_rows, teacher_rows
+from dgbench.catalogue.rows import Row, parse_rows, runs_alone, teacher_rows
 from dgbench.catalogue.sources import open_dataset, split_datasets
 from dgbench.core.cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
@@ -29,6 +29,7 @@ from dgbench.core.protocol import (
     Protocol,
     SingleSource,
 )
+from dgbench.core.row_names import words_of
 from dgbench.core.setting import FIELD_NAMES, OF_SWEEP, PRESETS, setting
 from dgbench.core.site import Site
 from dgbench.core.space import Draw, HparamSpec, Value, check_draw, check_fixed, check_undeclared, check_value
@@ -39,6 +40,7 @@ from dgbench.networks.start import check_start
 from dgbench.plan.brackets import refuse_search
 from dgbench.plan.changes import apply_changes
 from dgbench.plan.declaration import Declaration
+from dgbench.plan.grid import with_points
 from dgbench.plan.layers import (
     EVERYWHERE,
     Changes,
@@ -79,6 +81,8 @@ def declare(
     asked = {**_keys_of_preset(preset, asked, catalogue), **asked}
     with problems.collecting():
         asked = with_full_names(asked, catalogue)
+    with problems.collecting():
+        asked = with_points(asked, catalogue)
     for key in ("algorithms", "datasets"):
         if not asked.get(key):
             problems.add(f"name at least one of --{key}")
@@ -223,7 +227,7 @@ def count_training_runs(declaration: Declaration, catalogue: Catalogue) -> int |
         # Averages that only watch share the run of the plain row; those that feed back have runs of their own.
         trained = {
             (row.algorithm, row.average)
-            if row.average and catalogue.get("average", row.average).card.feeds_back
+            if row.average and runs_alone(catalogue.get("average", row.average))
             else (row.algorithm, "")
             for row in request.rows
         }
@@ -320,7 +324,8 @@ def _overrides(
     for entry in algorithms:
         for spec in entry.space:
             spaces.setdefault(spec.name, {})[entry.name] = spec
-    words = dict.fromkeys(word for row in rows for word in (row.algorithm, *row.name.split("+"), row.average) if word)
+    typed = [name for row in rows for name in (row.name, row.average) if name]
+    words = dict.fromkeys((*(entry.name for entry in algorithms), *(word for name in typed for word in words_of(name))))
     entries = {word: catalogue.method(word) for word in words}
     fixed: dict[str, Value] = {}
     parts: dict[str, Mapping[str, Value]] = {}
@@ -359,10 +364,12 @@ def _overrides(
 def _teachers(rows: Sequence[Row], hparams: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Row]:
     """Yield the rows that teach others, but for invalid ones, which planning refuses."""
     for row in rows:
-        own = hparams.get(row.algorithm)
-        values = {spec.name: spec.default for spec in catalogue.get("algorithm", row.algorithm).space}
+        entry = catalogue.get("algorithm", row.algorithm)
+        own = hparams.get(entry.name)
+        values = {spec.name: spec.default for spec in entry.space}
+        given = {**(own if isinstance(own, Mapping) else {}), **entry.values}
         with suppress(UserError):
-            yield from teacher_rows(row.algorithm, {**values, **(own if isinstance(own, Mapping) else {})}, catalogue)
+            yield from teacher_rows(row.algorithm, {**values, **given}, catalogue)
 
 
 def _problems_of(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row
 from dgbench.core.errors import Problems
+from dgbench.core.row_names import read_value
 from dgbench.core.setting import FIELD_NAMES, Setting
 from dgbench.core.wording import shorten
 from dgbench.plan.layers import is_dataset
@@ -90,9 +89,9 @@ def apply_changes(
             entry = catalogue.method(owner) if owner in catalogue else None
             own = found[owner] if isinstance(found.get(owner), Mapping) else {}
             specs = entry.space if entry else ()
-            found[owner] = {**own, own_name: _typed(text, _types(own_name, specs))}
+            found[owner] = {**own, own_name: read_value(text, *_types(own_name, specs))}
         else:
-            found[name] = _typed(text, _types(name, [spec for entry in algorithms for spec in entry.space]))
+            found[name] = read_value(text, *_types(name, [spec for entry in algorithms for spec in entry.space]))
     return found
 
 
@@ -100,29 +99,13 @@ _Type = tuple[str, Sequence[Any]]
 """Name of a type, and the values that it is limited to; empty if it isn't."""
 
 
-def _types(name: str, specs: Iterable[Any]) -> _Type | None:
-    """Return the type of the hyperparameter or else the setting with this name; None if there is neither."""
+def _types(name: str, specs: Iterable[Any]) -> _Type:
+    """Return the type of the hyperparameter or else the setting with this name; an empty one if there is neither."""
     for spec in specs:
         if spec.name == name:
             return spec.type, spec.options
     if name not in FIELD_NAMES:
-        return None
+        return "", ()
     hint = get_type_hints(Setting, include_extras=True)[name]
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     return ("", get_args(kind)) if get_origin(kind) is Literal else (kind.__name__, ())
-
-
-def _typed(text: str, wanted: _Type | None) -> Any:
-    """Convert a text to a type, or leave it as it is if it doesn't fit."""
-    if wanted is None:  # a class of another suite may take any name
-        with suppress(ValueError):
-            return json.loads(text)
-        return text
-    kind, options = wanted
-    for option in options:
-        if text.lower() == str(option).lower():
-            return option
-    with suppress(ValueError):
-        if kind in ("int", "float"):
-            return {"int": int, "float": float}[kind](text)
-    return {"true": True, "false": False}.get(text.lower(), text) if kind == "bool" else text

@@ -114,7 +114,8 @@ class DerivedRuns:
             trial: The runs' trial, or `ALL_TRIALS`.
             trained: The training runs.
         """
-        found = [PlannedPredictor(each.run, row.average or MODEL) for each in trained]
+        predictor = self.catalogue.get("average", row.average).name if row.average else MODEL
+        found = [PlannedPredictor(each.run, predictor) for each in trained]
         drawn_in = [each.drawn_in for each in trained]
         if self.joins(row):
             # A merger of runs of several hyperparameter seeds belongs to none of them. It takes the number 0, and the

@@ -68,6 +68,13 @@ REQUEST = (
     Option("quick", "flags", bool, "a first look: default hyperparameters, one trial, no pairs of test domains"),
     Option("n_hparams", "asked", int, "end of the range of hyperparameter seeds (20)", "N"),
     Option("n_hparams_from", "asked", int, "its start (0, which is the defaults)", "N", within="[0, inf)"),
+    Option(
+        "grid",
+        "flags",
+        list,
+        "a row for each of these values, and each combination of several names, in place of draws: also ENTRY.NAME=...",
+        "NAME=VALUE,...",
+    ),
     Option("members", "asked", list, "merge each trial's first N runs too, for each N: a curve over members", "N"),
     Option("search", "asked", str, "random (each draw trained to its end), or halving (worse ones dropped)", "NAME"),
     Option("n_trials", "asked", int, "end of the range of independent repetitions (3)", "N"),

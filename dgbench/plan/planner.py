@@ -11,8 +11,9 @@ hyperparameter seed): averages watch that training together, and mergers and ada
 therefore works in this order: collect the grid of cells over all requests (`_grid`); find out which averages watch each
 algorithm (`_watch`), since they are part of a run and of its id; then, for each cell, make the training runs that don't
 exist yet (`_trained`), and let `derived` build merge, adapt and analyze runs on them. An average that changes the
-training it watches can't share a run and gets its own. A distilling algorithm's runs read the runs of its teacher's
-row, which are made by the same functions.
+training it watches can't share a run and gets its own, and so does one with values of its own, as in
+`SWAD:tolerance_ratio=0.2`. A distilling algorithm's runs read the runs of its teacher's row, which are made by the same
+functions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.catalogue.rows import Row, is_ensemble, teacher_rows
+from dgbench.catalogue.rows import Row, is_ensemble, runs_alone, teacher_rows
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold
@@ -248,16 +249,15 @@ class _Planner:
         The rows of one request that are compared with each other stand there as one, `ERM, SAM`.
         """
         found: dict[tuple[str, str, str], dict[str, Run]] = {}
-        across = {name for name, entry in self.catalogue.of_kind("analysis").items() if entry.card.takes == "rows"}
         for (row, dataset), spots in (place for grid in grids for place in grid.items()):
-            if row.analysis and row.analysis not in across:
+            if row.analysis and not self._compares(row):
                 measured = self.derived.predictors(row.measured, self._trained_in(row.measured, dataset, spots))
                 runs = found.setdefault((row.measured.name, dataset, row.analysis), {})
                 runs |= {run.id: run for run in self.derived.analyses(row.analysis, measured)}
-        for request in (request for request in self.requests if any(row.analysis in across for row in request.rows)):
+        for request in (request for request in self.requests if any(map(self._compares, request.rows))):
             grid = self._grid([request])
             compared = group_values(
-                ((dataset, row.analysis), row.measured) for row, dataset in grid if row.analysis in across
+                ((dataset, row.analysis), row.measured) for row, dataset in grid if self._compares(row)
             )
             for (dataset, analysis), rows in compared.items():
                 trained = [self._trained_in(row, dataset, grid[row, dataset]) for row in rows]
@@ -300,7 +300,7 @@ class _Planner:
         ]
 
     def _watch(self, grid: Sequence[tuple[tuple[Row, str], Spots]]) -> dict[str, str]:
-        """Collect the averages that watch each algorithm's runs together: all but those that feed back.
+        """Collect the averages that watch each algorithm's runs together: all but those that have runs of their own.
 
         Returns:
             Row -> the rows that teach it, in words, each with its network where that is another.
@@ -313,8 +313,8 @@ class _Planner:
             # A teacher's row may name an average too. If its algorithm is also a row of the sweep, on the same network,
             # the two share their runs, so averages are collected for both together.
             for watched, setting in ((row, own), *teachers):
-                watching = self.watching.setdefault((dataset, watched.algorithm, setting.backbone), set())
-                if watched.average and not self._feeds_back(watched.average):
+                watching = self.watching.setdefault(self._watched(watched, dataset, setting.backbone), set())
+                if watched.average and not self._alone(watched.average):
                     watching.add(watched.average)
             for teacher, setting in teachers:
                 network = "" if setting.backbone == own.backbone else f" with {setting.backbone}"
@@ -324,9 +324,9 @@ class _Planner:
     def _trained(self, row: Row, spot: PlannedSpot) -> list[TrainedRun]:
         """Return a row's training runs in one fold and trial, one for each draw; make those that are new."""
         dataset, backbone = spot.dataset, spot.setting.backbone
-        own = row.average if self._feeds_back(row.average) else ""
+        own = row.average if self._alone(row.average) else ""
         # Sorted, because averages are part of the run's id: the order of flags must not make a new run.
-        averages = (own,) if own else tuple(sorted(self.watching[dataset, row.algorithm, backbone]))
+        averages = (own,) if own else tuple(sorted(self.watching[self._watched(row, dataset, backbone)]))
         number = self.folds.setdefault(spot.fold, len(self.folds))
         card = self.catalogue.get("algorithm", row.algorithm).card
         found = []
@@ -358,8 +358,17 @@ class _Planner:
             members = dataclasses.replace(below, merger="") if is_ensemble(below, self.catalogue) else below
             yield from (predictor.source for predictor in self.derived.of_pool(members, spot.trial, trained))
 
-    def _feeds_back(self, average: str) -> bool:
-        return bool(average) and bool(self.catalogue.get("average", average).card.feeds_back)
+    def _compares(self, row: Row) -> bool:
+        """Return whether a row has an analysis that compares rows with each other."""
+        return bool(row.analysis) and bool(self.catalogue.get("analysis", row.analysis).card.takes == "rows")
+
+    def _alone(self, average: str) -> bool:
+        """Return whether an average has runs of its own: it changes the training, or another may have its name."""
+        return bool(average) and runs_alone(self.catalogue.get("average", average))
+
+    def _watched(self, row: Row, dataset: str, backbone: str) -> tuple[str, str, str]:
+        """Return the key of `watching` of a row's runs, which values of the algorithm leave as it is."""
+        return dataset, self.catalogue.get("algorithm", row.algorithm).name, backbone
 
 
 def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -132,7 +132,7 @@ class Overrides:
         """Return an entry with its values of one draw.
 
         `fixed` and `draws` apply to algorithms, and there to the names that the algorithm has; `parts` applies to any
-        entry.
+        entry. Values that the row's name has (`SAM:rho=0.1`) win over all of them.
 
         Args:
             entry: The algorithm, average, merger or adapter.
@@ -149,6 +149,7 @@ class Overrides:
         draws = {name: draw for name, draw in of_all.draws.items() if entry.takes(name)}
         for word in entry.words:
             fixed |= self.parts.get(word, {})
+        fixed |= entry.values
         traits = traits_of(facts, setting)
         hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
         # The check may import the entry's class, and torch with it. Values from its own space need none.

@@ -20,6 +20,7 @@ else:
 KEYS = {option.name: option.type for option in OPTIONS.values() if option.part == "asked"} | {
     "setting": dict,
     "space": dict,
+    "grid": dict,
     "launcher": dict,
 }
 """Key that a sweep file may hold -> its type. A flag of the same name wins over it."""
@@ -102,6 +103,8 @@ def merge_flags_over_file(asked: Mapping[str, Any], flags: Mapping[str, Any]) ->
     said = frozenset(name for key in ("hparams", "setting", "set") for name in _places(flags.get(key, {})))
     if flags.get("quick"):
         asked = {key: value for key, value in asked.items() if key not in NOT_QUICK}
+    if flags.get("grid"):  # takes the place of the file's draws
+        asked = {key: value for key, value in asked.items() if key not in ("n_hparams", "n_hparams_from")}
     tables = {key: _without(asked[key], said) for key in TABLES if key in asked}
     merged = {key: _joined(tables.get(key, {}), flags.get(key, {})) for key in ("setting", "hparams")}
     return {**asked, **tables, **flags, **merged}

@@ -16,6 +16,7 @@ from typing import Any
 
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, FixedSplit, Fold, LeaveOneDomainOut, SingleSource
+from dgbench.core.row_names import words_of
 from dgbench.core.run import ALL_TRIALS, ResolvedEntry, Run
 from dgbench.core.site import Site
 from dgbench.core.wording import format_ranges
@@ -220,13 +221,13 @@ class _Writer:
 def _chosen_values(row: str, chain: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return entry -> its hyperparameters, as `--hparams` takes them, of the entries that a row stands on."""
     entries = [entry for link in chain for entry in (link.method, *link.averages)]
-    names = row.split("+")
+    names = words_of(row)
     return {entry.name: dict(entry.hparams) for entry in entries if entry.hparams and _is_of(entry, names, chain)}
 
 
 def _values_of_row(row: str, merged: Run, members: Sequence[Run], asked: Overrides) -> dict[str, Any]:
     """Return the changes to hyperparameters of a sweep, as `--hparams` takes them, that a merged row's entries have."""
-    entries = {*row.split("+"), *(source.predictor for source in merged.inputs)}
+    entries = {*words_of(row), *(source.predictor for source in merged.inputs)}
     fixed = {name: value for name, value in asked.fixed.items() if any(name in run.method.hparams for run in members)}
     return {**fixed, **{name: own for name, own in asked.parts.items() if name in entries}}
 
@@ -243,7 +244,7 @@ def _named_hparams(row: str, chain: Sequence[Run]) -> Iterator[tuple[str, Any]]:
         yield from ((f"{own}{name}", value) for name, value in link.method.hparams.items())
         for average in link.averages:
             # Other averages watched the same run, and are rows of their own.
-            if average.name in row.split("+"):
+            if average.name in words_of(row):
                 yield from ((f"{average.name}.{name}", value) for name, value in average.hparams.items())
 
 

@@ -73,7 +73,7 @@ def analyzed(folders: Iterable[Path | str]) -> Iterator[Analyzed]:
     """Yield the finished runs of analyses of dgbench's folders; of DomainBed's there are none."""
     for root in (root for root in map(Path, folders) if (root / planfile.FILE).exists()):
         table, store = planfile.read_plan(root), Store(root)
-        for (row, dataset, _), positions in table.analyses.items():
+        for (row, dataset, analysis), positions in table.analyses.items():
             for run in (table.runs[position] for position in positions):
                 finished = store.folder(run.id).finished()
                 if finished is None:
@@ -82,7 +82,7 @@ def analyzed(folders: Iterable[Path | str]) -> Iterator[Analyzed]:
                 fold = table.folds[run.fold]
                 models = [table.runs[i].id for i in run.inputs]
                 scores = _scores(store, table, run, record["step"]) if len(models) == 1 else (math.nan, math.nan)
-                first = (row, run.method, dataset, "+".join(fold.held_out), run.id, "+".join(models))
+                first = (row, analysis, dataset, "+".join(fold.held_out), run.id, "+".join(models))
                 yield Analyzed((*first, run.trial, run.hparams_seed, record["step"]), fold, record, scores)
 
 

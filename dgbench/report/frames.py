@@ -31,6 +31,7 @@ from dgbench.report.results import Results
 from dgbench.report.run_frames import add_hparams, runs_frame
 from dgbench.report.select import Selector
 from dgbench.report.selectors import default_selectors, selectors
+from dgbench.report.sensitivity import sensitivity_frame
 from dgbench.report.series import Series, read_series, series_frame
 from dgbench.report.tables import Columns, Report, build, shortfall
 
@@ -120,9 +121,9 @@ class SweepResults:
         """Every number that analyses found, one a line; `dgbench analyze` makes them.
 
         Columns:
-            row, analysis, dataset, held_out, role, view, measure (category): `role` is `training`, `validation` or
-                `held out`, the part that the view has in the fold; `all`, with an empty view, of a number that belongs
-                to no single view.
+            row, analysis, dataset, held_out, role, view, measure (category): `analysis` is the name with its
+                values, if any (`Sharpness:m=64`); `role` is `training`, `validation` or `held out`, the part that the
+                view has in the fold; `all`, with an empty view, of a number that belongs to no single view.
             run, models (str): ids of the analysis and of the run that it measured; several are joined by `+`.
             trial, hparams_seed, step (int64).
             value, in_domain, out_of_domain (float64): the last two are the measured model's score on the training
@@ -333,6 +334,18 @@ class SweepResults:
             (str: why there is no correlation).
         """
         return study_frames.correlations(self.results)
+
+    def sensitivity(self, selector: str | None = None) -> pd.DataFrame:
+        """Return the rows that name values (`SAM:rho=0.1`, as of `--grid`) by method and value, in percent.
+
+        Returns:
+            A line for each of these rows, data set and column of its table, with the columns dataset, method (str: the
+            row without values), row, column (str: `Avg` is the mean over several), `hparams.NAME` for each value that
+            some row names, in_domain, in_domain_error, out_of_domain, error (float64: of the chosen models on the
+            training domains' validation parts and on the held-out domain, with standard errors over trials), n (int64:
+            trials) and lacking (int64: runs without which there is no number).
+        """
+        return sensitivity_frame(self.report(selector), self.results.ddof)
 
     def search(self, selector: str | None = None) -> pd.DataFrame:
         """Return the expected result of a search with 1 to n draws, exactly, over all subsets of the draws.

@@ -121,6 +121,11 @@ class Plots:
         return Plot(self._sweep, "streams")
 
     @property
+    def sensitivity(self) -> Plot:
+        """Each method over the values of a grid (`--grid`), on the held-out domain and in the training domains."""
+        return Plot(self._sweep, "sensitivity")
+
+    @property
     def hyperparameters(self) -> Plot:
         """Each hyperparameter that was drawn against the value on the held-out domain."""
         return Plot(self._sweep, "hyperparameters")

@@ -146,3 +146,50 @@ def test_a_student_stands_on_the_row_that_its_hyperparameters_name_and_others_on
 def test_an_ensemble_is_what_its_merger_says(catalogue: Catalogue) -> None:
     found = {name: is_ensemble(parse_row(name, catalogue), catalogue) for name in ("ERM+SWAD", "DiWA", "EoA")}
     assert found == {"ERM+SWAD": False, "DiWA": False, "EoA": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("SAM:rho=.10", Row("SAM:rho=0.1", "SAM:rho=0.1")),
+        ("SAM:rho=1e+0,lr=1e-3", Row("SAM:lr=0.001,rho=1", "SAM:lr=0.001,rho=1")),
+        ("SAM:rho=1,lr=.001", Row("SAM:lr=0.001,rho=1", "SAM:lr=0.001,rho=1")),
+        ("SAM+SWAD:tolerance_ratio=.2", Row("SAM+SWAD:tolerance_ratio=0.2", "SAM", "SWAD:tolerance_ratio=0.2")),
+        ("ERM:lr=.01+DiWA", Row("ERM:lr=0.01+DiWA", "ERM:lr=0.01", "", "DiWA")),
+        ("T3A:filter_K=20", Row("T3A:filter_K=20", "ERM", "", "", "T3A:filter_K=20")),
+        ("CORAL:lr=.01+SAM:rho=.1", Row("CORAL+SAM:lr=0.01,rho=0.1", "CORAL+SAM:lr=0.01,rho=0.1")),
+        ("ERM:lr=.01+SAM", Row("ERM+SAM:lr=0.01", "SAM:lr=0.01")),
+        ("ERM+Sharpness:m=16", Row("ERM+Sharpness:m=16", "ERM", analysis="Sharpness:m=16")),
+    ],
+)
+def test_words_may_have_values_which_are_written_in_one_way(text: str, row: Row, catalogue: Catalogue) -> None:
+    assert parse_row(text, catalogue) == row
+    assert parse_row(row.name, catalogue) == row
+
+
+def test_one_row_named_in_two_ways_is_one(catalogue: Catalogue) -> None:
+    assert len(parse_rows(["SAM:rho=.1", "SAM:rho=0.10", "SAM:rho=1e-1"], catalogue)) == 1
+
+
+def test_the_measured_row_of_an_analysis_with_values_has_none_of_them(catalogue: Catalogue) -> None:
+    assert parse_row("SAM:rho=.1+SWAD+Sharpness:m=16", catalogue).measured == parse_row("SAM:rho=.1+SWAD", catalogue)
+    assert parse_row("Sharpness:m=16", catalogue).measured == parse_row("ERM", catalogue)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("SAM:rh=1", ["unknown hyperparameter of SAM 'rh': did you mean 'rho'?"]),
+        ("SAM:rho=x,batch_size=.5", ["SAM: rho is a float, not 'x'", "SAM: batch_size is an int, not '.5'"]),
+        ("SAM:", ["'SAM:': write NAME=VALUE behind the colon, not ''"]),
+        ("SAM:rho=-1+SWAD:x=1", ["SAM: rho must be at least 0, not -1.0", "unknown hyperparameter of SWAD 'x'"]),
+        ("SWAD:n_tolerance=2+SAM:rho=1", ["write 'SAM:rho=1+SWAD:n_tolerance=2'"]),
+        ("ERM+ERM:lr=1", ["has an algorithm twice"]),
+    ],
+)
+def test_invalid_values_are_refused_in_the_words_of_their_space(
+    text: str, told: list[str], catalogue: Catalogue
+) -> None:
+    found = problems(catalogue, text)
+    assert len(found) == len(told)
+    assert all(part in problem for part, problem in zip(told, found, strict=True))

@@ -53,3 +53,12 @@ def test_what_contradicts_the_sweep_is_refused(asked: dict[str, Any]) -> None:
     before, _ = declare({**BEGUN, "test_envs": []}, Catalogue())
     with pytest.raises(UserError, match="use another folder"):
         grown(before, **asked)
+
+
+def test_an_analysis_measures_the_draws_that_its_row_has() -> None:
+    before, _ = declare(BEGUN, Catalogue())
+    both = grown(before, algorithms=["SAM"], grid={"rho": [0.1, 0.2]})
+    names = [f"{row}+Alignment" for row in ("ERM", "SAM:rho=0.1", "SAM:rho=0.2")]
+    *_, search, grid = grown(both, algorithms=names).requests
+    assert [(row.name, search.hparams_seeds) for row in search.rows] == [("ERM+Alignment", (1, 2))]
+    assert [(row.name, grid.hparams_seeds) for row in grid.rows] == [(name, (0,)) for name in names[1:]]

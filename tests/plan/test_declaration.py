@@ -243,7 +243,7 @@ def test_an_options_value_has_a_place_in_its_part() -> None:
     assert names["launch"] == {field.name for field in dataclasses.fields(Launcher)}
     assert names["worker"] == leaving_of(flags()).keys()
     assert names["run"] == run_of(flags()).keys()
-    assert names["asked"] == KEYS.keys() - {"setting", "space", "launcher"}
+    assert names["asked"] == KEYS.keys() - {"setting", "space", "grid", "launcher"}
 
 
 def test_what_flags_say_of_the_launcher() -> None:

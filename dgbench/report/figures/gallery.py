@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dgbench.report.figures.agreement import agreement, drawings_of_series, gaps, measures
+from dgbench.report.figures.grids import sensitivity
 from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
 from dgbench.report.figures.scores import accuracy, cost_against_accuracy, differences, scatter, selection
 from dgbench.report.figures.streams import streams
 from dgbench.report.figures.subject import Subject, Sweep
-from dgbench.report.figures.training import learning, sensitivity
+from dgbench.report.figures.training import hyperparameters, learning
 from dgbench.report.select import Selector
 
 
@@ -33,7 +34,8 @@ FIGURES: dict[str, Entry] = {
     "selection": Entry(selection, "a row with a number in every column"),
     "learning": Entry(learning, "finished runs with two evaluated steps"),
     "streams": Entry(streams, "finished runs with adapters that were shown a stream (--stream)"),
-    "hyperparameters": Entry(sensitivity, "eight finished runs of a method, and a hyperparameter with four values"),
+    "sensitivity": Entry(sensitivity, "finished rows that differ in a value that they name (--grid)"),
+    "hyperparameters": Entry(hyperparameters, "eight finished runs of a method, and a hyperparameter with four values"),
     "cost": Entry(cost_against_accuracy, "two rows with a number in every column and recorded times"),
     "agreement": Entry(agreement, "an analysis of three runs with the same domain held out (dgbench analyze)"),
     "measures": Entry(measures, "an analysis of each of three runs (dgbench analyze)"),

@@ -1,5 +1,7 @@
 """Relate hyperparameters to scores: which of those that were drawn matter for a method, and how.
 
+Of values that rows name, as the points of a grid do, `report.sensitivity` makes curves.
+
 scikit-learn is imported only inside functions, because importing it takes a second.
 """
 
@@ -17,6 +19,7 @@ from dgbench.core.wording import group_values
 from dgbench.report.figures.curves import Curve
 from dgbench.report.figures.subject import Sweep
 from dgbench.report.run_frames import HPARAMS
+from dgbench.report.sensitivity import split_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +62,9 @@ def sensitivities(sweep: Sweep, dataset: str, curves: Sequence[Curve]) -> Iterat
     runs = sweep.runs
     names = [name for name in runs.columns if name.startswith(HPARAMS)]
     frame = runs.drop_duplicates("run").set_index("run")[["kind", "method", *names]]
-    scores = {curve.run: curve for curve in curves if curve.predictor == MODEL}
+    # Rows that name values, as the points of a grid do, are no draws.
+    drawn = (curve for curve in curves if curve.predictor == MODEL and not split_row(curve.row)[1])
+    scores = {curve.run: curve for curve in drawn}
     own = [run for run in scores if run in frame.index and frame.at[run, "kind"] == "train"]
     methods = group_values((str(frame.at[run, "method"]), run) for run in own)
     for method, found in list(methods.items())[:MOST_METHODS]:

@@ -70,7 +70,7 @@ def _band(axes: Axes, lines: Sequence[tuple[Sequence[int], Any]], color: str, la
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def sensitivity(subject: Subject) -> Drawing | None:
+def hyperparameters(subject: Subject) -> Drawing | None:
     """Draw each drawn hyperparameter against the value on the held-out domain, the most important first."""
     found = list(sensitivities(subject.sweep, subject.dataset, subject.curves))
     panels = []
