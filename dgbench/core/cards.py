@@ -352,6 +352,8 @@ class AnalysisCard(_Tagged):
     """Training domains below which it is undefined, so that the run is refused."""
     needs: tuple[str | Need, ...] = ()
     """Requirements, as on an algorithm's card."""
+    needs_features: bool = False
+    """Whether it reads features and classifier of a network apart, which a class for DomainBed doesn't show."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

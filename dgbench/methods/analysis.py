@@ -14,6 +14,7 @@ from dgbench.core.cards import AnalysisCard
 from dgbench.core.protocol import View
 from dgbench.methods.average import NoHparams, Weights
 from dgbench.methods.surface import Surface
+from dgbench.networks.network import Network
 
 Batches = list[tuple[Tensor, Tensor]]
 """Prepared inputs (B, ...) and labels (B,), on the device."""
@@ -56,6 +57,16 @@ class Views:
     def all(self) -> tuple[View, ...]:
         """Return training and evaluated views, each once."""
         return tuple(dict.fromkeys((*self.training, *self.evaluated)))
+
+    @property
+    def held_out(self) -> tuple[View, ...]:
+        """Return one view of each domain that doesn't train, the first that is evaluated."""
+        trained = {view.domain for view in self.training}
+        first: dict[str, View] = {}
+        for view in self.evaluated:
+            if view.domain not in trained:
+                first.setdefault(view.domain, view)
+        return tuple(first.values())
 
 
 Columns = Mapping[str, Sequence[float] | Sequence[str] | NDArray[Any]]
@@ -113,3 +124,20 @@ def surface_of(model: nn.Module, batches: Batches) -> Surface:
     return Surface(
         model, batches, parameters=[name for name, g in zip(learning, reached, strict=True) if g is not None]
     )
+
+
+def network_of(model: nn.Module) -> Network:
+    """Return the network of a model that was loaded, with `features` and `classifier`; the card says `needs_features`.
+
+    Args:
+        model: As of `FinishedModel.load`.
+    """
+    found = model if isinstance(model, Network) else model.network
+    assert isinstance(found, Network), "planning refuses algorithms without features"
+    return found
+
+
+@torch.no_grad()
+def features_of(network: Network, batches: Batches) -> Batches:
+    """Return the features (B, num_features) of each batch, with its labels."""
+    return [(network.features(x), y) for x, y in batches]

@@ -117,10 +117,31 @@ def trace(
     found = list[float]()
     while len(found) < draws:
         count = min(together, draws - len(found))
-        bits = [torch.randint(2, (size,), generator=generator, device=generator.device) for _ in range(count)]
-        signs = (2 * torch.stack(bits) - 1).to(like)
+        signs = random_signs(count, size, generator, like)
         found += (products(signs) * signs).sum(dim=1).tolist()
     return Estimate(float(np.mean(found)), float(np.std(found, ddof=1)) / math.sqrt(draws))
+
+
+def spectral_norm(products: Products, size: int, steps: int, generator: torch.Generator, like: Tensor) -> Estimate:
+    """Estimate the largest magnitude of an eigenvalue; arguments as of `top_eigenvalue`."""
+    ritz = lanczos(products, gaussian(1, size, generator, like)[0], steps)
+    largest = int(np.abs(ritz.values).argmax())
+    return Estimate(float(abs(ritz.values[largest])), float(ritz.errors[largest]))
+
+
+def frobenius_norm(moved: Tensor) -> Estimate:
+    """Estimate the Frobenius norm of an operator A, by the mean of |Av|² over vectors v of independent unit variance.
+
+    Args:
+        moved: (draws, size), at least 2; products with vectors of random signs.
+
+    Returns:
+        The root of the mean, and its standard error to first order.
+    """
+    squares = moved.double().square().sum(dim=1)
+    value = math.sqrt(float(squares.mean()))
+    error = float(squares.std()) / math.sqrt(len(squares))
+    return Estimate(value, error / (2 * value) if value else 0.0)
 
 
 def spectral_density(
@@ -173,3 +194,9 @@ def gaussian(count: int, size: int, generator: torch.Generator, like: Tensor) ->
     """Draw vectors (count, size) of standard normal numbers, in double precision before they get the type of `like`."""
     drawn = [torch.randn(size, generator=generator, dtype=torch.float64, device=generator.device) for _ in range(count)]
     return torch.stack(drawn).to(like)
+
+
+def random_signs(count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Draw vectors (count, size) of 1 and -1, each as likely, of the type of `like`."""
+    bits = [torch.randint(2, (size,), generator=generator, device=generator.device) for _ in range(count)]
+    return (2 * torch.stack(bits) - 1).to(like)

@@ -317,8 +317,8 @@ def _unmet(who: str, need: Need, dataset: str) -> str:
 def _unfit_together(asked: _Request) -> Iterator[str]:
     """Yield rows whose parts can't be combined with each other or with the setting.
 
-    These are algorithms that refuse the setting, averages that can't feed back into the algorithm, and adapters that
-    need features of an algorithm that has only predictions.
+    These are algorithms that refuse the setting, averages that can't feed back into the algorithm, and adapters and
+    analyses that need features of an algorithm that has only predictions.
     """
     for row in asked.request.rows:
         entry = asked.algorithm(row)
@@ -331,11 +331,10 @@ def _unfit_together(asked: _Request) -> Iterator[str]:
                     f"{row.name}: {row.average} sets {FEEDBACK[what]}, and the mean of weights of lora_rank "
                     f"{asked.setting.lora_rank} has a higher rank: leave it out, or choose another average"
                 )
-        if row.adapter and not entry.features and asked.catalogue.get("adapter", row.adapter).card.needs_features:
-            yield (
-                f"{row.name}: {row.adapter} works on a network's features, and {row.algorithm} shows only its "
-                "predictions"
-            )
+        for kind, name in (("adapter", row.adapter), ("analysis", row.analysis)):
+            if name and not entry.features and asked.catalogue.get(kind, name).card.needs_features:
+                only = f"{row.algorithm} shows only its predictions"
+                yield f"{row.name}: {name} works on a network's features, and {only}"
 
 
 def _invalid_values(asked: _Request) -> Iterator[str]:

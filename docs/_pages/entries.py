@@ -248,6 +248,8 @@ def _analysis(entry: CatalogueEntry) -> Facts:
     for name, series in card.series.items():
         columns = ", ".join(f"`{column}` ({label})" for column, label in series.labels.items())
         yield f"Series `{name}`", f"{inline(series.title)}: {columns}"
+    if card.needs_features:
+        yield "Works on", "the features and the classifier of a network, so not on classes for DomainBed"
     yield from _needs(entry)
 
 

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.methods.curvature import broadened, gaussian, joined, lanczos, spectral_density, top_eigenvalue, trace
+from dgbench.methods.curvature import (
+    Estimate,
+    broadened,
+    frobenius_norm,
+    gaussian,
+    joined,
+    lanczos,
+    random_signs,
+    spectral_density,
+    spectral_norm,
+    top_eigenvalue,
+    trace,
+)
 from dgbench.methods.surface import Surface
 
 ONE = torch.ones(1, dtype=torch.float64)
@@ -163,3 +175,26 @@ def test_a_broadened_density_has_integral_one_and_its_mass_at_the_points() -> No
     one, only = broadened(np.array([0.0]), np.array([1.0]), 11)
     assert np.isfinite(only).all()
     assert len({*one}) == 11
+
+
+def test_norms_of_a_difference_of_hessians_are_those_of_the_full_matrices() -> None:
+    network, (x, y) = small_network(), examples(60)
+    one, other = Surface(network, [(x[:25], y[:25])]), Surface(network, [(x[25:], y[25:])])
+    difference = full_hessian(network, x[:25], y[:25]) - full_hessian(network, x[25:], y[25:])
+    eigenvalues = torch.linalg.eigvalsh(difference)
+
+    def products(vectors: Tensor) -> Tensor:
+        return one.products(vectors) - other.products(vectors)
+
+    spectral = spectral_norm(products, one.size, 60, seeded(), ONE)
+    assert spectral.value == pytest.approx(float(eigenvalues.abs().max()), abs=1e-6)
+    negative = spectral_norm(lambda v: -products(v), one.size, 60, seeded(), ONE)
+    assert negative.value == pytest.approx(spectral.value, abs=1e-6)
+    frobenius = float(difference.norm())
+    found = frobenius_norm(products(random_signs(300, one.size, seeded(), ONE)))
+    assert abs(found.value - frobenius) < 4 * found.error
+    assert found.error < 0.1 * frobenius
+    # Exactly, by vectors that are the axes of the space times the root of their number.
+    axes = torch.eye(one.size, dtype=torch.float64) * one.size**0.5
+    assert frobenius_norm(products(axes)).value == pytest.approx(frobenius, abs=1e-6)
+    assert frobenius_norm(torch.zeros(3, 5)) == Estimate(0.0, 0.0)

@@ -614,9 +614,11 @@ def test_what_it_cannot_be_asked_for_is_refused(
 
 def test_features_that_it_does_not_show_are_refused(fork: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        sweep(tmp_path / "s", fork, "Tilted+SWAD+T3A", "ERM+T3A")
-    (problem,) = caught.value.problems
-    assert problem == ("Tilted+SWAD+T3A: T3A works on a network's features, and Tilted shows only its predictions")
+        sweep(tmp_path / "s", fork, "Tilted+SWAD+T3A", "ERM+T3A", "Tilted+HeadHessians", "ERM+HeadHessians")
+    assert caught.value.problems == (
+        "Tilted+SWAD+T3A: T3A works on a network's features, and Tilted shows only its predictions",
+        "Tilted+HeadHessians: HeadHessians works on a network's features, and Tilted shows only its predictions",
+    )
 
 
 @pytest.mark.parametrize(
