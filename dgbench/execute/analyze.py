@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dgbench.core.cards import SeriesCard
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, MODEL, Input
 from dgbench.core.seeding import numpy_stream, seed_everything, seed_hash, torch_seed
+from dgbench.execute.batch_norm import inputs_for, measure_statistics
 from dgbench.execute.context import RunContext, training_run
 from dgbench.execute.models import build
 from dgbench.methods.algorithm import Algorithm
@@ -130,4 +132,12 @@ def views_of(context: RunContext, algorithm: Algorithm) -> Views:
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         return x, torch.from_numpy(data.labels(view)[where]).to(context.device)
 
-    return Views(data.train, run.views, examples)
+    def statistics(weights: Weights, minibatches: int) -> Weights:
+        inputs = inputs_for(algorithm, data, context.trained)
+        algorithm.train()
+        try:
+            return measure_statistics(algorithm, weights, context.interruptible(islice(inputs, minibatches)))
+        finally:
+            algorithm.eval()
+
+    return Views(data.train, run.views, examples, statistics)

@@ -52,6 +52,14 @@ class Views:
     examples: Callable[[View, int, int], Batches]
     """(view, most examples, batch size) -> that many examples without augmentation, drawn by the run's seed; all if
     the view has no more. The same for every model of a fold and trial."""
+    statistics: Callable[[Weights, int], Weights] = lambda weights, minibatches: weights
+    """(weights, most minibatches) -> the weights with statistics of batch norm measured for them on that many
+    minibatches of training, where batch norm is live; else as they are."""
+
+    @property
+    def contrasted(self) -> tuple[View, ...]:
+        """Return the training views and the held-out ones, which figures show side by side."""
+        return tuple(dict.fromkeys((*self.training, *self.held_out)))
 
     @property
     def all(self) -> tuple[View, ...]:
