@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
@@ -62,7 +62,7 @@ class ADRMX(Algorithm):
         penalties=("cnt_lambda", "dclf_lambda", "rmxd_lambda", "disc_lambda"),
         base=None,
         unlike_domainbed="remix takes an index in the class for one in the minibatch: pairs of any class and domain",
-        needs=("classes", "random_classifier"),
+        needs=("classes", "random_classifier", Need("inputs", why="has a second network that reads inputs")),
     )
 
     @dataclass(frozen=True)

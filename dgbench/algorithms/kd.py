@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import AlgorithmCard, Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm
@@ -54,7 +54,7 @@ class KD(Algorithm):
         link="https://arxiv.org/abs/1503.02531",
         tags=("distillation",),
         taught=True,
-        needs=("classes",),
+        needs=("classes", Need("inputs", why="shows inputs to a teacher")),
     )
 
     @dataclass(frozen=True)

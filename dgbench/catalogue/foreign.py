@@ -36,7 +36,7 @@ _OF_THE_LOOP = ("data_augmentation", "class_balanced")
 _NOT_FOLLOWED = (
     *("optimizer", "amsgrad", "momentum", "schedule", "schedule_every", "schedule_gamma", "warmup_steps", "clip_norm"),
     *("layer_decay", "freeze", "classifier_init", "precision", "checkpoint_activations", "microbatch"),
-    *("lora_rank", "lora_alpha", "lora_targets"),
+    *("lora_rank", "lora_alpha", "lora_targets", "stored_features"),
 )
 """Fields of the setting that only the class could follow, as it makes its own network and optimizers."""
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -26,7 +26,14 @@ WHOLE = "whole_batches"
 """Name of the need of training without `microbatch`."""
 FULL = "full_weights"
 """Name of the need of training without `lora_rank`."""
-DECLINED: Mapping[str, str] = {EAGER: "compile true", WHOLE: "a microbatch", FULL: "a lora_rank"}
+INPUTS_THEMSELVES = "inputs"
+"""Name of the need of training without `stored_features`, of methods whose other needs don't rule it out."""
+DECLINED: Mapping[str, str] = {
+    EAGER: "compile true",
+    WHOLE: "a microbatch",
+    FULL: "a lora_rank",
+    INPUTS_THEMSELVES: "stored_features true",
+}
 """Need of training without a setting -> that setting in words for messages."""
 
 
@@ -181,6 +188,22 @@ NEEDS: Mapping[str, str] = {
     "text_tower": "images and a backbone of CLIP ('clip:ViT-B-32.openai'), with its text tower",
 }
 """Name of a need -> the requirement in words for messages."""
+
+
+HIDDEN_BY_FEATURES = frozenset(
+    (
+        "images",
+        "real_inputs",
+        "feature_maps",
+        "inner_maps",
+        "convolutions",
+        "stages",
+        "stage_modules",
+        "batch_norm",
+        "norm",
+    )
+)
+"""Needs that stored features don't meet, as neither inputs nor what passes between a network's layers is there."""
 
 
 FEEDBACK: Mapping[str, str] = {

@@ -167,6 +167,10 @@ class Setting:
     activations of one pass at a time are in memory, and computed again in the backward pass; losses and updates are
     those of the whole batch. It needs batch norm frozen, or a network without.
     """
+    stored_features: Annotated[bool, Added] = False
+    """Compute the features of a frozen featurizer once in a sweep, and train and evaluate on those. It needs `freeze`
+    `featurizer` and no augmentation. Results are those without it, up to rounding.
+    """
     init: Literal["trial", "run", "sweep"] = "trial"
     """Runs that start from the same weights: those of a `trial`, all of the `sweep`, or none (`run`, as in DomainBed).
     Averaging weights across runs requires that they start alike.
@@ -355,6 +359,8 @@ def _contradictions(found: Setting, changes: Mapping[str, Any]) -> Iterator[str]
         yield f"classifier_init {found.classifier_init!r} makes a linear classifier: leave out nonlinear_classifier"
     if found.compile and (twice := [name for name in ("checkpoint_activations", "microbatch") if getattr(found, name)]):
         yield f"compile is true, and {' and '.join(twice)} can't be followed by compiled code: leave out one"
+    if found.stored_features:
+        yield from _changing_features(found)
     if changes.get("weights") and changes.get("pretrained") is False:
         yield "a file of weights is given, and pretrained is false: leave out one of them"
     if changes.get("pretrained") is False and changes.get("batch_norm") == "frozen":
@@ -368,3 +374,11 @@ def _contradictions_of_low_rank(found: Setting, changes: Mapping[str, Any]) -> I
     for name in ("lora_alpha", "lora_targets"):
         if changes.get(name) and not found.lora_rank:
             yield f"{name} belongs to lora_rank, which is 0: say --set lora_rank=8, or leave it out"
+
+
+def _changing_features(found: Setting) -> Iterator[str]:
+    """Yield the fields under which an example would not have the same features throughout."""
+    if found.freeze != "featurizer":
+        yield f"stored_features needs freeze 'featurizer', and it is {found.freeze!r}: features change as layers train"
+    if found.augmentation:
+        yield "stored_features needs augmentation false: an image augmented anew has other features each time"

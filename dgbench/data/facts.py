@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.core.cards import EAGER, FULL, WHOLE
+from dgbench.core.cards import EAGER, FULL, HIDDEN_BY_FEATURES, INPUTS_THEMSELVES, WHOLE
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
@@ -180,9 +180,11 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
         EAGER: not setting.compile,
         WHOLE: not setting.microbatch,
         FULL: not setting.lora_rank,
+        INPUTS_THEMSELVES: not setting.stored_features,
     }
     of_network = backbone_lacks(setting.backbone, input_shape)
-    return of_network.union(what for what, is_there in has.items() if not is_there)
+    hidden = HIDDEN_BY_FEATURES if setting.stored_features else frozenset[str]()
+    return of_network.union(hidden, (what for what, is_there in has.items() if not is_there))
 
 
 def _without_known_identities(fold: Fold) -> Fold:

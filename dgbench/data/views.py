@@ -64,6 +64,8 @@ class ViewData:
             ).items()
         }
         """View -> positions of its examples in the domain; the order is the view's."""
+        self.features: Mapping[str, NDArray[np.float32]] = {}
+        """Domain -> features (n, num_features) of its examples, read in place of inputs; empty: inputs are read."""
         self._attributes: dict[str, dict[str, Attribute]] = {}
         """Domain -> attributes of all its examples, coded when they are first asked for."""
         self.train = tuple(domain for view in run.fold.train for domain in self._domains(view))
@@ -110,12 +112,31 @@ class ViewData:
         """
         # Keyed by the batch's first position: evaluated again in the same batches, a view is augmented alike.
         rng = numpy_stream(self.seed, "validation", str(view), int(positions[0])) if view in self.augmented else None
-        return torch.from_numpy(self.examples[view.domain].batch(self.indices[view][positions], rng))
+        return self.read(view.domain, self.indices[view][positions], rng)
+
+    def read(self, domain: str, indices: NDArray[np.int64], rng: np.random.Generator | None) -> Tensor:
+        """Return the inputs of a domain at `indices` as a tensor (B, ...) on the CPU, or the features in their place.
+
+        Args:
+            domain: One of `examples`.
+            indices: (B,) positions in the domain.
+            rng: Draws the augmentation; None: there is none. Features are never augmented.
+        """
+        if self.features:
+            return torch.from_numpy(self.features[domain][indices])
+        return torch.from_numpy(self.examples[domain].batch(indices, rng))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one input, or of the features read in its place."""
+        for features in self.features.values():
+            return features.shape[1:]
+        return tuple(self.input_shape)
 
     @property
     def in_memory(self) -> bool:
         """Return whether reading inputs without augmentation is hardly more than indexing an array."""
-        return all(
+        return bool(self.features) or all(
             isinstance(examples, ArrayExamples) or (isinstance(examples, Cacheable) and examples.mapped)
             for examples in self.examples.values()
         )
@@ -164,10 +185,11 @@ class Minibatches(TorchDataset[Minibatch]):
     def _of_domain(self, number: int, step: int) -> tuple[Tensor, Tensor, Tensor, int]:
         """Make the minibatch of one domain; keyed by step, so that it is the same in any process and after a resume."""
         view = self.views[number]
-        examples, positions = self.data.examples[view.domain], self._sampler(number)[step]
+        positions = self._sampler(number)[step]
         chosen = self.data.indices[view][positions]
         rng = numpy_stream(self.seed, "augment", str(view), step) if self._augments(view) else None
-        x, y = torch.from_numpy(examples.batch(chosen, rng)), torch.from_numpy(examples.labels[chosen])
+        x = self.data.read(view.domain, chosen, rng)
+        y = torch.from_numpy(self.data.examples[view.domain].labels[chosen])
         return x, y, torch.from_numpy(positions), number
 
     def _sampler(self, number: int) -> Sampler:

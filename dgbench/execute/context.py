@@ -28,6 +28,7 @@ from dgbench.core.site import Site, saved_models
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import Predict, PredictedBatch, predict_batches, score_views
+from dgbench.execute.features import FeatureStore
 from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.execute.predictions import save_predictions, selectors_naming
 from dgbench.methods.algorithm import Algorithm
@@ -102,8 +103,14 @@ class RunContext:
         names = tuple(self.dataset.classes) if kind == "classification" else ()
         shape, normalised = self.data.input_shape, self.dataset.card.normalised
         task = Task(shape, classes, tuple(map(tuple, counts)), kind, normalised, names)
-        begin_with = self._fit if begin else None
         file = self.site.backbone_weights
+
+        def begin_with(network: Network) -> None:
+            if self.lease and self.trained.setting.stored_features:
+                self._read_features(network)
+            if begin:
+                self._fit(network)
+
         return build_algorithm(self.trained, self.catalogue, task, self.device, file, begin_with, train=train)
 
     def interruptible(self, items: Iterable[T]) -> Iterator[T]:
@@ -209,6 +216,14 @@ class RunContext:
         except CorruptFile as error:
             raise InputDamaged(source.run, str(error)) from error
 
+    def _read_features(self, network: Network) -> None:
+        """Let the run's data and network work with stored features in place of inputs."""
+        network.reads_features = False
+        self.data.features = FeatureStore(
+            self.store, self.trained, self.dataset, self.data, self.device, self.interruptible
+        ).read(network)
+        network.reads_features = True
+
     def _fit(self, network: Network) -> None:
         """Fit the classifier to the network's features or to the names of the classes, if the setting asks for it."""
         setting = self.run.setting
@@ -223,6 +238,8 @@ class RunContext:
             probed = self.trained.probed
             # Another trial's data, where all trials must start from the same classifier.
             data = self.data if probed == self.run else ViewData(self.dataset, probed)
+            if network.reads_features and data is not self.data:
+                dataclasses.replace(self, trained=probed, data=data)._read_features(network)
             fit_classifier(network, data, probed.fold, self.device, self.interruptible)
 
 

@@ -121,7 +121,7 @@ def to_float64(x: Tensor) -> Tensor:
 
 def examples_per_batch(data: ViewData) -> int:
     """Return how many examples fit in a batch on any machine, given the size of inputs and logits; at most 1,024."""
-    return max(1, min(1024, _VALUES_PER_BATCH // prod(data.input_shape), HELD // data.outputs))
+    return max(1, min(1024, _VALUES_PER_BATCH // prod(data.shape), HELD // data.outputs))
 
 
 @torch.no_grad()

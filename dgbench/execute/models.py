@@ -67,7 +67,7 @@ def build_algorithm(
         task: The facts about the data that a method may know.
         device: Where the algorithm's tensors are put.
         weights_file: This machine's file of the weights that the setting names; empty if it names none.
-        begin: Changes the initial weights before the algorithm sees the network; None: nothing does.
+        begin: Changes the network with its initial weights before the algorithm sees it; None: nothing does.
         train: Whether it is to be trained; else its network is the plain one, in which finished models are put, also
             where a run trains low-rank changes (`networks.low_rank`).
     """

@@ -356,15 +356,28 @@ class Algorithm(nn.Module):
         return {name: v.detach() if isinstance(v, Tensor) else torch.tensor(float(v)) for name, v in logged.items()}
 
     def training_state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, apart from `step` and the data; the tensors are live."""
+        """Return everything that the next step depends on, apart from `step` and the data; the tensors are live.
+
+        Left out is what `Network.freeze` excluded from training: an instance that is built for the same run has it.
+        """
+        frozen = self._frozen()
         return {
-            "module": self.state_dict(),
+            "module": {name: tensor for name, tensor in self.state_dict().items() if name not in frozen},
             "optimizers": {name: o.state_dict() for name, o in vars(self).items() if isinstance(o, Optimizer)},
         }
 
+    def _frozen(self) -> dict[str, Tensor]:
+        """Return the tensors of the network's frozen modules, by their names in the module's state."""
+        found: dict[str, Tensor] = {}
+        # A module may have several names.
+        for prefix, module in self.named_modules(remove_duplicate=False):
+            if any(module is frozen for frozen in self.network.frozen):
+                found |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+        return found
+
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Restore the result of `training_state`, in an instance built for the same run."""
-        self.load_state_dict(state["module"])
+        self.load_state_dict({**self._frozen(), **state["module"]})
         for name, optimizer_state in state["optimizers"].items():
             getattr(self, name).load_state_dict(optimizer_state)
 

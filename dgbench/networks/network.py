@@ -67,6 +67,8 @@ class Network(nn.Module):
     """Mean of each channel, (C, 1, 1)."""
     std: Tensor
     """Deviation of each channel, (C, 1, 1)."""
+    reads_features: bool = False
+    """Whether the engine gives stored features of the frozen featurizer in place of inputs."""
 
     def __init__(
         self,
@@ -189,6 +191,8 @@ class Network(nn.Module):
         Args:
             x: (B, ...) on the device, as the data set gives them.
         """
+        if self.reads_features:
+            return x
         if x.dtype == torch.uint8:
             x = x.to(self.mean.dtype).div_(255)
         x = (x - self.mean) / self.std if self.normalizes else x
@@ -199,6 +203,8 @@ class Network(nn.Module):
 
         The featurizer computes in bf16 if the setting says so, and is compiled in training only.
         """
+        if self.reads_features:
+            return x
         if self.compiled and not self.training:
             # Batches of evaluation have other sizes, and each would be compiled anew.
             with torch.compiler.set_stance("force_eager"):

@@ -18,7 +18,17 @@ from typing import Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row, teacher_rows
-from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, Need, holds, needs_of, with_values
+from dgbench.core.cards import (
+    DECLINED,
+    DOMAINS,
+    FEEDBACK,
+    HIDDEN_BY_FEATURES,
+    NEEDS,
+    Need,
+    holds,
+    needs_of,
+    with_values,
+)
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
@@ -40,6 +50,9 @@ _OF_SETTING: Mapping[tuple[str, Value, str], str] = {
     ),
     ("freeze", "featurizer", "own_classifier"): (
         "on {dataset} the classifier is the language model's own, so freeze can't be 'featurizer': nothing would learn"
+    ),
+    ("stored_features", True, "feature_vectors"): (
+        "stored_features needs one vector of features an example, which {backbone!r} doesn't give on {dataset}"
     ),
     ("freeze", "embedding", "learning_features"): (
         "backbone {backbone!r} is a classifier alone, so on {dataset} freeze can't be 'embedding'"
@@ -289,7 +302,7 @@ def _unfit_setting(asked: _Request) -> Iterator[str]:
             yield "classifier_init 'zero_shot' needs CLIP's weights, and pretrained is false: leave out one of them"
     for need in BUILTIN_BACKBONES[backbone].needs if backbone in BUILTIN_BACKBONES else ():
         if need.what in lacks:
-            yield _unmet(f"backbone {backbone!r}", need, dataset)
+            yield _unmet(f"backbone {backbone!r}", need, asked.setting, dataset)
     if asked.setting.layer_decay < 1 and not is_timms(backbone):
         yield f"layer_decay needs a network of timm, whose layers are known; on {dataset} the network is {backbone!r}"
     for (name, value, what), problem in _OF_SETTING.items():
@@ -304,13 +317,15 @@ def _unmet_needs(asked: _Request) -> Iterator[str]:
         for need in needs_of(entry.card):
             drawn = asked.drawn(entry) if need.when else [{}]
             if need.what in lacks and any(holds(need.when, hparams) for hparams in drawn):
-                yield _unmet(entry.name + with_values(need.when), need, asked.facts.name)
+                yield _unmet(entry.name + with_values(need.when), need, asked.setting, asked.facts.name)
 
 
-def _unmet(who: str, need: Need, dataset: str) -> str:
+def _unmet(who: str, need: Need, setting: Setting, dataset: str) -> str:
     """Word an unmet need of a method or network."""
     if need.what in DECLINED:
         return f"{who} can't be trained with {DECLINED[need.what]}: it {need.why}"
+    if setting.stored_features and need.what in HIDDEN_BY_FEATURES:
+        return f"{who} needs {NEEDS[need.what]}, which it would not have with stored_features true"
     return f"{who} needs {NEEDS[need.what]}, which it would not have on {dataset}"
 
 
