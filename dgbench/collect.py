@@ -19,7 +19,7 @@ from dgbench.core.errors import Problems, UserError
 from dgbench.core.wording import unknown_name
 from dgbench.report.choice import of_datasets, restrict
 from dgbench.report.comparison import statistics_sections
-from dgbench.report.cost import ALL, cost_sections, costs
+from dgbench.report.cost import ALL, by_members, cost_sections, costs
 from dgbench.report.differences import BASELINE, with_coverage, with_differences
 from dgbench.report.errors import KINDS, STANDARD, WILDS, default_kind, with_errors
 from dgbench.report.folders import combine, open_each
@@ -239,7 +239,8 @@ def _sections(
         yield from metric_sections(report, metrics_of(args.metrics), listed, args.partial)
     if args.cost:
         shown = {row for table in report.tables for row in table.rows}
-        yield from cost_sections([line for line in costs(results, parts) if line.row in (ALL, *shown)])
+        lines = (ALL, *shown, *map(by_members, shown))
+        yield from cost_sections([line for line in costs(results, parts) if line.row in lines])
     if args.beside:
         # Imported on demand: TOML files are read only if asked for.
         from dgbench.report.published import beside, read_blocks

@@ -1,7 +1,8 @@
 """Add up the cost of the runs behind each row: time, speed, memory.
 
-A row needs the runs of its predictors and all that those merge, adapt or learn from. Rows share runs: each row counts
-all that it needs, and the last line counts each run once. Only finished runs count, with all of their recorded
+A row needs the runs of its predictors and all that those merge, adapt or learn from. Its curve over members, if it has
+one, is a line of its own: the row's number needs no run of it. Rows share runs: each line counts all that it needs, and
+the last counts each run once. Only finished runs count, with all of their recorded
 attempts; attempts that were killed recorded nothing.
 """
 
@@ -19,7 +20,7 @@ from dgbench.core.wording import group_values
 from dgbench.plan import planfile
 from dgbench.report.domainbed.folder import RECORDS
 from dgbench.report.record_frames import finished_series
-from dgbench.report.results import Results
+from dgbench.report.results import Results, Series
 from dgbench.report.tables import Section
 from dgbench.store.folder import Store
 from dgbench.store.run_folder import DONE, RUNS
@@ -31,12 +32,17 @@ ALL = "all rows"
 """Name of the line that counts each run of a data set once."""
 
 
+def by_members(row: str) -> str:
+    """Return the name of the line that counts the runs of a row's curve over members."""
+    return f"{row}, by members"
+
+
 @dataclass(frozen=True)
 class Cost:
     """The cost of all finished runs that one row needs on one data set."""
 
     row: str
-    """Name of the row, or `ALL`."""
+    """Name of the row, `by_members` of it, or `ALL`."""
     dataset: str
     runs: int
     """Number of finished runs."""
@@ -66,7 +72,7 @@ class _Spent:
 
 
 def costs(results: Results, parts: Mapping[str, Results], datasets: Iterable[str] = ()) -> list[Cost]:
-    """Return the cost of each row on each data set, then of the data set's runs together.
+    """Return the cost of each row and of its curve on each data set, then of the data set's runs together.
 
     Args:
         results: The results of all folders.
@@ -75,6 +81,12 @@ def costs(results: Results, parts: Mapping[str, Results], datasets: Iterable[str
     """
     ledger = _Ledger(parts)
     runs = group_values(((row, dataset), series.run) for row, dataset, *_, series in finished_series(results))
+    curves = group_values(
+        ((row, dataset), candidate.run)
+        for (row, dataset, _), draws in results.curves.items()
+        for _, candidate in draws
+        if isinstance(candidate, Series)
+    )
     found = []
     for dataset in datasets or results.datasets:
         together: dict[str, None] = {}
@@ -83,6 +95,10 @@ def costs(results: Results, parts: Mapping[str, Results], datasets: Iterable[str
                 needed = ledger.closure(runs[row, dataset])
                 together |= needed
                 found.append(ledger.add_up(row, dataset, needed))
+            if (row, dataset) in curves:
+                needed = ledger.closure(curves[row, dataset])
+                together |= needed
+                found.append(ledger.add_up(by_members(row), dataset, needed))
         if together:
             found.append(ledger.add_up(ALL, dataset, together))
     return found

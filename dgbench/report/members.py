@@ -57,6 +57,13 @@ def check_members(results: Results, numbers: Sequence[int]) -> None:
         )
 
 
+def reads_own_folds(results: Results, selector: Selector, dataset: str) -> bool:
+    """Return whether a selector can choose a step of each model by itself: by views of the folds that are reported."""
+    if selector.unavailable(results, dataset):
+        return False
+    return len(selector.folds_read(results, dataset)) <= len(results.reported(dataset))
+
+
 def curve(results: Results, selector: Selector, dataset: str, numbers: Sequence[int] = ()) -> list[Point]:
     """Return the points of all rows of a data set that are merged from several numbers of runs.
 
@@ -92,7 +99,7 @@ def member_sections(
                 continue
             title = f"Members on {dataset}, model selection method: {selector.label}"
             content: dict[str, Any] = {"dataset": dataset, "selector": selector.name, "points": []}
-            if len(selector.folds_read(results, dataset)) > len(results.reported(dataset)):
+            if not reads_own_folds(results, selector, dataset):
                 yield Section(title, (), ("not available: members are drawn within each fold by itself",), content)
                 continue
             points = [point for point in curve(results, selector, dataset, numbers) if point.row in shown]

@@ -116,6 +116,11 @@ class Plots:
         return Plot(self._sweep, "learning")
 
     @property
+    def members(self) -> Plot:
+        """The mean of each merged row against the number of runs that it is merged from."""
+        return Plot(self._sweep, "members")
+
+    @property
     def streams(self) -> Plot:
         """Accuracy along the streams that adapters were shown, a panel a row, on each test domain."""
         return Plot(self._sweep, "streams")

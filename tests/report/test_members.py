@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgbench import collect
+from dgbench import collect, load_results
 from dgbench.core.errors import UserError
 from dgbench.core.run import MODEL
 from dgbench.launchers.reconcile import Sweep
@@ -103,6 +103,31 @@ def test_collect_shows_the_curve_below_the_tables(sweep: Sweep, capsys: pytest.C
     assert collect.main([root, "--members", "--format", "json"]) == 0
     sections = json.loads(capsys.readouterr().out)["sections"]
     assert [p["members"] for p in sections[0]["points"]] == [1, 2, 3]
+
+
+def test_the_curve_is_drawn_with_a_band_over_draws(sweep: Sweep) -> None:
+    results = load_results(sweep.root)
+    axes = results.plot.members(selector="oracle")
+    points = {p.members: p for p in curve(results.results, SELECTORS["oracle"], "RotatedDigits")}
+    (dots,) = (line for line in axes.lines if line.get_gid() == "members-ERM+DiWA")
+    assert dots.get_label() == "ERM+DiWA"
+    assert list(dots.get_xdata()) == [1, 2, 3]
+    assert list(dots.get_ydata()) == pytest.approx([100 * points[n].mean.mean for n in (1, 2, 3)])
+    (band,) = axes.collections
+    highest = np.nanmax(band.get_paths()[0].vertices[:, 1])
+    assert highest == pytest.approx(max(100 * (points[n].mean.mean + points[n].between_draws) for n in (1, 2)))
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "3"]
+
+
+def test_costs_count_the_runs_of_the_curve(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    results = load_results(sweep.root)
+    runs = results.cost().set_index("row").runs
+    assert runs["ERM+DiWA"] == 8
+    drawn = {made.run.id for cell in sweep.plan.curves.values() for made in cell}
+    assert runs["ERM+DiWA, by members"] == len(drawn | {run.id for run in sweep.plan.runs if run.kind == "train"})
+    assert runs["all rows"] == len(sweep.plan.runs)
+    assert collect.main([str(sweep.root), "--cost", "--rows", "ERM+DiWA"]) == 0
+    assert f"ERM+DiWA, by members  {runs['ERM+DiWA, by members']} " in capsys.readouterr().out
 
 
 def test_missing_runs_are_named_in_place_of_a_number(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:

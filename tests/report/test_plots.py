@@ -23,9 +23,9 @@ from tests.support.places import SUPPORT
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 DOMAINS = ["+90%", "+80%", "-90%"]
 ANALYZED = {"agreement", "measures", "gaps"}
-EMPTY = {"streams", "sensitivity", "hyperparameters", "cost", "confusion", "reliability", *ANALYZED}
-"""Figures of which the toy sweep has nothing: no stream, no grid, one value of a hyperparameter, no times, no
-predictions, no analyses."""
+EMPTY = {"members", "streams", "sensitivity", "hyperparameters", "cost", "confusion", "reliability", *ANALYZED}
+"""Figures of which the toy sweep has nothing: no curve over members, no stream, no grid, one value of a hyperparameter,
+no times, no predictions, no analyses."""
 
 mpl.use("agg")
 from matplotlib import pyplot  # noqa: E402  (after the choice of its display)

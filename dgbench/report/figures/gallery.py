@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dgbench.report.figures.agreement import agreement, drawings_of_series, gaps, measures
 from dgbench.report.figures.grids import sensitivity
+from dgbench.report.figures.members import members
 from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
@@ -33,6 +34,7 @@ FIGURES: dict[str, Entry] = {
     "in_against_out": Entry(scatter, "finished runs, and validation parts of the training domains"),
     "selection": Entry(selection, "a row with a number in every column"),
     "learning": Entry(learning, "finished runs with two evaluated steps"),
+    "members": Entry(members, "a row merged from several numbers of runs (--members)"),
     "streams": Entry(streams, "finished runs with adapters that were shown a stream (--stream)"),
     "sensitivity": Entry(sensitivity, "finished rows that differ in a value that they name (--grid)"),
     "hyperparameters": Entry(hyperparameters, "eight finished runs of a method, and a hyperparameter with four values"),
