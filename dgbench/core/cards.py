@@ -360,7 +360,9 @@ class AnalysisCard(_Tagged):
     paper: str
     """Authors, venue and year."""
     measures: Mapping[str, str]
-    """Name of each number that it finds -> its meaning, in words that fit into a table's legend."""
+    """Name of each number that it finds -> its meaning, in words that fit into a table's legend. Names that end in
+    `_error` are errors of estimates, which are not compared with accuracy.
+    """
     series: Mapping[str, SeriesCard] = field(default_factory=dict)
     """Name of each series that it finds -> the figure that it makes."""
     link: str = ""

@@ -122,7 +122,8 @@ def agreement(frame: pd.DataFrame) -> pd.DataFrame:
     Kendall's tau-b of each such group is averaged by its number of runs.
 
     Args:
-        frame: As of `analyses_frame`; measures of several models together are left out.
+        frame: As of `analyses_frame`. Measures of several models together are left out, and errors of estimates, whose
+            names end in `_error`.
 
     Returns:
         A frame with a line for each analysis, measure and role: runs (int64); tau, low, high (float64: with the 95 %
@@ -131,7 +132,8 @@ def agreement(frame: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    alone = frame[frame["out_of_domain"].notna() & frame["value"].notna()]
+    estimates = ~frame["measure"].astype(str).str.endswith("_error")
+    alone = frame[frame["out_of_domain"].notna() & frame["value"].notna() & estimates]
     keys = ["analysis", "measure", "role", "dataset", "held_out", "run"]
     each = alone.groupby(keys, observed=True, sort=False)[["value", "in_domain", "out_of_domain"]].mean().reset_index()
     lines = []

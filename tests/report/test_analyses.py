@@ -37,6 +37,12 @@ def test_agreement_is_kendalls_tau_within_each_held_out_domain() -> None:
     assert math.isnan(line.tau)
 
 
+def test_errors_of_estimates_are_not_correlated() -> None:
+    frame = frame_of({"a": [1, 2, 3, 4]}, [0.1, 0.2, 0.3, 0.4])
+    both = pd.concat([frame, frame.assign(measure="x_error")])
+    assert list(agreement(both)["measure"]) == ["x"]
+
+
 def test_tau_of_resamples_is_scipys() -> None:
     rng = np.random.default_rng(3)
     ones, others = rng.integers(0, 5, 12).astype(float), rng.normal(size=12)
