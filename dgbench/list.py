@@ -217,11 +217,13 @@ def _sweeps(args: Any, catalogue: Catalogue) -> Items:
 
 def _sweep(file: Path, asked: Mapping[str, Any], catalogue: Catalogue) -> Item:
     from dgbench.plan.asking import count_training_runs, declare  # as in `_sweeps`
+    from dgbench.plan.grid import with_points
 
     lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
     comment = [line.lstrip("# ") for line in lines]
     rows, datasets, runs = asked.get("algorithms", ()), asked.get("datasets", ()), None
     with suppress(UserError):  # a file may leave to flags what counting needs
+        rows = with_points(asked, catalogue).get("algorithms", ())
         # Values don't change the number of runs, and to check the name of one of timm's networks takes timm and torch.
         counted = {key: value for key, value in asked.items() if key not in TABLES}
         runs = count_training_runs(declare(counted, catalogue)[0], catalogue)

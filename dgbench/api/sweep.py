@@ -59,8 +59,8 @@ def sweep(
             `{"name": "slurm", "partition": "gpu"}`.
         **options: The keys of sweep files and the flags of `dgbench launch` under their names
             (`algorithms=["ERM", "VREx"], datasets="RotatedDigits", quick=True`), any field of `Setting`, and the dicts
-            `hparams`, `setting`, `space` and `set`. Algorithms and data sets may be classes, such as those that a
-            notebook defines, and data sets what `from_dataset` returned; for a row such as `"Mine+SWAD"` the class is
+            `hparams`, `setting`, `space`, `set` and `grid`. Algorithms and data sets may be classes, such as those that
+            a notebook defines, and data sets what `from_dataset` returned; for a row such as `"Mine+SWAD"` the class is
             in `include`.
 
     Raises:

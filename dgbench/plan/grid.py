@@ -93,7 +93,7 @@ def with_points(asked: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any
             rows[name] = None
             continue
         with problems.collecting():
-            rows |= dict.fromkeys(_points(parsed[-1], grid, catalogue))
+            rows |= dict.fromkeys(_written(point, catalogue) for point in _points(parsed[-1], grid, catalogue))
     for problem in _unused(grid, parsed, catalogue) if parsed else ():
         problems.add(problem)
     problems.raise_if_any()
@@ -125,6 +125,14 @@ def _points(row: Row, grid: Grid, catalogue: Catalogue) -> Iterator[str]:
             given[place].append(f"{name}={value}")
         named = zip(words, given, strict=True)
         yield "+".join(f"{word}:{','.join(values)}" if values else word for (word, _), values in named)
+
+
+def _written(row: str, catalogue: Catalogue) -> str:
+    """Return a row's name as tables have it, or as it is if its values are invalid, which is refused later."""
+    try:
+        return parse_row(row, catalogue).name
+    except UserError:
+        return row
 
 
 def _trained(words: Sequence[tuple[str, str | None]], catalogue: Catalogue) -> list[int]:

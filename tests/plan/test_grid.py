@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgbench.api.options import read_options
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import UserError
 from dgbench.core.run import Run
+from dgbench.launchers.values import asked_of
 from dgbench.plan.grid import MOST_POINTS, flatten, read_grid, with_points
+from dgbench.plan.options import LAUNCH
 from dgbench.plan.sweep_file import merge_flags_over_file, read_sweep_file
 from tests.support.in_process import sweep_of
 
@@ -33,7 +37,7 @@ def test_each_row_has_a_point_for_each_value_that_its_entries_take() -> None:
     assert rows("ERM", "SAM", "ASAM", "SAM+SWAD", "SWAD", "CORAL+SAM", **grid) == [
         "ERM",
         *("SAM:rho=0.01", "SAM:rho=1"),
-        *("ASAM:rho=0.01,lr=0.1", "ASAM:rho=1,lr=0.1"),
+        *("ASAM:lr=0.1,rho=0.01", "ASAM:lr=0.1,rho=1"),
         *("SAM:rho=0.01+SWAD:n_tolerance=2", "SAM:rho=0.01+SWAD:n_tolerance=4"),
         *("SAM:rho=1+SWAD:n_tolerance=2", "SAM:rho=1+SWAD:n_tolerance=4"),
         *("SWAD:n_tolerance=2", "SWAD:n_tolerance=4"),
@@ -42,7 +46,7 @@ def test_each_row_has_a_point_for_each_value_that_its_entries_take() -> None:
     assert rows("SWAD", "DiWA", "SAM:rho=.5", lr=["0.1"]) == [
         "ERM:lr=0.1+SWAD",
         "ERM:lr=0.1+DiWA",
-        "SAM:rho=0.5,lr=0.1",
+        "SAM:lr=0.1,rho=0.5",
     ]
 
 
@@ -106,7 +110,31 @@ def test_a_sweep_file_holds_a_grid(tmp_path: Path) -> None:
     file = tmp_path / "grid.toml"
     file.write_text('algorithms = ["SAM"]\ngrid = {rho = [0.1, 1], SAM.lr = [0.01]}\n')
     found = with_points(read_sweep_file(file), CATALOGUE)["algorithms"]
-    assert found == ["SAM:rho=0.1,lr=0.01", "SAM:rho=1,lr=0.01"]
+    assert found == ["SAM:lr=0.01,rho=0.1", "SAM:lr=0.01,rho=1"]
+
+
+def test_python_takes_a_grid_as_a_dict_of_lists() -> None:
+    found = read_options({"grid": {"rho": [0.1, 1], "SAM": {"lr": [1e-3]}}}, LAUNCH)
+    assert found["grid"] == ["rho=0.1,1", "SAM.lr=0.001"]
+    assert asked_of(found)["grid"] == {"rho": ["0.1", "1"], "SAM.lr": ["0.001"]}
+    with pytest.raises(UserError, match="rho is given by --grid, and by --set"):
+        asked_of({**found, "set": ["rho=2"]})
+
+
+def test_a_class_written_for_domainbed_has_values_of_any_name(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.py"
+    file.write_text(
+        "import torch\nclass Theirs(torch.nn.Module):\n"
+        "    def __init__(self, input_shape, num_classes, num_domains, hparams):\n        super().__init__()\n"
+        "    def update(self, minibatches, unlabeled=None):\n        return {}\n"
+        "    def predict(self, x):\n        return x\n"
+    )
+    catalogue = Catalogue([f"{file}:Theirs"])
+    asked = {"algorithms": ["Theirs"], "grid": {"gamma": ["1.0", "x"], "batch_size": ["8"]}}
+    names = list(with_points(asked, catalogue)["algorithms"])
+    assert names == ["Theirs:gamma=1.0,batch_size=8", "Theirs:gamma=x,batch_size=8"]
+    values = [catalogue.get("algorithm", parse_row(name, catalogue).algorithm).values for name in names]
+    assert values == [{"gamma": 1.0, "batch_size": 8}, {"gamma": "x", "batch_size": 8}]
 
 
 def test_points_share_the_runs_of_other_rows_that_are_equal(tmp_path: Path) -> None:
