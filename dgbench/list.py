@@ -38,6 +38,7 @@ from dgbench.core.presets import DEFAULT, TABLES, read_preset
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import count_nouns, unknown_name, with_article
 from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
+from dgbench.networks.clip_names import check_clip, images_of, is_clip, published_names, weights_of
 from dgbench.plan.options import OPTIONS
 
 METHODS = "methods"
@@ -262,7 +263,16 @@ def _backbones(args: Any, catalogue: Catalogue) -> Items:
                 size = " x ".join(map(str, config.input_size))
                 weights = "pretrained" if config.has_weights else "without weights"
                 found[name] = Item(f"timm's, {weights}, for images of {size}", partial(_backbone, name))
+    clips = published_names(args.search) if args.search else filter(is_clip, asked)
+    for name in clips:
+        check_clip(name)
+        size = " x ".join(map(str, images_of(name)))
+        found[name] = Item(f"open_clip's, with a text tower, for images of {size}", partial(_backbone, name))
     if not args.search and not args.names:
+        found["clip:..."] = Item(
+            "a CLIP of open_clip, with its text tower: `--search clip:` finds them, clip:./folder is one of yours",
+            lambda: (),
+        )
         found["..."] = Item("every network of timm, `--search` finds them, and language models of a hub", lambda: ())
     return found
 
@@ -294,7 +304,11 @@ def _backbone(name: str) -> Iterator[str]:
     """Yield lines on a network: its inputs, its weights, and the needs of methods that it doesn't meet."""
     shape: tuple[int, ...] = (3, 64, 64)
     yield f"takes {' or '.join(takes(name))}"
-    if name not in BUILTIN_BACKBONES:
+    if is_clip(name):
+        shape = images_of(name)
+        yield f"made for images of {' x '.join(map(str, shape))}, resized by {interpolation_of(name)} interpolation"
+        yield f"pretrained weights: {weights_of(name)}"
+    elif name not in BUILTIN_BACKBONES:
         import timm  # as in `_backbones`
 
         if config := timm.get_pretrained_cfg(name):

@@ -122,7 +122,7 @@ def test_methods_without_a_tag_come_last(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_backbones_are_ours_and_those_of_timm_that_are_searched_for(capsys: pytest.CaptureFixture[str]) -> None:
     ours = listed(capsys, "backbones").splitlines()
-    assert [line.split()[0] for line in ours] == [*ALIASES, *BUILTIN_BACKBONES, "..."]
+    assert [line.split()[0] for line in ours] == [*ALIASES, *BUILTIN_BACKBONES, "clip:...", "..."]
     assert "MLP for vectors" in ours[0]
     said = listed(capsys, "backbones", "--search", "resnet18")
     assert "\nresnet18.a1_in1k " in said
@@ -134,6 +134,22 @@ def test_backbones_are_ours_and_those_of_timm_that_are_searched_for(capsys: pyte
     assert "    pretrained weights: timm/resnet18.a3_in1k\n    has what every method needs\n" in said
     with pytest.raises(UserError, match="unknown name in the list of backbones 'MLQ': did you mean 'MLP'"):
         main(["backbones", "MLQ"])
+
+
+def test_backbones_of_clip_are_found_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("open_clip", reason="extra `clip` is not installed")
+    found = listed(capsys, "backbones", "--search", "clip:vit-b-32").splitlines()
+    names = [line.split()[0] for line in found]
+    assert {"clip:ViT-B-32.openai", "clip:ViT-B-32-256.datacomp_s34b_b86k"} <= set(names)
+    assert not [name for name in names if not name.startswith("clip:ViT-B-32")]
+    assert found[0].endswith("open_clip's, with a text tower, for images of 3 x 224 x 224")
+    said = listed(capsys, "backbones", "clip:ViT-B-32.openai")
+    assert said.startswith(
+        "clip:ViT-B-32.openai\n    takes images\n    made for images of 3 x 224 x 224, resized by bic"
+    )
+    assert "\n    pretrained weights: timm/vit_base_patch32_clip_224.openai\n    has not what some methods need" in said
+    with pytest.raises(UserError, match=r"unknown weights of a backbone 'clip:ViT-B-32.opena': did you mean"):
+        main(["backbones", "clip:ViT-B-32.opena"])
 
 
 def test_selectors_presets_and_settings_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ class CoOp(Algorithm):
         setting={"classifier_init": "zero_shot"},
         rehearsal={"lr": 0.05, "context_tokens": 4},
         followers=("network",),
-        needs=("classes", "text_tower", "linear_classifier"),
+        needs=("classes", "text_tower", "linear_classifier", "learning_classifier"),
         no_feedback={"weights": "predicts by a classifier that its learned words make anew after each step"},
     )
 

@@ -58,7 +58,11 @@ class ERMPlusPlus(Algorithm):
         followers=("network",),
         no_feedback={"weights": "predicts by the mean of those that it trains"},
         rehearsal={"linear_steps": 3, "linear_lr": 1e-3, "sma_start": 8},
-        needs=("own_classifier", Need("full_weights", why="averages the parameters that it trains one by one")),
+        needs=(
+            "own_classifier",
+            "learning_classifier",
+            Need("full_weights", why="averages the parameters that it trains one by one"),
+        ),
     )
 
     @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class HGP(Algorithm):
         tags=("gradient-matching",),
         min_domains=2,
         penalties=("hgp_alpha", "hgp_beta"),
-        needs=("classes",),
+        needs=("classes", "learning_classifier"),
     )
 
     @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Hutchinson(Algorithm):
         min_domains=2,
         penalties=("hutchinson_alpha", "hutchinson_beta"),
         draws=True,
-        needs=("classes", Need("linear_classifier", when={"estimator": "exact"})),
+        needs=("classes", "learning_classifier", Need("linear_classifier", when={"estimator": "exact"})),
     )
 
     @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Transfer(Algorithm):
         rehearsal={"lr_d": 0.1},
         unlike_domainbed="with gda on, in every random draw, featurizer and classifier are never trained",
         experimental="what gda does: its published code trains nothing",
-        needs=("own_classifier",),
+        needs=("own_classifier", "learning_classifier"),
     )
 
     @dataclass(frozen=True)

@@ -176,6 +176,7 @@ NEEDS: Mapping[str, str] = {
     "linear_classifier": "a linear classifier",
     "random_classifier": "a classifier that starts at random",
     "learning_features": "a featurizer that learns",
+    "learning_classifier": "a classifier that learns",
     "batch_norm": "a network with batch norm",
     "norm": "a network with normalization layers",
     "classes": "labels that are classes",

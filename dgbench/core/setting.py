@@ -125,8 +125,10 @@ class Setting:
     """Factor on the learning rate of a layer for each layer above it, the classifier's included; 1: one rate for all.
     Layers are those of timm's networks.
     """
-    freeze: Literal["none", "embedding", "featurizer"] = "none"
-    """Layers that don't train: those that read the input (`embedding`), or all but the classifier (`featurizer`)."""
+    freeze: Literal["none", "embedding", "featurizer", "classifier"] = "none"
+    """Layers that don't train: those that read the input (`embedding`), all but the classifier, or the classifier.
+    A classifier that is frozen stays as `classifier_init` begins it, such as at the names of the classes.
+    """
     lora_rank: Annotated[int, interval("[0, inf)"), Added] = 0
     """Rank of the changes B A that learn in place of the featurizer's weights (LoRA, by peft); 0: the weights learn.
     Everything else of the featurizer is fixed then, norms and biases included; the classifier learns as without. A run

@@ -175,6 +175,7 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
         "linear_classifier": not setting.nonlinear_classifier,
         "random_classifier": setting.classifier_init == "random",
         "learning_features": setting.freeze != "featurizer",
+        "learning_classifier": setting.freeze != "classifier",
         "clip": is_clip(setting.backbone),
         "text_tower": is_clip(setting.backbone),
         EAGER: not setting.compile,

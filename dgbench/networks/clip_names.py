@@ -169,6 +169,42 @@ def published(name: str) -> Mapping[str, Any]:
     return facts
 
 
+def published_names(word: str) -> list[str]:
+    """Return the names, with tags of published weights, of CLIPs that dgbench builds and whose architecture has a word.
+
+    There are none where open_clip is not installed. A tag counts as a word if an architecture's name stands before it.
+    """
+    architecture = word.casefold().partition(".")[0]
+    # From the names of files, since most searches are for networks of timm, and importing open_clip takes seconds.
+    if find_spec("open_clip") is None or not any(architecture in f"{PREFIX}{of}".casefold() for of in architectures()):
+        return []
+    names = [f"{PREFIX}{of}.{tag}" for of, tag in import_open_clip().pretrained.list_pretrained()]
+    return [name for name in names if word.casefold() in name.casefold() and _is_built(name)]
+
+
+def _is_built(name: str) -> bool:
+    try:
+        check_clip(name)
+    except UserError:
+        return False
+    return True
+
+
+def images_of(name: str) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of the images that a network was made for."""
+    size = configuration(name)["vision_cfg"].get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return 3, int(height), int(width)
+
+
+def weights_of(name: str) -> str:
+    """Return the repository on the hub, or the file, of a network's weights; `none` if its name stands for none."""
+    try:
+        return str(local_weights(name)) if parse(name).folder else repository(name)[0]
+    except UserError:
+        return "none"
+
+
 def local_weights(name: str) -> Path:
     """Return the file of weights in a name's folder; raise `UserError` if it has none."""
     folder = Path(parse(name).folder)

@@ -160,7 +160,7 @@ class Network(nn.Module):
             hook.remove()
 
     def freeze(self, what: str) -> None:
-        """Exclude a part from training: `none`, the layers that read the input (`embedding`), or all of `featurizer`.
+        """Exclude a part from training: `none`, layers that read the input (`embedding`), `featurizer` or `classifier`.
 
         The part stays in evaluation mode, so that its batch norm is frozen too. Call it before optimizers are made.
 
@@ -171,6 +171,8 @@ class Network(nn.Module):
             self.frozen = self._embedding()
         elif what == "featurizer":
             self.frozen = [self.featurizer]
+        elif what == "classifier":
+            self.frozen = [self.classifier]
         for module in self.frozen:
             module.requires_grad_(False)
             module.eval()

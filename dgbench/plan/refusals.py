@@ -54,6 +54,12 @@ _OF_SETTING: Mapping[tuple[str, Value, str], str] = {
     ("stored_features", True, "feature_vectors"): (
         "stored_features needs one vector of features an example, which {backbone!r} doesn't give on {dataset}"
     ),
+    ("freeze", "classifier", "own_classifier"): (
+        "on {dataset} the classifier is the language model's own, so freeze can't be 'classifier'"
+    ),
+    ("freeze", "classifier", "learning_features"): (
+        "backbone {backbone!r} is a classifier alone, so on {dataset} freeze can't be 'classifier': nothing would learn"
+    ),
     ("freeze", "embedding", "learning_features"): (
         "backbone {backbone!r} is a classifier alone, so on {dataset} freeze can't be 'embedding'"
     ),
