@@ -37,6 +37,7 @@ from dgbench.methods.hparams import Hparams as Hparams
 from dgbench.methods.optimizers import make_optimizer, prepare_step
 from dgbench.methods.passes import Passes
 from dgbench.methods.rates import rates_of, split_by_rate
+from dgbench.networks.low_rank import fixed_weights
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.norms import batch_norms
 
@@ -358,7 +359,8 @@ class Algorithm(nn.Module):
     def training_state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, apart from `step` and the data; the tensors are live.
 
-        Left out is what `Network.freeze` excluded from training: an instance that is built for the same run has it.
+        Left out is what `Network.freeze` excluded from training, and the weights that low-rank changes are added to: an
+        instance that is built for the same run has both.
         """
         frozen = self._frozen()
         return {
@@ -367,8 +369,8 @@ class Algorithm(nn.Module):
         }
 
     def _frozen(self) -> dict[str, Tensor]:
-        """Return the tensors of the network's frozen modules, by their names in the module's state."""
-        found: dict[str, Tensor] = {}
+        """Return the tensors of the network that never change in training, by their names in the module's state."""
+        found = {f"network.{name}": tensor for name, tensor in fixed_weights(self.network).items()}
         # A module may have several names.
         for prefix, module in self.named_modules(remove_duplicate=False):
             if any(module is frozen for frozen in self.network.frozen):

@@ -222,6 +222,12 @@ def _places(module: nn.Module) -> Iterator[_Place]:
                 yield _Place(layer, tensor, f"{start}{tensor}", f"{start}parametrizations.{tensor}.", chain[0])
 
 
+def fixed_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights in a module that have a `LowRank` and stay themselves, by their names in it."""
+    names = [f"{place.prefix}original" for place in _places(module)]
+    return {name: module.get_parameter(name) for name in names}
+
+
 @torch.no_grad()
 def plain_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a module's tensors as the plain network has them: the sums under its names, all others as they are.

@@ -138,6 +138,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(name: str, tmp_path: Pa
         assert all(torch.equal(tensor, found[1][1][model][part]) for part, tensor in tensors.items()), model
 
 
+def test_a_checkpoint_lacks_the_weights_that_stay(name: str, tmp_path: Path) -> None:
+    made = planned(tmp_path, name, "ERM", "ERM+SMA")
+    state = training_of(made, made.plan.runs[0]).algorithm.training_state()["module"]
+    assert [part for part in state if part.endswith("lora_A")]
+    assert not [part for part in state if part.endswith("original")]
+
+
 def test_averages_see_the_sums_after_each_step(name: str, tmp_path: Path) -> None:
     made = planned(tmp_path, name, "ERM", "ERM+SMA")
     training = training_of(made, made.plan.runs[0])
