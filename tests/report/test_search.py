@@ -18,7 +18,7 @@ from dgbench.launchers.reconcile import Sweep
 from dgbench.report import __main__ as report
 from dgbench.report.cost import costs
 from dgbench.report.figures.curves import read_curves
-from dgbench.report.figures.sensitivity import _centered
+from dgbench.report.figures.draws import _centered
 from dgbench.report.figures.training import _band
 from dgbench.report.folders import combine, open_each
 from dgbench.report.reader import read_results

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dgbench.report.figures.agreement import agreement, drawings_of_series, gaps, measures
-from dgbench.report.figures.grids import sensitivity
 from dgbench.report.figures.members import members
 from dgbench.report.figures.panels import Drawing
 from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
 from dgbench.report.figures.scores import accuracy, cost_against_accuracy, differences, scatter, selection
+from dgbench.report.figures.sensitivity import sensitivity
 from dgbench.report.figures.streams import streams
 from dgbench.report.figures.subject import Subject, Sweep
 from dgbench.report.figures.training import hyperparameters, learning

@@ -1,120 +1,139 @@
-"""Relate hyperparameters to scores: which of those that were drawn matter for a method, and how.
-
-Of values that rows name, as the points of a grid do, `report.sensitivity` makes curves.
-
-scikit-learn is imported only inside functions, because importing it takes a second.
-"""
+"""Draw how much a hyperparameter matters: a curve of each method over the values of a grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dgbench.core.run import MODEL
-from dgbench.core.wording import group_values
-from dgbench.report.figures.curves import Curve
-from dgbench.report.figures.subject import Sweep
-from dgbench.report.run_frames import HPARAMS
-from dgbench.report.sensitivity import split_row
+from dgbench.core.stats import Estimate
+from dgbench.core.wording import group_values, printable
+from dgbench.report.differences import BASELINE
+from dgbench.report.figures.panels import Drawing, Panel, Tips, scale_by_decades
+from dgbench.report.figures.style import SOFT, color_of, mark_of
+from dgbench.report.figures.subject import Subject
+from dgbench.report.sensitivity import Point, in_order, points, shown_columns
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
 
-MOST_HPARAMS, MOST_METHODS = 4, 12
-"""Most hyperparameters of a method, and methods of a data set, that are drawn."""
-FEWEST_RUNS, FEWEST_VALUES = 8, 4
-"""Fewest runs of a method, and different values of a hyperparameter, of which something can be seen."""
+_DECADES = 8.0
+"""Least ratio of the largest to the smallest value for a logarithmic axis."""
 
 
 @dataclass(frozen=True)
-class Hparam:
-    """One hyperparameter of a method's runs."""
+class _Lines:
+    """The curves of one panel, over the values of one hyperparameter."""
 
-    name: str
-    values: NDArray[np.float64]
-    """(runs,)"""
-    importance: float
-    """Share of a random forest's importance; those of a method's hyperparameters sum to 1."""
-    logarithmic: bool
-    """Whether the values are best shown on a logarithmic axis."""
+    column: str
+    hparam: str
+    values: Sequence[Any]
+    """All values in the panel, rising: numbers, or words with places of their own."""
+    curves: Mapping[str, Sequence[Point]]
+    """Label -> its points."""
+    numbers: Mapping[str, int]
+    """Label -> its number among all curves of the figure, which gives its color and mark."""
+    reference: Estimate | None
+    """The baseline's number in this column, if it is a row that names no values."""
 
+    def place(self, point: Point) -> float:
+        """Return the horizontal place of a point."""
+        value = point.values[self.hparam]
+        return float(value) if self.numeric else float(self.values.index(value))
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """The scores of a method's runs with the hyperparameters that were drawn for them."""
-
-    method: str
-    runs: Sequence[str]
-    scores: NDArray[np.float64]
-    """(runs,), value on the held-out domain at the last step that all runs have in percent, minus the mean of runs on
-    the same domain.
-    """
-    hparams: Sequence[Hparam]
-    """The most important first."""
-
-
-def sensitivities(sweep: Sweep, dataset: str, curves: Sequence[Curve]) -> Iterator[Sensitivity]:
-    """Yield the sensitivity of each method of a data set whose runs are enough to show one."""
-    runs = sweep.runs
-    names = [name for name in runs.columns if name.startswith(HPARAMS)]
-    frame = runs.drop_duplicates("run").set_index("run")[["kind", "method", *names]]
-    # Rows that name values, as the points of a grid do, are no draws.
-    drawn = (curve for curve in curves if curve.predictor == MODEL and not split_row(curve.row)[1])
-    scores = {curve.run: curve for curve in drawn}
-    own = [run for run in scores if run in frame.index and frame.at[run, "kind"] == "train"]
-    methods = group_values((str(frame.at[run, "method"]), run) for run in own)
-    for method, found in list(methods.items())[:MOST_METHODS]:
-        centered = _centered([scores[run] for run in found])
-        kept = np.isfinite(centered)
-        chosen = [run for run, keep in zip(found, kept, strict=True) if keep]
-        if len(chosen) >= FEWEST_RUNS:
-            hparams = _ranked(frame.loc[chosen, names], centered[kept])
-            if hparams:
-                yield Sensitivity(method, chosen, centered[kept], hparams[:MOST_HPARAMS])
+    @property
+    def numeric(self) -> bool:
+        """Return whether all values are numbers."""
+        return not any(isinstance(value, str) for value in self.values)
 
 
-def _centered(curves: Sequence[Curve]) -> NDArray[np.float64]:
-    """Return the value of each curve at the last step that all have minus the mean of those with the same domain."""
-    # A search may have dropped some: at their last steps, draws would be told apart by how long they were trained.
-    shared = set(curves[0].steps).intersection(*(curve.steps for curve in curves))
-    places = [curve.steps.index(max(shared)) if shared else -1 for curve in curves]
-    values = np.array([curve.outside[place] for curve, place in zip(curves, places, strict=True)], dtype=np.float64)
-    domains = np.array([curve.held_out for curve in curves])
-    for domain in np.unique(domains):
-        own = domains == domain
-        finite = values[own][np.isfinite(values[own])]
-        values[own] -= finite.mean() if len(finite) else 0.0
-    return values
-
-
-def _ranked(frame: pd.DataFrame, scores: NDArray[np.float64]) -> list[Hparam]:
-    """Return the numeric hyperparameters that vary, by importance."""
-    columns: dict[str, NDArray[np.float64]] = {}
-    for name in frame.columns:
-        values = _numbers(frame[name])
-        if values is not None and len(np.unique(values)) >= FEWEST_VALUES:
-            columns[name.removeprefix(HPARAMS)] = values
-    if not columns:
-        return []
-    from sklearn.ensemble import RandomForestRegressor  # imported only inside functions, as the module says
-
-    logarithmic = {
-        name: bool(values.min() > 0 and values.max() >= 8 * values.min()) for name, values in columns.items()
-    }
-    forest = RandomForestRegressor(n_estimators=100, min_samples_leaf=2, random_state=0)
-    forest.fit(np.stack(list(columns.values()), axis=1), scores)
-    shares = dict(zip(columns, forest.feature_importances_.tolist(), strict=True))
-    found = [Hparam(name, values, shares[name], logarithmic[name]) for name, values in columns.items()]
-    return sorted(found, key=lambda hparam: -hparam.importance)
-
-
-def _numbers(column: Any) -> NDArray[np.float64] | None:
-    """Return a column's numbers; None if a value is missing or is no number."""
-    if column.dtype.kind not in "iuf" or column.isna().any():
+def sensitivity(subject: Subject) -> Drawing | None:
+    """Draw the points of a grid: out-of-domain and in-domain values over each hyperparameter, a panel a column."""
+    ddof = subject.sweep.results.ddof
+    found = [point for point in points(subject.table, ddof) if any(point.by_column.values())]
+    panels, numbers = [], dict[str, int]()
+    for names, own in group_values((point.names, point) for point in found).items():
+        # Of several hyperparameters the one with most values is the axis, and each value of the others has a curve.
+        values = {name: {point.values[name] for point in own} for name in names}
+        axis = max(names, key=lambda name: len(values[name]))
+        if len(values[axis]) < 2:
+            continue
+        rising = [point.values[axis] for point in sorted(own, key=lambda point: _key(point.values[axis]))]
+        for column in shown_columns(own):
+            curves = group_values((_label(point, axis), point) for point in in_order(own))
+            for label in curves:
+                numbers.setdefault(label, len(numbers))
+            lines = _Lines(column, axis, list(dict.fromkeys(rising)), curves, numbers, _baseline(subject, column))
+            name = f"{', '.join(names)}: {column}"
+            panels.append(Panel(name, partial(_draw, subject, lines), column))
+    if not panels:
         return None
-    values: NDArray[np.float64] = column.to_numpy(dtype="float64")
-    return values
+    caption = (
+        "Each method at the values of a grid, all else equal. Solid: on the held-out domain, with one standard error "
+        "over trials to each side; dashed: on the validation parts of the training domains. Each point is a row of the "
+        f"tables; selection within it: {subject.table.selector.label}. Dotted is {BASELINE}, where that is a row."
+    )
+    return Drawing(
+        "sensitivity",
+        subject.dataset,
+        "Sensitivity to hyperparameters",
+        caption,
+        tuple(panels),
+        columns=4,
+        width=3.0 if len(panels) > 1 else 5.4,
+        height=2.6 if len(panels) > 1 else 3.6,
+        legend=True,
+    )
+
+
+def _key(value: Any) -> tuple[bool, float, str]:
+    return isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value)
+
+
+def _label(point: Point, axis: str) -> str:
+    """Return the name of a point's curve: its method, and the values beside those of the axis."""
+    others = (f"{name} {value}" for name, value in point.values.items() if name != axis)
+    return ", ".join((point.method, *others))
+
+
+def _baseline(subject: Subject, column: str) -> Estimate | None:
+    """Return the baseline's estimate in a column of the table; None without such a row."""
+    cells = {cell.column: cell for cell in subject.table.rows.get(BASELINE, ())}
+    return cells[column].estimate if column in cells else None
+
+
+def _draw(subject: Subject, lines: _Lines, axes: Axes) -> Tips:
+    """Draw one panel."""
+    tips: dict[str, Sequence[str]] = {}
+    for label, own in lines.curves.items():
+        number = lines.numbers[label]
+        look: dict[str, Any] = {"color": color_of(number), "marker": mark_of(number), "markersize": 4}
+        gid = f"marks-{lines.column}-{lines.hparam}-{number}"
+        outside = [(lines.place(point), one) for point in own if (one := point.by_column[lines.column])]
+        inside = [(lines.place(point), one) for point in own if (one := point.inside[lines.column])]
+        if not outside:
+            continue
+        x, mean, error = (np.array(each) for each in zip(*_numbers(outside), strict=True))
+        axes.plot(x, mean, label=printable(label), gid=gid, **look)
+        axes.fill_between(x, mean - error, mean + error, color=look["color"], alpha=0.15, linewidth=0)
+        if inside:
+            x, mean, _ = (np.array(each) for each in zip(*_numbers(inside), strict=True))
+            axes.plot(x, mean, "--", color=look["color"], linewidth=1)
+        tips[gid] = [f"{point.row} on {lines.column}: {point.by_column[lines.column]}" for point in own]
+    if lines.reference and np.isfinite(lines.reference.mean):
+        axes.axhline(lines.reference.mean, color=SOFT, linewidth=1, linestyle=":", label=BASELINE)
+    if not lines.numeric:
+        axes.set_xticks(range(len(lines.values)), [printable(str(value)) for value in lines.values])
+    elif lines.values[0] > 0 and lines.values[-1] >= _DECADES * lines.values[0]:
+        scale_by_decades(axes)
+    axes.set_xlabel(printable(lines.hparam))
+    axes.set_ylabel(subject.metric)
+    return tips
+
+
+def _numbers(found: Sequence[tuple[float, Estimate]]) -> list[tuple[float, float, float]]:
+    """Return place, mean and standard error of each estimate, 0 for one of a single trial."""
+    return [(place, one.mean, one.error or 0.0) for place, one in found]

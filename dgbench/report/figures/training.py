@@ -10,8 +10,8 @@ import numpy as np
 
 from dgbench.core.wording import group_values, printable
 from dgbench.report.figures.curves import Curve
+from dgbench.report.figures.draws import DrawnHparams, Hparam, drawn_hparams
 from dgbench.report.figures.panels import Drawing, Panel, Tips, marks, scale_by_decades
-from dgbench.report.figures.sensitivity import Hparam, Sensitivity, sensitivities
 from dgbench.report.figures.style import SERIES, SOFT, color_of
 from dgbench.report.figures.subject import Subject
 
@@ -72,7 +72,7 @@ def _band(axes: Axes, lines: Sequence[tuple[Sequence[int], Any]], color: str, la
 
 def hyperparameters(subject: Subject) -> Drawing | None:
     """Draw each drawn hyperparameter against the value on the held-out domain, the most important first."""
-    found = list(sensitivities(subject.sweep, subject.dataset, subject.curves))
+    found = list(drawn_hparams(subject.sweep, subject.dataset, subject.curves))
     panels = []
     for one in found:
         for hparam in one.hparams:
@@ -89,7 +89,7 @@ def hyperparameters(subject: Subject) -> Drawing | None:
     return Drawing(
         "hyperparameters",
         subject.dataset,
-        "Hyperparameter sensitivity",
+        "Drawn hyperparameters",
         caption,
         tuple(panels),
         columns=4,
@@ -98,7 +98,7 @@ def hyperparameters(subject: Subject) -> Drawing | None:
     )
 
 
-def _draw_hparam(one: Sensitivity, hparam: Hparam, axes: Axes) -> Tips:
+def _draw_hparam(one: DrawnHparams, hparam: Hparam, axes: Axes) -> Tips:
     """Draw one hyperparameter of one method."""
     gid = f"marks-{one.method}-{hparam.name}"
     axes.axhline(0, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
