@@ -30,6 +30,7 @@ from dgbench.core.row_names import words_of
 from dgbench.core.wording import printable, unknown_name
 from dgbench.flags import add_options
 from dgbench.launchers.prepare import plan_launch
+from dgbench.launchers.reconcile import Sweep
 from dgbench.launchers.values import launcher_of
 from dgbench.plan.changes import read_changes
 from dgbench.plan.options import EXECUTING, LAUNCHER, PLACES
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
         places = {name: value for name, value in vars(args).items() if name != "set"}
         planned = plan_launch(args.input_dir, {"algorithms": names}, places, catalogue).with_ttl(launcher.ttl)
         launcher.check(planned)
+        _refuse_unlike(planned)
         code = execute(planned, launcher)
     return _show(args, analyses) or code
 
@@ -127,6 +129,15 @@ def _analyses(args: Any, catalogue: Catalogue) -> dict[str, AnalysisCard]:
             found[named.analysis] = catalogue.get("analysis", named.analysis).card
     problems.raise_if_any()
     return found
+
+
+def _refuse_unlike(planned: Sweep) -> None:
+    """Raise UserError if rows are compared whose networks are unlike, as far as their models are there."""
+    from dgbench.execute.analyze import refuse_unlike  # imports torch, which --help can do without
+
+    across = {name for name, entry in planned.catalogue.of_kind("analysis").items() if entry.card.takes == "rows"}
+    compared = (runs for (*_, name), runs in planned.plan.analyses.items() if name in across)
+    refuse_unlike((run for runs in compared for run in runs), planned.store)
 
 
 def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:

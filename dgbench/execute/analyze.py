@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dgbench.core.cards import SeriesCard
+from dgbench.core.errors import Problems
 from dgbench.core.protocol import View
-from dgbench.core.run import BEST, MODEL, Input
+from dgbench.core.run import BEST, MODEL, Input, Run
 from dgbench.core.seeding import numpy_stream, seed_everything, seed_hash, torch_seed
 from dgbench.execute.batch_norm import inputs_for, measure_statistics
 from dgbench.execute.context import RunContext, training_run
-from dgbench.execute.models import build
+from dgbench.execute.models import build, shapes_in
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.analysis import Analysis, Batches, Columns, FinishedModel, Views
 from dgbench.methods.average import Weights
+from dgbench.store.files import model_path
 from dgbench.store.folder import Store
 
 _PLAIN: Mapping[str, Any] = {"precision": "fp32", "compile": False, "checkpoint_activations": False, "microbatch": 0}
@@ -45,7 +47,7 @@ def execute_analysis(context: RunContext, algorithm: Algorithm) -> None:
     analysis: Analysis = cls(hparams, generator)
     models = [_model(context, source) for source in context.run.inputs]
     if cls.card.takes == "rows":
-        _check_alike(context, models)
+        refuse_unlike([context.run], context.store)
     views: dict[str, dict[str, float]] = {}
     whole: dict[str, float] = {}
     series: dict[str, dict[str, Any]] = {}
@@ -104,16 +106,30 @@ def _row_of(store: Store, source: Input) -> str:
     return run.method.name if source.predictor == MODEL else f"{run.method.name}+{source.predictor}"
 
 
-def _check_alike(context: RunContext, models: Sequence[FinishedModel]) -> None:
-    """Raise RuntimeError if models have unlike networks, whose weights can't be compared."""
-    shapes = [{name: tuple(tensor.shape) for name, tensor in model.weights().items()} for model in models]
-    for model, found in zip(models[1:], shapes[1:], strict=True):
-        unlike = [name for name in {**shapes[0], **found} if shapes[0].get(name) != found.get(name)]
-        if unlike:
-            raise RuntimeError(
-                f"{context.run.method.name} compares weights, and the networks of {models[0].row} and {model.row} are "
-                f"unlike in {', '.join(unlike[:3])}{' and others' if len(unlike) > 3 else ''}: leave one out"
-            )
+def refuse_unlike(runs: Iterable[Run], store: Store) -> None:
+    """Raise UserError if models that analyses compare have unlike networks, whose weights can't be compared.
+
+    Args:
+        runs: Runs of analyses. Those of their inputs count whose weights are there: others are told by the run itself.
+        store: The sweep.
+    """
+    problems = Problems()
+    for run in runs:
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        for source in run.inputs:
+            path = model_path(store.folder(source.run).path, source.predictor, BEST)
+            if path.is_file():
+                shapes[_row_of(store, source)] = shapes_in(path)
+        (first, mine), *others = shapes.items() or [("", {})]
+        for row, found in others:
+            unlike = [name for name in {**mine, **found} if mine.get(name) != found.get(name)]
+            if unlike:
+                more = " and others" if len(unlike) > 3 else ""
+                problems.add(
+                    f"{run.method.name} compares weights, and the networks of {first} and {row} are unlike in "
+                    f"{', '.join(unlike[:3])}{more}: leave one out"
+                )
+    problems.raise_if_any()
 
 
 def views_of(context: RunContext, algorithm: Algorithm) -> Views:

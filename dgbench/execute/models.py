@@ -155,6 +155,13 @@ class SavedModel:
         return tensor
 
 
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of the tensors in a file of weights, from its header alone."""
+    with safe_open(path, framework="pt") as file:
+        names = sorted(file.keys())
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
 def to_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Serialize tensors as safetensors does, but with sorted metadata: safetensors orders it at random."""
     data = save(tensors, metadata=dict(metadata))

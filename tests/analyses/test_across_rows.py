@@ -90,7 +90,11 @@ def test_unlike_networks_are_refused(tmp_path: Path, site: Site) -> None:
     assert [execute(sweep, run) for run in trained] == [0, 0]
     assert execute(sweep, compared) == 1
     (failure,) = sweep.store.folder(compared.id).failures()
-    assert "compares weights, and the networks of ERM and MTL are unlike in " in str(failure)
+    why = "Lengths compares weights, and the networks of ERM and MTL are unlike in "
+    assert why in str(failure)
+    words = ["Lengths", str(sweep.root), "--rows", "ERM", "MTL", "--device", "cpu", "--include", *site.include]
+    with pytest.raises(UserError, match=why):
+        analyze.main(words)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,7 +43,10 @@ def series_drawings(found: Iterable[Series]) -> Iterator[Drawing]:
             card, chosen = own[0].card, _chosen(own)
             where = f", {held_out} held out" if len(folds) > 1 else ""
             several = " Of each row, the run of the first trial with the highest in-domain score." if own[1:] else ""
-            drawing = _FORMS[card.drawing](_Shown(card, chosen))
+            shown = _Shown(card, chosen)
+            # Below a decade a logarithmic axis has hardly a number on it.
+            wide = tuple(name for name in card.logarithmic if shown.limits(name)[1] > 10 * shown.limits(name)[0])
+            drawing = _FORMS[card.drawing](replace(shown, card=replace(card, logarithmic=wide)))
             id = re.sub(r"[^\w-]+", "-", f"{analysis}-{name}{f'-{held_out}' if len(folds) > 1 else ''}")
             yield Drawing(
                 name=id,
@@ -201,7 +204,7 @@ def _draw_map(card: SeriesCard, value: str, columns: Columns, limits: tuple[floa
         levels: NDArray[np.float64] = spaced(low, high, _LEVELS + 1)
         filled = axes.tricontourf(x[on], y[on], z[on], levels=levels, norm=norm, cmap="viridis", extend="both")
         filled.set_rasterized(True)
-        axes.tricontour(x[on], y[on], z[on], levels=levels[::3], colors=INK, linewidths=0.35, alpha=0.7)
+        axes.tricontour(x[on], y[on], z[on], levels=levels[::4], colors=INK, linewidths=0.35, alpha=0.7)
         spot = axes.get_subplotspec()
         if spot is None or spot.is_last_col():
             bar = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
