@@ -33,6 +33,7 @@ SMALL = {
     "Alignment": {"examples": 60, "batch_size": 25},
     "Diversity": {"examples": 60},
     "LayerSharpness": {"examples": 40, "draws": 2},
+    "Features": {"examples": 40, "points": 5},
     "HeadHessians": {"examples": 40, "steps": 3, "draws": 4},
     "Landscape": {"examples": 40, "points": 3, "grid": 3, "plane": "hessian", "steps": 2},
     "Landscape3": {"examples": 40, "grid": 3},
