@@ -40,8 +40,8 @@ class Site:
     """Largest image, in pixels, that is decoded; 0: Pillow's limit."""
     device: str = "auto"
     """Name of a torch device; `auto` is CUDA, else MPS, else the CPU."""
-    workers: int = 0
-    """Processes that decode images, for each run; 0: the run's own process decodes."""
+    workers: int | None = None
+    """Processes that decode images, for each run; 0: the run's own process decodes; None: as many as suit its cores."""
     backbone_weights: str = ""
     """Path of the file whose hash is `Setting.weights`; empty if the setting names none."""
     save_models: Literal["", "best", "all"] = ""

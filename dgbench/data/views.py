@@ -27,6 +27,8 @@ from dgbench.data.sampling import Sampler
 from dgbench.data.splits import by_domain, parts
 from dgbench.store.predictions import Attribute, encode
 
+AHEAD = 4
+"""Minibatches that a loader process makes ahead."""
 Minibatch = list[tuple[Tensor, Tensor, Tensor, int]]
 """One (x, y, positions in the view, index of the domain) for each training domain of a step, on the CPU, not yet
 prepared: images are bytes."""
@@ -228,7 +230,7 @@ class Minibatches(TorchDataset[Minibatch]):
             sampler=range(start, end),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4,
+            prefetch_factor=AHEAD,
             worker_init_fn=_ignore_stops,
         )
         return iter(loader)

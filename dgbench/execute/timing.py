@@ -20,6 +20,7 @@ from dgbench.catalogue.catalogue import shared_catalogue
 from dgbench.core.site import Site
 from dgbench.data.views import Minibatches
 from dgbench.execute.context import open_context
+from dgbench.execute.loading import loader_processes
 from dgbench.execute.models import predictor_weights
 from dgbench.execute.training import Training
 from dgbench.store.folder import Store
@@ -49,7 +50,9 @@ def time_steps(job: dict[str, Any]) -> dict[str, float]:
         training.algorithm.train()
         for average in training.averages.values():
             average.begin(predictor_weights(training.algorithm), context.run.setting.steps)
-        batches = Minibatches(context.data, context.run, []).between(0, _WARM + steps, site.workers)
+        minibatches = Minibatches(context.data, context.run, [])
+        workers = loader_processes(site.workers, minibatches, context.device, job["threads"])
+        batches = minibatches.between(0, _WARM + steps, workers)
         started = 0.0
         for step, minibatch in enumerate(batches):
             if step == _WARM:

@@ -38,6 +38,7 @@ from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
 from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
+from dgbench.execute.loading import loader_processes
 from dgbench.execute.models import build, predict_with, predictor_weights, save_model
 from dgbench.execute.teacher import teacher_of
 from dgbench.methods.algorithm import Algorithm
@@ -152,7 +153,8 @@ class Training:
         """Make all steps before `end`."""
         # Made anew after a survey, which changes what they are drawn from.
         minibatches = Minibatches(self.data, self.run, self.loop.copies)
-        batches = minibatches.between(self.loop.step, end, self.site.workers)
+        workers = loader_processes(self.site.workers, minibatches, self.device, torch.get_num_threads())
+        batches = minibatches.between(self.loop.step, end, workers)
         for step, minibatch in enumerate(self.context.interruptible(batches), self.loop.step):
             self._step(step, minibatch)
             self.lease.beat(step + 1, self.run.setting.steps)
@@ -193,7 +195,8 @@ class Training:
 
     def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
         """Move one domain's minibatch to the device, and add the teacher's logits if the run has a teacher."""
-        x, y, positions = (tensor.to(self.device) for tensor in (x, y, positions))
+        # From the pinned memory of loader processes, a copy to a GPU need not be waited for.
+        x, y, positions = (tensor.to(self.device, non_blocking=True) for tensor in (x, y, positions))
         taught = self.teacher(x) if self.teacher else None
         return Batch(self.algorithm.network.prepare(x), y, positions, domain, taught)
 

@@ -148,7 +148,7 @@ DEVICE = (
         "where to compute (auto: on GPUs, if any)",
         choices=("auto", "cpu", "cuda", "mps"),
     ),
-    Option("workers", "site", int, "processes a run that decode images (0)", "N", within="[0, inf)"),
+    Option("workers", "site", int, "processes a run that decode images (by its cores)", "N", within="[0, inf)"),
     Option("backbone_weights", "site", Path, "what the backbone starts from: .safetensors, or tensors in .pth", "FILE"),
 )
 """Options for the device of a run, and for files that it needs besides the data."""
