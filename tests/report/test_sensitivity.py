@@ -7,13 +7,18 @@ import runpy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from dgbench.core.errors import UserError
+from dgbench.core.run import MODEL
+from dgbench.report.figures.curves import Curve
+from dgbench.report.figures.draws import drawn_hparams
 from dgbench.report.folders import open_each
 from dgbench.report.frames import SweepResults
 from dgbench.report.results import Gap
@@ -145,7 +150,12 @@ def test_of_two_names_one_is_the_axis_and_the_other_tells_curves_apart(plain: Sw
     mpl.pyplot.close("all")
 
 
-def test_values_of_rows_are_no_draws(results: SweepResults, plain: SweepResults) -> None:
-    for found in (results, plain):
-        with pytest.raises(UserError, match=r"plot\.hyperparameters has nothing to draw"):
-            found.plot.hyperparameters(selector="oracle")
+def test_values_of_rows_are_no_draws() -> None:
+    def curve(row: str, run: int) -> Curve:
+        return Curve(row, "75", 0, 0, str(run), MODEL, (0,), None, np.array([float(run)]))
+
+    curves = [*(curve("SAM", run) for run in range(8)), *(curve(f"SAM:rho={run}", run) for run in range(4, 16))]
+    runs = pd.DataFrame({"run": [str(n) for n in range(16)], "kind": "train", "method": "SAM"})
+    sweep: Any = SimpleNamespace(runs=runs.assign(**{"hparams.rho": np.arange(16.0)}))
+    (found,) = drawn_hparams(sweep, "any", curves)
+    assert found.runs == [str(n) for n in range(8)]
