@@ -11,7 +11,7 @@ value that it does give stays, for `Declaration.extended_with` to refuse where i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,16 +82,19 @@ def _rows_like(old: Request, rows: Sequence[Row], searches: Sequence[Request], c
     """Return the rows of a launch that get the draws and trials of one of the sweep's requests.
 
     An analysis measures the models that its row has: those of the requests with that row. With another request's draws
-    it would train more of them. Rows that are compared with each other, and new ones, are asked for with all requests.
+    it would train more of them. Rows that are compared with each other get those of the requests that have all of them,
+    or, where none has, of the one with the fewest draws. Other rows get those of every request.
     """
-    known, of_old = ({row.measured for asked in some for row in asked.rows} for some in (searches, [old]))
-    return tuple(
-        row
-        for row in rows
-        if not row.analysis
-        or row.measured not in known - of_old
-        or catalogue.get("analysis", row.analysis).card.takes == "rows"
-    )
+    measured = {request: {row.measured for row in request.rows} for request in searches}
+
+    def holders(row: Row) -> Iterable[Request]:
+        if catalogue.get("analysis", row.analysis).card.takes == "rows":
+            compared = {other.measured for other in rows if other.analysis == row.analysis}
+            fewest = min(searches, key=lambda request: len(request.hparams_seeds) * len(request.trials))
+            return [request for request, has in measured.items() if compared <= has] or [fewest]
+        return [request for request, has in measured.items() if row.measured in has] or searches
+
+    return tuple(row for row in rows if not row.analysis or old in holders(row))
 
 
 def _request(asked: Mapping[str, Any], before: tuple[Request, ...], paths: Mapping[str, str]) -> dict[str, Any]:

@@ -55,6 +55,18 @@ def test_what_contradicts_the_sweep_is_refused(asked: dict[str, Any]) -> None:
         grown(before, **asked)
 
 
+def test_rows_are_compared_in_the_draws_that_all_of_them_have() -> None:
+    catalogue = Catalogue()
+    name = next(name for name, entry in catalogue.of_kind("analysis").items() if entry.card.takes == "rows")
+    before, _ = declare({**BEGUN, "algorithms": ["ERM", "CORAL"]}, catalogue)
+    both = grown(before, algorithms=["SAM"], grid={"rho": [0.1, 0.2]})
+    *_, of_search = grown(both, algorithms=[f"ERM+{name}", f"CORAL+{name}"]).requests
+    assert of_search.hparams_seeds == (1, 2)
+    *_, of_grid = grown(both, algorithms=[f"ERM+{name}", f"SAM:rho=0.1+{name}"]).requests
+    assert of_grid.hparams_seeds == (0,)
+    assert len(grown(both, algorithms=[f"ERM+{name}", f"SAM:rho=0.1+{name}"]).requests) == len(both.requests) + 1
+
+
 def test_an_analysis_measures_the_draws_that_its_row_has() -> None:
     before, _ = declare(BEGUN, Catalogue())
     both = grown(before, algorithms=["SAM"], grid={"rho": [0.1, 0.2]})
