@@ -27,6 +27,7 @@ from _measure import machine, training
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.tiny_clip import CONFIG
+from dgbench.core.cards import needs_of
 from dgbench.data.views import Minibatch
 from dgbench.execute.training import Training
 
@@ -94,7 +95,8 @@ def now(device: torch.device) -> float:
 
 def needs_clip(name: str) -> bool:
     """Whether a method is measured on a CLIP."""
-    return "text_tower" in Catalogue().get("algorithm", name).card.needs
+    needs = needs_of(Catalogue().get("algorithm", name).card)
+    return any(need.what in ("clip", "text_tower") for need in needs)
 
 
 @cache

@@ -40,6 +40,8 @@ class Alignment(Analysis):
         link="https://arxiv.org/abs/2104.09937",
         tags=("gradient-matching",),
         needs=("classes",),
+        examples="examples",
+        passes=((3,),),
         min_domains=2,
         measures={
             "inner": "mean inner product of two domains' gradients",

@@ -39,6 +39,8 @@ class Connectivity(BetweenModels):
         tags=("averaging", "flat-minima"),
         takes="trial",
         needs=("classes",),
+        examples="examples",
+        passes=((1, "points", "lines"), (20, "layer_points", "layer_lines")),  # of twenty layers
         measures={**BARRIERS, **LAYERS},
         series={"line": LINE, "layers": LAYER},
     )

@@ -48,6 +48,8 @@ class Curvature(Analysis):
         link="https://arxiv.org/abs/1912.07145",
         tags=("flat-minima",),
         needs=("classes",),
+        examples="examples",
+        passes=((6, "steps", "density_draws"), (6, "draws")),
         measures={
             "top": "largest eigenvalue of the Hessian",
             "top_error": "bound of the distance from top to an eigenvalue",

@@ -53,6 +53,8 @@ class Diversity(Analysis):
         tags=("averaging", "ensembling"),
         takes="trial",
         needs=("classes",),
+        examples="examples",
+        passes=((2.5, "models"),),  # one each, and three for each power of two of members
         measures={
             "disagreement": "share of examples that two runs put into different classes",
             "ratio_error": "examples that one of two runs gets wrong, for each that both do",

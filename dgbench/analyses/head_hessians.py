@@ -47,6 +47,7 @@ class HeadHessians(Analysis):
         link="https://arxiv.org/abs/2308.11778",
         tags=("gradient-matching",),
         needs=("classes",),
+        examples="examples",
         needs_features=True,
         min_domains=2,
         measures={

@@ -47,6 +47,8 @@ class Landscape(Analysis):
         link="https://arxiv.org/abs/1712.09913",
         tags=("flat-minima",),
         needs=("classes",),
+        examples="examples",
+        passes=((1, "points"), (1, "grid", "grid")),
         measures={
             "rise": "mean rise of the loss over the plane",
             "drop": "mean fall of the accuracy over the plane",

@@ -45,6 +45,8 @@ class Landscape3(Analysis):
         takes="rows",
         models=3,
         needs=("classes",),
+        examples="examples",
+        passes=((1, "grid", "grid"),),
         measures={
             "gain": "accuracy at the best point of the grid, less that of the best of the three models",
             "center_gain": "accuracy of the mean of the three models' weights, less the mean of theirs",

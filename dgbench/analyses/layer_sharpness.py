@@ -44,6 +44,8 @@ class LayerSharpness(Analysis):
         link="https://arxiv.org/abs/1902.01996",
         tags=("flat-minima",),
         needs=("classes",),
+        examples="examples",
+        passes=((3,), (20,), (40, "draws")),  # of twenty layers, about those of a ResNet-18
         measures={
             "highest": "mean rise of the loss under random moves of the layer where it is highest",
             "share": "that layer's share of the rises of all layers",

@@ -27,6 +27,8 @@ class RowConnectivity(BetweenModels):
         tags=("averaging", "flat-minima"),
         takes="rows",
         needs=("classes",),
+        examples="examples",
+        passes=((1, "points", "lines"), (20, "layer_points", "layer_lines")),  # of twenty layers
         measures={**BARRIERS, **LAYERS},
         series={"line": LINE, "layers": LAYER},
     )

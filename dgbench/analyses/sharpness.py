@@ -48,6 +48,8 @@ class Sharpness(Analysis):
         link="https://arxiv.org/abs/2302.07011",
         tags=("flat-minima",),
         needs=("classes",),
+        examples="examples",
+        passes=((10, "steps"),),
         measures={
             "average_l2": "mean rise of the loss under Gaussian moves of the weights",
             "average_l2_error": "standard error of average_l2 over the moves",

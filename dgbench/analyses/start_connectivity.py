@@ -33,6 +33,8 @@ class StartConnectivity(OnLines):
         link="https://arxiv.org/abs/2109.01903",
         tags=("averaging", "pretraining"),
         needs=("classes",),
+        examples="examples",
+        passes=((1, "points"),),
         measures=dict(BARRIERS),
         series={"line": LINE},
     )

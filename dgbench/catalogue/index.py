@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from dgbench.catalogue.entry import KINDS, PACKAGE, CatalogueEntry, import_source
-from dgbench.core.cards import AlgorithmCard
+from dgbench.core.cards import MODELS, AlgorithmCard, AnalysisCard
 from dgbench.core.errors import UserError
 from dgbench.core.plain import from_plain
 from dgbench.core.space import Checked, space_of
@@ -108,6 +108,10 @@ def entry_of_class(cls: type, file: str, module: str = "") -> CatalogueEntry | N
         hparams = getattr(cls, "Hparams", None)
         checks = getattr(hparams, "__post_init__", None) not in (None, Checked.__post_init__)
         space = space_of(hparams) if hparams else ()
+        if isinstance(card, AnalysisCard):
+            words = {each for product in (*card.passes, (card.examples,)) for each in product if isinstance(each, str)}
+            if unknown := sorted(words - {spec.name for spec in space} - {MODELS, ""}):
+                raise UserError(f"{file}: card of {cls.__name__} counts by {', '.join(unknown)}, which it has not")
         ruled = kind == "algorithm" and _has_one_loss(cls, base)
         return CatalogueEntry(kind, cls.__name__, file, module, inspect.getdoc(cls) or "", space, checks, card, ruled)
     return None

@@ -14,6 +14,8 @@ from typing import Any
 from dgbench.core.errors import UserError
 from dgbench.core.wording import unknown_name
 
+MODELS = "models"
+"""Number of models that a run of an analysis takes, in `AnalysisCard.passes`."""
 GENERATED = "generated"
 """Trait of data sets that draw something (noise, membership of domains) by a seed."""
 
@@ -380,6 +382,12 @@ class AnalysisCard(_Tagged):
     """Requirements, as on an algorithm's card."""
     needs_features: bool = False
     """Whether it reads features and classifier of a network apart, which a class for DomainBed doesn't show."""
+    examples: str = ""
+    """Hyperparameter that bounds the examples that it reads of each view; empty: it reads all."""
+    passes: tuple[tuple[float | str, ...], ...] = ((1, MODELS),)
+    """Forward passes over these examples, about, as a sum of products of numbers, hyperparameters and `MODELS`; a
+    backward pass counts as two, a product with the Hessian as six. `--dry_run` and estimates of time count with them.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()

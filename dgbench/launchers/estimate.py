@@ -84,7 +84,7 @@ def estimate(sweep: Sweep, slots: Sequence[Slot], *, rehearse: bool) -> Iterator
 def _work(sweep: Sweep, runs: Sequence[Run]) -> float:
     """Return the work of runs, in examples passed forward and backward; to predict one is a third of that."""
     cost = cost_of(dataclasses.replace(sweep.plan, runs=tuple(runs)), sweep.catalogue)
-    return cost.passes + cost.evaluated / 3
+    return cost.passes + (cost.evaluated + cost.analyzed) / 3
 
 
 def _by_finished_runs(sweep: Sweep, left: Sequence[Run]) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.core.cards import MODELS
 from dgbench.core.errors import Problems
 from dgbench.core.halving import outlooks
 from dgbench.core.protocol import IN, NEW, OUT, View
@@ -38,6 +39,8 @@ class Cost:
     """
     evaluated: float = 0.0
     """Examples predicted, over all predictors and evaluations. A model that is both best and last counts twice."""
+    analyzed: float = 0.0
+    """Examples that analyses pass through models, by what their cards say; a backward pass counts as two."""
     models: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(data set, backbone) -> number of models whose weights stay on disk."""
     predictions: float = 0.0
@@ -61,6 +64,8 @@ class Cost:
         yield f"{self.steps:,.0f} optimizer steps"
         yield f"{_amount(self.passes)} examples passed forward and backward in training"
         yield f"{_amount(self.evaluated)} examples evaluated"
+        if self.analyzed:
+            yield f"{_amount(self.analyzed)} examples passed through models by analyses, about"
         if self.kept:
             yield f"{self.kept:,} models kept on disk" + (f", about {format_bytes(weights)}" if weights else "")
         if self.predictions:
@@ -106,9 +111,26 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: str = "", save_pre
             # A backward pass computes gradients of both weights and activations, so it costs about two forward passes.
             cost.passes += share * examples * (card.forwards + 2 * card.backwards) / 3
             cost.evaluated += share * views * _predictions(run, catalogue)
+        elif run.kind == "analyze":
+            cost.analyzed += share * _analyzed(plan.datasets[run.dataset], run, catalogue)
         else:
             cost.evaluated += share * views * (2 if run.kind == "adapt" else 1)
     return cost
+
+
+def _analyzed(facts: DatasetFacts, run: Run, catalogue: Catalogue) -> float:
+    """Return the number of examples that an analysis passes through models, with training and evaluated views."""
+    entry = catalogue.get("analysis", run.method.name)
+    # Of optional hyperparameters that the run doesn't name, the default.
+    values = {spec.name: spec.default for spec in entry.space} | dict(run.method.hparams) | {MODELS: len(run.inputs)}
+    most = float(values[entry.card.examples]) if entry.card.examples else math.inf
+    views = dict.fromkeys((*run.fold.train, *run.views))
+    examples = sum(min(most, view_size(facts, view, run.setting.holdout_fraction)) for view in views)
+    passes = sum(
+        math.prod(float(values[each]) if isinstance(each, str) else each for each in product)
+        for product in entry.card.passes
+    )
+    return examples * passes
 
 
 def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:

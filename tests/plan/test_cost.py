@@ -36,6 +36,19 @@ def test_a_runs_cost_worked_out_by_hand(make_plan: MakePlan, catalogue: Catalogu
     assert adapted.evaluated == 4 * views * (evaluations + 2), "the best model and the last"
 
 
+def test_an_analysis_costs_what_its_card_says(make_plan: MakePlan, catalogue: Catalogue) -> None:
+    found = make_plan("ERM", "ERM+Curvature", "ERM+Diversity", protocol=SINGLES, hparams=3)
+    cost = cost_of(found, catalogue)
+    examples = 3 * 80 + 3 * 20 + 80 + 20  # training views, their validation parts and the test domain
+    curvature = 4 * 3 * examples * 6 * (20 + 100)
+    assert cost.analyzed == curvature + 4 * examples * 2.5 * 3, "density_draws is 1 where it is not named"
+    assert f"{cost.analyzed / 1e6:,.1f} million examples passed through models by analyses, about" in cost.lines()
+    fewer = Overrides(parts={"Curvature": {"examples": 10, "draws": 20}})
+    own = make_plan("ERM+Curvature", protocol=SINGLES, hparams=1, overrides=fewer)
+    assert cost_of(own, catalogue).analyzed == 4 * 8 * 10 * 6 * 40
+    assert cost_of(make_plan("ERM", protocol=SINGLES), catalogue).analyzed == 0
+
+
 def test_training_views_cost_where_they_are_evaluated(make_plan: MakePlan, catalogue: Catalogue) -> None:
     found = make_plan("ERM", protocol=SINGLES, hparams=1, how=setting(evaluate="all"))
     assert cost_of(found, catalogue).evaluated == 4 * 400 * 3
