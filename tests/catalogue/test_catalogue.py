@@ -202,6 +202,15 @@ def test_a_card_whose_inputs_are_not_of_their_kind_is_refused() -> None:
         DatasetCard(source="sky", licence="free", input_shape=(40, 10), input_kind="graph")
 
 
+def test_an_analysis_counts_by_its_own_hyperparameters_alone(tmp_path: Path) -> None:
+    (tmp_path / "counts.py").write_text(
+        "from dgbench import Analysis, AnalysisCard\n\n\nclass Counts(Analysis):\n"
+        '    card = AnalysisCard(paper="none", measures={}, examples="most", passes=((2, "models"), (3, "steps")))\n'
+    )
+    with pytest.raises(UserError, match=r"counts\.py: card of Counts counts by most, steps, which it has not"):
+        _ = Catalogue([tmp_path / "counts.py"]).entries
+
+
 def test_what_extends_the_baseline_without_a_card_is_no_second_baseline(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from dgbench.algorithms import ERM\n\nclass Mine(ERM):\n    pass\n")
     found = Catalogue([tmp_path / "mine.py"])
