@@ -216,6 +216,17 @@ def count_oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
+def choose_kernels(setting: Setting) -> None:
+    """Let torch choose the kernels that the setting asks for, in the whole process."""
+    import torch  # see `check_precision`
+
+    # By default cuDNN may pick kernels whose sums differ from call to call, and a resumed run could not repeat itself.
+    torch.backends.cudnn.deterministic = setting.deterministic
+    torch.backends.cudnn.benchmark = not setting.deterministic
+    torch.backends.cudnn.allow_tf32 = not setting.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = not setting.deterministic
+
+
 def check_precision(setting: Setting, device: torch.device) -> None:
     """Raise UserError if `device` only emulates the setting's precision, which is slower than full precision."""
     if setting.precision == "fp32":

@@ -153,6 +153,10 @@ class Setting:
     """
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the featurizer: `bf16` runs it under PyTorch's autocast, with weights in float32."""
+    deterministic: Annotated[bool, Added] = True
+    """Choose algorithms of cuDNN that repeat themselves, and multiply float32 in full; False: the fastest, with TF32.
+    It matters on GPUs of NVIDIA alone.
+    """
     channels_last: Literal["auto", True, False] = "auto"
     """Keep images and convolutions in the memory order that many processors convolve faster; `auto`: if it pays. `auto`
     does so where the whole network convolves. Rounding differs between the orders, so a run's id holds the choice;

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
-from dgbench.core.machine import check_precision, open_device
+from dgbench.core.machine import check_precision, choose_kernels, open_device
 from dgbench.core.progress import NO_DISPLAY, TrainingDisplay
 from dgbench.core.protocol import View
 from dgbench.core.run import LAST, Input, Run
@@ -272,6 +272,7 @@ def open_context(
     data = ViewData(dataset, run, trained)
     device = open_device(site.device)
     check_precision(run.setting, device)
+    choose_kernels(run.setting)
     return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, lease, display)
 
 

@@ -112,8 +112,6 @@ def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: Tr
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     torch.set_num_threads(job["threads"])
-    # By default cuDNN may pick kernels whose sums differ from call to call, and a resumed run could not repeat itself.
-    torch.backends.cudnn.deterministic = True
     store = Store(Path(job["root"]), job["site"].get("ttl"))
     folder = store.folder(job["id"])
     # Signals are caught before the claim: one that ended the process between the claim and its answer would leave a

@@ -94,6 +94,7 @@ def test_everything_wrong_is_told_at_once_in_words_of_python(tmp_path: Path) -> 
 def test_the_process_stays_as_it_was() -> None:
     torch.set_num_threads(2)
     torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
     torch.manual_seed(3)
     random.seed(3)
     before = [*logging.root.handlers], logging.root.level, random.getstate(), torch.get_rng_state().tolist()
@@ -101,6 +102,9 @@ def test_the_process_stays_as_it_was() -> None:
     assert ([*logging.root.handlers], logging.root.level, random.getstate(), torch.get_rng_state().tolist()) == before
     assert torch.get_num_threads() == 2
     assert not torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.benchmark
+    assert torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dgbench.api.process import undisturbed
 from dgbench.core.errors import UserError
 from dgbench.core.machine import (
     STEPPED,
     check_gpus,
+    choose_kernels,
     cpu_quotas,
     describe_engine,
     describe_processor,
@@ -20,6 +22,7 @@ from dgbench.core.machine import (
     usable_cores,
     visible_gpus,
 )
+from dgbench.core.setting import setting
 
 
 def test_a_processor_is_named_with_the_vector_extensions_that_torch_uses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +143,12 @@ def test_a_gpu_that_is_named_and_broken_is_said(monkeypatch: pytest.MonkeyPatch)
         "GPU 0 can't be used: exit code 1",
         "GPU 1 can't be used: exit code 1",
     ]
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_kernels_that_repeat_themselves_are_neither_tried_out_nor_in_tf32(repeats: bool) -> None:
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    with undisturbed():
+        choose_kernels(setting(deterministic=repeats))
+        assert cudnn.deterministic is repeats
+        assert {cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32} == {not repeats}
