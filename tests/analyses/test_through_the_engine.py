@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import dgbench
@@ -15,6 +19,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.run import BEST, MODEL
 from dgbench.execute.analyze import views_of
+from dgbench.execute.batch_norm import inputs_for
 from dgbench.execute.context import open_context
 from dgbench.execute.models import find_model
 from dgbench.launchers.reconcile import Sweep
@@ -127,6 +132,21 @@ def test_the_alignment_is_that_of_gradients_taken_by_hand(sweep: Sweep) -> None:
         gradients.append(torch.cat([g.flatten() for g in grads]).double())
     inner = [float(a @ b) for i, a in enumerate(gradients) for b in gradients[:i]]
     assert record["measures"]["inner"] == pytest.approx(np.mean(inner), rel=1e-4)
+
+
+def test_live_batch_norm_is_measured_on_the_first_minibatches(sweep: Sweep) -> None:
+    (run, *_) = sweep.plan.analyses["ERM", "RotatedDigits", "Alignment"]
+    context = open_context(run, sweep.store, sweep.site, sweep.catalogue, {}, None)
+    algorithm: Any = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.LazyLinear(10))
+    algorithm.network = SimpleNamespace(prepare=lambda x: x.float())
+    inputs = list(islice(inputs_for(algorithm, context.data, context.trained), 3))
+    algorithm(inputs[0])
+    algorithm.eval()
+    weights = dict(algorithm.state_dict())
+    measured = views_of(context, algorithm).statistics(weights, 2)
+    assert measured["0.running_mean"] == pytest.approx(np.mean([float(x.mean()) for x in inputs[:2]]), rel=1e-5)
+    assert measured["2.weight"] is weights["2.weight"]
+    assert not algorithm.training
 
 
 def test_scores_beside_a_measure_are_those_of_the_measured_model(sweep: Sweep, results: SweepResults) -> None:
