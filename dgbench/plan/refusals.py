@@ -290,7 +290,8 @@ def _unfit_analyses(asked: _Request) -> Iterator[str]:
         elif card.takes == "rows":
             given = ", ".join(row.measured.name for row in own)
             if len(own) < 2 or (card.models and len(own) != card.models):
-                yield f"{name} compares {card.models or 'two or more'} rows with each other, not {len(own)} ({given})"
+                count = card.models or "two or more"
+                yield f"{name} compares {count} rows, not {len(own)} ({given}): `dgbench analyze --rows` chooses them"
             for row in own:
                 if row.merger and asked.catalogue.get("merger", row.merger).card.all_trials:
                     yield f"{row.name}: {row.merger} merges runs of all trials, so no trial has a model to compare"
