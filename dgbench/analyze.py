@@ -159,7 +159,7 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
         own = frame[frame["analysis"] == name]
         print(f"\n{name}: mean over {own['run'].nunique():,} runs", *_table(_means(own)), sep="\n")
         print(*(f"  {measure}: {meaning}" for measure, meaning in card.measures.items()), sep="\n")
-        if len(found := agreeing[agreeing["analysis"] == name]):
+        if len(found := agreeing[(agreeing["analysis"] == name) & (agreeing["runs"] > 0)]):
             print(f"\n{name}: order of runs by the measure and by accuracy, Kendall's tau with 95 % interval")
             print(*_table(_taus(found)), sep="\n")
     return 0
