@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,8 +80,21 @@ class PlanTable:
         return self.settings.get(dataset, self.setting)
 
     def name(self, run: PlannedRun) -> str:
-        """Return the name of a run for people, which equals `Run.name`."""
-        return run_name(run.method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
+        """Return the name of a run for people, which is `Run.name` but for the runs of rows that name values."""
+        method = self._named.get(run.id, run.method)
+        return run_name(method, run.dataset, self.folds[run.fold].held_out, run.hparams_seed, run.trial)
+
+    @cached_property
+    def _named(self) -> Mapping[str, str]:
+        """Run id -> its row, of runs that only rows with values have: `SAM:rho=0.1`, by which they are told apart."""
+        if not any(":" in word for row, _, *analysis in (*self.cells, *self.analyses) for word in (row, *analysis)):
+            return {}  # the usual sweep, which may have many thousand runs
+        rows: dict[int, str] = {}
+        for (row, _), cell in sorted(self.cells.items(), key=lambda item: ":" in item[0][0]):
+            rows |= {position: row for position, _ in cell if position not in rows}
+        for (row, _, analysis), positions in self.analyses.items():
+            rows |= dict.fromkeys(positions, f"{row}+{analysis}")
+        return {self.runs[position].id: row for position, row in rows.items() if ":" in row}
 
 
 def tabulate(

@@ -20,7 +20,9 @@ from dgbench.core.errors import UserError
 from dgbench.core.run import Run
 from dgbench.launchers.values import asked_of
 from dgbench.plan.grid import MOST_POINTS, flatten, read_grid, with_points
+from dgbench.plan.naming import find_run
 from dgbench.plan.options import LAUNCH
+from dgbench.plan.planfile import read_plan
 from dgbench.plan.sweep_file import merge_flags_over_file, read_sweep_file
 from tests.support.in_process import sweep_of
 
@@ -151,6 +153,20 @@ def test_points_share_the_runs_of_other_rows_that_are_equal(tmp_path: Path) -> N
         ]
     (point,) = both.plan.candidates["SAM:rho=0.05", "RotatedDigits"]
     assert point.run == search.plan.candidates["SAM", "RotatedDigits"][0].run
+
+
+def test_runs_of_points_are_told_apart_by_name(tmp_path: Path) -> None:
+    grid = {"rho": [0.05, 0.2, 0.3]}
+    sweep_of(tmp_path / "runs", "SAM")
+    sweep_of(tmp_path / "runs", "SAM", "SAM+T3A", grid=grid)
+    table = read_plan(tmp_path / "runs")
+    rest = " RotatedDigits [75] hparams 0 trial 0"
+    names = {table.name(run).removesuffix(rest) for run in table.runs}
+    assert names == {
+        *("SAM", "SAM:rho=0.2", "SAM:rho=0.3"),
+        *("SAM:rho=0.05+T3A", "SAM:rho=0.2+T3A", "SAM:rho=0.3+T3A"),
+    }
+    assert all(find_run(table, f"{name}{rest}") for name in names)
 
 
 def test_values_go_where_their_word_stands(tmp_path: Path) -> None:
