@@ -242,7 +242,8 @@ def _adapter(entry: CatalogueEntry) -> Facts:
 
 def _analysis(entry: CatalogueEntry) -> Facts:
     card = entry.card
-    yield "Command", f"`dgbench analyze {entry.name} runs/mine`"
+    rows = f" --rows{' ROW' * (card.models or 2)}" if card.takes == "rows" else ""
+    yield "Command", f"`dgbench analyze {entry.name} runs/mine{rows}`"
     yield "Measures", TAKES[card.takes]
     yield from ((f"`{name}`", meaning) for name, meaning in card.measures.items())
     for name, series in card.series.items():
