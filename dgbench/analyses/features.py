@@ -57,6 +57,7 @@ class Features(Analysis):
         link="https://arxiv.org/abs/2010.16402",
         tags=("alignment",),
         needs=("classes",),
+        examples="examples",
         needs_features=True,
         measures={
             "separation": "how much nearer features of one class are, from 0 to 1",
