@@ -198,3 +198,11 @@ def test_norms_of_a_difference_of_hessians_are_those_of_the_full_matrices() -> N
     axes = torch.eye(one.size, dtype=torch.float64) * one.size**0.5
     assert frobenius_norm(products(axes)).value == pytest.approx(frobenius, abs=1e-6)
     assert frobenius_norm(torch.zeros(3, 5)) == Estimate(0.0, 0.0)
+
+
+def test_the_error_of_a_frobenius_norm_is_the_spread_of_its_estimates() -> None:
+    matrix = symmetric(torch.tensor([5.0, 2.0, -1.0, 0.5, 0.0, 0.1], dtype=torch.float64))
+    generator = seeded()
+    found = [frobenius_norm(random_signs(50, 6, generator, ONE) @ matrix) for _ in range(300)]
+    assert np.std([one.value for one in found]) == pytest.approx(np.mean([one.error for one in found]), rel=0.15)
+    assert np.mean([one.value for one in found]) == pytest.approx(float(matrix.norm()), rel=0.02)
