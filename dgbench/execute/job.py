@@ -52,6 +52,7 @@ from dgbench.execute.training import Training
 from dgbench.methods.algorithm import Algorithm
 from dgbench.networks.low_rank import LowRank
 from dgbench.networks.norms import batch_norms
+from dgbench.networks.start import import_libraries
 from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.lease import AT_RUNG, INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
@@ -75,8 +76,9 @@ def preload(shared: dict[str, Any]) -> None:
     """Import the entries and open the data sets of a sweep once, in the process that its runs are forked from.
 
     Args:
-        shared: `site` (a `Site` as JSON), `names` (algorithms and averages), and `datasets`, a list of (name, image
-            size, backbone, interpolation) as `open_dataset` takes them.
+        shared: `site` (a `Site` as JSON), `names` (algorithms and averages), `datasets`, a list of (name, image size,
+            backbone, interpolation) as `open_dataset` takes them, and `networks`, a list of (backbone, whether
+            low-rank changes train).
     """
     site = Site.from_json(shared["site"])
     catalogue = shared_catalogue(site.include)
@@ -87,6 +89,8 @@ def preload(shared: dict[str, Any]) -> None:
         entry.load()
     for dataset, *reading in shared["datasets"]:
         open_dataset(dataset, site, catalogue, *reading).preload()
+    for name, low_rank in shared["networks"]:
+        import_libraries(name, low_rank=low_rank)
     # Their answers are cached: a forked run starts no git and reads no package metadata.
     versions()
     commit()

@@ -331,7 +331,13 @@ class Sweep:
     def _preloaded(self) -> dict[str, Any]:
         """Make the argument of `dgbench.execute.job.preload`, which the fork server calls before the first run."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
-        return {"site": self.site.to_json(), "names": sorted(names), "datasets": self._opened()}
+        networks = {(run.setting.backbone, run.setting.lora_rank > 0) for run in self.plan.runs}
+        return {
+            "site": self.site.to_json(),
+            "names": sorted(names),
+            "datasets": self._opened(),
+            "networks": sorted(networks),
+        }
 
 
 def go_on(root: Path) -> str:

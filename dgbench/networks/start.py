@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dgbench.core.errors import UserError
 from dgbench.core.setting import Setting
 from dgbench.networks.backbones import check_inputs, check_weights, is_language_model, is_timms
-from dgbench.networks.clip_names import is_clip
+from dgbench.networks.clip_names import import_open_clip, is_clip
 from dgbench.networks.hub import clip_file, timm_file
 from dgbench.networks.own import inspect_own, is_own
 from dgbench.networks.weights import THE_FILE, match_tensors, read_weights_file, with_weights_file
@@ -85,6 +85,27 @@ def ensure_weights(setting: Setting, input_shape: Sequence[int]) -> None:
         clip_file(name)
     elif pretrained and is_timms(name) and name not in WHEELS:
         timm_file(name)
+
+
+def import_libraries(name: str, *, low_rank: bool) -> None:
+    """Import the libraries that a network is built with, so that processes which are forked afterwards have them.
+
+    Args:
+        name: Of the network; no alias.
+        low_rank: Whether it trains low-rank changes.
+    """
+    if is_timms(name):
+        import timm  # noqa: F401
+    if is_clip(name):
+        import_open_clip()
+    if is_language_model(name):
+        import transformers
+
+        # Attributes of the package are imported when they are first read.
+        _ = transformers.AutoConfig, transformers.AutoModel
+    if low_rank:
+        # After open_clip, which must not find the transformers that peft imports.
+        import peft  # noqa: F401
 
 
 def weight_bytes(name: str, input_shape: Sequence[int], outputs: int) -> int:

@@ -357,7 +357,10 @@ def test_a_truncated_image_fails_the_run_by_name_unless_it_is_left_out(
 def test_what_is_preloaded_is_read_before_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, run, folder = one(tmp_path, *ROWS)
     shared_catalogue.cache_clear()  # as in a new process
+    imported = []
+    monkeypatch.setattr("dgbench.execute.job.import_libraries", lambda *a, **how: imported.append((*a, how)))
     preload(sweep._preloaded())
+    assert imported == [("SmallCNN", {"low_rank": False})]
     monkeypatch.setattr("numpy.loadtxt", None)
     monkeypatch.setattr(Catalogue, "_find", None)
     folder.create(run)
