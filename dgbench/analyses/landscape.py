@@ -30,7 +30,8 @@ class Landscape(Analysis):
     same filter of the weights, so that networks that differ in the scale of their layers alone have the same picture.
     In a `hessian` plane they are the eigenvectors of the two largest eigenvalues of the Hessian of the loss on all
     training domains, as `steps` of Lanczos' iteration find them, both as long as all filters together: 1 is as far as
-    in a random plane. The line is along $\delta$. Biases and parameters of normalization stay in a random plane.
+    in a random plane. The loss is steepest there, so give a smaller `radius`, such as 0.2. The line is along $\delta$.
+    Biases and parameters of normalization stay in a random plane.
 
     The network is in evaluation mode: statistics of batch norm are the model's own everywhere. `rise` and `drop` are
     means over the plane.
