@@ -19,12 +19,12 @@ def run(*words: str) -> int:
 def test_a_good_file_passes_and_its_row_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(SHOWN / "smooth.py"), "--draws", "0") == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("1/1 Smooth ... 26 answers, 0 wrong, ")
+    assert captured.err.startswith("1/1 Smooth ... 27 answers, 0 wrong, ")
     header, row, *rest = captured.out.splitlines()
     assert header.split()[:3] == ["learns", "moves", "weights"]
     assert row.split()[0] == "Smooth"
     assert "WRONG" not in row
-    assert rest[-1] == "1 algorithm on cpu, defaults and 0 random draws: 26 answers, 0 wrong"
+    assert rest[-1] == "1 algorithm on cpu, defaults and 0 random draws: 27 answers, 0 wrong"
 
 
 def test_what_is_wrong_is_told_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_goes_wrong_everywhere_is_told_once(capsys: pytest.CaptureFixture[s
     (told,) = (line for line in out.splitlines() if "NameError" in line)
     assert told.startswith(
         "Typo: learns, moves, resumes, uneven (1-3 domains, defaults, draws 1-2); "
-        "alone, no sync, repeats (1-3 domains, defaults); passes (2 domains, defaults); "
+        "alone, no sync, repeats (1-3 domains, defaults); passes, features (2 domains, defaults); "
         "inputs, cost (3 domains, defaults): NameError: name 'joint_los' "
     )
 
@@ -144,13 +144,13 @@ def test_a_device_that_is_not_there_is_refused(
 def test_several_processes_give_the_same_rows_in_the_same_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("VREx", "ERM", "--draws", "0") == 0
     alone = capsys.readouterr()
-    assert [line.split(" answers")[0] for line in alone.err.splitlines()] == ["1/2 VREx ... 19", "2/2 ERM ... 26"]
+    assert [line.split(" answers")[0] for line in alone.err.splitlines()] == ["1/2 VREx ... 20", "2/2 ERM ... 27"]
     assert run("VREx", "ERM", "--draws", "0", "--jobs", "2") == 0
     together = capsys.readouterr()
     assert together.out == alone.out
     assert sorted(line.split(" ... ")[1] for line in together.err.splitlines()) == [
         "19 answers, 0 wrong",
-        "26 answers, 0 wrong",
+        "27 answers, 0 wrong",
     ]
 
 

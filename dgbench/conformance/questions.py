@@ -1,4 +1,4 @@
-"""Check any algorithm by twelve questions.
+"""Check any algorithm by thirteen questions.
 
 A question is a function of a subject (an algorithm on a device), a number of training domains and a hyperparameter
 seed. It trains the algorithm for some steps in a small world and returns the problem it found, as a phrase, or an empty
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.examine import Question, format_error, survives_json
+from dgbench.conformance.frozen import trains_on_features
 from dgbench.conformance.passes import differences, passes_again
 from dgbench.conformance.rehearsal import CHANCE, STEPS, Rehearsal, Subject, count_passes
 from dgbench.conformance.worlds import World, worlds
@@ -322,6 +323,14 @@ QUESTIONS = (
     Question("repeats", "the same seed gives the same numbers", repeats, DOMAINS, _STEP, drawn=False),
     Question(
         *("inputs", "it trains on every input and label that its card lets in", takes_inputs, (3,), _STEP), drawn=False
+    ),
+    Question(
+        name="features",
+        requirement="stored features of a frozen network do for inputs, or the card says why not",
+        ask=trains_on_features,
+        numbers=(2,),
+        about=("build", *_STEP),
+        drawn=False,
     ),
     Question(
         *("cost", "forward and backward passes are those on the card", costs_what_it_says, (3,), _STEP), drawn=False

@@ -19,7 +19,7 @@ from tests.support.places import EXAMPLES
 
 CPU = torch.device("cpu")
 BROKEN = EXAMPLES / "broken.py"
-ALSO = {"Gambles": {"resumes", "passes"}, "Forgets": {"passes"}, "Drifts": {"passes"}}
+ALSO = {"Gambles": {"resumes", "passes", "features"}, "Forgets": {"passes"}, "Drifts": {"passes"}}
 """What a broken example can't help breaking too."""
 COMPOSED = ("CORAL+SAM", "VREx+DISAM")
 """Algorithms with step rules that are asked; steps of every pair are taken in tests/rules/test_compositions.py."""

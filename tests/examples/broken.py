@@ -176,6 +176,15 @@ class Stirs(Algorithm):
         return self.joint_loss(noisy)
 
 
+class Shifts(Algorithm):
+    """features: shifts the channels of inputs, and its card doesn't say so."""
+
+    card = CARD
+
+    def loss(self, batches: Sequence[Batch]) -> Tensor:
+        return self.joint_loss([b._replace(x=b.x.roll(1, dims=1)) for b in batches])
+
+
 class Spends(Algorithm):
     """cost: passes twice and says once."""
 
