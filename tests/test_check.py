@@ -149,7 +149,7 @@ def test_several_processes_give_the_same_rows_in_the_same_order(capsys: pytest.C
     together = capsys.readouterr()
     assert together.out == alone.out
     assert sorted(line.split(" ... ")[1] for line in together.err.splitlines()) == [
-        "19 answers, 0 wrong",
+        "20 answers, 0 wrong",
         "27 answers, 0 wrong",
     ]
 
