@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from dgbench.core.cards import AdapterCard as AdapterCard
     from dgbench.core.cards import AlgorithmCard as AlgorithmCard
     from dgbench.core.cards import AnalysisCard as AnalysisCard
-    from dgbench.core.cards import Archive as Archive
     from dgbench.core.cards import AverageCard as AverageCard
-    from dgbench.core.cards import DatasetCard as DatasetCard
     from dgbench.core.cards import MergerCard as MergerCard
-    from dgbench.core.cards import Need as Need
     from dgbench.core.cards import SeriesCard as SeriesCard
     from dgbench.core.composition import RuleCard as RuleCard
+    from dgbench.core.data_cards import Archive as Archive
+    from dgbench.core.data_cards import DatasetCard as DatasetCard
     from dgbench.core.errors import Problems as Problems
     from dgbench.core.errors import UserError as UserError
+    from dgbench.core.needs import Need as Need
     from dgbench.core.progress import ReportProgress as ReportProgress
     from dgbench.core.setting import PRESETS as PRESETS
     from dgbench.core.setting import Setting as Setting
@@ -86,15 +86,14 @@ _PUBLIC = {
         "AdapterCard",
         "AlgorithmCard",
         "AnalysisCard",
-        "Archive",
         "AverageCard",
-        "DatasetCard",
         "MergerCard",
-        "Need",
         "SeriesCard",
     ),
     "core.composition": ("RuleCard",),
+    "core.data_cards": ("Archive", "DatasetCard"),
     "core.errors": ("Problems", "UserError"),
+    "core.needs": ("Need",),
     "core.progress": ("ReportProgress",),
     "core.setting": ("PRESETS", "Setting", "setting"),
     "core.space": ("Checked", "choice", "hparam", "power", "uniform"),

@@ -22,7 +22,7 @@ from typing import Any
 from dgbench import cli
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset, split_datasets
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress, shown_progress
 from dgbench.core.site import Site

@@ -30,9 +30,10 @@ from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import parse_row
 from dgbench.core import setting
 from dgbench.core.attribute_docs import attribute_docs
-from dgbench.core.cards import NEEDS, TAGS
+from dgbench.core.cards import TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
+from dgbench.core.needs import NEEDS
 from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
 from dgbench.core.presets import DEFAULT, TABLES, read_preset
 from dgbench.core.setting import FIELD_NAMES, PRESETS

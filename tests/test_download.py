@@ -20,7 +20,7 @@ from tests.support.http_server import Host, serving
 from tests.support.layouts import files_under, truncate, write_folders, write_zip
 
 CARD = """
-from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.data_cards import Archive, DatasetCard
 from dgbench.datasets._images import ImageDataset
 
 class Tiny(ImageDataset):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from dgbench.adaptation._batches import Batches, entropies, scales_and_shifts
-from dgbench.core.cards import AdapterCard, Need
+from dgbench.core.cards import AdapterCard
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.space import Checked, choice, hparam
 from dgbench.methods.adapter import Adapter
 from dgbench.networks.network import Network

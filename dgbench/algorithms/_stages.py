@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dgbench.core.cards import Need
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.networks.network import Network
 
 NOT_COMPILED = Need(

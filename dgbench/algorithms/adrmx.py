@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgbench.algorithms._adversary import discriminator, domain_labels, is_discriminators_turn
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.setting import Setting
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD
 
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

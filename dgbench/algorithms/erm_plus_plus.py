@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

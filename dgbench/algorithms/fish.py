@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.space import choice, hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

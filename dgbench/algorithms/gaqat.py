@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithms.qtdog import QTDoG
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam
 from dgbench.methods.ascent import backward_at, global_norm, gradient
 from dgbench.methods.batch import Batch

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.algorithms._head import derivative, hessian_diagonal, hessian_products, linear_head, losses_by_copies
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dgbench.algorithms._domains import penalized
 from dgbench.algorithms._gradients import of_each_domain
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam, power
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

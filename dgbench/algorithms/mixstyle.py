@@ -17,8 +17,9 @@ from dgbench.algorithms._stages import (
     style,
     styled_stages,
 )
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from dgbench.algorithms._lsq import add_quantizers
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgbench.algorithms._domains import penalized
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.algorithm import Algorithm

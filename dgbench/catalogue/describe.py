@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.core.cards import FEEDBACK, NEEDS, TAGS, TAKES, DatasetCard, needs_of, with_values
+from dgbench.core.cards import FEEDBACK, TAGS, TAKES, needs_of
 from dgbench.core.composition import RuleCard
+from dgbench.core.data_cards import DatasetCard
+from dgbench.core.needs import NEEDS, with_values
 from dgbench.core.space import Draw, Space, Value
 
 

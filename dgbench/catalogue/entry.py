@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dgbench.core import cards
 from dgbench.core.composition import RuleCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.imports import digest_of, ends_the_process, import_file, imported_digest
 from dgbench.core.row_names import read_assignments, read_value
@@ -24,7 +25,7 @@ KINDS = {
     "merger": ("merging", "dgbench.methods.merger", "Merger", cards.MergerCard),
     "adapter": ("adaptation", "dgbench.methods.adapter", "Adapter", cards.AdapterCard),
     "analysis": ("analyses", "dgbench.methods.analysis", "Analysis", cards.AnalysisCard),
-    "dataset": ("datasets", "dgbench.data.dataset", "Dataset", cards.DatasetCard),
+    "dataset": ("datasets", "dgbench.data.dataset", "Dataset", DatasetCard),
 }
 """Kind -> folder, module and name of the base class, class of the card. A rule alone is an algorithm too."""
 E = TypeVar("E", bound="CatalogueEntry")

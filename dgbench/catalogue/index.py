@@ -142,6 +142,8 @@ def _base_digest() -> bytes:
         "dgbench.catalogue.entry",
         "dgbench.core.cards",
         "dgbench.core.composition",
+        "dgbench.core.data_cards",
+        "dgbench.core.needs",
         "dgbench.core.space",
         "dgbench.methods.hparams",
         *(base for _, base, *_ in KINDS.values()),

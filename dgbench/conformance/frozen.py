@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from dgbench.conformance.rehearsal import Rehearsal, Subject
-from dgbench.core.cards import HIDDEN_BY_FEATURES, INPUTS_THEMSELVES, holds, needs_of
+from dgbench.core.cards import needs_of
+from dgbench.core.needs import HIDDEN_BY_FEATURES, INPUTS_THEMSELVES, holds
 from dgbench.networks.network import Network
 
 _STEPS = 6

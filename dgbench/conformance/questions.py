@@ -22,8 +22,9 @@ from dgbench.conformance.frozen import trains_on_features
 from dgbench.conformance.passes import differences, passes_again
 from dgbench.conformance.rehearsal import CHANCE, STEPS, Rehearsal, Subject, count_passes
 from dgbench.conformance.worlds import World, worlds
-from dgbench.core.cards import holds, needs_of, with_values
+from dgbench.core.cards import needs_of
 from dgbench.core.errors import UserError
+from dgbench.core.needs import holds, with_values
 from dgbench.core.space import Value
 from dgbench.core.wording import group_values
 

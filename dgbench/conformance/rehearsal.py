@@ -52,7 +52,7 @@ class Material:
     outputs: int
     """Number of classes; of questions, or 1 for a number, where labels are not classes."""
     task: str
-    """Kind of labels, a key of `cards.TASKS`."""
+    """Kind of labels, a key of `data_cards.TASKS`."""
     seen: Sequence[tuple[Tensor, Tensor]]
     """Inputs and labels to train on, of each domain."""
     unseen: Sequence[tuple[Tensor, Tensor]]

@@ -46,9 +46,9 @@ class World:
     """One kind of input with one kind of label, and a setting whose network takes them; `worlds` makes them."""
 
     kind: str
-    """Kind of inputs, a key of `cards.INPUTS`."""
+    """Kind of inputs, a key of `data_cards.INPUTS`."""
     task: str
-    """Kind of labels, a key of `cards.TASKS`."""
+    """Kind of labels, a key of `data_cards.TASKS`."""
     shape: tuple[int, ...]
     """Shape of one input."""
     outputs: int
@@ -63,7 +63,7 @@ class World:
 
     @property
     def lacks(self) -> frozenset[str]:
-        """The needs of methods that the world doesn't meet, of `cards.NEEDS`."""
+        """The needs of methods that the world doesn't meet, of `needs.NEEDS`."""
         return lacking(self.kind, self.shape, self.task, self.setting)
 
     def material(self, domains: int) -> Material:

@@ -11,60 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.wording import unknown_name
 
 MODELS = "models"
 """Number of models that a run of an analysis takes, in `AnalysisCard.passes`."""
-GENERATED = "generated"
-"""Trait of data sets that draw something (noise, membership of domains) by a seed."""
-
-
-DOMAINS = "domains"
-"""Name of the need of a number of training domains (`Need.least`)."""
-EAGER = "eager"
-"""Name of the need of training without `compile`."""
-WHOLE = "whole_batches"
-"""Name of the need of training without `microbatch`."""
-FULL = "full_weights"
-"""Name of the need of training without `lora_rank`."""
-INPUTS_THEMSELVES = "inputs"
-"""Name of the need of training without `stored_features`, of methods whose other needs don't rule it out."""
-DECLINED: Mapping[str, str] = {
-    EAGER: "compile true",
-    WHOLE: "a microbatch",
-    FULL: "a lora_rank",
-    INPUTS_THEMSELVES: "stored_features true",
-}
-"""Need of training without a setting -> that setting in words for messages."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """One need of a method, where a condition, a reason or a number belongs to its name.
-
-    Example:
-        `Need("images", when={"perturbation": "style"})`
-        `Need("domains", when={"form": "wilds"}, least="meta_steps")`
-        `Need("eager", why="takes gradients of gradients, which PyTorch has no compiled form of")`
-    """
-
-    what: str
-    """Name of the need: a key of `NEEDS` or of `DECLINED`, or `DOMAINS`."""
-    when: Mapping[str, Any] = field(default_factory=dict)
-    """Hyperparameter -> value under which the need exists; empty: always."""
-    why: str = ""
-    """For keys of `DECLINED`: what the method does that rules the setting out, as a verb phrase for messages."""
-    least: int | str = 0
-    """For `DOMAINS`: the number of training domains, or the hyperparameter that holds it. A number that depends on no
-    hyperparameter belongs in `AlgorithmCard.min_domains`.
-    """
-
-    def __post_init__(self) -> None:
-        if self.what not in (known := (*NEEDS, *DECLINED, DOMAINS)):
-            raise UserError(unknown_name("need on a card", self.what, known))
-
-
 TAGS: Mapping[str, str] = {
     "adversarial": "a discriminator or another adversary is trained against the model",
     "alignment": "features are distributed alike in all training domains",
@@ -168,62 +121,11 @@ class AlgorithmCard(_Tagged):
     """Choices that are dgbench's own, because no publication fixes them."""
 
 
-NEEDS: Mapping[str, str] = {
-    "feature_maps": "images and a convolutional backbone",
-    "inner_maps": "images and a convolutional backbone with maps of several positions before its last stage",
-    "convolutions": "images and a backbone with convolutions",
-    "stages": "a backbone whose features between stages are known",
-    "stage_modules": "a backbone whose stages are known modules",
-    "units": "a multilayer perceptron or a convolutional network, whose units can change places",
-    "linear_classifier": "a linear classifier",
-    "random_classifier": "a classifier that starts at random",
-    "learning_features": "a featurizer that learns",
-    "learning_classifier": "a classifier that learns",
-    "batch_norm": "a network with batch norm",
-    "norm": "a network with normalization layers",
-    "classes": "labels that are classes",
-    "every_class": "every class in every domain",
-    "images": "inputs that are images",
-    "real_inputs": "inputs that are images or vectors",
-    "feature_vectors": "one vector of features an example",
-    "own_classifier": "a classifier with weights of its own",
-    "clip": "images and a backbone of CLIP ('clip:ViT-B-32.openai')",
-    "text_tower": "images and a backbone of CLIP ('clip:ViT-B-32.openai'), with its text tower",
-}
-"""Name of a need -> the requirement in words for messages."""
-
-
-HIDDEN_BY_FEATURES = frozenset(
-    (
-        "images",
-        "real_inputs",
-        "feature_maps",
-        "inner_maps",
-        "convolutions",
-        "stages",
-        "stage_modules",
-        "batch_norm",
-        "norm",
-    )
-)
-"""Needs that stored features don't meet, as neither inputs nor what passes between a network's layers is there."""
-
-
 FEEDBACK: Mapping[str, str] = {
     "weights": "the weights that training goes on from",
     "learning_rate": "the learning rate",
 }
 """Part of training that an average may change while it watches -> that part in words for messages."""
-
-
-def holds(condition: Mapping[str, Any], hparams: Mapping[str, Any]) -> bool:
-    """Return whether `hparams` have all the values of `condition`; optional ones that a run lacks are at defaults."""
-    return all(hparams.get(name) == value for name, value in condition.items())
-
-
-def with_values(condition: Mapping[str, Any]) -> str:
-    """Format a condition for a message, to follow a method's name: ` with form 'double'`; empty if it is empty."""
-    return f" with {' and '.join(f'{name} {value!r}' for name, value in condition.items())}" if condition else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,136 +295,6 @@ class AnalysisCard(_Tagged):
         super().__post_init__()
         if self.takes not in TAKES:
             raise UserError(unknown_name("value of takes on a card", self.takes, TAKES))
-
-
-GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-"""Prefix of URLs at which Google Drive answers with the file itself, not with a page that asks for confirmation."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file that a data set is published as."""
-
-    name: str
-    """File name, by which users' own copies are recognized; `.zip`, `.tar`, `.tar.gz` and `.tgz` are unpacked."""
-    url: str = ""
-    """URL for a plain HTTP request; empty where only a browser gets the file."""
-    md5: str = ""
-    """Hexadecimal MD5; empty where none is published."""
-    into: str = ""
-    """Folder to unpack into, where several archives make up one data set."""
-    size: int = 0
-    """Upper bound in bytes of the unpacked content, against archive bombs; 0: 100 times the archive's size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetCard:
-    """Properties of a data set: everything that planning needs before any file is read, and advice for users."""
-
-    source: str
-    """URL of the data's page, or a reference."""
-    licence: str
-    """Terms of use, in short."""
-    input_shape: tuple[int, ...]
-    """Shape of one input as the network sees it, without the batch; images are (channels, height, width)."""
-    input_kind: str = "images"
-    """A key of `INPUTS`. Networks accept some kinds only."""
-    domains: tuple[str, ...] = ()
-    """Names in the order of the tables; empty where the files decide."""
-    classes: tuple[str, ...] = ()
-    """Names in the order of the labels; empty where the files decide."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Domain -> number of examples that it must have; `verify` compares."""
-    parts: Mapping[str, int] = field(default_factory=dict)
-    """For data published with a fixed split: part -> number of examples it must have in the first domain. `domains` are
-    then the ways of splitting, each of them a fold. Empty: splits are drawn.
-    """
-    shared_identities: bool = False
-    """Whether every domain shows the same identities (`Examples.groups`), so that some are kept for the test."""
-    metric: str = "accuracy"
-    """Score that selectors read and tables show: `accuracy`, or one that the data set computes."""
-    task: str = "classification"
-    """Form of the labels, a key of `TASKS`."""
-    backbone: str = ""
-    """The network that `auto` stands for; empty: the usual one for the kind of input."""
-    normalised: bool = False
-    """Whether images come normalized by the data set, so that the network must not normalize them."""
-    unsupported: str = ""
-    """Reason why sweeps refuse the data set although it is listed; empty: they don't."""
-    domains_per_step: int = 0
-    """Training domains that make up a step, drawn anew for each; 0: all of them."""
-    generations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Name of a published version -> its `counts`, where the data were published in several; `counts` is then empty."""
-    duplicates: Mapping[str, int] = field(default_factory=dict)
-    """Domain -> number of published files beyond `counts`, which a published list names as duplicates."""
-    tested: tuple[str, ...] = ()
-    """Domains that may be held out, where the others exist for training alone; empty: all."""
-    known_bad: Mapping[str, str] = field(default_factory=dict)
-    """File or files -> the fault. They are used as they are, because published results use them."""
-    mirrors: tuple[str, ...] = ()
-    """URLs of other copies, for when `source` is gone."""
-    note: str = ""
-    """Advice to read before comparing results."""
-    paper: str = ""
-    """Authors, title, venue and year."""
-    link: str = ""
-    """URL of the paper's page: arXiv where it has one, else the publisher."""
-    folder: str = ""
-    """Folder under the data directory; empty if the data set needs no files."""
-    derived_from: str = ""
-    """Folder of the data set that this one is computed from, which `download` then gets; empty: none."""
-    features_of: str = ""
-    """The network with pretrained weights that computed the inputs; empty: inputs are no features."""
-    shares: Mapping[str, str] = field(default_factory=dict)
-    """Key of `CORPORA` -> what the examples have in common with it, as a clause. Tables mark the data set where a
-    network was pretrained on one of these.
-    """
-    path: bool = False
-    """Whether the name carries a path: `folder:/data/PACS`."""
-    traits: tuple[str, ...] = ()
-    """`GENERATED`, and traits that vary hyperparameter spaces: `few_examples`, `from_scratch`, `sequences`, ..."""
-    steps: int = 5001
-    """Default number of steps: the one that papers on the data train for, so that results compare."""
-    checkpoint_freq: int = 300
-    """Default number of steps between evaluations."""
-    of_domainbed: Mapping[str, int] = field(default_factory=dict)
-    """`steps` and `checkpoint_freq` under the `domainbed-*` presets, where DomainBed's differ."""
-
-    def __post_init__(self) -> None:
-        if self.input_kind not in INPUTS:
-            raise UserError(unknown_name("input_kind of a data set", self.input_kind, INPUTS))
-        for corpus in self.shares:
-            if corpus not in CORPORA:
-                raise UserError(unknown_name("corpus that a data set shares examples with", corpus, CORPORA))
-        if len(self.input_shape) != INPUTS[self.input_kind]:
-            shape = " x ".join(map(str, self.input_shape))
-            raise UserError(f"a data set's card says input_kind {self.input_kind!r}, and inputs of {shape} are none")
-
-
-INPUTS: Mapping[str, int] = {"images": 3, "vectors": 1, "texts": 2, "sequences": 1, "graphs": 2}
-"""Kind of input -> its number of axes.
-
-Images are (channels, height, width). Texts are (tokens, 2): token ids, and a mask that is 1 up to the end and 0 after
-it. Sequences are (tokens,), all of which count. Graphs are tables, described in `networks.graphs`.
-"""
-
-CORPORA: Mapping[str, str] = {
-    "ImageNet-1k": "the 1,000 classes of ImageNet's challenge of 2012",
-    "ImageNet-21k": "ImageNet's full release",
-    "LVD-142M": "DINOv2's images: ImageNet's, and images of the web that resemble those of further data sets",
-    "web": "images of the web with their captions or tags: those of CLIP, LAION, Instagram and the like",
-    "text": "books, Wikipedia or pages of the web",
-    "code": "public repositories of source code",
-}
-"""Kind of pretraining data -> its description, for the cards of weights and of data sets."""
-
-TASKS: Mapping[str, str] = {
-    "classification": "one class an example",
-    "regression": "one real number an example",
-    "tokens": "one class at each place of a sequence",
-    "multilabel": "several yes-no questions an example, some of them unanswered",
-}
-"""Form of labels -> its description for messages."""
 
 
 Card = AlgorithmCard | AverageCard | MergerCard | AdapterCard | DatasetCard

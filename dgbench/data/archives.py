@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from dgbench.core.cards import Archive
+from dgbench.core.data_cards import Archive
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.core.wording import printable

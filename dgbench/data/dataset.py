@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.data_cards import Archive, DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
 

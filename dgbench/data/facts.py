@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dgbench.core.cards import EAGER, FULL, HIDDEN_BY_FEATURES, INPUTS_THEMSELVES, WHOLE
 from dgbench.core.errors import UserError
+from dgbench.core.needs import EAGER, FULL, HIDDEN_BY_FEATURES, INPUTS_THEMSELVES, WHOLE
 from dgbench.core.protocol import NEW, OUT, TRAIN, Fold, Protocol, View
 from dgbench.core.setting import Setting
 from dgbench.data.contract import check_contract
@@ -103,9 +103,9 @@ class DatasetFacts:
     metric: str = "accuracy"
     """Score that selects and that tables show."""
     task: str = "classification"
-    """Kind of the labels, a key of `cards.TASKS`."""
+    """Kind of the labels, a key of `data_cards.TASKS`."""
     input_kind: str = "images"
-    """Kind of the inputs, a key of `cards.INPUTS`."""
+    """Kind of the inputs, a key of `data_cards.INPUTS`."""
     of_domainbed: Mapping[str, int] = field(default_factory=dict)
     """`steps` and `checkpoint_freq` under DomainBed's presets, where those differ."""
     outputs: int = 1
@@ -115,7 +115,7 @@ class DatasetFacts:
     missing_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Domain -> classes without an example in it, where the user allowed that."""
     shares: Mapping[str, str] | None = None
-    """Key of `cards.CORPORA` -> what the examples have in common with it; None in plans of earlier versions."""
+    """Key of `data_cards.CORPORA` -> what the examples have in common with it; None in plans of earlier versions."""
     features_of: str = ""
     """Network that computed the inputs; empty: they are no features."""
     classes: tuple[str, ...] = ()
@@ -157,13 +157,13 @@ def lacking(kind: str, input_shape: Sequence[int], task: str, setting: Setting) 
     """Return the needs of methods that such inputs and labels, and the setting with its network, don't meet.
 
     Args:
-        kind: Kind of the inputs, a key of `cards.INPUTS`.
+        kind: Kind of the inputs, a key of `data_cards.INPUTS`.
         input_shape: Shape of one input.
-        task: Kind of the labels, a key of `cards.TASKS`.
+        task: Kind of the labels, a key of `data_cards.TASKS`.
         setting: Resolved; its backbone takes such inputs.
 
     Returns:
-        Keys of `cards.NEEDS` and of `cards.DECLINED`.
+        Keys of `needs.NEEDS` and of `needs.DECLINED`.
     """
     has = {
         "classes": task == "classification",

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.core.cards import Archive
+from dgbench.core.data_cards import Archive
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.core.seeding import numpy_stream

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.wording import group_values
 from dgbench.data.decoding import Decoding, is_turned, lacks_range
 from dgbench.datasets._images import ImageDataset

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.datasets._wilds import Indices
 from dgbench.datasets._wilds_texts import WildsTexts
 

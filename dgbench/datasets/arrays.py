@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.data.dataset import Dataset, Examples
 from dgbench.datasets._own import MAY_LACK

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.cards import GENERATED, DatasetCard
+from dgbench.core.data_cards import GENERATED, DatasetCard
 from dgbench.core.seeding import numpy_stream
 from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.data_cards import Archive, DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.data.duplicates import remove

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.datasets._wilds_images import WildsImages, WildsPooled
 
 _PAPER = "Christie et al., Functional Map of the World, CVPR 2018"

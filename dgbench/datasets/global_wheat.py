@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.data.dataset import Dataset
 

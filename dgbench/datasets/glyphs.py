@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.data.dataset import ArrayExamples, Dataset, Examples

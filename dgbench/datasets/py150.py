@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.data.dataset import NOT_ASKED
 from dgbench.datasets import _wilds_patches as patches
 from dgbench.datasets._wilds import Indices, WildsDataset

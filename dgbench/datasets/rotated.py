@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dgbench.core.cards import GENERATED, DatasetCard
+from dgbench.core.data_cards import GENERATED, DatasetCard
 from dgbench.datasets._digits import MNIST_HOST, DigitDataset, Images, Labels
 
 _ANGLES = ("0", "15", "30", "45", "60", "75")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.datasets._wilds_images import WildsImages
 
 

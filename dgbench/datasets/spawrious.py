@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.data_cards import Archive, DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.data.archives import move_folder_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.data_cards import Archive, DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.progress import ReportProgress
 from dgbench.data.archives import link_or_copy

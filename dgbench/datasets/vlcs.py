@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgbench.core.cards import GOOGLE_DRIVE, Archive, DatasetCard
+from dgbench.core.data_cards import GOOGLE_DRIVE, Archive, DatasetCard
 from dgbench.datasets._images import ImageDataset
 
 

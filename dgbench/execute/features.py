@@ -21,7 +21,7 @@ import orjson
 import torch
 from numpy.typing import NDArray
 
-from dgbench.core.cards import GENERATED
+from dgbench.core.data_cards import GENERATED
 from dgbench.core.run import Run
 from dgbench.core.wording import format_duration
 from dgbench.data.dataset import Dataset

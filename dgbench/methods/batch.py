@@ -38,7 +38,7 @@ class Task:
     class_counts: tuple[tuple[int, ...], ...]
     """Training examples by domain and class; where labels are not classes, one number for each domain."""
     kind: str = "classification"
-    """Kind of the labels, a key of `cards.TASKS` and of `CRITERIA`."""
+    """Kind of the labels, a key of `data_cards.TASKS` and of `CRITERIA`."""
     normalised: bool = False
     """True if inputs arrive normalized, so that the network must not normalize them."""
     classes: tuple[str, ...] = ()

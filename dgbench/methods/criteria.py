@@ -1,4 +1,4 @@
-"""Define how labels of each kind (`cards.TASKS`) are trained on, scored and predicted.
+"""Define how labels of each kind (`data_cards.TASKS`) are trained on, scored and predicted.
 
 An example has one answer, or several of which some may be missing. Every mean is over the answers that are there, so an
 example with many of them weighs more than one with few.
@@ -82,4 +82,4 @@ CRITERIA: Mapping[str, Criterion] = {
     "tokens": _incomplete(_cross_entropies_of_places, _known_labels, lambda logits: logits.argmax(dim=2)),
     "multilabel": _incomplete(_binary_cross_entropies, _known, lambda logits: logits.float()),
 }
-"""Kind of label, a key of `cards.TASKS` -> its criterion."""
+"""Kind of label, a key of `data_cards.TASKS` -> its criterion."""

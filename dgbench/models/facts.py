@@ -49,7 +49,7 @@ class ModelFacts:
     classes: tuple[str, ...]
     """Names of the classes, in the order of the logits; empty where labels are no classes."""
     task: str
-    """Kind of the labels, a key of `core.cards.TASKS`."""
+    """Kind of the labels, a key of `core.data_cards.TASKS`."""
     backbone: str
     """Name of the network: timm's, or one of dgbench's own."""
     input_shape: tuple[int, ...]

@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dgbench.core.cards import INPUTS, Need
+from dgbench.core.data_cards import INPUTS
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.wording import unknown_name
 from dgbench.networks.clip_names import check_clip, check_clip_weights, is_clip, preprocessing
 from dgbench.networks.own import check_own, inspect_own, is_own
@@ -31,9 +32,9 @@ class BuiltinBackbone(NamedTuple):
     """Facts about one of dgbench's own networks, all of which start from scratch."""
 
     takes: tuple[str, ...]
-    """Kinds of inputs, keys of `cards.INPUTS`."""
+    """Kinds of inputs, keys of `data_cards.INPUTS`."""
     has: frozenset[str]
-    """Keys of `cards.NEEDS` that it meets."""
+    """Keys of `needs.NEEDS` that it meets."""
     needs: tuple[Need, ...] = ()
     """Needs that the setting must meet."""
     inner_maps_from: int = 0
@@ -120,7 +121,7 @@ def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
 
     Args:
         name: A network's name, or one of `ALIASES`.
-        kind: Kind of the inputs, a key of `cards.INPUTS`.
+        kind: Kind of the inputs, a key of `data_cards.INPUTS`.
         input_shape: Shape of one input, without the batch axis.
 
     Raises:
@@ -139,7 +140,7 @@ def resolve_backbone(name: str, kind: str, input_shape: Sequence[int]) -> str:
 
 
 def takes(name: str) -> tuple[str, ...]:
-    """Return the kinds of inputs (`cards.INPUTS`) that a network takes, by its own name."""
+    """Return the kinds of inputs (`data_cards.INPUTS`) that a network takes, by its own name."""
     if name in BUILTIN_BACKBONES:
         return BUILTIN_BACKBONES[name].takes
     if is_own(name):
@@ -148,7 +149,7 @@ def takes(name: str) -> tuple[str, ...]:
 
 
 def lacking(name: str, input_shape: Sequence[int]) -> frozenset[str]:
-    """Return the keys of `cards.NEEDS`, and `EMBEDDING`, that a network does not meet on such inputs.
+    """Return the keys of `needs.NEEDS`, and `EMBEDDING`, that a network does not meet on such inputs.
 
     Args:
         name: Of the network; no alias.
@@ -216,7 +217,8 @@ def check_inputs(name: str, input_shape: Sequence[int], kind: str = "") -> None:
     Args:
         name: Of the network; no alias.
         input_shape: Shape of one input, without the batch axis.
-        kind: A key of `cards.INPUTS`; empty: the first kind with as many axes, preferably one that the network takes.
+        kind: A key of `data_cards.INPUTS`; empty: the first kind with as many axes, preferably one that the network
+            takes.
     """
     known = takes(name)
     kind = kind or next((other for other in (*known, *INPUTS) if len(input_shape) == INPUTS[other]), "inputs")
@@ -262,7 +264,7 @@ class TimmFacts:
     """Number of features. timm's `num_features` is another number where the network ends in a hidden layer
     (MobileNetV3, VGG)."""
     lacking: frozenset[str]
-    """Keys of `cards.NEEDS`, and `EMBEDDING`, that it does not meet."""
+    """Keys of `needs.NEEDS`, and `EMBEDDING`, that it does not meet."""
 
 
 @cache

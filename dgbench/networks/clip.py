@@ -124,7 +124,7 @@ def in_open_clips_words(tensors: Mapping[str, Tensor], model: nn.Module) -> dict
 
 @cache
 def inspect_clip(name: str, input_shape: tuple[int, ...]) -> frozenset[str]:
-    """Return the keys of `cards.NEEDS`, and `backbones.EMBEDDING`, that a network meets, where it depends on that.
+    """Return the keys of `needs.NEEDS`, and `backbones.EMBEDDING`, that a network meets, where it depends on that.
 
     Args:
         name: Of the network.

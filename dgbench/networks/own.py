@@ -52,7 +52,7 @@ class OwnFacts:
     width: int
     """Number of features."""
     has: frozenset[str]
-    """Keys of `cards.NEEDS` that it meets. Its stages and the layers that read the input are not known."""
+    """Keys of `needs.NEEDS` that it meets. Its stages and the layers that read the input are not known."""
     trained: bool
     """Whether it brings weights: most of those that train are the same each time it is built."""
 

@@ -25,7 +25,7 @@ class WeightsCard:
     trained_on: str
     """Names of the data sets, in the order of training."""
     saw: tuple[str, ...]
-    """Keys of `cards.CORPORA` that the data sets belong to or contain; empty if that isn't known."""
+    """Keys of `data_cards.CORPORA` that the data sets belong to or contain; empty if that isn't known."""
 
 
 class _Source(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, parse_rows, runs_alone, teacher_rows
 from dgbench.catalogue.sources import open_dataset, split_datasets
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import RANDOM
 from dgbench.core.machine import check_precision, pick_device

@@ -18,18 +18,9 @@ from typing import Any
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import CatalogueEntry
 from dgbench.catalogue.rows import Row, teacher_rows
-from dgbench.core.cards import (
-    DECLINED,
-    DOMAINS,
-    FEEDBACK,
-    HIDDEN_BY_FEATURES,
-    NEEDS,
-    Need,
-    holds,
-    needs_of,
-    with_values,
-)
+from dgbench.core.cards import FEEDBACK, needs_of
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.needs import DECLINED, DOMAINS, HIDDEN_BY_FEATURES, NEEDS, Need, holds, with_values
 from dgbench.core.protocol import Fold
 from dgbench.core.setting import Setting
 from dgbench.core.space import Value

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from dgbench.core.cards import GENERATED
+from dgbench.core.data_cards import GENERATED
 from dgbench.core.protocol import View
 from dgbench.core.run import Run, evaluated_views
 from dgbench.data.facts import DatasetFacts

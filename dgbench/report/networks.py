@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.setting import Setting
 from dgbench.core.wording import group_values
 from dgbench.networks.backbones import BUILTIN_BACKBONES

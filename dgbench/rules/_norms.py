@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.core.cards import Need
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.space import hparam
 from dgbench.methods import algorithm
 from dgbench.methods.rule import Rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dgbench.catalogue.entry import CatalogueEntry
-from dgbench.core.cards import TASKS
+from dgbench.core.data_cards import TASKS
 from docs._pages.docstrings import indented, inline, table
 
 Facts = Iterator[tuple[str, str]]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.entry import PACKAGE, CatalogueEntry
-from dgbench.core.cards import DECLINED, DOMAINS, FEEDBACK, NEEDS, TAGS, TAKES, Card, needs_of, with_values
+from dgbench.core.cards import FEEDBACK, TAGS, TAKES, Card, needs_of
+from dgbench.core.needs import DECLINED, DOMAINS, NEEDS, with_values
 from dgbench.core.space import Draw, HparamSpec, Space, Value
 from docs._pages import datasets
 from docs._pages.datasets import Facts

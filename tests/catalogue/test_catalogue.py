@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.core.cards import AlgorithmCard, DatasetCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
+from dgbench.core.needs import Need
 from dgbench.core.space import choice, power
 from dgbench.methods.algorithm import Algorithm
 
@@ -19,7 +21,8 @@ ALGORITHM = '''
 from __future__ import annotations
 from dataclasses import dataclass
 from dgbench.methods import algorithm
-from dgbench.core.cards import AlgorithmCard, Need
+from dgbench.core.cards import AlgorithmCard
+from dgbench.core.needs import Need
 from dgbench.core.space import choice, hparam, power
 
 class _Base(algorithm.Algorithm):
@@ -43,7 +46,7 @@ class {name}(_Base):
         return self.joint_loss(batches)
 '''
 DATASET = '''
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.data.dataset import Dataset
 
 class Stars(Dataset):

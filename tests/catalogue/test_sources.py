@@ -14,7 +14,7 @@ from dgbench.data.facts import facts_of
 from tests.support.layouts import write_folders
 
 OWN = """
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.data.dataset import Dataset
 
 class Toy(Dataset):
@@ -90,7 +90,7 @@ def test_a_launch_without_places_finds_those_of_the_one_before(tmp_path: Path) -
     Path(here).touch()
     assert now.completed_by(before) == Site("/data", "/cache", paths, (here, there), device="cpu")
     moved = Site("/other", "/else").completed_by(before)
-    assert (moved.data_dir, moved.cache_dir, moved.workers) == ("/other", "/else", 0)
+    assert (moved.data_dir, moved.cache_dir, moved.workers) == ("/other", "/else", None)
     assert Site().completed_by(Site(ttl=180)) == Site(ttl=180)
     assert Site(ttl=60).completed_by(Site(ttl=180)) == Site(ttl=60)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dgbench.conformance.data import DataSubject, examine
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.data.dataset import Dataset
 
 

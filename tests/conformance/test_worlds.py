@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from dgbench.conformance.worlds import worlds
-from dgbench.core.cards import INPUTS, TASKS
+from dgbench.core.data_cards import INPUTS, TASKS
 from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.network import build_network
 

@@ -3,18 +3,9 @@ from __future__ import annotations
 import pytest
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.core.cards import (
-    DECLINED,
-    DOMAINS,
-    TAGS,
-    AdapterCard,
-    AlgorithmCard,
-    AverageCard,
-    MergerCard,
-    Need,
-    needs_of,
-)
+from dgbench.core.cards import TAGS, AdapterCard, AlgorithmCard, AverageCard, MergerCard, needs_of
 from dgbench.core.errors import UserError
+from dgbench.core.needs import DECLINED, DOMAINS, Need
 
 
 def test_needs_are_names_or_whole_and_every_adapter_needs_classes() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbench.core.cards import Archive
+from dgbench.core.data_cards import Archive
 from dgbench.core.errors import UserError
 from dgbench.data.archives import extract, move_folder_of, unpack_archives
 from dgbench.data.downloads import Unreachable

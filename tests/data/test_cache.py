@@ -23,7 +23,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.sources import open_dataset
 from dgbench.cli import Parser
 from dgbench.core import progress
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.site import Site
 from dgbench.data import cache_build, cache_format

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.data.dataset import ArrayExamples, Dataset
 from dgbench.data.facts import facts_of

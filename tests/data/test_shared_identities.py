@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from dgbench.core.protocol import AllDomains, Explicit, LeaveOneDomainOut, Protocol, SingleSource, View
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
 from dgbench import cli, download
-from dgbench.core.cards import Archive, DatasetCard
+from dgbench.core.data_cards import Archive, DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.datasets._digits import enlarged, sklearn_digits
 from dgbench.datasets.colored import ColoredDigits, ColoredMNIST, colored

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dgbench.core.cards import TASKS
+from dgbench.core.data_cards import TASKS
 from dgbench.methods.criteria import CRITERIA
 
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.rehearsal import Subject, double_precision
-from dgbench.core.cards import EAGER, needs_of
+from dgbench.core.cards import needs_of
 from dgbench.core.errors import UserError
 from dgbench.core.machine import check_precision
+from dgbench.core.needs import EAGER
 from dgbench.core.setting import setting
 from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import Network, build_network

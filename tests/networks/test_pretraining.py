@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgbench.core.cards import CORPORA
+from dgbench.core.data_cards import CORPORA
 from dgbench.core.setting import setting
 from dgbench.networks import pretraining
 from dgbench.networks.pretraining import starts_pretrained, weights_card

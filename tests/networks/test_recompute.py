@@ -15,8 +15,9 @@ from torch.func import functional_call
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.conformance.rehearsal import Subject
-from dgbench.core.cards import WHOLE, needs_of
+from dgbench.core.cards import needs_of
 from dgbench.core.errors import UserError
+from dgbench.core.needs import WHOLE
 from dgbench.core.setting import setting
 from dgbench.networks.network import Network, build_network
 from dgbench.networks.recompute import blocks_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dgbench.core.cards import GENERATED, DatasetCard
+from dgbench.core.data_cards import GENERATED, DatasetCard
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import AllDomains, Explicit, FixedSplit, LeaveOneDomainOut, Protocol, SingleSource, View
 from dgbench.core.run import Input, ResolvedEntry, Run, evaluated_views

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dgbench.core.cards import DatasetCard
+from dgbench.core.data_cards import DatasetCard
 from tests.support.layouts import noise
 
 
