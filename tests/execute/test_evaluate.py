@@ -63,8 +63,8 @@ def whole(logits: Tensor) -> list[PredictedBatch]:
 class Toy:
     """Views whose inputs are their own positions, and a record of what was asked for."""
 
-    input_shape, outputs = (2,), 3
-    card = DatasetCard(source="made up", licence="none", input_kind="vectors", input_shape=input_shape)
+    shape, outputs = (2,), 3
+    card = DatasetCard(source="made up", licence="none", input_kind="vectors", input_shape=shape)
 
     def __init__(self, sizes: dict[View, int]) -> None:
         self.sizes = sizes
@@ -113,7 +113,7 @@ def test_logits_come_in_the_order_of_the_view_however_inputs_are_shown(
 
 @pytest.mark.parametrize(
     ("changes", "size"),
-    [({"input_shape": (3, 512, 512)}, 5), ({"outputs": 255 * 50_001}, 5), ({"outputs": 2 * HELD}, 1), ({}, 50)],
+    [({"shape": (3, 512, 512)}, 5), ({"outputs": 255 * 50_001}, 5), ({"outputs": 2 * HELD}, 1), ({}, 50)],
 )
 def test_large_inputs_and_outputs_come_in_small_batches(changes: dict[str, Any], size: int) -> None:
     toy = Toy({A: 50})

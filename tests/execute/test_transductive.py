@@ -89,7 +89,7 @@ def test_what_fills_the_last_group_is_not_scored() -> None:
     view = View("a", "out")
 
     class Seven:
-        input_shape, outputs = (1,), 1
+        shape, outputs = (1,), 1
 
         def size(self, view: View) -> int:
             return 7
