@@ -123,6 +123,8 @@ def _draw(subject: Subject, lines: _Lines, axes: Axes) -> Tips:
             x, mean, _ = (np.array(each) for each in zip(*_numbers(inside), strict=True))
             axes.plot(x, mean, "--", color=look["color"], linewidth=1)
         tips[gid] = [f"{point.row} on {lines.column}: {point.by_column[lines.column]}" for point in own]
+    if any(point.inside[lines.column] for own in lines.curves.values() for point in own):
+        axes.plot([], [], "--", color=SOFT, linewidth=1, label="in-domain")
     if lines.reference and np.isfinite(lines.reference.mean):
         axes.axhline(lines.reference.mean, color=SOFT, linewidth=1, linestyle=":", label=BASELINE)
     if not lines.numeric:
