@@ -35,7 +35,7 @@ from dgbench.launchers.values import launcher_of
 from dgbench.plan.changes import read_changes
 from dgbench.plan.options import EXECUTING, LAUNCHER, PLACES
 from dgbench.plan.planfile import read_plan
-from dgbench.report.analyses import agreement, analyses_frame
+from dgbench.report.analyses import agreement, agreement_of_accuracy, analyses_frame
 from dgbench.report.figures.agreement import drawings_of
 from dgbench.report.figures.subject import subjects
 from dgbench.report.frames import load_results
@@ -142,6 +142,8 @@ def _refuse_unlike(planned: Sweep) -> None:
 
 def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
     """Print the means of each measure, and how they go with accuracy; write the csv."""
+    import pandas as pd  # as in `report.analyses`
+
     frame = analyses_frame([args.input_dir])
     frame = frame[frame["analysis"].isin(list(cards)) & (not args.rows or frame["row"].isin(_names_of(args.rows)))]
     rows = _names_of(args.rows)
@@ -154,7 +156,7 @@ def _show(args: Any, cards: Mapping[str, AnalysisCard]) -> int:
         return 1
     if args.figures:
         _draw(args, frame, series)
-    agreeing = agreement(frame)
+    agreeing = pd.concat([agreement(frame), agreement_of_accuracy(frame)])
     for name, card in cards.items():
         own = frame[frame["analysis"] == name]
         print(f"\n{name}: mean over {own['run'].nunique():,} runs", *_table(_means(own)), sep="\n")

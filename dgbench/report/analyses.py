@@ -152,6 +152,20 @@ def agreement(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(names))
 
 
+def agreement_of_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the same for in-domain accuracy, which a measure has to beat to be worth its cost: a line an analysis.
+
+    Args:
+        frame: As of `analyses_frame`.
+
+    Returns:
+        A frame as of `agreement`, whose measure is `in-domain accuracy`.
+    """
+    known = frame[frame["in_domain"].notna() & frame["value"].notna()]
+    runs = known.drop_duplicates(["analysis", "run", "models"])
+    return agreement(runs.assign(value=runs["in_domain"], measure="in-domain accuracy", role=VALIDATION))
+
+
 Groups = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Measures and outcomes of the runs of each group."""
 

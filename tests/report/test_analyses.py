@@ -12,7 +12,7 @@ from scipy import stats
 from dgbench.core.cards import SeriesCard
 from dgbench.core.errors import UserError
 from dgbench.report import analyses
-from dgbench.report.analyses import agreement
+from dgbench.report.analyses import agreement, agreement_of_accuracy
 
 
 def frame_of(values: dict[str, list[float]], outcomes: list[float]) -> pd.DataFrame:
@@ -35,6 +35,14 @@ def test_agreement_is_kendalls_tau_within_each_held_out_domain() -> None:
     assert -1 <= line.low < line.tau < line.high == 1
     (line,) = agreement(frame_of({"a": [1, 1, 1, 1]}, [0.1, 0.2, 0.3, 0.4])).itertuples()
     assert math.isnan(line.tau)
+
+
+def test_accuracy_itself_is_a_measure_to_beat() -> None:
+    frame = frame_of({"a": [4, 1, 2, 3]}, [0.1, 0.2, 0.3, 0.4]).assign(in_domain=[0.1, 0.2, 0.4, 0.3])
+    both = pd.concat([frame, frame.assign(measure="y", value=-1.0)])
+    (line,) = agreement_of_accuracy(both).itertuples()
+    assert (line.measure, line.role, line.runs) == ("in-domain accuracy", "validation", 4)
+    assert line.tau == pytest.approx(4 / 6)
 
 
 def test_errors_of_estimates_are_not_correlated() -> None:
