@@ -12,7 +12,7 @@ from dgbench.core.cards import SeriesCard
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.report.analyses import Analyzed
-from dgbench.report.figures.series import MOST_NAMED, series_drawing, series_drawings
+from dgbench.report.figures.series import MOST_NAMED, MOST_ROWS, series_drawing, series_drawings
 from dgbench.report.series import Series, series_frame
 
 FOLD = Fold(("c",), train=(View("a", "in"), View("b", "in")), source_val=(View("a", "out"),), test=(View("c", "in"),))
@@ -69,6 +69,16 @@ def test_of_each_row_the_best_run_of_the_first_trial_is_drawn() -> None:
     assert {line.get_label(): line.get_ydata()[0] for line in axes.lines} == {"ERM": 5, "SAM": 4}
     assert "the run of the first trial with the highest in-domain score" in drawing.caption
     assert set(series_frame(series, "Mine")["trial"]) == {0, 1}
+
+
+def test_of_many_rows_the_first_are_drawn_and_the_caption_says_so() -> None:
+    rows = [found(LINES, {"c/in": columns()}, row=f"R{i}") for i in range(MOST_ROWS + 1)]
+    (some,), (all_but_one,) = (list(series_drawings(rows[:number])) for number in (MOST_ROWS, MOST_ROWS + 1))
+    assert "Drawn are" not in some.caption
+    assert all_but_one.caption.endswith("Drawn are the first 6 of 7 rows.")
+    labels = [line.get_label() for line in all_but_one.render().axes[0].lines]
+    assert "R5" in labels
+    assert "R6" not in labels
 
 
 def test_named_points_are_marked_on_a_map_and_color_points() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,8 @@ Columns: TypeAlias = Mapping[str, Sequence[Any]]
 """Column of a series -> its values in one view."""
 MOST_NAMED = 12
 """Most lines or groups of points that a legend names."""
+MOST_ROWS = 6
+"""Most rows that a figure draws, as each may have a panel for each domain."""
 _LEVELS = 24
 """Steps of color of a map."""
 
@@ -40,9 +43,11 @@ def series_drawings(found: Iterable[Series]) -> Iterator[Drawing]:
     for (dataset, analysis, name), series in of_series.items():
         folds = group_values((one.held_out, one) for one in series)
         for held_out, own in folds.items():
-            card, chosen = own[0].card, _chosen(own)
+            card, every = own[0].card, _chosen(own)
+            chosen = dict(islice(every.items(), MOST_ROWS))
             where = f", {held_out} held out" if len(folds) > 1 else ""
             several = " Of each row, the run of the first trial with the highest in-domain score." if own[1:] else ""
+            several += f" Drawn are the first {MOST_ROWS} of {len(every)} rows." if len(every) > MOST_ROWS else ""
             shown = _Shown(card, chosen)
             # Below a decade a logarithmic axis has hardly a number on it.
             wide = tuple(name for name in card.logarithmic if shown.limits(name)[1] > 10 * shown.limits(name)[0])
@@ -248,7 +253,14 @@ def _draw_points(card: SeriesCard, by: str, columns: Columns, axes: Axes) -> Tip
     names = list(dict.fromkeys(texts.tolist()))
     for number, name in enumerate(names):
         own, label = texts == name, printable(name) or None
-        look: dict[str, Any] = {"linestyle": "none", "markersize": 3, "markeredgewidth": 0, "alpha": 0.7}
+        # As an image: a mark each of thousands of points would make a page of many megabytes.
+        look: dict[str, Any] = {
+            "linestyle": "none",
+            "markersize": 3,
+            "markeredgewidth": 0,
+            "alpha": 0.7,
+            "rasterized": True,
+        }
         mark = mark_of(number // len(SERIES))
         axes.plot(x[own], y[own], color=color_of(number), marker=mark, label=label, **look)
     if 1 < len(names) <= MOST_NAMED:
