@@ -115,6 +115,11 @@ def _mean(scores: Mapping[str, Mapping[str, float]], views: Iterable[View], metr
     return float(np.mean(found)) if found else math.nan
 
 
+def estimates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of `analyses_frame` without errors of estimates, whose names end in `_error`."""
+    return frame[~frame["measure"].astype(str).str.endswith("_error")]
+
+
 def agreement(frame: pd.DataFrame) -> pd.DataFrame:
     """Return how the order of runs by each measure agrees with their order by accuracy and by the gap.
 
@@ -132,8 +137,8 @@ def agreement(frame: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    estimates = ~frame["measure"].astype(str).str.endswith("_error")
-    alone = frame[frame["out_of_domain"].notna() & frame["value"].notna() & estimates]
+    alone = estimates(frame)
+    alone = alone[alone["out_of_domain"].notna() & alone["value"].notna()]
     keys = ["analysis", "measure", "role", "dataset", "held_out", "run"]
     each = alone.groupby(keys, observed=True, sort=False)[["value", "in_domain", "out_of_domain"]].mean().reset_index()
     lines = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dgbench.core.wording import printable
-from dgbench.report.analyses import HELD_OUT, WHOLE
+from dgbench.report.analyses import HELD_OUT, WHOLE, estimates
 from dgbench.report.analyses import agreement as agreement_frame
 from dgbench.report.figures.panels import Drawing, Panel, Tips, marks, name_rows
 from dgbench.report.figures.series import series_drawings
@@ -75,6 +75,7 @@ def gaps(subject: Subject) -> Drawing | None:
 
 
 def _scatter(subject: Subject, frame: pd.DataFrame, *, gap: bool) -> Drawing | None:
+    frame = estimates(frame)
     frame = frame[frame["out_of_domain"].notna() & frame["value"].notna()]
     frame = frame[frame["in_domain"].notna()] if gap else frame
     found = []
