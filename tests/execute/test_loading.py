@@ -23,7 +23,8 @@ OF_FLOATS = 3 * 32 * 3 * 224 * 224 * 4
         (0, "cuda", 16, PLENTY, 0),
         (5, "cpu", 1, PLENTY, 5),
         (None, "cpu", 1, PLENTY, 0),  # its core is the network's
-        (None, "cpu", 2, PLENTY, 1),
+        (None, "cpu", 3, PLENTY, 0),
+        (None, "cpu", 4, PLENTY, 1),
         (None, "cpu", 16, PLENTY, 4),
         (None, "cuda", 1, PLENTY, 1),  # the core waits for the GPU
         (None, "cuda", 4, PLENTY, 3),

@@ -1,0 +1,75 @@
+"""Does the network wait for images? Training steps with loader processes and without, beside steps that need no images.
+
+    python benchmarks/loading.py [--backbone resnet18] [--side 64] [--steps 20] [--rounds 5]
+
+Photographs of 227 x 227 are augmented to the side; ERM takes 2 x 32 of them a step, on all cores of this machine, as a
+single run has them (`--jobs 1`). The reference repeats one minibatch. Times are of the clock, taken in turn, so the
+machine must be quiet. Where the network computes on the same cores, augmenting takes of its time whoever does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+import torch
+from _measure import machine, training
+from images import write_photos
+
+from dgbench.core.machine import usable_cores
+from dgbench.data.views import AHEAD, Minibatch, Minibatches
+from dgbench.execute.loading import loader_processes
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    cores = usable_cores()
+    torch.set_num_threads(cores)
+    with tempfile.TemporaryDirectory() as place:
+        write_photos(Path(place), 227, 227, 900)
+        ours = training(
+            algorithms=["ERM"],
+            datasets=[f"folder:{place}"],
+            test_envs=["c"],
+            setting={"steps": 10**6, "image_size": args.side, "backbone": args.backbone, "pretrained": False},
+            hparams={"batch_size": 32},
+        )
+        minibatches = Minibatches(ours.data, ours.run)
+        chosen = loader_processes(None, minibatches, ours.device, cores)
+        sources: dict[str, Iterator[Minibatch]] = {
+            "one minibatch": repeat(minibatches[0]),
+            "no processes": minibatches.between(0, 10**6, 0),
+            f"{chosen} processes": minibatches.between(0, 10**6, chosen),
+        }
+        ours.algorithm.train()
+        times: dict[str, list[float]] = {name: [] for name in sources}
+        for round_ in range(args.rounds + 1):
+            for name, batches in sources.items():
+                for _ in range(chosen * AHEAD + 1):
+                    next(batches)  # what was made ahead while others were timed
+                start = time.perf_counter()
+                for _ in range(args.steps):
+                    ours._step(0, next(batches))
+                if round_:
+                    times[name].append((time.perf_counter() - start) / args.steps)
+        print(f"{machine()}; {args.backbone}, {args.side} x {args.side}")
+        reference = times["one minibatch"]
+        for name, found in times.items():
+            ratios = [a / b for a, b in zip(reference, found, strict=True)]
+            print(f"{name:16} {1000 * statistics.median(found):8.1f} ms a step   {statistics.median(ratios):.2f}")
+        del sources
+
+
+if __name__ == "__main__":
+    main()
