@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.conformance.questions import double_precision
+from dgbench.conformance.rehearsal import double_precision
 from dgbench.conformance.rehearsal import Subject
 
 NAMES = (
