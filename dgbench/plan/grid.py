@@ -96,6 +96,10 @@ def with_points(asked: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any
             rows |= dict.fromkeys(_written(point, catalogue) for point in _points(parsed[-1], grid, catalogue))
     for problem in _unused(grid, parsed, catalogue) if parsed else ():
         problems.add(problem)
+    # Invalid values are refused where all rows are parsed, which is not reached with other problems.
+    for name in rows if problems.found else ():
+        with problems.collecting():
+            parse_row(name, catalogue)
     problems.raise_if_any()
     if not {"quick", "n_hparams", "n_hparams_from"} & asked.keys():
         found |= {"n_hparams_from": 0, "n_hparams": 1}

@@ -72,7 +72,7 @@ def test_words_are_read_or_refused(words: list[str]) -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    grid = {"rho": [1], "steps": [3], "n_tolerance": [2], "SMA.x": [1], "lrr": [2]}
+    grid = {"rho": [-1], "steps": [3], "n_tolerance": [2], "SMA.x": [1], "lrr": [2]}
     with pytest.raises(UserError) as raised:
         rows("ERM", "SAM+SWAD", **grid)
     assert list(raised.value.problems) == [
@@ -80,6 +80,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "n_tolerance is a hyperparameter of SWAD: --grid SWAD.n_tolerance=2",
         "unknown entry in --grid 'SMA': did you mean 'SAM'?",
         "unknown hyperparameter in --grid 'lrr': did you mean 'lr'?",
+        "SAM: rho must be at least 0, not -1.0",
     ]
     with pytest.raises(UserError, match="--grid needs --algorithms"):
         rows(rho=[1])
