@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.conformance.rehearsal import double_precision
-from dgbench.conformance.rehearsal import Subject
+from dgbench.conformance.rehearsal import Subject, double_precision
 
 NAMES = (
     "ARM",
