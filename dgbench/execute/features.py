@@ -88,6 +88,8 @@ class FeatureStore:
         setting = self.trained.setting
         return {
             "dataset": self.trained.dataset,
+            # Files may change between two launches of a sweep.
+            "fingerprint": self.dataset.fingerprint(),
             # Only these data differ from trial to trial.
             "data_seed": self.trained.data_seed if GENERATED in self.dataset.card.traits else None,
             "input_shape": list(self.dataset.input_shape),

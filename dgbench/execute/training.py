@@ -195,8 +195,9 @@ class Training:
 
     def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
         """Move one domain's minibatch to the device, and add the teacher's logits if the run has a teacher."""
-        # From the pinned memory of loader processes, a copy to a GPU need not be waited for.
-        x, y, positions = (tensor.to(self.device, non_blocking=True) for tensor in (x, y, positions))
+        # From the pinned memory of loader processes, a copy to a GPU of NVIDIA need not be waited for.
+        on_gpu = self.device.type == "cuda"
+        x, y, positions = (tensor.to(self.device, non_blocking=on_gpu) for tensor in (x, y, positions))
         taught = self.teacher(x) if self.teacher else None
         return Batch(self.algorithm.network.prepare(x), y, positions, domain, taught)
 

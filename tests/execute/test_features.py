@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dgbench.core.errors import UserError
 from dgbench.core.run import BEST, MODEL
 from dgbench.core.setting import setting as make_setting
+from dgbench.datasets.rotated import RotatedDigits
 from dgbench.execute import features
 from dgbench.execute.context import open_context
 from dgbench.execute.features import FeatureStore
@@ -69,6 +70,16 @@ def test_trials_that_start_from_other_weights_have_features_of_their_own(
     counted = computed(monkeypatch)
     execute_all(frozen(tmp_path, "ERM", n_trials=2, setting={"steps": 2}))
     assert sorted(counted) == sorted(2 * ["0", "15", "30", "45", "60", "75"])
+
+
+def test_data_that_changed_have_other_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = frozen(tmp_path, "ERM", n_hparams=2, setting={"steps": 2})
+    counted = computed(monkeypatch)
+    assert execute(sweep, sweep.plan.runs[0]) == 0
+    counted.clear()
+    monkeypatch.setattr(RotatedDigits, "fingerprint", lambda self: "another")
+    assert execute(sweep, sweep.plan.runs[1]) == 0
+    assert len(counted) == 6
 
 
 @pytest.mark.parametrize("name", ["MTL", "URM", "SagNet", "SAF", "DANN", "Fish", "CORAL+SAM", "Hutchinson", "TRAM"])
