@@ -51,8 +51,12 @@ class Connectivity(BetweenModels):
 
     hparams: Hparams
 
+    def end(self, model: FinishedModel) -> str:
+        """Return the name of a model as the end of a line."""
+        return f"draw {model.hparams_seed}"
+
     def measure(self, models: Sequence[FinishedModel], data: Views) -> Iterator[Finding]:
         """Yield lines and layers of each training and held-out view."""
-        network, pairs = models[0].load(), self.pairs(models, lambda model: f"draw {model.hparams_seed}")
+        network, pairs = models[0].load(), self.pairs(models, self.end)
         yield from self.between(network, pairs, data)
         yield from self.by_layer(network, pairs, data)
