@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measured(network: nn.Module, batches: Batches, h: Sharpness.Hparams) -> dict[str, float]:
-    """Return what the analysis finds on one view."""
+    """Return the measures of sharpness on one view, by name."""
     model = FinishedModel("", "", 0, 0, lambda: network, dict, dict)
     analysis = Sharpness(h, torch.Generator().manual_seed(0))
     found: dict[str, float] = {}

@@ -58,7 +58,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Sizes:
-    """Sizes of what is measured: those of the table, or small ones to try the script."""
+    """Sizes of networks, images and repetitions: those of the table, or small ones to try the script."""
 
     def __init__(self, quick: bool) -> None:
         self.backbone = "SmallCNN" if quick else "resnet50"
@@ -127,7 +127,7 @@ def step(device: torch.device, sizes: Sizes) -> None:
 
 
 def plain_step(device: torch.device, sizes: Sizes, *, waits: bool) -> tuple[Callable[[], object], object]:
-    """A step of ERM without dgbench's loop, and what it keeps alive."""
+    """Return a function that makes a step of ERM in a bare loop, and the network, to be kept in memory."""
     choose_kernels(setting())
     network = build_network((3, sizes.side, sizes.side), CLASSES, of_network(sizes, {})).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-5, fused=True)
@@ -145,7 +145,7 @@ def plain_step(device: torch.device, sizes: Sizes, *, waits: bool) -> tuple[Call
 
 
 def our_step(device: torch.device, sizes: Sizes, changes: Mapping[str, Any]) -> tuple[Callable[[], object], object]:
-    """A step of ERM as the engine makes it, its inputs on the device."""
+    """Return a function that makes a step of ERM as the engine does, and the algorithm, to be kept in memory."""
     resolved = of_network(sizes, changes)
     choose_kernels(resolved)
     cls = Catalogue().get("algorithm", "ERM").load()
@@ -197,7 +197,7 @@ def milliseconds(device: torch.device, sizes: Sizes, made: Callable[[], object],
 
 
 def finish(device: torch.device) -> None:
-    """Wait for what the device has queued."""
+    """Wait until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
