@@ -15,20 +15,10 @@ from typing import Any, TypeVar
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, parse_rows, runs_alone, teacher_rows
 from dgbench.catalogue.sources import open_dataset, split_datasets
-from dgbench.core.data_cards import DatasetCard
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import RANDOM
 from dgbench.core.machine import check_precision, pick_device
 from dgbench.core.presets import DEFAULT, read_preset
-from dgbench.core.protocol import (
-    VALIDATION,
-    AllDomains,
-    Explicit,
-    FixedSplit,
-    LeaveOneDomainOut,
-    Protocol,
-    SingleSource,
-)
 from dgbench.core.row_names import words_of
 from dgbench.core.setting import FIELD_NAMES, OF_SWEEP, PRESETS, setting
 from dgbench.core.site import Site
@@ -53,8 +43,9 @@ from dgbench.plan.layers import (
 )
 from dgbench.plan.networks import with_full_names
 from dgbench.plan.options import OPTIONS
+from dgbench.plan.protocols import protocol_of
 from dgbench.plan.request import MOST_RUNS, Overrides, Request
-from dgbench.plan.sweep_file import FOLD, NOT_QUICK, PROTOCOL_KEYS
+from dgbench.plan.sweep_file import NOT_QUICK, PROTOCOL_KEYS
 
 T = TypeVar("T")
 
@@ -100,7 +91,7 @@ def declare(
         layer = stack(layer_of_preset(preset, catalogue) if below is None else below, own)
         _check_settings(preset, layer, paths)
     with problems.collecting():
-        protocol = _protocol(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
+        protocol = protocol_of(asked, {name: catalogue.get("dataset", name.partition(":")[0]).card for name in paths})
     members: tuple[int, ...] = ()
     with problems.collecting():
         members = _members(asked.get("members", ()))
@@ -267,47 +258,6 @@ def open_facts(declaration: Declaration, site: Site, catalogue: Catalogue) -> di
             check_start(resolved, dataset.input_shape, site.backbone_weights, dataset.input_kind)
     problems.raise_if_any()
     return facts
-
-
-def _protocol(asked: Mapping[str, Any], cards: Mapping[str, DatasetCard]) -> Protocol:
-    """Return the protocol that the keys choose, or the fixed split if the data sets have one.
-
-    Raises:
-        UserError: The data sets need different protocols, or keys contradict each other.
-    """
-    said = [key for key in PROTOCOL_KEYS if asked.get(key)]
-    only, train, val, test = (tuple(map(str, asked.get(key, ()))) for key in ("test_envs", *FOLD))
-    own = [name for name, card in cards.items() if card.parts]
-    if others := [name for name in cards if name not in own] if own else []:
-        raise UserError(
-            f"a sweep has one protocol: {', '.join(own)} with fixed splits and {', '.join(others)} without need two; "
-            "launch two sweeps, in two folders"
-        )
-    if own and said:
-        wrong = ", ".join(f"--{key}" for key in said)
-        raise UserError(f"{', '.join(own)} with fixed splits leaves no choice of protocol: leave out {wrong}")
-    if own:
-        validation = asked.get("validation", FixedSplit.validation)
-        if validation not in VALIDATION:
-            raise UserError(unknown_name("--validation", validation, VALIDATION))
-        return FixedSplit(only, validation)
-    if "validation" in asked:
-        raise UserError(f"--validation is for data with fixed splits, which {', '.join(cards)} lacks")
-    if train or val or test:
-        if only or not set(said) <= set(FOLD):
-            raise UserError(
-                "--train_domains, --val_domains and --test_domains give the whole fold: leave out other protocol flags"
-            )
-        return Explicit(train, test, val)
-    if "all_domains" in said:
-        if "single_source" in said:
-            raise UserError("--all_domains trains on every domain, --single_source on one: leave out one of them")
-        return AllDomains(only)
-    if "single_source" in said:
-        if only:
-            raise UserError("--single_source tests all domains but the one that trains: leave out --test_envs")
-        return SingleSource()
-    return LeaveOneDomainOut(pairs="single_test_envs" not in said and not asked.get("quick"), only=only)
 
 
 def _overrides(
