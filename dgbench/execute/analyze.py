@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -45,7 +45,13 @@ def execute_analysis(context: RunContext, algorithm: Algorithm) -> None:
     seed_everything(context.device, context.run.seed, "analyze")
     generator = torch.Generator(context.device).manual_seed(torch_seed(context.run.seed, "analysis", cls.__name__))
     analysis: Analysis = cls(hparams, generator)
-    models = [_model(context, source) for source in context.run.inputs]
+    inputs = context.run.inputs
+    rows = [_row_of(context.store, source) for source in inputs]
+    if cls.card.takes == "rows":
+        rows = _told_apart(
+            rows, [training_run(context.store.folder(source.run).run(), context.store) for source in inputs]
+        )
+    models = [_model(context, source, row) for source, row in zip(inputs, rows, strict=True)]
     if cls.card.takes == "rows":
         refuse_unlike([context.run], context.store)
     views: dict[str, dict[str, float]] = {}
@@ -75,8 +81,8 @@ def _extend(kept: dict[str, list[Any]], columns: Columns, name: str, card: Serie
         kept.setdefault(column, []).extend(np.asarray(values).tolist())
 
 
-def _model(context: RunContext, source: Input) -> FinishedModel:
-    """Describe an input's model to an analysis; it is built and read when the analysis wants it."""
+def _model(context: RunContext, source: Input, row: str) -> FinishedModel:
+    """Describe an input's model, of a row of that name, to an analysis; it is built and read when that wants it."""
     saved = context.find_input_model(source, BEST)
     trained = training_run(context.store.folder(source.run).run(), context.store)
     # Second derivatives need the plain network: in full precision, neither compiled nor recomputed.
@@ -92,7 +98,6 @@ def _model(context: RunContext, source: Input) -> FinishedModel:
         return own.algorithm(begin=True).predictor_tensors()
 
     run = context.store.folder(source.run).run()
-    row = _row_of(context.store, source)
     return FinishedModel(
         source.run, row, run.hparams_seed, saved.step, load, lambda: saved.load(context.device), initial
     )
@@ -104,6 +109,26 @@ def _row_of(store: Store, source: Input) -> str:
     if run.kind == "merge":
         return f"{_row_of(store, run.inputs[0])}+{run.method.name}"
     return run.method.name if source.predictor == MODEL else f"{run.method.name}+{source.predictor}"
+
+
+def _told_apart(rows: Sequence[str], trained: Sequence[Run]) -> list[str]:
+    """Return the names of rows, with the values in which those of one name differ: `SAM:rho=0.1+SWAD`.
+
+    Args:
+        rows: Names without values.
+        trained: The training run of each.
+    """
+    found = []
+    for row, run in zip(rows, trained, strict=True):
+        alike = [other.method.hparams for name, other in zip(rows, trained, strict=True) if name == row]
+        own = [
+            f"{name}={value}"
+            for name, value in run.method.hparams.items()
+            if any(other.get(name) != value for other in alike)
+        ]
+        word = f"{run.method.name}:{','.join(own)}" if own else run.method.name
+        found.append(word + row.removeprefix(run.method.name))
+    return found
 
 
 def refuse_unlike(runs: Iterable[Run], store: Store) -> None:

@@ -107,3 +107,18 @@ def test_unlike_networks_are_refused(tmp_path: Path, site: Site) -> None:
 def test_rows_that_are_too_few_or_many_are_refused(rows: list[str], why: str, tmp_path: Path, site: Site) -> None:
     with pytest.raises(UserError, match=why):
         sweep_of(tmp_path / "runs", *rows, site=site)
+
+
+def test_rows_that_differ_in_values_have_lines_of_their_own(tmp_path: Path) -> None:
+    rows = [f"SAM:rho={rho}+RowConnectivity" for rho in (0.01, 0.1, 0.5)]
+    asked = {
+        "setting": {"steps": 2, "checkpoint_freq": 2},
+        "hparams": {"RowConnectivity": {"examples": 4, "points": 3}},
+    }
+    sweep = execute_all(sweep_of(tmp_path, *rows, site=Site(device="cpu", save_models="best"), **asked))
+    lines = dgbench.load_results(sweep.root).series("RowConnectivity", "line")["line"]
+    assert set(lines) == {
+        "SAM:rho=0.01 to SAM:rho=0.1",
+        "SAM:rho=0.01 to SAM:rho=0.5",
+        "SAM:rho=0.1 to SAM:rho=0.5",
+    }
