@@ -131,6 +131,11 @@ class Plots:
         return Plot(self._sweep, "sensitivity")
 
     @property
+    def sensitivity_map(self) -> Plot:
+        """Each method over the values of a grid of two hyperparameters, a panel for each method and held-out domain."""
+        return Plot(self._sweep, "sensitivity_map")
+
+    @property
     def hyperparameters(self) -> Plot:
         """Each hyperparameter that was drawn against the value on the held-out domain."""
         return Plot(self._sweep, "hyperparameters")

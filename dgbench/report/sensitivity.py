@@ -142,10 +142,18 @@ def in_order(found: Iterable[Point]) -> list[Point]:
     return [point for own in by_method.values() for point in sorted(own, key=_rank)]
 
 
+def rising(values: Iterable[Any]) -> list[Any]:
+    """Return the different ones of values, rising: numbers before texts."""
+    return sorted(set(values), key=_rank_of_value)
+
+
 def _rank(point: Point) -> list[tuple[bool, float, str]]:
-    """Return a key by which points are sorted: numbers before texts."""
-    values = point.values.values()
-    return [(isinstance(v, str), math.inf if isinstance(v, str) else float(v), str(v)) for v in values]
+    """Return a key by which points are sorted."""
+    return [_rank_of_value(value) for value in point.values.values()]
+
+
+def _rank_of_value(value: Any) -> tuple[bool, float, str]:
+    return isinstance(value, str), math.inf if isinstance(value, str) else float(value), str(value)
 
 
 def _cells(point: Point, columns: Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from tests.support.places import SUPPORT
 OWN: dict[str, Any] = runpy.run_path(str(SUPPORT / "own_sweep.py"))
 DOMAINS = ["+90%", "+80%", "-90%"]
 ANALYZED = {"agreement", "measures", "gaps"}
-EMPTY = {"members", "streams", "sensitivity", "hyperparameters", "cost", "confusion", "reliability", *ANALYZED}
+EMPTY = {"members", "streams", "sensitivity", "sensitivity_map", "hyperparameters", "cost", *ANALYZED}
+EMPTY |= {"confusion", "reliability"}
 """Figures of which the toy sweep has nothing: no curve over members, no stream, no grid, one value of a hyperparameter,
 no times, no predictions, no analyses."""
 

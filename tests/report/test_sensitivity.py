@@ -150,6 +150,30 @@ def test_of_two_names_one_is_the_axis_and_the_other_tells_curves_apart(plain: Sw
     mpl.pyplot.close("all")
 
 
+def test_a_grid_of_two_names_is_a_map_with_the_numbers_of_the_table(plain: SweepResults) -> None:
+    names = [f"SAM:rho={rho},adaptive={flag}" for rho in (0.5, 2, 10) for flag in ("true", "false")]
+    found = results_with(plain, {name: place % 4 for place, name in enumerate(names[:-1])})
+    axes = found.plot.sensitivity_map(selector="oracle", panel="SAM, rho, adaptive: Avg")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "2", "10"], "as numbers rise"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["false", "true"]
+    frame = found.sensitivity("oracle")
+    means = frame[frame["column"] == "Avg"].set_index(["hparams.rho", "hparams.adaptive"])["out_of_domain"]
+    assert {text.get_position(): text.get_text().partition("\n")[0] for text in axes.texts} == {
+        ((0.5, 2, 10).index(rho), ("false", "true").index(flag)): f"{mean:.1f}" for (rho, flag), mean in means.items()
+    }
+    assert len(axes.texts) == 5, "one pair of the six has no runs"
+    shade = {patch.get_xy(): patch.get_alpha() for patch in axes.patches}
+    (lightest, *_, darkest) = sorted(means.index, key=lambda pair: means[pair])
+    places = [((0.5, 2, 10).index(rho), ("false", "true").index(flag)) for rho, flag in (lightest, darkest)]
+    assert [shade[x - 0.5, y - 0.5] for x, y in places] == [0, max(shade.values())]
+    mpl.pyplot.close("all")
+
+
+def test_a_map_takes_two_names(results: SweepResults) -> None:
+    with pytest.raises(UserError, match=r"sensitivity_map has nothing to draw .* differ in two values"):
+        results.plot.sensitivity_map()
+
+
 def test_values_of_rows_are_no_draws() -> None:
     def curve(row: str, run: int) -> Curve:
         return Curve(row, "75", 0, 0, str(run), MODEL, (0,), None, np.array([float(run)]))

@@ -12,6 +12,7 @@ from dgbench.report.figures.predictions import confusion, reliability
 from dgbench.report.figures.ranking import ranks
 from dgbench.report.figures.scores import accuracy, cost_against_accuracy, differences, scatter, selection
 from dgbench.report.figures.sensitivity import sensitivity
+from dgbench.report.figures.sensitivity_map import sensitivity_map
 from dgbench.report.figures.streams import streams
 from dgbench.report.figures.subject import Subject, Sweep
 from dgbench.report.figures.training import hyperparameters, learning
@@ -37,6 +38,7 @@ FIGURES: dict[str, Entry] = {
     "members": Entry(members, "a row merged from several numbers of runs (--members)"),
     "streams": Entry(streams, "finished runs with adapters that were shown a stream (--stream)"),
     "sensitivity": Entry(sensitivity, "finished rows that differ in a value that they name (--grid)"),
+    "sensitivity_map": Entry(sensitivity_map, "finished rows that differ in two values that they name (--grid)"),
     "hyperparameters": Entry(hyperparameters, "eight finished runs of a method, and a hyperparameter with four values"),
     "cost": Entry(cost_against_accuracy, "two rows with a number in every column and recorded times"),
     "agreement": Entry(agreement, "an analysis of three runs with the same domain held out (dgbench analyze)"),

@@ -15,7 +15,7 @@ from dgbench.report.differences import BASELINE
 from dgbench.report.figures.panels import Drawing, Panel, Tips, scale_by_decades
 from dgbench.report.figures.style import SOFT, color_of, mark_of
 from dgbench.report.figures.subject import Subject
-from dgbench.report.sensitivity import Point, in_order, points, shown_columns
+from dgbench.report.sensitivity import Point, in_order, points, rising, shown_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,12 +61,11 @@ def sensitivity(subject: Subject) -> Drawing | None:
         axis = max(names, key=lambda name: len(values[name]))
         if len(values[axis]) < 2:
             continue
-        rising = [point.values[axis] for point in sorted(own, key=lambda point: _key(point.values[axis]))]
         for column in shown_columns(own):
             curves = group_values((_label(point, axis), point) for point in in_order(own))
             for label in curves:
                 numbers.setdefault(label, len(numbers))
-            lines = _Lines(column, axis, list(dict.fromkeys(rising)), curves, numbers, _baseline(subject, column))
+            lines = _Lines(column, axis, rising(values[axis]), curves, numbers, _baseline(subject, column))
             name = f"{', '.join(names)}: {column}"
             panels.append(Panel(name, partial(_draw, subject, lines), column))
     if not panels:
@@ -87,10 +86,6 @@ def sensitivity(subject: Subject) -> Drawing | None:
         height=2.6 if len(panels) > 1 else 3.6,
         legend=True,
     )
-
-
-def _key(value: Any) -> tuple[bool, float, str]:
-    return isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value)
 
 
 def _label(point: Point, axis: str) -> str:
