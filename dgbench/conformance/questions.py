@@ -34,8 +34,11 @@ DOMAINS = (1, 2, 3)
 """Numbers of training domains that most questions try."""
 _ITEM = "aten::_local_scalar_dense"
 """The operation behind `item()`, `float(tensor)` and the like."""
-_READS = (_ITEM, "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select")
+_READS = {_ITEM, "aten::nonzero", "aten::equal", "aten::allclose", "aten::is_nonzero", "aten::masked_select"}
+_READS |= {"aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::bincount"}
 """Operations whose result, or its shape, depends on values: on a GPU the host waits for them."""
+_INDEXED = ("aten::index", "aten::index_put", "aten::index_put_")
+"""Operations that count the true values of a mask, where their indices are one: a wait, too."""
 _STEP = ("update", "loss")
 """Methods that decide what a step does."""
 
@@ -218,11 +221,16 @@ class Reads(TorchDispatchMode):
         """`FILE:LINE` of the last such operation that the algorithm's own file led to; empty if there is none."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name in _READS:
+        if func._schema.name in _READS or (func._schema.name in _INDEXED and any(map(_is_mask, args[1]))):
             self.found.append(func._schema.name)
             lines = [frame.lineno for frame in traceback.extract_stack() if frame.filename == self.file]
             self.place = f"{self.file}:{lines[-1]}" if lines else self.place
         return func(*args, **(kwargs or {}))
+
+
+def _is_mask(index: Tensor | None) -> bool:
+    """Return whether an index of a tensor is a mask of true and false."""
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def repeats(subject: Subject, domains: int, seed: int) -> str:

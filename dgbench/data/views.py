@@ -213,7 +213,7 @@ class Minibatches(TorchDataset[Minibatch]):
         """Return whether the inputs of a view are augmented in training; those in memory never are."""
         return self.augment and not isinstance(self.data.examples[view.domain], ArrayExamples)
 
-    def between(self, start: int, end: int, workers: int) -> Iterator[Minibatch]:
+    def between(self, start: int, end: int, workers: int, *, pinned: bool = False) -> Iterator[Minibatch]:
         """Yield the minibatches of steps `start` to `end - 1`.
 
         Args:
@@ -221,6 +221,7 @@ class Minibatches(TorchDataset[Minibatch]):
             end: Step after the last.
             workers: Processes that make minibatches ahead; 0, or data in memory without augmentation: this process
                 makes them.
+            pinned: Whether minibatches of other processes lie in pinned memory, from which a GPU copies by itself.
         """
         if workers == 0 or (self.data.in_memory and not any(map(self._augments, self.views))):
             return (self[step] for step in range(start, end))
@@ -229,7 +230,7 @@ class Minibatches(TorchDataset[Minibatch]):
             batch_size=None,  # an item is a whole minibatch already
             sampler=range(start, end),
             num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
             prefetch_factor=AHEAD,
             worker_init_fn=_ignore_stops,
         )

@@ -1,14 +1,16 @@
-"""Choose how many processes of a run make minibatches ahead, so that the network doesn't wait for images."""
+"""Load a run's minibatches onto its device, made ahead by processes, so that the network doesn't wait for images."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from math import prod
 
 import torch
 
-from dgbench.data.views import AHEAD, Minibatches
+from dgbench.data.views import AHEAD, Minibatch, Minibatches
+from dgbench.execute.transfer import on_device
 
 SHARED_MEMORY = "/dev/shm"
 """Folder through which processes hand tensors to each other; containers often have little of it."""
@@ -16,6 +18,23 @@ _MOST = 8
 """Most processes that are chosen for a run."""
 _BYTES = 4
 """Bytes of a number of an input at most."""
+
+
+def load(
+    minibatches: Minibatches, start: int, end: int, *, asked: int | None, device: torch.device, threads: int
+) -> Iterator[Minibatch]:
+    """Yield the minibatches of steps `start` to `end - 1`, on the device.
+
+    Args:
+        minibatches: The run's.
+        start: First step.
+        end: Step after the last.
+        asked: The user's number of processes that make them, see `loader_processes`.
+        device: Where the network computes.
+        threads: Cores that the run may use.
+    """
+    workers = loader_processes(asked, minibatches, device, threads)
+    return on_device(minibatches.between(start, end, workers, pinned=device.type == "cuda"), device)
 
 
 def loader_processes(asked: int | None, minibatches: Minibatches, device: torch.device, threads: int) -> int:

@@ -20,7 +20,7 @@ from dgbench.catalogue.catalogue import shared_catalogue
 from dgbench.core.site import Site
 from dgbench.data.views import Minibatches
 from dgbench.execute.context import open_context
-from dgbench.execute.loading import loader_processes
+from dgbench.execute.loading import load
 from dgbench.execute.models import predictor_weights
 from dgbench.execute.training import Training
 from dgbench.store.folder import Store
@@ -51,8 +51,8 @@ def time_steps(job: dict[str, Any]) -> dict[str, float]:
         for average in training.averages.values():
             average.begin(predictor_weights(training.algorithm), context.run.setting.steps)
         minibatches = Minibatches(context.data, context.run, [])
-        workers = loader_processes(site.workers, minibatches, context.device, job["threads"])
-        batches = minibatches.between(0, _WARM + steps, workers)
+        device, threads = context.device, job["threads"]
+        batches = load(minibatches, 0, _WARM + steps, asked=site.workers, device=device, threads=threads)
         started = 0.0
         for step, minibatch in enumerate(batches):
             if step == _WARM:

@@ -38,7 +38,7 @@ from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
 from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import concatenate_logits, mean_score, score_views
-from dgbench.execute.loading import loader_processes
+from dgbench.execute.loading import load
 from dgbench.execute.models import build, predict_with, predictor_weights, save_model
 from dgbench.execute.teacher import teacher_of
 from dgbench.methods.algorithm import Algorithm
@@ -153,8 +153,8 @@ class Training:
         """Make all steps before `end`."""
         # Made anew after a survey, which changes what they are drawn from.
         minibatches = Minibatches(self.data, self.run, self.loop.copies)
-        workers = loader_processes(self.site.workers, minibatches, self.device, torch.get_num_threads())
-        batches = minibatches.between(self.loop.step, end, workers)
+        threads, asked = torch.get_num_threads(), self.site.workers
+        batches = load(minibatches, self.loop.step, end, asked=asked, device=self.device, threads=threads)
         for step, minibatch in enumerate(self.context.interruptible(batches), self.loop.step):
             self._step(step, minibatch)
             self.lease.beat(step + 1, self.run.setting.steps)
@@ -194,15 +194,17 @@ class Training:
             self.algorithm.train()
 
     def _batch(self, x: Tensor, y: Tensor, positions: Tensor, domain: int) -> Batch:
-        """Move one domain's minibatch to the device, and add the teacher's logits if the run has a teacher."""
-        # From the pinned memory of loader processes, a copy to a GPU of NVIDIA need not be waited for.
-        on_gpu = self.device.type == "cuda"
-        x, y, positions = (tensor.to(self.device, non_blocking=on_gpu) for tensor in (x, y, positions))
+        """Prepare one domain's minibatch, and add the teacher's logits if the run has a teacher."""
         taught = self.teacher(x) if self.teacher else None
         return Batch(self.algorithm.network.prepare(x), y, positions, domain, taught)
 
     def _step(self, step: int, minibatch: Minibatch) -> None:
-        """Make one step: the algorithm's update, sums of its logged scalars, and the averages' look at the weights."""
+        """Make one step: the algorithm's update, sums of its logged scalars, and the averages' look at the weights.
+
+        Args:
+            step: Its number, from 0.
+            minibatch: On the device.
+        """
         algorithm, loop = self.algorithm, self.loop
         # The batches first, then the seed: drawn numbers may not depend on the teacher or on how inputs are prepared.
         batches = [self._batch(*tensors) for tensors in minibatch]

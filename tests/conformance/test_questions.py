@@ -164,4 +164,16 @@ def test_a_read_is_seen() -> None:
     with Reads() as reads:
         torch.ones(2).sum().item()
     assert reads.found == ["aten::_local_scalar_dense"]
+    x = torch.arange(3)
+    mask = x > 0
+    with Reads() as reads:
+        x[mask], x[:, None][mask, None]
+        x[mask] = torch.ones(2, dtype=torch.int64)
+        torch.where(mask), torch.unique(x), torch.bincount(x)
+    seen = ["index", "index", "index_put_", "nonzero", "_unique2", "bincount"]
+    assert reads.found == [f"aten::{name}" for name in seen]
+    with Reads() as reads:
+        x[torch.tensor([2, 1])], x[None, 1:], torch.where(mask, x, 0)
+        x[mask] = 0  # filled where it lies, without a count
+    assert reads.found == []
     assert SHORT >= 10
