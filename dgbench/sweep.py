@@ -9,6 +9,7 @@ on with the folder's own. Launching twice is harmless; two launches at once shar
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,12 @@ def parser() -> cli.Parser:
     output = made["launch"].group("output")
     output.add_argument("--dry_run", action="store_true", help="say what would run and what it costs; write nothing")
     output.add_argument("--json", action="store_true", help="with --dry_run: one JSON object a run")
+    output.add_argument(
+        "--rehearse",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="make some steps of runs first, to say how long the sweep takes (default: on a terminal, if it is long)",
+    )
     add_options(made["retry"], {"data": PLACES, "where runs execute": LAUNCHER, "this machine": EXECUTING})
     which = made["retry"].group("which runs may run again (default: failed and damaged ones)")
     which.add_argument("--failed", action="store_true", help="those that failed")
@@ -146,10 +153,13 @@ def _launch(args: Any) -> int:
         models, predictions = sweep.site.save_models, sweep.site.save_predictions
         cost = cost_of(sweep.plan, sweep.catalogue, save_models=models, save_predictions=predictions)
         # Their size takes an import of torch, which a plan without weights to keep does without.
-        print(*cost.lines(kept_bytes(sweep, cost) if models else 0), sep="\n")
+        print(*cost.lines(kept_bytes(sweep, cost) if models else 0), sep="\n", flush=True)
+        if sys.stdin.isatty() if args.rehearse is None else args.rehearse:
+            print(*launcher.preview(sweep, rehearse=True), sep="\n")
         return 0
     launcher.check(sweep)
-    print(*launcher.preview(sweep, rehearse=_asks(args)), sep="\n", flush=True)
+    rehearse = _asks(args) if args.rehearse is None else args.rehearse
+    print(*launcher.preview(sweep, rehearse=rehearse), sep="\n", flush=True)
     if _asks(args) and not _agreed_to_launch(sweep):
         return 1
     return execute(sweep, launcher, args.detach)

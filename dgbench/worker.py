@@ -39,6 +39,7 @@ from dgbench.launchers.base import UNAVAILABLE, Slot, Terms
 from dgbench.launchers.interrupts import Interrupts
 from dgbench.launchers.prepare import reopen
 from dgbench.launchers.reconcile import Sweep
+from dgbench.launchers.sharing import choose_slots
 from dgbench.launchers.values import jobs_of, leaving_of, places_of
 from dgbench.plan.declaration import FILE as DECLARATION
 from dgbench.plan.declaration import read_site
@@ -93,7 +94,9 @@ def _work(root: Path, places: dict[str, Any], options: dict[str, Any], terms: Te
             sweep = _reopen(root, places).with_ttl(options["ttl"])
             plan.take(run.id for run in sweep.plan.runs)
             if not slots:
-                slots = sweep.slots(options["jobs"], options["jobs_per_gpu"])
+                slots, line = choose_slots(sweep, options["jobs"], options["jobs_per_gpu"])
+                if line:
+                    print(line, flush=True)
                 check_gpus(sorted({slot.gpu for slot in slots if slot.gpu}))
             code = sweep.execute(
                 slots,

@@ -287,15 +287,16 @@ def write_times(folder: RunFolder, started: float, device: torch.device) -> None
         started: When the attempt began, in seconds since 1970.
         device: The device that computed.
     """
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    on_gpu = device.type == "cuda"
     line = {
         "started": started,
         "seconds": time.time() - started,
         "host": platform.node(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
         "processor": describe_processor(),
         "threads": torch.get_num_threads(),
-        "peak_bytes": peak,
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        "reserved_bytes": torch.cuda.max_memory_reserved(device) if on_gpu else None,
         "host_bytes": peak_memory(),
     }
     with (folder.path / "times.jsonl").open("a") as file:

@@ -1,52 +1,29 @@
 """Estimate the hours and the disk space of a launch before it is confirmed.
 
-Time comes from finished runs of the folder, or else from a rehearsal: some steps of one run of each data set, in a
-process of its own. Both are scaled by the work of the runs that are left (`plan.cost`).
+Time comes from finished runs of the folder, or else from a rehearsal. Both are scaled by the work of the runs that are
+left (`launchers.pace`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from dgbench.core.run import Run
 from dgbench.core.wording import format_bytes, printable
 from dgbench.data.cache import CachedDataset
 from dgbench.data.cache_format import CacheIndex
 from dgbench.launchers.base import Slot
+from dgbench.launchers.pace import Rehearsal, by_finished, by_rehearsals, makespan
 from dgbench.launchers.reconcile import Sweep
 from dgbench.networks.start import weight_bytes
 from dgbench.plan.cost import Cost, cost_of
-from dgbench.store.folder import Store
+from dgbench.plan.work import Work, Workload
+from dgbench.store.times import read_times
 
-STEPS = 20
-"""Steps of a rehearsal that are timed."""
-LONG = 500
-"""Steps from which on runs are rehearsed: shorter ones are over before that would pay."""
-PATIENCE = 60.0
-"""Seconds that all rehearsals of a launch may take."""
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """The time of a few steps of a run on this machine."""
-
-    run: Run
-    seconds: float
-    """Of one step."""
-    size: float
-    """Bytes of the model's weights."""
+_NAMED = 3
+"""Most rehearsals that are named."""
 
 
 def estimate(sweep: Sweep, slots: Sequence[Slot], *, rehearse: bool) -> Iterator[str]:
@@ -65,109 +42,61 @@ def estimate(sweep: Sweep, slots: Sequence[Slot], *, rehearse: bool) -> Iterator
     yield f"runs: {len(left):,} of {len(sweep.plan.runs):,} are left" + (f" ({counts})" if left else "")
     if not left:
         return
-    rehearsals: list[Rehearsal] = []
-    seconds = _by_finished_runs(sweep, left) if done else None
-    source = "from the times of finished runs"
-    if seconds is None and rehearse and (chosen := _worth_rehearsing(left)):
-        rehearsals = list(_rehearse(sweep, chosen, slots[0].threads))
-        if rehearsals:
-            seconds = _by_rehearsals(sweep, left, rehearsals)
-            source = "from " + ", ".join(
-                f"{STEPS} steps of {r.run.method.name} on {r.run.dataset} ({r.seconds:.2g} s each)" for r in rehearsals
-            )
-    at_once = f" with {len(slots)} runs at once" if len(slots) > 1 else ""
-    told = f"about {_words(seconds / len(slots))}{at_once}, {source}" if seconds else "unknown until runs finish"
-    yield f"time: {told}"
+    workload = Workload(sweep.plan, sweep.catalogue)
+    works = [(run, workload.of(run)) for run in left]
+    found, rehearsals = _by_finished_runs(sweep, workload, works, len(slots)) if done else None, list[Rehearsal]()
+    if found is None and rehearse:
+        found, rehearsals = _by_rehearsals(sweep, works, slots)
+    if found is None:
+        yield "time: unknown until runs finish"
+    else:
+        seconds, source = found
+        at_once = f" with {len(slots)} runs at once" if len(slots) > 1 else ""
+        yield f"time: about {_words(seconds)}{at_once}, {source}"
     yield f"disk: {'; '.join(_disk(sweep, rehearsals))}"
 
 
-def _work(sweep: Sweep, runs: Sequence[Run]) -> float:
-    """Return the work of runs, in examples passed forward and backward; to predict one is a third of that."""
-    cost = cost_of(dataclasses.replace(sweep.plan, runs=tuple(runs)), sweep.catalogue)
-    return cost.passes + (cost.evaluated + cost.analyzed) / 3
-
-
-def _by_finished_runs(sweep: Sweep, left: Sequence[Run]) -> float | None:
-    """Return the seconds that runs will take one after another, or None if no finished run says how long it took.
-
-    A run takes as long as the mean of its method on its data set; where none has finished, by its work as the others.
-    """
-    took: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    timed = []
-    remaining = {run.id for run in left}
+def _by_finished_runs(
+    sweep: Sweep, workload: Workload, left: Sequence[tuple[Run, Work]], slots: int
+) -> tuple[float, str] | None:
+    """Return the seconds that runs will take and a remark on the source; None if no finished run tells its time."""
+    remaining = {run.id for run, _ in left}
+    finished = []
     for run in (run for run in sweep.plan.runs if run.id not in remaining):
-        if seconds := _recorded(sweep.store.folder(run.id).path / "times.jsonl"):
-            took[run.kind, run.method.name, run.dataset].append(seconds)
-            timed.append(run)
-    if not timed:
+        attempts = read_times(sweep.store.folder(run.id).path)
+        if seconds := sum(attempt.get("seconds", 0.0) for attempt in attempts):
+            finished.append((run, workload.of(run), seconds))
+    if not finished:
         return None
-    pace = sum(map(sum, took.values())) / max(1.0, _work(sweep, timed))
-    known = [run for run in left if (run.kind, run.method.name, run.dataset) in took]
-    others = [run for run in left if (run.kind, run.method.name, run.dataset) not in took]
-    return sum(fmean(took[run.kind, run.method.name, run.dataset]) for run in known) + pace * _work(sweep, others)
+    return makespan(by_finished(left, finished), slots), "from the times of finished runs"
 
 
-def _recorded(path: Path) -> float:
-    """Return the seconds that a run took over all of its attempts; 0 if that is not recorded, or no longer readable."""
-    try:
-        return sum(float(json.loads(line)["seconds"]) for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+def _by_rehearsals(
+    sweep: Sweep, left: Sequence[tuple[Run, Work]], slots: Sequence[Slot]
+) -> tuple[tuple[float, str] | None, list[Rehearsal]]:
+    """Rehearse runs, if the sweep seems long enough; return seconds and source, if known, and the rehearsals."""
+    # With multiprocessing, which a launch of which nothing is left does without.
+    from dgbench.launchers import rehearsal as stage
 
+    slots = slots[: len(left)]
+    chosen = stage.choose(left)
+    if not chosen or stage.guess(sweep, left, len(slots)) < stage.WORTHWHILE:
+        return None, []
 
-def _worth_rehearsing(left: Sequence[Run]) -> list[Run]:
-    """Return a run of each data set whose steps say how long the others take, if there are many and long ones."""
-    chosen: dict[str, Run] = {}
-    for run in left:
-        if run.kind == "train" and not run.inputs and run.setting.steps >= LONG:
-            chosen.setdefault(run.dataset, run)
-    return list(chosen.values()) if len(left) > 2 else []
+    def seconds(found: Sequence[Rehearsal]) -> float:
+        return makespan(by_rehearsals(left, found), len(slots))
 
+    def goes_on(found: Sequence[Rehearsal], spent: float) -> bool:
+        return not found or spent < stage.SHARE * seconds(found)
 
-def _rehearse(sweep: Sweep, runs: Sequence[Run], threads: int) -> Iterator[Rehearsal]:
-    """Time steps of these runs, one run after another; leave out those that fail or take too long."""
-    deadline = time.monotonic() + PATIENCE
-    for run in runs:
-        print(f"rehearsing {STEPS} steps of {run.name}", file=sys.stderr, flush=True)
-        # Random weights take as long as downloaded ones, and images may have no cache yet.
-        setting = dataclasses.replace(
-            run.setting, pretrained=False, weights="", batch_norm="live", classifier_init="random", cache="off"
-        )
-        short = dataclasses.replace(run, setting=setting)
-        with tempfile.TemporaryDirectory() as place:
-            root = Path(place) / "sweep"
-            Store(root).folder(short.id).create(short)
-            job = {"root": str(root), "id": short.id, "site": sweep.site.to_json(), "steps": STEPS}
-            answer = _time(job | {"threads": threads}, deadline - time.monotonic())
-        if answer:
-            yield Rehearsal(run, answer["seconds"], answer["bytes"])
-
-
-def _time(job: dict[str, Any], seconds: float) -> dict[str, float] | None:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "dgbench.execute.timing"],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            timeout=max(1.0, seconds),
-            check=True,
-        )
-        answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return answer
-    except (subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
-def _by_rehearsals(sweep: Sweep, left: Sequence[Run], rehearsals: Sequence[Rehearsal]) -> float:
-    """Scale the time of steps by the work of the runs that are left, each data set by its own rehearsal."""
-    paces = {}
-    for rehearsal in rehearsals:
-        passes = cost_of(dataclasses.replace(sweep.plan, runs=(rehearsal.run,)), sweep.catalogue).passes
-        paces[rehearsal.run.dataset] = rehearsal.seconds / (passes / rehearsal.run.setting.steps)
-    usual = fmean(paces.values())
-    datasets = dict.fromkeys(run.dataset for run in left)
-    return sum(paces.get(name, usual) * _work(sweep, [run for run in left if run.dataset == name]) for name in datasets)
+    found, ready = stage.rehearse(sweep, chosen, slots, goes_on)
+    if not found:
+        return None, []
+    named = ", ".join(
+        f"{each.run.method.name} on {each.run.dataset} ({each.step:.2g} s a step)" for each in found[:_NAMED]
+    )
+    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+    return (ready + seconds(found), f"from rehearsing {named}{more}"), found
 
 
 def _disk(sweep: Sweep, rehearsals: Sequence[Rehearsal]) -> Iterator[str]:

@@ -58,8 +58,8 @@ class Launcher(ABC):
     """Field of a subclass -> its least value; a subclass of that one repeats its items."""
     jobs: int | None = None
     """Runs at once in one place (a machine, or a job of a queue); None: one a core, or one a GPU slot."""
-    jobs_per_gpu: int = 1
-    """Runs at once on each GPU."""
+    jobs_per_gpu: int | str = 1
+    """Runs at once on each GPU; auto: as many as its memory and the cores hold."""
     grace: float = GRACE
     """Seconds that runs have to save their state when they are stopped."""
     ttl: float | None = None

@@ -73,6 +73,11 @@ class WorkerLauncher(Launcher):
         """Return a line on the workers, after Ctrl-C has ended the command."""
         return f"the workers go on; to stop them: dgbench cancel {shlex.quote(str(root))}"
 
+    @property
+    def per_gpu(self) -> int:
+        """Return the number of runs that are expected on a GPU; with `auto`, one, as long as no worker has looked."""
+        return self.jobs_per_gpu if isinstance(self.jobs_per_gpu, int) else 1
+
     def slots(self) -> int:
         """Return the number of runs that a worker is expected to execute at once."""
         return self.jobs or 1
@@ -80,7 +85,11 @@ class WorkerLauncher(Launcher):
     def command(self, root: Path) -> list[str]:
         """Return the words of the command that is a worker."""
         options = {"idle": self.idle, "grace": self.grace, "jobs": self.jobs, "jobs_per_gpu": self.jobs_per_gpu}
-        words = [f"--{name}={value:g}" for name, value in options.items() if value is not None]
+        words = [
+            f"--{name}={value if isinstance(value, str) else f'{value:g}'}"
+            for name, value in options.items()
+            if value is not None
+        ]
         return [sys.executable, "-m", "dgbench", "worker", str(root.resolve()), *words]
 
     def preview(self, sweep: Sweep, *, rehearse: bool) -> Iterator[str]:

@@ -108,11 +108,12 @@ class Ray(WorkerLauncher):
 
     def slots(self) -> int:
         """Return the number of runs that a worker is expected to execute at once."""
-        return self.jobs or int(self.gpus) * self.jobs_per_gpu or max(1, int(self.cpus))
+        return self.jobs or int(self.gpus) * self.per_gpu or max(1, int(self.cpus))
 
     def command(self, root: Path) -> list[str]:
         """Return the words of the command that is a worker; its number of runs follows from its cores and GPUs."""
-        jobs = [] if self.jobs else [f"--jobs={self.slots()}"]
+        chosen = self.jobs or (self.gpus and self.jobs_per_gpu == "auto")  # by the worker, on its node
+        jobs = [] if chosen else [f"--jobs={self.slots()}"]
         return [*super().command(root), *jobs]
 
     def start(self, root: Path, count: int) -> str:

@@ -45,6 +45,7 @@ from dgbench.store.search import write_search
 from dgbench.store.state import State
 
 if TYPE_CHECKING:
+    from dgbench.launchers.forkserver import ForkServer
     from dgbench.launchers.interrupts import Interrupts
     from dgbench.launchers.local import KeptServer
 
@@ -194,18 +195,15 @@ class Sweep:
             The exit code; see `Summary.exit_code`.
         """
         # Not at the top: multiprocessing and rich take long to import, and only executing needs them.
-        from dgbench.launchers.forkserver import ForkServer, ForkServerDied
+        from dgbench.launchers.forkserver import ForkServerDied
         from dgbench.launchers.local import LocalSlots
         from dgbench.launchers.progress import progress
-
-        def start() -> ForkServer:
-            return ForkServer(f"{_JOB}:run_job", _PRELOADED, f"{_JOB}:preload", self._preloaded())
 
         engine = LocalSlots(
             self.store,
             slots,
             make_job=self.job,
-            start_server=(lambda: kept.get(start)) if kept else start,
+            start_server=(lambda: kept.get(self.fork_server)) if kept else self.fork_server,
             interrupts=interrupts,
             grace=grace,
             keeps_server=kept is not None,
@@ -216,6 +214,19 @@ class Sweep:
             except ForkServerDied as error:
                 print(f"dgbench: error: {error}", file=sys.stderr)
                 return STOPPED_EARLY
+
+    def fork_server(self, target: str = f"{_JOB}:run_job") -> ForkServer:
+        """Start a process to fork runs from, with the entries imported and the data opened that they share.
+
+        Args:
+            target: "module:function", called in each forked process with its job.
+
+        Raises:
+            ForkServerDied: It could not start.
+        """
+        from dgbench.launchers.forkserver import ForkServer  # with multiprocessing, as in `execute`
+
+        return ForkServer(target, (*_PRELOADED, target.partition(":")[0]), f"{_JOB}:preload", self._preloaded())
 
     def execute_by(
         self,

@@ -130,7 +130,7 @@ class Slurm(WorkerLauncher):
 
     def slots(self) -> int:
         """Return the number of runs that a worker is expected to execute at once."""
-        return self.jobs or self.gpus * self.jobs_per_gpu or (1 if self.gres else max(1, self.cpus))
+        return self.jobs or self.gpus * self.per_gpu or (1 if self.gres else max(1, self.cpus))
 
     def script(self, root: Path, count: int, name: str) -> str:
         """Return the text of a script whose array has `count` tasks; `name` is the script's file name."""

@@ -8,16 +8,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dgbench.catalogue.catalogue import Catalogue
-from dgbench.core.cards import MODELS
 from dgbench.core.errors import Problems
-from dgbench.core.halving import outlooks
-from dgbench.core.protocol import IN, NEW, OUT, View
+from dgbench.core.protocol import IN, OUT, View
 from dgbench.core.run import CHOSEN_BY, MODEL, Run
 from dgbench.core.site import saved_models
 from dgbench.core.wording import format_bytes
-from dgbench.data.facts import DatasetFacts
-from dgbench.data.splits import NEW_SHARE
 from dgbench.plan.planner import Plan
+from dgbench.plan.work import Workload, evaluated_examples, view_size
 
 _BESIDE = 16
 """Bytes of label and position that are kept beside the logits of an example."""
@@ -86,56 +83,22 @@ def cost_of(plan: Plan, catalogue: Catalogue, *, save_models: str = "", save_pre
         save_models: The site's: whose weights are kept besides those that other runs read.
         save_predictions: The site's: whose predictions are kept.
     """
-    cost = Cost(Counter())
-    sizes: dict[tuple[str, int], int] = {}
-    outlook = {id: found for bracket in plan.brackets for id, found in outlooks(bracket, {}).items()}
+    cost, workload = Cost(Counter()), Workload(plan, catalogue)
     for run in plan.runs:
-        share = outlook[run.id].goal if run.id in outlook else 1
         cost.runs[run.kind, run.method.name] += 1
         read = plan.read_by_others.get(run.id, {})
         if kept := _models_kept(run, catalogue, read, save_models):
             cost.models[run.dataset, run.setting.backbone] += kept
-        # By identity of the fold, which is slow to hash: a plan may have a million runs and has few folds.
-        place = (run.dataset, id(run.fold))
-        if place not in sizes:
-            sizes[place] = _evaluated_examples(plan.datasets[run.dataset], run)
-        views = sizes[place]
         if save_predictions:
             bytes_each = 4 * plan.datasets[run.dataset].outputs + _BESIDE
-            cost.predictions += views * bytes_each * _predictions_kept(run, catalogue, save_predictions)
-        if run.kind == "train":
-            card = catalogue.get("algorithm", run.method.name).card
-            domains = plan.datasets[run.dataset].domains_in_step(run.fold, run.setting)
-            examples = domains * int(run.method.hparams["batch_size"]) * run.setting.steps
-            cost.steps += run.setting.steps * share
-            # A backward pass computes gradients of both weights and activations, so it costs about two forward passes.
-            cost.passes += share * examples * (card.forwards + 2 * card.backwards) / 3
-            cost.evaluated += share * views * _predictions(run, catalogue)
-        elif run.kind == "analyze":
-            cost.analyzed += share * _analyzed(plan.datasets[run.dataset], run, catalogue)
-        else:
-            cost.evaluated += share * views * (2 if run.kind == "adapt" else 1)
+            kept = _predictions_kept(run, catalogue, save_predictions)
+            cost.predictions += workload.examples(run) * bytes_each * kept
+        work = workload.of(run)
+        cost.steps += work.steps
+        cost.passes += work.passes
+        cost.evaluated += work.evaluated
+        cost.analyzed += work.analyzed
     return cost
-
-
-def _analyzed(facts: DatasetFacts, run: Run, catalogue: Catalogue) -> float:
-    """Return the number of examples that an analysis passes through models, with training and evaluated views."""
-    entry = catalogue.get("analysis", run.method.name)
-    # Of optional hyperparameters that the run doesn't name, the default.
-    values = {spec.name: spec.default for spec in entry.space} | dict(run.method.hparams) | {MODELS: len(run.inputs)}
-    most = float(values[entry.card.examples]) if entry.card.examples else math.inf
-    views = dict.fromkeys((*run.fold.train, *run.views))
-    examples = sum(min(most, view_size(facts, view, run.setting.holdout_fraction)) for view in views)
-    passes = sum(
-        math.prod(float(values[each]) if isinstance(each, str) else each for each in product)
-        for product in entry.card.passes
-    )
-    return examples * passes
-
-
-def _evaluated_examples(facts: DatasetFacts, run: Run) -> int:
-    """Return the number of examples in the views that a run evaluates."""
-    return sum(view_size(facts, view, run.setting.holdout_fraction) for view in run.views)
 
 
 def _predictions(run: Run, catalogue: Catalogue) -> int:
@@ -166,30 +129,6 @@ def _models_kept(run: Run, catalogue: Catalogue, read: Mapping[str, Collection[s
     own = (MODEL, *(average.name for average in run.averages)) if run.kind == "train" or merged else ()
     saved = saved_models(save_models)
     return sum(len({*read.get(name, ()), *(saved if name in own else ())}) for name in {*own, *read})
-
-
-def view_size(facts: DatasetFacts, view: View, holdout_fraction: float) -> int:
-    """Return the number of examples of a view.
-
-    It is exact unless groups decide the split (the data set's examples share identities, patients, ...), where it is
-    close.
-
-    Args:
-        facts: Facts of the data set.
-        view: The view.
-        holdout_fraction: Share of each domain that is its `out` part.
-    """
-    if facts.parts:
-        return facts.parts[str(view)]
-    n = facts.counts[facts.domains.index(view.domain)]
-    if facts.shared_identities:
-        new = int(n * NEW_SHARE)
-        if view.part == NEW:
-            return new
-        n -= new
-    # Truncated as in `data.splits`, so that the estimate is exact for domains without groups.
-    out = int(n * holdout_fraction)
-    return n - out if view.part == IN else out
 
 
 def refuse_small_domains(plan: Plan) -> None:
@@ -257,7 +196,7 @@ def refuse_large_predictions(plan: Plan) -> None:
     most: dict[str, int] = {}
     for run in {(run.dataset, id(run.fold)): run for run in plan.runs}.values():
         facts = plan.datasets[run.dataset]
-        most[run.dataset] = max(most.get(run.dataset, 0), 4 * facts.outputs * _evaluated_examples(facts, run))
+        most[run.dataset] = max(most.get(run.dataset, 0), 4 * facts.outputs * evaluated_examples(facts, run))
     problems = Problems()
     for name, size in most.items():
         if size > _MOST_SAVED:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dgbench.core.limits import find_problem, interval
+from dgbench.core.wording import shorten
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,19 @@ class Option:
     """Value without the flag; None leaves it out, so that a sweep file or a preset decides."""
     within: str = ""
     """The interval that a number must lie in: `[1, inf)`; empty: any number."""
+    word: str = ""
+    """A text that a whole number's option takes in place of one; empty: none."""
 
     def problem(self, value: object) -> str | None:
         """Return the problem with a value beyond its type, with the option's name; None if it is valid."""
+        if self.word and isinstance(value, str):
+            return None if value == self.word else f"--{self.name} is a number or {self.word}, not {shorten(value)}"
         wrong = find_problem(value, "any", (interval(self.within),) if self.within else ())
         return wrong and f"--{self.name} {wrong}"
+
+    def read(self, text: str) -> int | str:
+        """Convert a whole number; leave another text, which `problem` judges."""
+        return int(text) if text.lstrip("-").isdecimal() else text
 
     @property
     def argument(self) -> dict[str, Any]:
@@ -53,7 +62,7 @@ class Option:
             return {"action": "store_true", "default": None, "help": self.help}
         words: dict[str, Any] = {
             "nargs": "+" if self.type is list else "?" if self.alone else None,
-            "type": self.type if self.type in (int, float) else str,
+            "type": self.read if self.word else self.type if self.type in (int, float) else str,
         }
         if self.alone:
             words["const"] = self.alone
@@ -155,7 +164,15 @@ DEVICE = (
 
 EXECUTING = (
     Option("jobs", "launch", int, "runs at once (default: one a core, or one a GPU slot)", "N", within="[1, inf)"),
-    Option("jobs_per_gpu", "launch", int, "runs at once on each GPU (1)", "N", within="[1, inf)"),
+    Option(
+        "jobs_per_gpu",
+        "launch",
+        int,
+        "runs at once on each GPU (1), or auto: as many as its memory and the cores hold",
+        "N|auto",
+        within="[1, inf)",
+        word="auto",
+    ),
     Option("ttl", "launch", float, "seconds of silence after which it is gone (60; NFS: 180)", "S", within="[10, inf)"),
     Option("retries", "site", int, "times that a failed run runs again (1)", "N", within="[0, inf)"),
     Option("grace", "launch", float, "seconds to save runs when stopped (10)", "S", within="[0, inf)"),

@@ -12,7 +12,7 @@ from dgbench.core.setting import setting
 from dgbench.data.dataset import ArrayExamples, Dataset, Examples
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.views import ViewData
-from dgbench.plan.cost import view_size
+from dgbench.plan.work import view_size
 from tests.conftest import MakeFacts
 
 DOMAINS = ("a", "b", "c")

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.launchers import estimate as module
+from dgbench.launchers import rehearsal
 from dgbench.launchers.base import Slot
-from dgbench.launchers.estimate import STEPS, estimate
+from dgbench.launchers.estimate import estimate
+from dgbench.launchers.pace import Rehearsal, by_finished, makespan
 from dgbench.launchers.reconcile import Sweep
 from dgbench.plan.cost import cost_of
-from dgbench.store.folder import Store
+from dgbench.plan.work import Work, Workload
 from tests.support.in_process import execute, runs_of, sweep_of
 
 TWO = [Slot(0, None, 1), Slot(1, None, 1)]
@@ -40,7 +40,7 @@ def test_without_any_record_the_time_is_unknown(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "sweep", "ERM", "ERM+DiWA", "ERM+T3A", n_hparams=3)
     said = told(sweep, rehearse=True)
     assert said["runs"] == "7 of 7 are left (3 train, 1 merge, 3 adapt)"
-    assert said["time"] == "unknown until runs finish", "20 steps are too short to be rehearsed"
+    assert said["time"] == "unknown until runs finish", "20 steps are too few to be rehearsed"
     models, free = said["disk"].split("; ")
     assert models == "6 models kept"
     assert free.endswith(" free")
@@ -57,19 +57,20 @@ def test_the_weights_that_stay_are_those_of_the_networks(tmp_path: Path) -> None
     assert module.kept_bytes(sweep, cost_of(sweep.plan, sweep.catalogue)) == 0
 
 
-def test_time_comes_from_the_finished_runs_of_a_method_or_by_work_from_those_of_others(tmp_path: Path) -> None:
+def test_time_comes_from_finished_runs(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "sweep", "ERM", "SAM", n_hparams=3)
     erm, sam = runs_of(sweep, "ERM"), runs_of(sweep, "SAM")
     took(sweep, erm[0], 100, 20)
     took(sweep, erm[1], 80)
-    plans = [dataclasses.replace(sweep.plan, runs=tuple(runs)) for runs in (erm[:2], sam)]
-    costs = [cost_of(plan, sweep.catalogue) for plan in plans]
-    known, others = (cost.passes + cost.evaluated / 3 for cost in costs)
-    expected = 100 + 200 / known * others
+    workload = Workload(sweep.plan, sweep.catalogue)
+    finished = [(erm[0], workload.of(erm[0]), 120.0), (erm[1], workload.of(erm[1]), 80.0)]
+    expected = by_finished([(run, workload.of(run)) for run in (erm[2], *sam)], finished)
+    assert expected[0] == pytest.approx(100), "the mean of its method"
     said = told(sweep)
     assert said["runs"] == "4 of 6 are left (4 train)"
-    assert said["time"] == (f"about {module._words(expected / 2)} with 2 runs at once, from the times of finished runs")
-    assert told(sweep, TWO[:1])["time"] == f"about {module._words(expected)}, from the times of finished runs"
+    source = "from the times of finished runs"
+    assert said["time"] == f"about {module._words(makespan(expected, 2))} with 2 runs at once, {source}"
+    assert told(sweep, TWO[:1])["time"] == f"about {module._words(makespan(expected, 1))}, {source}"
     (sweep.store.folder(erm[0].id).path / "times.jsonl").write_text("{")
     (sweep.store.folder(erm[1].id).path / "times.jsonl").unlink()
     assert told(sweep)["time"] == "unknown until runs finish"
@@ -81,55 +82,34 @@ def test_nothing_is_said_of_what_is_done(tmp_path: Path) -> None:
     assert told(sweep) == {"runs": "0 of 1 are left"}
 
 
-def test_long_runs_are_rehearsed_if_that_is_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = sweep_of(tmp_path / "sweep", "ERM", "ERM+DiWA", n_hparams=3, setting=LONG)
-    jobs: list[dict[str, Any]] = []
+def test_long_sweeps_are_rehearsed_if_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = sweep_of(tmp_path / "sweep", "ERM", "ERM+DiWA", "SAM", "GAM", "CORAL", "VREx", n_hparams=3, setting=LONG)
+    calls: list[list[str]] = []
 
-    def time(job: dict[str, Any], seconds: float) -> dict[str, float]:
-        run = Store(Path(job["root"])).folder(job["id"]).run()
-        jobs.append(job | {"run": run})
-        return {"seconds": 0.5, "bytes": 2e8}
+    def rehearse(
+        sweep: Sweep, chosen: list[tuple[Run, Work]], slots: list[Slot], goes_on: Callable[..., bool]
+    ) -> tuple[list[Rehearsal], float]:
+        calls.append([run.method.name for run, _ in chosen])
+        found = [Rehearsal(*pair, start=1, step=0.1, example=0, save=0, norms=0, size=2e8) for pair in chosen[:4]]
+        assert goes_on([], 1000), "without one, nothing is known"
+        assert goes_on(found, 10)
+        assert not goes_on(found, 100), "a twentieth of the time that it found"
+        return found, 7.0
 
-    monkeypatch.setattr(module, "_time", time)
+    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
     assert told(sweep)["time"] == "unknown until runs finish"
-    assert jobs == []
+    assert calls == []
     said = told(sweep, rehearse=True)
-    (job,) = jobs
-    assert (job["steps"], job["threads"]) == (STEPS, 1)
-    assert job["run"].method == sweep.plan.runs[0].method
-    assert job["run"].setting.cache == "off"
-    assert not Path(job["root"]).exists()
-    assert said["time"].startswith("about 12 min 36 s")
-    assert said["time"].endswith("with 2 runs at once, from 20 steps of ERM on RotatedDigits (0.5 s each)")
+    assert sorted(calls.pop()) == ["CORAL", "ERM", "GAM", "SAM", "VREx"]
+    # 15 runs of 1,000 steps, a merge, and half a mean run at the end.
+    assert said["time"].startswith(
+        f"about {module._words(7 + (15 * 101 + 1) / 2 + (15 * 101 + 1) / 16 / 4)} with 2 runs"
+    )
+    assert said["time"].endswith("on RotatedDigits (0.1 s a step) and 1 more")
     assert said["disk"].startswith("3 models kept, about 0.6 GB; ")
-    assert capsys.readouterr().err == f"rehearsing 20 steps of {sweep.plan.runs[0].name}\n"
-    assert {path.name for path in sweep.root.iterdir()} == {"sweep.json", "plan.json"}
-
-
-@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("x", 1), subprocess.CalledProcessError(1, "x"), None])
-def test_a_rehearsal_that_fails_says_nothing(
-    error: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(*words: Any, **how: Any) -> Any:
-        if error:
-            raise error
-        return subprocess.CompletedProcess((), 0, "no answer")
-
-    sweep = sweep_of(tmp_path / "sweep", "ERM", n_hparams=3, setting=LONG)
-    monkeypatch.setattr(module.subprocess, "run", run)
-    assert told(sweep, rehearse=True)["time"] == "unknown until runs finish"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ["ERM+SWAD", "SAM", "Fish"])
-def test_a_rehearsal_times_real_steps(row: str, tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path / "sweep", row, n_hparams=3, setting=LONG, site=Site(device="cpu"))
-    (found,) = module._rehearse(sweep, sweep.plan.runs[:1], 1)
-    assert 0 < found.seconds < 5
-    assert 1e4 < found.size < 1e6
-    assert found.run == sweep.plan.runs[0]
+    short = sweep_of(tmp_path / "short", "ERM", n_hparams=3)
+    assert told(short, rehearse=True)["time"] == "unknown until runs finish"
+    assert calls == [], "it is over before a rehearsal would be"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import IN, OUT, LeaveOneDomainOut, View
 from dgbench.core.setting import setting
-from dgbench.plan.cost import Cost, cost_of, refuse_large_predictions, refuse_small_domains, view_size
+from dgbench.plan.cost import Cost, cost_of, refuse_large_predictions, refuse_small_domains
 from dgbench.plan.request import Overrides
+from dgbench.plan.work import view_size
 from tests.conftest import MakeFacts, MakePlan
 
 SINGLES = LeaveOneDomainOut(pairs=False)
