@@ -4,13 +4,17 @@
     bash benchmarks/gpu.sh --device cpu --quick    # the same script in small, to see that it works
 
 * parity: every algorithm takes three steps in fp32 on the CPU and on the device, without dropout; the largest relative
-  distance of a weight. Methods that draw on the device are named apart: its generator gives other numbers.
+  distance of a weight, and how often a step waits for the device. Methods that draw on the device are marked: its
+  generator gives other numbers.
 * step: a training step of ERM on ResNet-50, 3 x 32 images of 224 x 224, in the variants of the setting, beside a bare
-  loop, and beside a loop that reads the loss in each step as DomainBed does; peak memory.
-* loader: augmented images a second by the loader processes that a run of this machine has, and what the step takes.
-* runs: steps a second of 1, 2 and 4 processes that share the device.
+  loop, the same in a CUDA graph, and a loop that reads the loss in each step as DomainBed does; peak memory; the price
+  of `deterministic`.
+* loader: augmented images a second that the loader processes of a run on this machine bring to the device, and a step
+  on them beside one on the same minibatch again and again.
+* runs: steps a second of 1, 2 and 4 processes that share the device, and what each holds of its memory.
 
-Each part prints as it ends, so that a run that is cut off has shown something.
+Each part prints as it ends, so that a run that is cut off has shown something; parts that are due after `--minutes` are
+left out, and named.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +38,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgbench.catalogue.catalogue import Catalogue
+from dgbench.catalogue.entry import CatalogueEntry
+from dgbench.conformance.questions import Reads
 from dgbench.conformance.rehearsal import Subject
 from dgbench.core.machine import choose_kernels, usable_cores
 from dgbench.core.setting import setting
-from dgbench.data.views import Minibatches
-from dgbench.execute.loading import loader_processes
+from dgbench.data.views import Minibatch, Minibatches
+from dgbench.execute.loading import load, loader_processes
 from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import build_network
 
 DOMAINS, CLASSES = 3, 7
+FASTEST, REPEATABLE = "bf16, channels_last", "bf16, channels_last, deterministic"
+"""Variants that differ in `deterministic` alone."""
+ALIKE = 1e-3
+"""Largest relative distance of weights after three steps that rounding explains."""
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "fp32, deterministic (the default)": {},
     "fp32, channels_last": {"channels_last": True},
     "TF32, fastest kernels": {"deterministic": False},
     "TF32, channels_last": {"deterministic": False, "channels_last": True},
+    REPEATABLE: {"precision": "bf16", "channels_last": True},
     "bf16": {"precision": "bf16", "deterministic": False},
-    "bf16, channels_last": {"precision": "bf16", "deterministic": False, "channels_last": True},
+    FASTEST: {"precision": "bf16", "deterministic": False, "channels_last": True},
     "bf16, channels_last, compile": {
         "precision": "bf16",
         "deterministic": False,
@@ -69,7 +83,9 @@ class Sizes:
         self.photos = 60 if quick else 1800
         self.processes = (1, 2) if quick else (1, 2, 4)
         self.algorithms = ("ERM", "CORAL", "SAM") if quick else tuple(sorted(Catalogue().algorithms))
-        self.variants = dict(list(VARIANTS.items())[:2]) if quick else VARIANTS
+        self.variants = {name: VARIANTS[name] for name in (FASTEST, REPEATABLE)} if quick else VARIANTS
+        self.until = float("inf")
+        """When to begin nothing more, by `time.perf_counter`."""
 
 
 def main() -> None:
@@ -78,35 +94,78 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the script")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing after so many minutes")
     args = parser.parse_args()
     device, sizes = torch.device(args.device), Sizes(args.quick)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
     print(f"{machine()}, {name}", flush=True)
+    sizes.until = time.perf_counter() + 60 * args.minutes
     for part in args.parts:
         started = time.perf_counter()
         print(f"\n{part}", flush=True)
+        if started > sizes.until:
+            print(f"  left out: {args.minutes:g} minutes are over")
+            continue
         PARTS[part](device, sizes)
         print(f"  ({part} took {time.perf_counter() - started:.0f} s)", flush=True)
 
 
 def parity(device: torch.device, sizes: Sizes) -> None:
-    """Compare three steps of each algorithm on the device with the same on the CPU."""
-    catalogue, drawing, worst = Catalogue(), [], list[tuple[float, str]]()
+    """Compare three steps of each algorithm on the device with the same on the CPU, and count what they wait for."""
+    catalogue, found, left = Catalogue(), list[tuple[float, float, str]](), list[str]()
     choose_kernels(setting())
     for name in sizes.algorithms:
         entry = catalogue.get("algorithm", name)
         if {"text_tower", "clip"} & {str(getattr(need, "what", need)) for need in entry.card.needs}:
             continue  # no weights of CLIP without a network
-        weights = []
-        for place in (torch.device("cpu"), device):
-            rehearsal = Subject(entry, place).rehearse(3, 0, {"resnet_dropout": 0.0})
-            rehearsal.until(3)
-            weights.append({key: value.cpu() for key, value in rehearsal.parameters().items()})
-        distance = max(relative(one, weights[1][key]) for key, one in weights[0].items())
-        (drawing if entry.card.draws else worst).append((distance, name))
-    for found, title in ((worst, "furthest"), (drawing, "methods that draw")):
-        text = ", ".join(f"{name} {distance:.1e}" for distance, name in sorted(found, reverse=True)[:6])
-        print(f"  {len(found)} algorithms, {title}: {text}")
+        if time.perf_counter() > sizes.until:
+            left.append(name)
+            continue
+        expected, _ = three_steps(entry, torch.device("cpu"))
+        weights, waits = three_steps(entry, device)
+        distance = max(relative(one, weights[key]) for key, one in expected.items())
+        found.append((distance, waits, name + " (draws)" * bool(entry.card.draws)))
+    alike = sum(distance < ALIKE for distance, _, name in found if not name.endswith(")"))
+    drawing = sum(name.endswith(")") for *_, name in found)
+    print(f"  {len(found)} algorithms, {drawing} of which draw; of the others {alike} within {ALIKE:g}")
+    print(f"  {'algorithm':24} {'distance':>9} {'waits a step':>13}")
+    for distance, waits, name in sorted(found, reverse=True):
+        print(f"  {name:24} {distance:9.1e} {waits:13.1f}")
+    if left:
+        print(f"  left out for lack of time: {', '.join(left)}")
+
+
+def three_steps(entry: CatalogueEntry, device: torch.device) -> tuple[dict[str, Tensor], float]:
+    """Take three steps; return the weights, on the CPU, and how often a step waited for the device on average."""
+    rehearsal = Subject(entry, device).rehearse(3, 0, {"resnet_dropout": 0.0})
+    waits, update = list[object](), rehearsal.algorithm.logged_update
+
+    def counted(batches: Any) -> dict[str, Tensor]:
+        with waiting(device, waits):
+            return update(batches)
+
+    vars(rehearsal.algorithm)["logged_update"] = counted
+    rehearsal.until(3)
+    return {key: value.cpu() for key, value in rehearsal.parameters().items()}, len(waits) / 3
+
+
+@contextmanager
+def waiting(device: torch.device, found: list[object]) -> Iterator[None]:
+    """Add to `found` what the host waits for within the block; on a CPU, what it would wait for on a GPU."""
+    if device.type != "cuda":
+        with Reads() as reads:
+            yield
+        found += reads.found
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    found += [warning for warning in caught if "synchronizing" in str(warning.message)]
 
 
 def relative(one: Tensor, other: Tensor) -> float:
@@ -117,13 +176,48 @@ def relative(one: Tensor, other: Tensor) -> float:
 def step(device: torch.device, sizes: Sizes) -> None:
     """Time a training step in each variant, a bare loop, and one that waits for the loss."""
     bare = milliseconds(device, sizes, *plain_step(device, sizes, waits=False))
-    waiting = milliseconds(device, sizes, *plain_step(device, sizes, waits=True))
-    loops = {"bare loop, fp32": bare, "the same, reading the loss each step": waiting}
+    loops = {
+        "bare loop, fp32": bare,
+        "the same, reading the loss each step": milliseconds(device, sizes, *plain_step(device, sizes, waits=True)),
+    }
+    if device.type == "cuda":
+        loops["bare loop, fp32, in a CUDA graph"] = milliseconds(device, sizes, *captured_step(device, sizes))
     for name, (took, memory) in loops.items():
         print(f"  {name:38} {took:8.1f} ms  {bare[0] / took:5.2f}   {memory:6.2f} GB")
+    times = {}
     for name, changes in sizes.variants.items():
-        took, memory = milliseconds(device, sizes, *our_step(device, sizes, changes))
-        print(f"  {name:38} {took:8.1f} ms  {bare[0] / took:5.2f}   {memory:6.2f} GB", flush=True)
+        if time.perf_counter() > sizes.until:
+            print(f"  {name:38} left out for lack of time")
+            continue
+        times[name], memory = milliseconds(device, sizes, *our_step(device, sizes, changes))
+        print(f"  {name:38} {times[name]:8.1f} ms  {bare[0] / times[name]:5.2f}   {memory:6.2f} GB", flush=True)
+    if {FASTEST, REPEATABLE} <= set(times):
+        print(f"  deterministic takes {times[REPEATABLE] / times[FASTEST]:.2f} times as long, in {FASTEST}")
+
+
+def captured_step(device: torch.device, sizes: Sizes) -> tuple[Callable[[], object], object]:
+    """Return a function that replays the step of the bare loop from a CUDA graph, and what it needs in memory."""
+    choose_kernels(setting())
+    network = build_network((3, sizes.side, sizes.side), CLASSES, of_network(sizes, {})).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-5, fused=True, capturable=True)
+    x, y = inputs(device, sizes)
+    x, y = torch.cat(x).float().div_(255), torch.cat(y)
+
+    def made() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is allocated at the first steps may not lie in the graph
+        for _ in range(3):
+            made()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made()
+    return graph.replay, (network, optimizer, x, y)
 
 
 def plain_step(device: torch.device, sizes: Sizes, *, waits: bool) -> tuple[Callable[[], object], object]:
@@ -144,8 +238,17 @@ def plain_step(device: torch.device, sizes: Sizes, *, waits: bool) -> tuple[Call
     return made, network
 
 
-def our_step(device: torch.device, sizes: Sizes, changes: Mapping[str, Any]) -> tuple[Callable[[], object], object]:
-    """Return a function that makes a step of ERM as the engine does, and the algorithm, to be kept in memory."""
+def our_step(
+    device: torch.device, sizes: Sizes, changes: Mapping[str, Any], source: Iterator[Minibatch] | None = None
+) -> tuple[Callable[[], object], object]:
+    """Return a function that makes a step of ERM as the engine does, and the algorithm, to be kept in memory.
+
+    Args:
+        device: Where it computes.
+        sizes: Of network and images.
+        changes: Fields of the setting.
+        source: Yields minibatches on the device; None: the same again and again.
+    """
     resolved = of_network(sizes, changes)
     choose_kernels(resolved)
     cls = Catalogue().get("algorithm", "ERM").load()
@@ -156,13 +259,12 @@ def our_step(device: torch.device, sizes: Sizes, changes: Mapping[str, Any]) -> 
     network = cls.make_network(shape, CLASSES, hparams, resolved).to(device)
     algorithm = cls(network, hparams, Task(shape, CLASSES, ((1,) * CLASSES,) * DOMAINS), resolved).to(device).train()
     x, y = inputs(device, sizes)
+    positions = torch.arange(sizes.batch, device=device)
+    minibatch = [(one, labels, positions, number) for number, (one, labels) in enumerate(zip(x, y, strict=True))]
+    minibatches = source or repeat(minibatch)
 
     def made() -> object:
-        batches = [
-            Batch(network.prepare(one), labels, torch.arange(len(labels), device=device), i)
-            for i, (one, labels) in enumerate(zip(x, y, strict=True))
-        ]
-        return algorithm.logged_update(batches)
+        return algorithm.logged_update([Batch(network.prepare(x), *rest) for x, *rest in next(minibatches)])
 
     return made, algorithm
 
@@ -203,7 +305,7 @@ def finish(device: torch.device) -> None:
 
 
 def loader(device: torch.device, sizes: Sizes) -> None:
-    """Count augmented images a second by the loader processes of a run that has this machine's cores."""
+    """Count images a second of the loader processes of a run that has this machine's cores, alone and under a step."""
     with tempfile.TemporaryDirectory() as place:
         write_photos(Path(place), 227, 227, sizes.photos)
         of_run = {"steps": 10**6, "image_size": sizes.side, "backbone": sizes.backbone, "pretrained": False}
@@ -214,34 +316,48 @@ def loader(device: torch.device, sizes: Sizes) -> None:
             setting=of_run,
             hparams={"batch_size": sizes.batch},
         )
-        minibatches = Minibatches(ours.data, ours.run)
-        workers = loader_processes(None, minibatches, device, usable_cores())
-        batches, count = minibatches.between(0, 10**6, workers), 4 * sizes.steps
+        minibatches, cores = Minibatches(ours.data, ours.run), usable_cores()
+        workers = loader_processes(None, minibatches, device, cores)
+        batches, count = load(minibatches, 0, 10**6, asked=None, device=device, threads=cores), 4 * sizes.steps
         for _ in range(sizes.warm):
             next(batches)
         start, seen = time.perf_counter(), 0
         for _ in range(count):
             seen += sum(len(x) for x, *_ in next(batches))
         rate = seen / (time.perf_counter() - start)
-        print(f"  {workers} processes: {rate:,.0f} images a second")
+        print(f"  {workers} processes: {rate:,.0f} images a second", flush=True)
+        fast = fastest(device)
+        loaded, _ = milliseconds(device, sizes, *our_step(device, sizes, fast, batches))
+        same, _ = milliseconds(device, sizes, *our_step(device, sizes, fast, repeat(next(batches))))
+        print(f"  a step on loaded images {loaded:.1f} ms, on one minibatch {same:.1f} ms: {same / loaded:.2f}")
         del batches
+
+
+def fastest(device: torch.device) -> Mapping[str, Any]:
+    """The fields of the fastest setting that needs no compilation; a CPU's own where there is no GPU."""
+    return VARIANTS[FASTEST] if device.type == "cuda" else {}
 
 
 def runs(device: torch.device, sizes: Sizes) -> None:
     """Count the steps a second of several processes that share the device."""
     context = multiprocessing.get_context("spawn")
     for count in sizes.processes:
+        if time.perf_counter() > sizes.until:
+            print(f"  {count} at once: left out for lack of time")
+            continue
         with context.Pool(count) as pool:
-            rates = pool.map(_rate, [(device.type, sizes)] * count, chunksize=1)
-        print(f"  {count} at once: {sum(rates):.1f} steps a second", flush=True)
+            found = pool.map(_rate, [(device.type, sizes)] * count, chunksize=1)
+        memory = max(held for _, held in found)
+        print(
+            f"  {count} at once: {sum(rate for rate, _ in found):.1f} steps a second, {memory:.2f} GB each", flush=True
+        )
 
 
-def _rate(given: tuple[str, Sizes]) -> float:
-    """Steps a second of one process."""
+def _rate(given: tuple[str, Sizes]) -> tuple[float, float]:
+    """Steps a second of one process, and its peak memory in GB."""
     device, sizes = torch.device(given[0]), given[1]
-    changes = {} if device.type == "cpu" else {"precision": "bf16", "channels_last": True, "deterministic": False}
-    took, _ = milliseconds(device, sizes, *our_step(device, sizes, changes))
-    return 1000 / took
+    took, memory = milliseconds(device, sizes, *our_step(device, sizes, fastest(device)))
+    return 1000 / took, memory
 
 
 PARTS: Mapping[str, Callable[[torch.device, Sizes], None]] = {
