@@ -8,15 +8,46 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgbench.core.errors import UserError
 from dgbench.networks.hub import cached_file, from_hub
+
+
+class PackedTexts(Sequence[str]):
+    """Texts in two arrays, which processes share that are forked from the one that made it.
+
+    Reading a string of a list writes to it, as strings count their references: each run would soon have a copy of all.
+
+    Args:
+        texts: Any texts, also with lone surrogates.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"text {index} of {len(self)}")
+        place = index % len(self)
+        return self._bytes[self._ends[place] : self._ends[place + 1]].tobytes().decode("utf-8", "surrogatepass")
+
 
 BAG = 4096
 """Length of a bag of words."""

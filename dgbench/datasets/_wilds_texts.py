@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgbench.datasets._texts import BAG, bag_of_words, check_tokenizer, tokens
+from dgbench.datasets._texts import BAG, PackedTexts, bag_of_words, check_tokenizer, tokens
 from dgbench.datasets._wilds import Indices, WildsDataset
 
 
 class WildsTexts(WildsDataset):
     """Base of the data sets whose inputs are texts; the card's input shape is (2, most tokens)."""
+
+    held: ClassVar[str]
+    """Attribute of what wilds reads that is the list of texts."""
+
+    @classmethod
+    def read(cls, data_dir: Path, scheme: str) -> Any:
+        """Let wilds read the files, and pack the texts, so that runs share them."""
+        source = super().read(data_dir, scheme)
+        setattr(source, cls.held, PackedTexts(getattr(source, cls.held)))
+        return source
 
     def open(self) -> None:
         """Choose the form of inputs by the backbone; an image size is ignored, as texts have none."""

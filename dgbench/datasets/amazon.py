@@ -50,6 +50,7 @@ class Amazon(WildsTexts):
         checkpoint_freq=1_000,
     )
     wilds_name = "amazon"
+    held = "_input_array"
     files = ("reviews.csv", "splits/user.csv")
     grouped_by = ("user",)
     scored = ("10th_percentile_acc", "acc_avg")

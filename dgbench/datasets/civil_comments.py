@@ -41,6 +41,7 @@ class CivilComments(WildsTexts):
         checkpoint_freq=1_000,
     )
     wilds_name = "civilcomments"
+    held = "_text_array"
     files = ("all_data_with_identities.csv",)
     grouped_by = ("black", "y")
     scored = ("acc_wg", "acc_avg")

@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 
 from dgbench.core.errors import UserError
-from dgbench.datasets._texts import BAG, bag_of_words, tokens
+from dgbench.datasets._texts import BAG, PackedTexts, bag_of_words, tokens
 from tests.support.language_models import WORDS, save_model
+
+
+def test_packed_texts_are_those_of_the_list() -> None:
+    texts = ["", "kind", "ümlaut\n", "", "lone \ud800", "last"]
+    packed = PackedTexts(texts)
+    assert [*packed] == texts
+    assert (len(packed), packed[1:3], packed[-1], packed[np.int64(2)]) == (6, texts[1:3], "last", texts[2])
+    for index in (6, -7):
+        with pytest.raises(IndexError):
+            packed[index]
+    assert [*PackedTexts([])] == []
 
 
 def test_a_bag_holds_how_often_each_word_is_there_whatever_their_order_and_case() -> None:
