@@ -100,6 +100,9 @@ class Catalogue:
         """Return the entries of one kind by name."""
         return {name: entry for name, entry in self.entries.items() if entry.kind == kind}
 
+    def _is_rule(self, name: str) -> bool:
+        return name in self.entries and self.entries[name].kind == "rule"
+
     @property
     def algorithms(self) -> dict[str, CatalogueEntry]:
         """Every algorithm by name, step rules alone among them, which are of the baseline."""
@@ -121,7 +124,7 @@ class Catalogue:
                 plain, _, text = name.partition(":")
                 self._with_values[kind, name] = self.get(kind, plain).with_values(text)
             return self._with_values[kind, name]
-        if kind == "algorithm" and ("+" in name or name in self.of_kind("rule")):
+        if kind == "algorithm" and ("+" in name or self._is_rule(name)):
             if name not in self._stepped:
                 algorithm, _, rule = name.partition("+") if "+" in name else ("", "", name)
                 self._stepped[name] = self._with_rule(algorithm, rule, name)

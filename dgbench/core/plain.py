@@ -1,4 +1,4 @@
-"""Read dataclasses back from plain JSON: `from_plain` inverts `orjson.dumps`, guided by the types of their fields.
+"""Write dataclasses as plain JSON and read them back: `from_plain` inverts `orjson.dumps`, guided by fields' types.
 
 A reader is built once for each type and cached, because a sweep reads thousands of runs at every launch.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import orjson
 
 T = TypeVar("T")
 
@@ -33,7 +35,28 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
 
 def fields_of(instance: Any) -> dict[str, Any]:
     """Return field -> value of a dataclass, one level deep and without cached properties."""
-    return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+    return {name: getattr(instance, name) for name in _names(cast(Any, type(instance)))}
+
+
+class Canonical:
+    """Base of frozen dataclasses that many runs share: each writes the JSON that ids hash once, not once a run."""
+
+    @cached_property
+    def _canonical(self) -> bytes:
+        # The underscore keeps the value out of the JSON itself: orjson writes all attributes but those that begin so.
+        return self._write()
+
+    def _write(self) -> bytes:
+        return orjson.dumps(self, option=orjson.OPT_SORT_KEYS)
+
+    def canonical(self) -> orjson.Fragment:
+        """Return the instance as a part of JSON: its fields in their order, the keys of dicts sorted at every depth."""
+        return orjson.Fragment(self._canonical)
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 _SCALARS = (str, int, float, bool, type(None))

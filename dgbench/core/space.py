@@ -162,6 +162,8 @@ class HparamSpec:
 
     def for_traits(self, traits: Iterable[str]) -> tuple[Value, Draw | None]:
         """Return the default and the draw for a data set and network with these traits."""
+        if not self.variants:
+            return self.default, self.draw
         traits = tuple(traits)
         for trait, variant in self.variants.items():
             if trait in traits:
@@ -170,6 +172,8 @@ class HparamSpec:
 
     def stream_for(self, traits: Iterable[str]) -> str:
         """Return the name whose stream it is drawn from for a data set and network with these traits."""
+        if not self.streams:
+            return self.stream or self.name
         traits = tuple(traits)
         return next((name for trait, name in self.streams.items() if trait in traits), self.stream or self.name)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.core.errors import Problems, UserError
+from dgbench.core.plain import fields_of
 from dgbench.core.setting import Setting
 from dgbench.networks.checkpoints import describe_tensors, parse_tensors, select_network
 
@@ -36,7 +37,7 @@ class LocatedSetting(Setting):
 
 def with_weights_file(setting: Setting, weights_file: str) -> Setting:
     """Return the setting with the path of its `weights` on this machine; unchanged if it names none."""
-    return LocatedSetting(**vars(setting), weights_file=weights_file) if setting.weights else setting
+    return LocatedSetting(**fields_of(setting), weights_file=weights_file) if setting.weights else setting
 
 
 def hash_weights_file(path: Path) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
@@ -33,8 +33,7 @@ _ENTRIES = {"merge": "merger", "adapt": "adapter", "analyze": "analysis"}
 """Kind of a run that trains nothing -> the kind of its catalogue entry."""
 
 
-@dataclass(frozen=True)
-class PlannedPredictor:
+class PlannedPredictor(NamedTuple):
     """A predictor that a selector may choose for a cell of a table."""
 
     run: Run
@@ -88,9 +87,10 @@ class DerivedRuns:
     values: Values
     streams: Mapping[str, str]
     """Data set -> the stream of its adapters."""
-    runs: dict[tuple[object, ...], Run]
-    """The planner's runs, to which new ones are added; the key of a derived run is its kind, method, data set, inputs
-    and the trial that draws."""
+    runs: list[Run]
+    """The planner's runs, to which new ones are added."""
+    made: dict[tuple[object, ...], Run] = field(default_factory=dict)
+    """(kind, method, data set, inputs, trial that draws) -> the run."""
 
     def joins(self, row: Row) -> bool:
         """Return whether a row's merger makes one predictor of several runs, so that their number matters."""
@@ -223,11 +223,13 @@ class DerivedRuns:
         inputs = tuple(source.source for source in sources)
         # The inputs' ids stand for all else: fold, trial, setting and the members' hyperparameters.
         key = (kind, method, base.dataset, inputs, drawn_in)
-        if key not in self.runs:
+        if key not in self.made:
             part = self.values(_ENTRIES[kind], method, base.dataset, base.setting, base.hparams_seed, drawn_in)
             stream = self.streams[base.dataset] if kind == "adapt" else ""
-            setting = dataclasses.replace(base.setting, stream=stream)
-            self.runs[key] = dataclasses.replace(
+            same = base.setting.stream == stream
+            setting = base.setting if same else dataclasses.replace(base.setting, stream=stream)
+            self.made[key] = dataclasses.replace(
                 base, kind=kind, method=part, setting=setting, averages=(), inputs=inputs
             )
-        return PlannedPredictor(self.runs[key], MODEL)
+            self.runs.append(self.made[key])
+        return PlannedPredictor(self.made[key], MODEL)

@@ -27,6 +27,7 @@ from typing import NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import Row, is_ensemble, runs_alone, teacher_rows
+from dgbench.core.collector import without_collector
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.halving import Bracket
 from dgbench.core.protocol import Fold
@@ -100,6 +101,7 @@ class PlannedSpot(NamedTuple):
     draws: Sequence[Drawn]
 
 
+@without_collector()
 def plan(
     requests: Sequence[Request],
     facts: Mapping[str, DatasetFacts],
@@ -141,9 +143,9 @@ def plan(
     # still tried: rows may evaluate examples that were trained on, which belongs in the same message.
     with problems.collecting() if not problems.found else suppress(UserError):
         # No training or merging depends on the stream, so none of their runs holds it.
-        plain = {name: dataclasses.replace(setting, stream="") for name, setting in settings.items()}
+        plain = {name: _without_stream(setting) for name, setting in settings.items()}
         streams = {name: setting.stream for name, setting in settings.items()}
-        runs: dict[tuple[object, ...], Run] = {}
+        runs: list[Run] = []
         derived = DerivedRuns(catalogue, values, streams, runs)
         planned = _Planner(requests, facts, plain, catalogue, values, halving, derived, runs).plan()
         filled = (*planned.candidates.items(), *planned.repeats.items(), *planned.curves.items())
@@ -152,6 +154,11 @@ def plan(
     problems.raise_if_any()
     assert planned, "a plan without problems"
     return planned
+
+
+def _without_stream(setting: Setting) -> Setting:
+    # Settings that differ in nothing stay one object, because values are looked up by them.
+    return dataclasses.replace(setting, stream="") if setting.stream else setting
 
 
 @dataclass
@@ -168,11 +175,10 @@ class _Planner:
     """Whether the worse draws are dropped on the way."""
     derived: DerivedRuns
     """Makes the runs that train nothing."""
-    runs: dict[tuple[object, ...], Run]
-    """Everything that distinguishes a run, without hashing it -> the run; each run comes after its inputs. `derived`
-    adds to it too."""
-    folds: dict[Fold, int] = field(default_factory=dict)
-    """Fold -> a number that stands for it in the keys of `runs`, because a fold is slow to hash."""
+    runs: list[Run]
+    """All runs, each after its inputs; `derived` adds to it too."""
+    trained: dict[tuple[object, ...], dict[Drawn, Run]] = field(default_factory=dict)
+    """All that the training runs of an algorithm in one fold and trial share -> draw -> the run."""
     watching: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
     """(data set, algorithm, backbone) -> averages that watch its runs."""
     brackets: dict[tuple[str, ...], Bracket] = field(default_factory=dict)
@@ -189,7 +195,7 @@ class _Planner:
         curves = dict(self._curves(search))
         analyses = self._analyses([search, *again.values()])
         # A repeated default is the same run as the search's in that trial.
-        runs = _inputs_first({run.id: run for run in self.runs.values()}.values())
+        runs = _inputs_first({run.id: run for run in self.runs}.values())
         return Plan(
             runs=runs,
             rows=tuple(dict.fromkeys(row.measured.name for request in self.requests for row in request.rows)),
@@ -286,9 +292,9 @@ class _Planner:
                 for row in dict.fromkeys(part for asked in request.rows for part in (asked.measured, asked)):
                     spots = grid.setdefault((row, dataset), {})
                     for trial in request.trials:
+                        draws = dict.fromkeys(Drawn(seed, request.drawn_in(trial)) for seed in request.hparams_seeds)
                         for fold in folds:
-                            draws = (Drawn(seed, request.drawn_in(trial)) for seed in request.hparams_seeds)
-                            spots.setdefault((fold, trial), {}).update(dict.fromkeys(draws))
+                            spots.setdefault((fold, trial), {}).update(draws)
         return {key: {spot: sorted(draws) for spot, draws in spots.items()} for key, spots in grid.items()}
 
     def _below(self, row: Row, dataset: str, drawn: Drawn) -> list[tuple[Row, Setting]]:
@@ -326,26 +332,27 @@ class _Planner:
         dataset, backbone = spot.dataset, spot.setting.backbone
         own = row.average if self._alone(row.average) else ""
         # Sorted, because averages are part of the run's id: the order of flags must not make a new run.
-        averages = (own,) if own else tuple(sorted(self.watching[self._watched(row, dataset, backbone)]))
-        number = self.folds.setdefault(spot.fold, len(self.folds))
+        averages = [own] if own else sorted(self.watching[self._watched(row, dataset, backbone)])
+        shared = (row.algorithm, dataset, backbone, spot.fold, spot.trial, own)
+        made = self.trained.setdefault(shared, {})
         card = self.catalogue.get("algorithm", row.algorithm).card
-        found = []
+        setting, found = setting_of(card, spot.setting), []
         # What never learns is the same in every draw.
         for drawn in spot.draws if card.learns else spot.draws[:1]:
-            key = (row.algorithm, dataset, backbone, number, spot.trial, own, drawn)
-            if key not in self.runs:
-                self.runs[key] = Run(
+            if (run := made.get(drawn)) is None:
+                run = made[drawn] = Run(
                     kind="train",
                     method=self.values("algorithm", row.algorithm, dataset, spot.setting, *drawn),
                     dataset=dataset,
                     fold=spot.fold,
                     hparams_seed=drawn.seed,
                     trial=spot.trial,
-                    setting=setting_of(card, spot.setting),
-                    averages=tuple(self.values("average", name, dataset, spot.setting, *drawn) for name in averages),
-                    inputs=tuple(self._inputs(row, spot, drawn)),
+                    setting=setting,
+                    averages=(*[self.values("average", name, dataset, spot.setting, *drawn) for name in averages],),
+                    inputs=tuple(self._inputs(row, spot, drawn)) if card.taught else (),
                 )
-            found.append(TrainedRun(self.runs[key], drawn.trial))
+                self.runs.append(run)
+            found.append(TrainedRun(run, drawn.trial))
         return found
 
     def _inputs(self, row: Row, spot: PlannedSpot, drawn: Drawn) -> Iterator[Input]:
@@ -378,5 +385,5 @@ def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
     """
     level: dict[str, int] = {}
     for run in runs:
-        level[run.id] = max((level[source.run] + 1 for source in run.inputs), default=0)
+        level[run.id] = 1 + max(level[source.run] for source in run.inputs) if run.inputs else 0
     return tuple(sorted(runs, key=lambda run: level[run.id]))

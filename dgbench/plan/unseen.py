@@ -43,6 +43,17 @@ _Seen: TypeAlias = tuple[View, Draw, Trained]
 """A view that is evaluated, its draw, and a training on some of the same examples."""
 
 
+class _Examined(NamedTuple):
+    """The answer for a run, and for all like it."""
+
+    draw: Draw
+    """The draw of the examples that it is evaluated on."""
+    trained: frozenset[Trained]
+    """All trainings that it depends on."""
+    seen: _Seen | None
+    """The first view whose evaluation holds examples that were trained on."""
+
+
 def examples_of(run: Run, facts: DatasetFacts) -> Draw:
     """Return the draw that decides the examples of a training run's views."""
     return Draw(run.trial, run.data_seed if GENERATED in facts.traits else 0)
@@ -73,7 +84,7 @@ def seen_before(
         facts: Data set -> its facts.
     """
     found, told = _seen(runs, facts), set[tuple[str, str]]()
-    for row, run in cells:
+    for row, run in cells if found else ():
         if run.id in found and (row, run.dataset) not in told:
             told.add((row, run.dataset))
             yield f"{row}: {_why(run, facts[run.dataset], *found[run.id])}"
@@ -81,35 +92,42 @@ def seen_before(
 
 def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _Seen]:
     """Return run id -> the first view whose evaluation holds examples that were trained on; other runs are left out."""
-    draws: dict[str, Draw] = {}
-    trained: dict[str, frozenset[Trained]] = {}
-    known: dict[tuple[object, ...], _Seen | None] = {}
+    found: dict[str, _Examined] = {}
+    known: dict[tuple[object, ...], _Examined] = {}
+    generated = {name for name, fact in facts.items() if GENERATED in fact.traits}
     seen = {}
     for run in runs:
-        own = examples_of(run, facts[run.dataset])
+        below = [found[source.run] for source in run.inputs] if run.inputs else []
         if run.kind == "train":
-            below = frozenset((Trained(run.fold.train, own),))
-            if run.setting.classifier_init == "linear_probe" and run.setting.init == "sweep":
-                below |= {Trained(run.fold.train, examples_of(run.probed, facts[run.dataset]), probe=True)}
-        else:
-            # A merge or adapt run is evaluated on the data of its first input, divided by its own trial.
-            own, below = Draw(run.trial, draws[run.inputs[0].run].data_seed), frozenset()
-        draws[run.id] = own
-        trained[run.id] = below.union(*(trained[source.run] for source in run.inputs))
-        # Thousands of runs share a fold and a trial, so the answer is looked up. Folds are compared by identity, since
-        # hashing their views costs more than the answer; equal folds that are two objects only miss a look-up.
-        asked = (run.dataset, id(run.fold), own, trained[run.id])
-        if asked not in known:
-            known[asked] = _first_seen(run, own, trained[run.id], facts[run.dataset])
-        if first := known[asked]:
-            seen[run.id] = first
+            setting, data_seed = id(run.setting), run.data_seed if run.dataset in generated else 0
+        else:  # evaluated on the data of its first input, divided by its own trial
+            setting, data_seed = 0, below[0].draw.data_seed
+        # Thousands of runs share a fold and a trial, so the answer is looked up. Objects are compared by identity,
+        # since hashing their views costs more than the answer; equal ones that are two objects only miss a look-up.
+        asked = (run.dataset, id(run.fold), setting, run.trial, data_seed, *map(id, below))
+        if (examined := known.get(asked)) is None:
+            examined = known[asked] = _examine(run, Draw(run.trial, data_seed), below, facts[run.dataset])
+        found[run.id] = examined
+        if examined.seen:
+            seen[run.id] = examined.seen
     return seen
+
+
+def _examine(run: Run, own: Draw, below: Iterable[_Examined], facts: DatasetFacts) -> _Examined:
+    """Return the answer for a run, given its draw and the answers for its inputs."""
+    trained = frozenset(training for other in below for training in other.trained)
+    if run.kind == "train":
+        trained |= {Trained(run.fold.train, own)}
+        if run.setting.classifier_init == "linear_probe" and run.setting.init == "sweep":
+            trained |= {Trained(run.fold.train, examples_of(run.probed, facts), probe=True)}
+    return _Examined(own, trained, _first_seen(run, own, trained, facts))
 
 
 def _first_seen(run: Run, own: Draw, trained: Iterable[Trained], facts: DatasetFacts) -> _Seen | None:
     """Return the first view of a run that shares examples with a training, or None."""
+    trainings = sorted(trained)
     for view in evaluated_views(run.fold, run.trial):
-        for training in sorted(trained):
+        for training in trainings:
             if training.probe and view in run.fold.source_val:
                 continue  # documented and accepted: validation of a shared probe is optimistic, its test is not
             if any(may_share(facts, (view, own), (other, training.draw)) for other in training.views):
