@@ -59,12 +59,13 @@ def choose(runs: Sequence[tuple[Run, Work]]) -> list[tuple[Run, Work]]:
     """Return a run of each data set, network and method to rehearse, those first that stand for the most work.
 
     Before all others comes one of each data set and network, a method of middling work, to stand for those that are
-    not reached. Left out are runs that read others, as students do.
+    not reached. Left out are runs that read others, as students do, and those on stored features, which the first of
+    them would have to compute.
     """
     of_key: dict[Key, tuple[Run, Work]] = {}
     amount: dict[Key, float] = defaultdict(float)
     for run, work in runs:
-        if run.kind == "train" and not run.inputs and work.steps:
+        if run.kind == "train" and work.steps and not run.inputs and not run.setting.stored_features:
             of_key.setdefault(key_of(run), (run, work))
             amount[key_of(run)] += work.all
     ordered = sorted(of_key, key=lambda key: -amount[key])
@@ -127,13 +128,14 @@ class _Stage:
         begun: dict[str, tuple[Run, Work, Path, float]] = {}
         for (run, work), slot in zip(islice(cycle(runs), len(slots)), slots, strict=True):
             self.count += 1
+            started = time.monotonic()
             short, root = _rehearsed(self.sweep, run), self.place / str(self.count)
             folder = Store(root).folder(short.id)
             folder.create(short)
             answer = root / "answer.json"
             job = self.sweep.job(run, slot) | {"root": str(root), "id": short.id}
             job |= {"answer": str(answer), "seconds": EACH}
-            begun[str(self.count)] = run, work, answer, time.monotonic()
+            begun[str(self.count)] = run, work, answer, started
             env = {"CUDA_VISIBLE_DEVICES": slot.gpu or ""}
             self.server.start(str(self.count), job, env, str(folder.log_path))
         known = set[str]()

@@ -42,6 +42,11 @@ def test_a_run_of_each_method_is_chosen_the_most_work_first(tmp_path: Path) -> N
     assert amounts == sorted(amounts, reverse=True)
 
 
+def test_runs_on_stored_features_are_not_rehearsed(tmp_path: Path) -> None:
+    stored = {"freeze": "featurizer", "augmentation": False, "stored_features": True}
+    assert choose(pairs_of(sweep_of(tmp_path / "sweep", "ERM", setting=stored))) == []
+
+
 def test_a_guess_knows_minutes_from_seconds(tmp_path: Path) -> None:
     pairs = pairs_of(sweep := sweep_of(tmp_path / "sweep", "ERM", n_hparams=3))
     assert guess(sweep, pairs, 2) < 2 < module.WORTHWHILE
