@@ -26,7 +26,7 @@ quickstart: setup
 	$(BIN)/python -m dgbench launch $(OUT) --sweep quickstart --skip_confirmation $(FLAGS)
 	$(BIN)/python -m dgbench collect $(OUT) --format markdown --output $(OUT)/tables.md
 	$(BIN)/python -m dgbench collect $(OUT) --output $(OUT)/tables.txt
-	$(BIN)/python -m dgbench collect $(OUT)
+	@cat $(OUT)/tables.txt
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)

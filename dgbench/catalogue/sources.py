@@ -112,10 +112,14 @@ def open_dataset(
     opened = catalogue.opened[key]
     if interpolation == opened.interpolation:
         return opened
-    # A shallow copy shares what was read; only the interpolation, which acts when images are decoded, differs.
-    resized_otherwise = copy.copy(opened)
-    resized_otherwise.interpolation = interpolation
-    return resized_otherwise
+    other = (*key, interpolation)
+    if other not in catalogue.opened:
+        # A shallow copy shares what was read; only the interpolation, which acts when images are decoded, differs.
+        resized_otherwise = copy.copy(opened)
+        resized_otherwise.interpolation = interpolation
+        resized_otherwise.kept = {}
+        catalogue.opened[other] = resized_otherwise
+    return catalogue.opened[other]
 
 
 def _own_data(text: str, catalogue: Catalogue) -> str:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,6 +187,25 @@ def _quotas_up(root: Path, path: str, read: Callable[[Path], Sequence[str]]) -> 
         if folder == root or root not in folder.parents:
             return
         folder = folder.parent
+
+
+@contextmanager
+def threads_that_sleep() -> Iterator[None]:
+    """Let torch, if the block imports it first, have threads that sleep while they wait for each other.
+
+    By default they run in a loop, on cores that other processes may need: a step of a small network then takes
+    several times the processor's time. An environment that says how they wait is obeyed.
+    """
+    # OpenMP reads its variable when torch loads it. The processes of a sweep have a thread each, mostly.
+    name = "OMP_WAIT_POLICY"
+    if "torch" in sys.modules or name in os.environ:
+        yield
+        return
+    os.environ[name] = "PASSIVE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @cache

@@ -204,6 +204,8 @@ class Dataset:
         shape = self.card.input_shape
         self.input_shape = (shape[0], image_size, image_size) if image_size else shape
         self.input_kind = self.card.input_kind
+        self.kept: dict[Any, Any] = {}
+        """Domains that runs share, as `data.views.keep_domains` has opened them."""
         self.open()
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +22,74 @@ from dgbench.core.protocol import View
 from dgbench.core.run import Run
 from dgbench.core.seeding import numpy_stream
 from dgbench.data.cache import Cacheable
-from dgbench.data.dataset import ArrayExamples, Dataset, Described, SplitExamples
+from dgbench.data.dataset import ArrayExamples, Dataset, Described, Examples, SplitExamples
 from dgbench.data.sampling import Sampler
-from dgbench.data.splits import by_domain, parts
+from dgbench.data.splits import Parts, by_domain, parts
 from dgbench.store.predictions import Attribute, encode
 
 AHEAD = 4
 """Minibatches that a loader process makes ahead."""
+KEPT_BYTES = 2**30
+"""Size of the arrays of a data set from which on `keep_domains` keeps no more."""
 Minibatch = list[tuple[Tensor, Tensor, Tensor, int]]
 """One (x, y, positions in the view, index of the domain) for each training domain of a step, on the CPU, not yet
 prepared: images are bytes."""
+
+
+class CutDomain(NamedTuple):
+    """A domain as the runs of a trial see it."""
+
+    examples: Examples
+    parts: Parts
+
+
+class _Cut(NamedTuple):
+    """The name of a domain in an open data set, with all that decides how a run sees it."""
+
+    domain: str
+    data_seed: int
+    trial: int
+    holdout_fraction: float
+    cache: str
+
+    def make(self, dataset: Dataset) -> CutDomain:
+        """Return the domain as it is kept in the data set, or open and cut it."""
+        if self in dataset.kept:
+            found: CutDomain = dataset.kept[self]
+            return found
+        examples = dataset.examples(self.domain, self.data_seed)
+        if self.cache == "auto" and isinstance(examples, Cacheable):
+            examples = examples.cached()
+        number, shared = dataset.domains.index(self.domain), dataset.card.shared_identities
+        fraction = self.holdout_fraction
+        cut = parts(examples, self.trial, number, fraction, shared_identities=shared, name=self.domain)
+        return CutDomain(examples, cut)
+
+
+def _cuts(dataset: Dataset, run: Run, trained: Run) -> list[_Cut]:
+    """List the domains that a run's fold uses, in the order of the data set."""
+    needed, setting = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}, run.setting
+    how = (trained.data_seed, run.trial, setting.holdout_fraction, setting.cache)
+    return [_Cut(domain, *how) for domain in dataset.domains if domain in needed]
+
+
+def keep_domains(dataset: Dataset, run: Run) -> None:
+    """Open and cut the domains of a run, and keep them for all runs to which they look alike.
+
+    Called in the process that runs are forked from: they then share the arrays in memory. Of data sets that make new
+    arrays for each trial, no more are kept than `KEPT_BYTES`.
+
+    Args:
+        dataset: Open.
+        run: The run; of one that merges or adapts, the data are not generated for each run anew.
+
+    Raises:
+        UserError: An input can't be read, or a part is empty.
+    """
+    for cut in _cuts(dataset, run, run):
+        arrays = [kept.examples.inputs for kept in dataset.kept.values() if isinstance(kept.examples, ArrayExamples)]
+        if sum({id(array): array.nbytes for array in arrays}.values()) < KEPT_BYTES:
+            dataset.kept[cut] = cut.make(dataset)
 
 
 class ViewData:
@@ -52,18 +110,11 @@ class ViewData:
         self.outputs = dataset.outputs
         self.card = dataset.card
         self.seed = run.seed
-        fraction, shared = run.setting.holdout_fraction, dataset.card.shared_identities
-        needed = {view.domain for view in (*run.fold.train, *run.fold.evaluated)}
-        self.examples = {d: dataset.examples(d, (trained or run).data_seed) for d in dataset.domains if d in needed}
+        domains = {cut.domain: cut.make(dataset) for cut in _cuts(dataset, run, trained or run)}
+        self.examples = {name: domain.examples for name, domain in domains.items()}
         """Domain -> its examples, for the domains that the fold uses."""
-        if run.setting.cache == "auto":
-            self.examples = {d: e.cached() if isinstance(e, Cacheable) else e for d, e in self.examples.items()}
         self.indices = {
-            View(domain, part): indices
-            for domain, examples in self.examples.items()
-            for part, indices in parts(
-                examples, run.trial, dataset.domains.index(domain), fraction, shared_identities=shared, name=domain
-            ).items()
+            View(name, part): indices for name, domain in domains.items() for part, indices in domain.parts.items()
         }
         """View -> positions of its examples in the domain; the order is the view's."""
         self.features: Mapping[str, NDArray[np.float32]] = {}

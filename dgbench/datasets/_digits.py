@@ -16,7 +16,7 @@ import importlib.util
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,10 @@ class DigitDataset(Dataset):
 
     def fingerprint(self) -> str:
         """Hash the data set's name and the pool; the draws follow from them and the run's seed."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(type(self).__name__.encode())
         for array in self._pool():
             digest.update(str(array.shape).encode())

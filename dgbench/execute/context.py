@@ -266,14 +266,19 @@ def open_context(
     Raises:
         UserError: Everything that is wrong with the data, or this machine lacks the device.
     """
-    setting = run.setting
-    dataset = open_dataset(run.dataset, site, catalogue, setting.image_size, setting.backbone, setting.interpolation)
+    dataset = dataset_of(run, site, catalogue)
     trained = training_run(run, store)
     data = ViewData(dataset, run, trained)
     device = open_device(site.device)
     check_precision(run.setting, device)
     choose_kernels(run.setting)
     return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, lease, display)
+
+
+def dataset_of(run: Run, site: Site, catalogue: Catalogue) -> Dataset:
+    """Open the data set of a run as its setting reads it; raise `UserError` with everything that is wrong with it."""
+    setting = run.setting
+    return open_dataset(run.dataset, site, catalogue, setting.image_size, setting.backbone, setting.interpolation)
 
 
 def training_run(run: Run, store: Store) -> Run:

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ from dgbench.core.run import Run
 from dgbench.core.site import Site
 from dgbench.core.version import __version__
 from dgbench.core.wording import printable_lines
+from dgbench.data.views import keep_domains
 from dgbench.execute.analyze import execute_analysis
-from dgbench.execute.context import InputDamaged, RunContext, open_context
+from dgbench.execute.context import InputDamaged, RunContext, dataset_of, open_context
 from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
 from dgbench.methods.algorithm import Algorithm
@@ -77,8 +79,8 @@ def preload(shared: dict[str, Any]) -> None:
 
     Args:
         shared: `site` (a `Site` as JSON), `names` (algorithms and averages), `datasets`, a list of (name, image size,
-            backbone, interpolation) as `open_dataset` takes them, and `networks`, a list of (backbone, whether
-            low-rank changes train).
+            backbone, interpolation) as `open_dataset` takes them, `networks`, a list of (backbone, whether low-rank
+            changes train), and `runs`, those as JSON whose domains others read as well.
     """
     site = Site.from_json(shared["site"])
     catalogue = shared_catalogue(site.include)
@@ -88,7 +90,13 @@ def preload(shared: dict[str, Any]) -> None:
         _source_of(entry)
         entry.load()
     for dataset, *reading in shared["datasets"]:
-        open_dataset(dataset, site, catalogue, *reading).preload()
+        opened = open_dataset(dataset, site, catalogue, *reading)
+        opened.preload()
+        opened.fingerprint()
+    for run in map(Run.from_json, shared["runs"]):
+        # What is wrong with the data fails the runs that read them, and not those of other data.
+        with suppress(UserError):
+            keep_domains(dataset_of(run, site, catalogue), run)
     for name, low_rank in shared["networks"]:
         import_libraries(name, low_rank=low_rank)
     # Their answers are cached: a forked run starts no git and reads no package metadata.

@@ -101,6 +101,8 @@ class Training:
         self.checkpoint = self.folder.path / CHECKPOINT
         self.loop = LoopState()
         self.evaluation_steps = frozenset(self.run.setting.evaluation_steps)
+        self.ends_for_good = True
+        """Whether `done` follows the last step, and not a wait for others."""
         self.saved_at = time.monotonic()
         """When the last checkpoint was written, by the monotonic clock."""
 
@@ -117,6 +119,7 @@ class Training:
         self._resume()
         steps = self.run.setting.steps
         end = steps if until is None else until + 1
+        self.ends_for_good = until is None
         pauses = ((self.algorithm.survey_at, self._survey), (self.algorithm.validate_at, self._validate))
         self.algorithm.train()
         if self.loop.step == 0:
@@ -162,11 +165,14 @@ class Training:
             self._after_step()
 
     def _after_step(self) -> None:
-        """Evaluate if an evaluation is due; save a checkpoint then, and when the last one is old."""
+        """Evaluate if it is due; save a checkpoint then, and when the last one is old, unless the run is over."""
         evaluated = self.loop.due
         if evaluated:
             self.lease.confirm()
             self._evaluate(self.loop.step - 1)
+        if self.ends_for_good and self.loop.step == self.run.setting.steps:
+            # Killed before `done`, the run goes on from the checkpoint before: to write one would take longer.
+            return
         if evaluated or time.monotonic() - self.saved_at > 60 * self.site.checkpoint_minutes:
             self.lease.confirm()
             self._save()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dgbench.core.errors import Problems
-from dgbench.core.machine import usable_cores
+from dgbench.core.machine import threads_that_sleep, usable_cores
 from dgbench.core.run import Run
 from dgbench.core.wording import printable
 from dgbench.launchers.base import Ended, Engine, Event, Slot
@@ -64,7 +64,8 @@ class InProcess(Engine):
         if self._next is None:
             time.sleep(timeout)
             return []
-        from dgbench.execute.job import run_job  # imports torch, which refusals do without
+        with threads_that_sleep():
+            from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
         run, began = self._next, time.monotonic()
         slot = Slot(index=0, gpu=None, threads=usable_cores())

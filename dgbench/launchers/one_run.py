@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.catalogue.rows import parse_row
 from dgbench.core.errors import Problems
-from dgbench.core.machine import open_device
+from dgbench.core.machine import open_device, threads_that_sleep
 from dgbench.core.progress import NO_DISPLAY, TrainingDisplay, in_notebook, shown_training
 from dgbench.core.run import Run
 from dgbench.core.site import READING, Site
@@ -132,7 +132,8 @@ def execute_here(sweep: Sweep, threads: int, shown: AbstractContextManager[Train
         sweep.write()
         return Outcome(0)
 
-    from dgbench.execute.job import run_job  # imports torch, which refusals do without
+    with threads_that_sleep():
+        from dgbench.execute.job import run_job  # imports torch, which refusals do without
 
     open_device(sweep.site.device)
     sweep.write()

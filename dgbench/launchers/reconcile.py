@@ -348,7 +348,20 @@ class Sweep:
             "names": sorted(names),
             "datasets": self._opened(),
             "networks": sorted(networks),
+            "runs": [run.to_json() for run in self._sharing()],
         }
+
+    def _sharing(self) -> list[Run]:
+        """List an unfinished run for each way of reading data and cutting them that several of them share."""
+        states = self.states()
+        found: dict[tuple[object, ...], list[Run]] = {}
+        for run in self.plan.runs:
+            how = run.setting
+            # Data that are generated for each run anew would be many, and read by few.
+            if not states[run.id].settled and how.generated_data != "run":
+                read = (run.dataset, how.image_size, how.backbone, how.interpolation, how.cache)
+                found.setdefault((*read, how.holdout_fraction, run.data_seed, run.trial), []).append(run)
+        return [runs[0] for runs in found.values() if len(runs) > 1]
 
 
 def go_on(root: Path) -> str:

@@ -19,6 +19,7 @@ from dgbench.core.machine import (
     describe_engine,
     describe_processor,
     report_step,
+    threads_that_sleep,
     usable_cores,
     visible_gpus,
 )
@@ -34,6 +35,22 @@ def test_a_processor_is_named_with_the_vector_extensions_that_torch_uses(monkeyp
         assert extensions == "(AVX9000)"
     finally:
         describe_processor.cache_clear()
+
+
+def test_threads_sleep_while_they_wait_unless_torch_is_there_or_the_user_says_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with threads_that_sleep():
+        assert "OMP_WAIT_POLICY" not in os.environ, "torch has read it long ago"
+    monkeypatch.delitem(sys.modules, "torch")
+    with threads_that_sleep():
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with threads_that_sleep():
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_a_step_is_reported_to_the_script_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,10 @@ from dgbench.core.protocol import IN, OUT, Explicit, Fold, LeaveOneDomainOut, Vi
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.core.site import Site
+from dgbench.data import views
 from dgbench.data.dataset import Dataset
 from dgbench.data.splits import split
-from dgbench.data.views import Minibatch, Minibatches, ViewData
+from dgbench.data.views import Minibatch, Minibatches, ViewData, keep_domains
 from tests.support.layouts import write_folders
 
 STEPS = 70
@@ -108,6 +109,28 @@ def test_generated_data_depend_on_the_trial_or_on_the_run(digits: Dataset) -> No
 
     assert not np.array_equal(labels(), labels(trial=1))
     labels(generated_data="run", data_order="run")
+
+
+def test_domains_that_are_kept_are_shared_by_the_runs_to_which_they_look_alike(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset("ColoredDigits", Site(), Catalogue(catalogue.include))
+    run, domain = make_run(dataset), dataset.domains[0]
+    alone = ViewData(dataset, run)
+    keep_domains(dataset, run)
+    shared = ViewData(dataset, make_run(dataset, batch_size=8))
+    again = ViewData(dataset, dataclasses.replace(run, kind="adapt"), run)
+    assert shared.examples[domain] is again.examples[domain] is not alone.examples[domain]
+    for view, indices in alone.indices.items():
+        assert shared.indices[view] is again.indices[view] is not indices
+        assert np.array_equal(shared.indices[view], indices)
+        assert torch.equal(shared.inputs(view, np.arange(5)), alone.inputs(view, np.arange(5)))
+    others = make_run(dataset, trial=1), make_run(dataset, holdout_fraction=0.25), make_run(dataset, cache="off")
+    assert all(ViewData(dataset, other).examples[domain] is not shared.examples[domain] for other in others)
+    kept = len(dataset.kept)
+    monkeypatch.setattr(views, "KEPT_BYTES", 1)
+    keep_domains(dataset, others[0])
+    assert len(dataset.kept) == kept == 3, "of data that each trial makes anew, only so many"
 
 
 # -- minibatches --------------------------------------------------------------------------------------------------

@@ -362,6 +362,8 @@ def test_what_is_preloaded_is_read_before_the_runs(tmp_path: Path, monkeypatch: 
     preload(sweep._preloaded())
     assert imported == [("SmallCNN", {"low_rank": False})]
     monkeypatch.setattr("numpy.loadtxt", None)
+    monkeypatch.setattr("dgbench.datasets._digits.DigitDataset.examples", None)
+    monkeypatch.setattr("dgbench.datasets._digits.DigitDataset._pool", None)
     monkeypatch.setattr(Catalogue, "_find", None)
     folder.create(run)
     assert run_job(sweep.job(run, Slot(index=0, gpu=None, threads=1))) == 0
