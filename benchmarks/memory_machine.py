@@ -67,7 +67,7 @@ def measure(kind: str, size: int, jobs: int) -> tuple[float, float]:
         try:
             return watch(launch, root, jobs)
         finally:
-            launch.send_signal(signal.SIGINT)
+            launch.send_signal(signal.SIGTERM)
             launch.wait()
 
 
