@@ -2,7 +2,7 @@
 
     python benchmarks/memory_machine.py [--mb 500] [--jobs 4] [--kinds ToyArrays arrays ToyPacked ToyDrawn ToyStrings]
 
-For each way in which data lie in memory, a sweep of one ERM run a slot evaluates all of its examples. While the runs
+For each way in which data lie in memory, a sweep of one draw of ERM a slot evaluates all of its examples. While the runs
 train, the private bytes of their processes are read (/proc/PID/smaps_rollup), less those of the same sweep on a tenth
 of the data. The reference is the size of the data, a copy a slot; `ToyStrings` is one too, with texts in a list.
 """
@@ -55,8 +55,8 @@ def measure(kind: str, size: int, jobs: int) -> tuple[float, float]:
         if kind == "arrays":
             dataset = f"arrays:{make_arrays(Path(folder) / 'arrays', size)}"
         words = ["--algorithms", "ERM", "--datasets", dataset, "--test_domains", "c", "--include", str(TOYS)]
-        words += ["--n_hparams", "1", "--n_trials", str(jobs), "--steps", "5001", "--checkpoint_freq", "5000"]
-        words += ["--set", "evaluate=all", "generated_data=sweep", "--jobs", str(jobs), "--skip_confirmation"]
+        words += ["--n_hparams", str(jobs), "--n_trials", "1", "--steps", "5001", "--checkpoint_freq", "5000"]
+        words += ["--set", "evaluate=all", "--jobs", str(jobs), "--skip_confirmation"]
         words += ["--device", "cpu", "--hparams", '{"batch_size": 8}']
         launch = subprocess.Popen(
             [sys.executable, "-m", "dgbench", "launch", str(root), *words],

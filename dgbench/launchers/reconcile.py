@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -215,18 +215,21 @@ class Sweep:
                 print(f"dgbench: error: {error}", file=sys.stderr)
                 return STOPPED_EARLY
 
-    def fork_server(self, target: str = f"{_JOB}:run_job") -> ForkServer:
+    def fork_server(
+        self, target: str = f"{_JOB}:run_job", changed: Callable[[Run], Run] = lambda run: run
+    ) -> ForkServer:
         """Start a process to fork runs from, with the entries imported and the data opened that they share.
 
         Args:
             target: "module:function", called in each forked process with its job.
+            changed: Returns a planned run as the processes execute it.
 
         Raises:
             ForkServerDied: It could not start.
         """
         from dgbench.launchers.forkserver import ForkServer  # with multiprocessing, as in `execute`
 
-        return ForkServer(target, (*_PRELOADED, target.partition(":")[0]), f"{_JOB}:preload", self._preloaded())
+        return ForkServer(target, (*_PRELOADED, target.partition(":")[0]), f"{_JOB}:preload", self._preloaded(changed))
 
     def execute_by(
         self,
@@ -339,7 +342,7 @@ class Sweep:
         asked = {(run.dataset, run.setting) for run in self.plan.runs}
         return sorted({(name, how.image_size, how.backbone, how.interpolation) for name, how in asked})
 
-    def _preloaded(self) -> dict[str, Any]:
+    def _preloaded(self, changed: Callable[[Run], Run] = lambda run: run) -> dict[str, Any]:
         """Make the argument of `dgbench.execute.job.preload`, which the fork server calls before the first run."""
         names = {run.method.name for run in self.plan.runs} | {p.name for run in self.plan.runs for p in run.averages}
         networks = {(run.setting.backbone, run.setting.lora_rank > 0) for run in self.plan.runs}
@@ -348,7 +351,7 @@ class Sweep:
             "names": sorted(names),
             "datasets": self._opened(),
             "networks": sorted(networks),
-            "runs": [run.to_json() for run in self._sharing()],
+            "runs": [changed(run).to_json() for run in self._sharing()],
         }
 
     def _sharing(self) -> list[Run]:

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import cycle, islice
 from math import prod
 from multiprocessing.connection import wait
@@ -98,7 +99,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="dgbench-rehearsal-") as place:
         try:
             print(f"rehearsing runs on {printable(datasets)}", file=sys.stderr, flush=True)
-            with closing(sweep.fork_server("dgbench.execute.timing:rehearse")) as server:
+            with closing(sweep.fork_server("dgbench.execute.timing:rehearse", partial(_rehearsed, sweep))) as server:
                 ready = time.monotonic() - began
                 stage = _Stage(sweep, server, Path(place), began + PATIENCE)
                 for start in range(0, len(chosen), len(slots)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +129,8 @@ def test_images_that_are_not_decoded_yet_are_decoded_in_a_rehearsal(tmp_path: Pa
     sweep = sweep_of(tmp_path / "sweep", "ERM", **asked, setting={"image_size": 16})
     run = sweep.plan.runs[0]
     assert module._rehearsed(sweep, run).setting.cache == "off"
+    two = sweep_of(tmp_path / "two", "ERM", "SAM", **asked, setting={"image_size": 16})
+    (shared,) = two._preloaded(partial(module._rehearsed, two))["runs"]
+    assert shared["setting"]["cache"] == "off", "the server would build the cache before anything is confirmed"
     sweep.build_caches()
     assert module._rehearsed(sweep, run).setting.cache == "auto"
