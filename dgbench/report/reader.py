@@ -64,6 +64,8 @@ class _Reader:
         """Each increasing series of steps once: most runs share one."""
         self.sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
         """Each series of sizes once."""
+        self.versions: dict[tuple[tuple[str, Any], ...], str] = {}
+        """(Name, version) of Python and the libraries -> the same in words."""
         self.kinds: dict[Kind, Kind] = {}
         """Each kind of machine once."""
 
@@ -79,7 +81,8 @@ class _Reader:
             if candidates is None:
                 undone.append(position)
             else:
-                found.update({(position, name): candidate for name, candidate in candidates.items()})
+                for name, candidate in candidates.items():
+                    found[position, name] = candidate
         ended = [position for position in undone if self.table.runs[position].id not in self.dropped]
         for position, gap in self._unfinished(ended):
             found.update({(position, name): gap for name in needed[position]})
@@ -197,7 +200,9 @@ class _Reader:
         # `finished` has compared the records' sha256 with `done`: from here on they count.
         self.records += len(records)
         self.origin.fingerprints[run.dataset][summary["fingerprint"]] += 1
-        versions = ", ".join(f"{name} {v}" for name, v in summary["versions"].items())
+        pairs = tuple(summary["versions"].items())
+        if (versions := self.versions.get(pairs)) is None:
+            versions = self.versions[pairs] = ", ".join(f"{name} {v}" for name, v in pairs)
         self.origin.versions[versions] += 1
         self.origin.commits[summary["commit"]] += 1
         kind = Kind(str(summary.get("machine", "")), versions)

@@ -78,6 +78,10 @@ class Series:
             return {BEST: 0, LAST: len(self.steps) - 1}
         return {step: place for place, step in enumerate(self.steps)}
 
+    def column(self, view: View) -> NDArray[np.float64]:
+        """Return the values of one view at each step, (steps,)."""
+        return self.values[:, self.views.index(view)]
+
     def mean(self, views: Sequence[View]) -> NDArray[np.float64]:
         """Return the unweighted mean over `views` at each step, (steps,), summed in the order of `views`."""
         # Indexing columns gives column-major order, in which NumPy sums rows differently. DomainBed's np.mean over a

@@ -358,7 +358,7 @@ class LeaveOneDomainOutSelection(Selector):
         own, *matching = _shared([single, *(run for _, run in pairs)])
         if not own:
             return None
-        values = [run.mean([view])[places] for (view, run), places in zip(pairs, matching, strict=True)]
+        values = [run.column(view)[places] for (view, run), places in zip(pairs, matching, strict=True)]
         means = mean_of_rows(np.stack(values, axis=1))
         rated = [nan_as_worst(value) for value in means.tolist()]
         # argmax returns the earliest of steps that tie.
