@@ -11,6 +11,8 @@
   of `deterministic`.
 * loader: augmented images a second that the loader processes of a run on this machine bring to the device, and a step
   on them beside one on the same minibatch again and again.
+* augment: images a second of DomainBed's augmentation by PyTorch on the device, beside the CPU path's on one core, and
+  how far apart the same draws lie (`device_augmentation.py`).
 * runs: steps a second of 1, 2 and 4 processes that share the device, and what each holds of its memory.
 
 Each part prints as it ends, so that a run that is cut off has shown something; parts that are due after `--minutes` are
@@ -33,6 +35,7 @@ from typing import Any
 
 import torch
 from _measure import machine, training
+from device_augmentation import compare
 from images import write_photos
 from torch import Tensor
 from torch.nn import functional as F
@@ -333,6 +336,11 @@ def loader(device: torch.device, sizes: Sizes) -> None:
         del batches
 
 
+def augment(device: torch.device, sizes: Sizes) -> None:
+    """Compare the augmentation of a step's images on the device with the CPU path."""
+    compare(device, DOMAINS * sizes.batch, sizes.warm)
+
+
 def fastest(device: torch.device) -> Mapping[str, Any]:
     """The fields of the fastest setting that needs no compilation; a CPU's own where there is no GPU."""
     return VARIANTS[FASTEST] if device.type == "cuda" else {}
@@ -364,6 +372,7 @@ PARTS: Mapping[str, Callable[[torch.device, Sizes], None]] = {
     "parity": parity,
     "step": step,
     "loader": loader,
+    "augment": augment,
     "runs": runs,
 }
 """Name -> a part of the table."""
