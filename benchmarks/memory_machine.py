@@ -2,9 +2,10 @@
 
     python benchmarks/memory_machine.py [--mb 500] [--jobs 4] [--kinds ToyArrays arrays ToyPacked ToyDrawn ToyStrings]
 
-For each way in which data lie in memory, a sweep of one draw of ERM a slot evaluates all of its examples. While the runs
-train, the private bytes of their processes are read (/proc/PID/smaps_rollup), less those of the same sweep on a tenth
-of the data. The reference is the size of the data, a copy a slot; `ToyStrings` is one too, with texts in a list.
+For each way in which data lie in memory, a sweep of one draw of ERM a slot evaluates all of its examples. While the
+runs train, the private bytes of their processes are read (/proc/PID/smaps_rollup), less those of the same sweep on a
+tenth of the data. The reference is the size of the data, a copy a slot; `ToyStrings` is one too, with texts in a
+list.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def _draw(own: Sequence[Point], column: str, across: str, up: str, axes: Axes) -
     for point, one in known:
         x, y = (places[name].index(point.values[name]) for name in (across, up))
         share = (one.mean - low) / (high - low) if high > low else 0.5
-        look = {"facecolor": SERIES[0], "alpha": _STRONGEST * share, "linewidth": 0}
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
+        strength = _STRONGEST * share
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=SERIES[0], alpha=strength, linewidth=0))
         axes.text(x, y, _number(one), ha="center", va="center", fontsize=8, color=INK)
     for axis, name in ((axes.xaxis, across), (axes.yaxis, up)):
         axis.set_ticks(range(len(places[name])), [printable(str(value)) for value in places[name]])
