@@ -21,3 +21,22 @@ class RotatedDigits28(RotatedDigits):
         assert isinstance(small, ArrayExamples)
         large = np.pad(small.inputs.repeat(3, 2).repeat(3, 3), ((0, 0), (0, 0), (2, 2), (2, 2)))
         return ArrayExamples(large, small.labels)
+
+
+class RotatedDigits10000(RotatedDigits28):
+    """The same digits again and again, 10,000 in all: RotatedMNIST's layout in short, evaluated three times."""
+
+    card = replace(
+        RotatedDigits28.card,
+        counts={"0": 1667, "15": 1667, "30": 1667, "45": 1667, "60": 1666, "75": 1666},
+        steps=61,
+        checkpoint_freq=30,
+    )
+
+    def examples(self, domain: str, seed: int) -> Examples:
+        """As in `RotatedDigits28`, repeated to the number on the card."""
+        few, counts = super().examples(domain, seed), self.card.counts
+        assert isinstance(few, ArrayExamples)
+        assert counts
+        chosen = np.arange(counts[domain]) % len(few.labels)
+        return ArrayExamples(few.inputs[chosen], few.labels[chosen])

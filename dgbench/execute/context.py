@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -27,12 +27,13 @@ from dgbench.core.seeding import numpy_stream
 from dgbench.core.site import Site, saved_models
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import Predict, PredictedBatch, predict_batches, score_views
+from dgbench.execute.evaluate import HELD, Predict, PredictedBatch, predict_batches, score_views
 from dgbench.execute.features import FeatureStore
 from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.execute.predictions import save_predictions, selectors_naming
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Task
+from dgbench.networks.memory import FeatureMemory
 from dgbench.networks.network import Network
 from dgbench.networks.weights import with_weights_file
 from dgbench.store.folder import Store
@@ -76,6 +77,8 @@ class RunContext:
     """The executing process's right to the run; None where the run is only read."""
     display: TrainingDisplay
     """Receives each step and evaluation of a training."""
+    memory: FeatureMemory = field(default_factory=lambda: FeatureMemory(HELD))
+    """Features of the run's views, where its network has this memory."""
 
     @property
     def folder(self) -> RunFolder:
@@ -108,6 +111,8 @@ class RunContext:
         def begin_with(network: Network) -> None:
             if self.lease and self.trained.setting.stored_features:
                 self._read_features(network)
+            elif self.lease and (self.run.kind == "adapt" or not self._learns_features):
+                network.memory = self.memory
             if begin:
                 self._fit(network)
 
@@ -142,8 +147,16 @@ class RunContext:
         """
         order = self.order(view) if order is None else order
         size, fill = batch_size or self.group_size or None, batch_size is None and self.group_size > 0
-        found = predict_batches(predict, self.data, view, self.device, batch_size=size, order=order, fill=fill)
+        found = predict_batches(
+            predict, self.data, view, self.device, batch_size=size, order=order, fill=fill, memory=self.memory
+        )
         return self.interruptible(found)
+
+    @property
+    def _learns_features(self) -> bool:
+        """Return whether the models of the run may have different featurizers."""
+        card = self.catalogue.get("algorithm", self.trained.method.name).card
+        return bool(card.learns) and self.trained.setting.freeze != "featurizer"
 
     @property
     def group_size(self) -> int:
@@ -198,7 +211,7 @@ class RunContext:
     def context_of_input(self, source: Input) -> RunContext:
         """Return the context of a run that this one reads: on the same data, maybe with another network."""
         run = self.store.folder(source.run).run()
-        return dataclasses.replace(self, run=run, trained=training_run(run, self.store))
+        return dataclasses.replace(self, run=run, trained=training_run(run, self.store), memory=FeatureMemory(HELD))
 
     def find_input_model(self, source: Input, which: str) -> SavedModel:
         """Find a saved model of an input.
@@ -240,7 +253,9 @@ class RunContext:
             data = self.data if probed == self.run else ViewData(self.dataset, probed)
             if network.reads_features and data is not self.data:
                 dataclasses.replace(self, trained=probed, data=data)._read_features(network)
-            fit_classifier(network, data, probed.fold, self.device, self.interruptible)
+            # Another trial's views have the names of these.
+            memory = self.memory if data is self.data else None
+            fit_classifier(network, data, probed.fold, self.device, self.interruptible, memory)
 
 
 def open_context(

@@ -14,6 +14,7 @@ so that neither the size nor the order of the batches shows in the sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from math import prod
 from typing import Any
 
@@ -26,6 +27,7 @@ from dgbench.core.protocol import View
 from dgbench.data.dataset import SplitExamples
 from dgbench.data.views import ViewData
 from dgbench.methods.criteria import CRITERIA
+from dgbench.networks.memory import FeatureMemory
 
 Predict = Callable[[Tensor], Tensor]
 """Maps inputs (B, ...) on the device, bytes or floats as the data set gives them, to logits (B, ...)."""
@@ -134,6 +136,7 @@ def predict_batches(
     batch_size: int | None = None,
     order: NDArray[np.int64] | None = None,
     fill: bool = False,
+    memory: FeatureMemory | None = None,
 ) -> Iterator[PredictedBatch]:
     """Yield a view's logits in float32, batch by batch.
 
@@ -147,6 +150,7 @@ def predict_batches(
             them in the view's order.
         fill: Whether the last batch is filled up with the first inputs, whose second logits are dropped: for models
             whose predictions depend on the other inputs of a batch.
+        memory: Of features of these views, told which inputs come; None: there is none.
 
     Yields:
         Positions (b,), and their logits (b, ...) on the device.
@@ -157,7 +161,9 @@ def predict_batches(
         positions = order[start : start + batch_size]
         # From inputs of earlier batches alone: in its own batch, an example would meet itself.
         again = order[: min(start, batch_size - len(positions))] if fill else order[:0]
-        logits = predict(data.inputs(view, np.concatenate([positions, again])).to(device)).float()
+        shown = np.concatenate([positions, again])
+        with memory.preparing(str(view), shown.tobytes()) if memory else nullcontext():
+            logits = predict(data.inputs(view, shown).to(device)).float()
         yield positions, logits[: len(positions)]
 
 

@@ -21,6 +21,7 @@ from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.data.views import ViewData
 from dgbench.execute.evaluate import concatenate_logits, predict_batches
+from dgbench.networks.memory import FeatureMemory
 from dgbench.networks.network import Network
 
 T = TypeVar("T")
@@ -42,7 +43,12 @@ class Interruptible(Protocol):
 
 
 def fit_classifier(
-    network: Network, data: ViewData, fold: Fold, device: torch.device, interruptible: Interruptible = iter
+    network: Network,
+    data: ViewData,
+    fold: Fold,
+    device: torch.device,
+    interruptible: Interruptible = iter,
+    memory: FeatureMemory | None = None,
 ) -> None:
     """Fit a network's linear classifier in place: L2-penalized logistic regression on all training examples, clean.
 
@@ -58,6 +64,7 @@ def fit_classifier(
         fold: Its `train` views are fitted to, its `validation` views choose the penalty.
         device: Where features are computed.
         interruptible: Passes batches on until the run is asked to stop; the classifier is then unchanged.
+        memory: The network's, of these views; None: features are not remembered.
 
     Raises:
         UserError: The classifier is not linear.
@@ -66,8 +73,9 @@ def fit_classifier(
     if not isinstance(linear, nn.Linear) or linear.in_features != network.num_features:
         raise UserError("classifier_init 'linear_probe' needs a linear classifier on the network's features")
     features = partial(_features, network, data, device=device, interruptible=interruptible)
+    # Training views are passed once; validation views come again at each evaluation.
     x, y = features(fold.train), np.concatenate([data.labels(view) for view in fold.train])
-    unseen = [(features([view]), data.labels(view)) for view in fold.validation]
+    unseen = [(features([view], memory=memory), data.labels(view)) for view in fold.validation]
     model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best, chosen = -1.0, (np.empty(0), np.empty(0))
     for strength in STRENGTHS:
@@ -102,7 +110,13 @@ def _wait_for(work: Callable[[], object], interruptible: Interruptible) -> None:
 
 
 def _features(
-    network: Network, data: ViewData, views: Sequence[View], *, device: torch.device, interruptible: Interruptible
+    network: Network,
+    data: ViewData,
+    views: Sequence[View],
+    *,
+    device: torch.device,
+    interruptible: Interruptible,
+    memory: FeatureMemory | None = None,
 ) -> NDArray[np.float64]:
     """Return the features of the views, one after the other, (n, num_features)."""
     network.eval()
@@ -111,7 +125,9 @@ def _features(
         return network.features(network.prepare(x))
 
     found = [
-        concatenate_logits(interruptible(predict_batches(features, data, view, device)), data.size(view)).numpy()
+        concatenate_logits(
+            interruptible(predict_batches(features, data, view, device, memory=memory)), data.size(view)
+        ).numpy()
         for view in views
     ]
     return np.concatenate(found).astype(np.float64)

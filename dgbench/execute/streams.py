@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import TypeAlias
 
@@ -126,11 +127,15 @@ class StreamedViews:
         if adapter.card.needs_source:
             adapter.begin(context.interruptible(_source(context, prepare)))
         size = self._stream.batch_size or adapter.batch_size
+        # Of a featurizer that trained, each of the run's models has features of its own, and sees a batch once.
+        again = context.trained.setting.freeze == "featurizer"
+        named = context.memory.preparing if again else lambda *_: nullcontext()
         for block in series:
             views, positions = ordered(block, context.data, context.run.seed, self._stream.order)
             for start in context.interruptible(range(0, len(positions), size)):
                 of, where = views[start : start + size], positions[start : start + size]
-                x = prepare(_inputs(context.data, block, of, where).to(context.device))
+                with named(_name(block), of.tobytes(), where.tobytes()):
+                    x = prepare(_inputs(context.data, block, of, where).to(context.device))
                 with torch.enable_grad():
                     logits = adapter.predict(x).detach().float()
                 for i in np.unique(of):
@@ -153,4 +158,7 @@ def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterato
     for view in context.data.train:
         labels = torch.from_numpy(context.data.labels(view))
         for positions in np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH)):
-            yield prepare(context.data.inputs(view, positions).to(context.device)), labels[positions].to(context.device)
+            # Each series begins with these.
+            with context.memory.preparing(str(view), positions.tobytes()):
+                x = prepare(context.data.inputs(view, positions).to(context.device))
+            yield x, labels[positions].to(context.device)

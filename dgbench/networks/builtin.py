@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+EXAMPLES_PER_PASS = 128
+"""Most examples in a pass of the convolutional networks without gradients on a CPU, whose cache maps of 1,024 leave."""
+
 
 def classifier(num_features: int, num_classes: int, *, nonlinear: bool) -> nn.Module:
     """Build the classifier: one linear layer, or DomainBed's nonlinear one of widths n, n/2, n/4.
@@ -30,7 +33,7 @@ def mnist_cnn(channels: int) -> tuple[nn.Module, int]:
     layers: list[nn.Module] = []
     for width_in, width, stride in ((channels, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)):
         layers += [nn.Conv2d(width_in, width, 3, stride, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
+    return _in_small_passes(layers), 128
 
 
 def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
@@ -51,7 +54,18 @@ def small_cnn(channels: int, size: int) -> tuple[nn.Module, int]:
         layers += [nn.Conv2d(width_in, width, 3, stride=2, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
         width_in, width, size = width, min(2 * width, 128), (size + 1) // 2
     layers += [nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
+    return _in_small_passes(layers), width
+
+
+def _in_small_passes(layers: list[nn.Module]) -> nn.Module:
+    """Return the network of these layers and a mean over positions, whose features are the same in passes of any size.
+
+    That they are, to the bit, was measured for two examples and more, with AVX2 and AVX-512, in fp32 and bf16. It does
+    not hold for larger convolutions (ResNets) and matrix products (MLP), so those networks don't have the attribute.
+    """
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    vars(network)["examples_per_pass"] = EXAMPLES_PER_PASS
+    return network
 
 
 def mlp(num_inputs: int, width: int = 256, depth: int = 3) -> tuple[nn.Module, int]:

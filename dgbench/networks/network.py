@@ -35,6 +35,7 @@ from dgbench.networks.graphs import gin
 from dgbench.networks.hub import clip_tensors, timm_file
 from dgbench.networks.language import SequenceFeaturizer, language_model
 from dgbench.networks.low_rank import add_low_rank
+from dgbench.networks.memory import FeatureMemory
 from dgbench.networks.norms import batch_norms
 from dgbench.networks.own import inspect_own, is_own, make_own
 from dgbench.networks.parts import layers_that_read, modules_of
@@ -69,6 +70,8 @@ class Network(nn.Module):
     """Deviation of each channel, (C, 1, 1)."""
     reads_features: bool = False
     """Whether the engine gives stored features of the frozen featurizer in place of inputs."""
+    memory: FeatureMemory | None = None
+    """Features that the engine remembers where inputs come again under the same weights; None: all are computed."""
 
     def __init__(
         self,
@@ -198,7 +201,10 @@ class Network(nn.Module):
         if x.dtype == torch.uint8:
             x = x.to(self.mean.dtype).div_(255)
         x = (x - self.mean) / self.std if self.normalizes else x
-        return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
+        x = x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
+        if self.memory:
+            self.memory.prepared(x)
+        return x
 
     def features(self, x: Tensor) -> Tensor:
         """Return features (B, num_features), before dropout.
@@ -207,11 +213,17 @@ class Network(nn.Module):
         """
         if self.reads_features:
             return x
-        if self.compiled and not self.training:
-            # Batches of evaluation have other sizes, and each would be compiled anew.
-            with torch.compiler.set_stance("force_eager"):
-                return self._features(x)
-        return self._features(x)
+        if self.memory and not torch.is_grad_enabled() and self._plain():
+            return self.memory.features(self.featurizer, x, self._eagerly)
+        return self._eagerly(x) if self.compiled and not self.training else self._features(x)
+
+    def _eagerly(self, x: Tensor) -> Tensor:
+        """Return features, without compiling the featurizer."""
+        if not self.compiled:
+            return self._features(x)
+        # Batches of evaluation have other sizes, and each would be compiled anew.
+        with torch.compiler.set_stance("force_eager"):
+            return self._features(x)
 
     def _features(self, x: Tensor) -> Tensor:
         """Return features in the precision of the setting, converted back to the weights' type."""
@@ -221,12 +233,27 @@ class Network(nn.Module):
         return self._passed(x)
 
     def _passed(self, x: Tensor) -> Tensor:
-        """Pass inputs through the featurizer, at most `microbatch` at once where gradients are taken."""
+        """Pass inputs through the featurizer, at most `microbatch` at once where gradients are taken.
+
+        Without gradients, on a CPU, at most as many pass at once as the featurizer says is fastest.
+        """
+        most = getattr(self.featurizer, "examples_per_pass", 0)
+        if 0 < most < len(x) and x.device.type == "cpu" and not torch.is_grad_enabled() and not self._watched():
+            # In parts of nearly one size: those of a single example round differently.
+            return torch.cat([self.featurizer(part) for part in x.tensor_split(-(-len(x) // most))])
         # Without gradients no activations are kept. In evaluation mode methods that adapt may read the whole batch.
         if 0 < self.microbatch < len(x) and self.training and torch.is_grad_enabled():
             parts = torch.split(x, self.microbatch)
             return torch.cat([recomputed(self.featurizer, self.featurizer, part) for part in parts])
         return self.featurizer(x)  # type: ignore[no-any-return]
+
+    def _plain(self) -> bool:
+        """Return whether features follow from weights and inputs alone: in evaluation mode, without hooks."""
+        return not any(module.training for module in self.featurizer.modules()) and not self._watched()
+
+    def _watched(self) -> bool:
+        """Return whether the featurizer's layers have hooks, which get whole batches."""
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.featurizer.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of inputs as `prepare` returns them."""

@@ -265,3 +265,28 @@ def count_compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     torch.compiler.reset()
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_module(self, backend=leave, **how))
     return calls
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "changes"),
+    [
+        ("MNIST_CNN", (1, 28, 28), {"channels_last": True}),
+        ("SmallCNN", (1, 8, 8), {"channels_last": False}),
+        ("SmallCNN", (3, 16, 16), {"precision": "bf16"}),
+    ],
+)
+def test_passes_without_gradients_are_small_and_have_the_features_of_large_ones(
+    backbone: str, shape: tuple[int, ...], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network(backbone, shape, **changes).eval()
+    x, sizes, forward = model.prepare(inputs(shape, 257)), list[int](), model.featurizer.forward
+    monkeypatch.setattr(model.featurizer, "forward", lambda part: sizes.append(len(part)) or forward(part))
+    whole = model.features(x)
+    assert sizes.pop() == 257, "with gradients"
+    with torch.no_grad():
+        assert torch.equal(model.features(x), whole)
+        assert sizes == [86, 86, 85]
+        sizes.clear()
+        with replace_stage_outputs(model, lambda _, maps: maps):
+            model.features(x)
+    assert sizes == [257], "hooks get the whole batch"
