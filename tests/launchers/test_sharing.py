@@ -26,9 +26,9 @@ H100 = Gpu(free=79 * GB, total=80 * GB, context=0.5 * GB)
 
 
 def test_as_many_fit_as_memory_cores_and_runs_allow() -> None:
-    assert fitting(H100, 9.5 * GB, cores=16, runs=100) == 7, "71 GB, a tenth left free, over 10 GB each"
-    assert fitting(H100, 9.5 * GB, cores=4.5, runs=100) == 4
-    assert fitting(H100, 9.5 * GB, cores=16, runs=3) == 3
+    assert fitting(H100, 9.9 * GB, cores=16, runs=100) == 6, "71 GB, a tenth left free, over 10.4 GB each"
+    assert fitting(H100, 9.9 * GB, cores=4.5, runs=100) == 4
+    assert fitting(H100, 9.9 * GB, cores=16, runs=3) == 3
     assert fitting(H100, 100 * GB, cores=16, runs=100) == 1, "one is tried in any case"
     assert fitting(Gpu(5 * GB, 80 * GB, 0.5 * GB), 1 * GB, cores=16, runs=100) == 1, "others fill it"
 
