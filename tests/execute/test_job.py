@@ -33,6 +33,7 @@ from dgbench.execute.models import find_model
 from dgbench.execute.training import CHECKPOINT, Training
 from dgbench.launchers.base import Slot
 from dgbench.launchers.reconcile import Sweep
+from dgbench.networks import inherited, network
 from dgbench.report.reader import read_results
 from dgbench.report.select import TrainingDomain
 from dgbench.report.signature import signature
@@ -367,6 +368,27 @@ def test_what_is_preloaded_is_read_before_the_runs(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Catalogue, "_find", None)
     folder.create(run)
     assert run_job(sweep.job(run, Slot(index=0, gpu=None, threads=1))) == 0
+
+
+@pytest.mark.parametrize("freeze", ["featurizer", "none"])
+def test_featurizers_that_stay_as_they_are_are_made_before_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze: str
+) -> None:
+    """For each start that several runs share; a process that is forked takes it, and its records are the same."""
+    frozen = {"n_hparams": 2, "setting": {"freeze": freeze}}
+    sweep, run, folder = one(tmp_path / "alone", **frozen)
+    execute(sweep, run)
+    expected = records_of(folder)
+    sweep, run, folder = one(tmp_path / "forked", **frozen)
+    preload(sweep._preloaded())
+    made = freeze == "featurizer"
+    assert len(inherited._kept) == made
+    with monkeypatch.context() as patch:
+        if made:
+            patch.setattr(network, "make_featurizer", None)
+        execute(sweep, run)
+    assert inherited._kept == {}
+    assert records_of(folder) == expected
 
 
 def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:

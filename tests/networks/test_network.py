@@ -128,6 +128,20 @@ def test_linear_is_a_classifier_alone() -> None:
 
 
 @pytest.mark.parametrize("mode", ["frozen", "live"])
+@pytest.mark.parametrize("part", ["featurizer", "embedding", "classifier"])
+def test_what_is_frozen_stays_in_evaluation_mode(part: str, mode: str) -> None:
+    made = network("resnet18", (3, 32, 32), batch_norm=mode)
+    made.freeze(part)
+    still = {module for frozen in made.frozen for module in frozen.modules()}
+    still |= {module for module in made.modules() if isinstance(module, nn.BatchNorm2d) and mode == "frozen"}
+    for _ in range(2):
+        assert {module for module in made.train().modules() if not module.training} == still
+        # As a method may leave a layer: evaluation ends that, wherever the layer is.
+        made.featurizer.get_submodule("layer1.0.bn1").train()
+        assert not any(module.training for module in made.eval().modules())
+
+
+@pytest.mark.parametrize("mode", ["frozen", "live"])
 def test_batch_norm_in_training(mode: str) -> None:
     made = network("resnet18", (3, 32, 32), batch_norm=mode)
     norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
