@@ -50,9 +50,10 @@ if TYPE_CHECKING:
     from dgbench.launchers.local import KeptServer
 
 _JOB = "dgbench.execute.job"
-_PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib")
+_PRELOADED = (_JOB, "torch._dynamo", "torch.utils.serialization.config", "numpy.ctypeslib", "numpy.ma")
 """Modules that the fork server imports. Those after the first are imported by torch when it makes its first optimizer
-or saves its first file, which would take longer in each run than many a run itself."""
+or saves its first file, and by numpy when it finds the first distinct values: in each run that would take longer than
+many a run itself."""
 
 
 @dataclass(frozen=True)
