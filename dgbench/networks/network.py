@@ -239,7 +239,8 @@ class Network(nn.Module):
 
         Without gradients, on a CPU, at most as many pass at once as the featurizer says is fastest.
         """
-        most = getattr(self.featurizer, "examples_per_pass", 0)
+        # An exported graph is for batches of any size, so it may not depend on theirs.
+        most = 0 if torch.compiler.is_compiling() else getattr(self.featurizer, "examples_per_pass", 0)
         if 0 < most < len(x) and x.device.type == "cpu" and not torch.is_grad_enabled() and not self._watched():
             # In parts of nearly one size: those of a single example round differently.
             return torch.cat([self.featurizer(part) for part in x.tensor_split(-(-len(x) // most))])
