@@ -47,7 +47,7 @@ from dgbench.conformance.rehearsal import Subject
 from dgbench.core.machine import choose_kernels, usable_cores
 from dgbench.core.setting import setting
 from dgbench.data.views import Minibatch, Minibatches
-from dgbench.execute.loading import load, loader_processes
+from dgbench.execute.loading import load, loader_processes, numbers_of
 from dgbench.methods.batch import Batch, Task
 from dgbench.networks.network import build_network
 
@@ -320,7 +320,7 @@ def loader(device: torch.device, sizes: Sizes) -> None:
             hparams={"batch_size": sizes.batch},
         )
         minibatches, cores = Minibatches(ours.data, ours.run), usable_cores()
-        workers = loader_processes(None, minibatches, device, cores)
+        workers = loader_processes(None, numbers_of(minibatches), device, cores)
         batches, count = load(minibatches, 0, 10**6, asked=None, device=device, threads=cores), 4 * sizes.steps
         for _ in range(sizes.warm):
             next(batches)

@@ -25,8 +25,9 @@ from _measure import machine, training
 from images import write_photos
 
 from dgbench.core.machine import usable_cores
-from dgbench.data.views import AHEAD, Minibatch, Minibatches
-from dgbench.execute.loading import loader_processes
+from dgbench.data.ahead import AHEAD
+from dgbench.data.views import Minibatch, Minibatches
+from dgbench.execute.loading import loader_processes, numbers_of
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
             hparams={"batch_size": 32},
         )
         minibatches = Minibatches(ours.data, ours.run)
-        chosen = loader_processes(None, minibatches, ours.device, cores)
+        chosen = loader_processes(None, numbers_of(minibatches), ours.device, cores)
         sources: dict[str, Iterator[Minibatch]] = {
             "one minibatch": repeat(minibatches[0]),
             "no processes": minibatches.between(0, 10**6, 0),

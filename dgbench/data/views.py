@@ -7,7 +7,6 @@ minibatch of a step without replaying the steps before.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,20 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dgbench.core.protocol import View
 from dgbench.core.run import Run
 from dgbench.core.seeding import numpy_stream
+from dgbench.data.ahead import Ahead
 from dgbench.data.cache import Cacheable
 from dgbench.data.dataset import ArrayExamples, Dataset, Described, Examples, SplitExamples
 from dgbench.data.sampling import Sampler
 from dgbench.data.splits import Parts, by_domain, parts
 from dgbench.store.predictions import Attribute, encode
 
-AHEAD = 4
-"""Minibatches that a loader process makes ahead."""
 KEPT_BYTES = 2**30
 """Size of the arrays of a data set from which on `keep_domains` keeps no more."""
 Minibatch = list[tuple[Tensor, Tensor, Tensor, int]]
@@ -189,10 +186,15 @@ class ViewData:
     @property
     def in_memory(self) -> bool:
         """Return whether reading inputs without augmentation is hardly more than indexing an array."""
-        return bool(self.features) or all(
+        return self.in_arrays or all(
             isinstance(examples, ArrayExamples) or (isinstance(examples, Cacheable) and examples.mapped)
             for examples in self.examples.values()
         )
+
+    @property
+    def in_arrays(self) -> bool:
+        """Return whether all inputs lie in arrays as they are, so that nothing is decoded or resized."""
+        return bool(self.features) or all(isinstance(examples, ArrayExamples) for examples in self.examples.values())
 
 
 class Minibatches(TorchDataset[Minibatch]):
@@ -276,19 +278,4 @@ class Minibatches(TorchDataset[Minibatch]):
         """
         if workers == 0 or (self.data.in_memory and not any(map(self._augments, self.views))):
             return (self[step] for step in range(start, end))
-        loader: DataLoader[Minibatch] = DataLoader(
-            self,
-            batch_size=None,  # an item is a whole minibatch already
-            sampler=range(start, end),
-            num_workers=workers,
-            pin_memory=pinned,
-            prefetch_factor=AHEAD,
-            worker_init_fn=_ignore_stops,
-        )
-        return iter(loader)
-
-
-def _ignore_stops(worker: int) -> None:
-    """Ignore the signals that stop a run: its own process answers them, and fails if its loader has gone."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        return iter(Ahead(self, range(start, end), workers, pinned=pinned))

@@ -31,6 +31,7 @@ from dgbench.execute.evaluate import HELD, Predict, PredictedBatch, predict_batc
 from dgbench.execute.features import FeatureStore
 from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.execute.predictions import save_predictions, selectors_naming
+from dgbench.execute.reading import InputReader
 from dgbench.methods.algorithm import Algorithm
 from dgbench.methods.batch import Task
 from dgbench.networks.memory import FeatureMemory
@@ -73,6 +74,8 @@ class RunContext:
     dataset: Dataset
     data: ViewData
     """The run's views."""
+    reader: InputReader
+    """Reads the inputs of `data` for evaluations."""
     lease: Lease | None
     """The executing process's right to the run; None where the run is only read."""
     display: TrainingDisplay
@@ -147,8 +150,9 @@ class RunContext:
         """
         order = self.order(view) if order is None else order
         size, fill = batch_size or self.group_size or None, batch_size is None and self.group_size > 0
+        memory, read = self.memory, self.reader.read
         found = predict_batches(
-            predict, self.data, view, self.device, batch_size=size, order=order, fill=fill, memory=self.memory
+            predict, self.data, view, self.device, batch_size=size, order=order, fill=fill, memory=memory, read=read
         )
         return self.interruptible(found)
 
@@ -287,7 +291,8 @@ def open_context(
     device = open_device(site.device)
     check_precision(run.setting, device)
     choose_kernels(run.setting)
-    return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, lease, display)
+    reader = InputReader(data, site.workers, device)
+    return RunContext(run, trained, store, catalogue, site, device, keep, dataset, data, reader, lease, display)
 
 
 def dataset_of(run: Run, site: Site, catalogue: Catalogue) -> Dataset:

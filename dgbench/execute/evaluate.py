@@ -13,10 +13,10 @@ so that neither the size nor the order of the batches shows in the sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from dgbench.data.views import ViewData
 from dgbench.methods.criteria import CRITERIA
 from dgbench.networks.memory import FeatureMemory
 
+Read: TypeAlias = Callable[[View, Sequence[NDArray[np.int64]]], Iterable[Tensor]]
+"""Gives the inputs of a view, (b, ...) on the CPU, at the positions of each of several batches."""
 Predict = Callable[[Tensor], Tensor]
 """Maps inputs (B, ...) on the device, bytes or floats as the data set gives them, to logits (B, ...)."""
 PredictedBatch = tuple[NDArray[np.int64], Tensor]
@@ -137,6 +139,7 @@ def predict_batches(
     order: NDArray[np.int64] | None = None,
     fill: bool = False,
     memory: FeatureMemory | None = None,
+    read: Read | None = None,
 ) -> Iterator[PredictedBatch]:
     """Yield a view's logits in float32, batch by batch.
 
@@ -151,19 +154,24 @@ def predict_batches(
         fill: Whether the last batch is filled up with the first inputs, whose second logits are dropped: for models
             whose predictions depend on the other inputs of a batch.
         memory: Of features of these views, told which inputs come; None: there is none.
+        read: Reads the inputs; None: `data.inputs` reads each batch when it is needed.
 
     Yields:
         Positions (b,), and their logits (b, ...) on the device.
     """
     order = np.arange(data.size(view)) if order is None else order
     batch_size = batch_size or examples_per_batch(data)
+    batches, shown = [], []
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         # From inputs of earlier batches alone: in its own batch, an example would meet itself.
         again = order[: min(start, batch_size - len(positions))] if fill else order[:0]
-        shown = np.concatenate([positions, again])
-        with memory.preparing(str(view), shown.tobytes()) if memory else nullcontext():
-            logits = predict(data.inputs(view, shown).to(device)).float()
+        batches.append(positions)
+        shown.append(np.concatenate([positions, again]))
+    inputs = read(view, shown) if read else (data.inputs(view, positions) for positions in shown)
+    for positions, named, x in zip(batches, shown, inputs, strict=True):
+        with memory.preparing(str(view), named.tobytes()) if memory else nullcontext():
+            logits = predict(x.to(device, non_blocking=x.is_pinned())).float()
         yield positions, logits[: len(positions)]
 
 

@@ -220,12 +220,13 @@ def execute(context: RunContext, lease: Lease, started: float, until: int | None
     algorithm = context.algorithm(begin=run.kind == "train", train=run.kind == "train")
     training = Training(context, algorithm) if run.kind == "train" else None
     try:
-        if training:
-            training.execute(until)
-        else:
-            # What trains nothing keeps no checkpoint: it starts again, without the records of earlier attempts.
-            context.folder.truncate_records(0)
-            _DERIVED[run.kind](context, algorithm)
+        with context.reader:
+            if training:
+                training.execute(until)
+            else:
+                # What trains nothing keeps no checkpoint: it starts again, without the records of earlier attempts.
+                context.folder.truncate_records(0)
+                _DERIVED[run.kind](context, algorithm)
     except Stopped:
         # A lost lease asks to stop, too, and then the folder is another process's. Else the time counts as cost.
         lease.confirm()

@@ -184,7 +184,7 @@ def test_what_lies_in_memory_needs_no_workers(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a loader was made")
 
-    monkeypatch.setattr("dgbench.data.views.DataLoader", refuse)
+    monkeypatch.setattr("dgbench.data.views.Ahead", refuse)
     assert len(list(make(digits).between(60, STEPS, workers=2))) == 10
     assert len(list(make(images, augmentation=False).between(60, STEPS, workers=2))) == 10
     for changes in ({}, {"cache": "off", "augmentation": False}):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 import torch
 
-from dgbench.data.views import Minibatches
 from dgbench.execute.loading import loader_processes
 
 PLENTY = 2**34
@@ -37,6 +35,4 @@ def test_it_suits_cores_and_shared_memory(
     asked: int | None, device: str, threads: int, free: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    data: Any = SimpleNamespace(input_shape=(3, 224, 224))
-    minibatches = cast(Minibatches, SimpleNamespace(data=data, domains_per_step=3, batch_size=32))
-    assert loader_processes(asked, minibatches, torch.device(device), threads) == expected
+    assert loader_processes(asked, OF_FLOATS // 4, torch.device(device), threads) == expected
