@@ -64,7 +64,7 @@ def train(run: dict[str, Any], domains: list[View], views: list[View]) -> list[l
 
 
 def main() -> None:
-    """Train all runs, and print what they took."""
+    """Train all runs of a file, and print the CPU seconds of each as JSON."""
     torch.set_num_threads(1)
     with open(sys.argv[1]) as file:
         runs = json.load(file)

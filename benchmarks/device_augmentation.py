@@ -195,7 +195,12 @@ def saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn colors around the hue circle, which has 256 levels here as in OpenCV."""
+    """Rotate the hue of images.
+
+    Args:
+        x: Images (B, 3, H, W) of levels 0 to 255.
+        turn: Rotation of each image, in levels: the hue circle has 256, as in OpenCV.
+    """
     value, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     spread = value - least
     red, green, blue = x.split(1, dim=1)

@@ -24,7 +24,7 @@ from dgbench.networks.network import build_network
 
 
 class Evaluations:
-    """The evaluations of runs; `seconds` of the processor is what those of the latest run took."""
+    """Executes runs and times their evaluations: `seconds` holds the CPU time of those of the latest run."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

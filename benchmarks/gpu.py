@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def parity(device: torch.device, sizes: Sizes) -> None:
-    """Compare three steps of each algorithm on the device with the same on the CPU, and count what they wait for."""
+    """Print for each algorithm how far its weights after three steps lie from the CPU's, and its waits in a step."""
     catalogue, found, left = Catalogue(), list[tuple[float, float, str]](), list[str]()
     choose_kernels(setting())
     for name in sizes.algorithms:
@@ -154,7 +154,12 @@ def three_steps(entry: CatalogueEntry, device: torch.device) -> tuple[dict[str, 
 
 @contextmanager
 def waiting(device: torch.device, found: list[object]) -> Iterator[None]:
-    """Add to `found` what the host waits for within the block; on a CPU, what it would wait for on a GPU."""
+    """Record the operations of a block at which the host waits for the GPU.
+
+    Args:
+        device: Where the block computes; on a CPU, those at which a GPU would be waited for.
+        found: Receives them.
+    """
     if device.type != "cuda":
         with Reads() as reads:
             yield
@@ -199,7 +204,11 @@ def step(device: torch.device, sizes: Sizes) -> None:
 
 
 def captured_step(device: torch.device, sizes: Sizes) -> tuple[Callable[[], object], object]:
-    """Return a function that replays the step of the bare loop from a CUDA graph, and what it needs in memory."""
+    """Capture a step of the bare loop in a CUDA graph.
+
+    Returns:
+        A function that replays the step, and the tensors that have to stay in memory for it.
+    """
     choose_kernels(setting())
     network = build_network((3, sizes.side, sizes.side), CLASSES, of_network(sizes, {})).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-5, fused=True, capturable=True)

@@ -47,7 +47,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Cost:
-    """What a sweep took."""
+    """The time and the processes of a sweep."""
 
     seconds: float
     """By the clock."""
@@ -155,7 +155,7 @@ def bare(root: Path, folder: Path) -> tuple[float, float]:
 
 
 def described(run: Run) -> dict[str, Any]:
-    """Return what the bare loop needs to know of a run."""
+    """Describe a run for the bare loop: its views, steps, evaluated steps and hyperparameters."""
     return {
         "domains": [f"{run.trial} {view}" for view in run.fold.train],
         "views": [f"{run.trial} {view}" for view in run.views],

@@ -111,14 +111,14 @@ class Sweep:
         return training
 
     def records(self, runs: Sequence[Run]) -> list[float]:
-        """All losses and accuracies that runs have recorded, and what their steps logged."""
+        """Return all losses and accuracies that runs have recorded, and the scalars that their steps logged."""
         lines = [line for run in runs for line in self.store.folder(run.id).recorded()]
         scores = [value for line in lines for view in line["views"].values() for value in view.values()]
         return scores + [value for line in lines for value in line["train"].values()]
 
 
 def turned(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer whose stacked gradients are computed twice as fast as those of `F.linear`."""
+    """Apply a linear layer in a form whose stacked gradients take half the time of those of `F.linear`."""
     return (weight @ x.mT).mT + bias
 
 

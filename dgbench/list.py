@@ -33,13 +33,13 @@ from dgbench.core.attribute_docs import attribute_docs
 from dgbench.core.cards import TAGS
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.grid import columns, pipes
-from dgbench.core.needs import NEEDS
 from dgbench.core.optimizers import LEFT_OUT, OPTIMIZERS
 from dgbench.core.presets import DEFAULT, TABLES, read_preset
 from dgbench.core.setting import FIELD_NAMES, PRESETS
 from dgbench.core.wording import count_nouns, unknown_name, with_article
-from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES, interpolation_of, lacking, resolve_backbone, takes
-from dgbench.networks.clip_names import check_clip, images_of, is_clip, published_names, weights_of
+from dgbench.networks.backbones import ALIASES, BUILTIN_BACKBONES
+from dgbench.networks.clip_names import check_clip, images_of, is_clip, published_names
+from dgbench.networks.describe import alias_summaries, describe_backbone
 from dgbench.plan.options import OPTIONS
 
 METHODS = "methods"
@@ -249,9 +249,9 @@ def _sweep(file: Path, asked: Mapping[str, Any], catalogue: Catalogue) -> Item:
 def _backbones(args: Any, catalogue: Catalogue) -> Items:
     """List our networks and the names that stand for others; of timm's those that are named or searched for."""
     asked = [name for name in args.names if name not in (*ALIASES, *BUILTIN_BACKBONES)]
-    found = {name: Item(summary, partial(list, [summary])) for name, summary in _aliases().items()}
+    found = {name: Item(summary, partial(list, [summary])) for name, summary in alias_summaries().items()}
     for name, facts in BUILTIN_BACKBONES.items():
-        found[name] = Item(f"ours, takes {' or '.join(facts.takes)}", partial(_backbone, name))
+        found[name] = Item(f"ours, takes {' or '.join(facts.takes)}", partial(describe_backbone, name))
     for name, file in catalogue.networks.items():
         short = name.partition("@")[0]
         found[short] = Item(f"of {file.name}, {name}, if it is a network", partial(list, [f"{name}, in {file}"]))
@@ -263,12 +263,12 @@ def _backbones(args: Any, catalogue: Catalogue) -> Items:
             if config := timm.get_pretrained_cfg(name):
                 size = " x ".join(map(str, config.input_size))
                 weights = "pretrained" if config.has_weights else "without weights"
-                found[name] = Item(f"timm's, {weights}, for images of {size}", partial(_backbone, name))
+                found[name] = Item(f"timm's, {weights}, for images of {size}", partial(describe_backbone, name))
     clips = published_names(args.search) if args.search else filter(is_clip, asked)
     for name in clips:
         check_clip(name)
         size = " x ".join(map(str, images_of(name)))
-        found[name] = Item(f"open_clip's, with a text tower, for images of {size}", partial(_backbone, name))
+        found[name] = Item(f"open_clip's, with a text tower, for images of {size}", partial(describe_backbone, name))
     if not args.search and not args.names:
         found["clip:..."] = Item(
             "a CLIP of open_clip, with its text tower: `--search clip:` finds them, clip:./folder is one of yours",
@@ -284,40 +284,6 @@ def _optimizers(args: Any, catalogue: Catalogue) -> Items:
     return found | {
         name: Item(f"(left out) {why}", partial(list, [f"left out: it {why}"])) for name, why in LEFT_OUT.items()
     }
-
-
-def _aliases() -> dict[str, str]:
-    """Return the networks that each alias stands for, by the kind of inputs."""
-    shapes = {
-        "vectors": ("vectors", (1,)),
-        "graphs": ("graphs", (1, 1)),
-        "images of 28 x 28": ("images", (1, 28, 28)),
-        "images under 112 pixels": ("images", (3, 64, 64)),
-        "larger images": ("images", (3, 224, 224)),
-    }
-    return {
-        name: ", ".join(f"{resolve_backbone(name, *shape)} for {what}" for what, shape in shapes.items())
-        for name in ALIASES
-    }
-
-
-def _backbone(name: str) -> Iterator[str]:
-    """Yield lines on a network: its inputs, its weights, and the needs of methods that it doesn't meet."""
-    shape: tuple[int, ...] = (3, 64, 64)
-    yield f"takes {' or '.join(takes(name))}"
-    if is_clip(name):
-        shape = images_of(name)
-        yield f"made for images of {' x '.join(map(str, shape))}, resized by {interpolation_of(name)} interpolation"
-        yield f"pretrained weights: {weights_of(name)}"
-    elif name not in BUILTIN_BACKBONES:
-        import timm  # as in `_backbones`
-
-        if config := timm.get_pretrained_cfg(name):
-            shape = tuple(config.input_size)
-            yield f"made for images of {' x '.join(map(str, shape))}, resized by {interpolation_of(name)} interpolation"
-            yield f"pretrained weights: {config.hf_hub_id or config.url or 'yes' if config.has_weights else 'none'}"
-    missing = [NEEDS[need] for need in sorted(lacking(name, shape)) if need in NEEDS]
-    yield f"has not what some methods need: {'; '.join(missing)}" if missing else "has what every method needs"
 
 
 def _selectors(args: Any, catalogue: Catalogue) -> Items:
