@@ -207,7 +207,7 @@ def captured_step(device: torch.device, sizes: Sizes) -> tuple[Callable[[], obje
     """Capture a step of the bare loop in a CUDA graph.
 
     Returns:
-        A function that replays the step, and the tensors that have to stay in memory for it.
+        A function that replays the step, and the objects that have to stay alive for it.
     """
     choose_kernels(setting())
     network = build_network((3, sizes.side, sizes.side), CLASSES, of_network(sizes, {})).to(device).train()

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 
 from dgbench.core.protocol import View
 from dgbench.core.run import Run
@@ -197,7 +196,7 @@ class ViewData:
         return bool(self.features) or all(isinstance(examples, ArrayExamples) for examples in self.examples.values())
 
 
-class Minibatches(TorchDataset[Minibatch]):
+class Minibatches:
     """The minibatches of a training run by step: `minibatches[step]` has one for each training domain of the step.
 
     If the setting has fewer `domains_per_step` than there are, each step draws that many different ones. A domain of a
