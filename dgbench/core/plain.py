@@ -41,17 +41,22 @@ def fields_of(instance: Any) -> dict[str, Any]:
 class Canonical:
     """Base of frozen dataclasses that many runs share: each writes the JSON that ids hash once, not once a run."""
 
+    @property
+    def canonical(self) -> orjson.Fragment:
+        """The instance as a part of JSON: its fields in their order, the keys of dicts sorted at every depth."""
+        return self._canonical
+
     @cached_property
-    def _canonical(self) -> bytes:
+    def _canonical(self) -> orjson.Fragment:
         # The underscore keeps the value out of the JSON itself: orjson writes all attributes but those that begin so.
-        return self._write()
+        return orjson.Fragment(self._write())
 
     def _write(self) -> bytes:
         return orjson.dumps(self, option=orjson.OPT_SORT_KEYS)
 
-    def canonical(self) -> orjson.Fragment:
-        """Return the instance as a part of JSON: its fields in their order, the keys of dicts sorted at every depth."""
-        return orjson.Fragment(self._canonical)
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the fragment, which can't be pickled.
+        return fields_of(self)
 
 
 @cache

@@ -113,17 +113,17 @@ class Run:
     """Hash of every other field, in 20 hexadecimal digits."""
 
     def __post_init__(self) -> None:
-        fields = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "method": self.method.canonical(),
+        fields = {  # in the order of their names, as `_hash` wants them
+            "averages": [average.canonical for average in self.averages] if self.averages else (),
             "dataset": self.dataset,
-            "fold": self.fold.canonical(),
+            "fold": self.fold.canonical,
+            "format": FORMAT,
             "hparams_seed": self.hparams_seed,
-            "trial": self.trial,
-            "setting": self.setting.canonical(),
-            "averages": [average.canonical() for average in self.averages],
             "inputs": self.inputs,
+            "kind": self.kind,
+            "method": self.method.canonical,
+            "setting": self.setting.canonical,
+            "trial": self.trial,
         }
         # At once, and not when it is first asked for: plans ask it of all their runs, and a `cached_property`, which
         # makes a dict of the instance, takes a third of the time again.
@@ -195,7 +195,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain JSON values, with its format and id."""
-        fields = {"format": FORMAT, "id": self.id, **fields_of(self), "setting": self.setting.canonical()}
+        fields = {"format": FORMAT, "id": self.id, **fields_of(self), "setting": self.setting.canonical}
         plain: dict[str, Any] = orjson.loads(orjson.dumps(fields))
         return plain
 
@@ -214,10 +214,10 @@ class Run:
 
 def _hash(fields: Mapping[str, Any]) -> str:
     # The canonical form: no white space, floats as the shortest text that reads back to the same number, arrays for
-    # tuples, objects for dataclasses. Keys of dicts are sorted at every depth; those of dataclasses keep the order of
-    # their fields, for orjson sorts dicts alone. Ids name the folders of stored sweeps: changing any of this orphans
-    # them, and `tests/core/test_run.py` holds some ids fixed.
-    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:20]
+    # tuples, objects for dataclasses. Keys of dicts are sorted at every depth, here by the caller, since sorting takes
+    # time in each of a plan's runs; those of dataclasses keep the order of their fields. Ids name the folders of stored
+    # sweeps: changing any of this orphans them, and `tests/core/test_run.py` holds some ids fixed.
+    return hashlib.sha256(orjson.dumps(fields)).hexdigest()[:20]
 
 
 def is_json_of(id: str, data: Mapping[str, Any]) -> bool:
@@ -232,7 +232,7 @@ def _hash_stored(data: Mapping[str, Any]) -> str:
     fields = {name: data[name] for name in sorted(data) if name != "id"}
     fields["method"] = _with_sorted_hparams(data["method"])
     fields["averages"] = [_with_sorted_hparams(average) for average in data.get("averages", ())]
-    return hashlib.sha256(orjson.dumps(fields)).hexdigest()[:20]
+    return _hash(fields)
 
 
 def _with_sorted_hparams(entry: Mapping[str, Any]) -> dict[str, Any]:

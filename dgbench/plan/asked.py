@@ -58,8 +58,8 @@ class Asked:
     def draw(self, entry: CatalogueEntry) -> list[Mapping[str, Value]]:
         """Return an entry's hyperparameters in each draw; raise UserError at the first draw with invalid values."""
         draws = product(self.request.hparams_seeds, dict.fromkeys(map(self.request.drawn_in, self.request.trials)))
-        where = (entry.kind, entry.name, self.facts.name, self.setting)
-        return [self.values(*where, seed, trial).hparams for seed, trial in draws]
+        resolve = self.values(entry.kind, entry.name, self.facts.name, self.setting)
+        return [resolve(seed, trial).hparams for seed, trial in draws]
 
     def drawn(self, entry: CatalogueEntry) -> list[Mapping[str, Value]]:
         """Return the same, or none if any values are invalid, which `_invalid_values` reports."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
@@ -115,8 +116,8 @@ class DerivedRuns:
             trained: The training runs.
         """
         predictor = self.catalogue.get("average", row.average).name if row.average else MODEL
-        found = [PlannedPredictor(each.run, predictor) for each in trained]
-        drawn_in = [each.drawn_in for each in trained]
+        found = [PlannedPredictor(run, predictor) for run, _ in trained]
+        drawn_in = [each.drawn_in for each in trained] if row.merger or row.adapter else []
         if self.joins(row):
             # A merger of runs of several hyperparameter seeds belongs to none of them. It takes the number 0, and the
             # first run only lends what is the same for all: data set, fold and setting.
@@ -181,18 +182,17 @@ class DerivedRuns:
     def _merger(self, row: Row) -> MergerCard | None:
         return self.catalogue.get("merger", row.merger).card if row.merger else None
 
-    def _pooled(self, row: Row, trained: Trained) -> list[tuple[int, list[TrainedRun]]]:
+    def _pooled(self, row: Row, trained: Trained) -> list[tuple[int, Sequence[TrainedRun]]]:
         """Return (trial, training runs) for each set of runs that a row treats together.
 
         These are the runs of a fold and trial, or of a fold if the row's merger takes all trials, whose trial is then
         `ALL_TRIALS`.
         """
         card = self._merger(row)
-        whole = card is not None and card.all_trials
-        pools: dict[tuple[Fold, int], list[TrainedRun]] = {}
-        for (fold, trial), runs in trained.items():
-            pools.setdefault((fold, ALL_TRIALS if whole else trial), []).extend(runs)
-        return [(trial, runs) for (_, trial), runs in pools.items()]
+        if card is None or not card.all_trials:
+            return [(trial, runs) for (_, trial), runs in trained.items()]
+        of_fold = group_values((fold, runs) for (fold, _), runs in trained.items())
+        return [(ALL_TRIALS, [*chain.from_iterable(runs)]) for runs in of_fold.values()]
 
     def _derive_each(
         self,
@@ -224,7 +224,7 @@ class DerivedRuns:
         # The inputs' ids stand for all else: fold, trial, setting and the members' hyperparameters.
         key = (kind, method, base.dataset, inputs, drawn_in)
         if key not in self.made:
-            part = self.values(_ENTRIES[kind], method, base.dataset, base.setting, base.hparams_seed, drawn_in)
+            part = self.values(_ENTRIES[kind], method, base.dataset, base.setting)(base.hparams_seed, drawn_in)
             stream = self.streams[base.dataset] if kind == "adapt" else ""
             same = base.setting.stream == stream
             setting = base.setting if same else dataclasses.replace(base.setting, stream=stream)

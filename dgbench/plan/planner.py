@@ -19,10 +19,10 @@ functions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
@@ -39,7 +39,7 @@ from dgbench.plan.brackets import bracket_of, complete, unfit_for_halving
 from dgbench.plan.derived import DerivedRuns, PlannedPredictor, Trained, TrainedRun
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
-from dgbench.plan.request import Overrides, Request, Values, setting_below, setting_of
+from dgbench.plan.request import Overrides, Request, Resolve, Values, setting_below, setting_of
 from dgbench.plan.unseen import seen_before
 
 
@@ -86,7 +86,7 @@ class Drawn(NamedTuple):
     """The trial whose draw it is: that of the run, unless the run repeats a choice."""
 
 
-Spots: TypeAlias = Mapping[tuple[Fold, int], Sequence[Drawn]]
+Spots: TypeAlias = Mapping[tuple[Fold, int], tuple[Drawn, ...]]
 """(fold, trial) -> draws."""
 
 
@@ -98,7 +98,7 @@ class PlannedSpot(NamedTuple):
     """The data set's setting, resolved; for a teacher, with the teacher's network."""
     fold: Fold
     trial: int
-    draws: Sequence[Drawn]
+    draws: tuple[Drawn, ...]
 
 
 @without_collector()
@@ -128,11 +128,10 @@ def plan(
     changes = overrides or {}
     refuse_too_many(requests, facts, settings)
 
-    # Refusals, teachers and runs all ask for the same draws, most of them many times.
-    @lru_cache(maxsize=100_000)
-    def values(kind: str, name: str, dataset: str, setting: Setting, seed: int, trial: int) -> ResolvedEntry:
+    @cache
+    def values(kind: str, name: str, dataset: str, setting: Setting) -> Resolve:
         own = changes.get(dataset, Overrides())
-        return own.resolve(catalogue.get(kind, name), facts[dataset], setting, seed, trial)
+        return own.resolver(catalogue.get(kind, name), facts[dataset], setting)
 
     problems, planned = Problems(), None
     with problems.collecting():
@@ -179,6 +178,10 @@ class _Planner:
     """All runs, each after its inputs; `derived` adds to it too."""
     trained: dict[tuple[object, ...], dict[Drawn, Run]] = field(default_factory=dict)
     """All that the training runs of an algorithm in one fold and trial share -> draw -> the run."""
+    entries: dict[tuple[object, ...], Sequence[tuple[Drawn, ResolvedEntry, tuple[ResolvedEntry, ...]]]] = field(
+        default_factory=dict
+    )
+    """What `_entries` returned, by what it was asked."""
     watching: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
     """(data set, algorithm, backbone) -> averages that watch its runs."""
     brackets: dict[tuple[str, ...], Bracket] = field(default_factory=dict)
@@ -295,11 +298,11 @@ class _Planner:
                         draws = dict.fromkeys(Drawn(seed, request.drawn_in(trial)) for seed in request.hparams_seeds)
                         for fold in folds:
                             spots.setdefault((fold, trial), {}).update(draws)
-        return {key: {spot: sorted(draws) for spot, draws in spots.items()} for key, spots in grid.items()}
+        return {key: {spot: tuple(sorted(draws)) for spot, draws in spots.items()} for key, spots in grid.items()}
 
     def _below(self, row: Row, dataset: str, drawn: Drawn) -> list[tuple[Row, Setting]]:
         """Return the rows of the teachers of one training run, each with its setting; empty for most algorithms."""
-        hparams = self.values("algorithm", row.algorithm, dataset, self.settings[dataset], *drawn).hparams
+        hparams = self.values("algorithm", row.algorithm, dataset, self.settings[dataset])(*drawn).hparams
         return [
             (below, setting_below(hparams, self.facts[dataset], self.settings[dataset]))
             for below in teacher_rows(row.algorithm, hparams, self.catalogue)
@@ -332,28 +335,42 @@ class _Planner:
         dataset, backbone = spot.dataset, spot.setting.backbone
         own = row.average if self._alone(row.average) else ""
         # Sorted, because averages are part of the run's id: the order of flags must not make a new run.
-        averages = [own] if own else sorted(self.watching[self._watched(row, dataset, backbone)])
+        averages = (own,) if own else tuple(sorted(self.watching[self._watched(row, dataset, backbone)]))
         shared = (row.algorithm, dataset, backbone, spot.fold, spot.trial, own)
         made = self.trained.setdefault(shared, {})
         card = self.catalogue.get("algorithm", row.algorithm).card
         setting, found = setting_of(card, spot.setting), []
         # What never learns is the same in every draw.
-        for drawn in spot.draws if card.learns else spot.draws[:1]:
+        draws = spot.draws if card.learns else spot.draws[:1]
+        for drawn, method, watching in self._entries(row.algorithm, averages, spot, draws):
             if (run := made.get(drawn)) is None:
                 run = made[drawn] = Run(
                     kind="train",
-                    method=self.values("algorithm", row.algorithm, dataset, spot.setting, *drawn),
+                    method=method,
                     dataset=dataset,
                     fold=spot.fold,
                     hparams_seed=drawn.seed,
                     trial=spot.trial,
                     setting=setting,
-                    averages=(*[self.values("average", name, dataset, spot.setting, *drawn) for name in averages],),
+                    averages=watching,
                     inputs=tuple(self._inputs(row, spot, drawn)) if card.taught else (),
                 )
                 self.runs.append(run)
             found.append(TrainedRun(run, drawn.trial))
         return found
+
+    def _entries(
+        self, algorithm: str, averages: tuple[str, ...], spot: PlannedSpot, draws: tuple[Drawn, ...]
+    ) -> Sequence[tuple[Drawn, ResolvedEntry, tuple[ResolvedEntry, ...]]]:
+        """Return (draw, algorithm, averages that watch it) with their values; folds share them."""
+        place = (algorithm, averages, spot.dataset, spot.setting, draws)
+        if place not in self.entries:
+            of_algorithm = self.values("algorithm", algorithm, spot.dataset, spot.setting)
+            of_averages = [self.values("average", name, spot.dataset, spot.setting) for name in averages]
+            self.entries[place] = [
+                (drawn, of_algorithm(*drawn), tuple(resolve(*drawn) for resolve in of_averages)) for drawn in draws
+            ]
+        return self.entries[place]
 
     def _inputs(self, row: Row, spot: PlannedSpot, drawn: Drawn) -> Iterator[Input]:
         """Yield the models that a training run reads: the candidates of its teacher's row.
@@ -378,12 +395,13 @@ class _Planner:
         return dataset, self.catalogue.get("algorithm", row.algorithm).name, backbone
 
 
-def _inputs_first(runs: Iterable[Run]) -> tuple[Run, ...]:
+def _inputs_first(runs: Collection[Run]) -> tuple[Run, ...]:
     """Sort runs by their distance from runs without inputs; within one distance their order stays.
 
     Runs of equal distance don't depend on each other, so a launch that follows this order seldom has to wait.
     """
     level: dict[str, int] = {}
-    for run in runs:
-        level[run.id] = 1 + max(level[source.run] for source in run.inputs) if run.inputs else 0
-    return tuple(sorted(runs, key=lambda run: level[run.id]))
+    later = [run for run in runs if run.inputs]
+    for run in later:
+        level[run.id] = 1 + max(level.get(source.run, 0) for source in run.inputs)
+    return (*(run for run in runs if not run.inputs), *sorted(later, key=lambda run: level[run.id]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 from dgbench.catalogue.entry import CatalogueEntry
@@ -17,10 +18,10 @@ from dgbench.core.space import Draw, Value
 from dgbench.data.facts import DatasetFacts, resolve_batch_norm, traits_of
 
 T = TypeVar("T")
-Values = Callable[[str, str, str, Setting, int, int], ResolvedEntry]
-"""(kind of an entry, its name, data set, resolved setting, hyperparameter seed, trial that draws) -> the entry with its
-values.
-"""
+Resolve = Callable[[int, int], ResolvedEntry]
+"""(hyperparameter seed, trial that draws) -> an entry with its values."""
+Values = Callable[[str, str, str, Setting], Resolve]
+"""(kind of an entry, its name, data set, resolved setting) -> the function that draws the entry's values there."""
 
 
 _NOT_DRAWN = " (not drawn)"
@@ -126,10 +127,8 @@ class Overrides:
             _beside(self.draws, usual.draws),
         )
 
-    def resolve(
-        self, entry: CatalogueEntry, facts: DatasetFacts, setting: Setting, seed: int, trial: int
-    ) -> ResolvedEntry:
-        """Return an entry with its values of one draw.
+    def resolver(self, entry: CatalogueEntry, facts: DatasetFacts, setting: Setting) -> Resolve:
+        """Return the function that resolves an entry's values in each draw on a data set.
 
         `fixed` and `draws` apply to algorithms, and there to the names that the algorithm has; `parts` applies to any
         entry. Values that the row's name has (`SAM:rho=0.1`) win over all of them.
@@ -138,11 +137,9 @@ class Overrides:
             entry: The algorithm, average, merger or adapter.
             facts: Facts of the data set, by whose name and traits defaults and draws vary.
             setting: Its resolved setting, by whose network they vary too.
-            seed: The hyperparameter seed.
-            trial: The trial; each draws afresh.
 
-        Raises:
-            UserError: An overridden value conflicts with the others.
+        Returns:
+            The function; each trial draws afresh. It raises UserError if an overridden value conflicts with the others.
         """
         of_all = self if entry.kind == "algorithm" else Overrides()
         fixed = {name: value for name, value in of_all.fixed.items() if entry.takes(name)}
@@ -151,11 +148,17 @@ class Overrides:
             fixed |= self.parts.get(word, {})
         fixed |= entry.values
         traits = traits_of(facts, setting)
-        hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
-        # The check may import the entry's class, and torch with it. Values from its own space need none.
-        if fixed or draws:
-            entry.check(hparams)
-        return ResolvedEntry(entry.name, hparams)
+
+        # Refusals, teachers and runs all ask for the same draws, most of them many times.
+        @cache
+        def resolve(seed: int, trial: int) -> ResolvedEntry:
+            hparams = entry.resolve(facts.name, traits=traits, hparams_seed=seed, trial=trial, fixed=fixed, draws=draws)
+            # The check may import the entry's class, and torch with it. Values from its own space need none.
+            if fixed or draws:
+                entry.check(hparams)
+            return ResolvedEntry(entry.name, hparams)
+
+        return resolve
 
     def describe(self, entries: Iterable[CatalogueEntry]) -> Iterator[str]:
         """Yield each change in words: `batch_size 32 (not drawn)`, `SWAD form paper`, `lr ~ 10^U(-5, -3)`.

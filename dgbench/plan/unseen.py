@@ -48,7 +48,7 @@ class _Examined(NamedTuple):
 
     draw: Draw
     """The draw of the examples that it is evaluated on."""
-    trained: frozenset[Trained]
+    trained: tuple[Trained, ...]
     """All trainings that it depends on."""
     seen: _Seen | None
     """The first view whose evaluation holds examples that were trained on."""
@@ -94,6 +94,7 @@ def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _
     """Return run id -> the first view whose evaluation holds examples that were trained on; other runs are left out."""
     found: dict[str, _Examined] = {}
     known: dict[tuple[object, ...], _Examined] = {}
+    clean = set[tuple[str, int]]()
     generated = {name for name, fact in facts.items() if GENERATED in fact.traits}
     seen = {}
     for run in runs:
@@ -106,27 +107,41 @@ def _seen(runs: Iterable[Run], facts: Mapping[str, DatasetFacts]) -> dict[str, _
         # since hashing their views costs more than the answer; equal ones that are two objects only miss a look-up.
         asked = (run.dataset, id(run.fold), setting, run.trial, data_seed, *map(id, below))
         if (examined := known.get(asked)) is None:
-            examined = known[asked] = _examine(run, Draw(run.trial, data_seed), below, facts[run.dataset])
+            examined = known[asked] = _examine(run, Draw(run.trial, data_seed), below, facts[run.dataset], clean)
         found[run.id] = examined
         if examined.seen:
             seen[run.id] = examined.seen
     return seen
 
 
-def _examine(run: Run, own: Draw, below: Iterable[_Examined], facts: DatasetFacts) -> _Examined:
-    """Return the answer for a run, given its draw and the answers for its inputs."""
-    trained = frozenset(training for other in below for training in other.trained)
-    if run.kind == "train":
-        trained |= {Trained(run.fold.train, own)}
-        if run.setting.classifier_init == "linear_probe" and run.setting.init == "sweep":
-            trained |= {Trained(run.fold.train, examples_of(run.probed, facts), probe=True)}
-    return _Examined(own, trained, _first_seen(run, own, trained, facts))
+def _examine(
+    run: Run, own: Draw, below: Iterable[_Examined], facts: DatasetFacts, clean: set[tuple[str, int]]
+) -> _Examined:
+    """Return the answer for a run.
+
+    Args:
+        run: The run.
+        own: The draw of the examples that it is evaluated on.
+        below: The answers for its inputs.
+        facts: Facts of its data set.
+        clean: (data set, identity of the fold) of folds known to evaluate nothing that the same draw has trained on,
+            which holds for every draw if it does for one; the run's is added if that is so.
+    """
+    others = tuple(dict.fromkeys(training for other in below for training in other.trained))
+    if run.kind != "train":
+        return _Examined(own, others, _first_seen(run, own, others, facts))
+    if run.setting.classifier_init == "linear_probe" and run.setting.init == "sweep":
+        others = (*others, Trained(run.fold.train, examples_of(run.probed, facts), probe=True))
+    trained, place = (*others, Trained(run.fold.train, own)), (run.dataset, id(run.fold))
+    if place not in clean and not _first_seen(run, own, trained[-1:], facts):
+        clean.add(place)
+    return _Examined(own, trained, _first_seen(run, own, others if place in clean else trained, facts))
 
 
 def _first_seen(run: Run, own: Draw, trained: Iterable[Trained], facts: DatasetFacts) -> _Seen | None:
     """Return the first view of a run that shares examples with a training, or None."""
     trainings = sorted(trained)
-    for view in evaluated_views(run.fold, run.trial):
+    for view in evaluated_views(run.fold, run.trial) if trainings else ():
         for training in trainings:
             if training.probe and view in run.fold.source_val:
                 continue  # documented and accepted: validation of a shared probe is optimistic, its test is not
