@@ -10,14 +10,16 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from dgbench.core.collector import without_collector
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Explicit, Fold, LeaveOneDomainOut, SingleSource
 from dgbench.core.setting import Setting, setting
@@ -26,6 +28,7 @@ from dgbench.plan.provenance import Provenance
 from dgbench.report.domainbed.folder import ALGORITHMS, DONE, ENVIRONMENTS, RECORDS, RunArgs, accuracy_key
 from dgbench.report.origin import Origin
 from dgbench.report.results import WARNING, Candidate, Gap, Results, Series, Spot
+from dgbench.store.files import read_whole
 
 _ACCURACY = re.compile(r"env(\d+)_(?:in|out)_acc")
 """Key of an accuracy in a record; its group is the domain's number."""
@@ -50,7 +53,8 @@ _PLAIN, _AUGMIX, _RESNET18, _OF_DIGITS = "resnet50.tv_in1k", "resnet50.ram_in1k"
 
 def is_sweep(root: Path) -> bool:
     """Return whether some subfolder holds records of DomainBed."""
-    return any((folder / RECORDS).exists() for folder in _folders(root))
+    with os.scandir(root) as entries:
+        return any(entry.is_dir() and os.path.exists(f"{entry.path}/{RECORDS}") for entry in entries)
 
 
 def read_sweep(root: Path) -> Results:
@@ -64,32 +68,43 @@ def read_sweep(root: Path) -> Results:
         UserError: No run in it can be read.
     """
     reader = _Reader()
-    for folder in _folders(root):
-        reader.read(folder)
-    if not reader.found:
-        raise UserError(f"{root} holds no run that can be read", *reader.notes)
-    return reader.results()
+    with without_collector():
+        for folder in _folders(root):
+            reader.read(folder)
+        if not reader.found:
+            raise UserError(f"{root} holds no run that can be read", *reader.notes)
+        return reader.results()
 
 
-def _folders(root: Path) -> list[Path]:
-    """Return the subfolders, sorted by name."""
+def _folders(root: Path) -> list[str]:
+    """Return the paths of the subfolders, sorted by name."""
     with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+        return sorted(entry.path for entry in entries if entry.is_dir())
+
+
+class _Found(NamedTuple):
+    """A run that was read."""
+
+    candidate: Candidate
+    arguments: Mapping[str, str]
+    """Its values of `ARGUMENTS`, as text."""
+    network: str
+    """The network that its hyperparameters name, by dgbench's name; empty if they don't."""
 
 
 class _Reader:
     """Reader of one sweep folder of DomainBed, with its findings so far."""
 
     def __init__(self) -> None:
-        self.found: dict[RunArgs, Candidate] = {}
-        self.arguments: dict[RunArgs, Mapping[str, str]] = {}
-        """Run -> its values of `ARGUMENTS`, as text."""
-        self.networks: dict[RunArgs, str] = {}
-        """Run -> the network that its hyperparameters name, by dgbench's name; empty if they don't."""
+        self.found: dict[RunArgs, _Found] = {}
         self.domains: dict[str, tuple[str, ...]] = {}
         """Data set -> names of its domains, as many as its first run has."""
-        self.keys: dict[Fold, list[str]] = {}
-        """Fold -> keys of the accuracies on its evaluated views."""
+        self.numbers: dict[tuple[str, ...], int] = {}
+        """Keys of a record -> number of domains that have an accuracy in it."""
+        self.folds: dict[tuple[str, tuple[int, ...]], Fold] = {}
+        """(Data set, test domains) -> the fold."""
+        self.scores: dict[tuple[str, tuple[int, ...]], Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
+        """(Data set, test domains) -> function from a record to the accuracies on the fold's evaluated views."""
         self.steps: dict[tuple[int, ...], tuple[int, ...]] = {}
         """Each series of steps once: most runs share one."""
         self.silent = 0
@@ -97,38 +112,38 @@ class _Reader:
         self.records = 0
         self.notes: list[str] = []
 
-    def read(self, folder: Path) -> None:
+    def read(self, folder: str) -> None:
         """Read one run; a folder that can't be used becomes a note."""
         try:
-            data = (folder / RECORDS).read_bytes()
+            data = read_whole(f"{folder}/{RECORDS}")
         except OSError:
             self.silent += 1
             return
-        records = self._parse(data, folder)
+        name = printable(os.path.basename(folder))
+        records = self._parse(data, name)
         try:
             args = _run_args(records[0]["args"])
         except (IndexError, KeyError, TypeError):
-            self.notes.append(f"{printable(folder.name)}: no record of a run, left out")
+            self.notes.append(f"{name}: no record of a run, left out")
             return
         if wrong := self._refusal(args, records[0]):
-            self.notes.append(f"{printable(folder.name)}: {wrong}, left out")
+            self.notes.append(f"{name}: {wrong}, left out")
             return
-        candidate = self._candidate(folder, args, records)
+        done = os.path.exists(f"{folder}/{DONE}")
+        candidate = self._candidate(name, args, records) if done else self._gap(args, "unfinished", run=name)
         arguments = _arguments(records[0]["args"])
         other = self.found.get(args)
         # Two folders may hold one run, as after a copy: the first that is done counts.
-        if isinstance(other, Series):
-            differ = [name for name, value in arguments.items() if value != self.arguments[args][name]]
+        if other and isinstance(other.candidate, Series):
+            differ = [key for key, value in arguments.items() if value != other.arguments[key]]
             warning, difference = (WARNING, f" with another {', '.join(differ)}") if differ else ("", "")
-            self.notes.append(f"{warning}{printable(folder.name)} repeats the run in {other.run}{difference}, left out")
+            self.notes.append(f"{warning}{name} repeats the run in {other.candidate.run}{difference}, left out")
         else:
-            self.found[args] = candidate
-            self.arguments[args] = arguments
-            self.networks[args] = _network(args.dataset, records[0].get("hparams"))
+            self.found[args] = _Found(candidate, arguments, _network(args.dataset, records[0].get("hparams")))
             self.records += len(candidate.steps) if isinstance(candidate, Series) else 0
 
-    def _parse(self, data: bytes, folder: Path) -> list[dict[str, Any]]:
-        """Return the records of a file, without lines that are torn."""
+    def _parse(self, data: bytes, name: str) -> list[dict[str, Any]]:
+        """Return the records of a file, without lines that are torn; `name` is that of the folder, for a note."""
         lines = [line for line in data.split(b"\n") if line.strip()]
         try:
             # All lines in one call, which is much faster; line by line only if some line is torn or holds NaN.
@@ -137,13 +152,16 @@ class _Reader:
             parsed = [_parse_line(line) for line in lines]
             records = [record for record in parsed if record is not None]
             if len(records) < len(lines):
-                self.notes.append(f"{printable(folder.name)}: {len(lines) - len(records)} torn lines, cut off")
+                self.notes.append(f"{name}: {len(lines) - len(records)} torn lines, cut off")
         return records
 
     def _refusal(self, args: RunArgs, record: Mapping[str, Any]) -> str:
         """Return why a run has no place in tables; empty if it has one."""
-        seen = [int(found[1]) for key in record if (found := _ACCURACY.fullmatch(key))]
-        domains = self._domains(args.dataset, max(seen, default=-1) + 1)
+        keys = tuple(record)
+        if keys not in self.numbers:
+            seen = [int(found[1]) for key in keys if (found := _ACCURACY.fullmatch(key))]
+            self.numbers[keys] = max(seen, default=-1) + 1
+        domains = self._domains(args.dataset, self.numbers[keys])
         if domains is None:
             return f"its {args.dataset} has fewer than 2 domains, or another number than other runs'"
         if 0 < len(set(args.test_envs) & set(range(len(domains)))) == len(args.test_envs) < len(domains):
@@ -160,30 +178,36 @@ class _Reader:
 
     def _fold(self, dataset: str, envs: Iterable[int]) -> Fold:
         """Return the fold that tests the domains with these numbers and trains on all others."""
-        names = self.domains[dataset]
-        (fold,) = Explicit(train=(), test=tuple(names[env] for env in sorted(envs))).folds(names)
-        return fold
+        place = dataset, tuple(sorted(envs))
+        if place not in self.folds:
+            names = self.domains[dataset]
+            (self.folds[place],) = Explicit(train=(), test=tuple(names[env] for env in place[1])).folds(names)
+        return self.folds[place]
 
-    def _candidate(self, folder: Path, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
-        """Return the series of a run, or a gap if it isn't done or its records can't be used."""
-        fold = self._fold(args.dataset, args.test_envs)
-        if not (folder / DONE).exists():
-            return self._gap(args, "unfinished", run=printable(folder.name))
-        if fold not in self.keys:
-            places = {domain: i for i, domain in enumerate(self.domains[args.dataset])}
-            self.keys[fold] = [accuracy_key(places[view.domain], view.part) for view in fold.evaluated]
-        keys = self.keys[fold]
+    def _scores(self, dataset: str, envs: tuple[int, ...]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        """Return a function from a record to the accuracies on the evaluated views of a fold."""
+        if (dataset, envs) not in self.scores:
+            places = {domain: i for i, domain in enumerate(self.domains[dataset])}
+            evaluated = self._fold(dataset, envs).evaluated
+            self.scores[dataset, envs] = itemgetter(
+                *(accuracy_key(places[view.domain], view.part) for view in evaluated)
+            )
+        return self.scores[dataset, envs]
+
+    def _candidate(self, name: str, args: RunArgs, records: Sequence[Mapping[str, Any]]) -> Candidate:
+        """Return the series of a run in the folder `name`, or a gap if its records can't be used."""
+        fold, scores = self._fold(args.dataset, args.test_envs), self._scores(args.dataset, args.test_envs)
         try:
-            steps = tuple(record["step"] for record in records)
-            start = _last_series(steps)
-            accuracy = np.array([[record[key] for key in keys] for record in records[start:]], dtype=np.float64)
+            steps = tuple([record["step"] for record in records])
+            start = 0 if steps in self.steps else _last_series(steps)
+            accuracy = np.array([scores(record) for record in records[start:]], dtype=np.float64)
             if not np.isfinite(accuracy).all():
                 raise ValueError("an accuracy is no number")
         except (KeyError, TypeError, ValueError) as error:
-            return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", printable(folder.name))
+            return self._gap(args, "damaged", f"{type(error).__name__} in its records: {error}", name)
         if start:
             self.notes.append(
-                f"{printable(folder.name)}: run again into the same folder; the last series of records counts "
+                f"{name}: run again into the same folder; the last series of records counts "
                 "(DomainBed's tables mix them)"
             )
             steps = steps[start:]
@@ -191,7 +215,7 @@ class _Reader:
         # DomainBed writes no loss of validation views, so the last training loss tells.
         loss = records[-1].get("loss", 0.0)
         diverged = isinstance(loss, float) and not math.isfinite(loss)
-        return Series(printable(folder.name), steps, fold.evaluated, accuracy, diverged)
+        return Series(name, steps, fold.evaluated, accuracy, diverged)
 
     def _gap(self, args: RunArgs, state: str, why: str = "", run: str = "") -> Gap:
         """Make the gap of a run."""
@@ -231,8 +255,9 @@ class _Reader:
 
     def _setting(self, dataset: str) -> Setting | None:
         """Return a setting with the network and the steps of a data set's finished runs; None unless all share them."""
-        found = {args: run for args, run in self.found.items() if args.dataset == dataset and isinstance(run, Series)}
-        shared = {(self.networks[args], run.steps[-1] + 1) for args, run in found.items()}
+        shared = {
+            (run.network, run.candidate.steps[-1] + 1) for run in self._of(dataset) if isinstance(run.candidate, Series)
+        }
         if len(shared) != 1:
             return None
         network, steps = shared.pop()
@@ -244,8 +269,12 @@ class _Reader:
 
     def _values(self, dataset: str) -> dict[str, Counter[str]]:
         """Return each of `ARGUMENTS` -> its values, counted over the data set's finished runs."""
-        counted = [args for args, found in self.found.items() if args.dataset == dataset and isinstance(found, Series)]
-        return {name: Counter(self.arguments[args][name] for args in counted) for name in ARGUMENTS}
+        counted = [run for run in self._of(dataset) if isinstance(run.candidate, Series)]
+        return {name: Counter(run.arguments[name] for run in counted) for name in ARGUMENTS}
+
+    def _of(self, dataset: str) -> Iterator[_Found]:
+        """Yield the runs of a data set."""
+        return (run for args, run in self.found.items() if args.dataset == dataset)
 
     def _infer_protocol(self, dataset: str) -> tuple[str, list[frozenset[int]]]:
         """Infer a data set's protocol, and the sets of test domains that it asks for, in the order of our own sweeps.
@@ -283,7 +312,8 @@ class _Reader:
                     spots[position, trial] = {}
                     for seed in sorted(set(seeds[row])):
                         args = RunArgs(dataset, row, tuple(sorted(envs)), seed, trial)
-                        spots[position, trial][seed] = self.found.get(args) or self._gap(args, "missing")
+                        found = self.found.get(args)
+                        spots[position, trial][seed] = found.candidate if found else self._gap(args, "missing")
             yield (row, dataset), spots
 
 
