@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -32,14 +33,14 @@ class Ahead(Generic[K, T]):
 
     Args:
         items: What makes them, alike in any process.
-        keys: Read at each iteration, so that a list may hold others then.
+        keys: Iterated over at each iteration, so that they may be others then.
         workers: Number of processes, at least 1.
         pinned: Whether tensors lie in pinned memory, from which a GPU copies by itself.
         stays: Whether the processes stay for further iterations, until `close`.
     """
 
     def __init__(
-        self, items: Items[K, T], keys: Sequence[K], workers: int, *, pinned: bool = False, stays: bool = False
+        self, items: Items[K, T], keys: Iterable[K], workers: int, *, pinned: bool = False, stays: bool = False
     ) -> None:
         self._loader: DataLoader[Any] = DataLoader(
             _Guarded(items),
@@ -50,6 +51,8 @@ class Ahead(Generic[K, T]):
             prefetch_factor=AHEAD,
             worker_init_fn=_ignore_stops,
             persistent_workers=stays,
+            # Else each iteration would take a number from the global generator, and change what is drawn after it.
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[T]:

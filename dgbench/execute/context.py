@@ -27,7 +27,7 @@ from dgbench.core.seeding import numpy_stream
 from dgbench.core.site import Site, saved_models
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import HELD, Predict, PredictedBatch, predict_batches, score_views
+from dgbench.execute.evaluate import HELD, Predict, PredictedBatch, Read, predict_batches, score_views
 from dgbench.execute.features import FeatureStore
 from dgbench.execute.models import SavedModel, build_algorithm, find_model
 from dgbench.execute.predictions import save_predictions, selectors_naming
@@ -135,6 +135,7 @@ class RunContext:
         *,
         batch_size: int | None = None,
         order: NDArray[np.int64] | None = None,
+        read: Read | None = None,
     ) -> Iterator[PredictedBatch]:
         """Yield a view's logits as `evaluate.predict_batches` does, interruptibly.
 
@@ -144,13 +145,14 @@ class RunContext:
             batch_size: Examples in a batch; None: `group_size`, with the last batch filled, or if that is 0 as many as
                 fit any machine.
             order: Positions in the order in which they are predicted; None: `self.order(view)`.
+            read: Reads the inputs, as they come in these batches; None: the run's reader.
 
         Yields:
             Positions (b,), and their logits (b, ...) on the device.
         """
         order = self.order(view) if order is None else order
         size, fill = batch_size or self.group_size or None, batch_size is None and self.group_size > 0
-        memory, read = self.memory, self.reader.read
+        memory, read = self.memory, read or self.reader.read
         found = predict_batches(
             predict, self.data, view, self.device, batch_size=size, order=order, fill=fill, memory=memory, read=read
         )
@@ -188,6 +190,7 @@ class RunContext:
         last: bool,
         named: dict[str, float],
         along: dict[str, list[float]] | None = None,
+        known: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ) -> dict[str, dict[str, float]]:
         """Score a model on each view of the run, and save its logits if the site asks for predictions.
 
@@ -200,12 +203,15 @@ class RunContext:
             last: Whether it is the last model of its predictor.
             named: State of `predictions.selectors_naming` over the predictor's models; updated.
             along: If given, receives view as text -> the accuracy of each tenth of its examples, as they came.
+            known: View as text -> its scores, of views that were scored before; those whose logits are saved are
+                predicted again.
 
         Returns:
             View as text -> name of a score -> value.
         """
         logits: dict[View, Tensor] | None = {} if self.site.save_predictions else None
-        scores = score_views(batches_of, self.data, self.run.views, logits, along)
+        known = known if logits is None else {}
+        scores = score_views(batches_of, self.data, self.run.views, logits, along, known)
         if logits is not None:
             names = selectors_naming(self.run, predictor, scores, self.data.card.metric, named) + [LAST] * last
             names += [f"step-{step}"] * (self.site.save_predictions == "all")
@@ -258,8 +264,8 @@ class RunContext:
             if network.reads_features and data is not self.data:
                 dataclasses.replace(self, trained=probed, data=data)._read_features(network)
             # Another trial's views have the names of these.
-            memory = self.memory if data is self.data else None
-            fit_classifier(network, data, probed.fold, self.device, self.interruptible, memory)
+            memory, read = (self.memory, self.reader.read) if data is self.data else (None, None)
+            fit_classifier(network, data, probed.fold, self.device, self.interruptible, memory, read)
 
 
 def open_context(

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dgbench.core.connectivity import mean_barrier
 from dgbench.core.protocol import View
 from dgbench.core.run import BEST, LAST, MODEL, Input
 from dgbench.core.seeding import seed_everything
 from dgbench.core.stats import nan_as_worst
-from dgbench.execute.batch_norm import with_statistics
 from dgbench.execute.context import RunContext
 from dgbench.execute.describe import describe
 from dgbench.execute.evaluate import (
     HELD,
     Predict,
     PredictedBatch,
+    Read,
     examples_per_batch,
     mean_score,
     to_float64,
@@ -57,17 +60,17 @@ def execute_merge(context: RunContext, algorithm: Algorithm) -> None:
         batches_of = partial(_averaged, context, algorithm, chosen)
         _record(context, last, batches_of, {}, {"members": [member.run for member in chosen]}, last=True)
         return
-    tools = MergeTools(context, algorithm).tools()
+    tools = MergeTools(context, algorithm)
     keep = context.kept(MODEL)
     facts = describe(context, algorithm, MODEL) if keep else None
     # Steps of the records, one a candidate: the last gets the last step of training, if there are steps for all.
     first, best, named = max(0, last + 1 - merger.choices), -math.inf, dict[str, float]()
     last = first + merger.choices - 1
-    for step, merged in enumerate(merger.candidates(members, tools), first):
-        weights = with_statistics(context, algorithm, merged.weights)
+    for step, merged in enumerate(merger.candidates(members, tools.tools()), first):
+        weights, known = tools.finished(merged.weights)
         batches_of = partial(context.predict_batches, predict_with(algorithm, weights))
         by = {"members": [member.run for member in merged.members], **merged.by}
-        accuracy = _record(context, step, batches_of, named, by, merged.members, last=step == last)
+        accuracy = _record(context, step, batches_of, named, by, merged.members, last=step == last, known=known)
         if BEST in keep and (step == first or nan_as_worst(accuracy) > best):
             save_model(context.folder.path, MODEL, BEST, weights, step, accuracy, facts)
         if LAST in keep and step == last:
@@ -118,13 +121,14 @@ def _record(
     *,
     last: bool,
     along: dict[str, list[float]] | None = None,
+    known: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> float:
     """Measure a model, append its record, and return its mean validation score, or NaN without validation views.
 
     `extra` are further fields of the record, and of several `members` whose weights were merged the record names the
     barrier, in that score; for the other arguments see `RunContext.measure`.
     """
-    scores = context.measure(MODEL, batches_of, step=step, last=last, named=named, along=along)
+    scores = context.measure(MODEL, batches_of, step=step, last=last, named=named, along=along, known=known)
     extra = (extra or {}) | ({} if along is None else {"along": along})
     validated = bool(context.run.validation)
     score = mean_score(scores, context.run.validation, context.data.card.metric) if validated else math.nan
@@ -140,21 +144,31 @@ def _averaged(
     """Yield the mean of the members' logits of a view, in double precision.
 
     Held at once are the sum of the view's logits and one member. Where the sum has more than `HELD` numbers, all
-    members are held instead, and the sum of one batch.
+    members are held instead, and the sum of one batch. Images are read once for all members, `HELD` numbers at a time.
     """
     positions, each, together = context.order(view), examples_per_batch(context.data), max(1, context.group_size)
     # Whole groups, so that splitting the view into batches doesn't split what is predicted together.
     each = max(together, each - each % together)
-    models: Iterable[Predict] = (predict_with(algorithm, member.load()) for member in members)
-    chunks = [positions]
+    held, size = list[Predict](), len(positions)
+    # A transductive model's last batch is filled up with the first inputs of all.
+    once = not (context.data.in_memory or context.group_size)
     if len(positions) * context.data.outputs > HELD:
-        models, chunks = list(models), np.split(positions, range(each, len(positions), each))
-    for chunk in chunks:
+        held, size = [predict_with(algorithm, member.load()) for member in members], each
+    elif once:
+        size = max(each, HELD // prod(context.data.shape) // each * each)
+    for chunk in np.split(positions, range(size, len(positions), size)):
+        inputs = list(context.reader.read(view, np.split(chunk, range(each, len(chunk), each)))) if once else []
+        read = _given(inputs) if once else None
         total: list[PredictedBatch] = []
-        for predict in models:
-            for i, (where, logits) in enumerate(context.predict_batches(predict, view, order=chunk)):
+        for predict in held or (predict_with(algorithm, member.load()) for member in members):
+            for i, (where, logits) in enumerate(context.predict_batches(predict, view, order=chunk, read=read)):
                 if i == len(total):
                     total.append((where, to_float64(logits)))
                 else:
                     total[i][1].add_(logits.to(total[i][1].device))
         yield from context.interruptible((where, logits / len(members)) for where, logits in total)
+
+
+def _given(inputs: Sequence[Tensor]) -> Read:
+    """Return a reader that gives these inputs for the batches that they are of."""
+    return lambda view, batches: inputs

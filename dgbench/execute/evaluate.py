@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -204,6 +205,7 @@ def score_views(
     views: tuple[View, ...],
     kept: dict[View, Tensor] | None = None,
     along: dict[str, list[float]] | None = None,
+    known: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> dict[str, dict[str, float]]:
     """Score several views.
 
@@ -213,12 +215,16 @@ def score_views(
         views: The views to score.
         kept: If given, receives each view's logits, (n, ...), on the CPU.
         along: If given, receives view as text -> its `accuracy_along`; labels are then classes.
+        known: View as text -> its scores, of views that are not scored again.
 
     Returns:
         View as text -> name -> value, as it is recorded.
     """
-    found = {}
+    found = dict[str, dict[str, float]]()
     for view in views:
+        if str(view) in known:
+            found[str(view)] = dict(known[str(view)])
+            continue
         order: list[NDArray[np.int64]] = []
         batches: Iterable[PredictedBatch] = _noting(batches_of(view), order)
         if kept is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +22,19 @@ from dgbench.methods.functional import fisher_information, unit_symmetries
 from dgbench.methods.merger import Tools
 from dgbench.networks.norms import statistics_of
 from dgbench.networks.permutations import Symmetry
+from dgbench.networks.weights import digest
 
 _CHUNK = 16
 """Examples whose gradients are held at once."""
+
+
+class _Measured(NamedTuple):
+    """Batch-norm statistics and scores that were measured for weights."""
+
+    statistics: Weights
+    """They take the place of those among the weights."""
+    scores: dict[str, dict[str, float]]
+    """Validation view -> name -> value; empty before they are asked for."""
 
 
 class MergeTools:
@@ -32,6 +43,8 @@ class MergeTools:
     def __init__(self, context: RunContext, algorithm: Algorithm) -> None:
         self.context = context
         self.algorithm = algorithm
+        self._known: dict[str, _Measured] = {}
+        """Digest of weights -> their measurements: a merger may ask again, and its choice is recorded."""
 
     def tools(self) -> Tools:
         """Return the tools as a merger takes them."""
@@ -45,11 +58,32 @@ class MergeTools:
 
     def score(self, weights: Weights) -> float:
         """Return the accuracy (or other metric of the data set) of weights on all validation examples; -inf for NaN."""
-        context = self.context
-        predict = predict_with(self.algorithm, with_statistics(context, self.algorithm, weights))
-        scores = score_views(partial(context.predict_batches, predict), context.data, context.run.validation)
-        total = sum(view[context.data.card.metric] * view["n"] for view in scores.values())
-        return nan_as_worst(total / sum(view["n"] for view in scores.values()))
+        context, measured = self.context, self._measured(weights)
+        if not measured.scores:
+            predict = predict_with(self.algorithm, {**weights, **measured.statistics})
+            batches_of = partial(context.predict_batches, predict)
+            measured.scores.update(score_views(batches_of, context.data, context.run.validation))
+        scores = measured.scores.values()
+        total = sum(view[context.data.card.metric] * view["n"] for view in scores)
+        return nan_as_worst(total / sum(view["n"] for view in scores))
+
+    def finished(self, weights: Weights) -> tuple[Weights, Mapping[str, Mapping[str, float]]]:
+        """Return weights with batch-norm statistics of their own, and view -> scores where they were scored before."""
+        if not self._known:  # nothing was asked for, so that weights need not be told apart
+            return with_statistics(self.context, self.algorithm, weights), {}
+        measured = self._measured(weights)
+        return {**weights, **measured.statistics}, measured.scores
+
+    def _measured(self, weights: Weights) -> _Measured:
+        """Return the measurements of weights; their batch-norm statistics are measured the first time."""
+        key = digest(weights)
+        if key not in self._known:
+            found = with_statistics(self.context, self.algorithm, weights)
+            names = statistics_of(self.algorithm) & found.keys()
+            # Those that were measured only: a merger may change its own tensors in place.
+            own = {name: found[name] for name in names if found[name] is not weights.get(name)}
+            self._known[key] = _Measured(own, {})
+        return self._known[key]
 
     def fisher(self, weights: Weights, examples: int) -> Weights:
         """Return, by parameter, the mean squared gradient of log p(y | x), y drawn from the model's predictions.
@@ -76,5 +110,6 @@ class MergeTools:
         for view in views:
             order = numpy_stream(self.context.run.seed, "fisher", str(view)).permutation(data.size(view))
             chosen = order[: max(1, count // len(views))]
-            for positions in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
-                yield self.algorithm.network.prepare(data.inputs(view, positions).to(self.context.device))
+            batches = np.split(chosen, range(_CHUNK, len(chosen), _CHUNK))
+            for inputs in self.context.reader.read(view, batches):
+                yield self.algorithm.network.prepare(inputs.to(self.context.device, non_blocking=inputs.is_pinned()))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dgbench.core.errors import UserError
 from dgbench.core.protocol import Fold, View
 from dgbench.data.views import ViewData
-from dgbench.execute.evaluate import concatenate_logits, predict_batches
+from dgbench.execute.evaluate import Read, concatenate_logits, predict_batches
 from dgbench.networks.memory import FeatureMemory
 from dgbench.networks.network import Network
 
@@ -49,6 +49,7 @@ def fit_classifier(
     device: torch.device,
     interruptible: Interruptible = iter,
     memory: FeatureMemory | None = None,
+    read: Read | None = None,
 ) -> None:
     """Fit a network's linear classifier in place: L2-penalized logistic regression on all training examples, clean.
 
@@ -65,6 +66,7 @@ def fit_classifier(
         device: Where features are computed.
         interruptible: Passes batches on until the run is asked to stop; the classifier is then unchanged.
         memory: The network's, of these views; None: features are not remembered.
+        read: Reads the inputs, see `predict_batches`.
 
     Raises:
         UserError: The classifier is not linear.
@@ -72,7 +74,7 @@ def fit_classifier(
     linear = network.classifier
     if not isinstance(linear, nn.Linear) or linear.in_features != network.num_features:
         raise UserError("classifier_init 'linear_probe' needs a linear classifier on the network's features")
-    features = partial(_features, network, data, device=device, interruptible=interruptible)
+    features = partial(_features, network, data, device=device, interruptible=interruptible, read=read)
     # Training views are passed once; validation views come again at each evaluation.
     x, y = features(fold.train), np.concatenate([data.labels(view) for view in fold.train])
     unseen = [(features([view], memory=memory), data.labels(view)) for view in fold.validation]
@@ -117,6 +119,7 @@ def _features(
     device: torch.device,
     interruptible: Interruptible,
     memory: FeatureMemory | None = None,
+    read: Read | None = None,
 ) -> NDArray[np.float64]:
     """Return the features of the views, one after the other, (n, num_features)."""
     network.eval()
@@ -126,7 +129,7 @@ def _features(
 
     found = [
         concatenate_logits(
-            interruptible(predict_batches(features, data, view, device, memory=memory)), data.size(view)
+            interruptible(predict_batches(features, data, view, device, memory=memory, read=read)), data.size(view)
         ).numpy()
         for view in views
     ]

@@ -105,7 +105,8 @@ class StreamedViews:
 
     def batches_of(self, view: View) -> Iterator[PredictedBatch]:
         """Yield a view's logits in the order in which its inputs were shown; a view can be read once."""
-        waiting, running, left = self._waiting[view], self._running[view], self._context.data.size(view)
+        # Taken out, since what runs refers to this object: in a cycle of references, processes that read would stay.
+        waiting, running, left = self._waiting[view], self._running.pop(view), self._context.data.size(view)
         while left:
             if waiting:
                 batch = waiting.popleft()
@@ -132,33 +133,25 @@ class StreamedViews:
         named = context.memory.preparing if again else lambda *_: nullcontext()
         for block in series:
             views, positions = ordered(block, context.data, context.run.seed, self._stream.order)
-            for start in context.interruptible(range(0, len(positions), size)):
+            read = context.reader.read_block(block, views, positions, size)
+            starts = range(0, len(positions), size)
+            for start, inputs in context.interruptible(zip(starts, read, strict=True)):
                 of, where = views[start : start + size], positions[start : start + size]
                 with named(_name(block), of.tobytes(), where.tobytes()):
-                    x = prepare(_inputs(context.data, block, of, where).to(context.device))
+                    x = prepare(inputs.to(context.device, non_blocking=inputs.is_pinned()))
                 with torch.enable_grad():
                     logits = adapter.predict(x).detach().float()
                 for i in np.unique(of):
                     yield block[i], (where[of == i], logits[torch.from_numpy(of == i)] if len(block) > 1 else logits)
 
 
-def _inputs(data: ViewData, block: Block, of: NDArray[np.int64], positions: NDArray[np.int64]) -> Tensor:
-    """Return inputs (B, ...) of a block, given their views' indices in it and their positions in these."""
-    if len(block) == 1:
-        return data.inputs(block[0], positions)
-    parts = [(of == i, data.inputs(block[i], positions[of == i])) for i in np.unique(of)]
-    found = parts[0][1].new_empty((len(of), *parts[0][1].shape[1:]))
-    for mask, inputs in parts:
-        found[torch.from_numpy(mask)] = inputs
-    return found
-
-
 def _source(context: RunContext, prepare: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all training examples (x, y), clean, domain after domain, in batches on the device."""
     for view in context.data.train:
         labels = torch.from_numpy(context.data.labels(view))
-        for positions in np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH)):
+        batches = np.array_split(np.arange(len(labels)), max(1, len(labels) // _SOURCE_BATCH))
+        for positions, inputs in zip(batches, context.reader.read(view, batches), strict=True):
             # Each series begins with these.
             with context.memory.preparing(str(view), positions.tobytes()):
-                x = prepare(context.data.inputs(view, positions).to(context.device))
+                x = prepare(inputs.to(context.device, non_blocking=inputs.is_pinned()))
             yield x, labels[positions].to(context.device)

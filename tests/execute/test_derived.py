@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.site import Site
 from dgbench.data.views import ViewData
 from dgbench.execute.context import open_context
-from dgbench.execute.evaluate import mean_score, predict_view, to_float64
+from dgbench.execute.evaluate import mean_score, predict_view, score, to_float64
 from dgbench.execute.models import find_model, predict_with
 from dgbench.launchers.reconcile import Sweep
 from dgbench.merging.diwa import DiWA
@@ -171,6 +172,22 @@ def test_a_mergers_score_is_the_pooled_accuracy_of_the_training_domains(
     again(copy, merged)
     (record,) = records_of(folder(copy, merged))
     assert scores == [pytest.approx(pooled(record, merged), rel=1e-12)]
+
+
+def test_what_a_merger_has_scored_is_not_scored_again_for_the_records(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three members join a mean one after the other: three models, of which the best is recorded."""
+    copy = dataclasses.replace(copied(sweep, tmp_path), site=Site(device="cpu"))
+    merged, scored = the(copy, "DiWARestricted"), Counter[View]()
+    before = (folder(copy, merged).path / "records.jsonl").read_bytes()
+    monkeypatch.setattr(
+        "dgbench.execute.evaluate.score",
+        lambda batches, data, view: scored.update([view]) or score(batches, data, view),
+    )
+    again(copy, merged)
+    assert (folder(copy, merged).path / "records.jsonl").read_bytes() == before, "where logits were saved"
+    assert scored == {view: 3 if view in merged.validation else 1 for view in merged.views}
 
 
 @pytest.mark.parametrize(("choices", "steps"), [(3, [27, 28, 29]), (40, list(range(40)))])

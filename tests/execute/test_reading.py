@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from dgbench.core.site import Site
 from dgbench.data.dataset import Dataset
 from dgbench.data.views import ViewData
 from dgbench.execute.reading import InputReader
+from dgbench.launchers.reconcile import Sweep
+from dgbench.store import removal
+from tests.support.in_process import execute, records_of, runs_of, sweep_of
 from tests.support.layouts import write_folders
 
 A, B = View("a", IN), View("b", IN)
@@ -62,6 +67,81 @@ def test_processes_read_the_same_stay_for_further_views_and_end_with_the_run(ima
         assert same(reader, images, B, BATCHES), "after one that was given up"
         assert multiprocessing.active_children() == own
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batches_of_several_views_are_read_in_one_order(images: ViewData) -> None:
+    rng = np.random.default_rng(0)
+    of = rng.permutation(np.repeat([0, 1], [images.size(A), images.size(B)]))
+    positions = np.where(of == 0, np.cumsum(of == 0), np.cumsum(of == 1)) - 1
+    each = {i: images.inputs(view, np.arange(images.size(view))) for i, view in enumerate((A, B))}
+    expected = torch.stack([each[i][position] for i, position in zip(of.tolist(), positions.tolist(), strict=True)])
+    for workers in (0, 2):
+        with InputReader(images, workers, CPU) as reader:
+            found = list(reader.read_block((A, B), of, positions, 7))
+            assert len({len(batch) for batch in found[:-1]} | {7}) == 1
+            assert torch.equal(torch.cat(found), expected)
+            drawn = torch.random.get_rng_state()
+            half = iter(reader.read(A, BATCHES))
+            last = [next(half) for _ in BATCHES][-1]
+            # Whoever has the last batch has not asked for the end, and yet others have the processes.
+            other = reader.read(B, BATCHES)
+            assert torch.equal(next(other), images.inputs(B, BATCHES[0]))
+            assert torch.equal(last, images.inputs(A, BATCHES[-1]))
+            assert next(half, None) is None
+            assert [len(batch) for batch in other] == [2, 1]
+            assert torch.equal(torch.random.get_rng_state(), drawn), "adapters draw from it between batches"
+            assert len(multiprocessing.active_children()) == workers
+
+
+FEW = 3 * 16 * 16 * 4
+"""Numbers of four images, a batch."""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """An ensemble and an adapter of each kind on images in files, executed without processes."""
+    root = tmp_path_factory.mktemp("images")
+    data = write_folders(root / "toy", {"a": 10, "b": 9, "c": 10, "d": 8}, ["x", "y"])
+    found = sweep_of(
+        root / "sweep",
+        *("ERM+Ensemble", "ERM+AdaNPC", "ERM+MEMO"),
+        site=Site(device="cpu", workers=0),
+        datasets=[f"folder:{data}"],
+        n_hparams=2,
+        test_domains=["c", "d"],
+        hparams={"batch_size": 4, "MEMO": {"copies": 2, "lr": 0.001}},
+        setting={"steps": 1, "image_size": 16, "cache": "off", "stream": "batch_size=3 domains=mixed"},
+    )
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr("dgbench.execute.evaluate._VALUES_PER_BATCH", FEW)
+        for run in (*runs_of(found, "ERM"), *(runs_of(found, name)[0] for name in ("Ensemble", "AdaNPC", "MEMO"))):
+            assert execute(found, run) == 0
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("method", "workers"), [("Ensemble", 0), ("Ensemble", 2), ("AdaNPC", 2), ("MEMO", 2)])
+def test_runs_that_train_nothing_read_by_processes_and_record_the_same(
+    method: str, workers: int, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgbench.execute.evaluate._VALUES_PER_BATCH", FEW)
+    shutil.copytree(sweep.root, tmp_path, dirs_exist_ok=True)
+    run, read, inputs = runs_of(sweep, method)[0], list[int](), ViewData.inputs
+    monkeypatch.setattr(ViewData, "inputs", lambda data, view, at: read.append(len(at)) or inputs(data, view, at))
+    copy = replace(sweep, root=tmp_path, site=replace(sweep.site, workers=workers))
+    folders = [one.store.folder(run.id) for one in (sweep, copy)]
+    assert removal.reset(folders[1], done_too=True)
+    assert execute(copy, run) == 0
+    expected, found = (folder.path.joinpath("records.jsonl").read_bytes() for folder in folders)
+    assert found == expected
+    assert multiprocessing.active_children() == []
+    each = [scores["n"] for record in records_of(folders[0]) for scores in record["views"].values()]
+    if method == "Ensemble":
+        # A view of a single batch is not worth a process.
+        assert sum(read) == sum(n for n in each if not workers or n <= 4), "once for both members"
+    elif method == "MEMO":
+        assert 2 * sum(read) < sum(each), "the few inputs of validation are a single batch"
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
