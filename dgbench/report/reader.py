@@ -232,7 +232,8 @@ class _Reader:
             own_records = [record for record in records if record["predictor"] == predictor]
             steps = tuple(record["step"] for record in own_records)
             metric = self.table.datasets[run.dataset].metric
-            rows = [[record["views"][name][metric] for name in names] for record in own_records]
+            scores = [record["views"] for record in own_records]
+            rows = [[found[name][metric] for name in names] for found in scores]
             values = np.array(rows, dtype=np.float64)  # JSON's null, for NaN and infinity, becomes NaN
             ordered = steps in self.steps or all(earlier < later for earlier, later in pairwise(steps))
             diverged = bool(own_records) and _diverged(own_records[-1], metric)

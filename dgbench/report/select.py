@@ -255,8 +255,8 @@ class _OneRun(Selector):
         if trial == ALL_TRIALS:
             return Rated(series, own_fold, seed, len(series.steps) - 1, math.nan)
         values = [nan_as_worst(value) for value in series.mean(self.views(own_fold)).tolist()]
-        # argmax returns the earliest of steps that tie, as in DomainBed.
-        place = len(values) - 1 if self.last_only else int(np.argmax(values))
+        # `index` returns the earliest of steps that tie, as in DomainBed.
+        place = len(values) - 1 if self.last_only else values.index(max(values))
         return Rated(series, own_fold, seed, place, values[place])
 
 
@@ -361,8 +361,7 @@ class LeaveOneDomainOutSelection(Selector):
         values = [run.column(view)[places] for (view, run), places in zip(pairs, matching, strict=True)]
         means = mean_of_rows(np.stack(values, axis=1))
         rated = [nan_as_worst(value) for value in means.tolist()]
-        # argmax returns the earliest of steps that tie.
-        best = int(np.argmax(rated))
+        best = rated.index(max(rated))  # the earliest of steps that tie
         return Rated(single, fold, seed, own[best], rated[best])
 
 

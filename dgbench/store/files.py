@@ -110,16 +110,31 @@ def check_files(folder: Path, names: Container[str]) -> None:
                 raise CorruptFile(f"{entry.path} is damaged: it is not a file")
 
 
-@contextmanager
-def making_sense_of(path: str | Path) -> Iterator[None]:
+class MakingSense:
+    """A block that interprets the content of a file; `making_sense_of` makes it."""
+
+    # A class, since a context manager of a generator takes as long as a small file to read: tables read very many.
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str | Path) -> None:
+        """Make the block for the file at `path`."""
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise CorruptFile in place of an error that wrong data cause."""
+        if error is None or isinstance(error, (UserError, CorruptFile)):
+            return
+        if isinstance(error, (ValueError, TypeError, KeyError, IndexError, AttributeError)):  # all that they can cause
+            missing = "it lacks " if isinstance(error, KeyError) else ""
+            raise CorruptFile(f"{self._path} is damaged: {missing}{error}") from error
+
+
+def making_sense_of(path: str | Path) -> MakingSense:
     """Raise CorruptFile with the file's name if the block fails on the file's content."""
-    try:
-        yield
-    except (UserError, CorruptFile):
-        raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:  # all that wrong data can cause
-        missing = "it lacks " if isinstance(error, KeyError) else ""
-        raise CorruptFile(f"{path} is damaged: {missing}{error}") from error
+    return MakingSense(path)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ class RunFolder:
         self.ttl = ttl or default_ttl(root)
         self._looks = looks or Looks()
         self._root = root
-        self._place = os.path.join(root, RUNS, id)
+        self._place = f"{root}/{RUNS}/{id}"
 
     # Made when they are asked for: tables open thousands of folders, and paths take longer to make than to read.
 
