@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dgbench.data.facts import DatasetFacts
 from dgbench.plan.planner import Plan, plan
 from dgbench.plan.request import Overrides, Request
 from tests.cases.make_cases import GROUPS
+from tests.support.preloaded import Preloaded
 
 MakeFacts = Callable[..., DatasetFacts]
 MakePlan = Callable[..., Plan]
@@ -89,3 +92,22 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
         return place
 
     return made
+
+
+@pytest.fixture(scope="session")
+def preloaded_python(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+    """The command of an interpreter that has torch and dgbench imported when it begins."""
+    if sys.platform != "linux":
+        return sys.executable
+    folder = tmp_path_factory.getbasetemp()
+    server = Preloaded(str(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder))
+    request.config.add_cleanup(server.close)  # not at the end of a test, whose time is limited
+    return server.command
+
+
+@pytest.fixture(scope="module")
+def preloaded(preloaded_python: str) -> Iterator[None]:
+    """Have this module's tests start processes, by `sys.executable`, that need not import torch."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "executable", preloaded_python)
+        yield

@@ -40,8 +40,12 @@ IN_BROWSER = ("rules/SAM", "algorithms/UDIM", "averages/SWAD", "mergers/DiWA", "
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name, found in BLOCKS.items() if found])
-def test_a_reader_can_follow_the_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader(tmp_path / "reader", checkout=name == "CONTRIBUTING.md" or "<!-- test: checkout -->" in TEXT[name])
+def test_a_reader_can_follow_the_page(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preloaded_python: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", preloaded_python)  # for blocks of Python that launch
+    checkout = name == "CONTRIBUTING.md" or "<!-- test: checkout -->" in TEXT[name]
+    reader = Reader(tmp_path / "reader", checkout, preloaded_python)
     monkeypatch.chdir(reader.folder)
     with reader.sharing_names():
         for block in BLOCKS[name]:

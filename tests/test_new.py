@@ -74,6 +74,7 @@ def test_a_network_gives_features(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["merger"], indirect=True)
+@pytest.mark.usefixtures("preloaded")
 def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
     words = ["--include", str(file), "--algorithms", "OfMine", "--datasets", "RotatedDigits", "--test_envs", "75"]
     size = ["--n_hparams", "3", "--n_trials", "1", "--single_test_envs", "--steps", "6", "--jobs", "1"]
@@ -81,6 +82,7 @@ def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["analysis"], indirect=True)
+@pytest.mark.usefixtures("preloaded")
 def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = execute_all(
         sweep_of(tmp_path / "runs", "ERM", setting={"steps": 3}, site=Site(device="cpu", save_models="all"))

@@ -26,7 +26,9 @@ from dgbench.store.state import State
 from dgbench.sweep import main
 from tests.support.layouts import write_csv, write_folders, write_mnist
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("preloaded")]
+REAL = sys.executable
+"""The interpreter of launches that are interrupted and killed."""
 
 ROWS = ("ERM", "ERM+SWAD", "ERM+SMA", "ERM+DiWA", "ERM+EoA", "ERM+T3A")
 FOLD = ("--test_envs", "75", "--single_test_envs")
@@ -367,7 +369,7 @@ def begun(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A launch in `tmp_path`/sweep whose runs are under way and take seconds more."""
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "slow").touch()
-    words = command("launch", tmp_path / "sweep", *slow_words(tmp_path))
+    words = [REAL, *command("launch", tmp_path / "sweep", *slow_words(tmp_path))[1:]]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300

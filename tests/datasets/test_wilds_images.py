@@ -257,6 +257,7 @@ def test_a_sweep_builds_it_once_and_reads_it_in_all_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 def test_the_launcher_builds_it_before_the_runs(place: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dgbench.sweep", "launch", "--skip_confirmation", "--output_dir", str(tmp_path)]
     command += ["--include", str(TINY), "--datasets", "TinyCamelyon", "--data_dir", str(place), "--jobs", "2"]

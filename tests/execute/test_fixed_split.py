@@ -315,6 +315,7 @@ def test_pooled_hospitals_are_left_out_one_by_one(data_dir: Path, tmp_path: Path
         ("TinyMolecules", "ap", '{"batch_size": 8}'),
     ],
 )
+@pytest.mark.usefixtures("preloaded")
 def test_the_commands_launch_and_collect_them(
     data_dir: Path, tmp_path: Path, dataset: str, metric: str, hparams: str
 ) -> None:

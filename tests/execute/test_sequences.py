@@ -231,6 +231,7 @@ def test_every_average_and_every_merger_of_weights_or_logits_works(data_dir: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 def test_the_commands_launch_and_collect_sequences(data_dir: Path, model: str, tmp_path: Path) -> None:
     words = ["--algorithms", "ERM", "ERM+SMA", "ERM+Ensemble", "--datasets", "TinyPy150", "--n_hparams", "2"]
     words += ["--n_trials", "1", "--steps", "21", "--checkpoint_freq", "10", "--include", str(TINY)]

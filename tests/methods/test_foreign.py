@@ -969,6 +969,7 @@ def test_it_can_be_checked(fork: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 def test_a_launched_sweep_finds_it_in_its_own_processes(fork: Path, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "dgbench.sweep", "launch", "--algorithms", "Tilted+SWAD", "ERM", "OnCuda"),
