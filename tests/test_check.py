@@ -141,6 +141,7 @@ def test_a_device_that_is_not_there_is_refused(
     assert capsys.readouterr().err == "dgbench: error: --device cuda: torch finds no GPU on this machine\n"
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_rows_in_the_same_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("VREx", "ERM", "--draws", "0") == 0
     alone = capsys.readouterr()

@@ -73,6 +73,7 @@ def test_a_network_gives_features(file: Path) -> None:
     subprocess.run([sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), file], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["merger"], indirect=True)
 @pytest.mark.usefixtures("preloaded")
 def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_a_merger_merges(file: Path, tmp_path: Path) -> None:
     assert cli.run(sweep.main, ["launch", str(tmp_path / "out"), *words, *size, "--device", "cpu"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["analysis"], indirect=True)
 @pytest.mark.usefixtures("preloaded")
 def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +106,7 @@ def test_an_analysis_measures(file: Path, tmp_path: Path, capsys: pytest.Capture
     assert sums.to_numpy() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["algorithm", *new.LIKE, "merger", "adapter"], indirect=True)
 def test_the_method_passes_the_check(file: Path) -> None:
     assert cli.run(check.main, [str(file), "--draws", "0"]) == 0

@@ -81,6 +81,7 @@ def results(sweep: Sweep) -> SweepResults:
     return dgbench.load_results(sweep.root)
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_and_stays_the_row_that_it_was(sweep: Sweep) -> None:
     assert sweep.plan.rows == ("SAM", *dict.fromkeys(["ERM", "ERM+SMA", "ERM+DiWA"]))
     assert {row for row, _ in sweep.plan.candidates} == {*sweep.plan.rows}

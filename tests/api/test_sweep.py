@@ -30,6 +30,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.slow
 def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
     found = dgbench.sweep(tmp_path / "python", **SMALL, jobs=1)
     assert found.process

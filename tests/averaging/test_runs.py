@@ -89,6 +89,7 @@ def live_sweep(root: Path, *rows: str) -> Sweep:
     return sweep_of(root, *rows, site=site, setting=LIVE, hparams={"batch_size": 4, **short(*names)})
 
 
+@pytest.mark.slow
 def test_statistics_of_live_batch_norm_are_measured_where_the_card_says_so(tmp_path: Path) -> None:
     sweep = live_sweep(tmp_path, *(f"ERM+{name}" for name in AVERAGES))
     seen = set()
@@ -108,6 +109,7 @@ def test_statistics_of_live_batch_norm_are_measured_where_the_card_says_so(tmp_p
     assert seen == set(AVERAGES)
 
 
+@pytest.mark.slow
 def test_measuring_them_changes_nothing_that_is_trained(tmp_path: Path) -> None:
     found = []
     for rows in (("ERM",), ("ERM", *(f"ERM+{name}" for name in AVERAGES.keys() - FEEDING_BACK))):

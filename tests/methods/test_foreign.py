@@ -963,6 +963,7 @@ def test_by_hand(fork: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "did you mean 'Tilted'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_can_be_checked(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(check.main, ["--draws", "1", f"{fork}:Tilted"]) == 0
     assert "\nTilted  6 ok" in capsys.readouterr().out

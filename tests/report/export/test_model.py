@@ -105,6 +105,7 @@ def test_table_export_predict_is_a_round_trip(
         assert not any("discriminator" in name for name in list(file.keys())), "nothing that prediction doesn't read"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["timm", "program"])
 def test_the_example_needs_no_dgbench(sweep: Sweep, data: Path, exported: Path, tmp_path: Path, form: str) -> None:
     folder = exported if form == "timm" else export(sweep, tmp_path / "model", "KNN")

@@ -269,6 +269,7 @@ def test_the_command_writes_the_report_the_figures_or_both(
     assert re.fullmatch(r"wrote \d+ files to figures\n", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_report_and_its_figures_need_no_torch(own: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from dgbench.report.__main__ import main; "
