@@ -7,7 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,13 @@ def paired(
             thing()
             pair.append(clock() - start)
         times.append((pair[0], pair[1]))
+    print_pairs(times)
+
+
+def print_pairs(times: Sequence[tuple[float, float]]) -> None:
+    """Print medians of seconds, ours and theirs, and of the ratios theirs / ours, pair by pair."""
     ratios = sorted(b / a for a, b in times)
-    print(f"dgbench    {statistics.median(a for a, _ in times):8.3f} s (median of {rounds})")
+    print(f"dgbench    {statistics.median(a for a, _ in times):8.3f} s (median of {len(times)})")
     print(f"reference  {statistics.median(b for _, b in times):8.3f} s")
     print(f"reference / dgbench: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 

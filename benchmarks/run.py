@@ -6,25 +6,30 @@ RotatedMNIST's layout in short: 10,000 digits in 6 domains, 61 steps of 5 x 64, 
 Reference: one endless DataLoader of 8 workers for each of 5 training domains, one of 8 workers for each of the 12
 splits, in which every split is evaluated in shuffled batches of 64 at each evaluation, `.item()` each step; the same
 network, batch, optimizer and number of steps, in PyTorch's own order in memory. dgbench runs as it ships
-(`channels_last` by itself), in fp32 and, where the processor has it, in bf16. Times are the processor's, of workers
-too, of one thread a process. Aims: 1.8 and 3 times as fast.
+(`channels_last` by itself), in fp32 and, where the processor has it, in bf16, in a process that sweeps would start
+(with huge pages); the reference in one that DomainBed's would. Times are the processor's, of workers too, of one
+thread a process. Aims: 1.8 and 3 times as fast.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from _measure import machine, paired, training
+from _measure import machine, print_pairs, training
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from dgbench.core.machine import with_huge_pages
 from dgbench.core.protocol import View
 from dgbench.data.views import ViewData
 from dgbench.execute.training import Training
@@ -101,28 +106,44 @@ def processor_seconds() -> float:
     return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
+def execute(side: str, precision: str) -> None:
+    """Execute the run of one side, and print the processor's seconds that it took."""
+    torch.set_num_threads(1)
+    run = dgbench_run(precision)
+    start = processor_seconds()
+    if side == "dgbench":
+        with run.lease:
+            run.execute()
+    else:
+        reference(run)
+    print(processor_seconds() - start)
+
+
+def measure(side: str, precision: str) -> float:
+    """Return the seconds of one side, in a process of its own."""
+    environment = with_huge_pages(os.environ) if side == "dgbench" else dict(os.environ)
+    command = [sys.executable, __file__, "--side", side, "--precision", precision]
+    return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--side", choices=("dgbench", "reference"), help="execute this side once and print its seconds")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    if args.side:
+        execute(args.side, *args.precision)
+        return
     print(machine())
+    shape = dgbench_run("fp32")
+    setting = shape.run.setting
+    sizes = sorted({len(examples.labels) for examples in shape.data.examples.values()})
+    print(f"ERM on 6 domains of {sizes} digits, {setting.steps} steps, evaluations at {setting.evaluation_steps}")
     for precision in args.precision:
-        prepared = iter([dgbench_run(precision) for _ in range(args.rounds)])
-        shape = dgbench_run("fp32")
-
-        def ours(prepared: Iterator[Training] = prepared) -> None:
-            run = next(prepared)
-            with run.lease:
-                run.execute()
-
-        setting = shape.run.setting
-        sizes = sorted({len(examples.labels) for examples in shape.data.examples.values()})
-        print(f"ERM on 6 domains of {sizes} digits, {setting.steps} steps, evaluations at {setting.evaluation_steps}")
         print(f"dgbench in {precision} beside a loop of ours in fp32 that feeds and evaluates as DomainBed does")
-        paired(ours, lambda shape=shape: reference(shape), args.rounds, clock=processor_seconds)
+        print_pairs([(measure("dgbench", precision), measure("reference", "fp32")) for _ in range(args.rounds)])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from dgbench.core.errors import UserError
+from dgbench.core.machine import with_huge_pages
 from dgbench.core.startup import end_guard
 from dgbench.launchers.interrupts import STOPS, SignalSocket
 
@@ -78,7 +79,7 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                env={**os.environ, **_SINGLE_THREAD},
+                env=with_huge_pages({**os.environ, **_SINGLE_THREAD}),
                 start_new_session=True,  # a terminal sends Ctrl-C to its whole session; only the launcher answers it
             )
         try:

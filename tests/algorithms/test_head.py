@@ -5,7 +5,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgbench.algorithms._head import hessian_diagonal, linear_head, moments, per_example
+from dgbench.algorithms._head import (
+    derivative,
+    hessian_diagonal,
+    linear_head,
+    losses_by_copies,
+    moments,
+    per_example,
+)
 from dgbench.core.errors import UserError
 from dgbench.core.setting import setting
 from dgbench.networks.builtin import classifier
@@ -71,3 +78,22 @@ def test_a_nonlinear_head_is_refused() -> None:
     network = Network(nn.Identity(), 8, 3, setting(nonlinear_classifier=True))
     with pytest.raises(UserError, match=r"Method needs a linear classifier: leave nonlinear_classifier off"):
         linear_head(network, "Method")
+
+
+@pytest.mark.parametrize("sizes", [(6, 6, 6), (6, 4, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_linear_heads_copies_compute_what_those_of_any_module_compute(
+    sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """To the bit, with gradients of gradients: a sequence of one layer takes the way of all other classifiers."""
+    torch.manual_seed(0)
+    head = nn.Linear(8, 3, dtype=dtype)
+    z = torch.randn(sum(sizes), 8, dtype=dtype, requires_grad=True)
+    labels = torch.randint(3, (sum(sizes),)).split(sizes)
+
+    def found(head: nn.Module) -> list[Tensor]:
+        losses, copies = losses_by_copies(head, z.split(sizes), labels)
+        products = derivative(derivative(losses.sum(), copies).square().sum() / 2, copies)
+        return [losses, *torch.autograd.grad(products.square().sum(), [z, *head.parameters()])]
+
+    assert all(torch.equal(one, other) for one, other in zip(found(head), found(nn.Sequential(head)), strict=True))

@@ -22,6 +22,7 @@ from dgbench.core.machine import (
     threads_that_sleep,
     usable_cores,
     visible_gpus,
+    with_huge_pages,
 )
 from dgbench.core.setting import setting
 
@@ -51,6 +52,18 @@ def test_threads_sleep_while_they_wait_unless_torch_is_there_or_the_user_says_ho
     with threads_that_sleep():
         assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_large_arrays_get_huge_pages_unless_the_user_says_how(before: dict[str, str], after: str) -> None:
+    assert with_huge_pages({"A": "b", **before}) == {"A": "b", "GLIBC_TUNABLES": after}
 
 
 def test_a_step_is_reported_to_the_script_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

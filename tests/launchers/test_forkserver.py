@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,6 +15,15 @@ from dgbench.launchers.forkserver import ForkServer, ForkServerDied
 from dgbench.launchers.interrupts import STOPS
 
 Until = Callable[[Callable[[], object]], None]
+
+
+def _huge_pages_on_request() -> bool:
+    """Return whether glibc can ask this kernel for huge pages, and has to."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    library, version = platform.libc_ver()
+    if library != "glibc" or not setting.exists():
+        return False
+    return tuple(map(int, version.split("."))) >= (2, 35) and "[madvise]" in setting.read_text()
 
 
 @pytest.fixture
@@ -88,6 +98,7 @@ def test_what_a_run_finds(jobs: Jobs) -> None:
         "wakeup": -1,
         "input": "",
         "threads": 1,
+        "huge": _huge_pages_on_request(),
     }
 
 

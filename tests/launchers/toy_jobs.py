@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,4 +87,17 @@ def _found() -> dict[str, object]:
         "wakeup": signal.set_wakeup_fd(-1),
         "input": sys.stdin.read(),
         "threads": threading.active_count(),
+        "huge": _asks_for_huge_pages(),
     }
+
+
+def _asks_for_huge_pages() -> bool:
+    """Return whether the kernel may hold a large array in huge pages: the flag `hg` of its mapping."""
+    array = ctypes.create_string_buffer(64 << 20)
+    address, inside = ctypes.addressof(array), False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if mapped := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(mapped[1], 16) <= address < int(mapped[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    raise LookupError(address)
