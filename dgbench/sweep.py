@@ -22,10 +22,10 @@ from dgbench.__main__ import OF_SWEEPS
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.errors import Problems, UserError
 from dgbench.core.run import Run
-from dgbench.core.site import split_include
 from dgbench.core.wording import count_nouns, printable
 from dgbench.flags import add_options
 from dgbench.launchers.base import STOPPED_EARLY
+from dgbench.launchers.consent import agreed, agreed_to_launch, may_run_files
 from dgbench.launchers.estimate import kept_bytes
 from dgbench.launchers.launcher import Launcher, last_launcher
 from dgbench.launchers.mend import Trouble, find_mendable, mend
@@ -131,7 +131,7 @@ def _launch(args: Any) -> int:
     dgbench launch runs/mine
     dgbench launch runs/mine --repeat_best 10 --selector training-domain
     """
-    if (args.output_dir / FILE).is_file() and not _may_run_files(args):
+    if (args.output_dir / FILE).is_file() and not may_run_files(args.output_dir, args.include or (), _asks(args)):
         return 1
     catalogue, problems = Catalogue(args.include or ()), Problems()
     asked: dict[str, Any] | None = None
@@ -160,7 +160,7 @@ def _launch(args: Any) -> int:
     launcher.check(sweep)
     rehearse = _asks(args) if args.rehearse is None else args.rehearse
     print(*launcher.preview(sweep, rehearse=rehearse), sep="\n", flush=True)
-    if _asks(args) and not _agreed_to_launch(sweep):
+    if _asks(args) and not agreed_to_launch(sweep):
         return 1
     return execute(sweep, launcher, args.detach)
 
@@ -205,7 +205,7 @@ def _retry(args: Any) -> int:
         named = find_mendable(args.output_dir, args.run) if args.run else None
     problems.raise_if_any()
     assert launcher
-    if not _may_run_files(args):
+    if not may_run_files(args.output_dir, args.include or (), _asks(args)):
         return 1
     sweep = reopen(args.output_dir, **places_of(vars(args))).with_ttl(launcher.ttl)
     troubles = list(asked) if named else troubles or ["failed", "damaged"]
@@ -231,36 +231,6 @@ def execute(sweep: Sweep, launcher: Launcher, detach: bool = False) -> int:
 def _asks(args: Any) -> bool:
     """Decide whether to ask before acting: on a terminal, unless the flag says not to."""
     return not args.skip_confirmation and sys.stdin.isatty()
-
-
-def _may_run_files(args: Any) -> bool:
-    """Name the Python files that the folder's declaration, and not the command line, includes; ask once to run them.
-
-    Whoever may write to a shared folder could name any there.
-    """
-    typed = {_place(file) for file in args.include or ()}
-    named = [
-        file for file in read_site(args.output_dir).including(args.include or ()).include if _place(file) not in typed
-    ]
-    for file in named:
-        print(printable(f"{args.output_dir / FILE} includes {file}"), flush=True)
-    files = count_nouns(len(named), "Python file")
-    return not named or not _asks(args) or _agreed(f"run {files} that the folder names")
-
-
-def _place(include: str) -> Path:
-    return Path(split_include(include)[0]).resolve()
-
-
-def _agreed(what: str) -> bool:
-    return input(f"About to {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _agreed_to_launch(sweep: Sweep) -> bool:
-    missing = sum(not state.settled for state in sweep.states().values())
-    again = len(sweep.without_weights())
-    repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
-    return not missing or _agreed(f"launch {count_nouns(missing + again, 'run')} of {len(sweep.plan.runs):,}{repeats}")
 
 
 def _print_json(lines: Iterable[Mapping[str, Any]]) -> None:
@@ -353,7 +323,7 @@ def _delete_incomplete(args: Any) -> int:
     unfinished = incomplete(args.output_dir)
     _list("begins anew: ", (names[id] for id in unfinished))
     what = f"remove what {count_nouns(len(unfinished), 'unfinished run')} left, with checkpoints"
-    if unfinished and _asks(args) and not _agreed(what):
+    if unfinished and _asks(args) and not agreed(what):
         return 1
     removed = len(begin_anew(args.output_dir, unfinished))
     print(f"from nothing next time: {count_nouns(removed, 'unfinished run')}")
@@ -372,7 +342,7 @@ def _prune(args: Any) -> int:
     _list("no run, and left: ", map(str, found.left))
     runs, weights = len(found.runs), len(found.weights)
     what = f"{count_nouns(runs, 'run')} that the sweep no longer asks for, and the weights of {weights:,} finished ones"
-    if runs + weights and _asks(args) and not _agreed(f"remove {what}"):
+    if runs + weights and _asks(args) and not agreed(f"remove {what}"):
         return 1
     removed, freed = prune(args.output_dir, found)
     print(f"{count_nouns(removed, 'run')} removed, {freed / 1e6:,.1f} MB freed")
