@@ -44,7 +44,6 @@ class Preloaded:
         import fcntl
 
         self.command = os.path.join(folder, "python")
-        self._own: subprocess.Popen[bytes] | None = None
         place = os.path.join(folder, "python.socket")
         with open(os.path.join(folder, "python.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -64,7 +63,8 @@ class Preloaded:
         with open(self.command, "w") as file:
             file.write(f'#!/bin/sh\nexec {sys.executable} -SI {__file__} run {place} {sys.executable} "$@"\n')
         os.chmod(self.command, 0o755)
-        self._own = subprocess.Popen(
+        # It leaves at once, and the server that it forked is no child of this process: some tests kill all of theirs.
+        starting = subprocess.Popen(
             [sys.executable, __file__, "serve", place, self.command],
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
             cwd=ROOT,
@@ -72,17 +72,14 @@ class Preloaded:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        assert self._own.stdout
-        with self._own.stdout as ready:
+        assert starting.stdout
+        with starting.stdout as ready:
             assert ready.read(1) == b"r", "the server imports all modules"
+        starting.wait()
 
     def close(self) -> None:
-        """Use the server no more."""
+        """Use the server no more; it ends when nobody does."""
         self._connection.close()
-        if self._own:
-            with suppress(subprocess.TimeoutExpired):  # others may use it for longer
-                self._own.wait(5)
-            self._own = None
 
 
 def _connected(place: str) -> socket.socket:
@@ -294,6 +291,8 @@ def _serve(place: str, executable: str) -> None:
     import gc
     import importlib
 
+    if os.fork():
+        os._exit(0)
     for name in _MODULES:
         importlib.import_module(name)
     gc.collect()
