@@ -25,8 +25,8 @@ from dgbench.core.run import MODEL, ResolvedEntry, Run
 from dgbench.core.setting import setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.derived import PlannedPredictor
+from dgbench.plan.plan import Plan
 from dgbench.plan.planfile import tabulate, write_plan
-from dgbench.plan.planner import Plan
 from dgbench.report.domainbed.folder import RunArgs, accuracy_key
 from dgbench.store.run_folder import RunFolder
 

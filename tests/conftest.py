@@ -16,7 +16,8 @@ from dgbench.catalogue.rows import parse_rows
 from dgbench.core.protocol import LeaveOneDomainOut, Protocol
 from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
-from dgbench.plan.planner import Plan, plan
+from dgbench.plan.plan import Plan
+from dgbench.plan.planner import plan
 from dgbench.plan.request import Overrides, Request
 from tests.cases.make_cases import GROUPS
 from tests.support.preloaded import Preloaded

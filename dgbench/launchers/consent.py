@@ -12,12 +12,26 @@ from dgbench.plan.declaration import FILE, read_site
 
 
 def agreed(what: str) -> bool:
-    """Ask whether to go on with `what`, and return whether the answer is yes."""
+    """Ask on the terminal whether the command may go on.
+
+    Args:
+        what: The action that the question names: "launch 6 runs of 6".
+
+    Returns:
+        Whether the answer is yes.
+    """
     return input(f"About to {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def agreed_to_launch(sweep: Sweep) -> bool:
-    """Ask whether to launch the runs that are left; a sweep that has none needs no answer."""
+    """Ask whether to launch the runs of a sweep that are left.
+
+    Args:
+        sweep: As planned.
+
+    Returns:
+        Whether the answer is yes; True without a question if no run is left.
+    """
     missing = sum(not state.settled for state in sweep.states().values())
     again = len(sweep.without_weights())
     repeats = f", {again:,} of them done before but without the weights that others read now" if again else ""
@@ -33,6 +47,9 @@ def may_run_files(root: Path, include: Sequence[str], ask: bool) -> bool:
         root: Folder of the sweep.
         include: Files that the command line includes.
         ask: Ask; otherwise the files are named, and may run.
+
+    Returns:
+        Whether the files may run.
     """
     typed = {_place(file) for file in include}
     named = [file for file in read_site(root).including(include).include if _place(file) not in typed]

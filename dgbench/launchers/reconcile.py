@@ -35,8 +35,8 @@ from dgbench.plan.declaration import FILE as DECLARATION
 from dgbench.plan.declaration import Declaration, read_declaration, write_declaration
 from dgbench.plan.networks import seeming_classifiers
 from dgbench.plan.onset import late_onsets
+from dgbench.plan.plan import Plan
 from dgbench.plan.planfile import tabulate, write_plan
-from dgbench.plan.planner import Plan
 from dgbench.store import removal
 from dgbench.store.files import model_path
 from dgbench.store.folder import Store

@@ -13,7 +13,7 @@ from dgbench.core.protocol import IN, OUT, View
 from dgbench.core.run import CHOSEN_BY, MODEL, Run
 from dgbench.core.site import saved_models
 from dgbench.core.wording import format_bytes
-from dgbench.plan.planner import Plan
+from dgbench.plan.plan import Plan
 from dgbench.plan.work import Workload, evaluated_examples, view_size
 
 _BESIDE = 16

@@ -22,7 +22,8 @@ from dgbench.core.site import Site
 from dgbench.core.space import Draw
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.layers import EVERYWHERE, Changes, Layer, changes_on, overrides_of_preset
-from dgbench.plan.planner import Plan, plan
+from dgbench.plan.plan import Plan
+from dgbench.plan.planner import plan
 from dgbench.plan.provenance import word_setting
 from dgbench.plan.request import Overrides, Request
 from dgbench.store.files import read_object, reading_sweep_json, write_json

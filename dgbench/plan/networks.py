@@ -7,7 +7,7 @@ from typing import Any
 
 from dgbench.catalogue.catalogue import Catalogue
 from dgbench.networks.own import inspect_own, is_own
-from dgbench.plan.planner import Plan
+from dgbench.plan.plan import Plan
 
 _TABLES = ("setting", "hparams", "set")
 _DEPTH = 4

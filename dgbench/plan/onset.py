@@ -13,7 +13,7 @@ from dgbench.catalogue.catalogue import Catalogue
 from dgbench.core.run import ResolvedEntry, Run
 from dgbench.core.space import HparamSpec
 from dgbench.core.wording import count_nouns
-from dgbench.plan.planner import Plan
+from dgbench.plan.plan import Plan
 
 LEAST_SHARE = 0.1
 """Share of a run's steps, below which a part of a method has too few of them to matter."""

@@ -24,7 +24,7 @@ from dgbench.store.files import reading_sweep_json, write_atomic
 
 if TYPE_CHECKING:  # reading a plan, as tables do, needs no planning
     from dgbench.plan.derived import PlannedPredictor
-    from dgbench.plan.planner import Plan
+    from dgbench.plan.plan import Plan
 
 FILE = "plan.json"
 """Name of the file in the sweep's folder."""

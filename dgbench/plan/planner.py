@@ -22,7 +22,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 from dgbench.catalogue.catalogue import Catalogue
@@ -37,44 +37,11 @@ from dgbench.core.wording import group_values
 from dgbench.data.facts import DatasetFacts, resolve_setting
 from dgbench.plan.brackets import bracket_of, complete, unfit_for_halving
 from dgbench.plan.derived import DerivedRuns, PlannedPredictor, Trained, TrainedRun
+from dgbench.plan.plan import Plan
 from dgbench.plan.provenance import Provenance
 from dgbench.plan.refusals import refuse, refuse_too_many
 from dgbench.plan.request import Overrides, Request, Resolve, Values, setting_below, setting_of
 from dgbench.plan.unseen import seen_before
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a sweep should hold, made by `plan`; it says nothing about which runs exist."""
-
-    runs: tuple[Run, ...]
-    """All runs, each after its inputs."""
-    rows: tuple[str, ...]
-    """Names of the tables' rows, in the order of the requests."""
-    datasets: Mapping[str, DatasetFacts]
-    """Data set -> its facts."""
-    candidates: Mapping[tuple[str, str], tuple[PlannedPredictor, ...]]
-    """(row, data set) -> the predictors to choose among, over all folds, trials and hyperparameter seeds."""
-    repeats: Mapping[tuple[str, str, str], tuple[PlannedPredictor, ...]] = field(default_factory=dict)
-    """(row, data set, selector) -> the predictors of trials that repeat what the selector chose in the search."""
-    curves: Mapping[tuple[str, str, int], tuple[PlannedPredictor, ...]] = field(default_factory=dict)
-    """(row, data set, number of members) -> the predictors merged from so many runs, one for each draw of them."""
-    analyses: Mapping[tuple[str, str, str], tuple[Run, ...]] = field(default_factory=dict)
-    """(row, data set, analysis) -> the runs that measure the row's models."""
-    provenance: Provenance = field(default_factory=Provenance)
-    """Facts about the rows that tables print beside their numbers."""
-    brackets: tuple[Bracket, ...] = ()
-    """The runs that compete; none if each draw is trained to its end."""
-
-    @cached_property
-    def read_by_others(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
-        """Run id -> predictor -> its models (`run.BEST`, `run.LAST`) that other runs read and that must be kept."""
-        read: dict[str, dict[str, frozenset[str]]] = {}
-        for run in self.runs:
-            for source in run.inputs:
-                models = read.setdefault(source.run, {})
-                models[source.predictor] = models.get(source.predictor, frozenset()).union(run.reads)
-        return read
 
 
 class Drawn(NamedTuple):

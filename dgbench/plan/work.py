@@ -14,7 +14,7 @@ from dgbench.core.protocol import IN, NEW, View
 from dgbench.core.run import Run
 from dgbench.data.facts import DatasetFacts
 from dgbench.data.splits import NEW_SHARE
-from dgbench.plan.planner import Plan
+from dgbench.plan.plan import Plan
 
 STATISTICS = 500
 """Most minibatches on which batch-norm statistics are measured; a run of fewer steps has fewer."""

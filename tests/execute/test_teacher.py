@@ -19,7 +19,7 @@ from dgbench.execute.context import RunContext, open_context
 from dgbench.execute.models import find_model, predict_with
 from dgbench.execute.teacher import teacher_of
 from dgbench.launchers.reconcile import Sweep
-from dgbench.plan.planner import Plan
+from dgbench.plan.plan import Plan
 from dgbench.plan.request import Overrides
 from dgbench.store import removal
 from dgbench.store.state import State

@@ -17,7 +17,8 @@ from dgbench.core.site import Site
 from dgbench.launchers.prepare import prepare, reopen
 from dgbench.plan.cost import cost_of
 from dgbench.plan.declaration import read_declaration
-from dgbench.plan.planner import Drawn, Plan, plan
+from dgbench.plan.plan import Plan
+from dgbench.plan.planner import Drawn, plan
 from dgbench.plan.repeating import Choice, repeating
 from dgbench.plan.request import Repeat, Request
 from tests.conftest import MakeFacts

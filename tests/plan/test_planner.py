@@ -16,7 +16,8 @@ from dgbench.core.run import BEST, LAST, MODEL, Run
 from dgbench.core.setting import PRESETS, setting
 from dgbench.core.space import choice
 from dgbench.data.facts import resolve_setting
-from dgbench.plan.planner import Plan, plan
+from dgbench.plan.plan import Plan
+from dgbench.plan.planner import plan
 from dgbench.plan.request import Overrides, Request, setting_below
 from tests.conftest import MakeFacts, MakePlan
 

@@ -13,8 +13,9 @@ from dgbench.core.site import Site
 from dgbench.plan.adding import declare_more
 from dgbench.plan.asking import declare
 from dgbench.plan.declaration import Declaration, read_declaration, write_declaration
+from dgbench.plan.plan import Plan
 from dgbench.plan.planfile import read_plan, tabulate, write_plan
-from dgbench.plan.planner import Drawn, Plan
+from dgbench.plan.planner import Drawn
 from dgbench.plan.repeating import Choice, repeating
 from tests.conftest import MakeFacts
 

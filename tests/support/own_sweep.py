@@ -15,8 +15,8 @@ from dgbench.core.run import MODEL, Input, ResolvedEntry, Run
 from dgbench.core.setting import Setting, setting
 from dgbench.data.facts import DatasetFacts
 from dgbench.plan.derived import PlannedPredictor
+from dgbench.plan.plan import Plan
 from dgbench.plan.planfile import PlanTable, tabulate, write_plan
-from dgbench.plan.planner import Plan
 from dgbench.store.run_folder import RunFolder
 
 STEPS = (0, 5, 9)
