@@ -1,4 +1,4 @@
-"""List what a sweep should hold: its runs, and the predictors for each cell of its tables."""
+"""Define the plan of a sweep, with its runs and the predictors for each cell of its tables."""
 
 from __future__ import annotations
 
